@@ -1,0 +1,8 @@
+//! The node agent: follows the leases of a flannel network and keeps this node's dataplane equal to them.
+//!
+//! The flow is always the same: sources (etcd, netlink, timers) feed [`desired`], a pure function;
+//! the dataplane observes what the kernel holds, plans the difference and applies it.
+
+pub mod config;
+pub mod lease;
+pub mod source;

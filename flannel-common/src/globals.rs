@@ -1,0 +1,32 @@
+//! Constants of a node, written into the object's `.rodata` at load.
+//!
+//! The kernel freezes `.rodata`, so the verifier knows the values and no packet pays for a look-up.
+//! A change (new uplink address, say) loads the programs anew and swaps them under the live links.
+
+/// ifindex of the uplink (`u32`).
+pub const UPLINK_IFINDEX: &str = "UPLINK_IFINDEX";
+/// Our outer address ([`crate::Ipv4`]).
+pub const UPLINK_IP: &str = "UPLINK_IP";
+/// ifindex of `flannel.<VNI>` (`u32`).
+pub const FLANNEL_IFINDEX: &str = "FLANNEL_IFINDEX";
+/// ifindex of `flgro.<VNI>` (`u32`).
+pub const GRO_IFINDEX: &str = "GRO_IFINDEX";
+/// MAC of `flannel.<VNI>`, published in our lease ([`crate::Mac`]).
+pub const VTEP_MAC: &str = "VTEP_MAC";
+/// VXLAN network identifier, 24 bits (`u32`).
+pub const VNI: &str = "VNI";
+/// VXLAN UDP port, host order (`u16`).
+pub const VXLAN_PORT: &str = "VXLAN_PORT";
+/// The cluster's Network, host order, and its mask (`u32` each).
+pub const NETWORK: &str = "NETWORK";
+pub const NETWORK_MASK: &str = "NETWORK_MASK";
+/// This node's subnet, host order, and its mask (`u32` each).
+pub const SUBNET: &str = "SUBNET";
+pub const SUBNET_MASK: &str = "SUBNET_MASK";
+/// `net.ipv4.ip_local_port_range`: bounds for the outer source port (`u16` each).
+pub const PORT_MIN: &str = "PORT_MIN";
+pub const PORT_MAX: &str = "PORT_MAX";
+/// 1: outer source must be a peer and inner source must belong to it; 0: accept any (`u8`).
+pub const SOURCE_CHECK: &str = "SOURCE_CHECK";
+/// MTU of the overlay, without Ethernet header (`u32`).
+pub const OVERLAY_MTU: &str = "OVERLAY_MTU";

@@ -1,0 +1,105 @@
+//! Ethernet, IPv4 and UDP headers as byte structs: alignment 1, network order, no swapping.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{Ipv4, Mac};
+
+pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+pub const PROTO_ICMP: u8 = 1;
+pub const PROTO_TCP: u8 = 6;
+pub const PROTO_UDP: u8 = 17;
+
+/// IPv4 version 4 with a header of five words: no options.
+pub const VERSION_IHL: u8 = 0x45;
+/// Flags and offset word: everything but "don't fragment" means a fragment.
+const FRAGMENT_MASK: u16 = 0x3fff;
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub struct Eth {
+    pub dst: Mac,
+    pub src: Mac,
+    pub ethertype: [u8; 2],
+}
+
+/// RFC 791, without options.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub struct Ip {
+    pub version_ihl: u8,
+    pub tos: u8,
+    pub total_len: [u8; 2],
+    pub id: [u8; 2],
+    pub fragment: [u8; 2],
+    pub ttl: u8,
+    pub proto: u8,
+    pub check: [u8; 2],
+    pub src: Ipv4,
+    pub dst: Ipv4,
+}
+
+/// RFC 768.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub struct Udp {
+    pub src: [u8; 2],
+    pub dst: [u8; 2],
+    pub len: [u8; 2],
+    pub check: [u8; 2],
+}
+
+impl Ip {
+    pub const LEN: usize = size_of::<Self>();
+
+    /// Any part of a fragmented packet, the first one too.
+    #[inline(always)]
+    pub const fn is_fragment(&self) -> bool {
+        u16::from_be_bytes(self.fragment) & FRAGMENT_MASK != 0
+    }
+
+    #[inline(always)]
+    pub const fn total_len(&self) -> u16 {
+        u16::from_be_bytes(self.total_len)
+    }
+
+    /// Version 4 and a plausible header length.
+    #[inline(always)]
+    pub const fn is_ipv4(&self) -> bool {
+        self.version_ihl >> 4 == 4 && self.version_ihl & 0xf >= 5
+    }
+}
+
+impl Eth {
+    pub const LEN: usize = size_of::<Self>();
+}
+
+impl Udp {
+    pub const LEN: usize = size_of::<Self>();
+}
+
+const _: () = assert!(Eth::LEN == 14 && Ip::LEN == 20 && Udp::LEN == 8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(fragment: u16) -> Ip {
+        Ip {
+            fragment: fragment.to_be_bytes(),
+            ..Ip::zeroed()
+        }
+    }
+
+    #[test]
+    fn dont_fragment_is_no_fragment() {
+        assert!(!ip(0x4000).is_fragment());
+        assert!(!ip(0).is_fragment());
+    }
+
+    #[test]
+    fn first_middle_and_last_are_fragments() {
+        assert!(ip(0x2000).is_fragment(), "more fragments");
+        assert!(ip(0x20b9).is_fragment(), "more fragments, offset");
+        assert!(ip(0x00b9).is_fragment(), "last");
+    }
+}

@@ -1,0 +1,25 @@
+//! What the BPF programs and the agent share.
+//!
+//! Everything here is `no_std` and pure: the same function decides in the kernel and is tested on the
+//! host. Addresses are byte arrays in network order, so that a map dump reads as an address and no
+//! value is ever swapped twice.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod cidr;
+pub mod csum;
+pub mod ecn;
+pub mod globals;
+pub mod header;
+pub mod maps;
+pub mod program;
+pub mod reason;
+pub mod source_port;
+pub mod stats;
+pub mod vxlan;
+
+/// An IPv4 address, network order.
+pub type Ipv4 = [u8; 4];
+/// An Ethernet address.
+pub type Mac = [u8; 6];

@@ -1,0 +1,51 @@
+//! Names, keys and values of the BPF maps: the layout that agent, programs and `bpftool map dump` share.
+//!
+//! Names are at most 15 bytes (`BPF_OBJ_NAME_LEN`), values carry named padding only, and a layout
+//! change raises [`LAYOUT_VERSION`], which is part of the pin path.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{Ipv4, Mac};
+
+/// Version of everything in this file; the pin folder is `v<LAYOUT_VERSION>`.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// LPM trie: subnet of a peer → [`Peer`].
+pub const PEERS: &str = "fl_peers";
+/// Hash: outer address of a peer → [`Vtep`]. Packets from any other outer address are not ours.
+pub const VTEPS: &str = "fl_vteps";
+/// Per-CPU array by [`crate::program::Program`]: [`crate::stats::Counters`].
+pub const STATS: &str = "fl_stats";
+
+/// As many /24 subnets as a /8 holds.
+pub const MAX_PEERS: usize = 65_536;
+
+/// [`Peer::kind`]: reached by VXLAN.
+pub const PEER_VXLAN: u8 = 1;
+/// [`Peer::kind`]: on-link, routed without encapsulation (host-gw, DirectRouting).
+pub const PEER_DIRECT: u8 = 2;
+
+/// How to reach the pods of one leased subnet.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub struct Peer {
+    /// The peer's PublicIP: outer destination.
+    pub public_ip: Ipv4,
+    /// Whom to ask for a link-layer address on the uplink: the gateway, or `public_ip` when on-link.
+    pub next_hop: Ipv4,
+    /// Inner destination MAC.
+    pub vtep_mac: Mac,
+    /// [`PEER_VXLAN`] or [`PEER_DIRECT`].
+    pub kind: u8,
+    pub pad: u8,
+}
+
+/// A known outer source address.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub struct Vtep {
+    /// Number of leases that name this address.
+    pub leases: u32,
+}
+
+const _: () = assert!(size_of::<Peer>() == 16);

@@ -1,0 +1,28 @@
+//! The programs, numbered as they index the statistics map.
+
+/// One TC program of the object. The number is its key in [`crate::maps::STATS`] and is never reused.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Program {
+    /// Egress of `flannel.<VNI>`: encapsulates what the stack routed to the overlay.
+    OverlayTx = 0,
+    /// Ingress of `flgro.<VNI>`: the same, for what the first could not take.
+    OverlayCatch = 1,
+    /// Ingress of the uplink: decapsulates.
+    UplinkRx = 2,
+}
+
+impl Program {
+    pub const ALL: [Self; 3] = [Self::OverlayTx, Self::OverlayCatch, Self::UplinkRx];
+    /// Slots in the statistics map; more than there are programs, so that one more needs no new layout.
+    pub const SLOTS: usize = 16;
+
+    /// Symbol in the object and name in `bpftool prog`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OverlayTx => "overlay_tx",
+            Self::OverlayCatch => "overlay_catch",
+            Self::UplinkRx => "uplink_rx",
+        }
+    }
+}

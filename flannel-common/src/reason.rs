@@ -1,0 +1,83 @@
+//! Why a packet went where it went: the one list behind counters, metrics and events.
+
+/// What a reason means for the packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Handled by us.
+    Forward,
+    /// Left to the next program and the stack (`TC_ACT_UNSPEC`).
+    Pass,
+    /// Dropped.
+    Drop,
+}
+
+macro_rules! reasons {
+    ($($number:literal $variant:ident $name:ident $class:ident $meaning:literal $advice:literal;)*) => {
+        /// A reason, numbered as its slot in [`crate::stats::Counters`]. Numbers are never reused.
+        #[repr(u32)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Reason {
+            $(#[doc = $meaning] $variant = $number,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the list.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The word used in metrics, events, dumps and documentation.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($name)),* }
+            }
+
+            pub const fn class(self) -> Class {
+                match self { $(Self::$variant => Class::$class),* }
+            }
+
+            /// One sentence: what happened.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning),* }
+            }
+
+            /// One sentence: what an operator does about it.
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$variant => $advice),* }
+            }
+        }
+
+        /// One counter per reason, as named fields so that a map dump prints the words.
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+        pub struct Counters {
+            $(pub $name: crate::stats::Count,)*
+        }
+
+        impl Counters {
+            /// The counter of one reason.
+            pub const fn get(&self, reason: Reason) -> crate::stats::Count {
+                match reason { $(Reason::$variant => self.$name),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    0 Encap encap Forward "encapsulated and sent to the peer" "nothing: this is the work";
+    1 DecapGro decap_gro Forward "decapsulated and merged by GRO on the way to the stack" "nothing: this is the work";
+    2 DecapDirect decap_direct Forward "decapsulated and handed to the stack whole (GSO or longer than the overlay MTU)" "nothing: this is the work";
+    3 NotIpv4 not_ipv4 Pass "not IPv4" "nothing, unless pods are meant to speak another protocol over the overlay";
+    4 Truncated truncated Pass "shorter than its headers say" "find the sender: the packet is malformed";
+    5 OuterOptions outer_options Pass "outer IPv4 header has options" "nothing: the VXLAN socket delivers it, slowly";
+    6 OuterFragment outer_fragment Pass "outer packet is a fragment" "raise the underlay's MTU or lower the overlay's: fragments take the slow socket path";
+    7 OtherVni other_vni Pass "VXLAN of another network" "nothing, if another network runs on this node; else compare the VNI of the config on both nodes";
+    8 LengthMismatch length_mismatch Pass "outer and inner lengths disagree" "switch rx-udp-gro-forwarding off on the uplink if this grows";
+    9 EncapRefused encap_refused Pass "the kernel refused to grow the packet before changing it" "nothing: it comes back segmented through flgro";
+    10 DecapRefused decap_refused Pass "the kernel refused to shrink the packet before changing it" "nothing: the VXLAN socket delivers it, slowly";
+    11 NoPeer no_peer Drop "no lease covers the destination" "check that the destination's node holds a lease";
+    12 UnknownVtep unknown_vtep Drop "outer source is not the address of any lease" "check the peer's PublicIP, or NAT between the nodes (--source-check=off)";
+    13 SpoofedSource spoofed_source Drop "inner source belongs to another node's subnet" "look for a pod or node that forges addresses; or asymmetric NAT (--source-check=off)";
+    14 BadVxlanFlags bad_vxlan_flags Drop "VXLAN flags or reserved bits other than 0x08" "switch GBP or GPE off on the sender";
+    15 EcnCe ecn_ce Drop "outer congestion mark on a packet that cannot carry it (RFC 6040)" "nothing, unless it grows: then a router marks packets that are not ECN-capable";
+    16 NotUnicast not_unicast Drop "inner destination is multicast or broadcast, which the overlay does not carry" "nothing: flannel does not carry it either";
+    17 Mangled mangled Drop "the kernel failed after the packet was changed" "report it, with the kernel version";
+    18 UnhandledTx unhandled_tx Drop "could not be encapsulated even after software segmentation" "report it, with the protocol";
+}

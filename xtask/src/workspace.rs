@@ -1,0 +1,67 @@
+//! Where things are in the repository.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+/// The repository this command runs in.
+#[derive(Debug, Clone)]
+pub(crate) struct Workspace {
+    root: PathBuf,
+}
+
+impl Workspace {
+    /// Finds the repository by the variable that `cargo run` sets, so that a moved or copied target
+    /// folder cannot send us to another checkout.
+    pub(crate) fn locate() -> Result<Self> {
+        let manifest_dir = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = manifest_dir
+            .parent()
+            .with_context(|| format!("{} has no parent folder", manifest_dir.display()))?
+            .to_path_buf();
+        Ok(Self { root })
+    }
+
+    pub(crate) fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The BPF object that the agent embeds.
+    pub(crate) fn bpf_object(&self) -> PathBuf {
+        self.root.join("target/bpf/flannel-ebpf")
+    }
+
+    /// Apart from `target`: another compiler works here, and would throw away the host's artefacts.
+    pub(crate) fn bpf_build_dir(&self) -> PathBuf {
+        self.root.join("target/bpf-build")
+    }
+
+    /// Root for `cargo install` of build tools; git-ignored.
+    pub(crate) fn tools_dir(&self) -> PathBuf {
+        self.root.join(".cache/tools")
+    }
+
+    pub(crate) fn tool(&self, name: &str) -> PathBuf {
+        self.tools_dir().join("bin").join(name)
+    }
+}
+
+/// The cargo that runs us, so that a rustup override on the command line (`cargo +nightly`) holds.
+pub(crate) fn cargo() -> PathBuf {
+    env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+/// Where cargo keeps the sources of the dependencies: `$CARGO_HOME`, else `~/.cargo`.
+pub(crate) fn cargo_home() -> Result<PathBuf> {
+    if let Some(home) = env::var_os("CARGO_HOME") {
+        return Ok(PathBuf::from(home));
+    }
+    let home = env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?;
+    Ok(PathBuf::from(home).join(".cargo"))
+}

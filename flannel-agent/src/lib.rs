@@ -3,9 +3,7 @@
 //! The flow is always the same: sources (etcd, netlink, timers) feed [`desired`], a pure function;
 //! the dataplane observes what the kernel holds, plans the difference and applies it.
 
-pub mod cli;
 pub mod config;
-pub mod health;
+pub mod dataplane;
 pub mod lease;
-pub mod logging;
 pub mod source;

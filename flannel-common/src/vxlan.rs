@@ -34,7 +34,11 @@ impl Outer {
     pub const LEN: usize = size_of::<Self>();
 }
 
-const _: () = assert!(Outer::LEN == 50);
+/// The overhead, and the part of it behind the outer IPv4 header, as the length fields count them.
+const OVERHEAD: u16 = 50;
+const UDP_OVERHEAD: u16 = 30;
+const _: () = assert!(Outer::LEN == OVERHEAD as usize);
+const _: () = assert!(Outer::LEN - Ip::LEN == UDP_OVERHEAD as usize);
 const _: () = assert!(size_of::<Vxlan>() == 8);
 
 const FLAGS: [u8; 4] = [0x08, 0, 0, 0];
@@ -63,10 +67,9 @@ pub struct Encap {
 /// that `bpf_skb_adjust_room` leaves for GSO packets.
 #[inline(always)]
 pub fn encapsulate(e: &Encap) -> Option<Outer> {
-    #[expect(clippy::cast_possible_truncation, reason = "28 and 50 fit in 16 bits")]
     let (udp_len, ip_len) = (
-        e.inner_len.checked_add((Outer::LEN - Ip::LEN) as u16)?,
-        e.inner_len.checked_add(Outer::LEN as u16)?,
+        e.inner_len.checked_add(UDP_OVERHEAD)?,
+        e.inner_len.checked_add(OVERHEAD)?,
     );
     let mut outer = Outer {
         ip: Ip {
@@ -101,26 +104,19 @@ pub fn encapsulate(e: &Encap) -> Option<Outer> {
     Some(outer)
 }
 
-/// Whether an option-less outer IPv4 header with UDP behind it is VXLAN for us at all.
-#[inline(always)]
-pub fn is_ours(ip: &Ip, udp: &Udp, local: Ipv4, port: u16) -> bool {
-    ip.proto == PROTO_UDP && ip.dst == local && u16::from_be_bytes(udp.dst) == port
-}
-
-/// Checks the outer headers of a packet for which [`is_ours`] holds; `packet_len` is the length from
-/// the outer IPv4 header on.
+/// Checks the outer headers of an option-less, unfragmented UDP packet to our address and port;
+/// `packet_len` is the length from the outer IPv4 header on.
 ///
 /// # Errors
 /// The reason why it is not taken: passes for what the stack or another program may still handle,
 /// drops for what flannel's kernel device drops too.
 #[inline(always)]
 pub fn check(outer: &Outer, vni: u32, packet_len: u32) -> Result<(), Reason> {
-    let total = u32::from(outer.ip.total_len());
-    let udp_len = u32::from(u16::from_be_bytes(outer.udp.len));
-    if total > packet_len {
+    let total = outer.ip.total_len();
+    if u32::from(total) > packet_len {
         return Err(Reason::Truncated);
     }
-    if udp_len + Ip::LEN as u32 != total {
+    if Some(u16::from_be_bytes(outer.udp.len)) != total.checked_sub(OVERHEAD - UDP_OVERHEAD) {
         return Err(Reason::LengthMismatch);
     }
     if u32::from_be_bytes(outer.vxlan.vni) >> 8 != vni {
@@ -133,4 +129,25 @@ pub fn check(outer: &Outer, vni: u32, packet_len: u32) -> Result<(), Reason> {
         return Err(Reason::NotIpv4);
     }
     Ok(())
+}
+
+/// Checks the inner IPv4 header against the room that the outer lengths leave; returns its total length.
+///
+/// A header that is not sane stays with the stack, which counts it where people look for it. An inner
+/// length over the datagram's also marks several datagrams merged by `rx-udp-gro-forwarding`.
+///
+/// # Errors
+/// [`Reason::NotIpv4`] or [`Reason::LengthMismatch`].
+#[inline(always)]
+pub fn check_inner(outer: &Outer, inner: &Ip) -> Result<u16, Reason> {
+    if !inner.is_ipv4() {
+        return Err(Reason::NotIpv4);
+    }
+    let inner_len = inner.total_len();
+    let header_len = u16::from(inner.version_ihl & 0xf) * 4;
+    let room = outer.ip.total_len().saturating_sub(OVERHEAD);
+    if inner_len > room || inner_len < header_len {
+        return Err(Reason::LengthMismatch);
+    }
+    Ok(inner_len)
 }

@@ -1,0 +1,33 @@
+//! The hooks. Each entry names its program; [`finish`] counts and turns the outcome into a TC action.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use flannel_common::program::Program;
+
+use crate::skb::Skb;
+use crate::verdict::finish;
+use crate::{overlay_tx, uplink_rx};
+
+/// Egress of `flannel.<VNI>`.
+#[classifier]
+pub(crate) fn overlay_tx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = overlay_tx::run(&skb);
+    finish(&skb, Program::OverlayTx, outcome)
+}
+
+/// Ingress of `flgro.<VNI>`: what the first could not take comes out of the pair here.
+#[classifier]
+pub(crate) fn overlay_catch(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = overlay_tx::run_last(&skb);
+    finish(&skb, Program::OverlayCatch, outcome)
+}
+
+/// Ingress of the uplink.
+#[classifier]
+pub(crate) fn uplink_rx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = uplink_rx::run(&skb);
+    finish(&skb, Program::UplinkRx, outcome)
+}

@@ -1,0 +1,29 @@
+//! Constants of the node, set by the agent at load; see [`flannel_common::globals`] for their units.
+
+use aya_ebpf::Global;
+use flannel_common::{Ipv4, Mac};
+
+macro_rules! globals {
+    ($($name:ident: $type:ty = $default:expr;)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            pub(crate) static $name: Global<$type> = Global::new($default);
+        )*
+    };
+}
+
+globals! {
+    UPLINK_IFINDEX: u32 = 0;
+    UPLINK_IP: Ipv4 = [0; 4];
+    FLANNEL_IFINDEX: u32 = 0;
+    GRO_IFINDEX: u32 = 0;
+    VTEP_MAC: Mac = [0; 6];
+    VNI: u32 = 0;
+    VXLAN_PORT: u16 = 0;
+    NETWORK: u32 = 0;
+    NETWORK_MASK: u32 = 0;
+    PORT_MIN: u16 = 0;
+    PORT_MAX: u16 = 0;
+    SOURCE_CHECK: u8 = 0;
+    OVERLAY_MTU: u32 = 0;
+}

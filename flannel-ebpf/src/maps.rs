@@ -1,0 +1,20 @@
+//! The maps. Names and layouts are those of [`flannel_common::maps`].
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use flannel_common::Ipv4;
+use flannel_common::maps::{MAX_PEERS, Peer, Vtep};
+use flannel_common::program::Program;
+use flannel_common::stats::Counters;
+
+#[btf_map(name = "fl_peers")]
+pub(crate) static PEERS: LpmTrie<Ipv4, Peer, MAX_PEERS> = LpmTrie::new();
+
+/// Not preallocated: a small cluster does not pay for 65,536 nodes.
+#[btf_map(name = "fl_vteps")]
+pub(crate) static VTEPS: HashMap<Ipv4, Vtep, MAX_PEERS, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+#[btf_map(name = "fl_stats")]
+pub(crate) static STATS: PerCpuArray<Counters, { Program::SLOTS }> = PerCpuArray::new();

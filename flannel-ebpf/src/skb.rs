@@ -1,0 +1,162 @@
+//! The packet: every helper call and context access of the programs, behind safe functions.
+
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+    BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
+    BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh,
+    bpf_redir_neigh__bindgen_ty_1,
+};
+use aya_ebpf::helpers::{
+    bpf_csum_level, bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh,
+};
+use aya_ebpf::programs::TcContext;
+use aya_ebpf::{EbpfContext, bpf_f_adj_room_encap_l2};
+use flannel_common::Ipv4;
+use flannel_common::header::Eth;
+use flannel_common::vxlan::Outer;
+
+/// `PACKET_HOST` of `linux/if_packet.h`.
+const PACKET_HOST: u32 = 0;
+const AF_INET: u32 = 2;
+const EALREADY: i64 = 114;
+
+/// Keep the MSS (pods already subtract the overhead) and the inner checksum state.
+const ROOM: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
+/// Tell the kernel what is being put in front, so that GSO and checksum offload know the inner packet.
+const ROOM_ENCAP: u64 = ROOM
+    | (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
+        as u64
+    | bpf_f_adj_room_encap_l2(Eth::LEN as u64);
+
+/// Why the kernel did not make room; the packet is unchanged.
+pub(crate) struct Refused;
+
+pub(crate) struct Skb {
+    ctx: TcContext,
+}
+
+impl Skb {
+    #[inline(always)]
+    pub(crate) fn new(ctx: TcContext) -> Self {
+        Self { ctx }
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut __sk_buff {
+        self.ctx.as_ptr().cast()
+    }
+
+    /// Length from the Ethernet header on, in bytes.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        self.ctx.len()
+    }
+
+    /// Whether the packet stands for several segments.
+    #[inline(always)]
+    pub(crate) fn is_gso(&self) -> bool {
+        // SAFETY: the context is valid for the whole program run; the verifier checks the offset.
+        unsafe { (*self.raw()).gso_size != 0 }
+    }
+
+    /// Whether the frame was addressed to this host.
+    #[inline(always)]
+    pub(crate) fn is_for_host(&self) -> bool {
+        // SAFETY: as in `is_gso`.
+        unsafe { (*self.raw()).pkt_type == PACKET_HOST }
+    }
+
+    /// Copies a header at `offset` from the Ethernet header; works on paged packets too.
+    #[inline(always)]
+    pub(crate) fn load<T: Copy>(&self, offset: usize) -> Option<T> {
+        self.ctx.load(offset).ok()
+    }
+
+    /// Writes a header; the caller keeps checksums consistent.
+    #[inline(always)]
+    pub(crate) fn store<T>(&self, offset: usize, value: &T) -> Result<(), Refused> {
+        self.ctx.skb.store(offset, value, 0).map_err(|_| Refused)
+    }
+
+    /// The flow hash, as the stack would compute it.
+    #[inline(always)]
+    pub(crate) fn flow_hash(&self) -> u32 {
+        // SAFETY: a plain helper call with the live context.
+        unsafe { bpf_get_hash_recalc(self.raw()) }
+    }
+
+    /// Makes room for [`Outer`] behind the Ethernet header.
+    ///
+    /// A packet that is already encapsulated (a pod's own tunnel) is refused with `EALREADY`, because
+    /// an skb has one set of inner offsets. One packet on the wire needs none of them: plain room will do.
+    #[inline(always)]
+    pub(crate) fn grow(&self) -> Result<(), Refused> {
+        match self.adjust(Outer::LEN as i32, ROOM_ENCAP) {
+            Err(e) if e == -EALREADY && !self.is_gso() => {
+                self.adjust(Outer::LEN as i32, ROOM).map_err(|_| Refused)
+            }
+            other => other.map_err(|_| Refused),
+        }
+    }
+
+    /// Removes [`Outer`] from behind the Ethernet header.
+    ///
+    /// Together with the csum_level call this is what the kernel's tunnel receive does: the outer
+    /// checksum is used up, an inner one that hardware vouched for stays vouched for.
+    #[inline(always)]
+    pub(crate) fn shrink(&self) -> Result<(), Refused> {
+        self.adjust(-(Outer::LEN as i32), ROOM)
+            .map_err(|_| Refused)?;
+        // SAFETY: a plain helper call with the live context. Its error only says that there was no
+        // hardware verdict to lower.
+        unsafe { bpf_csum_level(self.raw(), u64::from(BPF_CSUM_LEVEL_DEC)) };
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn adjust(&self, by: i32, flags: u64) -> Result<(), i64> {
+        self.ctx.skb.adjust_room(by, BPF_ADJ_ROOM_MAC, flags)
+    }
+
+    /// Marks are for netfilter of this node; they do not travel.
+    #[inline(always)]
+    pub(crate) fn clear_mark(&self) {
+        self.ctx.set_mark(0);
+    }
+}
+
+/// A random IPv4 identification: DF is 0, so fragments of two packets must not share one.
+#[inline(always)]
+pub(crate) fn random_id() -> [u8; 2] {
+    // SAFETY: takes no arguments.
+    let random = unsafe { bpf_get_prandom_u32() };
+    (random as u16).to_be_bytes()
+}
+
+/// Sends the packet out of a device, with a link-layer header for `next_hop`. Returns the TC action.
+#[inline(always)]
+pub(crate) fn redirect_to_neighbour(ifindex: u32, next_hop: Ipv4) -> i32 {
+    let mut to = bpf_redir_neigh {
+        nh_family: AF_INET,
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] },
+    };
+    to.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(next_hop);
+    // SAFETY: `to` outlives the call and its true size is passed.
+    let action =
+        unsafe { bpf_redirect_neigh(ifindex, &raw mut to, size_of::<bpf_redir_neigh>() as i32, 0) };
+    action as i32
+}
+
+/// Transmits the frame as it is on a device.
+#[inline(always)]
+pub(crate) fn redirect(ifindex: u32) -> i32 {
+    // SAFETY: plain values.
+    unsafe { bpf_redirect(ifindex, 0) as i32 }
+}
+
+/// Makes the frame arrive on a device, without a look at its MTU.
+#[inline(always)]
+pub(crate) fn redirect_ingress(ifindex: u32) -> i32 {
+    // SAFETY: plain values.
+    unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 }
+}

@@ -1,0 +1,46 @@
+//! The one way out of every program: count, then return the TC action.
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use flannel_common::program::Program;
+use flannel_common::reason::{Class, Reason};
+use flannel_common::stats::Count;
+
+use crate::maps::STATS;
+use crate::skb::Skb;
+
+/// What a program decided when nothing stood against it.
+pub(crate) enum Verdict {
+    /// Taken: the TC action of a redirect, and the reason to count.
+    Taken(i32, Reason),
+    /// Not ours to judge; goes on uncounted.
+    Untouched,
+}
+
+/// Every pass is `TC_ACT_UNSPEC`, so that programs behind ours still run.
+#[inline(always)]
+pub(crate) fn finish(skb: &Skb, program: Program, outcome: Result<Verdict, Reason>) -> i32 {
+    let (action, reason) = match outcome {
+        Ok(Verdict::Untouched) => return TC_ACT_UNSPEC,
+        Ok(Verdict::Taken(action, reason)) => (action, reason),
+        Err(reason) => match reason.class() {
+            Class::Drop => (TC_ACT_SHOT, reason),
+            Class::Pass | Class::Forward => (TC_ACT_UNSPEC, reason),
+        },
+    };
+    count(skb, program, reason);
+    action
+}
+
+#[inline(always)]
+fn count(skb: &Skb, program: Program, reason: Reason) {
+    let Some(counters) = STATS.get_ptr_mut(program as u32) else {
+        return;
+    };
+    let slot = counters.cast::<Count>().wrapping_add(reason as usize);
+    // SAFETY: `Counters` is one `Count` per reason (asserted in flannel_common::stats), so the slot lies
+    // inside this CPU's value, which no other CPU writes.
+    unsafe {
+        (*slot).packets += 1;
+        (*slot).bytes += u64::from(skb.len());
+    }
+}

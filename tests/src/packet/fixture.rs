@@ -1,0 +1,234 @@
+//! The object under test, loaded once per test into maps nobody else sees.
+
+use std::path::{Path, PathBuf};
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{HashMap, PerCpuArray};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use bytemuck::Zeroable as _;
+use flannel_agent::dataplane::Wire;
+use flannel_common::globals;
+use flannel_common::maps::{self, PEER_VXLAN, Peer, Vtep};
+use flannel_common::program::Program;
+use flannel_common::reason::Reason;
+use flannel_common::stats::{Count, Counters};
+use flannel_common::{Ipv4, Mac, cidr};
+
+/// The node whose programs are tested; tests change a field and load.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub uplink_ip: Ipv4,
+    pub vtep_mac: Mac,
+    pub vni: u32,
+    pub port: u16,
+    pub network: (Ipv4, u8),
+    pub ports: (u16, u16),
+    pub source_check: bool,
+    pub overlay_mtu: u32,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            uplink_ip: [192, 168, 0, 1],
+            vtep_mac: [2, 0, 0, 0, 0, 1],
+            vni: 1,
+            port: 8472,
+            network: ([10, 244, 0, 0], 16),
+            ports: (32768, 60999),
+            source_check: true,
+            overlay_mtu: 1450,
+        }
+    }
+}
+
+impl Node {
+    /// A peer with a /24, as the agent would write it.
+    pub const PEER_SUBNET: Ipv4 = [10, 244, 2, 0];
+    pub const PEER_IP: Ipv4 = [192, 168, 0, 2];
+    pub const PEER_MAC: Mac = [2, 0, 0, 0, 0, 2];
+
+    pub fn load(&self) -> Fixture {
+        let mut fixture = Fixture {
+            ebpf: self.loader(),
+            names: Vec::new(),
+        };
+        fixture.peer(Self::PEER_SUBNET, 24, Self::PEER_IP, Self::PEER_MAC);
+        fixture
+    }
+
+    fn loader(&self) -> Ebpf {
+        let object = std::fs::read(object_path()).unwrap_or_else(|e| {
+            panic!(
+                "{}: {e}; run `cargo xtask build-ebpf` first",
+                object_path().display()
+            )
+        });
+        let network = u32::from_be_bytes(self.network.0);
+        let mask = cidr::mask(self.network.1);
+        let source_check = u8::from(self.source_check);
+        // Interface indexes only end up in a redirect that a test run does not carry out.
+        EbpfLoader::new()
+            .btf(None)
+            .override_global(globals::UPLINK_IFINDEX, &1u32, true)
+            .override_global(globals::FLANNEL_IFINDEX, &1u32, true)
+            .override_global(globals::GRO_IFINDEX, &1u32, true)
+            .override_global(globals::UPLINK_IP, &self.uplink_ip, true)
+            .override_global(globals::VTEP_MAC, &self.vtep_mac, true)
+            .override_global(globals::VNI, &self.vni, true)
+            .override_global(globals::VXLAN_PORT, &self.port, true)
+            .override_global(globals::NETWORK, &network, true)
+            .override_global(globals::NETWORK_MASK, &mask, true)
+            .override_global(globals::PORT_MIN, &self.ports.0, true)
+            .override_global(globals::PORT_MAX, &self.ports.1, true)
+            .override_global(globals::SOURCE_CHECK, &source_check, true)
+            .override_global(globals::OVERLAY_MTU, &self.overlay_mtu, true)
+            .load(&object)
+            .expect("the object loads; tests need root")
+    }
+}
+
+/// Where `cargo xtask build-ebpf` puts the object.
+fn object_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/flannel-ebpf")
+}
+
+#[derive(Debug)]
+pub struct Fixture {
+    ebpf: Ebpf,
+    names: Vec<&'static str>,
+}
+
+/// One packet through one program.
+#[derive(Debug, Clone, Default)]
+pub struct Run<'a> {
+    pub packet: &'a [u8],
+    /// Segment size of a GSO packet; 0 for one packet.
+    pub gso_size: u32,
+    pub mark: u32,
+}
+
+#[derive(Debug)]
+pub struct Outcome {
+    pub action: i32,
+    pub packet: Vec<u8>,
+    pub mark: u32,
+    pub nanos_per_packet: u128,
+}
+
+impl Fixture {
+    pub fn peer(&mut self, subnet: Ipv4, len: u32, public_ip: Ipv4, vtep_mac: Mac) {
+        let peer = Peer {
+            public_ip,
+            next_hop: public_ip,
+            vtep_mac,
+            kind: PEER_VXLAN,
+            pad: 0,
+        };
+        let map = self.ebpf.map_mut(maps::PEERS).unwrap();
+        LpmTrie::<_, Ipv4, Wire<Peer>>::try_from(map)
+            .unwrap()
+            .insert(&Key::new(len, subnet), Wire(peer), 0)
+            .unwrap();
+        let map = self.ebpf.map_mut(maps::VTEPS).unwrap();
+        HashMap::<_, Ipv4, Wire<Vtep>>::try_from(map)
+            .unwrap()
+            .insert(public_ip, Wire(Vtep { leases: 1 }), 0)
+            .unwrap();
+    }
+
+    pub fn program(&mut self, program: Program) -> &mut SchedClassifier {
+        let classifier: &mut SchedClassifier = self
+            .ebpf
+            .program_mut(program.name())
+            .unwrap()
+            .try_into()
+            .unwrap();
+        if !self.names.contains(&program.name()) {
+            classifier.load().expect("the verifier accepts the program");
+            self.names.push(program.name());
+        }
+        classifier
+    }
+
+    pub fn run(&mut self, program: Program, packet: &[u8]) -> Outcome {
+        self.run_with(
+            program,
+            &Run {
+                packet,
+                ..Run::default()
+            },
+        )
+    }
+
+    pub fn run_with(&mut self, program: Program, run: &Run<'_>) -> Outcome {
+        self.repeat(program, run, 1)
+    }
+
+    /// Runs the program `repeat` times on the packet; only the first sees it unchanged.
+    pub fn repeat(&mut self, program: Program, run: &Run<'_>, repeat: u32) -> Outcome {
+        // Room for headers in front and for the longest packet a test run takes.
+        let mut out = vec![0u8; run.packet.len() + 256];
+        let ctx = context(run);
+        let mut ctx_out = vec![0u8; ctx.len()];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(run.packet);
+        options.data_out = Some(&mut out);
+        options.ctx_in = Some(&ctx);
+        options.ctx_out = Some(&mut ctx_out);
+        options.repeat = repeat;
+        let result = self
+            .program(program)
+            .test_run(options)
+            .unwrap_or_else(|e| panic!("test run of {} bytes: {e:?}", run.packet.len()));
+        out.truncate(result.data_size_out as usize);
+        Outcome {
+            action: result.return_value.cast_signed(),
+            packet: out,
+            mark: u32::from_ne_bytes(ctx_out[MARK..MARK + 4].try_into().unwrap()),
+            nanos_per_packet: result.duration.as_nanos(),
+        }
+    }
+
+    /// The sum of one counter over all CPUs.
+    pub fn count(&self, program: Program, reason: Reason) -> Count {
+        let map = self.ebpf.map(maps::STATS).unwrap();
+        let map = PerCpuArray::<_, Wire<Counters>>::try_from(map).unwrap();
+        let values = map.get(&(program as u32), 0).unwrap();
+        values.iter().fold(Count::zeroed(), |sum, Wire(counters)| {
+            let count = counters.get(reason);
+            Count {
+                packets: sum.packets + count.packets,
+                bytes: sum.bytes + count.bytes,
+            }
+        })
+    }
+
+    /// The reasons that were counted, with their packets.
+    pub fn counted(&self, program: Program) -> Vec<(Reason, u64)> {
+        Reason::ALL
+            .iter()
+            .map(|reason| (*reason, self.count(program, *reason).packets))
+            .filter(|(_, packets)| *packets > 0)
+            .collect()
+    }
+}
+
+/// Offsets in `struct __sk_buff` (`linux/bpf.h`).
+const CTX_LEN: usize = 192;
+const MARK: usize = 8;
+const GSO_SEGS: usize = 164;
+const GSO_SIZE: usize = 176;
+
+fn context(run: &Run<'_>) -> Vec<u8> {
+    let mut ctx = vec![0u8; CTX_LEN];
+    let mut set = |at: usize, value: u32| ctx[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    set(MARK, run.mark);
+    if run.gso_size > 0 {
+        let payload = u32::try_from(run.packet.len()).unwrap();
+        set(GSO_SIZE, run.gso_size);
+        set(GSO_SEGS, payload.div_ceil(run.gso_size));
+    }
+    ctx
+}

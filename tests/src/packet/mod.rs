@@ -1,0 +1,12 @@
+//! Packet tests: one program, its own maps, one packet in; verdict, packet and counters out.
+
+mod build;
+mod fixture;
+
+pub use build::{Inner, outer, vxlan};
+pub use fixture::{Fixture, Node, Outcome, Run};
+
+/// TC actions as the programs return them (`linux/pkt_cls.h`).
+pub const UNSPEC: i32 = -1;
+pub const SHOT: i32 = 2;
+pub const REDIRECT: i32 = 7;

@@ -1,0 +1,37 @@
+//! How much work each program is for the verifier: growth is a decision, not an accident.
+
+use flannel_common::program::Program;
+use flannel_tests::packet::Node;
+use rstest::rstest;
+
+/// Verified instructions, as `bpf_prog_info` reports them. The promise is below 4,000 each.
+#[rstest]
+#[case(Program::OverlayTx, 1_500)]
+#[case(Program::OverlayCatch, 1_500)]
+#[case(Program::UplinkRx, 3_000)]
+fn verified_instructions_stay_below_the_ceiling(#[case] program: Program, #[case] ceiling: u32) {
+    let mut node = Node::default().load();
+    let info = node.program(program).info().unwrap();
+    let verified = info
+        .verified_instruction_count()
+        .expect("kernel 5.16 or newer");
+    println!(
+        "{}: {verified} verified instructions, ceiling {ceiling}",
+        program.name()
+    );
+    assert!(
+        verified <= ceiling,
+        "{}: {verified} > {ceiling}",
+        program.name()
+    );
+    assert!(ceiling < 4_000);
+}
+
+#[test]
+fn every_program_has_a_ceiling() {
+    assert_eq!(
+        Program::ALL.len(),
+        3,
+        "add the new program to the list above"
+    );
+}

@@ -1,8 +1,13 @@
 //! The network configuration at `<prefix>/config`, as flannel writes and validates it.
 
+mod error;
+mod parse;
+
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+
+pub use error::ConfigError;
 
 /// A validated network configuration with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,11 +20,41 @@ pub struct NetworkConfig {
     pub backend: Backend,
 }
 
+impl NetworkConfig {
+    /// Reads the JSON of `<prefix>/config` by the rules flannel applies when its datastore is etcd:
+    /// field names in any case, unknown fields ignored.
+    ///
+    /// # Errors
+    /// Names the field, its value and what to write instead.
+    pub fn parse(json: &str) -> Result<Self, ConfigError> {
+        parse::network_config(json)
+    }
+
+    /// Whether `subnet` is one that this configuration would lease.
+    #[must_use]
+    pub fn admits(&self, subnet: Ipv4Net) -> bool {
+        subnet.prefix_len() == self.subnet_len
+            && subnet == subnet.trunc()
+            && (self.subnet_min..=self.subnet_max).contains(&subnet.network())
+    }
+}
+
 /// The backend section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backend {
     Vxlan(VxlanOptions),
     HostGw,
+}
+
+impl Backend {
+    /// The name in the configuration and in leases. Nodes ignore leases of another backend.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Vxlan(_) => "vxlan",
+            Self::HostGw => "host-gw",
+        }
+    }
 }
 
 /// Options of the vxlan backend, with flannel's defaults.

@@ -1,13 +1,31 @@
 //! A lease: one node's subnet and how its tunnel endpoint is reached.
 //!
-//! The JSON form is flannel's, to the byte; see `lease/` for the codec.
+//! Keys ([`SubnetKey`]) and values ([`LeaseAttrs::to_json`]) are flannel's, to the byte.
+
+mod diff;
+mod key;
+mod value;
+mod vxlan;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ipnet::Ipv4Net;
+
+pub use diff::{Change, diff};
+pub use key::{KeyError, SubnetKey};
+pub use value::ValueError;
+pub use vxlan::{VtepError, VxlanData};
+
+/// How long a lease lives without renewal.
+pub const TTL: Duration = Duration::from_hours(24);
+/// Minutes before expiry at which a lease may be renewed.
+pub const RENEW_MARGIN_MINUTES: RangeInclusive<u64> = 1..=1439;
+/// How long before expiry a lease is renewed unless told otherwise.
+pub const RENEW_MARGIN: Duration = Duration::from_mins(60);
 
 /// What a node publishes about itself under its subnet's key.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,11 @@
 //! The flow is always the same: sources (etcd, netlink, timers) feed [`desired`], a pure function;
 //! the dataplane observes what the kernel holds, plans the difference and applies it.
 
+pub mod alloc;
 pub mod config;
 pub mod dataplane;
+mod json_fields;
 pub mod lease;
+pub mod mac;
 pub mod source;
+pub mod subnet_env;

@@ -1,6 +1,7 @@
 //! Where leases come from. etcd today; the Kubernetes API fits behind the same trait.
 
 use std::future::Future;
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
@@ -24,6 +25,14 @@ pub trait LeaseSource: Send + Sync + 'static {
         &self,
         cancel: &CancellationToken,
     ) -> impl Future<Output = anyhow::Result<NetworkConfig>> + Send;
+
+    /// The lease that already names `public_ip`, if any: ours of an earlier run. Its MAC is the one
+    /// that peers send to, so it is asked for before a MAC is chosen.
+    fn previous_lease(
+        &self,
+        public_ip: Ipv4Addr,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = anyhow::Result<Option<OwnLease>>> + Send;
 
     /// Takes this node's lease: the one it had, or a free one.
     fn acquire(

@@ -1,0 +1,240 @@
+//! Cases CF1–CF3 and the validation rules of flannel's etcd mode.
+
+use proptest::prelude::*;
+use rstest::rstest;
+
+use super::*;
+
+fn parse(json: &str) -> Result<NetworkConfig, ConfigError> {
+    NetworkConfig::parse(json)
+}
+
+/// A configuration with a vxlan backend and these further fields.
+fn with(fields: &str) -> String {
+    format!(r#"{{{fields},"Backend":{{"Type":"vxlan"}}}}"#)
+}
+
+fn vxlan_options(options: &str) -> Result<VxlanOptions, ConfigError> {
+    let json = format!(r#"{{"Network":"10.0.0.0/8","Backend":{{"Type":"vxlan"{options}}}}}"#);
+    match parse(&json)?.backend {
+        Backend::Vxlan(options) => Ok(options),
+        Backend::HostGw => panic!("asked for vxlan"),
+    }
+}
+
+#[test]
+fn cf1_defaults_and_a_lower_case_key() {
+    let config = parse(&with(r#""network":"10.3.0.0/16""#)).unwrap();
+    assert_eq!(
+        config,
+        NetworkConfig {
+            network: "10.3.0.0/16".parse().unwrap(),
+            subnet_len: 24,
+            subnet_min: "10.3.1.0".parse().unwrap(),
+            subnet_max: "10.3.255.0".parse().unwrap(),
+            backend: Backend::Vxlan(VxlanOptions {
+                vni: 1,
+                port: 8472,
+                mtu: None,
+                direct_routing: false,
+            }),
+        }
+    );
+}
+
+#[test]
+fn cf2_ipv6_is_refused_by_name() {
+    let json = with(r#""EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48""#);
+    let error = parse(&json).unwrap_err().to_string();
+    assert!(error.contains("EnableIPv4 is false"), "{error}");
+    let json = with(r#""Network":"10.3.0.0/16","enableipv6":true,"IPv6Network":"fc00::/48""#);
+    let error = parse(&json).unwrap_err().to_string();
+    assert!(
+        error.contains("EnableIPv6 is true") && error.contains("not supported yet"),
+        "{error}"
+    );
+}
+
+#[test]
+fn cf3_explicit_range_is_kept() {
+    let config = parse(&with(
+        r#""Network":"10.3.0.0/16","SubnetMin":"10.3.5.0","SubnetMax":"10.3.8.0","SubnetLen":28"#,
+    ))
+    .unwrap();
+    assert_eq!(config.subnet_len, 28);
+    assert_eq!(config.subnet_min, Ipv4Addr::new(10, 3, 5, 0));
+    assert_eq!(config.subnet_max, Ipv4Addr::new(10, 3, 8, 0));
+}
+
+#[rstest]
+#[case("10.0.0.0/8", 24, "10.0.1.0", "10.255.255.0")]
+#[case("10.3.4.0/22", 24, "10.3.5.0", "10.3.7.0")]
+#[case("10.3.4.0/23", 25, "10.3.4.128", "10.3.5.128")]
+#[case("10.3.4.0/28", 30, "10.3.4.4", "10.3.4.12")]
+#[case("255.255.0.0/16", 24, "255.255.1.0", "255.255.255.0")]
+fn cf_default_range(
+    #[case] network: &str,
+    #[case] len: u8,
+    #[case] min: Ipv4Addr,
+    #[case] max: Ipv4Addr,
+) {
+    let config = parse(&with(&format!(r#""Network":"{network}""#))).unwrap();
+    assert_eq!(
+        (config.subnet_len, config.subnet_min, config.subnet_max),
+        (len, min, max)
+    );
+}
+
+#[test]
+fn cf_host_bits_of_network_are_masked() {
+    let config = parse(&with(r#""Network":"10.3.77.1/16""#)).unwrap();
+    assert_eq!(config.network.to_string(), "10.3.0.0/16");
+}
+
+#[test]
+fn cf_unset_values_take_defaults() {
+    let config = parse(&with(
+        r#""Network":"10.3.0.0/16","SubnetLen":0,"SubnetMin":"","SubnetMax":"0.0.0.0","EnableIPv4":null,"EnableNFTables":true,"Unknown":[1]"#,
+    ))
+    .unwrap();
+    assert_eq!(config.subnet_len, 24);
+    assert_eq!(config.subnet_min, Ipv4Addr::new(10, 3, 1, 0));
+    assert_eq!(config.subnet_max, Ipv4Addr::new(10, 3, 255, 0));
+}
+
+#[rstest]
+#[case::empty("", "not JSON")]
+#[case::cut_off(r#"{"Network":"#, "not JSON")]
+#[case::list("[]", "write a JSON object")]
+#[case::no_network(r#"{"Backend":{"Type":"vxlan"}}"#, "Network is missing")]
+#[case::empty_network(r#"{"Network":""}"#, "Network is missing")]
+#[case::bad_network(r#"{"Network":"10.3.0.0"}"#, r#"Network is "10.3.0.0""#)]
+#[case::v6_network(r#"{"Network":"fc00::/48"}"#, r#"Network is "fc00::/48""#)]
+#[case::network_number(r#"{"Network":10}"#, "Network is 10")]
+#[case::too_small(r#"{"Network":"10.3.0.0/29"}"#, "Network is 10.3.0.0/29")]
+#[case::len_31(r#"{"Network":"10.3.0.0/16","SubnetLen":31}"#, "SubnetLen is 31")]
+#[case::len_huge(r#"{"Network":"10.3.0.0/16","SubnetLen":300}"#, "SubnetLen is 300")]
+#[case::len_text(
+    r#"{"Network":"10.3.0.0/16","SubnetLen":"24"}"#,
+    r#"SubnetLen is "24""#
+)]
+#[case::three_subnets(r#"{"Network":"10.3.0.0/16","SubnetLen":17}"#, "write 18 or more")]
+#[case::min_outside(
+    r#"{"Network":"10.3.0.0/16","SubnetMin":"10.4.0.0"}"#,
+    "SubnetMin is 10.4.0.0"
+)]
+#[case::max_outside(
+    r#"{"Network":"10.3.0.0/16","SubnetMax":"10.4.0.0"}"#,
+    "SubnetMax is 10.4.0.0"
+)]
+#[case::min_not_aligned(
+    r#"{"Network":"10.3.0.0/16","SubnetMin":"10.3.5.7"}"#,
+    "write 10.3.5.0"
+)]
+#[case::exchanged(
+    r#"{"Network":"10.3.0.0/16","SubnetMin":"10.3.9.0","SubnetMax":"10.3.5.0"}"#,
+    "SubnetMin 10.3.9.0 is above SubnetMax 10.3.5.0"
+)]
+#[case::no_backend(r#"{"Network":"10.3.0.0/16"}"#, "type udp")]
+#[case::no_type(r#"{"Network":"10.3.0.0/16","Backend":{}}"#, "Backend has no Type")]
+#[case::backend_text(
+    r#"{"Network":"10.3.0.0/16","Backend":"vxlan"}"#,
+    r#"Backend is "vxlan""#
+)]
+#[case::wireguard(
+    r#"{"Network":"10.3.0.0/16","Backend":{"Type":"wireguard"}}"#,
+    r#"Backend Type is "wireguard""#
+)]
+fn cf_errors_name_the_value(#[case] json: &str, #[case] expected: &str) {
+    let error = parse(json).unwrap_err().to_string();
+    assert!(
+        error.contains(expected),
+        "{error:?} does not say {expected:?}"
+    );
+}
+
+#[test]
+fn cf_backend_type_and_keys_in_any_case() {
+    let json = r#"{"Network":"10.3.0.0/16","backend":{"tYPE":"VXLAN","vni":7,"PORT":4789}}"#;
+    let Backend::Vxlan(options) = parse(json).unwrap().backend else {
+        panic!("asked for vxlan");
+    };
+    assert_eq!((options.vni, options.port), (7, 4789));
+    let json = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"Host-GW"}}"#;
+    assert_eq!(parse(json).unwrap().backend, Backend::HostGw);
+}
+
+#[test]
+fn cf_vxlan_options() {
+    let options = vxlan_options(
+        r#","VNI":16777215,"Port":0,"MTU":1400,"DirectRouting":true,"GBP":false,"Learning":true"#,
+    )
+    .unwrap();
+    assert_eq!(
+        options,
+        VxlanOptions {
+            vni: 0xff_ffff,
+            port: 8472,
+            mtu: Some(1400),
+            direct_routing: true,
+        }
+    );
+}
+
+#[rstest]
+#[case(r#","VNI":16777216"#, "VNI is 16777216")]
+#[case(r#","Port":65536"#, "Port is 65536")]
+#[case(r#","MTU":60"#, "MTU is 60")]
+#[case(r#","MTU":"1500""#, r#"MTU is "1500""#)]
+#[case(r#","GBP":true"#, "GBP is true")]
+#[case(r#","DirectRouting":1"#, "DirectRouting is 1")]
+fn cf_vxlan_option_errors(#[case] options: &str, #[case] expected: &str) {
+    let error = vxlan_options(options).unwrap_err().to_string();
+    assert!(
+        error.contains(expected),
+        "{error:?} does not say {expected:?}"
+    );
+}
+
+#[test]
+fn cf_admits_only_what_it_would_lease() {
+    let config = parse(&with(r#""Network":"10.3.0.0/16""#)).unwrap();
+    for (subnet, admitted) in [
+        ("10.3.1.0/24", true),
+        ("10.3.255.0/24", true),
+        ("10.3.0.0/24", false),
+        ("10.3.1.0/25", false),
+        ("10.3.1.7/24", false),
+        ("10.4.1.0/24", false),
+    ] {
+        assert_eq!(config.admits(subnet.parse().unwrap()), admitted, "{subnet}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn fz_config_never_panics(text in ".{0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn fz_config_shaped_input_never_panics(
+        a in any::<u32>(), len in 0u8..=40, subnet_len in any::<u64>(), min in any::<u32>(), max in any::<u32>(),
+    ) {
+        let (a, min, max) = (Ipv4Addr::from(a), Ipv4Addr::from(min), Ipv4Addr::from(max));
+        let _ = parse(&with(&format!(
+            r#""Network":"{a}/{len}","SubnetLen":{subnet_len},"SubnetMin":"{min}","SubnetMax":"{max}""#
+        )));
+    }
+
+    #[test]
+    fn fz_accepted_config_has_a_range_that_it_admits(a in any::<u32>(), len in 0u8..=28, more in 2u8..=30) {
+        let subnet_len = (len + more).min(30);
+        let network = Ipv4Addr::from(a);
+        let json = with(&format!(r#""Network":"{network}/{len}","SubnetLen":{subnet_len}"#));
+        let config = parse(&json).unwrap();
+        for bound in [config.subnet_min, config.subnet_max] {
+            prop_assert!(config.admits(Ipv4Net::new(bound, subnet_len).unwrap()));
+        }
+    }
+}

@@ -4,10 +4,13 @@
 //! the dataplane observes what the kernel holds, plans the difference and applies it.
 
 pub mod alloc;
+pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod health;
 mod json_fields;
 pub mod lease;
+pub mod logging;
 pub mod mac;
 pub mod source;
 pub mod subnet_env;

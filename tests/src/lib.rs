@@ -1,10 +1,62 @@
-//! What the packet tests and the end-to-end scenarios are built from.
+//! The network-namespace harness: flannel nodes, pods and an etcd, each in a namespace of its own.
+//!
+//! ```no_run
+//! use flannel_tests::prelude::*;
+//!
+//! let lab = Lab::new();
+//! let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+//! let one = Agent::start(lab.node("one"), &net);
+//! let two = KernelVxlan::join(lab.node("two"), &net);
+//! let (client, server) = (Pod::on(&one, "client"), Pod::on(&two, "server"));
+//! client.reaches(&server);
+//! ```
+//!
+//! Nothing here touches the interfaces, firewall or sysctls of the machine: every link is created
+//! inside a namespace, and everything is removed on drop, also while a test panics. What a killed
+//! test process leaves behind is swept by the next [`lab::Lab`].
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "tests panic, to keep their backtraces"
+    reason = "test helpers fail by panicking: that is where the backtrace comes from"
 )]
 
+pub mod agent;
+pub mod capture;
+pub mod cni;
+pub mod datastore;
+pub mod flannel_rules;
+pub mod host;
+pub mod kernel_vxlan;
+pub mod kube_proxy;
+pub mod lab;
+pub mod member;
+pub mod netns;
+pub mod network;
+pub mod node;
 pub mod packet;
+pub mod pair;
+pub mod ping;
+pub mod pod;
+pub mod process;
+pub mod subnet_env;
+pub mod sweep;
+pub mod tcp;
+pub mod traceroute;
+pub mod udp;
+pub mod wait;
+
+/// What a scenario needs.
+pub mod prelude {
+    pub use crate::agent::Agent;
+    pub use crate::capture::Capture;
+    pub use crate::host::Host;
+    pub use crate::kernel_vxlan::KernelVxlan;
+    pub use crate::lab::{Lab, Wire};
+    pub use crate::member::Member;
+    pub use crate::network::Network;
+    pub use crate::node::Node;
+    pub use crate::pod::Pod;
+    pub use crate::wait::{SOON, eventually, eventually_some};
+}

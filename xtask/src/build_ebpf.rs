@@ -17,7 +17,7 @@ use crate::{process, reproducible};
 
 const PACKAGE: &str = "flannel-ebpf";
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct BuildEbpf {
     /// Compiler to use instead of the first that fits (Debian's, nightly, the active one)
     #[arg(long, env = "FLANNEL_BPF_RUSTC", value_name = "PATH")]
@@ -126,13 +126,28 @@ impl Builder {
     }
 
     fn compile(&self, workspace: &Workspace) -> Result<()> {
-        let mut command = Command::new(self.cargo());
+        process::run(&mut self.cargo_command(workspace, Command::new(self.cargo()), "build")?)
+    }
+
+    pub(crate) fn rustc(&self) -> &Path {
+        &self.toolchain.rustc
+    }
+
+    /// `program` (cargo, or a cargo-clippy) with `verb` on the programs for the BPF target.
+    pub(crate) fn cargo_command(
+        &self,
+        workspace: &Workspace,
+        program: Command,
+        verb: &str,
+    ) -> Result<Command> {
+        let mut command = program;
         command
             .current_dir(workspace.root())
-            .args(["build", "--locked", "--release", "--package", PACKAGE])
+            .args([verb, "--locked", "--release", "--package", PACKAGE])
             .args(["--target", BPF_TARGET])
             .arg("--target-dir")
             .arg(workspace.bpf_build_dir())
+            .env("CARGO", self.cargo())
             .env("RUSTC", &self.toolchain.rustc)
             // aya-ebpf needs `asm_experimental_arch`, which no stable compiler allows otherwise.
             .env("RUSTC_BOOTSTRAP", "1")
@@ -147,7 +162,7 @@ impl Builder {
         if self.toolchain.core == Core::FromSource {
             command.args(["-Z", "build-std=core"]);
         }
-        process::run(&mut command)
+        Ok(command)
     }
 
     /// `-Z build-std` reads the lock file of the compiler's own library, so cargo must be of the same

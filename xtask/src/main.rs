@@ -1,9 +1,12 @@
 //! `cargo xtask`: everything that builds, tests and shows flannel-ebpf, one file per verb.
 
 mod build_ebpf;
+mod check;
 mod llvm;
 mod process;
 mod reproducible;
+mod setup;
+mod test;
 mod toolchain;
 mod workspace;
 
@@ -27,8 +30,14 @@ struct Xtask {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Install what this machine lacks (Debian 12), or say what to install
+    Setup(setup::Setup),
     /// Compile the BPF programs into target/bpf/flannel-ebpf
     BuildEbpf(build_ebpf::BuildEbpf),
+    /// Set up, build, and run the unit, packet and end-to-end tests (needs root)
+    Test(test::Test),
+    /// Check format, lints on host and BPF, and dependencies
+    Check(check::Check),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +54,9 @@ fn main() -> ExitCode {
 fn run() -> anyhow::Result<()> {
     let workspace = Workspace::locate()?;
     match Xtask::parse().verb {
+        Verb::Setup(verb) => verb.run(&workspace),
         Verb::BuildEbpf(verb) => verb.run(&workspace),
+        Verb::Test(verb) => verb.run(&workspace),
+        Verb::Check(verb) => verb.run(&workspace),
     }
 }

@@ -1,0 +1,321 @@
+//! From what was typed to what it means: [`Config`] holds only values that can be used.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use regex::Regex;
+use thiserror::Error;
+
+use super::flags::{Flags, LogFormat, Secret, SourceCheck};
+
+/// The agent's settings, validated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub etcd: Etcd,
+    pub uplink: UplinkChoice,
+    pub subnet_file: PathBuf,
+    pub ip_masq: bool,
+    /// How long before its expiry a lease is renewed.
+    pub renew_margin: Duration,
+    /// `None`: no health endpoints.
+    pub health: Option<SocketAddr>,
+    pub bpffs: PathBuf,
+    /// `None`: the object built into the binary.
+    pub ebpf_object: Option<PathBuf>,
+    pub source_check: SourceCheck,
+    pub log: Log,
+}
+
+/// How to reach etcd, and which network in it is ours.
+#[derive(Debug, Clone)]
+pub struct Etcd {
+    pub endpoints: Vec<String>,
+    /// Without duplicate or trailing slashes.
+    pub prefix: String,
+    pub ca_file: Option<PathBuf>,
+    pub identity: Option<ClientIdentity>,
+    pub login: Option<Login>,
+}
+
+/// TLS client certificate.
+#[derive(Debug, Clone)]
+pub struct ClientIdentity {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+/// etcd v3 authentication.
+#[derive(Debug, Clone)]
+pub struct Login {
+    pub username: String,
+    pub password: Secret,
+}
+
+/// What the operator said about the interface towards the other nodes.
+#[derive(Debug, Clone, Default)]
+pub struct UplinkChoice {
+    /// Names or addresses, in order of preference.
+    pub interfaces: Vec<String>,
+    pub regexes: Vec<Regex>,
+    pub can_reach: Option<Ipv4Addr>,
+    pub public_ip: Option<Ipv4Addr>,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Log {
+    /// klog's `-v`.
+    pub verbosity: i32,
+    pub format: LogFormat,
+}
+
+/// A flag whose value cannot be used.
+#[derive(Debug, Error)]
+#[error("--{flag}={value}: {problem}; {fix}")]
+pub struct ConfigError {
+    pub flag: &'static str,
+    pub value: String,
+    pub problem: String,
+    pub fix: &'static str,
+}
+
+impl ConfigError {
+    fn new(
+        flag: &'static str,
+        value: impl Into<String>,
+        problem: impl Into<String>,
+        fix: &'static str,
+    ) -> Self {
+        Self {
+            flag,
+            value: value.into(),
+            problem: problem.into(),
+            fix,
+        }
+    }
+}
+
+/// flanneld's bounds: a lease lives for 1,440 minutes.
+const RENEW_MARGIN_MINUTES: std::ops::RangeInclusive<i64> = 1..=1439;
+
+impl Config {
+    /// # Errors
+    /// The first flag whose value makes no sense.
+    pub fn new(flags: &Flags) -> Result<Self, ConfigError> {
+        if flags.inert.kube_subnet_mgr {
+            return Err(ConfigError::new(
+                "kube-subnet-mgr",
+                "true",
+                "the Kubernetes API datastore is not supported yet",
+                "leave the flag out and give --etcd-endpoints",
+            ));
+        }
+        Ok(Self {
+            etcd: etcd(flags)?,
+            uplink: uplink(flags)?,
+            subnet_file: path(&flags.subnet_file).ok_or_else(|| {
+                ConfigError::new(
+                    "subnet-file",
+                    "",
+                    "no file name",
+                    "leave the flag out for /run/flannel/subnet.env",
+                )
+            })?,
+            ip_masq: flags.ip_masq,
+            renew_margin: renew_margin(flags.subnet_lease_renew_margin)?,
+            health: health(flags)?,
+            bpffs: path(&flags.bpffs)
+                .filter(|dir| dir.is_absolute())
+                .ok_or_else(|| {
+                    ConfigError::new(
+                        "bpffs",
+                        &flags.bpffs,
+                        "not an absolute path",
+                        "give the folder where the bpf file system is mounted, usually /sys/fs/bpf",
+                    )
+                })?,
+            ebpf_object: path(&flags.ebpf_object),
+            source_check: flags.source_check,
+            log: Log {
+                verbosity: flags.v,
+                format: flags.log_format,
+            },
+        })
+    }
+}
+
+fn etcd(flags: &Flags) -> Result<Etcd, ConfigError> {
+    let identity = match (path(&flags.etcd_certfile), path(&flags.etcd_keyfile)) {
+        (Some(cert_file), Some(key_file)) => Some(ClientIdentity {
+            cert_file,
+            key_file,
+        }),
+        (None, None) => None,
+        (Some(_), None) => {
+            return Err(ConfigError::new(
+                "etcd-certfile",
+                &flags.etcd_certfile,
+                "a certificate without its key",
+                "give --etcd-keyfile, too",
+            ));
+        }
+        (None, Some(_)) => {
+            return Err(ConfigError::new(
+                "etcd-keyfile",
+                &flags.etcd_keyfile,
+                "a key without its certificate",
+                "give --etcd-certfile, too",
+            ));
+        }
+    };
+    let login = match (flags.etcd_username.as_str(), &flags.etcd_password) {
+        ("", password) if password.is_empty() => None,
+        ("", _) => {
+            return Err(ConfigError::new(
+                "etcd-password",
+                "***",
+                "a password without a user",
+                "give --etcd-username, too",
+            ));
+        }
+        (username, password) => Some(Login {
+            username: username.to_owned(),
+            password: password.clone(),
+        }),
+    };
+    Ok(Etcd {
+        endpoints: endpoints(&flags.etcd_endpoints)?,
+        prefix: prefix(&flags.etcd_prefix)?,
+        ca_file: path(&flags.etcd_cafile),
+        identity,
+        login,
+    })
+}
+
+fn endpoints(text: &str) -> Result<Vec<String>, ConfigError> {
+    let wrong = |problem: String| {
+        ConfigError::new(
+            "etcd-endpoints",
+            text,
+            problem,
+            "give a comma-separated list such as http://10.0.0.1:2379,http://10.0.0.2:2379",
+        )
+    };
+    let mut endpoints = Vec::new();
+    for endpoint in text.split(',').map(str::trim).filter(|e| !e.is_empty()) {
+        let (scheme, address) = endpoint.split_once("://").unwrap_or(("http", endpoint));
+        if !["http", "https"].contains(&scheme) {
+            return Err(wrong(format!("{endpoint} is neither http nor https")));
+        }
+        let address = address.trim_end_matches('/');
+        // An IPv6 address without port has colons, too; what follows its bracket is no port.
+        let port_ok = match address.rsplit_once(':') {
+            Some((_, port)) => port.ends_with(']') || port.parse::<u16>().is_ok(),
+            None => true,
+        };
+        if address.is_empty() || address.starts_with(':') || !port_ok {
+            return Err(wrong(format!("{endpoint} is not HOST:PORT")));
+        }
+        endpoints.push(format!("{scheme}://{address}"));
+    }
+    if endpoints.is_empty() {
+        return Err(wrong("no endpoint".to_owned()));
+    }
+    Ok(endpoints)
+}
+
+/// flanneld joins prefix and key as a path, so slashes in excess are no difference.
+fn prefix(text: &str) -> Result<String, ConfigError> {
+    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() {
+        return Err(ConfigError::new(
+            "etcd-prefix",
+            text,
+            "no key prefix",
+            "give the folder of the network's keys, such as /coreos.com/network",
+        ));
+    }
+    let root = if text.starts_with('/') { "/" } else { "" };
+    Ok(format!("{root}{}", parts.join("/")))
+}
+
+fn uplink(flags: &Flags) -> Result<UplinkChoice, ConfigError> {
+    let regexes = flags
+        .iface_regex
+        .iter()
+        .filter(|regex| !regex.is_empty())
+        .map(|regex| {
+            Regex::new(regex).map_err(|error| {
+                // The crate draws a picture over several lines; the last one says what is wrong.
+                let text = error.to_string();
+                let problem = text.lines().last().unwrap_or_default();
+                ConfigError::new(
+                    "iface-regex",
+                    regex,
+                    problem.trim_start_matches("error: "),
+                    "correct the expression, for example ^eth[0-9]+$",
+                )
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(UplinkChoice {
+        interfaces: flags
+            .iface
+            .iter()
+            .filter(|name| !name.is_empty())
+            .cloned()
+            .collect(),
+        regexes,
+        can_reach: ipv4("iface-can-reach", &flags.iface_can_reach)?,
+        public_ip: ipv4("public-ip", &flags.public_ip)?,
+    })
+}
+
+fn ipv4(flag: &'static str, text: &str) -> Result<Option<Ipv4Addr>, ConfigError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        ConfigError::new(
+            flag,
+            text,
+            "not an IPv4 address",
+            "give an address such as 192.0.2.10, without a prefix length",
+        )
+    })
+}
+
+fn renew_margin(minutes: i64) -> Result<Duration, ConfigError> {
+    u64::try_from(minutes)
+        .ok()
+        .filter(|_| RENEW_MARGIN_MINUTES.contains(&minutes))
+        .map(|minutes| Duration::from_secs(minutes * 60))
+        .ok_or_else(|| {
+            ConfigError::new(
+                "subnet-lease-renew-margin",
+                minutes.to_string(),
+                "out of range",
+                "give minutes from 1 to 1439",
+            )
+        })
+}
+
+fn health(flags: &Flags) -> Result<Option<SocketAddr>, ConfigError> {
+    if flags.healthz_port == 0 {
+        return Ok(None);
+    }
+    let ip: IpAddr = flags.healthz_ip.parse().map_err(|_| {
+        ConfigError::new(
+            "healthz-ip",
+            &flags.healthz_ip,
+            "not an IP address",
+            "give an address of this node, or 0.0.0.0 for all",
+        )
+    })?;
+    Ok(Some(SocketAddr::new(ip, flags.healthz_port)))
+}
+
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| PathBuf::from(text))
+}

@@ -1,0 +1,270 @@
+//! Every flag, once: name, default and help. What the values mean is decided in [`super::config`].
+
+use std::fmt;
+
+use clap::{ArgAction, Args, ValueEnum};
+
+/// What was typed: flanneld's flags with flanneld's defaults, and ours.
+#[derive(Debug, Clone, Args)]
+pub struct Flags {
+    /// Comma-separated etcd endpoints
+    #[arg(
+        long,
+        value_name = "URLS",
+        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
+        help_heading = "Datastore"
+    )]
+    pub etcd_endpoints: String,
+    /// Key prefix of this network in etcd
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        default_value = "/coreos.com/network",
+        help_heading = "Datastore"
+    )]
+    pub etcd_prefix: String,
+    /// Client key for TLS to etcd (needs --etcd-certfile)
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "",
+        help_heading = "Datastore"
+    )]
+    pub etcd_keyfile: String,
+    /// Client certificate for TLS to etcd (needs --etcd-keyfile)
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "",
+        help_heading = "Datastore"
+    )]
+    pub etcd_certfile: String,
+    /// Authority that signed etcd's certificate [default: the system's]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "",
+        help_heading = "Datastore"
+    )]
+    pub etcd_cafile: String,
+    /// User name for etcd
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        help_heading = "Datastore"
+    )]
+    pub etcd_username: String,
+    /// Password for etcd; better given as FLANNELD_ETCD_PASSWORD, since `ps` shows flags to everybody
+    #[arg(
+        long,
+        value_name = "PASSWORD",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true,
+        help_heading = "Datastore"
+    )]
+    pub etcd_password: Secret,
+    /// Minutes before its expiry at which the lease is renewed
+    #[arg(
+        long,
+        value_name = "MINUTES",
+        default_value_t = 60,
+        help_heading = "Datastore"
+    )]
+    pub subnet_lease_renew_margin: i64,
+
+    /// Interface (name or address) towards the other nodes; the first that exists is used (repeatable)
+    #[arg(long, value_name = "NAME|IP", action = ArgAction::Append, help_heading = "Uplink")]
+    pub iface: Vec<String>,
+    /// Regular expression for the interface's addresses or, if none matches, names (repeatable)
+    #[arg(long, value_name = "REGEX", action = ArgAction::Append, help_heading = "Uplink")]
+    pub iface_regex: Vec<String>,
+    /// Use the interface over which the kernel reaches this address
+    #[arg(long, value_name = "IP", default_value = "", help_heading = "Uplink")]
+    pub iface_can_reach: String,
+    /// Address that other nodes send to, if it is not the uplink's own
+    #[arg(long, value_name = "IP", default_value = "", help_heading = "Uplink")]
+    pub public_ip: String,
+
+    /// Where network, subnet and MTU are written for CNI plugins and scripts
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/run/flannel/subnet.env",
+        help_heading = "Node"
+    )]
+    pub subnet_file: String,
+    /// Masquerade traffic from pods to outside the network
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Node")]
+    pub ip_masq: bool,
+    /// Address of the health endpoints
+    #[arg(
+        long,
+        value_name = "IP",
+        default_value = "0.0.0.0",
+        help_heading = "Node"
+    )]
+    pub healthz_ip: String,
+    /// TCP port of /healthz and /readyz; 0 turns them off
+    #[arg(long, value_name = "PORT", default_value_t = 0, help_heading = "Node")]
+    pub healthz_port: u16,
+
+    /// Where the bpf file system is mounted
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf",
+        help_heading = "eBPF"
+    )]
+    pub bpffs: String,
+    /// Load the programs from this object instead of the built-in one
+    #[arg(long, value_name = "FILE", default_value = "", help_heading = "eBPF")]
+    pub ebpf_object: String,
+    /// strict: drop tunnel packets whose inner source does not belong to the sending peer
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "strict",
+        help_heading = "eBPF"
+    )]
+    pub source_check: SourceCheck,
+
+    /// Log verbosity: 0 and 1 info, from 2 debug, from 6 trace
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value_t = 0,
+        help_heading = "Logging"
+    )]
+    pub v: i32,
+    /// auto: text on a terminal, JSON lines otherwise
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "auto",
+        help_heading = "Logging"
+    )]
+    pub log_format: LogFormat,
+
+    /// Print the version to stderr and exit
+    #[arg(long, short = 'V', value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, value_parser = go_bool, action = ArgAction::Set)]
+    pub version: bool,
+
+    #[command(flatten)]
+    pub inert: InertFlags,
+}
+
+/// flanneld's flags that do nothing here; accepted so that no unit file or manifest has to change.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Accepted for flanneld's sake")]
+pub struct InertFlags {
+    /// Kubernetes API as datastore: not supported yet
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = go_bool, action = ArgAction::Set)]
+    pub kube_subnet_mgr: bool,
+    /// Only for the Kubernetes datastore
+    #[arg(long, value_name = "URL", default_value = "")]
+    pub kube_api_url: String,
+    /// Only for the Kubernetes datastore
+    #[arg(long, value_name = "FILE", default_value = "")]
+    pub kubeconfig_file: String,
+    /// Only for the Kubernetes datastore
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        default_value = "flannel.alpha.coreos.com"
+    )]
+    pub kube_annotation_prefix: String,
+    /// Only for the Kubernetes datastore
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/kube-flannel/net-conf.json"
+    )]
+    pub net_config_path: String,
+    /// Only for the Kubernetes datastore
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = go_bool, action = ArgAction::Set)]
+    pub set_node_network_unavailable: bool,
+    /// IPv6 is not supported yet
+    #[arg(long, value_name = "IP", default_value = "")]
+    pub public_ipv6: String,
+    /// No iptables rule is used for masquerading
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = go_bool, action = ArgAction::Set)]
+    pub ip_masq_fully_random_disable: bool,
+    /// Accept rules for FORWARD: not installed yet
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = go_bool, action = ArgAction::Set)]
+    pub iptables_forward_rules: bool,
+    /// No iptables rule has to be synchronised
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub iptables_resync: i64,
+    /// Blackhole route for the node's subnet: not installed yet
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = go_bool, action = ArgAction::Set)]
+    pub ip_blackhole_route: bool,
+    /// Per-module verbosity of Go's klog
+    #[arg(long, value_name = "PATTERNS", default_value = "")]
+    pub vmodule: String,
+    /// Stack traces of Go's klog
+    #[arg(
+        long = "log_backtrace_at",
+        value_name = "FILE:LINE",
+        default_value = ""
+    )]
+    pub log_backtrace_at: String,
+}
+
+/// `--source-check`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SourceCheck {
+    Strict,
+    Off,
+}
+
+/// `--log-format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+/// Text that never reaches a log or `Debug` output.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "(none)" } else { "***" })
+    }
+}
+
+/// The spellings that Go's `strconv.ParseBool` takes.
+fn go_bool(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false"),
+    }
+}

@@ -1,0 +1,54 @@
+//! Flags of flanneld that were given and do nothing here: said once, not silently swallowed.
+
+use super::flags::Flags;
+use super::layers::{Origin, Origins};
+
+const ONLY_KUBERNETES: &str = "only concerns the Kubernetes datastore, which is not supported yet";
+
+/// Each flag without effect, and why it has none.
+const INERT: [(&str, &str); 13] = [
+    ("kube-api-url", ONLY_KUBERNETES),
+    ("kubeconfig-file", ONLY_KUBERNETES),
+    ("kube-annotation-prefix", ONLY_KUBERNETES),
+    ("net-config-path", ONLY_KUBERNETES),
+    ("set-node-network-unavailable", ONLY_KUBERNETES),
+    ("public-ipv6", "IPv6 is not supported yet"),
+    (
+        "ip-masq-fully-random-disable",
+        "no iptables rule is used for masquerading",
+    ),
+    (
+        "iptables-forward-rules",
+        "accept rules for FORWARD are not installed yet",
+    ),
+    (
+        "iptables-resync",
+        "there are no iptables rules to synchronise",
+    ),
+    (
+        "ip-blackhole-route",
+        "the blackhole route is not installed yet",
+    ),
+    ("vmodule", "only -v sets the verbosity"),
+    ("log_backtrace_at", "stack traces are not logged"),
+    ("kube-subnet-mgr", ONLY_KUBERNETES),
+];
+
+/// One sentence for each flag that somebody set and that changes nothing.
+pub(super) fn notices(flags: &Flags, origins: &Origins) -> Vec<String> {
+    let mut notices: Vec<String> = INERT
+        .iter()
+        .filter_map(|(flag, why)| {
+            let origin = origins.get(*flag).filter(|o| **o != Origin::Default)?;
+            Some(format!("--{flag} (from the {origin}) has no effect: {why}"))
+        })
+        .collect();
+    if flags.ip_masq {
+        notices.push(
+            "--ip-masq: FLANNEL_IPMASQ=true is written to the subnet file, \
+             but this version does not translate pod addresses yet"
+                .to_owned(),
+        );
+    }
+    notices
+}

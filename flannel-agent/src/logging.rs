@@ -1,0 +1,91 @@
+//! Logs go to stderr only, as flanneld's do: text for people, JSON lines for collectors.
+
+use std::io::IsTerminal as _;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{Layer, Registry, fmt};
+
+use crate::cli::flags::LogFormat;
+
+/// Starts logging. Later calls change nothing: a process has one logger.
+pub fn init(verbosity: i32, format: LogFormat) {
+    let json = match format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+    };
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = if json {
+        layer
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .boxed()
+    } else {
+        layer
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(verbosity >= 2)
+            .boxed()
+    };
+    let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter(verbosity)));
+    if tracing::subscriber::set_global_default(subscriber).is_ok() {
+        // rtnetlink and aya write to `log`. This only fails when a logger exists already.
+        let _ = tracing_log::LogTracer::init();
+    }
+}
+
+/// klog's `-v` as levels. Libraries stay quieter than we are, or the trace of one HTTP/2 frame hides
+/// what the agent does.
+fn filter(verbosity: i32) -> Targets {
+    let ours = match verbosity {
+        ..2 => LevelFilter::INFO,
+        2..6 => LevelFilter::DEBUG,
+        6.. => LevelFilter::TRACE,
+    };
+    let libraries = match verbosity {
+        ..2 => LevelFilter::WARN,
+        2..6 => LevelFilter::INFO,
+        6.. => LevelFilter::DEBUG,
+    };
+    Targets::new()
+        .with_default(libraries)
+        .with_target("flannel", ours)
+        // Warns about every attribute that a newer kernel added, at every dump.
+        .with_target("netlink_packet_route", LevelFilter::ERROR)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use tracing::Level;
+
+    use super::*;
+
+    #[rstest]
+    #[case::default(0, Level::INFO, Level::WARN)]
+    #[case::one(1, Level::INFO, Level::WARN)]
+    #[case::debug(2, Level::DEBUG, Level::INFO)]
+    #[case::trace(6, Level::TRACE, Level::DEBUG)]
+    #[case::beyond(10, Level::TRACE, Level::DEBUG)]
+    #[case::negative(-1, Level::INFO, Level::WARN)]
+    fn verbosity(#[case] v: i32, #[case] ours: Level, #[case] libraries: Level) {
+        let filter = filter(v);
+        for level in [
+            Level::ERROR,
+            Level::WARN,
+            Level::INFO,
+            Level::DEBUG,
+            Level::TRACE,
+        ] {
+            assert_eq!(
+                filter.would_enable("flannel_agent::daemon", &level),
+                level <= ours
+            );
+            assert_eq!(filter.would_enable("h2::codec", &level), level <= libraries);
+        }
+        assert!(!filter.would_enable("netlink_packet_route::link", &Level::WARN));
+    }
+}

@@ -1,0 +1,212 @@
+//! Our agent on a node: the built binary, started as an operator starts it.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use crate::host::Host;
+use crate::member::Member;
+use crate::netns::Netns;
+use crate::network::Network;
+use crate::node::Node;
+use crate::process::Process;
+use crate::subnet_env::SubnetEnv;
+use crate::tcp;
+use crate::wait::{SOON, eventually};
+
+/// The agent of one network on one node, and the node with it.
+#[derive(Debug)]
+pub struct Agent {
+    node: Node,
+    daemon: Daemon,
+}
+
+/// The process alone: for nodes that run more than one, or before the first is ready.
+#[derive(Debug)]
+pub struct Daemon {
+    net: Network,
+    name: String,
+    subnet_file: PathBuf,
+    port: u16,
+    extra: Vec<String>,
+    process: Process,
+}
+
+impl Agent {
+    /// Starts it on `node` and waits until it is ready.
+    #[track_caller]
+    pub fn start(node: Node, net: &Network) -> Self {
+        Self::start_with(node, net, &[])
+    }
+
+    /// The same with more flags.
+    #[track_caller]
+    pub fn start_with(node: Node, net: &Network, flags: &[&str]) -> Self {
+        let mut daemon = Daemon::spawn(&node, net, flags);
+        daemon.wait_until_ready(&node);
+        Self { node, daemon }
+    }
+
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.daemon.process.kill();
+    }
+
+    /// Ends it in the orderly way.
+    #[track_caller]
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.daemon.process.terminate(SOON)
+    }
+
+    /// Starts it again with the same flags and waits until it is ready.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        let flags: Vec<&str> = self.daemon.extra.iter().map(String::as_str).collect();
+        self.daemon = Daemon::spawn(&self.node, &self.daemon.net.clone(), &flags);
+        self.daemon.wait_until_ready(&self.node);
+    }
+
+    /// Ends it and hands out the node; what it left in the kernel stays.
+    pub fn into_node(mut self) -> Node {
+        self.daemon.process.kill();
+        self.node
+    }
+}
+
+impl Daemon {
+    /// Starts the agent of `net` and returns at once.
+    #[track_caller]
+    pub fn spawn(node: &Node, net: &Network, flags: &[&str]) -> Self {
+        let name = format!(
+            "flannel-agent-{}",
+            net.prefix.trim_matches('/').replace('/', "_")
+        );
+        let subnet_file = node.folder().join("run").join(&name).join("subnet.env");
+        let port = node.port();
+        let mut command = node.netns().command(&binary());
+        command.args(Self::arguments(node, net, &subnet_file, port));
+        command.args(flags);
+        Self {
+            net: net.clone(),
+            process: node.spawn(&name, command),
+            name,
+            subnet_file,
+            port,
+            extra: flags.iter().map(|f| (*f).to_owned()).collect(),
+        }
+    }
+
+    fn arguments(
+        node: &Node,
+        net: &Network,
+        subnet_file: &std::path::Path,
+        port: u16,
+    ) -> Vec<String> {
+        vec![
+            format!("--etcd-endpoints={}", node.etcd()),
+            format!("--etcd-prefix={}", net.prefix),
+            format!("--iface={}", Node::UPLINK),
+            format!("--subnet-file={}", subnet_file.display()),
+            format!("--bpffs={}", node.bpffs().display()),
+            "--healthz-ip=127.0.0.1".to_owned(),
+            format!("--healthz-port={port}"),
+        ]
+    }
+
+    /// Waits for `/readyz` and `subnet.env`.
+    ///
+    /// # Panics
+    /// If it ends instead, or takes too long.
+    #[track_caller]
+    pub fn wait_until_ready(&mut self, node: &Node) {
+        let what = format!("{} on {} is ready", self.name, node.name());
+        eventually(what, Duration::from_secs(30), || {
+            if let Some(status) = self.process.exited() {
+                panic!("{} on {} ended: {status}", self.name, node.name());
+            }
+            http_status(node, self.port, "/readyz") == Some(200) && self.subnet_file.exists()
+        });
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    pub fn subnet_file(&self) -> &std::path::Path {
+        &self.subnet_file
+    }
+
+    pub fn subnet_env(&self) -> Option<SubnetEnv> {
+        SubnetEnv::read(&self.subnet_file)
+    }
+}
+
+impl Member for Agent {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+
+    fn net(&self) -> &Network {
+        &self.daemon.net
+    }
+
+    fn subnet_file(&self) -> PathBuf {
+        self.daemon.subnet_file.clone()
+    }
+
+    fn follow_leases(&self) {}
+}
+
+impl Host for Agent {
+    fn netns(&self) -> &Netns {
+        self.node.netns()
+    }
+}
+
+/// Status of a GET from inside the node; `None` while nobody listens.
+pub fn http_status(host: &impl Host, port: u16, path: &str) -> Option<u16> {
+    let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let mut stream = tcp::connect(host, to).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    // "HTTP/1.1 200 OK"
+    answer.split(' ').nth(1)?.parse().ok()
+}
+
+/// The agent that was built beside this test: `target/<profile>/flannel-agent`.
+///
+/// # Panics
+/// If it has not been built.
+pub fn binary() -> String {
+    let test = std::env::current_exe().expect("the path of this test");
+    let profile = test.parent().and_then(|deps| deps.parent());
+    let agent = profile
+        .expect("target/<profile>/deps")
+        .join("flannel-agent");
+    assert!(
+        agent.exists(),
+        "{} is missing: run `cargo xtask build-ebpf && cargo build -p flannel-agent` first (`cargo xtask test` does it all)",
+        agent.display()
+    );
+    agent.to_str().expect("a path in UTF-8").to_owned()
+}
+
+/// A command that runs the agent with `flags` and nothing else, inside `host`.
+pub fn command(host: &impl Host, flags: &[&str]) -> Command {
+    let mut command = host.netns().command(&binary());
+    command.args(flags);
+    command
+}

@@ -1,0 +1,210 @@
+//! A node as flanneld makes it: kernel vxlan device, and a neighbour, an FDB entry and a route per peer.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::host::{Host, batch};
+use crate::member::Member;
+use crate::netns::{output, run};
+use crate::network::{Network, Subnet};
+use crate::node::Node;
+use crate::subnet_env::SubnetEnv;
+
+/// What VXLAN over IPv4 adds to a packet.
+const OVERHEAD: u32 = 50;
+
+/// Address and MAC of a peer's tunnel end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Vtep {
+    public_ip: Ipv4Addr,
+    mac: String,
+}
+
+/// A node with real flannel's dataplane. Follows leases when told to ([`Member::follow_leases`]).
+#[derive(Debug)]
+pub struct KernelVxlan {
+    node: Node,
+    net: Network,
+    subnet: Subnet,
+    mac: String,
+    peers: RefCell<BTreeMap<Subnet, Vtep>>,
+}
+
+impl KernelVxlan {
+    /// Makes the device, writes the lease for the first free subnet and `subnet.env`.
+    pub fn join(node: Node, net: &Network) -> Self {
+        let mac = mac_of(node.address());
+        let held: Vec<Subnet> = leases(&node, net).into_iter().map(|(s, _)| s).collect();
+        let subnet = net
+            .subnets()
+            .find(|s| !held.contains(s))
+            .expect("a free subnet");
+        let member = Self {
+            node,
+            net: net.clone(),
+            subnet,
+            mac,
+            peers: RefCell::default(),
+        };
+        member.create_device();
+        member.write_lease();
+        let mtu = member.node.uplink_mtu() - OVERHEAD;
+        // Real flanneld masquerades; its rules are in `flannel_rules`.
+        let env = SubnetEnv::new(net, subnet, mtu, true);
+        let file = member.subnet_file();
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("make the run folder");
+        std::fs::write(&file, env.text()).expect("write subnet.env");
+        member.follow_leases();
+        member
+    }
+
+    /// MAC of its device.
+    pub fn mac(&self) -> &str {
+        &self.mac
+    }
+
+    /// Ends flanneld: everything stays as it is on the node, as flanneld leaves it.
+    pub fn leave_as_is(self) -> Node {
+        self.node
+    }
+
+    /// What flanneld gives to the kernel, attribute by attribute.
+    fn create_device(&self) {
+        let (dev, node, net) = (self.net.device(), &self.node, &self.net);
+        node.ip_batch(&[
+            format!(
+                "link add {dev} address {} mtu {} type vxlan id {} local {} dev {} dstport {} nolearning",
+                self.mac,
+                node.uplink_mtu() - OVERHEAD,
+                net.vni,
+                node.address(),
+                Node::UPLINK,
+                net.port
+            ),
+            format!("link set {dev} up"),
+            format!("addr add {}/32 dev {dev}", self.subnet.base),
+        ]);
+    }
+
+    fn write_lease(&self) {
+        let value = format!(
+            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":{},"VtepMAC":"{}"}}}}"#,
+            self.node.address(),
+            self.net.vni,
+            self.mac
+        );
+        let granted = run(etcdctl(&self.node).args(["lease", "grant", "86400"]));
+        // "lease 694d77aa9e38260f granted with TTL(86400s)"
+        let id = granted.split_whitespace().nth(1).expect("the lease's id");
+        let key = self.net.lease_key(self.subnet);
+        run(etcdctl(&self.node).args(["put", &key, "--lease", id, "--", &value]));
+    }
+
+    fn add(&self, subnet: Subnet, peer: &Vtep) {
+        let (dev, Vtep { public_ip, mac }) = (self.net.device(), peer);
+        let base = subnet.base;
+        self.node.ip_batch(&[format!(
+            "neigh replace {base} lladdr {mac} nud permanent dev {dev}"
+        )]);
+        bridge(
+            &self.node,
+            format!("fdb replace {mac} dev {dev} dst {public_ip} self permanent"),
+        );
+        self.node.ip_batch(&[format!(
+            "route replace {subnet} via {base} dev {dev} onlink"
+        )]);
+    }
+
+    fn remove(&self, subnet: Subnet, peer: &Vtep) {
+        let (dev, Vtep { public_ip, mac }) = (self.net.device(), peer);
+        let base = subnet.base;
+        self.node.ip_batch(&[
+            format!("neigh del {base} dev {dev}"),
+            format!("route del {subnet} via {base} dev {dev} onlink"),
+        ]);
+        bridge(
+            &self.node,
+            format!("fdb del {mac} dev {dev} dst {public_ip} self"),
+        );
+    }
+}
+
+impl Member for KernelVxlan {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+
+    fn net(&self) -> &Network {
+        &self.net
+    }
+
+    fn subnet_file(&self) -> PathBuf {
+        self.node.folder().join("run/flannel/subnet.env")
+    }
+
+    fn follow_leases(&self) {
+        let wanted: BTreeMap<Subnet, Vtep> = leases(&self.node, &self.net)
+            .into_iter()
+            .filter(|(subnet, _)| *subnet != self.subnet)
+            .filter_map(|(subnet, lease)| Some((subnet, vtep(&lease)?)))
+            .collect();
+        let known = self.peers.replace(wanted.clone());
+        for (subnet, peer) in known.iter().filter(|(s, p)| wanted.get(s) != Some(p)) {
+            self.remove(*subnet, peer);
+        }
+        for (subnet, peer) in wanted.iter().filter(|(s, p)| known.get(s) != Some(p)) {
+            self.add(*subnet, peer);
+        }
+    }
+}
+
+impl Host for KernelVxlan {
+    fn netns(&self) -> &crate::netns::Netns {
+        self.node.netns()
+    }
+}
+
+/// Reads a peer's lease; flanneld ignores those of other backends.
+fn vtep(lease: &serde_json::Value) -> Option<Vtep> {
+    if lease["BackendType"] != "vxlan" {
+        return None;
+    }
+    Some(Vtep {
+        public_ip: lease["PublicIP"].as_str()?.parse().ok()?,
+        mac: lease["BackendData"]["VtepMAC"].as_str()?.to_owned(),
+    })
+}
+
+/// The leases as this node sees them: over its uplink.
+fn leases(node: &Node, net: &Network) -> Vec<(Subnet, serde_json::Value)> {
+    let prefix = format!("{}/subnets/", net.prefix);
+    let text = run(etcdctl(node).args(["get", "--prefix", &prefix]));
+    crate::datastore::parse_leases(&text)
+}
+
+fn etcdctl(node: &Node) -> Command {
+    let mut command = node.netns().command("etcdctl");
+    command
+        .env("ETCDCTL_API", "3")
+        .args(["--endpoints", node.etcd()]);
+    command
+}
+
+fn bridge(node: &Node, line: String) {
+    batch(&mut node.command("bridge -batch -"), &[line]);
+}
+
+/// A locally administered unicast MAC, as flanneld draws one; here it follows from the address.
+fn mac_of(address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    format!("c6:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
+/// Whether a device is a kernel vxlan device; for tests that there is none.
+pub fn is_kernel_vxlan(host: &impl Host, device: &str) -> bool {
+    let output = output(&mut host.command(&format!("ip -d link show dev {device} type vxlan")));
+    !output.stdout.is_empty()
+}

@@ -1,0 +1,143 @@
+//! What kube-proxy (iptables mode) installs for a service, chain by chain.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::host::{Host, batch};
+
+/// Which iptables binary writes the rules: both kinds are met on real nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Iptables {
+    Nft,
+    Legacy,
+}
+
+/// A TCP and UDP service.
+#[derive(Debug, Clone)]
+pub struct Service {
+    pub cluster_ip: Ipv4Addr,
+    pub port: u16,
+    pub node_port: Option<u16>,
+    pub endpoints: Vec<SocketAddrV4>,
+}
+
+/// The mark that asks KUBE-POSTROUTING to masquerade.
+const MASQUERADE: &str = "0x4000";
+
+impl Service {
+    pub fn new(cluster_ip: Ipv4Addr, port: u16, endpoints: Vec<SocketAddrV4>) -> Self {
+        Self {
+            cluster_ip,
+            port,
+            node_port: None,
+            endpoints,
+        }
+    }
+
+    #[must_use]
+    pub fn node_port(mut self, port: u16) -> Self {
+        self.node_port = Some(port);
+        self
+    }
+
+    pub fn address(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.cluster_ip, self.port)
+    }
+
+    /// Installs the chains in the namespace of `host`: DNAT of the service, masquerading of hairpin, node port
+    /// and off-cluster clients, the drop of INVALID packets, and FORWARD policy DROP with kube-proxy's exceptions.
+    ///
+    /// Traffic between pods that is no service passes only where [`crate::flannel_rules::forward`] lets it.
+    pub fn install(&self, host: &(impl Host + ?Sized), iptables: Iptables, cluster: &str) {
+        let restore = match iptables {
+            Iptables::Nft => "iptables-nft-restore --noflush -w",
+            Iptables::Legacy => "iptables-legacy-restore --noflush -w",
+        };
+        batch(&mut host.command(restore), &self.nat(cluster));
+        batch(&mut host.command(restore), &filter());
+    }
+
+    fn nat(&self, cluster: &str) -> Vec<String> {
+        let (ip, port) = (self.cluster_ip, self.port);
+        let mut lines: Vec<String> = [
+            "*nat",
+            ":KUBE-SERVICES - [0:0]",
+            ":KUBE-NODEPORTS - [0:0]",
+            ":KUBE-POSTROUTING - [0:0]",
+            ":KUBE-MARK-MASQ - [0:0]",
+            ":KUBE-SVC-TEST - [0:0]",
+            "-I PREROUTING -j KUBE-SERVICES",
+            "-I OUTPUT -j KUBE-SERVICES",
+            "-I POSTROUTING -j KUBE-POSTROUTING",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        lines.push(format!("-A KUBE-MARK-MASQ -j MARK --or-mark {MASQUERADE}"));
+        lines.push(format!(
+            "-A KUBE-POSTROUTING -m mark ! --mark {MASQUERADE}/{MASQUERADE} -j RETURN"
+        ));
+        lines.push(format!(
+            "-A KUBE-POSTROUTING -j MARK --xor-mark {MASQUERADE}"
+        ));
+        lines.push("-A KUBE-POSTROUTING -j MASQUERADE --random-fully".to_owned());
+        for proto in ["tcp", "udp"] {
+            let service = format!("-d {ip}/32 -p {proto} --dport {port}");
+            lines.push(format!(
+                "-A KUBE-SVC-TEST ! -s {cluster} {service} -j KUBE-MARK-MASQ"
+            ));
+            lines.push(format!("-A KUBE-SERVICES {service} -j KUBE-SVC-TEST"));
+            if let Some(node_port) = self.node_port {
+                lines.push(format!(
+                    "-A KUBE-NODEPORTS -p {proto} --dport {node_port} -j KUBE-MARK-MASQ"
+                ));
+                lines.push(format!(
+                    "-A KUBE-NODEPORTS -p {proto} --dport {node_port} -j KUBE-SVC-TEST"
+                ));
+            }
+        }
+        lines.push("-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS".to_owned());
+        lines.extend(self.endpoint_chains());
+        lines.push("COMMIT".to_owned());
+        lines
+    }
+
+    /// One chain per endpoint, chosen with equal probability.
+    fn endpoint_chains(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let total = self.endpoints.len();
+        for (n, endpoint) in self.endpoints.iter().enumerate() {
+            let chain = format!("KUBE-SEP-{n}");
+            lines.push(format!(":{chain} - [0:0]"));
+            let ip = endpoint.ip();
+            lines.push(format!("-A {chain} -s {ip}/32 -j KUBE-MARK-MASQ"));
+            for proto in ["tcp", "udp"] {
+                lines.push(format!(
+                    "-A {chain} -p {proto} -j DNAT --to-destination {endpoint}"
+                ));
+            }
+            let left = total - n;
+            lines.push(if left == 1 {
+                format!("-A KUBE-SVC-TEST -j {chain}")
+            } else {
+                let percent = 100 / left;
+                format!(
+                    "-A KUBE-SVC-TEST -m statistic --mode random --probability 0.{percent:02} -j {chain}"
+                )
+            });
+        }
+        lines
+    }
+}
+
+fn filter() -> Vec<String> {
+    [
+        "*filter".to_owned(),
+        ":FORWARD DROP [0:0]".to_owned(),
+        ":KUBE-FORWARD - [0:0]".to_owned(),
+        "-I FORWARD -j KUBE-FORWARD".to_owned(),
+        "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP".to_owned(),
+        format!("-A KUBE-FORWARD -m mark --mark {MASQUERADE}/{MASQUERADE} -j ACCEPT"),
+        "-A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
+        "COMMIT".to_owned(),
+    ]
+    .to_vec()
+}

@@ -1,0 +1,39 @@
+//! A node that takes part in a flannel network, whoever does the work on it.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use crate::network::{Network, Subnet};
+use crate::node::Node;
+use crate::subnet_env::SubnetEnv;
+
+/// A node with a lease. What all kinds have in common is what real flannel shows to others.
+pub trait Member: std::fmt::Debug {
+    fn node(&self) -> &Node;
+
+    fn net(&self) -> &Network;
+
+    /// Where its `subnet.env` is.
+    fn subnet_file(&self) -> PathBuf;
+
+    /// Makes it follow the leases that are in etcd now; returns at once where an agent does that by itself.
+    fn follow_leases(&self);
+
+    /// What the CNI plugin reads.
+    ///
+    /// # Panics
+    /// If the file is not there.
+    fn subnet_env(&self) -> SubnetEnv {
+        let file = self.subnet_file();
+        SubnetEnv::read(&file).unwrap_or_else(|| panic!("{} is missing", file.display()))
+    }
+
+    fn subnet(&self) -> Subnet {
+        self.subnet_env().subnet()
+    }
+
+    /// Address of flannel's device: the source of traffic from this host to pods of others.
+    fn vtep(&self) -> Ipv4Addr {
+        self.subnet().base
+    }
+}

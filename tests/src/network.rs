@@ -1,0 +1,130 @@
+//! A flannel network as a test names it: where its leases live, its addresses and its tunnel.
+
+use std::net::Ipv4Addr;
+
+/// What is written to `<prefix>/config`, and what the harness derives from it.
+#[derive(Debug, Clone)]
+pub struct Network {
+    pub prefix: String,
+    /// `a.b.c.d/n`.
+    pub cidr: String,
+    pub vni: u32,
+    pub port: u16,
+    /// Subnets of 256 addresses: the default of flannel.
+    pub subnet_len: u8,
+}
+
+impl Network {
+    /// A vxlan network with flannel's defaults: VNI 1, the kernel's port, /24 subnets.
+    pub fn vxlan(prefix: &str, cidr: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            cidr: cidr.to_owned(),
+            vni: 1,
+            port: 8472,
+            subnet_len: 24,
+        }
+    }
+
+    #[must_use]
+    pub fn vni(mut self, vni: u32) -> Self {
+        self.vni = vni;
+        self
+    }
+
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Name of flannel's device.
+    pub fn device(&self) -> String {
+        format!("flannel.{}", self.vni)
+    }
+
+    /// The value of `<prefix>/config`.
+    pub fn config(&self) -> String {
+        let Self {
+            cidr,
+            vni,
+            port,
+            subnet_len,
+            ..
+        } = self;
+        format!(
+            r#"{{"Network":"{cidr}","SubnetLen":{subnet_len},"Backend":{{"Type":"vxlan","VNI":{vni},"Port":{port}}}}}"#
+        )
+    }
+
+    /// The key of one node's lease.
+    pub fn lease_key(&self, subnet: Subnet) -> String {
+        format!("{}/subnets/{}-{}", self.prefix, subnet.base, subnet.len)
+    }
+
+    /// Every subnet that may be leased, in order: all but the first, as flannel has it.
+    ///
+    /// # Panics
+    /// If `cidr` is not an IPv4 network.
+    pub fn subnets(&self) -> impl Iterator<Item = Subnet> {
+        let (base, len) = self.cidr.split_once('/').expect("a.b.c.d/n");
+        let base = u32::from(base.parse::<Ipv4Addr>().expect("an IPv4 address"));
+        let len: u8 = len.parse().expect("a prefix length");
+        let subnet_len = self.subnet_len;
+        (1..1_u32 << (subnet_len - len)).map(move |n| Subnet {
+            base: Ipv4Addr::from(base + (n << (32 - subnet_len))),
+            len: subnet_len,
+        })
+    }
+}
+
+/// A node's part of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subnet {
+    /// The first address; flannel's device holds it as a /32.
+    pub base: Ipv4Addr,
+    pub len: u8,
+}
+
+impl Subnet {
+    /// The `n`-th address.
+    pub fn address(self, n: u32) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.base) + n)
+    }
+
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        (u32::from(address) ^ u32::from(self.base)) >> (32 - self.len) == 0
+    }
+
+    /// From `10.1.2.0-24`, the last part of a lease's key.
+    pub fn from_key(key: &str) -> Option<Self> {
+        let (base, len) = key.rsplit('/').next()?.split_once('-')?;
+        Some(Self {
+            base: base.parse().ok()?,
+            len: len.parse().ok()?,
+        })
+    }
+}
+
+impl std::fmt::Display for Subnet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.base, self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnets_skip_the_first_and_end_with_the_last() {
+        let net = Network::vxlan("/p", "10.3.0.0/16");
+        let subnets: Vec<_> = net.subnets().collect();
+        assert_eq!(subnets[0].to_string(), "10.3.1.0/24");
+        assert_eq!(subnets.last().unwrap().to_string(), "10.3.255.0/24");
+        assert_eq!(net.lease_key(subnets[0]), "/p/subnets/10.3.1.0-24");
+        assert_eq!(Subnet::from_key("/p/subnets/10.3.1.0-24"), Some(subnets[0]));
+        assert!(subnets[0].contains("10.3.1.255".parse().unwrap()));
+        assert!(!subnets[0].contains("10.3.2.0".parse().unwrap()));
+    }
+}

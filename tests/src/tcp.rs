@@ -1,0 +1,115 @@
+//! TCP between hosts of the lab, from this process: bytes are compared, not only counted.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::time::Duration;
+
+use crate::host::Host;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// What a finished transfer looked like from the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer {
+    /// The client's address as the server saw it.
+    pub client: SocketAddr,
+}
+
+/// A listening socket inside a host, on all addresses.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    port: u16,
+}
+
+impl Server {
+    /// Listens on a free port.
+    pub fn on(host: &(impl Host + ?Sized)) -> Self {
+        Self::on_port(host, 0)
+    }
+
+    pub fn on_port(host: &(impl Host + ?Sized), port: u16) -> Self {
+        let listener = host
+            .netns()
+            .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+            .expect("listen");
+        let port = listener.local_addr().expect("a bound address").port();
+        Self { listener, port }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Sends `bytes` from `client` to this server by way of `to`, and the same bytes back.
+    ///
+    /// # Panics
+    /// If a byte is lost or changed, or nothing moves for 20 s.
+    #[track_caller]
+    pub fn exchange(
+        &self,
+        client: &(impl Host + ?Sized),
+        to: SocketAddrV4,
+        bytes: usize,
+    ) -> Transfer {
+        let pattern = pattern(bytes);
+        let stream = connect(client, to).unwrap_or_else(|e| panic!("connect to {to}: {e}"));
+        std::thread::scope(|scope| {
+            let server = scope.spawn(|| {
+                let (stream, client) = self.listener.accept().expect("accept");
+                let got = receive(&stream);
+                assert_same(&pattern, &got, "client to server");
+                send(&stream, &got);
+                Transfer { client }
+            });
+            send(&stream, &pattern);
+            assert_same(&pattern, &receive(&stream), "server to client");
+            server
+                .join()
+                .unwrap_or_else(|e| std::panic::resume_unwind(e))
+        })
+    }
+}
+
+/// Opens a connection from inside a host.
+///
+/// # Errors
+/// When the other side refuses, or does not answer within 5 s.
+pub fn connect(from: &(impl Host + ?Sized), to: SocketAddrV4) -> std::io::Result<TcpStream> {
+    let stream = from
+        .netns()
+        .enter(|| TcpStream::connect_timeout(&to.into(), CONNECT))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    Ok(stream)
+}
+
+fn send(mut stream: &TcpStream, bytes: &[u8]) {
+    stream.write_all(bytes).expect("send");
+    stream.shutdown(Shutdown::Write).expect("end of the stream");
+}
+
+fn receive(mut stream: &TcpStream) -> Vec<u8> {
+    stream
+        .set_read_timeout(Some(TIMEOUT))
+        .expect("set a time-out");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("receive");
+    bytes
+}
+
+/// Bytes in which every eight differ from every other eight: a lost, doubled or moved piece shows.
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..u64::MAX)
+        .flat_map(u64::to_be_bytes)
+        .take(bytes)
+        .collect()
+}
+
+#[track_caller]
+fn assert_same(sent: &[u8], got: &[u8], way: &str) {
+    assert_eq!(sent.len(), got.len(), "{way}: bytes lost or added");
+    let changed = sent.iter().zip(got).position(|(a, b)| a != b);
+    assert_eq!(changed, None, "{way}: first changed byte");
+}

@@ -1,0 +1,162 @@
+//! UDP between hosts of the lab, from this process: datagrams are counted one by one.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::host::Host;
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+const PACE: Duration = Duration::from_millis(1);
+/// The largest datagram that IPv4 carries fits.
+const LARGEST: usize = 65_536;
+
+/// A socket inside a host, bound to a free port on all addresses.
+pub fn socket(host: &(impl Host + ?Sized)) -> UdpSocket {
+    socket_on_port(host, 0)
+}
+
+pub fn socket_on_port(host: &(impl Host + ?Sized), port: u16) -> UdpSocket {
+    let socket = host
+        .netns()
+        .enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
+        .expect("bind a UDP socket");
+    socket
+        .set_read_timeout(Some(TIMEOUT))
+        .expect("set a time-out");
+    socket
+}
+
+/// One datagram from one host to a socket on another by way of `to`, and back; returns the sender's address as
+/// the receiver saw it.
+///
+/// # Panics
+/// If either does not arrive within 2 s, or arrives changed.
+#[track_caller]
+pub fn exchange(
+    client: &(impl Host + ?Sized),
+    server: &(impl Host + ?Sized),
+    to: Ipv4Addr,
+    bytes: usize,
+) -> SocketAddr {
+    let (client, server) = (socket(client), socket(server));
+    let port = server.local_addr().expect("a bound address").port();
+    let payload: Vec<u8> = (0..u16::MAX)
+        .flat_map(u16::to_be_bytes)
+        .take(bytes)
+        .collect();
+    let to = SocketAddrV4::new(to, port);
+    client
+        .send_to(&payload, to)
+        .unwrap_or_else(|e| panic!("{bytes} bytes to {to}: {e}"));
+    let mut buffer = vec![0; LARGEST];
+    let (n, sender) = server
+        .recv_from(&mut buffer)
+        .unwrap_or_else(|e| panic!("{bytes} bytes to {to} did not arrive: {e}"));
+    assert!(buffer[..n] == payload, "{bytes} bytes to {to} were changed");
+    server.send_to(&payload, sender).expect("answer");
+    let (n, _) = client
+        .recv_from(&mut buffer)
+        .unwrap_or_else(|e| panic!("{bytes} bytes back from {to} did not arrive: {e}"));
+    assert!(
+        buffer[..n] == payload,
+        "{bytes} bytes from {to} were changed"
+    );
+    sender
+}
+
+/// A steady one-way flow of numbered datagrams, one each millisecond.
+#[derive(Debug)]
+pub struct Flow {
+    stop: Arc<AtomicBool>,
+    sender: JoinHandle<u64>,
+    receiver: JoinHandle<Vec<u64>>,
+}
+
+/// What became of a [`Flow`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    pub sent: u64,
+    /// Numbers that did not arrive.
+    pub lost: Vec<u64>,
+    /// How many arrived after a later one.
+    pub reordered: usize,
+}
+
+impl Flow {
+    /// Starts sending from `client` to `server` by way of the server's address `to`.
+    pub fn start(
+        client: &(impl Host + ?Sized),
+        server: &(impl Host + ?Sized),
+        to: Ipv4Addr,
+    ) -> Self {
+        let (tx, rx) = (socket(client), socket(server));
+        let port = rx.local_addr().expect("a bound address").port();
+        tx.connect((to, port)).expect("choose the destination");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let sender = std::thread::spawn(move || {
+            let mut n = 0_u64;
+            while !stopped.load(Ordering::Relaxed) {
+                // A full queue or a missing neighbour shows as a lost number.
+                let _ = tx.send(&n.to_be_bytes());
+                n += 1;
+                std::thread::sleep(PACE);
+            }
+            n
+        });
+        // Ends by its time-out once the sender has stopped.
+        let receiver = std::thread::spawn(move || {
+            let mut numbers = Vec::new();
+            let mut buffer = [0; 8];
+            while let Ok(n) = rx.recv(&mut buffer) {
+                assert_eq!(n, buffer.len(), "a datagram of another length");
+                numbers.push(u64::from_be_bytes(buffer));
+            }
+            numbers
+        });
+        Self {
+            stop,
+            sender,
+            receiver,
+        }
+    }
+
+    /// Stops and counts.
+    ///
+    /// # Panics
+    /// If one of its threads did.
+    pub fn finish(self) -> Delivery {
+        self.stop.store(true, Ordering::Relaxed);
+        let sent = self.sender.join().expect("the sender");
+        let numbers = self.receiver.join().expect("the receiver");
+        let mut seen = vec![false; usize::try_from(sent).expect("fits")];
+        for n in &numbers {
+            seen[usize::try_from(*n).expect("fits")] = true;
+        }
+        let lost = (0..sent).zip(&seen).filter(|(_, s)| !**s).map(|(n, _)| n);
+        Delivery {
+            sent,
+            lost: lost.collect(),
+            reordered: numbers.windows(2).filter(|w| w[0] > w[1]).count(),
+        }
+    }
+}
+
+impl Delivery {
+    /// # Panics
+    /// If a datagram was lost, or none was sent.
+    #[track_caller]
+    pub fn assert_complete(&self) {
+        assert!(self.sent > 0, "nothing was sent");
+        assert!(
+            self.lost.is_empty(),
+            "{} of {} datagrams lost, among them {:?}",
+            self.lost.len(),
+            self.sent,
+            &self.lost[..self.lost.len().min(10)]
+        );
+    }
+}

@@ -1,0 +1,43 @@
+//! Waiting for a condition: the one place of the tests that sleeps.
+
+use std::fmt::Display;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A deadline for what takes milliseconds on an idle machine; generous, because the machine is not idle.
+pub const SOON: Duration = Duration::from_secs(15);
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// When it does not hold within `deadline`, naming `what`.
+#[track_caller]
+pub fn eventually(what: impl Display, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    eventually_some(what, deadline, || condition().then_some(()));
+}
+
+/// Waits until `value` has something to return.
+///
+/// # Panics
+/// When it has nothing within `deadline`, naming `what`.
+#[track_caller]
+pub fn eventually_some<T>(
+    what: impl Display,
+    deadline: Duration,
+    mut value: impl FnMut() -> Option<T>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = value() {
+            return value;
+        }
+        assert!(
+            start.elapsed() < deadline,
+            "not within {} s: {what}",
+            deadline.as_secs_f32()
+        );
+        sleep(POLL);
+    }
+}

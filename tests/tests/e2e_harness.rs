@@ -1,0 +1,61 @@
+//! The harness itself, on two nodes with real flannel's dataplane: what fails here is not the agent's fault.
+
+use flannel_tests::lab::Options;
+use flannel_tests::pair::{Kind, Pair};
+use flannel_tests::prelude::*;
+use flannel_tests::{tcp, traceroute, udp};
+use std::net::SocketAddrV4;
+
+#[test]
+fn pods_of_two_kernel_nodes_talk() {
+    let pair = Pair::new(Kind::Kernel, Kind::Kernel);
+    let Pair { pod1, pod2, .. } = &pair;
+    assert_eq!(pod1.ping(pod2.address()).succeeds().ttl, Some(62));
+    udp::exchange(pod1, pod2, pod2.address(), 8192);
+    let server = tcp::Server::on(pod2);
+    let to = SocketAddrV4::new(pod2.address(), server.port());
+    let transfer = server.exchange(pod1, to, 8 << 20);
+    assert_eq!(transfer.client.ip(), pod1.address());
+    assert_eq!(
+        traceroute::hops(pod1, pod2.address()),
+        [
+            Some(pair.one.subnet().address(1)),
+            Some(pair.two.vtep()),
+            Some(pod2.address())
+        ]
+    );
+}
+
+#[test]
+fn segmented_wires_carry_no_packet_above_the_mtu() {
+    let options = Options {
+        wire: Wire::Segmented,
+        ..Options::default()
+    };
+    let pair = Pair::with(options, Kind::Kernel, Kind::Kernel);
+    let capture = Capture::start(pair.one.node(), Node::UPLINK, "udp port 8472");
+    let server = tcp::Server::on(&pair.pod2);
+    let to = SocketAddrV4::new(pair.pod2.address(), server.port());
+    server.exchange(&pair.pod1, to, 1 << 20);
+    let outside = capture
+        .finish()
+        .iter()
+        .filter(|p| source_is(p, pair.one.node().address()))
+        .map(Vec::len)
+        .max();
+    assert_eq!(outside, Some(1514));
+}
+
+fn source_is(frame: &[u8], address: std::net::Ipv4Addr) -> bool {
+    frame.get(26..30) == Some(&address.octets()[..])
+}
+
+#[test]
+fn a_router_and_a_server_outside_are_reachable() {
+    let lab = Lab::new();
+    let near = lab.node("near");
+    let far = lab.node_behind_router("far");
+    let outside = lab.outside();
+    near.ping(far.address()).succeeds();
+    far.ping(outside.address()).succeeds();
+}

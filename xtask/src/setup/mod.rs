@@ -1,0 +1,133 @@
+//! `setup`: what a fresh machine lacks, and nothing else.
+
+mod debian;
+mod needs;
+mod tools;
+
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::workspace::Workspace;
+
+pub(crate) use tools::CARGO_DENY;
+
+/// What the machine runs, as far as setup has to know.
+#[derive(Debug, PartialEq, Eq)]
+enum System {
+    Debian12,
+    /// Its name, for the message.
+    Other(String),
+}
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct Setup {
+    /// Say what would be installed, and install nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Setup {
+    pub(crate) fn run(&self, workspace: &Workspace) -> Result<()> {
+        let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        match system(&os_release) {
+            System::Debian12 => debian::setup(workspace, self.dry_run),
+            System::Other(name) => explain(workspace, &name),
+        }
+    }
+}
+
+/// Also installs cargo-deny, which takes minutes and which only `check` needs.
+pub(crate) fn cargo_deny(workspace: &Workspace) -> Result<()> {
+    tools::ensure(workspace, &CARGO_DENY, false)
+}
+
+fn system(os_release: &str) -> System {
+    let field = |name: &str| {
+        os_release.lines().find_map(|line| {
+            let value = line.strip_prefix(name)?.strip_prefix('=')?;
+            Some(value.trim_matches('"'))
+        })
+    };
+    match (field("ID"), field("VERSION_ID")) {
+        (Some("debian"), Some("12")) => System::Debian12,
+        _ => System::Other(
+            field("PRETTY_NAME")
+                .unwrap_or("an unknown system")
+                .to_owned(),
+        ),
+    }
+}
+
+/// Installing is the owner's business elsewhere: package names and versions are not ours to guess.
+fn explain(workspace: &Workspace, name: &str) -> Result<()> {
+    let missing = needs::missing_commands();
+    let linker_missing = !workspace.tool("bpf-linker").is_file();
+    if missing.is_empty() && !linker_missing {
+        println!("setup: this is {name}, and everything needed is here");
+        return Ok(());
+    }
+    println!("setup: this is {name}; setup installs only on Debian 12. Please install:");
+    for need in &missing {
+        println!(
+            "  {:<28} {} (Debian: {})",
+            need.command, need.purpose, need.package
+        );
+    }
+    println!("  a Rust compiler for BPF: see CONTRIBUTING.md, \"Compilers\"");
+    if linker_missing {
+        println!(
+            "  bpf-linker for the LLVM of that compiler: cargo install --locked --root {} \
+             bpf-linker --version {} --no-default-features --features llvm-<major>",
+            workspace.tools_dir().display(),
+            tools::BPF_LINKER_VERSION
+        );
+    }
+    let names = missing
+        .iter()
+        .map(|need| need.command)
+        .collect::<Vec<_>>()
+        .join(", ");
+    Err(anyhow::anyhow!("not everything is installed: {names}"))
+        .context("setup stops here, because a test without its tools would prove nothing")
+}
+
+/// Are we root? Network namespaces, BPF and apt ask for it.
+pub(crate) fn is_root() -> Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    // The owner of a process's folder in /proc is its effective user.
+    Ok(fs::metadata("/proc/self")
+        .context("cannot read /proc/self: is /proc mounted?")?
+        .uid()
+        == 0)
+}
+
+/// # Errors
+/// When we are not root, naming `what` asks for it.
+pub(crate) fn require_root(what: &str) -> Result<()> {
+    if is_root()? {
+        return Ok(());
+    }
+    bail!(
+        "{what} needs root (network namespaces and BPF): run it as root, or with `sudo -E env PATH=\"$PATH\"`"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debian_12_is_known_by_id_and_version() {
+        let text = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n";
+        assert_eq!(system(text), System::Debian12);
+    }
+
+    #[test]
+    fn others_are_named() {
+        let text = "PRETTY_NAME=\"Fedora Linux 43\"\nID=fedora\nVERSION_ID=43\n";
+        assert_eq!(system(text), System::Other("Fedora Linux 43".to_owned()));
+        assert_eq!(system(""), System::Other("an unknown system".to_owned()));
+    }
+}

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::host::Host;
@@ -16,14 +17,14 @@ use crate::subnet_env::SubnetEnv;
 use crate::tcp;
 use crate::wait::{SOON, eventually};
 
-/// The agent of one network on one node, and the node with it.
+/// The agent of one network on one node. A node may have several.
 #[derive(Debug)]
 pub struct Agent {
-    node: Node,
+    node: Arc<Node>,
     daemon: Daemon,
 }
 
-/// The process alone: for nodes that run more than one, or before the first is ready.
+/// The process alone: for what happens before it is ready.
 #[derive(Debug)]
 pub struct Daemon {
     net: Network,
@@ -37,13 +38,14 @@ pub struct Daemon {
 impl Agent {
     /// Starts it on `node` and waits until it is ready.
     #[track_caller]
-    pub fn start(node: Node, net: &Network) -> Self {
+    pub fn start(node: impl Into<Arc<Node>>, net: &Network) -> Self {
         Self::start_with(node, net, &[])
     }
 
     /// The same with more flags.
     #[track_caller]
-    pub fn start_with(node: Node, net: &Network, flags: &[&str]) -> Self {
+    pub fn start_with(node: impl Into<Arc<Node>>, net: &Network, flags: &[&str]) -> Self {
+        let node = node.into();
         let mut daemon = Daemon::spawn(&node, net, flags);
         daemon.wait_until_ready(&node);
         Self { node, daemon }
@@ -51,6 +53,11 @@ impl Agent {
 
     pub fn daemon(&self) -> &Daemon {
         &self.daemon
+    }
+
+    /// What it has logged so far, over all its starts.
+    pub fn log(&self) -> String {
+        self.daemon.log()
     }
 
     /// `kill -9`.
@@ -67,15 +74,15 @@ impl Agent {
     /// Starts it again with the same flags and waits until it is ready.
     #[track_caller]
     pub fn restart(&mut self) {
-        let flags: Vec<&str> = self.daemon.extra.iter().map(String::as_str).collect();
-        self.daemon = Daemon::spawn(&self.node, &self.daemon.net.clone(), &flags);
+        self.daemon = self.spawn_again();
         self.daemon.wait_until_ready(&self.node);
     }
 
-    /// Ends it and hands out the node; what it left in the kernel stays.
-    pub fn into_node(mut self) -> Node {
-        self.daemon.process.kill();
-        self.node
+    /// Starts it again with the same flags and returns at once.
+    #[track_caller]
+    pub fn spawn_again(&self) -> Daemon {
+        let flags: Vec<&str> = self.daemon.extra.iter().map(String::as_str).collect();
+        Daemon::spawn(&self.node, &self.daemon.net, &flags)
     }
 }
 
@@ -175,7 +182,7 @@ impl Host for Agent {
 }
 
 /// Status of a GET from inside the node; `None` while nobody listens.
-pub fn http_status(host: &impl Host, port: u16, path: &str) -> Option<u16> {
+pub fn http_status(host: &(impl Host + ?Sized), port: u16, path: &str) -> Option<u16> {
     let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let mut stream = tcp::connect(host, to).ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -205,7 +212,7 @@ pub fn binary() -> String {
 }
 
 /// A command that runs the agent with `flags` and nothing else, inside `host`.
-pub fn command(host: &impl Host, flags: &[&str]) -> Command {
+pub fn command(host: &(impl Host + ?Sized), flags: &[&str]) -> Command {
     let mut command = host.netns().command(&binary());
     command.args(flags);
     command

@@ -1,20 +1,20 @@
 //! flanneld's iptables rules, as real flannel writes them: for kernel nodes and as a yardstick.
 
-use crate::host::{Host, batch};
+use crate::iptables::Iptables;
 use crate::member::Member;
 
 /// FLANNEL-POSTRTG (`--ip-masq`) and FLANNEL-FWD (`--iptables-forward-rules`) in flannel's order.
-pub fn install(member: &(impl Member + ?Sized)) {
-    masquerade(member);
-    forward(member);
+pub fn install(member: &(impl Member + ?Sized), iptables: Iptables) {
+    masquerade(member, iptables);
+    forward(member, iptables);
 }
 
 /// The seven rules of `--ip-masq`.
-pub fn masquerade(member: &(impl Member + ?Sized)) {
+pub fn masquerade(member: &(impl Member + ?Sized), iptables: Iptables) {
     let (cluster, own) = (&member.net().cidr, member.subnet());
     let masquerade = "-m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully";
     let accept = "-m comment --comment \"flanneld masq\" -j RETURN";
-    restore(
+    iptables.restore(
         member.node(),
         &[
             "*nat".to_owned(),
@@ -32,10 +32,10 @@ pub fn masquerade(member: &(impl Member + ?Sized)) {
 }
 
 /// The two rules that let overlay packets through a FORWARD chain that drops.
-pub fn forward(member: &(impl Member + ?Sized)) {
+pub fn forward(member: &(impl Member + ?Sized), iptables: Iptables) {
     let cluster = &member.net().cidr;
     let accept = "-m comment --comment \"flanneld forward\" -j ACCEPT";
-    restore(
+    iptables.restore(
         member.node(),
         &[
             "*filter".to_owned(),
@@ -46,10 +46,4 @@ pub fn forward(member: &(impl Member + ?Sized)) {
             "COMMIT".to_owned(),
         ],
     );
-}
-
-/// Adds rules in `iptables-restore` syntax.
-#[track_caller]
-pub fn restore(host: &(impl Host + ?Sized), lines: &[String]) {
-    batch(&mut host.command("iptables-restore --noflush -w"), lines);
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 
 use crate::host::{Host, batch};
 use crate::member::Member;
@@ -26,17 +27,21 @@ struct Vtep {
 /// A node with real flannel's dataplane. Follows leases when told to ([`Member::follow_leases`]).
 #[derive(Debug)]
 pub struct KernelVxlan {
-    node: Node,
+    node: Arc<Node>,
     net: Network,
     subnet: Subnet,
-    mac: String,
+    own: RefCell<Vtep>,
     peers: RefCell<BTreeMap<Subnet, Vtep>>,
 }
 
 impl KernelVxlan {
     /// Makes the device, writes the lease for the first free subnet and `subnet.env`.
-    pub fn join(node: Node, net: &Network) -> Self {
-        let mac = mac_of(node.address());
+    pub fn join(node: impl Into<Arc<Node>>, net: &Network) -> Self {
+        let node = node.into();
+        let own = Vtep {
+            public_ip: node.address(),
+            mac: mac_of(node.address()),
+        };
         let held: Vec<Subnet> = leases(&node, net).into_iter().map(|(s, _)| s).collect();
         let subnet = net
             .subnets()
@@ -46,7 +51,7 @@ impl KernelVxlan {
             node,
             net: net.clone(),
             subnet,
-            mac,
+            own: own.into(),
             peers: RefCell::default(),
         };
         member.create_device();
@@ -62,25 +67,43 @@ impl KernelVxlan {
     }
 
     /// MAC of its device.
-    pub fn mac(&self) -> &str {
-        &self.mac
+    pub fn mac(&self) -> String {
+        self.own.borrow().mac.clone()
+    }
+
+    /// Gives the device another MAC and says so in the lease.
+    pub fn change_mac(&self, mac: &str) {
+        self.node
+            .exec(&format!("ip link set {} address {mac}", self.net.device()));
+        mac.clone_into(&mut self.own.borrow_mut().mac);
+        self.write_lease();
+    }
+
+    /// Moves the tunnel end to another address of the underlay and says so in the lease.
+    pub fn change_address(&self, address: Ipv4Addr) {
+        let (dev, uplink) = (self.net.device(), Node::UPLINK);
+        self.node.ip_batch(&[
+            format!("addr add {address}/24 dev {uplink}"),
+            format!("link set {dev} type vxlan local {address}"),
+        ]);
+        self.own.borrow_mut().public_ip = address;
+        self.write_lease();
     }
 
     /// Ends flanneld: everything stays as it is on the node, as flanneld leaves it.
-    pub fn leave_as_is(self) -> Node {
+    pub fn stop(self) -> Arc<Node> {
         self.node
     }
 
     /// What flanneld gives to the kernel, attribute by attribute.
     fn create_device(&self) {
         let (dev, node, net) = (self.net.device(), &self.node, &self.net);
+        let Vtep { public_ip, mac } = self.own.borrow().clone();
         node.ip_batch(&[
             format!(
-                "link add {dev} address {} mtu {} type vxlan id {} local {} dev {} dstport {} nolearning",
-                self.mac,
+                "link add {dev} address {mac} mtu {} type vxlan id {} local {public_ip} dev {} dstport {} nolearning",
                 node.uplink_mtu() - OVERHEAD,
                 net.vni,
-                node.address(),
                 Node::UPLINK,
                 net.port
             ),
@@ -90,11 +113,10 @@ impl KernelVxlan {
     }
 
     fn write_lease(&self) {
+        let Vtep { public_ip, mac } = self.own.borrow().clone();
+        let vni = self.net.vni;
         let value = format!(
-            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":{},"VtepMAC":"{}"}}}}"#,
-            self.node.address(),
-            self.net.vni,
-            self.mac
+            r#"{{"PublicIP":"{public_ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":{vni},"VtepMAC":"{mac}"}}}}"#
         );
         let granted = run(etcdctl(&self.node).args(["lease", "grant", "86400"]));
         // "lease 694d77aa9e38260f granted with TTL(86400s)"
@@ -204,7 +226,7 @@ fn mac_of(address: Ipv4Addr) -> String {
 }
 
 /// Whether a device is a kernel vxlan device; for tests that there is none.
-pub fn is_kernel_vxlan(host: &impl Host, device: &str) -> bool {
+pub fn is_kernel_vxlan(host: &(impl Host + ?Sized), device: &str) -> bool {
     let output = output(&mut host.command(&format!("ip -d link show dev {device} type vxlan")));
     !output.stdout.is_empty()
 }

@@ -2,14 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use crate::host::{Host, batch};
-
-/// Which iptables binary writes the rules: both kinds are met on real nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Iptables {
-    Nft,
-    Legacy,
-}
+use crate::host::Host;
+use crate::iptables::Iptables;
 
 /// A TCP and UDP service.
 #[derive(Debug, Clone)]
@@ -48,12 +42,8 @@ impl Service {
     ///
     /// Traffic between pods that is no service passes only where [`crate::flannel_rules::forward`] lets it.
     pub fn install(&self, host: &(impl Host + ?Sized), iptables: Iptables, cluster: &str) {
-        let restore = match iptables {
-            Iptables::Nft => "iptables-nft-restore --noflush -w",
-            Iptables::Legacy => "iptables-legacy-restore --noflush -w",
-        };
-        batch(&mut host.command(restore), &self.nat(cluster));
-        batch(&mut host.command(restore), &filter());
+        iptables.restore(host, &self.nat(cluster));
+        iptables.restore(host, &filter());
     }
 
     fn nat(&self, cluster: &str) -> Vec<String> {

@@ -28,6 +28,7 @@ pub mod cni;
 pub mod datastore;
 pub mod flannel_rules;
 pub mod host;
+pub mod iptables;
 pub mod kernel_vxlan;
 pub mod kube_proxy;
 pub mod lab;

@@ -37,3 +37,24 @@ pub trait Member: std::fmt::Debug {
         self.subnet().base
     }
 }
+
+/// A member of either kind.
+pub type AnyMember = Box<dyn Member>;
+
+impl Member for AnyMember {
+    fn node(&self) -> &Node {
+        (**self).node()
+    }
+
+    fn net(&self) -> &Network {
+        (**self).net()
+    }
+
+    fn subnet_file(&self) -> PathBuf {
+        (**self).subnet_file()
+    }
+
+    fn follow_leases(&self) {
+        (**self).follow_leases();
+    }
+}

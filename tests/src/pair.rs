@@ -1,9 +1,11 @@
 //! Two nodes with a pod each, of any mix of kinds: the stage of most scenarios.
 
+use std::sync::Arc;
+
 use crate::agent::Agent;
 use crate::kernel_vxlan::KernelVxlan;
 use crate::lab::{Lab, Options};
-use crate::member::Member;
+use crate::member::{AnyMember, Member};
 use crate::network::Network;
 use crate::node::Node;
 use crate::pod::Pod;
@@ -17,34 +19,72 @@ pub enum Kind {
     Kernel,
 }
 
-/// A member of either kind.
-pub type AnyMember = Box<dyn Member>;
-
 /// Two nodes that know each other.
 #[derive(Debug)]
-pub struct Pair {
+pub struct Pair<M = AnyMember> {
     pub lab: Lab,
     pub net: Network,
-    pub one: AnyMember,
-    pub two: AnyMember,
+    pub one: M,
+    pub two: M,
     pub pod1: Pod,
     pub pod2: Pod,
 }
 
+/// Which kinds a pair is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mix {
+    Ours,
+    /// The first node is ours, the second a kernel vxlan node.
+    Mixed,
+    /// Real flannel on both: the yardstick.
+    Kernel,
+}
+
+impl Mix {
+    fn kinds(self) -> (Kind, Kind) {
+        match self {
+            Self::Ours => (Kind::Ours, Kind::Ours),
+            Self::Mixed => (Kind::Ours, Kind::Kernel),
+            Self::Kernel => (Kind::Kernel, Kind::Kernel),
+        }
+    }
+}
+
 impl Pair {
-    pub fn new(one: Kind, two: Kind) -> Self {
-        Self::with(Options::default(), one, two)
+    pub fn new(mix: Mix) -> Self {
+        Self::with(mix, Options::default())
     }
 
     /// Builds the lab, starts both members and waits until their pods reach each other.
-    pub fn with(options: Options, one: Kind, two: Kind) -> Self {
+    pub fn with(mix: Mix, options: Options) -> Self {
+        let (one, two) = mix.kinds();
         let lab = Lab::with(options);
         let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
         let one = join(one, lab.node("one"), &net);
         let two = join(two, lab.node("two"), &net);
+        Self::of(lab, net, one, two)
+    }
+}
+
+impl Pair<Agent> {
+    /// Two nodes of ours, for tests that stop and start the agents.
+    pub fn of_agents() -> Self {
+        let lab = Lab::new();
+        let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+        let one = Agent::start(lab.node("one"), &net);
+        let two = Agent::start(lab.node("two"), &net);
+        Self::of(lab, net, one, two)
+    }
+}
+
+impl<M: Member> Pair<M> {
+    /// Gives each of two members a pod and waits until these reach each other.
+    pub fn of(lab: Lab, net: Network, one: M, two: M) -> Self {
         one.follow_leases();
-        let (pod1, pod2) = (Pod::on(&*one, "pod1"), Pod::on(&*two, "pod2"));
+        two.follow_leases();
+        let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
         pod1.reaches(&pod2);
+        pod2.reaches(&pod1);
         Self {
             lab,
             net,
@@ -54,10 +94,33 @@ impl Pair {
             pod2,
         }
     }
+
+    /// Client and server in one direction and in the other, each with its node.
+    pub fn both_ways(&self) -> [Way<'_, M>; 2] {
+        let way = |from, to, client, server| Way {
+            from,
+            to,
+            client,
+            server,
+        };
+        [
+            way(&self.one, &self.two, &self.pod1, &self.pod2),
+            way(&self.two, &self.one, &self.pod2, &self.pod1),
+        ]
+    }
+}
+
+/// One direction between the members of a pair.
+#[derive(Debug, Clone, Copy)]
+pub struct Way<'a, M> {
+    pub from: &'a M,
+    pub to: &'a M,
+    pub client: &'a Pod,
+    pub server: &'a Pod,
 }
 
 /// Makes `node` a member of `net`.
-pub fn join(kind: Kind, node: Node, net: &Network) -> AnyMember {
+pub fn join(kind: Kind, node: impl Into<Arc<Node>>, net: &Network) -> AnyMember {
     match kind {
         Kind::Ours => Box::new(Agent::start(node, net)),
         Kind::Kernel => Box::new(KernelVxlan::join(node, net)),

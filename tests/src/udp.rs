@@ -13,27 +13,75 @@ const PACE: Duration = Duration::from_millis(1);
 /// The largest datagram that IPv4 carries fits.
 const LARGEST: usize = 65_536;
 
-/// A socket inside a host, bound to a free port on all addresses.
-pub fn socket(host: &(impl Host + ?Sized)) -> UdpSocket {
-    socket_on_port(host, 0)
+/// A bound socket inside a host, on all addresses.
+#[derive(Debug)]
+pub struct Server {
+    socket: UdpSocket,
+    port: u16,
 }
 
-pub fn socket_on_port(host: &(impl Host + ?Sized), port: u16) -> UdpSocket {
-    let socket = host
-        .netns()
-        .enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
-        .expect("bind a UDP socket");
-    socket
-        .set_read_timeout(Some(TIMEOUT))
-        .expect("set a time-out");
-    socket
+impl Server {
+    /// Bound to a free port.
+    pub fn on(host: &(impl Host + ?Sized)) -> Self {
+        Self::on_port(host, 0)
+    }
+
+    pub fn on_port(host: &(impl Host + ?Sized), port: u16) -> Self {
+        let socket = host
+            .netns()
+            .enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
+            .expect("bind a UDP socket");
+        socket
+            .set_read_timeout(Some(TIMEOUT))
+            .expect("set a time-out");
+        let port = socket.local_addr().expect("a bound address").port();
+        Self { socket, port }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Sends one datagram from `client` to this server by way of `to`, and the same back; returns the
+    /// client's address as the server saw it.
+    ///
+    /// # Panics
+    /// If either does not arrive within 2 s, or arrives changed.
+    #[track_caller]
+    pub fn exchange(
+        &self,
+        client: &(impl Host + ?Sized),
+        to: SocketAddrV4,
+        bytes: usize,
+    ) -> SocketAddr {
+        let client = Self::on(client).socket;
+        let payload: Vec<u8> = (0..u16::MAX)
+            .flat_map(u16::to_be_bytes)
+            .take(bytes)
+            .collect();
+        client
+            .send_to(&payload, to)
+            .unwrap_or_else(|e| panic!("{bytes} bytes to {to}: {e}"));
+        let sender = receive(&self.socket, &payload, &format!("to {to}"));
+        self.socket.send_to(&payload, sender).expect("answer");
+        receive(&client, &payload, &format!("back from {to}"));
+        sender
+    }
 }
 
-/// One datagram from one host to a socket on another by way of `to`, and back; returns the sender's address as
-/// the receiver saw it.
-///
-/// # Panics
-/// If either does not arrive within 2 s, or arrives changed.
+#[track_caller]
+fn receive(socket: &UdpSocket, expected: &[u8], way: &str) -> SocketAddr {
+    let mut buffer = vec![0; LARGEST];
+    let bytes = expected.len();
+    let (n, sender) = socket
+        .recv_from(&mut buffer)
+        .unwrap_or_else(|e| panic!("{bytes} bytes {way} did not arrive: {e}"));
+    assert!(buffer[..n] == *expected, "{bytes} bytes {way} were changed");
+    sender
+}
+
+/// One datagram of `bytes` from `client` to `server` at its address `to`, and back; returns the client's address
+/// as the server saw it.
 #[track_caller]
 pub fn exchange(
     client: &(impl Host + ?Sized),
@@ -41,30 +89,8 @@ pub fn exchange(
     to: Ipv4Addr,
     bytes: usize,
 ) -> SocketAddr {
-    let (client, server) = (socket(client), socket(server));
-    let port = server.local_addr().expect("a bound address").port();
-    let payload: Vec<u8> = (0..u16::MAX)
-        .flat_map(u16::to_be_bytes)
-        .take(bytes)
-        .collect();
-    let to = SocketAddrV4::new(to, port);
-    client
-        .send_to(&payload, to)
-        .unwrap_or_else(|e| panic!("{bytes} bytes to {to}: {e}"));
-    let mut buffer = vec![0; LARGEST];
-    let (n, sender) = server
-        .recv_from(&mut buffer)
-        .unwrap_or_else(|e| panic!("{bytes} bytes to {to} did not arrive: {e}"));
-    assert!(buffer[..n] == payload, "{bytes} bytes to {to} were changed");
-    server.send_to(&payload, sender).expect("answer");
-    let (n, _) = client
-        .recv_from(&mut buffer)
-        .unwrap_or_else(|e| panic!("{bytes} bytes back from {to} did not arrive: {e}"));
-    assert!(
-        buffer[..n] == payload,
-        "{bytes} bytes from {to} were changed"
-    );
-    sender
+    let server = Server::on(server);
+    server.exchange(client, SocketAddrV4::new(to, server.port), bytes)
 }
 
 /// A steady one-way flow of numbered datagrams, one each millisecond.
@@ -92,8 +118,8 @@ impl Flow {
         server: &(impl Host + ?Sized),
         to: Ipv4Addr,
     ) -> Self {
-        let (tx, rx) = (socket(client), socket(server));
-        let port = rx.local_addr().expect("a bound address").port();
+        let Server { socket: tx, .. } = Server::on(client);
+        let Server { socket: rx, port } = Server::on(server);
         tx.connect((to, port)).expect("choose the destination");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();

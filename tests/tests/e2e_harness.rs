@@ -1,14 +1,14 @@
 //! The harness itself, on two nodes with real flannel's dataplane: what fails here is not the agent's fault.
 
 use flannel_tests::lab::Options;
-use flannel_tests::pair::{Kind, Pair};
+use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::{tcp, traceroute, udp};
 use std::net::SocketAddrV4;
 
 #[test]
 fn pods_of_two_kernel_nodes_talk() {
-    let pair = Pair::new(Kind::Kernel, Kind::Kernel);
+    let pair = Pair::new(Mix::Kernel);
     let Pair { pod1, pod2, .. } = &pair;
     assert_eq!(pod1.ping(pod2.address()).succeeds().ttl, Some(62));
     udp::exchange(pod1, pod2, pod2.address(), 8192);
@@ -32,7 +32,7 @@ fn segmented_wires_carry_no_packet_above_the_mtu() {
         wire: Wire::Segmented,
         ..Options::default()
     };
-    let pair = Pair::with(options, Kind::Kernel, Kind::Kernel);
+    let pair = Pair::with(Mix::Kernel, options);
     let capture = Capture::start(pair.one.node(), Node::UPLINK, "udp port 8472");
     let server = tcp::Server::on(&pair.pod2);
     let to = SocketAddrV4::new(pair.pod2.address(), server.port());

@@ -1,0 +1,65 @@
+//! Nodes that come and go.
+
+use flannel_tests::pair::{Kind, Pair, join};
+use flannel_tests::prelude::*;
+use rstest::rstest;
+
+#[test]
+fn three_nodes_talk_each_with_each() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let members = ["one", "two", "three"].map(|name| Agent::start(lab.node(name), &net));
+    let pods = members.each_ref().map(|member| Pod::on(member, "pod"));
+    for from in &pods {
+        for to in &pods {
+            from.reaches(to);
+        }
+    }
+}
+
+#[rstest]
+fn a_node_that_joins_is_reached_and_one_that_leaves_is_forgotten(
+    #[values(Kind::Ours, Kind::Kernel)] kind: Kind,
+) {
+    let pair = Pair::of_agents();
+    let third = join(kind, pair.lab.node("three"), &pair.net);
+    let pod3 = Pod::on(&third, "pod3");
+    pod3.reaches(&pair.pod1);
+    pair.pod2.reaches(&pod3);
+
+    let lease = pair.net.lease_key(third.subnet());
+    // Its agent would take the lease again.
+    drop(third);
+    pair.lab.etcd().delete(&lease);
+    eventually("nobody answers from the node that left", SOON, || {
+        pair.pod1.ping(pod3.address()).count(1).send().received == 0
+    });
+    pair.pod1.ping(pair.pod2.address()).succeeds();
+}
+
+#[test]
+fn nodes_behind_a_router_are_reached_through_it() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let near = Agent::start(lab.node("near"), &net);
+    let far = Agent::start(lab.node_behind_router("far"), &net);
+    let (near, far) = (Pod::on(&near, "pod"), Pod::on(&far, "pod"));
+    near.reaches(&far);
+    assert_eq!(far.ping(near.address()).succeeds().ttl, Some(62));
+}
+
+#[test]
+fn a_peer_that_changes_its_mac_and_address_is_followed() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let ours = Agent::start(lab.node("ours"), &net);
+    let peer = KernelVxlan::join(lab.node("peer"), &net);
+    let pod = Pod::on(&ours, "pod");
+    let far = Pod::on(&peer, "far");
+    pod.reaches(&far);
+
+    peer.change_mac("c6:01:02:03:04:05");
+    pod.reaches(&far);
+    peer.change_address("172.30.0.99".parse().expect("an address"));
+    pod.reaches(&far);
+}

@@ -1,0 +1,84 @@
+//! The agent may die, be upgraded or lose etcd: what is forwarded goes on, packet by packet.
+
+use flannel_tests::pair::Pair;
+use flannel_tests::prelude::*;
+use flannel_tests::udp::Flow;
+
+/// A numbered datagram each millisecond, in both directions.
+fn flows<M: Member>(pair: &Pair<M>) -> [Flow; 2] {
+    pair.both_ways()
+        .map(|way| Flow::start(way.client, way.server, way.server.address()))
+}
+
+fn assert_nothing_lost(flows: [Flow; 2]) {
+    for flow in flows {
+        flow.finish().assert_complete();
+    }
+}
+
+#[test]
+fn kill_and_restart_of_the_agent_lose_no_packet() {
+    let mut pair = Pair::of_agents();
+    let subnet = pair.one.subnet();
+    let flows = flows(&pair);
+    pair.one.kill();
+    pair.pod1.ping(pair.pod2.address()).succeeds();
+    pair.one.restart();
+    pair.pod1.ping(pair.pod2.address()).succeeds();
+    assert_nothing_lost(flows);
+    assert_eq!(pair.one.subnet(), subnet);
+}
+
+#[test]
+fn sigterm_exits_with_0_and_leaves_forwarding_in_place() {
+    let mut pair = Pair::of_agents();
+    let before = pair.one.exec("ip -brief link show dev flannel.1");
+    let flows = flows(&pair);
+    let status = pair.one.terminate();
+    assert_eq!(status.code(), Some(0), "{}", pair.one.log());
+    pair.pod1.ping(pair.pod2.address()).succeeds();
+    pair.pod2.ping(pair.pod1.address()).succeeds();
+    assert!(pair.one.subnet_file().exists());
+    pair.one.restart();
+    assert_nothing_lost(flows);
+    assert_eq!(pair.one.exec("ip -brief link show dev flannel.1"), before);
+}
+
+#[test]
+fn without_etcd_forwarding_goes_on_and_new_leases_are_seen_when_it_is_back() {
+    let pair = Pair::of_agents();
+    let flows = flows(&pair);
+    pair.lab.etcd().kill();
+    pair.pod1.ping(pair.pod2.address()).count(20).succeeds();
+    pair.lab.etcd().restart();
+    let third = KernelVxlan::join(pair.lab.node("three"), &pair.net);
+    let pod3 = Pod::on(&third, "pod3");
+    pair.pod1.reaches(&pod3);
+    pair.pod2.reaches(&pod3);
+    assert_nothing_lost(flows);
+}
+
+#[test]
+fn an_agent_that_starts_without_etcd_forwards_as_before_and_catches_up() {
+    let mut pair = Pair::of_agents();
+    pair.one.kill();
+    pair.lab.etcd().kill();
+    let mut daemon = pair.one.spawn_again();
+    pair.pod1.ping(pair.pod2.address()).count(20).succeeds();
+    assert_eq!(daemon.process().exited(), None, "{}", daemon.log());
+    pair.lab.etcd().restart();
+    daemon.wait_until_ready(pair.one.node());
+    pair.pod1.ping(pair.pod2.address()).succeeds();
+}
+
+#[test]
+fn a_lease_that_was_taken_away_is_taken_again() {
+    let pair = Pair::of_agents();
+    let key = pair.net.lease_key(pair.one.subnet());
+    let value = pair.lab.etcd().get(&key).expect("the lease");
+    pair.lab.etcd().delete(&key);
+    eventually("the same lease is back", SOON, || {
+        pair.lab.etcd().get(&key).as_ref() == Some(&value)
+    });
+    pair.pod2.reaches(&pair.pod1);
+}

@@ -1,0 +1,57 @@
+//! Case F5 of flannel's functional tests: two networks on the same two hosts, an agent for each.
+
+use std::sync::Arc;
+
+use flannel_tests::prelude::*;
+
+#[test]
+fn two_networks_on_the_same_hosts_do_not_disturb_each_other() {
+    let lab = Lab::new();
+    let red = lab.network(Network::vxlan("/red/network", "10.11.0.0/16").vni(1));
+    let blue = lab.network(Network::vxlan("/blue/network", "10.12.0.0/16").vni(2));
+    let hosts = ["one", "two"].map(|name| Arc::new(lab.node(name)));
+    let [red1, red2] = hosts
+        .each_ref()
+        .map(|host| Agent::start(host.clone(), &red));
+    let [mut blue1, blue2] = hosts
+        .each_ref()
+        .map(|host| Agent::start(host.clone(), &blue));
+
+    let pod = |agent: &Agent, name| Pod::behind(agent, name, &format!("br-{}", agent.net().vni));
+    let (r1, r2) = (pod(&red1, "r1"), pod(&red2, "r2"));
+    let (b1, b2) = (pod(&blue1, "b1"), pod(&blue2, "b2"));
+    r1.reaches(&r2);
+    b1.reaches(&b2);
+
+    let host = hosts[0].as_ref();
+    for (device, reached, missed) in [
+        ("flannel.1", r2.address(), b2.address()),
+        ("flannel.2", b2.address(), r2.address()),
+    ] {
+        host.ping(reached).bound_to(&device).succeeds();
+        let report = host.ping(missed).count(1).bound_to(&device).send();
+        assert_eq!(
+            report.received, 0,
+            "{missed} out of {device}: {}",
+            report.text
+        );
+    }
+    let report = host
+        .ping(r2.address())
+        .count(1)
+        .bound_to(&Node::UPLINK)
+        .send();
+    assert_eq!(report.received, 0, "past the overlay: {}", report.text);
+
+    // What one agent does is nothing to the other network.
+    let (there, back) = (
+        flannel_tests::udp::Flow::start(&r1, &r2, r2.address()),
+        flannel_tests::udp::Flow::start(&r2, &r1, r1.address()),
+    );
+    blue1.kill();
+    blue1.restart();
+    assert!(blue1.terminate().success());
+    there.finish().assert_complete();
+    back.finish().assert_complete();
+    b1.ping(b2.address()).succeeds();
+}

@@ -12,5 +12,6 @@ mod json_fields;
 pub mod lease;
 pub mod logging;
 pub mod mac;
+pub mod net;
 pub mod source;
 pub mod subnet_env;

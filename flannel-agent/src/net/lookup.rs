@@ -1,0 +1,105 @@
+//! Route look-up: what the kernel would do with a packet.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+
+use super::Netlink;
+use super::error::NetError;
+use super::route::ipv4;
+
+/// Requests in flight at once: the kernel answers each in some microseconds, the wait is ours.
+const IN_FLIGHT: usize = 64;
+
+/// Where packets to one destination go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop {
+    pub index: u32,
+    /// The gateway, or the destination itself when it is on-link.
+    pub via: Ipv4Addr,
+    /// Source address the kernel would choose.
+    pub source: Option<Ipv4Addr>,
+    /// The destination is an address of this node.
+    pub local: bool,
+}
+
+impl Netlink {
+    /// Looks a destination up, on any interface or on the given one.
+    ///
+    /// # Errors
+    /// `ENETUNREACH` and its like: there is no route.
+    pub async fn next_hop(
+        &self,
+        destination: Ipv4Addr,
+        index: Option<u32>,
+    ) -> Result<NextHop, NetError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = 32;
+        message
+            .attributes
+            .push(RouteAttribute::Destination(RouteAddress::Inet(destination)));
+        if let Some(index) = index {
+            message.attributes.push(RouteAttribute::Oif(index));
+        }
+        let action = || format!("find a route to {destination}");
+        let answer = self
+            .handle
+            .route()
+            .get(message)
+            .execute()
+            .try_next()
+            .await
+            .map_err(|e| NetError::netlink(action(), &e))?;
+        answer
+            .and_then(|answer| parse(&answer, destination))
+            .ok_or_else(|| NetError::Failed {
+                action: action(),
+                reason: "the kernel's answer names no interface".to_owned(),
+            })
+    }
+
+    /// Next hops of many destinations by way of one interface. Destinations without a route are
+    /// left out.
+    pub async fn next_hops(
+        &self,
+        destinations: impl IntoIterator<Item = Ipv4Addr>,
+        index: u32,
+    ) -> BTreeMap<Ipv4Addr, NextHop> {
+        stream::iter(destinations)
+            .map(|destination| async move {
+                match self.next_hop(destination, Some(index)).await {
+                    Ok(hop) => Some((destination, hop)),
+                    Err(error) => {
+                        tracing::warn!(%destination, %error, "no route to a peer");
+                        None
+                    }
+                }
+            })
+            .buffer_unordered(IN_FLIGHT)
+            .filter_map(std::future::ready)
+            .collect()
+            .await
+    }
+}
+
+fn parse(message: &RouteMessage, destination: Ipv4Addr) -> Option<NextHop> {
+    let (mut index, mut via, mut source) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => index = Some(*oif),
+            RouteAttribute::Gateway(gateway) => via = ipv4(gateway),
+            RouteAttribute::PrefSource(from) => source = ipv4(from),
+            _ => {}
+        }
+    }
+    Some(NextHop {
+        index: index?,
+        via: via.unwrap_or(destination),
+        source,
+        local: message.header.kind == RouteType::Local,
+    })
+}

@@ -1,0 +1,45 @@
+//! The kernel's network configuration: links, addresses, routes, offloads, sysctls, and their changes.
+//!
+//! Thin wrappers that speak in our words and our errors. A netlink socket belongs to the network
+//! namespace of the thread that opened it, and so does every answer; nothing here reads
+//! `/sys/class/net`, which belongs to whoever mounted it.
+
+mod address;
+mod error;
+mod features;
+mod filter;
+mod ioctl;
+mod link;
+mod lookup;
+mod monitor;
+mod route;
+pub mod sysctl;
+
+pub use address::Address;
+pub use error::{NetError, Outcome};
+pub use features::Features;
+pub use filter::{Direction, Filter};
+pub use link::{Kind, Link, VethPair};
+pub use lookup::NextHop;
+pub use monitor::{Changes, Monitor};
+pub use route::{PROTOCOL, Path, Route};
+
+/// A connection to the kernel's routing tables. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Netlink {
+    handle: rtnetlink::Handle,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's network namespace and serves it from the current
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// [`NetError::Open`] if the kernel gives no socket, or is older than 4.20 and cannot filter dumps.
+    pub fn open() -> Result<Self, NetError> {
+        let (connection, handle, _unsolicited) =
+            rtnetlink::new_connection_with_strict_check().map_err(NetError::Open)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+}

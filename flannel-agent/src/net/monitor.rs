@@ -1,0 +1,183 @@
+//! Changes of links, addresses and routes, coalesced.
+//!
+//! A reader that is busy misses no change and sees no backlog: what happened meanwhile is one set of
+//! flags. Messages that the kernel had to throw away (socket buffer full) count as "everything".
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::StreamExt;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::MulticastGroup;
+use tokio::sync::Notify;
+
+use super::error::NetError;
+
+/// What changed since the last look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub links: bool,
+    pub addresses: bool,
+    pub routes: bool,
+    /// Messages were lost (then all of the above are set too), or the monitor ended.
+    pub lost: bool,
+}
+
+impl Changes {
+    /// Everything has to be read again.
+    pub const ALL: Self = Self {
+        links: true,
+        addresses: true,
+        routes: true,
+        lost: true,
+    };
+
+    #[must_use]
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+
+    fn add(&mut self, other: Self) {
+        self.links |= other.links;
+        self.addresses |= other.addresses;
+        self.routes |= other.routes;
+        self.lost |= other.lost;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    changes: Mutex<Changes>,
+    notify: Notify,
+}
+
+impl Shared {
+    fn add(&self, changes: Changes) {
+        self.changes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .add(changes);
+        self.notify.notify_one();
+    }
+}
+
+/// A subscription to the kernel's announcements; ends when dropped.
+#[derive(Debug)]
+pub struct Monitor {
+    shared: Arc<Shared>,
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Monitor {
+    /// Subscribes in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`NetError::Open`] if the kernel gives no socket.
+    pub fn open() -> Result<Self, NetError> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+        ];
+        let (connection, handle, mut messages) =
+            rtnetlink::new_multicast_connection(&groups).map_err(NetError::Open)?;
+        let shared = Arc::new(Shared::default());
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(connection);
+        let sink = Arc::clone(&shared);
+        tasks.spawn(async move {
+            // The connection ends when its last handle is gone.
+            let _handle = handle;
+            while let Some((message, _)) = messages.next().await {
+                let changes = classify(&message);
+                if changes.any() {
+                    sink.add(changes);
+                }
+            }
+            tracing::error!("the netlink monitor ended; changes are found by the timer only");
+            sink.add(Changes::ALL);
+        });
+        Ok(Self { shared, tasks })
+    }
+
+    /// Waits until something changed, then returns everything that did since the last call.
+    pub async fn changed(&self) -> Changes {
+        loop {
+            self.shared.notify.notified().await;
+            let changes = std::mem::take(
+                &mut *self
+                    .shared
+                    .changes
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
+            if changes.any() {
+                return changes;
+            }
+        }
+    }
+
+    /// Whether it still listens.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.tasks.len() == 2
+    }
+}
+
+fn classify(message: &NetlinkMessage<RouteNetlinkMessage>) -> Changes {
+    let mut changes = Changes::default();
+    match &message.payload {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_),
+        ) => changes.links = true,
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),
+        ) => changes.addresses = true,
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_),
+        ) => changes.routes = true,
+        NetlinkPayload::Overrun(_) => changes = Changes::ALL,
+        _ => {}
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::NetlinkHeader;
+
+    use super::*;
+
+    #[test]
+    fn an_overrun_means_everything() {
+        let overrun = NetlinkMessage::new(
+            NetlinkHeader::default(),
+            NetlinkPayload::Overrun(Vec::new()),
+        );
+        assert_eq!(classify(&overrun), Changes::ALL);
+    }
+
+    #[tokio::test]
+    async fn changes_between_two_looks_are_one() {
+        let monitor = Monitor {
+            shared: Arc::new(Shared::default()),
+            tasks: tokio::task::JoinSet::new(),
+        };
+        let routes = Changes {
+            routes: true,
+            ..Changes::default()
+        };
+        let links = Changes {
+            links: true,
+            ..Changes::default()
+        };
+        monitor.shared.add(routes);
+        monitor.shared.add(links);
+        monitor.shared.add(routes);
+        let both = Changes {
+            links: true,
+            ..routes
+        };
+        assert_eq!(monitor.changed().await, both);
+    }
+}

@@ -1,0 +1,185 @@
+//! IPv4 routes.
+
+use std::net::Ipv4Addr;
+
+use futures_util::TryStreamExt;
+use ipnet::Ipv4Net;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHopFlags, RouteProtocol,
+    RouteScope, RouteType,
+};
+use rtnetlink::RouteMessageBuilder;
+
+use super::Netlink;
+use super::error::{NetError, Outcome, outcome};
+
+/// `RTPROT_*` of every route we make: our mark. Unassigned in iproute2's `rt_protos`.
+pub const PROTOCOL: u8 = 0x66;
+
+const UNUSABLE: RouteNextHopFlags = RouteNextHopFlags::Dead.union(RouteNextHopFlags::Linkdown);
+
+/// One way out of a route; several for ECMP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Path {
+    pub index: u32,
+    pub gateway: Option<Ipv4Addr>,
+    /// The kernel will not use it: device down or without carrier.
+    pub dead: bool,
+}
+
+/// A unicast route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    pub destination: Ipv4Net,
+    pub paths: Vec<Path>,
+    /// Preferred source address.
+    pub source: Option<Ipv4Addr>,
+    pub metric: u32,
+    pub protocol: u8,
+}
+
+impl Netlink {
+    /// The routes of the main table, lowest metric first.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn routes(&self) -> Result<Vec<Route>, NetError> {
+        self.dump(RouteProtocol::Unspec).await
+    }
+
+    /// The routes of the main table that carry our mark.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn our_routes(&self) -> Result<Vec<Route>, NetError> {
+        self.dump(PROTOCOL.into()).await
+    }
+
+    async fn dump(&self, protocol: RouteProtocol) -> Result<Vec<Route>, NetError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = protocol;
+        let messages: Vec<RouteMessage> = self
+            .handle
+            .route()
+            .get(message)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| NetError::netlink("list the routes", &e))?;
+        let mut routes: Vec<Route> = messages.iter().filter_map(parse).collect();
+        // A kernel that does not filter dumps sends everything.
+        let wanted = u8::from(protocol);
+        routes.retain(|route| wanted == 0 || route.protocol == wanted);
+        routes.sort_by_key(|route| route.metric);
+        Ok(routes)
+    }
+
+    /// Adds our on-link route to `destination` by way of `index`. With `replace`, whatever route to
+    /// the same destination comes first is overwritten: only for a route seen to be ours.
+    ///
+    /// # Errors
+    /// [`Outcome::Exists`] (not an error) without `replace` if any route to the same destination and
+    /// metric exists; any other refusal is an error.
+    pub async fn add_route(
+        &self,
+        destination: Ipv4Net,
+        index: u32,
+        source: Ipv4Addr,
+        replace: bool,
+    ) -> Result<Outcome, NetError> {
+        let message = on_link(destination, index).pref_source(source).build();
+        let request = self.handle.route().add(message);
+        let request = if replace { request.replace() } else { request };
+        outcome(
+            format!("add the route {destination} dev #{index} src {source}"),
+            request.execute().await,
+        )
+    }
+
+    /// Removes our route to `destination` by way of `index`.
+    ///
+    /// # Errors
+    /// [`Outcome::Missing`] is not an error; any other refusal is.
+    pub async fn remove_route(
+        &self,
+        destination: Ipv4Net,
+        index: u32,
+    ) -> Result<Outcome, NetError> {
+        let message = on_link(destination, index).build();
+        outcome(
+            format!("remove the route {destination} dev #{index}"),
+            self.handle.route().del(message).execute().await,
+        )
+    }
+}
+
+fn on_link(destination: Ipv4Net, index: u32) -> RouteMessageBuilder<Ipv4Addr> {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(destination.network(), destination.prefix_len())
+        .output_interface(index)
+        .protocol(PROTOCOL.into())
+        .scope(RouteScope::Link)
+}
+
+pub(super) fn ipv4(address: &RouteAddress) -> Option<Ipv4Addr> {
+    match address {
+        RouteAddress::Inet(ip) => Some(*ip),
+        _ => None,
+    }
+}
+
+fn parse(message: &RouteMessage) -> Option<Route> {
+    if message.header.kind != RouteType::Unicast
+        || message.header.address_family != AddressFamily::Inet
+    {
+        return None;
+    }
+    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let (mut gateway, mut index, mut source) = (None, None, None);
+    let (mut metric, mut table) = (0, u32::from(message.header.table));
+    let mut paths = Vec::new();
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(to) => destination = ipv4(to)?,
+            RouteAttribute::Gateway(via) => gateway = ipv4(via),
+            RouteAttribute::Oif(oif) => index = Some(*oif),
+            RouteAttribute::PrefSource(from) => source = ipv4(from),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Table(id) => table = *id,
+            RouteAttribute::MultiPath(hops) => {
+                paths.extend(hops.iter().map(|hop| Path {
+                    index: hop.interface_index,
+                    gateway: hop.attributes.iter().find_map(|a| match a {
+                        RouteAttribute::Gateway(via) => ipv4(via),
+                        _ => None,
+                    }),
+                    dead: hop.flags.intersects(UNUSABLE),
+                }));
+            }
+            _ => {}
+        }
+    }
+    if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
+        return None;
+    }
+    if let Some(index) = index {
+        // The flags of a single path stand in the lowest byte of the route's own.
+        let flags = message.header.flags.bits().to_le_bytes()[0];
+        let dead = RouteNextHopFlags::from_bits_retain(flags).intersects(UNUSABLE);
+        paths.push(Path {
+            index,
+            gateway,
+            dead,
+        });
+    }
+    Some(Route {
+        destination: Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?,
+        paths,
+        source,
+        metric,
+        protocol: message.header.protocol.into(),
+    })
+}

@@ -1,0 +1,95 @@
+//! Kernel parameters under `/proc/sys`.
+//!
+//! `/proc/sys/net` shows the network namespace of the thread that opens it, whoever mounted `/proc`.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::error::NetError;
+
+/// A value that was changed, for whoever puts it back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    pub key: String,
+    pub old: String,
+    pub new: String,
+}
+
+fn path(key: &str) -> PathBuf {
+    PathBuf::from("/proc/sys").join(key)
+}
+
+/// Reads a parameter, written as its path below `/proc/sys` (device names have dots, so dots do not
+/// separate). `None` if the kernel does not have it.
+///
+/// # Errors
+/// If it is there and cannot be read.
+pub fn read(key: &str) -> Result<Option<String>, NetError> {
+    match std::fs::read_to_string(path(key)) {
+        Ok(value) => Ok(Some(value.trim().to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(NetError::io(format!("read the sysctl {key}"), &e)),
+    }
+}
+
+/// Sets a parameter unless it has the value already; returns what changed. A parameter that the
+/// kernel does not have (IPv6 built out, say) is left alone.
+///
+/// # Errors
+/// If it is there and cannot be read or written, as in a container with a read-only `/proc/sys`.
+pub fn set(key: &str, value: &str) -> Result<Option<Changed>, NetError> {
+    let Some(old) = read(key)? else {
+        return Ok(None);
+    };
+    if old == value {
+        return Ok(None);
+    }
+    std::fs::write(path(key), value)
+        .map_err(|e| NetError::io(format!("set the sysctl {key} to {value} (it is {old})"), &e))?;
+    Ok(Some(Changed {
+        key: key.to_owned(),
+        old,
+        new: value.to_owned(),
+    }))
+}
+
+/// `net.ipv4.ip_local_port_range`: what the kernel takes source ports from, both ends inclusive.
+///
+/// # Errors
+/// If it cannot be read or is not two port numbers.
+pub fn local_port_range() -> Result<(u16, u16), NetError> {
+    let key = "net/ipv4/ip_local_port_range";
+    let text = read(key)?.unwrap_or_default();
+    parse_range(&text).ok_or_else(|| NetError::Failed {
+        action: format!("read the sysctl {key}"),
+        reason: format!("{text:?} is not a range of ports"),
+    })
+}
+
+fn parse_range(text: &str) -> Option<(u16, u16)> {
+    let mut ports = text.split_whitespace().map(str::parse);
+    match (ports.next(), ports.next(), ports.next()) {
+        (Some(Ok(low)), Some(Ok(high)), None) if low <= high => Some((low, high)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_ranges() {
+        assert_eq!(parse_range("32768\t60999"), Some((32768, 60999)));
+        assert_eq!(parse_range("1 2 3"), None);
+        assert_eq!(parse_range("9 1"), None);
+        assert_eq!(parse_range(""), None);
+    }
+
+    #[test]
+    fn a_parameter_the_kernel_lacks_is_left_alone() {
+        let key = "net/ipv6/conf/no-such-device/disable_ipv6";
+        assert_eq!(read(key).unwrap(), None);
+        assert_eq!(set(key, "1").unwrap(), None);
+    }
+}

@@ -12,6 +12,8 @@ mod json_fields;
 pub mod lease;
 pub mod logging;
 pub mod mac;
+pub mod mark;
 pub mod net;
 pub mod source;
 pub mod subnet_env;
+pub mod uplink;

@@ -1,0 +1,56 @@
+//! How we recognise what is ours: names, aliases and folders. Nothing without our mark is ever removed.
+
+use crate::net::Link;
+
+/// Every alias of ours starts with this; the network's name follows.
+const ALIAS: &str = "flannel-ebpf:";
+
+/// The device that users, routes and other software see.
+#[must_use]
+pub fn device(vni: u32) -> String {
+    format!("flannel.{vni}")
+}
+
+/// Its other end, where decapsulated packets are pushed in.
+#[must_use]
+pub fn gro_device(vni: u32) -> String {
+    format!("flgro.{vni}")
+}
+
+/// Alias of both ends.
+#[must_use]
+pub fn alias(network: &str) -> String {
+    format!("{ALIAS}{network}")
+}
+
+/// The network named in a link's alias, if the link is one of ours (of this agent or another).
+#[must_use]
+pub fn network_of(link: &Link) -> Option<&str> {
+    link.alias.as_deref()?.strip_prefix(ALIAS)
+}
+
+/// Name of a network for aliases and pin folders: its etcd prefix without the leading slash, and
+/// with an underscore for everything that bpffs does not take in a file name (it refuses dots).
+#[must_use]
+pub fn network_name(etcd_prefix: &str) -> String {
+    etcd_prefix
+        .trim_matches('/')
+        .chars()
+        .map(|c| match c {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' => c,
+            _ => '_',
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_names_are_file_names() {
+        assert_eq!(network_name("/coreos.com/network"), "coreos_com_network");
+        assert_eq!(network_name("/vxlan/network/"), "vxlan_network");
+        assert_eq!(network_name("grün-1_x"), "gr_n-1_x");
+    }
+}

@@ -1,0 +1,69 @@
+//! The uplink: the interface and address that carry the tunnel.
+
+mod error;
+mod select;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use flannel_common::Mac;
+
+pub use error::UplinkError;
+use select::Snapshot;
+
+use crate::cli::config::UplinkChoice;
+use crate::net::Netlink;
+
+/// The interface towards the other nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    pub name: String,
+    pub index: u32,
+    /// Largest packet without the Ethernet header, bytes.
+    pub mtu: u32,
+    pub mac: Mac,
+    /// Our outer source address: one that the interface holds.
+    pub address: Ipv4Addr,
+    /// What peers send to; differs from `address` behind NAT.
+    pub public_ip: Ipv4Addr,
+    /// Why this one, for the log.
+    pub why: String,
+}
+
+impl fmt::Display for Uplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            mtu,
+            address,
+            public_ip,
+            why,
+            ..
+        } = self;
+        write!(f, "{name} ({address}, MTU {mtu}")?;
+        if public_ip != address {
+            write!(f, ", public {public_ip}")?;
+        }
+        write!(f, "; {why})")
+    }
+}
+
+/// Finds the uplink by flanneld's rules.
+///
+/// # Errors
+/// What was asked for is not there, or cannot carry the tunnel.
+pub async fn find(netlink: &Netlink, choice: &UplinkChoice) -> Result<Uplink, UplinkError> {
+    let reach = match choice.can_reach {
+        Some(to) => Some((to, netlink.next_hop(to, None).await)),
+        None => None,
+    };
+    Snapshot {
+        links: netlink.links().await?,
+        addresses: netlink.addresses().await?,
+        routes: netlink.routes().await?,
+        reach,
+    }
+    .select(choice)
+}

@@ -1,0 +1,226 @@
+//! The choice, as a pure function of what the kernel holds.
+
+use std::net::Ipv4Addr;
+
+use super::{Uplink, UplinkError};
+use crate::cli::config::UplinkChoice;
+use crate::mark;
+use crate::net::{Address, Link, NetError, NextHop, Route};
+
+/// RFC 791: every link carries 68 bytes. The inner packet needs them behind 50 bytes of tunnel.
+const MINIMUM_MTU: u32 = 68 + 50;
+
+/// What the choice is made from.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) links: Vec<Link>,
+    pub(super) addresses: Vec<Address>,
+    /// Lowest metric first.
+    pub(super) routes: Vec<Route>,
+    /// The look-up for `--iface-can-reach`.
+    pub(super) reach: Option<(Ipv4Addr, Result<NextHop, NetError>)>,
+}
+
+/// An interface that was found, with the address if the finding names one.
+struct Found<'a> {
+    link: &'a Link,
+    address: Option<Ipv4Addr>,
+    why: String,
+}
+
+impl Snapshot {
+    pub(super) fn select(&self, choice: &UplinkChoice) -> Result<Uplink, UplinkError> {
+        let asked = !choice.interfaces.is_empty()
+            || !choice.regexes.is_empty()
+            || choice.can_reach.is_some();
+        let found = match (asked, choice.public_ip) {
+            (true, _) => self.as_asked(choice)?,
+            (false, Some(address)) => self
+                .by_address(address)
+                .map(|link| Found {
+                    link,
+                    address: Some(address),
+                    why: format!("it holds --public-ip={address}"),
+                })
+                .ok_or_else(|| UplinkError::NobodyHolds {
+                    address,
+                    candidates: self.candidates(),
+                })?,
+            (false, None) => self.by_default_route()?,
+        };
+        self.check(found, choice.public_ip)
+    }
+
+    /// `--iface` values in order, then `--iface-regex`, then `--iface-can-reach`.
+    fn as_asked(&self, choice: &UplinkChoice) -> Result<Found<'_>, UplinkError> {
+        let mut tried = Vec::new();
+        for value in &choice.interfaces {
+            let address = value.parse().ok();
+            let link = match address {
+                Some(address) => self.by_address(address),
+                None => self.by_name(value),
+            };
+            let why = format!("--iface={value}");
+            if let Some(link) = link {
+                return Ok(Found { link, address, why });
+            }
+            tried.push(match address {
+                Some(_) => format!("{why}: no interface holds this address"),
+                None => format!("{why}: no such interface"),
+            });
+        }
+        for regex in &choice.regexes {
+            let why = format!("--iface-regex={regex}");
+            let by_address = self
+                .addresses
+                .iter()
+                .filter(|a| regex.is_match(&a.ip().to_string()))
+                .find_map(|a| Some((self.by_index(a.index)?, Some(a.ip()))));
+            let by_name = || {
+                let mut links = self.links().filter(|link| regex.is_match(&link.name));
+                links.next().map(|link| (link, None))
+            };
+            if let Some((link, address)) = by_address.or_else(by_name) {
+                return Ok(Found { link, address, why });
+            }
+            tried.push(format!("{why}: matches no address and no name"));
+        }
+        if let Some((to, reach)) = &self.reach {
+            let why = format!("--iface-can-reach={to}");
+            match reach {
+                Ok(hop) => match self.by_index(hop.index) {
+                    Some(link) => {
+                        let address = hop.source;
+                        return Ok(Found { link, address, why });
+                    }
+                    None => tried.push(format!("{why}: interface #{} is gone", hop.index)),
+                },
+                Err(error) => tried.push(format!("{why}: {error}")),
+            }
+        }
+        Err(UplinkError::NoneFits {
+            tried,
+            candidates: self.candidates(),
+        })
+    }
+
+    /// The default route of lowest metric; of several next hops the first whose link is up.
+    fn by_default_route(&self) -> Result<Found<'_>, UplinkError> {
+        let none = || UplinkError::NoDefaultRoute {
+            candidates: self.candidates(),
+        };
+        let routes = self
+            .routes
+            .iter()
+            .filter(|route| route.destination.prefix_len() == 0);
+        let ways: Vec<_> = routes
+            .flat_map(|route| {
+                route.paths.iter().filter_map(move |path| {
+                    let link = self.by_index(path.index)?;
+                    Some((link, !path.dead && link.running, route.paths.len()))
+                })
+            })
+            .collect();
+        let (link, up, next_hops) = ways
+            .iter()
+            .find(|(_, up, _)| *up)
+            .or(ways.first())
+            .ok_or_else(none)?;
+        let mut why = "default route of the main table".to_owned();
+        if *next_hops > 1 {
+            why = format!("{why}, first of {next_hops} next hops with link up");
+        }
+        if !up {
+            why = format!("{why}, although its link is down");
+        }
+        Ok(Found {
+            link,
+            address: None,
+            why,
+        })
+    }
+
+    fn check(&self, found: Found<'_>, public_ip: Option<Ipv4Addr>) -> Result<Uplink, UplinkError> {
+        let Found { link, address, why } = found;
+        let name = || link.name.clone();
+        if link.loopback {
+            return Err(UplinkError::Loopback { name: name() });
+        }
+        let Some(mac) = link.mac.filter(|_| link.ethernet) else {
+            return Err(UplinkError::NotEthernet { name: name() });
+        };
+        if link.mtu < MINIMUM_MTU {
+            return Err(UplinkError::Mtu {
+                name: name(),
+                mtu: link.mtu,
+                minimum: MINIMUM_MTU,
+            });
+        }
+        let address = address
+            .or_else(|| self.address_of(link, public_ip))
+            .ok_or_else(|| UplinkError::NoAddress { name: name() })?;
+        Ok(Uplink {
+            name: name(),
+            index: link.index,
+            mtu: link.mtu,
+            mac,
+            address,
+            public_ip: public_ip.unwrap_or(address),
+            why,
+        })
+    }
+
+    /// The public address if the interface holds it; else global before link-local, permanent before
+    /// dynamic, the kernel's order within. Deprecated addresses are for old connections only.
+    fn address_of(&self, link: &Link, public_ip: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+        self.addresses
+            .iter()
+            .filter(|address| address.index == link.index && !address.deprecated)
+            .min_by_key(|address| {
+                (
+                    Some(address.ip()) != public_ip,
+                    !address.global,
+                    !address.permanent,
+                )
+            })
+            .map(Address::ip)
+    }
+
+    /// Our own devices hold addresses of the overlay; they are never the way to it.
+    fn links(&self) -> impl Iterator<Item = &Link> {
+        self.links
+            .iter()
+            .filter(|link| mark::network_of(link).is_none())
+    }
+
+    fn by_index(&self, index: u32) -> Option<&Link> {
+        self.links().find(|link| link.index == index)
+    }
+
+    fn by_name(&self, name: &str) -> Option<&Link> {
+        self.links().find(|link| link.name == name)
+    }
+
+    fn by_address(&self, ip: Ipv4Addr) -> Option<&Link> {
+        self.addresses
+            .iter()
+            .filter(|address| address.ip() == ip)
+            .find_map(|address| self.by_index(address.index))
+    }
+
+    /// The interfaces one could name instead.
+    fn candidates(&self) -> String {
+        let mut names: Vec<_> = self
+            .links()
+            .filter(|link| !link.loopback && link.ethernet)
+            .map(|link| match self.address_of(link, None) {
+                Some(address) => format!("{} ({address})", link.name),
+                None => format!("{} (no IPv4 address)", link.name),
+            })
+            .collect();
+        if names.is_empty() {
+            names.push("none but the loopback".to_owned());
+        }
+        names.join(", ")
+    }
+}

@@ -65,6 +65,28 @@ impl Netns {
         });
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }
+
+    /// As [`Self::enter`], for a future: everything it spawns stays inside, too.
+    pub fn block_on<T: Send>(&self, future: impl AsyncFnOnce() -> T + Send) -> T {
+        self.enter(|| {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime")
+                .block_on(future())
+        })
+    }
+
+    /// Runs a command inside, to its end, and returns what it printed.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[track_caller]
+    pub fn run(&self, line: &str) -> String {
+        let mut words = line.split_whitespace();
+        let program = words.next().expect("a command");
+        run(self.command(program).args(words))
+    }
 }
 
 impl Drop for Netns {

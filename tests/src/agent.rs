@@ -87,17 +87,33 @@ impl Agent {
 }
 
 impl Daemon {
-    /// Starts the agent of `net` and returns at once.
+    /// Starts the agent of `net` and returns at once. A flag given here replaces the harness's own.
     #[track_caller]
     pub fn spawn(node: &Node, net: &Network, flags: &[&str]) -> Self {
-        let name = format!(
-            "flannel-agent-{}",
-            net.prefix.trim_matches('/').replace('/', "_")
-        );
+        Self::spawn_under("", node, net, flags)
+    }
+
+    /// The same by way of another command, such as one that takes capabilities away.
+    #[track_caller]
+    pub fn spawn_under(wrapper: &str, node: &Node, net: &Network, flags: &[&str]) -> Self {
+        let network = net.prefix.trim_matches('/').replace('/', "_");
+        let name = format!("flannel-agent-{network}");
         let subnet_file = node.folder().join("run").join(&name).join("subnet.env");
         let port = node.port();
-        let mut command = node.netns().command(&binary());
-        command.args(Self::arguments(node, net, &subnet_file, port));
+        let mut command = node.command(&format!("{wrapper} {}", binary()));
+        for (flag, value) in [
+            ("--etcd-endpoints", node.etcd()),
+            ("--etcd-prefix", &net.prefix),
+            ("--iface", Node::UPLINK),
+            ("--subnet-file", &subnet_file.display().to_string()),
+            ("--bpffs", &node.bpffs().display().to_string()),
+            ("--healthz-ip", "127.0.0.1"),
+            ("--healthz-port", &port.to_string()),
+        ] {
+            if !flags.iter().any(|f| f.starts_with(&format!("{flag}="))) {
+                command.arg(format!("{flag}={value}"));
+            }
+        }
         command.args(flags);
         Self {
             net: net.clone(),
@@ -107,23 +123,6 @@ impl Daemon {
             port,
             extra: flags.iter().map(|f| (*f).to_owned()).collect(),
         }
-    }
-
-    fn arguments(
-        node: &Node,
-        net: &Network,
-        subnet_file: &std::path::Path,
-        port: u16,
-    ) -> Vec<String> {
-        vec![
-            format!("--etcd-endpoints={}", node.etcd()),
-            format!("--etcd-prefix={}", net.prefix),
-            format!("--iface={}", Node::UPLINK),
-            format!("--subnet-file={}", subnet_file.display()),
-            format!("--bpffs={}", node.bpffs().display()),
-            "--healthz-ip=127.0.0.1".to_owned(),
-            format!("--healthz-port={port}"),
-        ]
     }
 
     /// Waits for `/readyz` and `subnet.env`.

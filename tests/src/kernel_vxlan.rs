@@ -71,12 +71,15 @@ impl KernelVxlan {
         self.own.borrow().mac.clone()
     }
 
-    /// Gives the device another MAC and says so in the lease.
+    /// Gives the device another MAC, as after a reboot, and says so in the lease.
     pub fn change_mac(&self, mac: &str) {
         self.node
             .exec(&format!("ip link set {} address {mac}", self.net.device()));
         mac.clone_into(&mut self.own.borrow_mut().mac);
         self.write_lease();
+        // The kernel forgot the neighbours with the address (NETDEV_CHANGEADDR).
+        self.peers.take();
+        self.follow_leases();
     }
 
     /// Moves the tunnel end to another address of the underlay and says so in the lease.

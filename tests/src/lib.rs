@@ -46,6 +46,7 @@ pub mod sweep;
 pub mod tcp;
 pub mod traceroute;
 pub mod udp;
+pub mod vxlan_frame;
 pub mod wait;
 
 /// What a scenario needs.

@@ -41,7 +41,8 @@ pub enum Mix {
 }
 
 impl Mix {
-    fn kinds(self) -> (Kind, Kind) {
+    /// Of the first node and the second.
+    pub fn kinds(self) -> (Kind, Kind) {
         match self {
             Self::Ours => (Kind::Ours, Kind::Ours),
             Self::Mixed => (Kind::Ours, Kind::Kernel),

@@ -42,6 +42,11 @@ impl Server {
         self.port
     }
 
+    /// The socket, for what else a test does with it.
+    pub fn into_socket(self) -> UdpSocket {
+        self.socket
+    }
+
     /// Sends one datagram from `client` to this server by way of `to`, and the same back; returns the
     /// client's address as the server saw it.
     ///

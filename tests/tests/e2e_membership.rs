@@ -48,18 +48,23 @@ fn nodes_behind_a_router_are_reached_through_it() {
     assert_eq!(far.ping(near.address()).succeeds().ttl, Some(62));
 }
 
-#[test]
-fn a_peer_that_changes_its_mac_and_address_is_followed() {
+#[rstest]
+fn a_peer_that_changes_its_mac_and_address_is_followed(
+    #[values(Kind::Ours, Kind::Kernel)] kind: Kind,
+) {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
-    let ours = Agent::start(lab.node("ours"), &net);
+    let member = join(kind, lab.node("one"), &net);
     let peer = KernelVxlan::join(lab.node("peer"), &net);
-    let pod = Pod::on(&ours, "pod");
-    let far = Pod::on(&peer, "far");
+    member.follow_leases();
+    let (pod, far) = (Pod::on(&member, "pod"), Pod::on(&peer, "far"));
     pod.reaches(&far);
 
     peer.change_mac("c6:01:02:03:04:05");
+    member.follow_leases();
     pod.reaches(&far);
     peer.change_address("172.30.0.99".parse().expect("an address"));
+    member.follow_leases();
     pod.reaches(&far);
+    far.ping(pod.address()).succeeds();
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddrV4;
 
-use flannel_tests::pair::{Kind, Mix, Pair, Way, join};
+use flannel_tests::pair::{Mix, Pair, Way, join};
 use flannel_tests::prelude::*;
 use flannel_tests::{tcp, udp};
 use rstest::rstest;
@@ -32,17 +32,20 @@ fn vxlan_inside_pods_arrives(#[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: 
     listener.exchange(&pair.pod1, to, 4 << 20);
 }
 
-/// A route with a small MTU makes the peer cut its outer packets; the kernel puts them together and the
-/// agent's socket delivers what is inside.
+/// A narrow wire on the way: a router cuts the outer packets, the receiving kernel puts them together, and the agent's
+/// socket delivers what is inside.
 #[rstest]
-fn outer_fragments_are_delivered(#[values(Kind::Ours, Kind::Kernel)] sender: Kind) {
+fn outer_fragments_are_delivered(#[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix) {
+    let (receiver, sender) = mix.kinds();
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
-    let one = join(Kind::Ours, lab.node("one"), &net);
+    let one = join(receiver, lab.node("one"), &net);
     let two = join(sender, lab.node_behind_router("two"), &net);
     let pair = Pair::of(lab, net, one, two);
-    // Between the two is a wire that takes only 1000 bytes: the router fragments, as the outer DF is 0.
-    pair.lab.router().exec("ip link set switch mtu 1000");
+    // The router believes that the way to the first node takes only 1000 bytes, and the outer DF is 0.
+    pair.lab
+        .router()
+        .exec("ip route replace 172.30.0.0/24 dev switch mtu 1000");
     let fragments = Capture::start(
         pair.one.node(),
         Node::UPLINK,

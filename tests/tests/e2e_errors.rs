@@ -1,0 +1,183 @@
+//! What goes wrong is named, with its value, and nothing that is forwarded already is lost by it.
+
+use std::net::UdpSocket;
+
+use flannel_tests::agent::Daemon;
+use flannel_tests::pair::Pair;
+use flannel_tests::prelude::*;
+use flannel_tests::udp::{self, Flow};
+use rstest::rstest;
+
+/// Everything the container runtime of flannel's manifest grants, and the two that BPF needs.
+const ENOUGH: &str =
+    "setpriv --bounding-set -all,+net_admin,+net_raw,+bpf,+perfmon --inh-caps -all";
+
+/// An agent that cannot run ends with 1; returns what it said.
+#[track_caller]
+fn refusal(mut daemon: Daemon) -> String {
+    let status = daemon.process().wait(SOON);
+    let log = daemon.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    log
+}
+
+/// A pair whose first agent is dead, with traffic in both directions.
+fn orphaned() -> (Pair<Agent>, [Flow; 2]) {
+    let mut pair = Pair::of_agents();
+    let flows = pair
+        .both_ways()
+        .map(|way| Flow::start(way.client, way.server, way.server.address()));
+    pair.one.kill();
+    (pair, flows)
+}
+
+#[rstest]
+#[case::unknown_flag("--ifcae=eth0", "ifcae")]
+#[case::bad_value("--etcd-endpoints=ftp://172.30.0.1:2379", "ftp://172.30.0.1:2379")]
+#[case::no_such_interface("--iface=nope0", "nope0")]
+#[case::interface_without_address("--iface=spare", "spare")]
+#[case::public_ip_of_nobody("--public-ip=not-an-address", "not-an-address")]
+#[case::not_a_bpffs("--bpffs=/proc", "/proc")]
+#[case::no_bpffs("--bpffs=/nowhere/bpf", "/nowhere/bpf")]
+fn a_wrong_flag_is_named(#[case] flag: &str, #[case] named: &str) {
+    let (pair, flows) = orphaned();
+    let node = pair.one.node();
+    node.exec("ip link add spare type veth peer name spare-peer");
+    node.exec("ip link set spare up");
+    let log = refusal(Daemon::spawn(node, &pair.net, &[flag]));
+    assert!(log.contains(named), "{named} is not in:\n{log}");
+    for flow in flows {
+        flow.finish().assert_complete();
+    }
+}
+
+#[rstest]
+#[case::bpf("bpf,-sys_admin", "CAP_BPF")]
+#[case::net_admin("net_admin", "CAP_NET_ADMIN")]
+fn a_missing_capability_is_named(#[case] dropped: &str, #[case] named: &str) {
+    let (pair, flows) = orphaned();
+    let wrapper = format!("setpriv --bounding-set -{dropped}");
+    let log = refusal(Daemon::spawn_under(
+        &wrapper,
+        pair.one.node(),
+        &pair.net,
+        &[],
+    ));
+    assert!(log.contains(named), "{named} is not in:\n{log}");
+    for flow in flows {
+        flow.finish().assert_complete();
+    }
+}
+
+#[test]
+fn four_capabilities_are_enough() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let node = lab.node("one");
+    Daemon::spawn_under(ENOUGH, &node, &net, &[]).wait_until_ready(&node);
+}
+
+#[test]
+fn a_busy_vxlan_port_is_named() {
+    let (pair, flows) = orphaned();
+    let _occupied: UdpSocket = udp::Server::on_port(pair.one.node(), pair.net.port).into_socket();
+    let log = refusal(Daemon::spawn(pair.one.node(), &pair.net, &[]));
+    assert!(log.contains("8472"), "{log}");
+    for flow in flows {
+        flow.finish().assert_complete();
+    }
+}
+
+#[test]
+fn a_wrong_config_is_named_and_waited_out() {
+    let lab = Lab::new();
+    let net = Network::vxlan("/coreos.com/network", "10.244.0.0/16");
+    let node = lab.node("one");
+    let mut daemon = Daemon::spawn(&node, &net, &[]);
+    let key = format!("{}/config", net.prefix);
+    let named = |what: &str| {
+        eventually(format!("{what} in the log"), SOON, || {
+            daemon.log().contains(what)
+        });
+    };
+    named(&key);
+    for (config, what) in [
+        ("no JSON at all", "no JSON"),
+        (r#"{"Backend":{"Type":"vxlan"}}"#, "Network"),
+        (
+            r#"{"Network":"10.244.0.0/33","Backend":{"Type":"vxlan"}}"#,
+            "10.244.0.0/33",
+        ),
+        (
+            r#"{"Network":"10.244.0.0/16","SubnetLen":31,"Backend":{"Type":"vxlan"}}"#,
+            "31",
+        ),
+        (
+            r#"{"Network":"10.244.0.0/16","Backend":{"Type":"token-ring"}}"#,
+            "token-ring",
+        ),
+        (
+            r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}"#,
+            "16777216",
+        ),
+    ] {
+        lab.etcd().put(&key, config);
+        named(what);
+    }
+    lab.network(net);
+    daemon.wait_until_ready(&node);
+}
+
+#[test]
+fn wrong_keys_and_leases_are_named_and_disturb_nobody() {
+    let pair = Pair::of_agents();
+    let flows = pair
+        .both_ways()
+        .map(|way| Flow::start(way.client, way.server, way.server.address()));
+    let subnets = format!("{}/subnets", pair.net.prefix);
+    let wrong = [
+        ("not-a-subnet", "{}"),
+        ("10.244.70.300-24", "{}"),
+        ("10.244.71.0-24", "no JSON"),
+        (
+            "10.244.72.0-24",
+            r#"{"PublicIP":"300.1.1.1","BackendType":"vxlan"}"#,
+        ),
+        (
+            "10.244.73.0-24",
+            r#"{"PublicIP":"172.30.0.73","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"no mac"}}"#,
+        ),
+    ];
+    for (key, value) in wrong {
+        pair.lab.etcd().put(&format!("{subnets}/{key}"), value);
+    }
+    for agent in [&pair.one, &pair.two] {
+        for (key, _) in wrong {
+            eventually(format!("{key} in the log"), SOON, || {
+                agent.log().contains(key)
+            });
+        }
+    }
+    let third = Agent::start(pair.lab.node("three"), &pair.net);
+    Pod::on(&third, "pod3").reaches(&pair.pod1);
+    for flow in flows {
+        flow.finish().assert_complete();
+    }
+}
+
+#[test]
+fn a_config_that_goes_bad_later_stops_nothing() {
+    let mut pair = Pair::of_agents();
+    let key = format!("{}/config", pair.net.prefix);
+    pair.lab.etcd().put(&key, "broken");
+    pair.pod1.ping(pair.pod2.address()).succeeds();
+    pair.one.kill();
+    let mut daemon = pair.one.spawn_again();
+    eventually("the agent names the config", SOON, || {
+        daemon.log().contains(&key)
+    });
+    pair.pod1.ping(pair.pod2.address()).succeeds();
+    pair.lab.network(pair.net.clone());
+    daemon.wait_until_ready(pair.one.node());
+    pair.pod1.ping(pair.pod2.address()).succeeds();
+}

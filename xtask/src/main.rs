@@ -2,6 +2,7 @@
 
 mod build_ebpf;
 mod check;
+mod demo;
 mod llvm;
 mod process;
 mod reproducible;
@@ -34,6 +35,8 @@ enum Verb {
     Setup(setup::Setup),
     /// Compile the BPF programs into target/bpf/flannel-ebpf
     BuildEbpf(build_ebpf::BuildEbpf),
+    /// Set up, build, and show two nodes whose pods talk (needs root; leaves nothing behind)
+    Demo(demo::Demo),
     /// Set up, build, and run the unit, packet and end-to-end tests (needs root)
     Test(test::Test),
     /// Check format, lints on host and BPF, and dependencies
@@ -56,6 +59,7 @@ fn run() -> anyhow::Result<()> {
     match Xtask::parse().verb {
         Verb::Setup(verb) => verb.run(&workspace),
         Verb::BuildEbpf(verb) => verb.run(&workspace),
+        Verb::Demo(verb) => verb.run(&workspace),
         Verb::Test(verb) => verb.run(&workspace),
         Verb::Check(verb) => verb.run(&workspace),
     }

@@ -1,6 +1,7 @@
 //! `setup`: what a fresh machine lacks, and nothing else.
 
 mod debian;
+mod kernel;
 mod needs;
 mod tools;
 
@@ -32,7 +33,10 @@ impl Setup {
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<()> {
         let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         match system(&os_release) {
-            System::Debian12 => debian::setup(workspace, self.dry_run),
+            System::Debian12 => {
+                debian::setup(workspace, self.dry_run)?;
+                kernel::ensure_br_netfilter(self.dry_run)
+            }
             System::Other(name) => explain(workspace, &name),
         }
     }

@@ -1,0 +1,30 @@
+//! `demo`: the main job, shown on this machine.
+
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::build_ebpf::BuildEbpf;
+use crate::process;
+use crate::setup::{self, Setup};
+use crate::test::build_agent;
+use crate::workspace::{self, Workspace};
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {}
+
+impl Demo {
+    pub(crate) fn run(&self, workspace: &Workspace) -> Result<()> {
+        setup::require_root("cargo xtask demo")?;
+        Setup::default().run(workspace)?;
+        BuildEbpf::default().run(workspace)?;
+        build_agent(workspace)?;
+        process::run(
+            Command::new(workspace::cargo())
+                .current_dir(workspace.root())
+                .args(["run", "--quiet", "--locked"])
+                .args(["--package", "flannel-tests", "--example", "demo"]),
+        )
+    }
+}

@@ -1,5 +1,7 @@
 //! Where leases come from. etcd today; the Kubernetes API fits behind the same trait.
 
+pub mod etcd;
+
 use std::future::Future;
 use std::net::Ipv4Addr;
 
@@ -18,7 +20,13 @@ pub struct LeaseRequest {
     pub previous: Option<Ipv4Net>,
 }
 
-/// A datastore of leases.
+/// The caller cancelled before there was a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("cancelled")]
+pub struct Cancelled;
+
+/// A datastore of leases. The first three wait while the datastore does not answer and fail with
+/// [`Cancelled`] when cancelled meanwhile; `keep` and `follow` run until then and return `Ok`.
 pub trait LeaseSource: Send + Sync + 'static {
     /// Reads the network's configuration, waiting (one try a second) while it is missing or invalid.
     fn network_config(
@@ -42,8 +50,9 @@ pub trait LeaseSource: Send + Sync + 'static {
         cancel: &CancellationToken,
     ) -> impl Future<Output = anyhow::Result<OwnLease>> + Send;
 
-    /// Keeps the own lease alive until cancelled: renews it, rewrites it when `attrs` change,
-    /// and takes the same subnet again if it was taken away. Publishes each change on `own`.
+    /// Keeps the lease in `own` alive until cancelled: renews it, rewrites it when `attrs` change,
+    /// and takes the same subnet again if it was taken away. Publishes each change on `own`; its
+    /// subnet changes only when another node got hold of the old one.
     fn keep(
         &self,
         config: &NetworkConfig,
@@ -53,6 +62,9 @@ pub trait LeaseSource: Send + Sync + 'static {
     ) -> impl Future<Output = anyhow::Result<()>> + Send;
 
     /// Follows everybody else's leases until cancelled; survives the loss of the datastore.
+    ///
+    /// The first notification on `leases` is the first complete snapshot, also when it is empty.
+    /// Before it the channel's value means nothing: whoever acted on it would forget every peer.
     fn follow(
         &self,
         own: watch::Receiver<OwnLease>,

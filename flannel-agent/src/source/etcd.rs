@@ -1,0 +1,129 @@
+//! Leases in etcd v3, laid out as flannel does: `<prefix>/config` and one key per node under `<prefix>/subnets/`.
+
+mod acquire;
+mod endpoint;
+mod error;
+mod follow;
+mod keep;
+mod options;
+mod paths;
+mod patience;
+mod plan;
+mod session;
+mod store;
+mod table;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Cancelled, LeaseRequest, LeaseSource};
+use crate::config::NetworkConfig;
+use crate::lease::{LeaseAttrs, Leases, OwnLease};
+
+pub use error::{EtcdError, OptionsError};
+pub use options::{ClientIdentity, EtcdOptions, Login, Tls};
+use patience::Patience;
+use store::Store;
+
+/// flannel asks for a missing or invalid configuration once a second.
+const CONFIG_POLL: Duration = Duration::from_secs(1);
+
+/// The leases of one network in etcd.
+#[derive(Debug)]
+pub struct EtcdSource {
+    store: Store,
+    renew_margin: Duration,
+}
+
+impl EtcdSource {
+    /// Prepares connections; none is made before the first use.
+    ///
+    /// # Errors
+    /// When an endpoint is no URL or a certificate file cannot be used.
+    pub fn new(options: &EtcdOptions) -> Result<Self, OptionsError> {
+        Ok(Self {
+            store: Store::new(options)?,
+            renew_margin: options.renew_margin,
+        })
+    }
+
+    async fn read_config(&self) -> anyhow::Result<NetworkConfig> {
+        let key = self.store.config_key();
+        let json = self.store.read_config().await?.with_context(|| {
+            format!(
+                "etcd key {key} does not exist: write the network configuration there, for example \
+                 etcdctl put {key} '{{\"Network\":\"10.244.0.0/16\",\"Backend\":{{\"Type\":\"vxlan\"}}}}'"
+            )
+        })?;
+        NetworkConfig::parse(&json).with_context(|| format!("etcd key {key} is not usable"))
+    }
+}
+
+impl LeaseSource for EtcdSource {
+    async fn network_config(&self, cancel: &CancellationToken) -> anyhow::Result<NetworkConfig> {
+        let mut patience = Patience::every(CONFIG_POLL);
+        loop {
+            let read = cancel.run_until_cancelled(self.read_config());
+            match read.await.ok_or(Cancelled)? {
+                Ok(config) => {
+                    patience.over();
+                    return Ok(config);
+                }
+                Err(error) => {
+                    let wait = patience.lost("waiting for the network configuration", &error);
+                    cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
+                }
+            }
+        }
+    }
+
+    async fn previous_lease(
+        &self,
+        public_ip: Ipv4Addr,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Option<OwnLease>> {
+        patience::patiently("looking for this node's lease", cancel, || {
+            acquire::previous_lease(&self.store, public_ip)
+        })
+        .await
+    }
+
+    async fn acquire(
+        &self,
+        config: &NetworkConfig,
+        request: &LeaseRequest,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<OwnLease> {
+        patience::patiently("acquiring a lease", cancel, || {
+            acquire::acquire(&self.store, config, request)
+        })
+        .await
+    }
+
+    async fn keep(
+        &self,
+        config: &NetworkConfig,
+        own: &watch::Sender<OwnLease>,
+        attrs: watch::Receiver<LeaseAttrs>,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let keeper = keep::Keeper::new(&self.store, self.renew_margin, config, own, attrs);
+        cancel.run_until_cancelled(keeper.run()).await;
+        Ok(())
+    }
+
+    async fn follow(
+        &self,
+        own: watch::Receiver<OwnLease>,
+        leases: &watch::Sender<Leases>,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let follower = follow::Follower::new(&self.store, own, leases);
+        cancel.run_until_cancelled(follower.run()).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! One etcd endpoint: its URL, and a connection to it.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use axum::http::Uri;
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use tokio::sync::OnceCell;
+
+use super::error::{OptionsError, describe};
+use super::options::{EtcdOptions, Tls};
+
+/// A host that is gone answers nothing; its neighbour should get its turn soon.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A peer that vanished without a FIN is noticed after these two. etcd allows a ping every 5 s.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One member of the cluster. Connects on first use and reconnects by itself.
+pub(super) struct Endpoint {
+    url: String,
+    options: ConnectOptions,
+    login: Option<(String, String)>,
+    client: OnceCell<Client>,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Endpoint").field(&self.url).finish()
+    }
+}
+
+impl Endpoint {
+    pub(super) fn all(options: &EtcdOptions) -> Result<Vec<Self>, OptionsError> {
+        let urls = options
+            .endpoints
+            .iter()
+            .map(|endpoint| url(endpoint, options.tls.identity.is_some()))
+            .collect::<Result<Vec<_>, _>>()?;
+        if urls.is_empty() {
+            return Err(OptionsError::NoEndpoint);
+        }
+        let tls = tls(&options.tls)?;
+        let endpoint = |url: String| Self {
+            options: connect_options(url.starts_with("https://").then(|| tls.clone())),
+            login: options
+                .login
+                .as_ref()
+                .map(|login| (login.username.clone(), login.password.clone())),
+            client: OnceCell::new(),
+            url,
+        };
+        Ok(urls.into_iter().map(endpoint).collect())
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A handle to the connection. Only a login needs the network here.
+    pub(super) async fn client(&self) -> Result<Client, etcd_client::Error> {
+        self.client
+            .get_or_try_init(|| self.connect())
+            .await
+            .cloned()
+    }
+
+    async fn connect(&self) -> Result<Client, etcd_client::Error> {
+        let connect = |options| Client::connect([&self.url], Some(options));
+        let Some((username, password)) = &self.login else {
+            return connect(self.options.clone()).await;
+        };
+        let options = self.options.clone().with_user(username, password);
+        match connect(options.with_auto_token_refresh(true)).await {
+            // flanneld also starts with a login for an etcd that asks for none.
+            Err(error) if describe(&error).contains("authentication is not enabled") => {
+                tracing::warn!(
+                    endpoint = self.url,
+                    "etcd asks for no login: --etcd-username and --etcd-password are not used"
+                );
+                connect(self.options.clone()).await
+            }
+            result => result,
+        }
+    }
+}
+
+fn connect_options(tls: Option<TlsOptions>) -> ConnectOptions {
+    let options = ConnectOptions::new()
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
+        // etcd ends connections that ping while no call is open ("too many pings").
+        .with_keep_alive_while_idle(false)
+        // A member cut off from the others says so instead of going silent.
+        .with_require_leader(true);
+    match tls {
+        Some(tls) => options.with_tls(tls),
+        None => options,
+    }
+}
+
+fn url(endpoint: &str, has_identity: bool) -> Result<String, OptionsError> {
+    let problem = |problem| OptionsError::Endpoint {
+        endpoint: endpoint.to_owned(),
+        problem,
+    };
+    let trimmed = endpoint.trim().trim_end_matches('/');
+    let url = match trimmed.split_once("://") {
+        Some(("http" | "https", _)) => trimmed.to_owned(),
+        Some(_) => return Err(problem("neither http nor https")),
+        None if has_identity => format!("https://{trimmed}"),
+        None => format!("http://{trimmed}"),
+    };
+    let uri: Uri = url.parse().map_err(|_| problem("no URL"))?;
+    if uri.host().is_none_or(str::is_empty) {
+        return Err(problem("no host"));
+    }
+    if uri.port_u16().is_none() {
+        return Err(problem("no port"));
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err(problem("something behind the port"));
+    }
+    Ok(url)
+}
+
+fn tls(files: &Tls) -> Result<TlsOptions, OptionsError> {
+    let options = match &files.ca_file {
+        Some(file) => {
+            TlsOptions::new().ca_certificate(Certificate::from_pem(read("--etcd-cafile", file)?))
+        }
+        None => TlsOptions::new().with_native_roots(),
+    };
+    Ok(match &files.identity {
+        Some(identity) => options.identity(Identity::from_pem(
+            read("--etcd-certfile", &identity.cert_file)?,
+            read("--etcd-keyfile", &identity.key_file)?,
+        )),
+        None => options,
+    })
+}
+
+fn read(flag: &'static str, file: &Path) -> Result<Vec<u8>, OptionsError> {
+    fs::read(file).map_err(|source| OptionsError::File {
+        flag,
+        file: file.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("http://127.0.0.1:2379", false, "http://127.0.0.1:2379")]
+    #[case(" https://etcd.example:2379/ ", false, "https://etcd.example:2379")]
+    #[case("127.0.0.1:2379", false, "http://127.0.0.1:2379")]
+    #[case("etcd.example:2379", true, "https://etcd.example:2379")]
+    #[case("http://127.0.0.1:2379", true, "http://127.0.0.1:2379")]
+    #[case("[::1]:2379", false, "http://[::1]:2379")]
+    fn urls(#[case] endpoint: &str, #[case] has_identity: bool, #[case] expected: &str) {
+        assert_eq!(url(endpoint, has_identity).unwrap(), expected);
+    }
+
+    #[rstest]
+    #[case("", "no URL")]
+    #[case("http://", "no URL")]
+    #[case("http://127.0.0.1", "no port")]
+    #[case("unix:///run/etcd.sock", "neither http nor https")]
+    #[case("http://127.0.0.1:2379/v2", "something behind the port")]
+    #[case("http://127.0.0.1:99999", "no URL")]
+    fn bad_urls_are_named(#[case] endpoint: &str, #[case] expected: &str) {
+        let error = url(endpoint, false).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("{endpoint:?}: {expected}")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn no_endpoint_and_missing_files_are_errors() {
+        let mut options = EtcdOptions::new(vec![], "/n");
+        let error = Endpoint::all(&options).unwrap_err();
+        assert!(matches!(error, OptionsError::NoEndpoint));
+        options.endpoints = vec!["https://127.0.0.1:2379".to_owned()];
+        options.tls.ca_file = Some("/no/such/file.pem".into());
+        let error = Endpoint::all(&options).unwrap_err().to_string();
+        assert!(
+            error.contains("/no/such/file.pem (--etcd-cafile)"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! What can go wrong between us and etcd, in words an operator can act on.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+/// The options cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    #[error("no etcd endpoint: give at least one with --etcd-endpoints")]
+    NoEndpoint,
+    #[error("etcd endpoint {endpoint:?}: {problem}; write it like http://192.0.2.1:2379")]
+    Endpoint {
+        endpoint: String,
+        problem: &'static str,
+    },
+    #[error("cannot read {file} ({flag}): {source}; give a PEM file the agent may read")]
+    File {
+        flag: &'static str,
+        file: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+/// An operation on etcd failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdError {
+    /// Passes when etcd is back; worth waiting for.
+    #[error(
+        "cannot {what}: no etcd endpoint answers ({failures}): check --etcd-endpoints and that etcd runs there"
+    )]
+    Unreachable { what: String, failures: String },
+    /// etcd answered with a refusal.
+    #[error("etcd at {endpoint} refuses to {what}: {reason}")]
+    Refused {
+        endpoint: String,
+        what: String,
+        reason: String,
+        code: Code,
+    },
+    #[error("etcd at {endpoint} ended the watch: {reason}")]
+    WatchEnded { endpoint: String, reason: String },
+    /// Not a fault: history up to here is gone, so the leases must be listed anew.
+    #[error("etcd compacted its history up to revision {0}")]
+    Compacted(i64),
+    #[error(
+        "no free subnet: every /{subnet_len} from {min} to {max} overlaps a lease; widen SubnetMin and SubnetMax or remove leases of nodes that are gone"
+    )]
+    OutOfSubnets {
+        subnet_len: u8,
+        min: std::net::Ipv4Addr,
+        max: std::net::Ipv4Addr,
+    },
+    #[error("cannot write the lease as JSON: {0}")]
+    Value(#[from] serde_json::Error),
+}
+
+/// A gRPC status code (grpc.io, "Status codes and their use in gRPC").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code(i32);
+
+impl Code {
+    pub const INVALID_ARGUMENT: Self = Self(3);
+    pub const NOT_FOUND: Self = Self(5);
+    pub const ALREADY_EXISTS: Self = Self(6);
+    pub const PERMISSION_DENIED: Self = Self(7);
+    pub const RESOURCE_EXHAUSTED: Self = Self(8);
+    pub const FAILED_PRECONDITION: Self = Self(9);
+    pub const OUT_OF_RANGE: Self = Self(11);
+    pub const UNIMPLEMENTED: Self = Self(12);
+    pub const UNAUTHENTICATED: Self = Self(16);
+
+    /// Codes by which a healthy etcd says no; any other endpoint of the cluster would say the same.
+    const REFUSALS: [Self; 9] = [
+        Self::INVALID_ARGUMENT,
+        Self::NOT_FOUND,
+        Self::ALREADY_EXISTS,
+        Self::PERMISSION_DENIED,
+        Self::RESOURCE_EXHAUSTED,
+        Self::FAILED_PRECONDITION,
+        Self::OUT_OF_RANGE,
+        Self::UNIMPLEMENTED,
+        Self::UNAUTHENTICATED,
+    ];
+
+    /// What an operator can do about a refusal.
+    fn fix(self) -> &'static str {
+        match self {
+            Self::PERMISSION_DENIED | Self::UNAUTHENTICATED | Self::INVALID_ARGUMENT => {
+                ": check --etcd-username and --etcd-password, and that the user may read and write below --etcd-prefix"
+            }
+            Self::RESOURCE_EXHAUSTED => ": compact and defragment etcd, or raise its quota",
+            _ => "",
+        }
+    }
+}
+
+/// The refusal in `error`, when it is one and not a failure of the endpoint.
+pub(super) fn refusal(error: &etcd_client::Error) -> Option<(Code, String)> {
+    let etcd_client::Error::GRpcStatus(status) = error else {
+        return None;
+    };
+    let code = Code(status.code().into());
+    Code::REFUSALS
+        .contains(&code)
+        .then(|| (code, format!("{}{}", status.message(), code.fix())))
+}
+
+/// The innermost causes of a failure; the outer ones only say "transport error".
+pub(super) fn describe(error: &etcd_client::Error) -> String {
+    let mut text = match error {
+        etcd_client::Error::GRpcStatus(status) => status.message().to_owned(),
+        etcd_client::Error::TransportError(error) => error.to_string(),
+        other => other.to_string(),
+    };
+    let mut cause = match error {
+        etcd_client::Error::GRpcStatus(status) => status.source(),
+        etcd_client::Error::TransportError(error) => error.source(),
+        _ => None,
+    };
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

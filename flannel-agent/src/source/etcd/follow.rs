@@ -1,0 +1,198 @@
+//! Following everybody's leases: one list, then the watch from there on, and again when it breaks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use etcd_client::{Event, EventType, WatchResponse};
+use ipnet::Ipv4Net;
+use tokio::sync::watch;
+
+use super::error::EtcdError;
+use super::patience::Patience;
+use super::session::Watch;
+use super::store::{self, Store};
+use super::table::Table;
+use crate::lease::{Leases, OwnLease};
+
+/// Keeps `leases` equal to what other nodes hold.
+pub(super) struct Follower<'a> {
+    store: &'a Store,
+    own: watch::Receiver<OwnLease>,
+    leases: &'a watch::Sender<Leases>,
+    table: Table,
+    /// All up to here is in the table; `None` until the first list and after a compaction.
+    revision: Option<i64>,
+    published: bool,
+}
+
+impl<'a> Follower<'a> {
+    pub(super) fn new(
+        store: &'a Store,
+        mut own: watch::Receiver<OwnLease>,
+        leases: &'a watch::Sender<Leases>,
+    ) -> Self {
+        let subnet = own.borrow_and_update().subnet;
+        Self {
+            store,
+            own,
+            leases,
+            table: Table::new(subnet),
+            revision: None,
+            published: false,
+        }
+    }
+
+    /// Never returns; drop it to end it.
+    pub(super) async fn run(mut self) {
+        let mut patience = Patience::growing();
+        loop {
+            let Err(error) = self.follow(&mut patience).await;
+            if let EtcdError::Compacted(_) = error {
+                self.revision = None;
+            }
+            patience.lost("following leases", &error).await;
+        }
+    }
+
+    /// Follows until something breaks. What is known stays known.
+    async fn follow(
+        &mut self,
+        patience: &mut Patience,
+    ) -> Result<std::convert::Infallible, EtcdError> {
+        let mut resumed = self.revision;
+        let revision = match resumed {
+            Some(revision) => revision,
+            None => self.list().await?,
+        };
+        let mut watch = self.store.watch_leases(revision + 1).await?;
+        loop {
+            tokio::select! {
+                response = next(&mut watch) => {
+                    let response = response?;
+                    patience.over();
+                    if resumed.take().is_some_and(|revision| is_behind(&response, revision)) {
+                        // This member lags, or etcd was restored from a backup and would stay
+                        // silent until it has counted up to our revision.
+                        let revision = self.list().await?;
+                        watch = self.store.watch_leases(revision + 1).await?;
+                    } else {
+                        self.apply(&response);
+                    }
+                }
+                own = owned(&mut self.own) => {
+                    let touched = self.table.set_own(own);
+                    self.publish(touched);
+                }
+            }
+        }
+    }
+
+    /// Reads all leases and publishes the difference to what was known.
+    async fn list(&mut self) -> Result<i64, EtcdError> {
+        let listing = self.store.list().await?;
+        for error in &listing.foreign {
+            self.table.blame(&error.key, false, error);
+        }
+        self.table.replace(listing.entries);
+        self.revision = Some(listing.revision);
+        let others = self.table.others();
+        let first = !std::mem::replace(&mut self.published, true);
+        self.leases.send_if_modified(|leases| {
+            let differs = **leases != others;
+            if differs {
+                *leases = Arc::new(others);
+            }
+            differs || first
+        });
+        Ok(listing.revision)
+    }
+
+    fn apply(&mut self, response: &WatchResponse) {
+        let touched: BTreeSet<_> = response
+            .events()
+            .iter()
+            .filter_map(|event| self.apply_one(event))
+            .collect();
+        self.publish(touched);
+        // A response without events only tells that there were none up to its revision; one with
+        // events is complete up to the last of them.
+        let last = match response.events().last().and_then(Event::kv) {
+            Some(kv) => Some(kv.mod_revision()),
+            None => response.header().map(etcd_client::ResponseHeader::revision),
+        };
+        self.revision = self.revision.max(last);
+    }
+
+    fn apply_one(&mut self, event: &Event) -> Option<Ipv4Net> {
+        let kv = event.kv()?;
+        let deleted = event.event_type() == EventType::Delete;
+        match self.store.parse_key(kv.key()) {
+            Ok(key) if deleted => Some(self.table.delete(key)),
+            Ok(key) => Some(self.table.put(store::entry(key, kv))),
+            Err(error) if deleted => {
+                self.table.forgive(&error.key);
+                None
+            }
+            Err(error) => {
+                self.table.blame(&error.key, false, &error);
+                None
+            }
+        }
+    }
+
+    /// Brings these subnets up to date for the readers, who are told only of real differences.
+    fn publish(&self, touched: impl IntoIterator<Item = Ipv4Net>) {
+        self.leases.send_if_modified(|leases| {
+            let mut modified = false;
+            for subnet in touched {
+                let now = self.table.other(subnet);
+                if leases.get(&subnet) == now {
+                    continue;
+                }
+                modified = true;
+                // Copies the snapshot only while a reader still holds the old one.
+                let leases = Arc::make_mut(leases);
+                match now {
+                    Some(attrs) => leases.insert(subnet, attrs.clone()),
+                    None => leases.remove(&subnet),
+                };
+            }
+            modified
+        });
+    }
+}
+
+/// The next response of a watch that goes on.
+pub(super) async fn next(watch: &mut Watch) -> Result<WatchResponse, EtcdError> {
+    let ended = |reason: String| EtcdError::WatchEnded {
+        endpoint: watch.endpoint.clone(),
+        reason,
+    };
+    match watch.stream.message().await {
+        Ok(Some(response)) if response.compact_revision() > 0 => {
+            Err(EtcdError::Compacted(response.compact_revision()))
+        }
+        Ok(Some(response)) if response.canceled() => {
+            Err(ended(response.cancel_reason().to_owned()))
+        }
+        Ok(Some(response)) => Ok(response),
+        Ok(None) => Err(ended("the stream is closed".to_owned())),
+        Err(error) => Err(ended(super::error::describe(&error))),
+    }
+}
+
+/// Whether the first response of a watch comes from a member that does not know `revision`.
+fn is_behind(response: &WatchResponse, revision: i64) -> bool {
+    response
+        .header()
+        .is_some_and(|header| header.revision() < revision)
+}
+
+/// Our subnet, once our lease is published anew.
+async fn owned(own: &mut watch::Receiver<OwnLease>) -> Ipv4Net {
+    match own.changed().await {
+        Ok(()) => own.borrow_and_update().subnet,
+        // Nobody will publish again; what we know stays right.
+        Err(_) => std::future::pending().await,
+    }
+}

@@ -1,0 +1,121 @@
+//! Waiting for etcd: ever longer, not in step with the other nodes, and without filling the log.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio_util::sync::CancellationToken;
+
+use super::error::EtcdError;
+use crate::source::Cancelled;
+
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LAST_DELAY: Duration = Duration::from_secs(5);
+/// The same trouble is logged again after this long.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// One stretch of trouble after the other.
+#[derive(Debug)]
+pub(super) struct Patience {
+    delays: Delays,
+    since: Option<Instant>,
+    said: Option<(Instant, String)>,
+}
+
+#[derive(Debug)]
+enum Delays {
+    Fixed(Duration),
+    Growing(ExponentialBackoff),
+}
+
+impl Patience {
+    /// From 100 ms up to 5 s, doubling, each with up to as much again by chance.
+    pub(super) fn growing() -> Self {
+        Self::new(Delays::Growing(backoff()))
+    }
+
+    pub(super) fn every(delay: Duration) -> Self {
+        Self::new(Delays::Fixed(delay))
+    }
+
+    fn new(delays: Delays) -> Self {
+        Self {
+            delays,
+            since: None,
+            said: None,
+        }
+    }
+
+    /// It failed: says so, unless it lately said the same, and gives the wait before the next try.
+    pub(super) fn lost(
+        &mut self,
+        what: &str,
+        error: &dyn Display,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        self.since.get_or_insert_with(Instant::now);
+        let text = format!("{error:#}");
+        let news = self
+            .said
+            .as_ref()
+            .is_none_or(|(when, said)| *said != text || when.elapsed() >= SAY_AGAIN);
+        if news {
+            tracing::warn!("{what}: {text}");
+            self.said = Some((Instant::now(), text));
+        }
+        let delay = match &mut self.delays {
+            Delays::Fixed(delay) => *delay,
+            Delays::Growing(delays) => delays.next().unwrap_or(LAST_DELAY),
+        };
+        tokio::time::sleep(delay)
+    }
+
+    /// It works; the next trouble starts with short waits again.
+    pub(super) fn over(&mut self) {
+        if let Some(since) = self.since.take() {
+            tracing::info!("etcd is usable again after {} s", since.elapsed().as_secs());
+            self.said = None;
+            if let Delays::Growing(delays) = &mut self.delays {
+                *delays = backoff();
+            }
+        }
+    }
+}
+
+fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(FIRST_DELAY)
+        .with_max_delay(LAST_DELAY)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+/// Repeats `attempt` until it succeeds, as long as etcd just does not answer.
+pub(super) async fn patiently<T, F>(
+    what: &str,
+    cancel: &CancellationToken,
+    attempt: impl Fn() -> F,
+) -> anyhow::Result<T>
+where
+    F: Future<Output = Result<T, EtcdError>>,
+{
+    let mut patience = Patience::growing();
+    loop {
+        match cancel
+            .run_until_cancelled(attempt())
+            .await
+            .ok_or(Cancelled)?
+        {
+            Ok(value) => {
+                patience.over();
+                return Ok(value);
+            }
+            Err(error @ EtcdError::Unreachable { .. }) => {
+                let wait = patience.lost(what, &error);
+                cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Calls to a cluster: one endpoint at a time, the next when it fails.
+//!
+//! etcd-client's own balancing would send every second call to a dead endpoint, and one of flannel's
+//! two default endpoints is dead on every machine.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Client, WatchOptions, WatchStream};
+
+use super::endpoint::Endpoint;
+use super::error::{EtcdError, OptionsError, describe, refusal};
+use super::options::EtcdOptions;
+
+/// etcd itself gives up on a request after 5 s and two election timeouts.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The endpoints of one cluster.
+#[derive(Debug)]
+pub(super) struct Session {
+    endpoints: Vec<Endpoint>,
+    /// The one that answered last; it is asked first.
+    current: AtomicUsize,
+}
+
+/// An open watch.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) endpoint: String,
+    pub(super) stream: WatchStream,
+}
+
+impl Session {
+    pub(super) fn new(options: &EtcdOptions) -> Result<Self, OptionsError> {
+        Ok(Self {
+            endpoints: Endpoint::all(options)?,
+            current: AtomicUsize::new(0),
+        })
+    }
+
+    /// Runs `call`, on each endpoint at most once, until one answers. `what` completes "cannot …".
+    pub(super) async fn call<T, F>(
+        &self,
+        what: &str,
+        call: impl Fn(Client) -> F + Sync,
+    ) -> Result<T, EtcdError>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        self.call_at(what, call).await.map(|(_, answer)| answer)
+    }
+
+    /// Watches `key` from `revision` on; `prefix` also what is below it.
+    pub(super) async fn watch(
+        &self,
+        key: &str,
+        prefix: bool,
+        revision: i64,
+    ) -> Result<Watch, EtcdError> {
+        // Not fragmented: a response would then no longer be complete up to its revision.
+        let options = WatchOptions::new()
+            .with_start_revision(revision)
+            .with_progress_notify();
+        let options = if prefix {
+            options.with_prefix()
+        } else {
+            options
+        };
+        let what = format!("watch {key}");
+        let (endpoint, stream) = self
+            .call_at(&what, |client| {
+                let options = options.clone();
+                async move {
+                    client
+                        .watch_client()
+                        .max_decoding_message_size(usize::MAX)
+                        .watch(key, Some(options))
+                        .await
+                }
+            })
+            .await?;
+        Ok(Watch {
+            endpoint: endpoint.to_owned(),
+            stream,
+        })
+    }
+
+    async fn call_at<T, F>(
+        &self,
+        what: &str,
+        call: impl Fn(Client) -> F + Sync,
+    ) -> Result<(&str, T), EtcdError>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut failures = Vec::new();
+        let first = self.current.load(Ordering::Relaxed);
+        for turn in 0..self.endpoints.len() {
+            let index = (first + turn) % self.endpoints.len();
+            let endpoint = &self.endpoints[index];
+            let attempt = async { call(endpoint.client().await?).await };
+            let reason = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
+                Ok(Ok(answer)) => {
+                    self.current.store(index, Ordering::Relaxed);
+                    return Ok((endpoint.url(), answer));
+                }
+                Ok(Err(error)) => match refusal(&error) {
+                    Some((code, reason)) => {
+                        return Err(EtcdError::Refused {
+                            endpoint: endpoint.url().to_owned(),
+                            what: what.to_owned(),
+                            reason,
+                            code,
+                        });
+                    }
+                    None => describe(&error),
+                },
+                Err(_) => format!("no answer in {} s", CALL_TIMEOUT.as_secs()),
+            };
+            failures.push(format!("{}: {reason}", endpoint.url()));
+        }
+        Err(EtcdError::Unreachable {
+            what: what.to_owned(),
+            failures: failures.join("; "),
+        })
+    }
+}

@@ -1,0 +1,288 @@
+//! The operations on one network's keys, each a single round trip unless it says otherwise.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+
+use super::error::{Code, EtcdError, OptionsError};
+use super::options::EtcdOptions;
+use super::paths::Paths;
+use super::session::{Session, Watch};
+use crate::lease::{self, KeyError, LeaseAttrs, SubnetKey, ValueError};
+
+/// One network's keys in etcd.
+#[derive(Debug)]
+pub(super) struct Store {
+    session: Session,
+    paths: Paths,
+}
+
+/// A lease as it is in etcd.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: SubnetKey,
+    /// A value nobody can read still takes the subnet.
+    pub(super) attrs: Result<LeaseAttrs, ValueError>,
+    pub(super) mod_revision: i64,
+    /// The etcd lease that ends this one; `None` for a reservation.
+    pub(super) etcd_lease: Option<i64>,
+}
+
+/// All leases at one revision.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) revision: i64,
+    pub(super) entries: Vec<Entry>,
+    /// Keys among the leases that are none.
+    pub(super) foreign: Vec<KeyError>,
+}
+
+/// An etcd lease: what makes a key go away by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Grant {
+    pub(super) id: i64,
+    pub(super) until: Instant,
+}
+
+impl Grant {
+    pub(super) fn expires(&self) -> SystemTime {
+        SystemTime::now() + self.until.saturating_duration_since(Instant::now())
+    }
+}
+
+/// What a written key hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    Until(Grant),
+    /// A reservation: nothing ends it.
+    Forever,
+}
+
+impl Hold {
+    pub(super) fn expires(&self) -> Option<SystemTime> {
+        match self {
+            Self::Until(grant) => Some(grant.expires()),
+            Self::Forever => None,
+        }
+    }
+}
+
+impl Store {
+    pub(super) fn new(options: &EtcdOptions) -> Result<Self, OptionsError> {
+        Ok(Self {
+            session: Session::new(options)?,
+            paths: Paths::new(&options.prefix),
+        })
+    }
+
+    pub(super) fn config_key(&self) -> String {
+        self.paths.config()
+    }
+
+    pub(super) fn parse_key(&self, key: &[u8]) -> Result<SubnetKey, KeyError> {
+        self.paths.parse_lease(key)
+    }
+
+    /// The network configuration as it was written; `None` when there is none.
+    pub(super) async fn read_config(&self) -> Result<Option<String>, EtcdError> {
+        let (_, kvs) = self.range(&self.paths.config(), false).await?;
+        let text = |kv: &KeyValue| String::from_utf8_lossy(kv.value()).into_owned();
+        Ok(kvs.first().map(text))
+    }
+
+    pub(super) async fn list(&self) -> Result<Listing, EtcdError> {
+        let (revision, kvs) = self.range(&self.paths.subnets(), true).await?;
+        let mut listing = Listing {
+            revision,
+            entries: Vec::with_capacity(kvs.len()),
+            foreign: Vec::new(),
+        };
+        for kv in &kvs {
+            match self.parse_key(kv.key()) {
+                Ok(key) => listing.entries.push(entry(key, kv)),
+                Err(error) => listing.foreign.push(error),
+            }
+        }
+        Ok(listing)
+    }
+
+    /// One lease, and the revision at which it was read.
+    pub(super) async fn get(&self, key: SubnetKey) -> Result<(i64, Option<Entry>), EtcdError> {
+        let (revision, kvs) = self.range(&self.paths.lease(key), false).await?;
+        Ok((revision, kvs.first().map(|kv| entry(key, kv))))
+    }
+
+    pub(super) async fn watch_leases(&self, revision: i64) -> Result<Watch, EtcdError> {
+        let key = self.paths.subnets();
+        self.session.watch(&key, true, revision).await
+    }
+
+    pub(super) async fn watch_lease(
+        &self,
+        key: SubnetKey,
+        revision: i64,
+    ) -> Result<Watch, EtcdError> {
+        let key = self.paths.lease(key);
+        self.session.watch(&key, false, revision).await
+    }
+
+    /// An etcd lease of [`lease::TTL`].
+    pub(super) async fn grant(&self) -> Result<Grant, EtcdError> {
+        // Counted from before the call: we must not believe in it longer than etcd does.
+        let now = Instant::now();
+        let ttl = i64::try_from(lease::TTL.as_secs()).unwrap_or(i64::MAX);
+        let granted = self
+            .session
+            .call("grant an etcd lease", |mut client| async move {
+                client.lease_grant(ttl, None).await
+            })
+            .await?;
+        Ok(Grant {
+            id: granted.id(),
+            until: now + seconds(granted.ttl()),
+        })
+    }
+
+    /// Gives an etcd lease back that no key hangs on. It would end by itself, so failing is no harm.
+    pub(super) async fn revoke(&self, grant: Grant) {
+        let revoked = self
+            .session
+            .call("revoke an etcd lease", |mut client| async move {
+                client.lease_revoke(grant.id).await
+            })
+            .await;
+        if let Err(error) = revoked {
+            tracing::debug!(%error, "etcd lease left to expire");
+        }
+    }
+
+    /// When the etcd lease `id` ends; `None` when it is gone.
+    pub(super) async fn look_up(&self, id: i64) -> Result<Option<Grant>, EtcdError> {
+        let now = Instant::now();
+        let answer = self
+            .session
+            .call("look up an etcd lease", |mut client| async move {
+                client.lease_time_to_live(id, None).await
+            })
+            .await?;
+        Ok((answer.ttl() > 0).then(|| Grant {
+            id,
+            until: now + seconds(answer.ttl()),
+        }))
+    }
+
+    /// Writes a key that must not exist. `None`: it does.
+    pub(super) async fn create(
+        &self,
+        key: SubnetKey,
+        attrs: &LeaseAttrs,
+        hold: Hold,
+    ) -> Result<Option<i64>, EtcdError> {
+        let absent = Compare::version(self.paths.lease(key), CompareOp::Equal, 0);
+        self.put_if(absent, key, attrs, hold).await
+    }
+
+    /// Overwrites a key nobody else wrote since `mod_revision`. `None`: somebody did.
+    pub(super) async fn replace(
+        &self,
+        key: SubnetKey,
+        mod_revision: i64,
+        attrs: &LeaseAttrs,
+        hold: Hold,
+    ) -> Result<Option<i64>, EtcdError> {
+        let unchanged =
+            Compare::mod_revision(self.paths.lease(key), CompareOp::Equal, mod_revision);
+        self.put_if(unchanged, key, attrs, hold).await
+    }
+
+    /// Deletes a key nobody else wrote since `mod_revision`.
+    pub(super) async fn delete(&self, key: SubnetKey, mod_revision: i64) -> Result<(), EtcdError> {
+        let path = self.paths.lease(key);
+        let txn = Txn::new()
+            .when([Compare::mod_revision(
+                path.as_str(),
+                CompareOp::Equal,
+                mod_revision,
+            )])
+            .and_then([TxnOp::delete(path.as_str(), None)]);
+        self.session
+            .call(&format!("delete {path}"), |mut client| {
+                let txn = txn.clone();
+                async move { client.txn(txn).await }
+            })
+            .await
+            .map(|_| ())
+    }
+
+    /// The revision of the write, when `condition` held.
+    async fn put_if(
+        &self,
+        condition: Compare,
+        key: SubnetKey,
+        attrs: &LeaseAttrs,
+        hold: Hold,
+    ) -> Result<Option<i64>, EtcdError> {
+        let path = self.paths.lease(key);
+        let options = match hold {
+            Hold::Until(grant) => Some(PutOptions::new().with_lease(grant.id)),
+            Hold::Forever => None,
+        };
+        let txn = Txn::new().when([condition]).and_then([TxnOp::put(
+            path.as_str(),
+            attrs.to_json()?,
+            options,
+        )]);
+        let written = self
+            .session
+            .call(&format!("write {path}"), |mut client| {
+                let txn = txn.clone();
+                async move { client.txn(txn).await }
+            })
+            .await;
+        match written {
+            Ok(answer) => Ok(answer.succeeded().then(|| revision(answer.header()))),
+            // The etcd lease ended meanwhile, and the key with it.
+            Err(EtcdError::Refused {
+                code: Code::NOT_FOUND,
+                ..
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn range(&self, key: &str, prefix: bool) -> Result<(i64, Vec<KeyValue>), EtcdError> {
+        let options = prefix.then(|| GetOptions::new().with_prefix());
+        let mut answer = self
+            .session
+            .call(&format!("read {key}"), |client| {
+                let options = options.clone();
+                async move {
+                    client
+                        .kv_client()
+                        // 4 MB, the default, is 20,000 leases.
+                        .max_decoding_message_size(usize::MAX)
+                        .get(key, options)
+                        .await
+                }
+            })
+            .await?;
+        Ok((revision(answer.header()), answer.take_kvs()))
+    }
+}
+
+fn revision(header: Option<&etcd_client::ResponseHeader>) -> i64 {
+    header.map_or(0, etcd_client::ResponseHeader::revision)
+}
+
+fn seconds(ttl: i64) -> Duration {
+    Duration::from_secs(ttl.try_into().unwrap_or(0))
+}
+
+pub(super) fn entry(key: SubnetKey, kv: &KeyValue) -> Entry {
+    Entry {
+        key,
+        attrs: LeaseAttrs::from_json(kv.value()),
+        mod_revision: kv.mod_revision(),
+        etcd_lease: (kv.lease() != 0).then(|| kv.lease()),
+    }
+}

@@ -105,19 +105,19 @@ fn url(endpoint: &str, has_identity: bool) -> Result<String, OptionsError> {
         endpoint: endpoint.to_owned(),
         problem,
     };
-    let trimmed = endpoint.trim().trim_end_matches('/');
-    let url = match trimmed.split_once("://") {
-        Some(("http" | "https", _)) => trimmed.to_owned(),
+    let (scheme, authority) = match endpoint.trim().split_once("://") {
+        Some((scheme @ ("http" | "https"), authority)) => (scheme, authority),
         Some(_) => return Err(problem("neither http nor https")),
-        None if has_identity => format!("https://{trimmed}"),
-        None => format!("http://{trimmed}"),
+        None if has_identity => ("https", endpoint.trim()),
+        None => ("http", endpoint.trim()),
     };
+    let url = format!("{scheme}://{}", authority.trim_end_matches('/'));
     let uri: Uri = url.parse().map_err(|_| problem("no URL"))?;
     if uri.host().is_none_or(str::is_empty) {
         return Err(problem("no host"));
     }
-    if uri.port_u16().is_none() {
-        return Err(problem("no port"));
+    if uri.port_u16().is_none_or(|port| port == 0) {
+        return Err(problem("no port from 1 to 65535"));
     }
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(problem("something behind the port"));
@@ -172,7 +172,9 @@ mod tests {
     #[case("http://127.0.0.1", "no port")]
     #[case("unix:///run/etcd.sock", "neither http nor https")]
     #[case("http://127.0.0.1:2379/v2", "something behind the port")]
-    #[case("http://127.0.0.1:99999", "no URL")]
+    #[case("http://127.0.0.1:99999", "no port")]
+    #[case("http://127.0.0.1:0", "no port")]
+    #[case("http://a b:2379", "no URL")]
     fn bad_urls_are_named(#[case] endpoint: &str, #[case] expected: &str) {
         let error = url(endpoint, false).unwrap_err().to_string();
         assert!(

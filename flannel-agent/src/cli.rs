@@ -1,20 +1,25 @@
-//! The command line: flanneld's flags, flanneld's environment, and what they mean.
+//! The command line: flanneld's flags, flanneld's environment, a config file, and what they mean.
 
 mod argv;
 pub mod config;
+mod file;
 pub mod flags;
 mod layers;
 mod notices;
+mod show;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub use config::Config;
 use flags::Flags;
-use layers::{Origin, Origins};
+use layers::Origins;
+use show::Output;
 
 /// Drop-in for flanneld whose dataplane is eBPF
 #[derive(Debug, Parser)]
@@ -23,12 +28,61 @@ use layers::{Origin, Origins};
     disable_version_flag = true,
     disable_help_subcommand = true,
     args_override_self = true,
-    after_help = "\
-Each flag can also be given as an environment variable: FLANNELD_ and the flag's name in upper case,
-dashes as underscores (FLANNELD_ETCD_PREFIX). The command line wins; an empty variable is ignored.
-Flags may start with one dash or two."
+    args_conflicts_with_subcommands = true,
+    after_help = AFTER_HELP
 )]
 pub struct Cli {
+    #[command(flatten)]
+    pub flags: Flags,
+    #[command(subcommand)]
+    pub task: Option<Task>,
+}
+
+const AFTER_HELP: &str = "\
+Without a command, the agent follows the leases of a flannel network in etcd and keeps this
+node's tunnel equal to them until it gets SIGINT or SIGTERM.
+
+Settings:
+  Each flag can also be given as an environment variable, FLANNELD_ and the flag's name in
+  upper case with dashes as underscores (FLANNELD_ETCD_PREFIX), or as a key of the config file
+  (etcd-prefix = \"/x\"). The command line wins over the environment, the environment over the
+  file; an empty variable is ignored. Flags may start with one dash or two.
+  `flannel-agent config show` prints what holds.
+
+Exit status:
+  0  done, or ended by a signal; what forwards stays in place
+  1  a setting cannot be used, the start is impossible, or the agent cannot go on
+  2  the command line, a variable or the config file cannot be read
+
+Examples:
+  flannel-agent --etcd-endpoints=http://10.0.0.1:2379 --iface=eth0
+  flannel-agent --config=/etc/flannel-ebpf.toml --healthz-port=8081 -v=2
+  FLANNELD_ETCD_PREFIX=/second/network flannel-agent config show";
+
+/// What else the binary does.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Look at the settings
+    #[command(subcommand)]
+    Config(Box<ConfigTask>),
+    /// Print a completion script, for example: flannel-agent completions bash > /etc/bash_completion.d/flannel-agent
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page, for example: flannel-agent man > /usr/share/man/man8/flannel-agent.8
+    Man,
+}
+
+/// `flannel-agent config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigTask {
+    /// Print every effective value and where it comes from; fails if one cannot be used
+    Show(Show),
+}
+
+/// `flannel-agent config show`
+#[derive(Debug, Args)]
+pub struct Show {
+    #[arg(short, long, value_name = "FORMAT", default_value = "toml")]
+    pub output: Output,
     #[command(flatten)]
     pub flags: Flags,
 }
@@ -37,12 +91,11 @@ pub struct Cli {
 #[derive(Debug)]
 struct Invocation {
     cli: Cli,
+    matches: ArgMatches,
     origins: Origins,
 }
 
-/// Runs what the command line of this process asks for.
-///
-/// Exit status: 0 done or ended by a signal, 1 failed, 2 wrong command line.
+/// Runs what the command line of this process asks for. The exit status is described in `--help`.
 pub fn main() -> ExitCode {
     let env = std::env::vars_os().filter_map(|(name, value)| {
         // Only our own variables have to be readable as text.
@@ -52,9 +105,30 @@ pub fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(error) => error.exit(),
     };
-    match run(&invocation) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+    let Invocation {
+        cli,
+        matches,
+        origins,
+    } = &invocation;
+    match &cli.task {
+        None => run(&cli.flags, origins),
+        Some(Task::Config(task)) => {
+            let ConfigTask::Show(show) = &**task;
+            show_config(show, matches, origins)
+        }
+        Some(Task::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut command(), "flannel-agent", &mut script);
+            print(&script)
+        }
+        Some(Task::Man) => {
+            let mut page = Vec::new();
+            let man = clap_mangen::Man::new(command()).section("8");
+            match man.render(&mut page) {
+                Ok(()) => print(&page),
+                Err(_) => ExitCode::FAILURE,
+            }
+        }
     }
 }
 
@@ -66,54 +140,89 @@ fn read(
         .into_iter()
         .map(|token| {
             token.into_string().map_err(|token| {
-                clap::Error::raw(
-                    clap::error::ErrorKind::InvalidUtf8,
-                    format!("argument {} is not UTF-8\n", token.display()),
-                )
+                let problem = format!("argument {} is not UTF-8", token.display());
+                command().error(ErrorKind::InvalidUtf8, problem)
             })
         })
         .collect::<Result<_, _>>()?;
     let (matches, origins) = layers::read(argv, env)?;
     let cli = Cli::from_arg_matches(&matches)?;
-    Ok(Invocation { cli, origins })
-}
-
-/// The definition of all flags and subcommands.
-fn command() -> clap::Command {
-    // An empty default means "not given"; help that prints it only confuses.
-    Cli::command().mut_args(|arg| {
-        let unset = arg
-            .get_default_values()
-            .iter()
-            .all(|value| value.is_empty());
-        arg.hide_default_value(unset)
+    Ok(Invocation {
+        cli,
+        matches,
+        origins,
     })
 }
 
-fn run(invocation: &Invocation) -> anyhow::Result<()> {
-    let flags = &invocation.cli.flags;
+/// The definition of all flags and commands.
+fn command() -> clap::Command {
+    // An empty default means "not given"; help that prints it only confuses.
+    fn hide_empty_defaults(command: clap::Command) -> clap::Command {
+        command
+            .mut_args(|arg| {
+                let unset = arg
+                    .get_default_values()
+                    .iter()
+                    .all(|value| value.is_empty());
+                arg.hide_default_value(unset)
+            })
+            .mut_subcommands(hide_empty_defaults)
+    }
+    hide_empty_defaults(Cli::command())
+}
+
+fn run(flags: &Flags, origins: &Origins) -> ExitCode {
     if flags.version {
         eprintln!("flannel-agent v{}", env!("CARGO_PKG_VERSION"));
-        return Ok(());
+        return ExitCode::SUCCESS;
     }
     crate::logging::init(flags.v, flags.log_format);
-    let outcome = Config::new(flags)
-        .map_err(|error| match invocation.origins.get(error.flag) {
-            Some(origin @ Origin::Environment(_)) => {
-                anyhow::Error::from(error).context(format!("cannot use the {origin}"))
-            }
-            _ => error.into(),
-        })
-        .map(|config| {
-            for notice in notices::notices(flags, &invocation.origins) {
-                tracing::warn!("{notice}");
-            }
-            tracing::debug!(?config, "settings");
-        });
-    if let Err(error) = &outcome {
-        tracing::error!("{error:#}");
+    let outcome = configure(flags, origins).map(|config| {
+        for notice in notices::notices(flags, origins) {
+            tracing::warn!("{notice}");
+        }
+        tracing::debug!(?config, "settings");
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
-    outcome
+}
+
+fn configure(flags: &Flags, origins: &Origins) -> anyhow::Result<Config> {
+    Config::new(flags).map_err(|error| {
+        match origins
+            .get(error.flag)
+            .filter(|origin| origin.is_elsewhere())
+        {
+            Some(origin) => anyhow::Error::from(error).context(format!("cannot use the {origin}")),
+            None => error.into(),
+        }
+    })
+}
+
+fn show_config(show: &Show, matches: &ArgMatches, origins: &Origins) -> ExitCode {
+    let text = show::show(layers::innermost(matches), origins, show.output);
+    let printed = print(text.as_bytes());
+    match configure(&show.flags, origins) {
+        Ok(_) => printed,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to stdout; a reader that closes the pipe early is no failure worth a panic.
+fn print(bytes: &[u8]) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 #[cfg(test)]

@@ -61,7 +61,6 @@ pub struct Flags {
         value_name = "PASSWORD",
         default_value = "",
         hide_default_value = true,
-        hide_env_values = true,
         help_heading = "Datastore"
     )]
     pub etcd_password: Secret,
@@ -130,6 +129,10 @@ pub struct Flags {
         help_heading = "eBPF"
     )]
     pub source_check: SourceCheck,
+
+    /// TOML file with further settings: flags' names as keys
+    #[arg(long, value_name = "FILE", default_value = "", help_heading = "Node")]
+    pub config: String,
 
     /// Log verbosity: 0 and 1 info, from 2 debug, from 6 trace
     #[arg(

@@ -1,8 +1,11 @@
 //! Every flag: typed each way, from the environment, its default, and what is wrong about bad values.
 
+mod sources;
+
 use rstest::rstest;
 
 use super::flags::{LogFormat, SourceCheck};
+use super::layers::Origin;
 use super::*;
 
 fn read_with(argv: &[&str], env: &[(&str, &str)]) -> Result<Invocation, String> {

@@ -42,6 +42,7 @@ pub mod ping;
 pub mod pod;
 pub mod process;
 pub mod subnet_env;
+pub mod supervise;
 pub mod sweep;
 pub mod tcp;
 pub mod traceroute;

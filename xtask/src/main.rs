@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything that builds, tests and shows flannel-ebpf, one file per verb.
 
+mod bench;
 mod build_ebpf;
 mod check;
 mod demo;
@@ -41,6 +42,8 @@ enum Verb {
     Test(test::Test),
     /// Check format, lints on host and BPF, and dependencies
     Check(check::Check),
+    /// Measure, in a release build (needs root)
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -62,5 +65,6 @@ fn run() -> anyhow::Result<()> {
         Verb::Demo(verb) => verb.run(&workspace),
         Verb::Test(verb) => verb.run(&workspace),
         Verb::Check(verb) => verb.run(&workspace),
+        Verb::Bench(verb) => verb.run(&workspace),
     }
 }

@@ -10,11 +10,11 @@
 
 mod screen;
 mod show;
-mod supervise;
 
 use std::process::ExitCode;
 
 use flannel_tests::prelude::*;
+use flannel_tests::supervise;
 
 use screen::{note, step};
 
@@ -70,4 +70,6 @@ fn demo() {
     show::ping(&client, &server);
 
     step("Taking everything down");
+    drop((client, server, one, two, lab));
+    note("namespaces, links, maps and programs are gone");
 }

@@ -1,0 +1,84 @@
+//! `cargo xtask bench control-plane`: a real etcd full of leases, a real agent, and how long it takes
+//! until they are in the map.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "as in the tests' library: what fails here is to fail loudly"
+)]
+
+mod cluster;
+mod measure;
+mod peers;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use flannel_tests::prelude::*;
+use flannel_tests::supervise;
+
+use cluster::Cluster;
+use report::Report;
+
+/// Control plane: leases in etcd to entries in the map
+#[derive(Debug, Parser)]
+struct Options {
+    /// Leases of other nodes
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    leases: u32,
+    /// Agents started from nothing, each on a node of its own
+    #[arg(long, default_value_t = 5)]
+    starts: u32,
+    /// Leases changed one after the other
+    #[arg(long, default_value_t = 200)]
+    changes: u32,
+    /// Where the numbers go as JSON
+    #[arg(long, default_value = "bench-results/control-plane.json")]
+    out: PathBuf,
+    /// Fail when a goal is missed
+    #[arg(long)]
+    enforce: bool,
+}
+
+fn main() -> ExitCode {
+    // Before the child is started, so that a wrong flag is reported once.
+    let options = Options::parse();
+    supervise::run(|| bench(&options))
+}
+
+fn bench(options: &Options) -> ExitCode {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.0.0.0/8"));
+    let writer = lab.node("writer");
+    println!("writing {} leases to etcd", options.leases);
+    let cluster = Cluster::write(&writer, &net, options.leases);
+
+    println!("starting {} agents, one after the other", options.starts);
+    let mut starts = Vec::new();
+    let mut last = None;
+    for n in 0..options.starts {
+        // One at a time: the one before would compete for the processor.
+        drop(last.take());
+        let (took, agent) =
+            measure::start(lab.node(&format!("node{n}")), &net, cluster.leases() + n);
+        starts.push(took);
+        last = Some(agent);
+    }
+    let mut agent = last.expect("at least one start");
+
+    println!("changing {} leases, one after the other", options.changes);
+    let changes = measure::changes(&cluster, &agent, options.changes);
+    let memory = measure::peak_memory(&mut agent);
+
+    let report = Report::new(options.leases, &starts, &changes, memory);
+    report.print();
+    report.write(&options.out);
+    if options.enforce && !report.goals_met() {
+        eprintln!("a goal is missed");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}

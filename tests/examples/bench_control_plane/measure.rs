@@ -1,0 +1,83 @@
+//! The three measurements.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use flannel_tests::agent::Daemon;
+use flannel_tests::prelude::*;
+
+use crate::cluster::{Cluster, mac};
+use crate::peers::Peers;
+
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Short against what is measured, long enough to leave the processor to the agent.
+const POLL: Duration = Duration::from_micros(200);
+
+/// An agent that runs, on its node.
+#[derive(Debug)]
+pub(crate) struct Running {
+    // Ends before its node goes.
+    daemon: Daemon,
+    node: Node,
+}
+
+/// From the start of the process until the map of a node that never had one holds `expected` peers.
+pub(crate) fn start(node: Node, net: &Network, expected: u32) -> (Duration, Running) {
+    let began = Instant::now();
+    let mut daemon = Daemon::spawn(&node, net, &[]);
+    let expected = expected as usize;
+    wait(began, &format!("{expected} peers in the map"), || {
+        if let Some(status) = daemon.process().exited() {
+            panic!("the agent ended: {status}");
+        }
+        Peers::open(&node.bpffs()).is_some_and(|peers| peers.len() >= expected)
+    });
+    let took = began.elapsed();
+    daemon.wait_until_ready(&node);
+    (took, Running { daemon, node })
+}
+
+/// From the moment a lease is sent to etcd until the map has it, `count` times.
+pub(crate) fn changes(cluster: &Cluster<'_>, agent: &Running, count: u32) -> Vec<Duration> {
+    let peers = Peers::open(&agent.node.bpffs()).expect("the map of an agent that is ready");
+    cluster.rewriting(|rewrite| {
+        (0..count)
+            .map(|round| {
+                // Spread over all leases; a prime, so that no round meets the one before.
+                let n = round.wrapping_mul(7919) % cluster.leases();
+                let generation = u8::try_from(round % 255).expect("a remainder of 255") + 1;
+                let began = Instant::now();
+                rewrite(n, generation);
+                let wanted = Some(mac(n, generation));
+                wait(began, "a changed lease", || {
+                    peers.mac(cluster.subnet(n)) == wanted
+                });
+                began.elapsed()
+            })
+            .collect()
+    })
+}
+
+/// The most memory the agent ever had resident, in bytes (`VmHWM` of proc(5)).
+pub(crate) fn peak_memory(agent: &mut Running) -> u64 {
+    let path = format!("/proc/{}/status", agent.daemon.process().pid());
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let kib = text.lines().find_map(|line| {
+        line.strip_prefix("VmHWM:")?
+            .split_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()
+    });
+    kib.unwrap_or_else(|| panic!("no VmHWM in {path}")) * 1024
+}
+
+fn wait(began: Instant, what: &str, mut done: impl FnMut() -> bool) {
+    while !done() {
+        assert!(
+            began.elapsed() < DEADLINE,
+            "not within {DEADLINE:?}: {what}"
+        );
+        sleep(POLL);
+    }
+}

@@ -1,0 +1,106 @@
+//! Numbers against goals, as a table and as JSON.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// The goals of the control plane, for 5,000 leases.
+const START: f64 = 2000.0;
+const CHANGE: f64 = 50.0;
+const MEMORY: f64 = 50.0;
+
+#[derive(Debug)]
+struct Row {
+    what: &'static str,
+    unit: &'static str,
+    median: f64,
+    /// What the goal is compared with.
+    worst: f64,
+    goal: f64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Report {
+    leases: u32,
+    rows: Vec<Row>,
+}
+
+impl Report {
+    pub(crate) fn new(leases: u32, starts: &[Duration], changes: &[Duration], memory: u64) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "a process has no 2^52 bytes")]
+        let memory = memory as f64 / 1e6;
+        let row = |what, unit, values: &[f64], goal| Row {
+            what,
+            unit,
+            median: quantile(values, 0.5),
+            worst: quantile(values, 0.99),
+            goal,
+        };
+        Self {
+            leases,
+            rows: vec![
+                row("start to complete map", "ms", &millis(starts), START),
+                row("changed lease to map", "ms", &millis(changes), CHANGE),
+                row("peak resident memory", "MB", &[memory], MEMORY),
+            ],
+        }
+    }
+
+    pub(crate) fn goals_met(&self) -> bool {
+        self.rows.iter().all(|row| row.worst <= row.goal)
+    }
+
+    pub(crate) fn print(&self) {
+        println!("\n{} leases", self.leases);
+        println!("{:<24}{:>10}{:>10}{:>10}", "", "median", "99 %", "goal");
+        for row in &self.rows {
+            let Row {
+                what,
+                unit,
+                median,
+                worst,
+                goal,
+            } = row;
+            let verdict = if worst <= goal { "met" } else { "MISSED" };
+            println!("{what:<24}{median:>10.1}{worst:>10.1}{goal:>10.1} {unit}  {verdict}");
+        }
+    }
+
+    pub(crate) fn write(&self, path: &Path) {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        }
+        let text = serde_json::to_string_pretty(&self.json()).expect("plain values");
+        std::fs::write(path, text + "\n").unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        println!("\nwritten to {}", path.display());
+    }
+
+    fn json(&self) -> Value {
+        let rows = self.rows.iter().map(|row| {
+            json!({"what": row.what, "unit": row.unit, "median": row.median, "p99": row.worst, "goal": row.goal})
+        });
+        json!({"leases": self.leases, "results": rows.collect::<Vec<_>>()})
+    }
+}
+
+fn millis(times: &[Duration]) -> Vec<f64> {
+    times.iter().map(|time| time.as_secs_f64() * 1e3).collect()
+}
+
+/// The smallest value that at least the share `q` of all values does not exceed.
+fn quantile(values: &[f64], q: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rank between 0 and the number of values"
+    )]
+    let rank = (sorted.len() as f64 * q).ceil() as usize;
+    sorted
+        .get(rank.saturating_sub(1))
+        .copied()
+        .unwrap_or(f64::NAN)
+}

@@ -1,0 +1,77 @@
+//! `bench`: measurements against goals. Not tests: a busy machine misses them.
+
+use std::ffi::OsString;
+use std::process::Command;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::build_ebpf::BuildEbpf;
+use crate::process;
+use crate::setup::{self, Setup};
+use crate::workspace::{self, Workspace};
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// 5,000 leases in etcd: time from agent start to a complete map, from one change to the map, memory
+    ControlPlane(PassedOn),
+}
+
+#[derive(Debug, Args)]
+struct PassedOn {
+    /// Passed on to the bench: `--enforce` to fail when a goal is missed, `--help` for the rest
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "ARGS"
+    )]
+    args: Vec<OsString>,
+}
+
+impl Bench {
+    pub(crate) fn run(&self, workspace: &Workspace) -> Result<()> {
+        setup::require_root("cargo xtask bench")?;
+        Setup::default().run(workspace)?;
+        BuildEbpf::default().run(workspace)?;
+        match &self.what {
+            What::ControlPlane(PassedOn { args }) => {
+                run_example(workspace, "bench_control_plane", args)
+            }
+        }
+    }
+}
+
+/// Agent and bench as they would be shipped.
+fn run_example(workspace: &Workspace, example: &str, args: &[OsString]) -> Result<()> {
+    let cargo = || {
+        let mut command = Command::new(workspace::cargo());
+        command.current_dir(workspace.root());
+        command
+    };
+    process::run(cargo().args([
+        "build",
+        "--locked",
+        "--release",
+        "--package",
+        "flannel-agent",
+    ]))?;
+    process::run(
+        cargo()
+            .args([
+                "run",
+                "--quiet",
+                "--locked",
+                "--release",
+                "--package",
+                "flannel-tests",
+            ])
+            .args(["--example", example, "--"])
+            .args(args),
+    )
+}

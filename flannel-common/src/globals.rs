@@ -11,6 +11,8 @@ pub const UPLINK_IP: &str = "UPLINK_IP";
 pub const FLANNEL_IFINDEX: &str = "FLANNEL_IFINDEX";
 /// ifindex of `flgro.<VNI>` (`u32`).
 pub const GRO_IFINDEX: &str = "GRO_IFINDEX";
+/// Outer headers of this node ([`crate::vxlan::Template`]).
+pub const OUTER_TEMPLATE: &str = "OUTER_TEMPLATE";
 /// MAC of `flannel.<VNI>`, published in our lease ([`crate::Mac`]).
 pub const VTEP_MAC: &str = "VTEP_MAC";
 /// VXLAN network identifier, 24 bits (`u32`).
@@ -30,3 +32,15 @@ pub const PORT_MAX: &str = "PORT_MAX";
 pub const SOURCE_CHECK: &str = "SOURCE_CHECK";
 /// MTU of the overlay, without Ethernet header (`u32`).
 pub const OVERLAY_MTU: &str = "OVERLAY_MTU";
+/// How the fast path works: 0 off, 1 verified, 2 always (`u8`).
+pub const FAST_PATH: &str = "FAST_PATH";
+/// Where `pod_tx` and `pod_rx` sit: 0 on the ports of the bridge, 1 on the bridge itself (`u8`).
+pub const POD_HOOK: &str = "POD_HOOK";
+
+/// Values of [`FAST_PATH`].
+pub const FAST_PATH_OFF: u8 = 0;
+pub const FAST_PATH_VERIFIED: u8 = 1;
+pub const FAST_PATH_ALWAYS: u8 = 2;
+/// Values of [`POD_HOOK`].
+pub const POD_HOOK_PORT: u8 = 0;
+pub const POD_HOOK_BRIDGE: u8 = 1;

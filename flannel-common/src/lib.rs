@@ -10,6 +10,7 @@
 pub mod cidr;
 pub mod csum;
 pub mod ecn;
+pub mod flow;
 pub mod globals;
 pub mod header;
 pub mod maps;
@@ -17,6 +18,8 @@ pub mod program;
 pub mod reason;
 pub mod source_port;
 pub mod stats;
+pub mod transport;
+pub mod ttl;
 pub mod vxlan;
 
 /// An IPv4 address, network order.

@@ -17,6 +17,15 @@ pub const VTEPS: &str = "fl_vteps";
 /// Per-CPU array by [`crate::program::Program`]: [`crate::stats::Counters`].
 pub const STATS: &str = "fl_stats";
 
+/// LRU hash: [`crate::flow::FlowKey`] → [`crate::flow::Flow`], the verified flows.
+pub const FLOWS: &str = "fl_flows";
+/// Array of one `u32`: raised by the agent to end every proof in [`FLOWS`] at once.
+pub const EPOCH: &str = "fl_epoch";
+
+/// Default size of [`FLOWS`]. Far above 128 entries a CPU, below which the LRU's per-CPU hoards starve it
+/// on kernels before 6.16 (commit d4adf1c9ee77).
+pub const MAX_FLOWS: usize = 131_072;
+
 /// As many /24 subnets as a /8 holds.
 pub const MAX_PEERS: usize = 65_536;
 
@@ -26,7 +35,7 @@ pub const PEER_VXLAN: u8 = 1;
 pub const PEER_DIRECT: u8 = 2;
 
 /// How to reach the pods of one leased subnet.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 pub struct Peer {
     /// The peer's PublicIP: outer destination.

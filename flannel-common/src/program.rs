@@ -10,10 +10,23 @@ pub enum Program {
     OverlayCatch = 1,
     /// Ingress of the uplink: decapsulates.
     UplinkRx = 2,
+    /// Ingress of each port of the pod bridge: verified flows skip the stack here.
+    PodTx = 3,
+    /// Egress of each port of the pod bridge: what comes out here was let through.
+    PodRx = 4,
+    /// Ingress of `flannel.<VNI>`: verified bulk flows, merged by GRO, go to the pod from here.
+    OverlayRx = 5,
 }
 
 impl Program {
-    pub const ALL: [Self; 3] = [Self::OverlayTx, Self::OverlayCatch, Self::UplinkRx];
+    pub const ALL: [Self; 6] = [
+        Self::OverlayTx,
+        Self::OverlayCatch,
+        Self::UplinkRx,
+        Self::PodTx,
+        Self::PodRx,
+        Self::OverlayRx,
+    ];
     /// Slots in the statistics map; more than there are programs, so that one more needs no new layout.
     pub const SLOTS: usize = 16;
 
@@ -23,6 +36,9 @@ impl Program {
             Self::OverlayTx => "overlay_tx",
             Self::OverlayCatch => "overlay_catch",
             Self::UplinkRx => "uplink_rx",
+            Self::PodTx => "pod_tx",
+            Self::PodRx => "pod_rx",
+            Self::OverlayRx => "overlay_rx",
         }
     }
 }

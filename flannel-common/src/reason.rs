@@ -80,4 +80,18 @@ reasons! {
     16 NotUnicast not_unicast Drop "inner destination is multicast or broadcast, which the overlay does not carry" "nothing: flannel does not carry it either";
     17 Mangled mangled Drop "the kernel failed after the packet was changed" "report it, with the kernel version";
     18 UnhandledTx unhandled_tx Drop "could not be encapsulated even after software segmentation" "report it, with the protocol";
+    19 FastTx fast_tx Forward "verified: from the pod to the uplink, past the stack" "nothing: this is the work";
+    20 FastRx fast_rx Forward "verified: from the uplink to the pod, past the stack" "nothing: this is the work";
+    21 FastRxGro fast_rx_gro Forward "verified bulk: merged by GRO, then to the pod, past the stack" "nothing: this is the work";
+    22 Verified verified Pass "the stack let it through unchanged, which proves its flow" "nothing: this is how flows become fast";
+    23 Unverified unverified Pass "its flow is not proven, so the stack decides" "nothing, unless a long flow never becomes fast: then a rule translates or drops it";
+    24 Refresh refresh Pass "its flow is proven, but one packet in five seconds renews the proof" "nothing";
+    25 TcpControl tcp_control Pass "SYN, FIN or RST, which conntrack must see" "nothing";
+    26 OtherProtocol other_protocol Pass "neither TCP nor UDP" "nothing";
+    27 InnerOptions inner_options Pass "IPv4 header with options" "nothing";
+    28 InnerFragment inner_fragment Pass "a fragment, which conntrack must reassemble" "lower the sender's datagram size if this grows";
+    29 TtlExpiring ttl_expiring Pass "TTL at its end: the stack answers with an ICMP error" "nothing: traceroute does this";
+    30 OverMtu over_mtu Pass "longer than the overlay MTU: the stack fragments or answers" "set the pods' MTU to FLANNEL_MTU of subnet.env";
+    31 UdpGso udp_gso Pass "several UDP datagrams in one packet" "nothing";
+    32 FlowTableFull flow_table_full Pass "no room for its flow" "raise --flow-entries";
 }

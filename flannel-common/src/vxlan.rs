@@ -43,16 +43,22 @@ const _: () = assert!(size_of::<Vxlan>() == 8);
 
 const FLAGS: [u8; 4] = [0x08, 0, 0, 0];
 
-/// What the outer headers are made from.
-#[derive(Debug, Clone, Copy)]
-pub struct Encap {
+/// What is the same in every packet that a node encapsulates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Constant {
     pub local: Ipv4,
-    pub remote: Ipv4,
-    /// UDP ports, network order.
-    pub src_port: [u8; 2],
-    pub dst_port: [u8; 2],
+    /// UDP destination port, host order.
+    pub port: u16,
     pub vni: u32,
-    pub src_mac: Mac,
+    pub vtep_mac: Mac,
+}
+
+/// What differs from packet to packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Varying {
+    pub remote: Ipv4,
+    /// UDP source port, network order.
+    pub src_port: [u8; 2],
     pub dst_mac: Mac,
     pub inner_tos: u8,
     /// IPv4 identification; DF is 0, so routers may fragment.
@@ -61,47 +67,98 @@ pub struct Encap {
     pub inner_len: u16,
 }
 
-/// Builds the outer headers, or `None` if the result would pass 65,535 bytes.
-///
-/// UDP checksum 0: legal over IPv4 (RFC 7348 section 5), accepted by every peer, and the only choice
-/// that `bpf_skb_adjust_room` leaves for GSO packets.
+/// [`Outer`] as the words a CPU likes to copy: the headers built once, with holes where [`Varying`] goes.
+/// Byte order in memory is that of the wire.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub struct Template(pub [u64; 7]);
+
+/// Bytes of a [`Template`] that go on the wire.
+const _: () = assert!(size_of::<Template>() - Outer::LEN == 6);
+// The words below are put together in memory order.
+const _: () = assert!(cfg!(target_endian = "little"));
+
+impl Template {
+    /// The headers of this node. Not in the packet path: the agent builds them once.
+    pub fn new(constant: &Constant) -> Self {
+        let outer = Outer {
+            ip: Ip {
+                version_ihl: VERSION_IHL,
+                ttl: TTL,
+                proto: PROTO_UDP,
+                src: constant.local,
+                ..Ip::zeroed()
+            },
+            udp: Udp {
+                dst: constant.port.to_be_bytes(),
+                ..Udp::zeroed()
+            },
+            vxlan: Vxlan {
+                flags: FLAGS,
+                vni: (constant.vni << 8).to_be_bytes(),
+            },
+            eth: Eth {
+                src: constant.vtep_mac,
+                ethertype: ETHERTYPE_IPV4,
+                ..Eth::zeroed()
+            },
+        };
+        let mut bytes = [0u8; size_of::<Self>()];
+        bytes[..Outer::LEN].copy_from_slice(bytemuck::bytes_of(&outer));
+        Self(bytemuck::cast(bytes))
+    }
+
+    /// Fills the holes, or `None` if the result would pass 65,535 bytes.
+    ///
+    /// UDP checksum 0: legal over IPv4 (RFC 7348 section 5), accepted by every peer, and the only choice
+    /// that `bpf_skb_adjust_room` leaves for GSO packets.
+    #[inline(always)]
+    pub fn fill(&self, v: &Varying) -> Option<OuterBytes> {
+        let udp_len = v.inner_len.checked_add(UDP_OVERHEAD)?;
+        let ip_len = v.inner_len.checked_add(OVERHEAD)?;
+        let remote = u64::from(u32::from_ne_bytes(v.remote));
+        let [m0, m1, m2, m3, m4, m5] = v.dst_mac;
+
+        let mut w = self.0;
+        w[0] |= u64::from(ecn::encapsulate(v.inner_tos)) << 8
+            | u64::from(ip_len.to_be()) << 16
+            | u64::from(u16::from_ne_bytes(v.id)) << 32;
+        w[2] |= remote | u64::from(u16::from_ne_bytes(v.src_port)) << 32;
+        w[3] |= u64::from(udp_len.to_be());
+        w[4] |= u64::from(u32::from_ne_bytes([m0, m1, m2, m3])) << 32;
+        w[5] |= u64::from(u16::from_ne_bytes([m4, m5]));
+        // The ones' complement sum does not care about byte order (RFC 1071 section 2).
+        let sum = words(w[0]) + words(w[1]) + words(remote);
+        w[1] |= u64::from(!csum::fold(sum)) << 16;
+        Some(OuterBytes(w))
+    }
+}
+
+/// Sum of the four 16-bit words.
 #[inline(always)]
-pub fn encapsulate(e: &Encap) -> Option<Outer> {
-    let (udp_len, ip_len) = (
-        e.inner_len.checked_add(UDP_OVERHEAD)?,
-        e.inner_len.checked_add(OVERHEAD)?,
-    );
-    let mut outer = Outer {
-        ip: Ip {
-            version_ihl: VERSION_IHL,
-            tos: ecn::encapsulate(e.inner_tos),
-            total_len: ip_len.to_be_bytes(),
-            id: e.id,
-            fragment: [0, 0],
-            ttl: TTL,
-            proto: PROTO_UDP,
-            check: [0, 0],
-            src: e.local,
-            dst: e.remote,
-        },
-        udp: Udp {
-            src: e.src_port,
-            dst: e.dst_port,
-            len: udp_len.to_be_bytes(),
-            check: [0, 0],
-        },
-        vxlan: Vxlan {
-            flags: FLAGS,
-            vni: (e.vni << 8).to_be_bytes(),
-        },
-        eth: Eth {
-            dst: e.dst_mac,
-            src: e.src_mac,
-            ethertype: ETHERTYPE_IPV4,
-        },
-    };
-    outer.ip.check = csum::ipv4_header(bytemuck::cast_ref(&outer.ip));
-    Some(outer)
+const fn words(w: u64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "four 16-bit words make at most 18 bits"
+    )]
+    let sum = ((w & 0xffff) + (w >> 16 & 0xffff) + (w >> 32 & 0xffff) + (w >> 48)) as u32;
+    sum
+}
+
+/// Finished headers; the first [`Outer::LEN`] bytes go on the wire.
+#[derive(Debug, Clone, Copy)]
+pub struct OuterBytes([u64; 7]);
+
+impl OuterBytes {
+    #[inline(always)]
+    pub fn bytes(&self) -> &[u8; Outer::LEN] {
+        let all: &[u8; size_of::<Template>()] = bytemuck::cast_ref(&self.0);
+        // The longer array always has this prefix.
+        match all.first_chunk() {
+            Some(wire) => wire,
+            None => &[0; Outer::LEN],
+        }
+    }
 }
 
 /// Checks the outer headers of an option-less, unfragmented UDP packet to our address and port;
@@ -150,4 +207,60 @@ pub fn check_inner(outer: &Outer, inner: &Ip) -> Result<u16, Reason> {
         return Err(Reason::LengthMismatch);
     }
     Ok(inner_len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::{PacketHeaders, TransportHeader};
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against a library that is not ours: every field, and the header checksum.
+        #[test]
+        fn filled_template_parses_back(
+            local: Ipv4, remote: Ipv4, port: u16, vni in 0u32..1 << 24, vtep_mac: Mac, dst_mac: Mac,
+            src_port: u16, inner_tos: u8, id: [u8; 2], inner_len in 0u16..=65_485,
+        ) {
+            let template = Template::new(&Constant { local, port, vni, vtep_mac });
+            let filled = template
+                .fill(&Varying { remote, src_port: src_port.to_be_bytes(), dst_mac, inner_tos, id, inner_len })
+                .unwrap();
+            let mut packet = filled.bytes().to_vec();
+            packet.resize(50 + usize::from(inner_len), 0);
+
+            let parsed = PacketHeaders::from_ip_slice(&packet).unwrap();
+            let Some(etherparse::NetHeaders::Ipv4(ip, _)) = parsed.net else { panic!("not IPv4") };
+            prop_assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+            prop_assert_eq!((ip.source, ip.destination), (local, remote));
+            prop_assert_eq!((ip.time_to_live, ip.dont_fragment, ip.dscp.value()), (64, false, 0));
+            prop_assert_eq!(ip.ecn.value(), ecn::encapsulate(inner_tos));
+            prop_assert_eq!(ip.identification, u16::from_be_bytes(id));
+            prop_assert_eq!(ip.total_len, inner_len + 50);
+            let Some(TransportHeader::Udp(udp)) = parsed.transport else { panic!("not UDP") };
+            prop_assert_eq!((udp.source_port, udp.destination_port), (src_port, port));
+            prop_assert_eq!((udp.length, udp.checksum), (inner_len + 30, 0));
+
+            let vni = vni.to_be_bytes();
+            prop_assert_eq!(&packet[28..36], [8, 0, 0, 0, vni[1], vni[2], vni[3], 0]);
+            prop_assert_eq!(&packet[36..42], dst_mac);
+            prop_assert_eq!(&packet[42..48], vtep_mac);
+            prop_assert_eq!(&packet[48..50], [8, 0]);
+        }
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit_a_datagram() {
+        let template = Template::zeroed();
+        let varying = |inner_len| Varying {
+            remote: [0; 4],
+            src_port: [0; 2],
+            dst_mac: [0; 6],
+            inner_tos: 0,
+            id: [0; 2],
+            inner_len,
+        };
+        assert!(template.fill(&varying(65_485)).is_some());
+        assert!(template.fill(&varying(65_486)).is_none());
+    }
 }

@@ -6,7 +6,7 @@ use flannel_common::program::Program;
 
 use crate::skb::Skb;
 use crate::verdict::finish;
-use crate::{overlay_tx, uplink_rx};
+use crate::{overlay_rx, overlay_tx, pod_rx, pod_tx, uplink_rx};
 
 /// Egress of `flannel.<VNI>`.
 #[classifier]
@@ -30,4 +30,28 @@ pub(crate) fn uplink_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let outcome = uplink_rx::run(&skb);
     finish(&skb, Program::UplinkRx, outcome)
+}
+
+/// Ingress of a port of the pod bridge, or of the bridge.
+#[classifier]
+pub(crate) fn pod_tx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = pod_tx::run(&skb);
+    finish(&skb, Program::PodTx, outcome)
+}
+
+/// Egress of a port of the pod bridge, or of the bridge.
+#[classifier]
+pub(crate) fn pod_rx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = pod_rx::run(&skb);
+    finish(&skb, Program::PodRx, outcome)
+}
+
+/// Ingress of `flannel.<VNI>`.
+#[classifier]
+pub(crate) fn overlay_rx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = overlay_rx::run(&skb);
+    finish(&skb, Program::OverlayRx, outcome)
 }

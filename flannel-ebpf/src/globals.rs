@@ -1,6 +1,7 @@
 //! Constants of the node, set by the agent at load; see [`flannel_common::globals`] for their units.
 
 use aya_ebpf::Global;
+use flannel_common::vxlan::Template;
 use flannel_common::{Ipv4, Mac};
 
 macro_rules! globals {
@@ -17,6 +18,7 @@ globals! {
     UPLINK_IP: Ipv4 = [0; 4];
     FLANNEL_IFINDEX: u32 = 0;
     GRO_IFINDEX: u32 = 0;
+    OUTER_TEMPLATE: Template = Template([0; 7]);
     VTEP_MAC: Mac = [0; 6];
     VNI: u32 = 0;
     VXLAN_PORT: u16 = 0;
@@ -25,5 +27,9 @@ globals! {
     PORT_MIN: u16 = 0;
     PORT_MAX: u16 = 0;
     SOURCE_CHECK: u8 = 0;
+    SUBNET: u32 = 0;
+    SUBNET_MASK: u32 = 0;
     OVERLAY_MTU: u32 = 0;
+    FAST_PATH: u8 = 0;
+    POD_HOOK: u8 = 0;
 }

@@ -7,17 +7,31 @@
 #[cfg(target_arch = "bpf")]
 mod decap;
 #[cfg(target_arch = "bpf")]
+mod deliver;
+#[cfg(target_arch = "bpf")]
 mod encap;
 #[cfg(target_arch = "bpf")]
 mod entry;
 #[cfg(target_arch = "bpf")]
+mod fast_rx;
+#[cfg(target_arch = "bpf")]
+mod flows;
+#[cfg(target_arch = "bpf")]
 mod globals;
 #[cfg(target_arch = "bpf")]
+mod headers;
+#[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod overlay_rx;
 #[cfg(target_arch = "bpf")]
 mod overlay_tx;
 #[cfg(target_arch = "bpf")]
 mod peers;
+#[cfg(target_arch = "bpf")]
+mod pod_rx;
+#[cfg(target_arch = "bpf")]
+mod pod_tx;
 #[cfg(target_arch = "bpf")]
 mod skb;
 #[cfg(target_arch = "bpf")]

@@ -1,10 +1,11 @@
 //! The maps. Names and layouts are those of [`flannel_common::maps`].
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use flannel_common::Ipv4;
-use flannel_common::maps::{MAX_PEERS, Peer, Vtep};
+use flannel_common::flow::{Flow, FlowKey};
+use flannel_common::maps::{MAX_FLOWS, MAX_PEERS, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::stats::Counters;
 
@@ -18,3 +19,9 @@ pub(crate) static VTEPS: HashMap<Ipv4, Vtep, MAX_PEERS, { BPF_F_NO_PREALLOC as u
 
 #[btf_map(name = "fl_stats")]
 pub(crate) static STATS: PerCpuArray<Counters, { Program::SLOTS }> = PerCpuArray::new();
+
+#[btf_map(name = "fl_flows")]
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, MAX_FLOWS> = LruHashMap::new();
+
+#[btf_map(name = "fl_epoch")]
+pub(crate) static EPOCH: Array<u32, 1> = Array::new();

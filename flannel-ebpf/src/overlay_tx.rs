@@ -1,34 +1,35 @@
 //! What the stack routed to the overlay: find the peer, encapsulate, send.
 
 use flannel_common::cidr;
-use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip};
+use flannel_common::flow::{Direction, FlowKey};
+use flannel_common::maps::Peer;
 use flannel_common::reason::Reason;
+use flannel_common::transport;
 
+use crate::globals::{SUBNET, SUBNET_MASK};
+use crate::headers::{self, Packet};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{encap, peers};
-
-/// Ethernet and IPv4 as they lie in the packet.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Headers {
-    eth: Eth,
-    ip: Ip,
-}
+use crate::{encap, flows, peers};
 
 /// First try, on the way out of `flannel.<VNI>`. What it passes crosses the veth pair, which segments in
 /// software what this hook could not take, and comes to [`run_last`].
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
-    let headers: Headers = skb.load(0).ok_or(Reason::Truncated)?;
-    if headers.eth.ethertype != ETHERTYPE_IPV4 || !headers.ip.is_ipv4() {
+    if !skb.is_ipv4() {
         return Err(Reason::NotIpv4);
     }
-    if cidr::is_not_unicast(headers.ip.dst) {
+    let packet = headers::load(skb, headers::IP).ok_or(Reason::Truncated)?;
+    if !packet.ip.is_ipv4() {
+        return Err(Reason::NotIpv4);
+    }
+    if cidr::is_not_unicast(packet.ip.dst) {
         return Err(Reason::NotUnicast);
     }
-    let peer = peers::of(headers.ip.dst).ok_or(Reason::NoPeer)?;
-    encap::send(skb, peer, headers.ip.tos)
+    let epoch = flows::epoch();
+    let peer = *peers::of(packet.ip.dst).ok_or(Reason::NoPeer)?;
+    note_passed(&packet, &peer, epoch);
+    encap::send(skb, &peer, packet.ip.tos, Reason::Encap)
 }
 
 /// Last try, at the far end of the pair: behind it there is no stack that could help.
@@ -38,4 +39,24 @@ pub(crate) fn run_last(skb: &Skb) -> Result<Verdict, Reason> {
         Reason::EncapRefused => Reason::UnhandledTx,
         other => other,
     })
+}
+
+/// A packet of a pod of ours came out of the stack with the tuple it went in with: that proves its flow.
+#[inline(always)]
+fn note_passed(packet: &Packet, peer: &Peer, epoch: u32) {
+    if !flows::enabled()
+        || flows::always()
+        || transport::check_fast(&packet.ip).is_err()
+        || !cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.src)
+    {
+        return;
+    }
+    let Some(flow) = flows::get(&FlowKey::outbound(&packet.ip, packet.l4)) else {
+        return;
+    };
+    let now = flows::now();
+    if flow.may_pass(Direction::Tx, now) {
+        flow.peer = *peer;
+        flow.note_passed(Direction::Tx, now, epoch);
+    }
 }

@@ -7,12 +7,13 @@ use aya_ebpf::bindings::{
     bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::{
-    bpf_csum_level, bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh,
+    bpf_csum_level, bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
+    bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
 };
 use aya_ebpf::programs::TcContext;
 use aya_ebpf::{EbpfContext, bpf_f_adj_room_encap_l2};
 use flannel_common::Ipv4;
-use flannel_common::header::Eth;
+use flannel_common::header::{ETHERTYPE_IPV4, Eth};
 use flannel_common::vxlan::Outer;
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
@@ -33,12 +34,18 @@ pub(crate) struct Refused;
 
 pub(crate) struct Skb {
     ctx: TcContext,
+    gso_size: u32,
 }
 
 impl Skb {
     #[inline(always)]
     pub(crate) fn new(ctx: TcContext) -> Self {
-        Self { ctx }
+        let raw: *mut __sk_buff = ctx.as_ptr().cast();
+        // Read once, and volatile: LLVM would keep `raw + offset` in a register for later reads, and the
+        // verifier allows no access through a context pointer that was added to.
+        // SAFETY: the context is valid for the whole program run; the verifier checks the offset.
+        let gso_size = unsafe { (&raw const (*raw).gso_size).read_volatile() };
+        Self { ctx, gso_size }
     }
 
     #[inline(always)]
@@ -52,17 +59,39 @@ impl Skb {
         self.ctx.len()
     }
 
-    /// Whether the packet stands for several segments.
+    /// Payload of each segment that the packet stands for; 0: one packet.
+    #[inline(always)]
+    pub(crate) fn gso_size(&self) -> u32 {
+        self.gso_size
+    }
+
     #[inline(always)]
     pub(crate) fn is_gso(&self) -> bool {
-        // SAFETY: the context is valid for the whole program run; the verifier checks the offset.
-        unsafe { (*self.raw()).gso_size != 0 }
+        self.gso_size() != 0
+    }
+
+    /// Whether the frame carries IPv4 and no VLAN tag, neither in the frame nor beside it.
+    #[inline(always)]
+    pub(crate) fn is_ipv4(&self) -> bool {
+        const IPV4: u32 = u16::from_ne_bytes(ETHERTYPE_IPV4) as u32;
+        // SAFETY: as in `new`.
+        let protocol = unsafe { (*self.raw()).protocol };
+        // SAFETY: as in `new`.
+        let vlan = unsafe { (*self.raw()).vlan_present };
+        protocol == IPV4 && vlan == 0
+    }
+
+    /// The device whose hook runs the program.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        // SAFETY: as in `new`.
+        unsafe { (*self.raw()).ifindex }
     }
 
     /// Whether the frame was addressed to this host.
     #[inline(always)]
     pub(crate) fn is_for_host(&self) -> bool {
-        // SAFETY: as in `is_gso`.
+        // SAFETY: as in `new`.
         unsafe { (*self.raw()).pkt_type == PACKET_HOST }
     }
 
@@ -159,4 +188,18 @@ pub(crate) fn redirect(ifindex: u32) -> i32 {
 pub(crate) fn redirect_ingress(ifindex: u32) -> i32 {
     // SAFETY: plain values.
     unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 }
+}
+
+/// Hands the packet to the other end of a veth device in another namespace, in the same softirq.
+#[inline(always)]
+pub(crate) fn redirect_peer(ifindex: u32) -> i32 {
+    // SAFETY: plain values.
+    unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+}
+
+/// Monotonic nanoseconds at the resolution of the timer tick; cheap, and a flow counts in seconds.
+#[inline(always)]
+pub(crate) fn coarse_ns() -> u64 {
+    // SAFETY: takes no arguments.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }

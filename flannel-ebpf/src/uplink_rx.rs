@@ -1,80 +1,101 @@
 //! What arrives at the uplink: VXLAN for this network is checked, decapsulated and handed inwards.
 
-use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip, PROTO_UDP, Udp, VERSION_IHL};
+use flannel_common::Mac;
+use flannel_common::header::{Eth, Ip, PROTO_UDP, Udp, VERSION_IHL};
 use flannel_common::reason::Reason;
 use flannel_common::vxlan::{self, Outer};
 
 use crate::globals::{
     FLANNEL_IFINDEX, GRO_IFINDEX, OVERLAY_MTU, SOURCE_CHECK, UPLINK_IP, VNI, VXLAN_PORT,
 };
+use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{decap, peers};
-
-/// What decides whether a packet is VXLAN for us at all.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Glance {
-    eth: Eth,
-    ip: Ip,
-    udp: Udp,
-}
-
-/// A whole VXLAN packet up to its inner IPv4 header.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Tunnelled {
-    outer: Outer,
-    inner: Ip,
-}
+use crate::{decap, fast_rx, flows, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
-    let Some(glance) = skb.load::<Glance>(0) else {
+    if !skb.is_ipv4() || !skb.is_for_host() {
+        return Ok(Verdict::Untouched);
+    }
+    let Some(outer) = headers::load(skb, headers::IP) else {
         return Ok(Verdict::Untouched);
     };
-    if glance.eth.ethertype != ETHERTYPE_IPV4
-        || glance.ip.proto != PROTO_UDP
-        || glance.ip.dst != UPLINK_IP.load()
-        || !glance.ip.is_ipv4()
-        || !skb.is_for_host()
-    {
+    if outer.ip.proto != PROTO_UDP || outer.ip.dst != UPLINK_IP.load() || !outer.ip.is_ipv4() {
         return Ok(Verdict::Untouched);
     }
-    let udp_at = Eth::LEN + usize::from(glance.ip.version_ihl & 0xf) * 4;
-    let udp = if udp_at == Eth::LEN + Ip::LEN {
-        Some(glance.udp)
-    } else {
-        skb.load(udp_at)
-    };
-    if !udp.is_some_and(|udp| udp.dst == VXLAN_PORT.load().to_be_bytes()) {
+    let port = VXLAN_PORT.load().to_be_bytes();
+    if outer.ip.version_ihl != VERSION_IHL {
+        return with_options(skb, &outer.ip, port);
+    }
+    if [outer.l4[2], outer.l4[3]] != port {
         return Ok(Verdict::Untouched);
     }
-    // The kernel takes options off and reassembles; the agent's socket on this port gets the result.
-    if glance.ip.version_ihl != VERSION_IHL {
-        return Err(Reason::OuterOptions);
-    }
-    if glance.ip.is_fragment() {
+    // The kernel reassembles; the agent's socket on this port gets the result. A follower has no port
+    // and looks like any fragment.
+    if outer.ip.is_fragment() {
         return Err(Reason::OuterFragment);
     }
     decapsulate(skb)
 }
 
+/// The kernel takes options off as well.
+#[inline(always)]
+fn with_options(skb: &Skb, ip: &Ip, port: [u8; 2]) -> Result<Verdict, Reason> {
+    let at = headers::IP + usize::from(ip.version_ihl & 0xf) * 4;
+    match skb.load::<Udp>(at) {
+        Some(udp) if udp.dst == port => Err(Reason::OuterOptions),
+        _ => Ok(Verdict::Untouched),
+    }
+}
+
+/// A VXLAN packet for this network, whole.
+pub(crate) struct Tunnelled {
+    pub(crate) outer: Ip,
+    /// MAC of the sending VTEP.
+    pub(crate) vtep: Mac,
+    pub(crate) inner: Packet,
+}
+
 #[inline(always)]
 fn decapsulate(skb: &Skb) -> Result<Verdict, Reason> {
-    let packet: Tunnelled = skb.load(Eth::LEN).ok_or(Reason::Truncated)?;
+    let outer: Outer = skb.load(Eth::LEN).ok_or(Reason::Truncated)?;
     let packet_len = skb.len().wrapping_sub(Eth::LEN as u32);
-    vxlan::check(&packet.outer, VNI.load(), packet_len)?;
-    let inner_len = vxlan::check_inner(&packet.outer, &packet.inner)?;
-    if SOURCE_CHECK.load() != 0 {
-        peers::may_send(packet.outer.ip.src, packet.inner.src)?;
-    }
-    let whole = skb.is_gso() || u32::from(inner_len) > OVERLAY_MTU.load();
-    decap::strip(skb, &packet.outer, &packet.inner)?;
+    vxlan::check(&outer, VNI.load(), packet_len)?;
+    let inner = headers::load(skb, decap::AT).ok_or(Reason::Truncated)?;
+    vxlan::check_inner(&outer, &inner.ip)?;
+    let mut packet = Tunnelled {
+        outer: outer.ip,
+        vtep: outer.eth.src,
+        inner,
+    };
 
+    if flows::enabled() {
+        if let Some(taken) = fast_rx::run(skb, &mut packet)? {
+            return Ok(taken);
+        }
+    } else {
+        check_source(&packet)?;
+    }
+    to_stack(skb, &mut packet)
+}
+
+#[inline(always)]
+pub(crate) fn check_source(packet: &Tunnelled) -> Result<(), Reason> {
+    if SOURCE_CHECK.load() == 0 {
+        return Ok(());
+    }
+    peers::may_send(packet.outer.src, packet.inner.ip.src)
+}
+
+/// Through the pair, where GRO merges what belongs together. Not so a GSO packet, which the GRO end would
+/// cut up, nor one longer than the pair's MTU, which the pair would drop and the stack will fragment.
+#[inline(always)]
+pub(crate) fn to_stack(skb: &Skb, packet: &mut Tunnelled) -> Result<Verdict, Reason> {
+    let whole = skb.is_gso() || u32::from(packet.inner.ip.total_len()) > OVERLAY_MTU.load();
+    decap::strip(skb, packet.outer.tos, &mut packet.inner.ip)?;
+    decap::address_to_stack(skb, packet.vtep)?;
     Ok(if whole {
-        // A GSO packet must not cross the pair, whose GRO end would cut it up; neither must a packet
-        // longer than the pair's MTU, which the pair would drop and the stack will fragment.
         Verdict::Taken(
             skb::redirect_ingress(FLANNEL_IFINDEX.load()),
             Reason::DecapDirect,

@@ -16,6 +16,8 @@ pub struct Inner {
     pub tos: u8,
     pub ttl: u8,
     pub payload: usize,
+    /// From the server to the client.
+    pub reply: bool,
 }
 
 impl Inner {
@@ -29,8 +31,32 @@ impl Inner {
             tos: 0,
             ttl: 63,
             payload: 32,
+            reply: false,
         }
     }
+
+    /// As a pod sends it to its gateway.
+    pub fn from_pod() -> Self {
+        Self {
+            src_mac: Self::POD_MAC,
+            dst_mac: Self::GATEWAY_MAC,
+            ttl: 64,
+            ..Self::outbound()
+        }
+    }
+
+    /// As the bridge sends it to the pod.
+    pub fn to_pod() -> Self {
+        Self {
+            src_mac: Self::GATEWAY_MAC,
+            dst_mac: Self::POD_MAC,
+            ttl: 62,
+            ..Self::inbound()
+        }
+    }
+
+    pub const POD_MAC: Mac = [0x0a, 0, 0, 0, 0, 5];
+    pub const GATEWAY_MAC: Mac = [0x0a, 0, 0, 0, 0, 1];
 
     /// As the peer sends it to us.
     pub fn inbound() -> Self {
@@ -39,6 +65,7 @@ impl Inner {
             dst_mac: Node::default().vtep_mac,
             src: [10, 244, 2, 7],
             dst: [10, 244, 1, 5],
+            reply: true,
             ..Self::outbound()
         }
     }
@@ -46,7 +73,12 @@ impl Inner {
     pub fn udp(&self) -> Vec<u8> {
         let builder = PacketBuilder::ethernet2(self.src_mac, self.dst_mac).ip(self.ip());
         let payload: Vec<u8> = (0..self.payload).map(|i| i.to_le_bytes()[0]).collect();
-        let builder = builder.udp(40_000, 53);
+        let (from, to) = if self.reply {
+            (53, 40_000)
+        } else {
+            (40_000, 53)
+        };
+        let builder = builder.udp(from, to);
         let mut packet = Vec::with_capacity(builder.size(payload.len()));
         builder.write(&mut packet, &payload).unwrap();
         packet
@@ -55,9 +87,22 @@ impl Inner {
     pub fn tcp(&self) -> Vec<u8> {
         let builder = PacketBuilder::ethernet2(self.src_mac, self.dst_mac).ip(self.ip());
         let payload: Vec<u8> = (0..self.payload).map(|i| i.to_le_bytes()[0]).collect();
-        let builder = builder.tcp(40_000, 80, 1000, 65_000).ack(77);
+        let (from, to) = if self.reply {
+            (80, 40_000)
+        } else {
+            (40_000, 80)
+        };
+        let builder = builder.tcp(from, to, 1000, 65_000).ack(77);
         let mut packet = Vec::with_capacity(builder.size(payload.len()));
         builder.write(&mut packet, &payload).unwrap();
+        packet
+    }
+
+    /// [`Self::tcp`] with other flags (`FIN` 1, `SYN` 2, `RST` 4, `ACK` 16). The TCP checksum is not mended:
+    /// no program reads it.
+    pub fn tcp_with(&self, flags: u8) -> Vec<u8> {
+        let mut packet = self.tcp();
+        packet[Eth::LEN + 20 + 13] = flags;
         packet
     }
 

@@ -3,16 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, PerCpuArray};
+use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Zeroable as _;
 use flannel_agent::dataplane::Wire;
+use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::globals;
 use flannel_common::maps::{self, PEER_VXLAN, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::stats::{Count, Counters};
+use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr};
 
 /// The node whose programs are tested; tests change a field and load.
@@ -26,6 +28,8 @@ pub struct Node {
     pub ports: (u16, u16),
     pub source_check: bool,
     pub overlay_mtu: u32,
+    pub fast_path: u8,
+    pub pod_hook: u8,
 }
 
 impl Default for Node {
@@ -39,11 +43,15 @@ impl Default for Node {
             ports: (32768, 60999),
             source_check: true,
             overlay_mtu: 1450,
+            fast_path: globals::FAST_PATH_VERIFIED,
+            pod_hook: globals::POD_HOOK_PORT,
         }
     }
 }
 
 impl Node {
+    /// This node's own /24.
+    pub const SUBNET: Ipv4 = [10, 244, 1, 0];
     /// A peer with a /24, as the agent would write it.
     pub const PEER_SUBNET: Ipv4 = [10, 244, 2, 0];
     pub const PEER_IP: Ipv4 = [192, 168, 0, 2];
@@ -68,6 +76,13 @@ impl Node {
         let network = u32::from_be_bytes(self.network.0);
         let mask = cidr::mask(self.network.1);
         let source_check = u8::from(self.source_check);
+        let subnet = u32::from_be_bytes(Self::SUBNET);
+        let template = Template::new(&Constant {
+            local: self.uplink_ip,
+            port: self.port,
+            vni: self.vni,
+            vtep_mac: self.vtep_mac,
+        });
         // Interface indexes only end up in a redirect that a test run does not carry out.
         EbpfLoader::new()
             .btf(None)
@@ -75,6 +90,11 @@ impl Node {
             .override_global(globals::FLANNEL_IFINDEX, &1u32, true)
             .override_global(globals::GRO_IFINDEX, &1u32, true)
             .override_global(globals::UPLINK_IP, &self.uplink_ip, true)
+            .override_global(globals::OUTER_TEMPLATE, &template.0, true)
+            .override_global(globals::SUBNET, &subnet, true)
+            .override_global(globals::SUBNET_MASK, &cidr::mask(24), true)
+            .override_global(globals::FAST_PATH, &self.fast_path, true)
+            .override_global(globals::POD_HOOK, &self.pod_hook, true)
             .override_global(globals::VTEP_MAC, &self.vtep_mac, true)
             .override_global(globals::VNI, &self.vni, true)
             .override_global(globals::VXLAN_PORT, &self.port, true)
@@ -135,6 +155,19 @@ impl Fixture {
         HashMap::<_, Ipv4, Wire<Vtep>>::try_from(map)
             .unwrap()
             .insert(public_ip, Wire(Vtep { leases: 1 }), 0)
+            .unwrap();
+    }
+
+    pub fn remove_peer(&mut self, subnet: Ipv4, len: u32, public_ip: Ipv4) {
+        let map = self.ebpf.map_mut(maps::PEERS).unwrap();
+        LpmTrie::<_, Ipv4, Wire<Peer>>::try_from(map)
+            .unwrap()
+            .remove(&Key::new(len, subnet))
+            .unwrap();
+        let map = self.ebpf.map_mut(maps::VTEPS).unwrap();
+        HashMap::<_, Ipv4, Wire<Vtep>>::try_from(map)
+            .unwrap()
+            .remove(&public_ip)
             .unwrap();
     }
 
@@ -203,6 +236,34 @@ impl Fixture {
                 bytes: sum.bytes + count.bytes,
             }
         })
+    }
+
+    pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        let map =
+            HashMap::<_, Wire<FlowKey>, Wire<Flow>>::try_from(self.ebpf.map(maps::FLOWS).unwrap());
+        map.unwrap().get(&Wire(*key), 0).ok().map(|Wire(flow)| flow)
+    }
+
+    pub fn flows(&self) -> Vec<(FlowKey, Flow)> {
+        let map =
+            HashMap::<_, Wire<FlowKey>, Wire<Flow>>::try_from(self.ebpf.map(maps::FLOWS).unwrap());
+        map.unwrap()
+            .iter()
+            .map(|entry| entry.unwrap())
+            .map(|(Wire(k), Wire(v))| (k, v))
+            .collect()
+    }
+
+    pub fn set_flow(&mut self, key: &FlowKey, flow: &Flow) {
+        let map = self.ebpf.map_mut(maps::FLOWS).unwrap();
+        let mut map = HashMap::<_, Wire<FlowKey>, Wire<Flow>>::try_from(map).unwrap();
+        map.insert(Wire(*key), Wire(*flow), 0).unwrap();
+    }
+
+    pub fn bump_epoch(&mut self) {
+        let mut map = Array::<_, u32>::try_from(self.ebpf.map_mut(maps::EPOCH).unwrap()).unwrap();
+        let epoch = map.get(&0, 0).unwrap();
+        map.set(0, epoch + 1, 0).unwrap();
     }
 
     /// The reasons that were counted, with their packets.

@@ -1,0 +1,163 @@
+//! TCP and UDP as far as the fast path reads them.
+
+use crate::header::{Ip, PROTO_TCP, PROTO_UDP, VERSION_IHL};
+use crate::reason::Reason;
+
+/// The first eight bytes of a TCP or UDP header: ports, then what we do not need.
+pub type L4 = [u8; 8];
+
+/// Offset, from the IPv4 header on, of TCP's data offset and flags.
+pub const TCP_TAIL: usize = Ip::LEN + 12;
+/// Data offset and flags of a TCP header.
+pub type TcpTail = [u8; 2];
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// What a TCP segment does to its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Data or acknowledgement; always for UDP.
+    None,
+    Open,
+    Close,
+}
+
+/// Whether a packet is of the kind that may skip the stack at all.
+///
+/// # Errors
+/// Why not.
+#[inline(always)]
+pub const fn check_fast(ip: &Ip) -> Result<(), Reason> {
+    if ip.version_ihl != VERSION_IHL {
+        Err(Reason::InnerOptions)
+    } else if ip.is_fragment() {
+        Err(Reason::InnerFragment)
+    } else if ip.proto != PROTO_TCP && ip.proto != PROTO_UDP {
+        Err(Reason::OtherProtocol)
+    } else if ip.ttl <= 1 {
+        Err(Reason::TtlExpiring)
+    } else {
+        Ok(())
+    }
+}
+
+/// Reads [`TcpTail`] where there is one.
+///
+/// # Errors
+/// [`Reason::Truncated`] if a TCP header ends before it.
+#[inline(always)]
+pub fn tcp(ip: &Ip, load: impl FnOnce() -> Option<TcpTail>) -> Result<Option<TcpTail>, Reason> {
+    if ip.proto == PROTO_TCP {
+        load().map(Some).ok_or(Reason::Truncated)
+    } else {
+        Ok(None)
+    }
+}
+
+/// Everything but a plain acknowledged segment is for conntrack.
+#[inline(always)]
+pub const fn control(tcp: Option<TcpTail>) -> Control {
+    match tcp {
+        None => Control::None,
+        Some([_, flags]) => match flags & (SYN | FIN | RST | ACK) {
+            ACK => Control::None,
+            flags if flags & SYN != 0 => Control::Open,
+            _ => Control::Close,
+        },
+    }
+}
+
+/// Whether the packet, or each segment it stands for, fits the overlay's MTU.
+///
+/// # Errors
+/// [`Reason::OverMtu`], or [`Reason::UdpGso`] for UDP segments, whose header length says nothing here.
+#[inline(always)]
+pub fn check_size(ip: &Ip, tcp: Option<TcpTail>, gso_size: u32, mtu: u32) -> Result<(), Reason> {
+    let len = match (gso_size, tcp) {
+        (0, _) => u32::from(ip.total_len()),
+        (_, None) => return Err(Reason::UdpGso),
+        (size, Some([offset, _])) => size + 20 + u32::from(offset >> 4) * 4,
+    };
+    if len > mtu {
+        Err(Reason::OverMtu)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a TCP packet is as long as bulk transfers make them: seven eighths of the MTU.
+#[inline(always)]
+pub fn is_full_size(ip: &Ip, mtu: u32) -> bool {
+    ip.proto == PROTO_TCP && u32::from(ip.total_len()) >= mtu - mtu / 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytemuck::Zeroable as _;
+    use rstest::rstest;
+
+    fn ip(proto: u8) -> Ip {
+        Ip {
+            version_ihl: 0x45,
+            ttl: 64,
+            proto,
+            ..Ip::zeroed()
+        }
+    }
+
+    #[rstest]
+    #[case::tcp(ip(6), Ok(()))]
+    #[case::udp(ip(17), Ok(()))]
+    #[case::icmp(ip(1), Err(Reason::OtherProtocol))]
+    #[case::sctp(ip(132), Err(Reason::OtherProtocol))]
+    #[case::options(Ip { version_ihl: 0x46, ..ip(6) }, Err(Reason::InnerOptions))]
+    #[case::fragment(Ip { fragment: [0x20, 0], ..ip(17) }, Err(Reason::InnerFragment))]
+    #[case::ttl_1(Ip { ttl: 1, ..ip(6) }, Err(Reason::TtlExpiring))]
+    #[case::ttl_0(Ip { ttl: 0, ..ip(6) }, Err(Reason::TtlExpiring))]
+    #[case::ttl_2(Ip { ttl: 2, ..ip(6) }, Ok(()))]
+    fn kinds(#[case] ip: Ip, #[case] want: Result<(), Reason>) {
+        assert_eq!(check_fast(&ip), want);
+    }
+
+    #[rstest]
+    #[case::ack(0x10, Control::None)]
+    #[case::psh_ack(0x18, Control::None)]
+    #[case::ece_ack(0x50, Control::None)]
+    #[case::urg_ack(0x30, Control::None)]
+    #[case::syn(0x02, Control::Open)]
+    #[case::syn_ack(0x12, Control::Open)]
+    #[case::fin_ack(0x11, Control::Close)]
+    #[case::rst(0x04, Control::Close)]
+    #[case::rst_ack(0x14, Control::Close)]
+    #[case::nothing(0x00, Control::Close)]
+    #[case::psh_without_ack(0x08, Control::Close)]
+    fn segment_kinds(#[case] flags: u8, #[case] want: Control) {
+        assert_eq!(control(Some([0x50, flags])), want);
+    }
+
+    #[rstest]
+    #[case::fits(6, 1450, 0, Ok(()))]
+    #[case::too_long(6, 1451, 0, Err(Reason::OverMtu))]
+    #[case::udp(17, 1451, 0, Err(Reason::OverMtu))]
+    #[case::gso_fits(6, 60_000, 1398, Ok(()))]
+    #[case::gso_too_long(6, 60_000, 1399, Err(Reason::OverMtu))]
+    #[case::udp_gso(17, 60_000, 1000, Err(Reason::UdpGso))]
+    fn sizes(
+        #[case] proto: u8,
+        #[case] len: u16,
+        #[case] gso_size: u32,
+        #[case] want: Result<(), Reason>,
+    ) {
+        let ip = Ip {
+            total_len: len.to_be_bytes(),
+            ..ip(proto)
+        };
+        // A header of 32 bytes: with timestamps.
+        let tail = (proto == PROTO_TCP).then_some([0x80, 0x10]);
+        assert_eq!(check_size(&ip, tail, gso_size, 1450), want);
+    }
+}

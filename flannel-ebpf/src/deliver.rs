@@ -1,0 +1,62 @@
+//! The receive fast path's last step: the frame into the pod.
+
+use flannel_common::flow::Flow;
+use flannel_common::globals::POD_HOOK_BRIDGE;
+use flannel_common::header::Ip;
+use flannel_common::reason::Reason;
+use flannel_common::{Mac, ttl};
+
+use crate::globals::POD_HOOK;
+use crate::headers;
+use crate::skb::{self, Skb};
+use crate::verdict::Verdict;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Macs {
+    dst: Mac,
+    src: Mac,
+}
+
+/// Where the stack delivered the flow before; copied out of the table because the packet changes under it.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    port: u32,
+    macs: Macs,
+}
+
+impl Target {
+    /// `None` until the receive action is known.
+    #[inline(always)]
+    pub(crate) fn of(flow: &Flow) -> Option<Self> {
+        let macs = Macs {
+            dst: flow.pod_mac,
+            src: flow.gateway_mac,
+        };
+        (flow.port != 0).then_some(Self {
+            port: flow.port,
+            macs,
+        })
+    }
+}
+
+/// Rewrites a decapsulated frame as the bridge would have and hands it to the pod. `ip` is the header as
+/// it stands in the packet.
+#[inline(always)]
+pub(crate) fn to_pod(
+    skb: &Skb,
+    ip: &Ip,
+    target: &Target,
+    reason: Reason,
+) -> Result<Verdict, Reason> {
+    skb.store(headers::IP + ttl::OFFSET, &ttl::decremented(ip))
+        .map_err(|_| Reason::Mangled)?;
+    skb.store(0, &target.macs).map_err(|_| Reason::Mangled)?;
+    skb.clear_mark();
+    let action = if POD_HOOK.load() == POD_HOOK_BRIDGE {
+        skb::redirect(target.port)
+    } else {
+        skb::redirect_peer(target.port)
+    };
+    Ok(Verdict::Taken(action, reason))
+}

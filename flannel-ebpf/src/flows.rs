@@ -1,0 +1,65 @@
+//! The flow table and what goes with it: the clock and the epoch.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use flannel_common::flow::{self, Direction, Flow, FlowKey, Tick};
+
+use crate::globals::{FAST_PATH, POD_HOOK};
+use crate::maps::{EPOCH, FLOWS};
+use crate::skb;
+use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF, POD_HOOK_BRIDGE};
+use flannel_common::header::PROTO_TCP;
+use flannel_common::reason::Reason;
+
+#[inline(always)]
+pub(crate) fn enabled() -> bool {
+    FAST_PATH.load() != FAST_PATH_OFF
+}
+
+/// Whether flows are fast without proof.
+#[inline(always)]
+pub(crate) fn always() -> bool {
+    FAST_PATH.load() == FAST_PATH_ALWAYS
+}
+
+#[inline(always)]
+pub(crate) fn now() -> Tick {
+    flow::tick(skb::coarse_ns())
+}
+
+/// Read it before anything that a new epoch would change, so that a proof is never newer than its facts.
+#[inline(always)]
+pub(crate) fn epoch() -> u32 {
+    EPOCH.get(0).copied().unwrap_or(0)
+}
+
+/// Whether both directions must be proven before either is fast; see [`Flow::decide`].
+#[inline(always)]
+pub(crate) fn needs_both(key: &FlowKey) -> bool {
+    key.proto == PROTO_TCP || POD_HOOK.load() == POD_HOOK_BRIDGE
+}
+
+#[inline(always)]
+pub(crate) fn get(key: &FlowKey) -> Option<&'static mut Flow> {
+    let flow = FLOWS.get_ptr_mut(key)?;
+    // SAFETY: the pointer came from the map, which recycles but never frees an element while the program
+    // runs. Another CPU may write the same words: each is a plain u32 whose loss costs one slow packet.
+    Some(unsafe { &mut *flow })
+}
+
+/// Enters a flow whose first packet is on its way through the stack.
+#[inline(always)]
+pub(crate) fn enter(key: &FlowKey, flow: &Flow) -> Result<(), Reason> {
+    // EEXIST: another CPU was first, and noted the same.
+    match FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)) {
+        Ok(()) | Err(-17) => Ok(()),
+        Err(_) => Err(Reason::FlowTableFull),
+    }
+}
+
+/// A flow of which one packet was seen before the stack.
+#[inline(always)]
+pub(crate) fn seen(direction: Direction, now: Tick) -> Flow {
+    let mut flow = Flow::EMPTY;
+    flow.note_seen(direction, now);
+    flow
+}

@@ -1,0 +1,70 @@
+//! What reaches a pod's port: the stack let it through, and this is where it goes.
+
+use flannel_common::cidr;
+use flannel_common::flow::{Direction, FlowKey};
+use flannel_common::header::Eth;
+use flannel_common::reason::Reason;
+use flannel_common::transport;
+
+use crate::flows;
+use crate::globals::{NETWORK, NETWORK_MASK, SUBNET, SUBNET_MASK};
+use crate::headers::{self, Packet};
+use crate::skb::Skb;
+use crate::verdict::Verdict;
+
+#[inline(always)]
+pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
+    if !flows::enabled() || !skb.is_ipv4() {
+        return Ok(Verdict::Untouched);
+    }
+    let Some(packet) = headers::load(skb, headers::IP) else {
+        return Ok(Verdict::Untouched);
+    };
+    if !came_from_overlay(&packet) {
+        return Ok(Verdict::Untouched);
+    }
+    if flows::always() {
+        return learn_pod(skb, &packet);
+    }
+    if transport::check_fast(&packet.ip).is_err() {
+        return Ok(Verdict::Untouched);
+    }
+    let Some(flow) = flows::get(&FlowKey::inbound(&packet.ip, packet.l4)) else {
+        return Ok(Verdict::Untouched);
+    };
+    let (now, epoch) = (flows::now(), flows::epoch());
+    if !flow.may_pass(Direction::Rx, now) {
+        return Ok(Verdict::Untouched);
+    }
+    let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
+    flow.port = skb.ifindex();
+    flow.pod_mac = eth.dst;
+    flow.gateway_mac = eth.src;
+    flow.note_passed(Direction::Rx, now, epoch);
+    Err(Reason::Verified)
+}
+
+/// Without proof there is one entry per pod instead of one per flow.
+#[inline(always)]
+fn learn_pod(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
+    let key = FlowKey::pod(packet.ip.dst);
+    let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
+    let (now, epoch) = (flows::now(), flows::epoch());
+    let mut fresh = flows::seen(Direction::Rx, now);
+    fresh.port = skb.ifindex();
+    fresh.pod_mac = eth.dst;
+    fresh.gateway_mac = eth.src;
+    fresh.note_passed(Direction::Rx, now, epoch);
+    match flows::get(&key) {
+        Some(known) => *known = fresh,
+        None => flows::enter(&key, &fresh)?,
+    }
+    Err(Reason::Verified)
+}
+
+#[inline(always)]
+fn came_from_overlay(packet: &Packet) -> bool {
+    cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.dst)
+        && cidr::contains(NETWORK.load(), NETWORK_MASK.load(), packet.ip.src)
+        && !cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.src)
+}

@@ -1,0 +1,508 @@
+//! The verified fast path, packet by packet: what proves a flow, what it may then skip, what ends it.
+
+use flannel_common::flow::{Flow, FlowKey, LIFETIME, REFRESH};
+use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF, POD_HOOK_BRIDGE};
+use flannel_common::program::Program::{OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx};
+use flannel_common::reason::Reason;
+use flannel_tests::packet::{Fixture, Inner, Node, REDIRECT, Run, SHOT, UNSPEC, vxlan};
+use rstest::rstest;
+
+const FIN_ACK: u8 = 0x11;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+
+fn key(proto: u8, remote_port: u16) -> FlowKey {
+    FlowKey {
+        local: [10, 244, 1, 5],
+        remote: [10, 244, 2, 7],
+        local_port: 40_000u16.to_be_bytes(),
+        remote_port: remote_port.to_be_bytes(),
+        proto,
+        pad: [0; 3],
+    }
+}
+
+fn tcp_key() -> FlowKey {
+    key(6, 80)
+}
+
+fn udp_key() -> FlowKey {
+    key(17, 53)
+}
+
+/// A packet from the pod through the stack.
+fn through_the_stack_out(node: &mut Fixture, make: fn(&Inner) -> Vec<u8>) {
+    assert_eq!(node.run(PodTx, &make(&Inner::from_pod())).action, UNSPEC);
+    assert_eq!(
+        node.run(OverlayTx, &make(&Inner::outbound())).action,
+        REDIRECT
+    );
+}
+
+/// A packet from the overlay through the stack.
+fn through_the_stack_in(node: &mut Fixture, make: fn(&Inner) -> Vec<u8>) {
+    assert_eq!(
+        node.run(UplinkRx, &vxlan(&make(&Inner::inbound()))).action,
+        REDIRECT
+    );
+    assert_eq!(node.run(PodRx, &make(&Inner::to_pod())).action, UNSPEC);
+}
+
+fn verified_tcp() -> Fixture {
+    let mut node = Node::default().load();
+    through_the_stack_out(&mut node, Inner::tcp);
+    through_the_stack_in(&mut node, Inner::tcp);
+    node
+}
+
+/// Ages the flow as if its last proof were `ticks` older.
+fn age(node: &mut Fixture, ticks: u32) {
+    let mut flow = node.flow(&tcp_key()).unwrap();
+    for half in [&mut flow.tx, &mut flow.rx] {
+        half.verified = half.verified.wrapping_sub(ticks) | 1;
+        half.probed = half.probed.wrapping_sub(ticks);
+    }
+    node.set_flow(&tcp_key(), &flow);
+}
+
+fn is_fast_out(node: &mut Fixture) -> bool {
+    let before = node.count(PodTx, Reason::FastTx).packets;
+    node.run(PodTx, &Inner::from_pod().tcp());
+    node.count(PodTx, Reason::FastTx).packets > before
+}
+
+fn is_fast_in(node: &mut Fixture) -> bool {
+    let before = node.count(UplinkRx, Reason::FastRx).packets;
+    node.run(UplinkRx, &vxlan(&Inner::inbound().tcp()));
+    node.count(UplinkRx, Reason::FastRx).packets > before
+}
+
+#[test]
+fn tcp_is_fast_when_both_directions_came_through_the_stack() {
+    let mut node = Node::default().load();
+    through_the_stack_out(&mut node, Inner::tcp);
+    assert!(
+        !is_fast_out(&mut node),
+        "one direction proves nothing for TCP"
+    );
+    through_the_stack_in(&mut node, Inner::tcp);
+    assert!(is_fast_out(&mut node));
+    assert!(is_fast_in(&mut node));
+}
+
+/// The fast packet equals what the slow one became at the other end of the stack, byte for byte.
+#[test]
+fn a_fast_packet_leaves_as_the_stack_would_have_sent_it() {
+    let mut node = verified_tcp();
+
+    let fast = node.run(PodTx, &Inner::from_pod().tcp());
+    let slow = node.run(OverlayTx, &Inner::outbound().tcp());
+
+    assert_eq!(fast.action, REDIRECT);
+    assert_eq!(fast.packet[14..18], slow.packet[14..18]);
+    // Identification and the checksum over it differ.
+    assert_eq!(fast.packet[20..24], slow.packet[20..24]);
+    assert_eq!(
+        fast.packet[26..],
+        slow.packet[26..],
+        "TTL 63, source port, everything"
+    );
+}
+
+#[test]
+fn a_fast_packet_arrives_as_the_bridge_would_have_delivered_it() {
+    let mut node = verified_tcp();
+    let fast = node.run(UplinkRx, &vxlan(&Inner::inbound().tcp()));
+    assert_eq!(fast.action, REDIRECT);
+    assert_eq!(
+        fast.packet,
+        Inner::to_pod().tcp(),
+        "TTL 62, both MACs, header checksum"
+    );
+    assert_eq!(node.count(UplinkRx, Reason::FastRx).packets, 1);
+}
+
+#[test]
+fn udp_is_fast_in_each_direction_on_its_own() {
+    let mut node = Node::default().load();
+    through_the_stack_out(&mut node, Inner::udp);
+    assert_eq!(node.run(PodTx, &Inner::from_pod().udp()).action, REDIRECT);
+
+    let mut node = Node::default().load();
+    through_the_stack_in(&mut node, Inner::udp);
+    let fast = node.run(UplinkRx, &vxlan(&Inner::inbound().udp()));
+    assert_eq!(fast.packet, Inner::to_pod().udp());
+}
+
+/// On the bridge a packet is already translated, so one direction alone may be half of a NATed flow.
+#[test]
+fn udp_needs_both_directions_at_the_bridge() {
+    let mut node = Node {
+        pod_hook: POD_HOOK_BRIDGE,
+        ..Node::default()
+    }
+    .load();
+    through_the_stack_out(&mut node, Inner::udp);
+    assert_eq!(node.run(PodTx, &Inner::from_pod().udp()).action, UNSPEC);
+    through_the_stack_in(&mut node, Inner::udp);
+    assert_eq!(node.run(PodTx, &Inner::from_pod().udp()).action, REDIRECT);
+}
+
+/// kube-proxy: the pod talks to a ClusterIP, the overlay sees the backend. Neither tuple passes both hooks.
+#[test]
+fn a_translated_flow_is_never_fast() {
+    let cluster_ip = [10, 96, 0, 10];
+    let to_service = Inner {
+        dst: cluster_ip,
+        ..Inner::from_pod()
+    };
+    let from_service = Inner {
+        src: cluster_ip,
+        ..Inner::to_pod()
+    };
+    let mut node = Node::default().load();
+    for _ in 0..5 {
+        assert_eq!(node.run(PodTx, &to_service.tcp()).action, UNSPEC);
+        assert_eq!(
+            node.run(OverlayTx, &Inner::outbound().tcp()).action,
+            REDIRECT
+        );
+        assert_eq!(
+            node.run(UplinkRx, &vxlan(&Inner::inbound().tcp())).action,
+            REDIRECT
+        );
+        assert_eq!(node.run(PodRx, &from_service.tcp()).action, UNSPEC);
+    }
+    assert_eq!(node.count(UplinkRx, Reason::FastRx).packets, 0);
+    let flow = node.flow(&tcp_key()).unwrap();
+    assert_eq!((flow.tx.verified, flow.rx.verified), (0, 0));
+}
+
+/// At the bridge with br_netfilter on, what goes out looks plain; what comes back does not.
+#[test]
+fn a_flow_translated_before_the_bridge_is_never_fast() {
+    let mut node = Node {
+        pod_hook: POD_HOOK_BRIDGE,
+        ..Node::default()
+    }
+    .load();
+    for make in [Inner::tcp, Inner::udp] {
+        for _ in 0..3 {
+            assert_eq!(node.run(PodTx, &make(&Inner::from_pod())).action, UNSPEC);
+            node.run(OverlayTx, &make(&Inner::outbound()));
+            node.run(UplinkRx, &vxlan(&make(&Inner::inbound())));
+            node.run(
+                PodRx,
+                &make(&Inner {
+                    src: [10, 96, 0, 10],
+                    ..Inner::to_pod()
+                }),
+            );
+        }
+    }
+    assert_eq!(node.count(PodTx, Reason::FastTx).packets, 0);
+    assert_eq!(node.count(UplinkRx, Reason::FastRx).packets, 0);
+}
+
+/// A policy that drops: the packet goes in and does not come out.
+#[test]
+fn a_dropped_flow_is_never_fast() {
+    let mut node = Node::default().load();
+    for _ in 0..5 {
+        assert_eq!(node.run(PodTx, &Inner::from_pod().udp()).action, UNSPEC);
+        node.run(UplinkRx, &vxlan(&Inner::inbound().udp()));
+    }
+    assert_eq!(node.count(PodTx, Reason::FastTx).packets, 0);
+    assert_eq!(node.count(UplinkRx, Reason::FastRx).packets, 0);
+}
+
+#[rstest]
+#[case::fin(FIN_ACK)]
+#[case::rst(RST)]
+fn fin_and_rst_leave_no_live_entry(#[case] flags: u8, #[values(true, false)] from_pod: bool) {
+    let mut node = verified_tcp();
+    if from_pod {
+        assert_eq!(
+            node.run(PodTx, &Inner::from_pod().tcp_with(flags)).action,
+            UNSPEC
+        );
+    } else {
+        let out = node.run(UplinkRx, &vxlan(&Inner::inbound().tcp_with(flags)));
+        assert_eq!(out.packet[0..6], Node::default().vtep_mac, "to the stack");
+    }
+    assert!(!is_fast_out(&mut node) && !is_fast_in(&mut node));
+    // The last acknowledgements pass both hooks and prove nothing.
+    through_the_stack_out(&mut node, Inner::tcp);
+    through_the_stack_in(&mut node, Inner::tcp);
+    assert!(!is_fast_out(&mut node) && !is_fast_in(&mut node));
+}
+
+#[rstest]
+#[case::syn(SYN)]
+#[case::syn_ack(0x12)]
+fn syn_takes_the_stack_and_forgets_the_old_connection(#[case] flags: u8) {
+    let mut node = verified_tcp();
+    assert_eq!(
+        node.run(PodTx, &Inner::from_pod().tcp_with(flags)).action,
+        UNSPEC
+    );
+    assert_eq!(node.flow(&tcp_key()), Some(Flow::EMPTY));
+    through_the_stack_out(&mut node, Inner::tcp);
+    through_the_stack_in(&mut node, Inner::tcp);
+    assert!(is_fast_out(&mut node));
+}
+
+#[test]
+fn control_segments_enter_no_flow() {
+    let mut node = Node::default().load();
+    for flags in [SYN, FIN_ACK, RST] {
+        node.run(PodTx, &Inner::from_pod().tcp_with(flags));
+        node.run(UplinkRx, &vxlan(&Inner::inbound().tcp_with(flags)));
+    }
+    assert_eq!(node.flows(), []);
+}
+
+#[test]
+fn one_packet_in_five_seconds_takes_the_stack() {
+    let mut node = verified_tcp();
+    age(&mut node, REFRESH + 100);
+    assert!(!is_fast_out(&mut node), "the first one renews");
+    assert_eq!(node.count(PodTx, Reason::Refresh).packets, 1);
+    assert!(is_fast_out(&mut node), "the others go on");
+    assert!(!is_fast_in(&mut node), "each direction on its own");
+    assert!(is_fast_in(&mut node));
+}
+
+#[test]
+fn fifteen_seconds_without_renewal_end_the_flow() {
+    let mut node = verified_tcp();
+    age(&mut node, LIFETIME + 100);
+    for _ in 0..3 {
+        assert!(!is_fast_out(&mut node) && !is_fast_in(&mut node));
+    }
+    through_the_stack_out(&mut node, Inner::tcp);
+    through_the_stack_in(&mut node, Inner::tcp);
+    assert!(is_fast_out(&mut node), "and it can come back");
+}
+
+#[test]
+fn a_new_epoch_ends_every_proof_at_once() {
+    let mut node = verified_tcp();
+    node.bump_epoch();
+    assert!(!is_fast_out(&mut node) && !is_fast_in(&mut node));
+    through_the_stack_out(&mut node, Inner::tcp);
+    through_the_stack_in(&mut node, Inner::tcp);
+    assert!(is_fast_out(&mut node) && is_fast_in(&mut node));
+}
+
+/// The lease changed its MAC or PublicIP: with the epoch the old action is gone.
+#[test]
+fn after_a_lease_change_the_flow_follows() {
+    let mut node = verified_tcp();
+    node.peer(
+        Node::PEER_SUBNET,
+        24,
+        [192, 168, 0, 20],
+        [2, 0, 0, 0, 0, 0x20],
+    );
+    node.bump_epoch();
+    through_the_stack_out(&mut node, Inner::tcp);
+    node.bump_epoch();
+    through_the_stack_out(&mut node, Inner::tcp);
+    let flow = node.flow(&tcp_key()).unwrap();
+    assert_eq!(flow.peer.public_ip, [192, 168, 0, 20]);
+    assert_eq!(flow.peer.vtep_mac, [2, 0, 0, 0, 0, 0x20]);
+}
+
+/// Each is passed untouched, and says why.
+#[rstest]
+#[case::options(|p: &mut Vec<u8>| p[14] = 0x46, Reason::InnerOptions)]
+#[case::fragment(|p: &mut Vec<u8>| p[20] = 0x20, Reason::InnerFragment)]
+#[case::ttl_1(|p: &mut Vec<u8>| p[22] = 1, Reason::TtlExpiring)]
+#[case::sctp(|p: &mut Vec<u8>| p[23] = 132, Reason::OtherProtocol)]
+#[case::icmp(|p: &mut Vec<u8>| p[23] = 1, Reason::OtherProtocol)]
+#[case::cut_off(|p: &mut Vec<u8>| p.truncate(40), Reason::Truncated)]
+fn what_only_the_stack_can_do(#[case] change: fn(&mut Vec<u8>), #[case] reason: Reason) {
+    let mut node = verified_tcp();
+    let before = node.count(PodTx, reason).packets;
+    let mut packet = Inner::from_pod().tcp();
+    change(&mut packet);
+    let out = node.run(PodTx, &packet);
+    assert_eq!((out.action, out.packet), (UNSPEC, packet));
+    assert_eq!(node.count(PodTx, reason).packets, before + 1);
+}
+
+#[test]
+fn a_packet_over_the_mtu_takes_the_stack() {
+    let mut node = verified_tcp();
+    let packet = Inner {
+        payload: 1450 - 40 + 1,
+        ..Inner::from_pod()
+    }
+    .tcp();
+    assert_eq!(node.run(PodTx, &packet).action, UNSPEC);
+    assert_eq!(node.count(PodTx, Reason::OverMtu).packets, 1);
+    let packet = Inner {
+        payload: 1450 - 40,
+        ..Inner::from_pod()
+    }
+    .tcp();
+    assert_eq!(node.run(PodTx, &packet).action, REDIRECT);
+}
+
+#[test]
+fn udp_gso_takes_the_stack() {
+    let mut node = Node::default().load();
+    through_the_stack_out(&mut node, Inner::udp);
+    let packet = Inner {
+        payload: 2000,
+        ..Inner::from_pod()
+    }
+    .udp();
+    let out = node.run_with(
+        PodTx,
+        &Run {
+            packet: &packet,
+            gso_size: 1000,
+            ..Run::default()
+        },
+    );
+    assert_eq!((out.action, out.packet), (UNSPEC, packet));
+    assert_eq!(node.count(PodTx, Reason::UdpGso).packets, 1);
+}
+
+/// Not pod to overlay: not even counted.
+#[rstest]
+#[case::to_the_node(Inner { dst: [10, 244, 1, 1], ..Inner::from_pod() })]
+#[case::same_node(Inner { dst: [10, 244, 1, 9], ..Inner::from_pod() })]
+#[case::outside(Inner { dst: [8, 8, 8, 8], ..Inner::from_pod() })]
+#[case::forged_source(Inner { src: [10, 244, 2, 9], ..Inner::from_pod() })]
+fn other_traffic_of_pods_is_untouched(#[case] inner: Inner) {
+    let mut node = Node::default().load();
+    let packet = inner.tcp();
+    let out = node.run(PodTx, &packet);
+    assert_eq!((out.action, out.packet), (UNSPEC, packet));
+    assert_eq!(node.counted(PodTx), []);
+    assert_eq!(node.flows(), []);
+}
+
+/// Anti-spoofing holds for proven flows too: the proof names the peer.
+#[test]
+fn a_forged_outer_source_does_not_ride_on_a_proven_flow() {
+    let mut node = verified_tcp();
+    node.peer([10, 244, 3, 0], 24, [192, 168, 0, 3], [2, 0, 0, 0, 0, 3]);
+    let mut packet = vxlan(&Inner::inbound().tcp());
+    packet[14 + 12..14 + 16].copy_from_slice(&[192, 168, 0, 3]);
+    assert_eq!(node.run(UplinkRx, &packet).action, SHOT);
+    assert_eq!(node.count(UplinkRx, Reason::SpoofedSource).packets, 1);
+}
+
+/// A lease that is gone: its epoch is over, and so is its right to send.
+#[test]
+fn the_source_is_checked_again_in_a_new_epoch() {
+    let mut node = verified_tcp();
+    node.remove_peer(Node::PEER_SUBNET, 24, Node::PEER_IP);
+    node.bump_epoch();
+    assert_eq!(
+        node.run(UplinkRx, &vxlan(&Inner::inbound().tcp())).action,
+        SHOT
+    );
+}
+
+/// Full-size segments make a flow bulk: through the pair for GRO, judged behind it.
+#[test]
+fn bulk_goes_through_gro_and_is_delivered_behind_it() {
+    let mut node = verified_tcp();
+    let full = Inner {
+        payload: 1400,
+        ..Inner::inbound()
+    };
+    let out = node.run(UplinkRx, &vxlan(&full.tcp()));
+    assert_eq!(out.packet[0..6], Node::default().vtep_mac, "to the pair");
+    let small = node.run(UplinkRx, &vxlan(&Inner::inbound().tcp()));
+    assert_eq!(
+        small.packet[0..6],
+        Node::default().vtep_mac,
+        "not overtaking"
+    );
+
+    let merged = node.run(OverlayRx, &full.tcp());
+
+    assert_eq!(merged.action, REDIRECT);
+    assert_eq!(
+        merged.packet,
+        Inner {
+            payload: 1400,
+            ..Inner::to_pod()
+        }
+        .tcp()
+    );
+    assert_eq!(node.count(OverlayRx, Reason::FastRxGro).packets, 1);
+}
+
+#[test]
+fn bulk_is_renewed_behind_gro() {
+    let mut node = verified_tcp();
+    let full = Inner {
+        payload: 1400,
+        ..Inner::inbound()
+    };
+    node.run(UplinkRx, &vxlan(&full.tcp()));
+    age(&mut node, REFRESH + 100);
+    assert_eq!(node.run(OverlayRx, &full.tcp()).action, UNSPEC);
+    assert_eq!(node.count(OverlayRx, Reason::Refresh).packets, 1);
+    assert_eq!(node.run(OverlayRx, &full.tcp()).action, REDIRECT);
+}
+
+/// What `uplink_rx` sent to the stack must not be caught on the way.
+#[test]
+fn a_renewal_of_a_flow_that_is_not_bulk_reaches_the_stack() {
+    let mut node = verified_tcp();
+    age(&mut node, REFRESH + 100);
+    assert!(!is_fast_in(&mut node));
+    let frame = Inner::inbound().tcp();
+    let out = node.run(OverlayRx, &frame);
+    assert_eq!((out.action, out.packet), (UNSPEC, frame));
+}
+
+#[test]
+fn off_is_off() {
+    let mut node = Node {
+        fast_path: FAST_PATH_OFF,
+        ..Node::default()
+    }
+    .load();
+    for _ in 0..3 {
+        through_the_stack_out(&mut node, Inner::tcp);
+        through_the_stack_in(&mut node, Inner::tcp);
+    }
+    assert_eq!(node.flows(), []);
+}
+
+#[test]
+fn always_asks_for_no_proof() {
+    let mut node = Node {
+        fast_path: FAST_PATH_ALWAYS,
+        ..Node::default()
+    }
+    .load();
+    let syn = node.run(PodTx, &Inner::from_pod().tcp_with(SYN));
+    assert_eq!(syn.action, REDIRECT);
+    through_the_stack_in(&mut node, Inner::udp);
+    let fast = node.run(UplinkRx, &vxlan(&Inner::inbound().tcp_with(0x12)));
+    assert_eq!(
+        fast.packet[0..6],
+        Inner::POD_MAC,
+        "the pod is known from any packet to it"
+    );
+}
+
+#[test]
+fn a_flow_is_one_entry() {
+    let mut node = verified_tcp();
+    through_the_stack_out(&mut node, Inner::udp);
+    through_the_stack_in(&mut node, Inner::udp);
+    let mut keys: Vec<_> = node.flows().into_iter().map(|(key, _)| key).collect();
+    keys.sort();
+    assert_eq!(keys, [udp_key(), tcp_key()]);
+}

@@ -1,5 +1,7 @@
 //! The verified fast path, packet by packet: what proves a flow, what it may then skip, what ends it.
 
+#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+
 use flannel_common::flow::{Flow, FlowKey, LIFETIME, REFRESH};
 use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF, POD_HOOK_BRIDGE};
 use flannel_common::program::Program::{OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx};

@@ -51,7 +51,11 @@ impl EtcdSource {
         })
     }
 
-    async fn read_config(&self) -> anyhow::Result<NetworkConfig> {
+    /// Reads the network's configuration, once.
+    ///
+    /// # Errors
+    /// When etcd does not answer, or the configuration is missing or invalid; each says which.
+    pub async fn read_network_config(&self) -> anyhow::Result<NetworkConfig> {
         let key = self.store.config_key();
         let json = self.store.read_config().await?.with_context(|| {
             format!(
@@ -67,7 +71,7 @@ impl LeaseSource for EtcdSource {
     async fn network_config(&self, cancel: &CancellationToken) -> anyhow::Result<NetworkConfig> {
         let mut patience = Patience::every(CONFIG_POLL);
         loop {
-            let read = cancel.run_until_cancelled(self.read_config());
+            let read = cancel.run_until_cancelled(self.read_network_config());
             match read.await.ok_or(Cancelled)? {
                 Ok(config) => {
                     patience.over();

@@ -127,26 +127,42 @@ fn url(endpoint: &str, has_identity: bool) -> Result<String, OptionsError> {
 
 fn tls(files: &Tls) -> Result<TlsOptions, OptionsError> {
     let options = match &files.ca_file {
-        Some(file) => {
-            TlsOptions::new().ca_certificate(Certificate::from_pem(read("--etcd-cafile", file)?))
-        }
+        Some(file) => TlsOptions::new().ca_certificate(Certificate::from_pem(pem(
+            "--etcd-cafile",
+            file,
+            "CERTIFICATE",
+        )?)),
         None => TlsOptions::new().with_native_roots(),
     };
     Ok(match &files.identity {
         Some(identity) => options.identity(Identity::from_pem(
-            read("--etcd-certfile", &identity.cert_file)?,
-            read("--etcd-keyfile", &identity.key_file)?,
+            pem("--etcd-certfile", &identity.cert_file, "CERTIFICATE")?,
+            pem("--etcd-keyfile", &identity.key_file, "PRIVATE KEY")?,
         )),
         None => options,
     })
 }
 
-fn read(flag: &'static str, file: &Path) -> Result<Vec<u8>, OptionsError> {
-    fs::read(file).map_err(|source| OptionsError::File {
+/// Reads a PEM file with a block whose label ends in `label`. A file without one would only show
+/// later, as a handshake that fails for no visible reason.
+fn pem(flag: &'static str, file: &Path, label: &'static str) -> Result<Vec<u8>, OptionsError> {
+    let bytes = fs::read(file).map_err(|source| OptionsError::File {
         flag,
         file: file.to_owned(),
         source,
-    })
+    })?;
+    let end = format!("{label}-----");
+    let has_block = String::from_utf8_lossy(&bytes)
+        .lines()
+        .any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&end));
+    if !has_block {
+        return Err(OptionsError::NoPem {
+            flag,
+            file: file.to_owned(),
+            label,
+        });
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -193,6 +209,13 @@ mod tests {
         let error = Endpoint::all(&options).unwrap_err().to_string();
         assert!(
             error.contains("/no/such/file.pem (--etcd-cafile)"),
+            "{error}"
+        );
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        options.tls.ca_file = Some(empty.path().to_owned());
+        let error = Endpoint::all(&options).unwrap_err().to_string();
+        assert!(
+            error.contains("(--etcd-cafile) holds no CERTIFICATE block"),
             "{error}"
         );
     }

@@ -19,6 +19,12 @@ pub enum OptionsError {
         file: PathBuf,
         source: std::io::Error,
     },
+    #[error("{file} ({flag}) holds no {label} block: give a PEM file that does")]
+    NoPem {
+        flag: &'static str,
+        file: PathBuf,
+        label: &'static str,
+    },
 }
 
 /// An operation on etcd failed.

@@ -1,0 +1,142 @@
+//! An etcd of its own on loopback, for tests of the lease source that need no network of nodes.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::wait::eventually;
+
+const UP: Duration = Duration::from_secs(30);
+
+/// Ports below the kernel's ephemeral range: nobody gets one by chance while etcd is down.
+const PORTS: std::ops::Range<u16> = 20_000..30_000;
+
+/// One etcd with an empty data folder; killed and removed on drop.
+#[derive(Debug)]
+pub struct Etcd {
+    process: Option<Process>,
+    folder: TempDir,
+    client_port: u16,
+    peer_port: u16,
+    tls: Option<ServerTls>,
+}
+
+/// PEM files by which etcd serves https.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    /// When given, clients must show a certificate that this one signed.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+impl Etcd {
+    /// Starts etcd and waits until it takes connections.
+    pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    pub fn start_tls(tls: ServerTls) -> Self {
+        Self::start_with(Some(tls))
+    }
+
+    fn start_with(tls: Option<ServerTls>) -> Self {
+        let mut etcd = Self {
+            process: None,
+            folder: TempDir::with_prefix("flannel-etcd-").expect("create a folder for etcd"),
+            client_port: free_port(),
+            peer_port: free_port(),
+            tls,
+        };
+        etcd.launch();
+        etcd
+    }
+
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.client_port)
+    }
+
+    /// Where clients connect, without a scheme.
+    pub fn address(&self) -> (Ipv4Addr, u16) {
+        (Ipv4Addr::LOCALHOST, self.client_port)
+    }
+
+    /// `kill -9`; the data stays.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it again with the data it had.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.launch();
+    }
+
+    /// Starts it again without any data, as a backup of an empty cluster would.
+    pub fn restart_empty(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.data()).expect("remove the data of etcd");
+        self.launch();
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn launch(&mut self) {
+        let peer_url = format!("http://127.0.0.1:{}", self.peer_port);
+        let mut command = Command::new("etcd");
+        command
+            .arg("--data-dir")
+            .arg(self.data())
+            .args(["--listen-client-urls", &self.url()])
+            .args(["--advertise-client-urls", &self.url()])
+            .args(["--listen-peer-urls", &peer_url])
+            .args(["--initial-advertise-peer-urls", &peer_url])
+            .args(["--initial-cluster", &format!("default={peer_url}")])
+            // A cluster of one elects itself: no reason to wait a second for others.
+            .args(["--heartbeat-interval", "10", "--election-timeout", "100"])
+            .args(["--logger", "zap", "--log-level", "warn"]);
+        if let Some(tls) = &self.tls {
+            command
+                .arg("--cert-file")
+                .arg(&tls.cert_file)
+                .arg("--key-file")
+                .arg(&tls.key_file);
+            if let Some(ca) = &tls.client_ca_file {
+                command
+                    .arg("--client-cert-auth")
+                    .arg("--trusted-ca-file")
+                    .arg(ca);
+            }
+        }
+        let log = self.folder.path().join("log");
+        self.process = Some(Process::spawn("etcd", command, &log));
+        // etcd opens its client port only once it has a leader.
+        eventually("etcd takes connections", UP, || {
+            std::net::TcpStream::connect(self.address()).is_ok()
+        });
+    }
+}
+
+/// A port that nobody listens on, another one at each call.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let count = PORTS.end - PORTS.start;
+    // Test processes that run beside each other start at different places.
+    let start = u16::try_from(std::process::id() % u32::from(count)).expect("less than a u16");
+    loop {
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(turn < count, "no free port in {PORTS:?}");
+        let port = PORTS.start + (start + turn) % count;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}

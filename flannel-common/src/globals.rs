@@ -7,6 +7,8 @@
 pub const UPLINK_IFINDEX: &str = "UPLINK_IFINDEX";
 /// Our outer address ([`crate::Ipv4`]).
 pub const UPLINK_IP: &str = "UPLINK_IP";
+/// MAC of the uplink; only `uplink_xdp` reads it ([`crate::Mac`]).
+pub const UPLINK_MAC: &str = "UPLINK_MAC";
 /// ifindex of `flannel.<VNI>` (`u32`).
 pub const FLANNEL_IFINDEX: &str = "FLANNEL_IFINDEX";
 /// ifindex of `flgro.<VNI>` (`u32`).

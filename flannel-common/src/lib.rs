@@ -21,6 +21,7 @@ pub mod stats;
 pub mod transport;
 pub mod ttl;
 pub mod vxlan;
+pub mod xdp;
 
 /// An IPv4 address, network order.
 pub type Ipv4 = [u8; 4];

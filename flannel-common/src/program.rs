@@ -1,6 +1,6 @@
 //! The programs, numbered as they index the statistics map.
 
-/// One TC program of the object. The number is its key in [`crate::maps::STATS`] and is never reused.
+/// One program of the object. The number is its key in [`crate::maps::STATS`] and is never reused.
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Program {
@@ -16,16 +16,22 @@ pub enum Program {
     PodRx = 4,
     /// Ingress of `flannel.<VNI>`: verified bulk flows, merged by GRO, go to the pod from here.
     OverlayRx = 5,
+    /// Ingress of the uplink, ahead of [`Self::UplinkRx`], where [`Self::UplinkXdp`] is on.
+    XdpRx = 6,
+    /// The uplink's driver (XDP, not TC): takes outer headers off before GRO.
+    UplinkXdp = 8,
 }
 
 impl Program {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::OverlayTx,
         Self::OverlayCatch,
         Self::UplinkRx,
         Self::PodTx,
         Self::PodRx,
         Self::OverlayRx,
+        Self::XdpRx,
+        Self::UplinkXdp,
     ];
     /// Slots in the statistics map; more than there are programs, so that one more needs no new layout.
     pub const SLOTS: usize = 16;
@@ -39,6 +45,8 @@ impl Program {
             Self::PodTx => "pod_tx",
             Self::PodRx => "pod_rx",
             Self::OverlayRx => "overlay_rx",
+            Self::XdpRx => "xdp_rx",
+            Self::UplinkXdp => "uplink_xdp",
         }
     }
 }

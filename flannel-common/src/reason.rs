@@ -94,4 +94,6 @@ reasons! {
     30 OverMtu over_mtu Pass "longer than the overlay MTU: the stack fragments or answers" "set the pods' MTU to FLANNEL_MTU of subnet.env";
     31 UdpGso udp_gso Pass "several UDP datagrams in one packet" "nothing";
     32 FlowTableFull flow_table_full Pass "no room for its flow" "raise --flow-entries";
+    33 XdpDecap xdp_decap Forward "outer headers taken off by the driver" "nothing: this is the work";
+    34 FastRxXdp fast_rx_xdp Forward "verified: from the driver to the pod, past the stack" "nothing: this is the work";
 }

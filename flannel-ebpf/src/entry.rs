@@ -1,12 +1,13 @@
 //! The hooks. Each entry names its program; [`finish`] counts and turns the outcome into a TC action.
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use flannel_common::program::Program;
 
 use crate::skb::Skb;
-use crate::verdict::finish;
-use crate::{overlay_rx, overlay_tx, pod_rx, pod_tx, uplink_rx};
+use crate::verdict::{finish, finish_xdp};
+use crate::xdp_frame::Frame;
+use crate::{overlay_rx, overlay_tx, pod_rx, pod_tx, uplink_rx, uplink_xdp, xdp_rx};
 
 /// Egress of `flannel.<VNI>`.
 #[classifier]
@@ -54,4 +55,20 @@ pub(crate) fn overlay_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let outcome = overlay_rx::run(&skb);
     finish(&skb, Program::OverlayRx, outcome)
+}
+
+/// The uplink's driver, with `--xdp`.
+#[xdp]
+pub(crate) fn uplink_xdp(ctx: XdpContext) -> u32 {
+    let frame = Frame::new(ctx);
+    let outcome = uplink_xdp::run(&frame);
+    finish_xdp(&frame, outcome)
+}
+
+/// Ingress of the uplink, ahead of `uplink_rx`, with `--xdp`.
+#[classifier]
+pub(crate) fn xdp_rx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = xdp_rx::run(&skb);
+    finish(&skb, Program::XdpRx, outcome)
 }

@@ -16,6 +16,7 @@ macro_rules! globals {
 globals! {
     UPLINK_IFINDEX: u32 = 0;
     UPLINK_IP: Ipv4 = [0; 4];
+    UPLINK_MAC: Mac = [0; 6];
     FLANNEL_IFINDEX: u32 = 0;
     GRO_IFINDEX: u32 = 0;
     OUTER_TEMPLATE: Template = Template([0; 7]);

@@ -37,7 +37,13 @@ mod skb;
 #[cfg(target_arch = "bpf")]
 mod uplink_rx;
 #[cfg(target_arch = "bpf")]
+mod uplink_xdp;
+#[cfg(target_arch = "bpf")]
 mod verdict;
+#[cfg(target_arch = "bpf")]
+mod xdp_frame;
+#[cfg(target_arch = "bpf")]
+mod xdp_rx;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

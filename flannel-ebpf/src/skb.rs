@@ -15,6 +15,7 @@ use aya_ebpf::{EbpfContext, bpf_f_adj_room_encap_l2};
 use flannel_common::Ipv4;
 use flannel_common::header::{ETHERTYPE_IPV4, Eth};
 use flannel_common::vxlan::Outer;
+use flannel_common::xdp::Meta;
 
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
@@ -79,6 +80,18 @@ impl Skb {
         // SAFETY: as in `new`.
         let vlan = unsafe { (*self.raw()).vlan_present };
         protocol == IPV4 && vlan == 0
+    }
+
+    /// What XDP left in front of the frame.
+    #[inline(always)]
+    pub(crate) fn meta(&self) -> Option<Meta> {
+        // SAFETY: as in `new`.
+        let at = unsafe { (*self.raw()).data_meta } as usize;
+        if at + size_of::<Meta>() > self.ctx.data() {
+            return None;
+        }
+        // SAFETY: inside the metadata area, as just checked, which the kernel aligns to four bytes.
+        Some(unsafe { *(at as *const Meta) })
     }
 
     /// The device whose hook runs the program.

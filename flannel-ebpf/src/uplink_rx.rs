@@ -1,17 +1,18 @@
 //! What arrives at the uplink: VXLAN for this network is checked, decapsulated and handed inwards.
 
-use flannel_common::Mac;
 use flannel_common::header::{Eth, Ip, PROTO_UDP, Udp, VERSION_IHL};
 use flannel_common::reason::Reason;
 use flannel_common::vxlan::{self, Outer};
+use flannel_common::{Ipv4, Mac};
 
+use crate::fast_rx::Merged;
 use crate::globals::{
     FLANNEL_IFINDEX, GRO_IFINDEX, OVERLAY_MTU, SOURCE_CHECK, UPLINK_IP, VNI, VXLAN_PORT,
 };
 use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{decap, fast_rx, flows, peers};
+use crate::{decap, deliver, fast_rx, flows, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -49,12 +50,13 @@ fn with_options(skb: &Skb, ip: &Ip, port: [u8; 2]) -> Result<Verdict, Reason> {
     }
 }
 
-/// A VXLAN packet for this network, whole.
+/// A packet that came through the tunnel.
 pub(crate) struct Tunnelled {
-    pub(crate) outer: Ip,
-    /// MAC of the sending VTEP.
-    pub(crate) vtep: Mac,
+    pub(crate) outer_src: Ipv4,
+    pub(crate) outer_tos: u8,
     pub(crate) inner: Packet,
+    /// Where the inner IPv4 header lies in the frame.
+    pub(crate) at: usize,
 }
 
 #[inline(always)]
@@ -65,19 +67,19 @@ fn decapsulate(skb: &Skb) -> Result<Verdict, Reason> {
     let inner = headers::load(skb, decap::AT).ok_or(Reason::Truncated)?;
     vxlan::check_inner(&outer, &inner.ip)?;
     let mut packet = Tunnelled {
-        outer: outer.ip,
-        vtep: outer.eth.src,
+        outer_src: outer.ip.src,
+        outer_tos: outer.ip.tos,
         inner,
+        at: decap::AT,
     };
 
-    if flows::enabled() {
-        if let Some(taken) = fast_rx::run(skb, &mut packet)? {
-            return Ok(taken);
-        }
-    } else {
+    if !flows::enabled() {
         check_source(&packet)?;
+    } else if let Some(target) = fast_rx::target(skb, &packet, Merged::NotYet)? {
+        decap::strip(skb, packet.outer_tos, &mut packet.inner.ip)?;
+        return deliver::to_pod(skb, &packet.inner.ip, &target, Reason::FastRx);
     }
-    to_stack(skb, &mut packet)
+    to_stack(skb, &mut packet, outer.eth.src)
 }
 
 #[inline(always)]
@@ -85,16 +87,16 @@ pub(crate) fn check_source(packet: &Tunnelled) -> Result<(), Reason> {
     if SOURCE_CHECK.load() == 0 {
         return Ok(());
     }
-    peers::may_send(packet.outer.src, packet.inner.ip.src)
+    peers::may_send(packet.outer_src, packet.inner.ip.src)
 }
 
 /// Through the pair, where GRO merges what belongs together. Not so a GSO packet, which the GRO end would
 /// cut up, nor one longer than the pair's MTU, which the pair would drop and the stack will fragment.
 #[inline(always)]
-pub(crate) fn to_stack(skb: &Skb, packet: &mut Tunnelled) -> Result<Verdict, Reason> {
+fn to_stack(skb: &Skb, packet: &mut Tunnelled, vtep: Mac) -> Result<Verdict, Reason> {
     let whole = skb.is_gso() || u32::from(packet.inner.ip.total_len()) > OVERLAY_MTU.load();
-    decap::strip(skb, packet.outer.tos, &mut packet.inner.ip)?;
-    decap::address_to_stack(skb, packet.vtep)?;
+    decap::strip(skb, packet.outer_tos, &mut packet.inner.ip)?;
+    decap::address_to_stack(skb, vtep)?;
     Ok(if whole {
         Verdict::Taken(
             skb::redirect_ingress(FLANNEL_IFINDEX.load()),

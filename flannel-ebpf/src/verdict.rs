@@ -7,6 +7,7 @@ use flannel_common::stats::Count;
 
 use crate::maps::STATS;
 use crate::skb::Skb;
+use crate::xdp_frame::Frame;
 
 /// What a program decided when nothing stood against it.
 pub(crate) enum Verdict {
@@ -27,12 +28,21 @@ pub(crate) fn finish(skb: &Skb, program: Program, outcome: Result<Verdict, Reaso
             Class::Pass | Class::Forward => (TC_ACT_UNSPEC, reason),
         },
     };
-    count(skb, program, reason);
+    count(program, reason, skb.len());
+    action
+}
+
+/// The same for XDP, where only `uplink_rx` behind it passes anything with a reason.
+#[inline(always)]
+pub(crate) fn finish_xdp(frame: &Frame, (action, reason): (u32, Option<Reason>)) -> u32 {
+    if let Some(reason) = reason {
+        count(Program::UplinkXdp, reason, frame.len());
+    }
     action
 }
 
 #[inline(always)]
-fn count(skb: &Skb, program: Program, reason: Reason) {
+fn count(program: Program, reason: Reason, len: u32) {
     let Some(counters) = STATS.get_ptr_mut(program as u32) else {
         return;
     };
@@ -41,6 +51,6 @@ fn count(skb: &Skb, program: Program, reason: Reason) {
     // inside this CPU's value, which no other CPU writes.
     unsafe {
         (*slot).packets += 1;
-        (*slot).bytes += u64::from(skb.len());
+        (*slot).bytes += u64::from(len);
     }
 }

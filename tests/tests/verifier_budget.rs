@@ -12,9 +12,15 @@ use rstest::rstest;
 #[case(Program::PodTx, 3_000)]
 #[case(Program::PodRx, 1_500)]
 #[case(Program::OverlayRx, 2_000)]
+#[case(Program::XdpRx, 2_500)]
+#[case(Program::UplinkXdp, 2_000)]
 fn verified_instructions_stay_below_the_ceiling(#[case] program: Program, #[case] ceiling: u32) {
     let mut node = Node::default().load();
-    let info = node.program(program).info().unwrap();
+    let info = match program {
+        Program::UplinkXdp => node.xdp().info(),
+        program => node.program(program).info(),
+    }
+    .unwrap();
     let verified = info
         .verified_instruction_count()
         .expect("kernel 5.16 or newer");
@@ -34,7 +40,7 @@ fn verified_instructions_stay_below_the_ceiling(#[case] program: Program, #[case
 fn every_program_has_a_ceiling() {
     assert_eq!(
         Program::ALL.len(),
-        6,
+        8,
         "add the new program to the list above"
     );
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Zeroable as _;
 use flannel_agent::dataplane::Wire;
@@ -91,6 +91,7 @@ impl Node {
             .override_global(globals::GRO_IFINDEX, &1u32, true)
             .override_global(globals::UPLINK_IP, &self.uplink_ip, true)
             .override_global(globals::OUTER_TEMPLATE, &template.0, true)
+            .override_global(globals::UPLINK_MAC, &[0u8; 6], true)
             .override_global(globals::SUBNET, &subnet, true)
             .override_global(globals::SUBNET_MASK, &cidr::mask(24), true)
             .override_global(globals::FAST_PATH, &self.fast_path, true)
@@ -169,6 +170,33 @@ impl Fixture {
             .unwrap()
             .remove(&public_ip)
             .unwrap();
+    }
+
+    /// The loaded program at the driver.
+    pub fn xdp(&mut self) -> &mut Xdp {
+        let name = Program::UplinkXdp.name();
+        let xdp: &mut Xdp = self.ebpf.program_mut(name).unwrap().try_into().unwrap();
+        if !self.names.contains(&name) {
+            xdp.load().expect("the verifier accepts the program");
+            self.names.push(name);
+        }
+        xdp
+    }
+
+    /// One frame through `uplink_xdp`. An `Outcome` whose action is an XDP action.
+    pub fn run_xdp(&mut self, packet: &[u8]) -> Outcome {
+        let mut out = vec![0u8; packet.len() + 256];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(packet);
+        options.data_out = Some(&mut out);
+        let result = self.xdp().test_run(options).expect("test run");
+        out.truncate(result.data_size_out as usize);
+        Outcome {
+            action: result.return_value.cast_signed(),
+            packet: out,
+            mark: 0,
+            nanos_per_packet: result.duration.as_nanos(),
+        }
     }
 
     pub fn program(&mut self, program: Program) -> &mut SchedClassifier {

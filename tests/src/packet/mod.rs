@@ -10,3 +10,6 @@ pub use fixture::{Fixture, Node, Outcome, Run};
 pub const UNSPEC: i32 = -1;
 pub const SHOT: i32 = 2;
 pub const REDIRECT: i32 = 7;
+/// XDP actions (`linux/bpf.h`).
+pub const XDP_DROP: i32 = 1;
+pub const XDP_PASS: i32 = 2;

@@ -1,0 +1,37 @@
+//! What `uplink_xdp` stripped, after GRO: to the pod if its flow is proven, else to the stack.
+
+use flannel_common::header::Eth;
+use flannel_common::reason::Reason;
+
+use crate::globals::FLANNEL_IFINDEX;
+use crate::headers;
+use crate::skb::{self, Skb};
+use crate::uplink_rx::Tunnelled;
+use crate::verdict::Verdict;
+use crate::{decap, deliver, fast_rx, flows};
+
+#[inline(always)]
+pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
+    let Some(meta) = skb.meta().filter(|meta| meta.is_ours()) else {
+        return Ok(Verdict::Untouched);
+    };
+    let inner = headers::load(skb, headers::IP).ok_or(Reason::Truncated)?;
+    let packet = Tunnelled {
+        outer_src: meta.outer_src,
+        outer_tos: 0,
+        inner,
+        at: headers::IP,
+    };
+    if flows::enabled()
+        && let Some(target) = fast_rx::target(skb, &packet, fast_rx::Merged::Already)?
+    {
+        return deliver::to_pod(skb, &packet.inner.ip, &target, Reason::FastRxXdp);
+    }
+    // Already merged, so the pair has nothing to add: straight to where it comes out.
+    let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
+    decap::address_to_stack(skb, eth.src)?;
+    Ok(Verdict::Taken(
+        skb::redirect_ingress(FLANNEL_IFINDEX.load()),
+        Reason::DecapDirect,
+    ))
+}

@@ -9,7 +9,6 @@ mod vxlan;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -22,8 +21,6 @@ pub use vxlan::{VtepError, VxlanData};
 
 /// How long a lease lives without renewal.
 pub const TTL: Duration = Duration::from_hours(24);
-/// Minutes before expiry at which a lease may be renewed.
-pub const RENEW_MARGIN_MINUTES: RangeInclusive<u64> = 1..=1439;
 /// How long before expiry a lease is renewed unless told otherwise.
 pub const RENEW_MARGIN: Duration = Duration::from_mins(60);
 

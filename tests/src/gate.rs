@@ -1,4 +1,5 @@
-//! A gate in front of a server: closed, it cuts every connection, as a lost network would.
+//! A gate in front of a server: closed, it cuts every connection; frozen, it lets nothing through
+//! and says nothing, as a host that lost its power does.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -11,8 +12,15 @@ use tokio::task::JoinHandle;
 #[derive(Debug)]
 pub struct Gate {
     address: SocketAddr,
-    open: watch::Sender<bool>,
+    state: watch::Sender<State>,
     listening: JoinHandle<()>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Closed,
+    Frozen,
 }
 
 impl Gate {
@@ -22,15 +30,15 @@ impl Gate {
             .await
             .expect("listen on loopback");
         let address = listener.local_addr().expect("the address of the gate");
-        let (open, is_open) = watch::channel(true);
+        let (state, states) = watch::channel(State::Open);
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, server, is_open.clone()));
+                tokio::spawn(pass(client, server, states.clone()));
             }
         });
         Self {
             address,
-            open,
+            state,
             listening,
         }
     }
@@ -41,11 +49,16 @@ impl Gate {
 
     /// Cuts what is connected and lets nobody in.
     pub fn close(&self) {
-        self.open.send_replace(false);
+        self.state.send_replace(State::Closed);
+    }
+
+    /// Keeps connections, but moves no more bytes. Only [`Gate::close`] ends it.
+    pub fn freeze(&self) {
+        self.state.send_replace(State::Frozen);
     }
 
     pub fn open(&self) {
-        self.open.send_replace(true);
+        self.state.send_replace(State::Open);
     }
 }
 
@@ -56,15 +69,16 @@ impl Drop for Gate {
     }
 }
 
-async fn pass(mut client: TcpStream, server: (Ipv4Addr, u16), mut is_open: watch::Receiver<bool>) {
-    if !*is_open.borrow() {
-        return;
+async fn pass(mut client: TcpStream, server: (Ipv4Addr, u16), mut states: watch::Receiver<State>) {
+    if *states.borrow() == State::Open {
+        let Ok(mut server) = TcpStream::connect(server).await else {
+            return;
+        };
+        tokio::select! {
+            _ = copy_bidirectional(&mut client, &mut server) => return,
+            _ = states.wait_for(|state| *state != State::Open) => {}
+        }
     }
-    let Ok(mut server) = TcpStream::connect(server).await else {
-        return;
-    };
-    tokio::select! {
-        _ = copy_bidirectional(&mut client, &mut server) => {}
-        _ = is_open.wait_for(|open| !open) => {}
-    }
+    // The connection lives on, unread, for as long as the gate is frozen.
+    let _ = states.wait_for(|state| *state != State::Frozen).await;
 }

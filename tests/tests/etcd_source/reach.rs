@@ -3,10 +3,12 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use flannel_agent::source::LeaseSource;
 use flannel_agent::source::etcd::{ClientIdentity, EtcdOptions, EtcdSource, Login};
 use flannel_tests::etcd::{Etcd, ServerTls};
+use flannel_tests::gate::Gate;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -68,7 +70,7 @@ async fn without_any_endpoint_the_error_names_them_all() {
 #[tokio::test]
 async fn a_watch_moves_on_to_the_next_endpoint() {
     let net = Net::new().await;
-    let gate = flannel_tests::gate::Gate::to(net.etcd.address()).await;
+    let gate = Gate::to(net.etcd.address()).await;
     let options = EtcdOptions::new(vec![gate.url(), net.etcd.url()], PREFIX);
     let mut node = follow(EtcdSource::new(&options).unwrap(), "10.3.1.0/24");
     net.put_lease("10.3.2.0-24", 2).await;
@@ -76,6 +78,43 @@ async fn a_watch_moves_on_to_the_next_endpoint() {
     gate.close();
     net.put_lease("10.3.3.0-24", 3).await;
     node.others(&[(2, 2), (3, 3)]).await;
+}
+
+#[tokio::test]
+async fn a_watch_at_an_endpoint_that_fell_silent_moves_on() {
+    let net = Net::new().await;
+    let gate = Gate::to(net.etcd.address()).await;
+    let options = EtcdOptions::new(vec![gate.url(), net.etcd.url()], PREFIX);
+    let mut node = follow(EtcdSource::new(&options).unwrap(), "10.3.1.0/24");
+    net.put_lease("10.3.2.0-24", 2).await;
+    node.others(&[(2, 2)]).await;
+    gate.freeze();
+    net.put_lease("10.3.3.0-24", 3).await;
+    // Only missing keep-alives and calls without an answer tell: both have time limits.
+    let limits = Duration::from_secs(60);
+    node.others_within(limits, &[(2, 2), (3, 3)]).await;
+}
+
+#[tokio::test]
+async fn a_login_that_ran_out_is_renewed_by_a_node_that_only_follows() {
+    let mut net = Net::new().await;
+    net.client.user_add("root", "secret", None).await.unwrap();
+    net.client.user_grant_role("root", "root").await.unwrap();
+    net.client.auth_enable().await.unwrap();
+    let mut options = net.options();
+    login(&mut options, "root", "secret");
+    let mut node = follow(EtcdSource::new(&options).unwrap(), "10.3.1.0/24");
+    node.others(&[]).await;
+    // etcd keeps simple tokens in memory only.
+    net.etcd.restart();
+    let source = EtcdSource::new(&options).unwrap();
+    let cancel = CancellationToken::new();
+    let request = request(2, Some("10.3.2.0/24"));
+    source
+        .acquire(&net.config, &request, &cancel)
+        .await
+        .unwrap();
+    node.others(&[(2, 2)]).await;
 }
 
 #[tokio::test]

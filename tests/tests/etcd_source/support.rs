@@ -182,9 +182,23 @@ pub(crate) async fn settled<T: Clone + std::fmt::Debug>(
     receiver: &mut watch::Receiver<T>,
     wanted: impl FnMut(&T) -> bool,
 ) -> T {
-    let waited = tokio::time::timeout(SOON, receiver.wait_for(wanted)).await;
+    settled_within(SOON, what, receiver, wanted).await
+}
+
+async fn settled_within<T: Clone + std::fmt::Debug>(
+    deadline: Duration,
+    what: &str,
+    receiver: &mut watch::Receiver<T>,
+    wanted: impl FnMut(&T) -> bool,
+) -> T {
+    let waited = tokio::time::timeout(deadline, receiver.wait_for(wanted)).await;
     let value = waited.map(|value| value.expect("the sender lives").clone());
-    value.unwrap_or_else(|_| panic!("not within {SOON:?}: {what}; now {:?}", *receiver.borrow()))
+    value.unwrap_or_else(|_| {
+        panic!(
+            "not within {deadline:?}: {what}; now {:?}",
+            *receiver.borrow()
+        )
+    })
 }
 
 /// Waits for the next notification on the channel.
@@ -257,8 +271,15 @@ pub(crate) fn pairs(leases: &Leases) -> Vec<(u8, u8)> {
 impl Following {
     /// Waits until the others' leases are these [`pairs`].
     pub(crate) async fn others(&mut self, expected: &[(u8, u8)]) {
+        self.others_within(SOON, expected).await;
+    }
+
+    pub(crate) async fn others_within(&mut self, deadline: Duration, expected: &[(u8, u8)]) {
         let what = format!("leases {expected:?}");
-        settled(&what, &mut self.leases, |leases| pairs(leases) == expected).await;
+        settled_within(deadline, &what, &mut self.leases, |leases| {
+            pairs(leases) == expected
+        })
+        .await;
     }
 }
 

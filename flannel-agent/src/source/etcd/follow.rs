@@ -59,10 +59,10 @@ impl<'a> Follower<'a> {
         &mut self,
         patience: &mut Patience,
     ) -> Result<std::convert::Infallible, EtcdError> {
-        let mut resumed = self.revision;
-        let revision = match resumed {
-            Some(revision) => revision,
-            None => self.list().await?,
+        let revision = match self.revision {
+            // An etcd restored from a backup would stay silent until it has counted up to ours.
+            Some(revision) if self.store.revision().await? >= revision => revision,
+            _ => self.list().await?,
         };
         let mut watch = self.store.watch_leases(revision + 1).await?;
         loop {
@@ -70,14 +70,7 @@ impl<'a> Follower<'a> {
                 response = next(&mut watch) => {
                     let response = response?;
                     patience.over();
-                    if resumed.take().is_some_and(|revision| is_behind(&response, revision)) {
-                        // This member lags, or etcd was restored from a backup and would stay
-                        // silent until it has counted up to our revision.
-                        let revision = self.list().await?;
-                        watch = self.store.watch_leases(revision + 1).await?;
-                    } else {
-                        self.apply(&response);
-                    }
+                    self.apply(&response);
                 }
                 own = owned(&mut self.own) => {
                     let touched = self.table.set_own(own);
@@ -179,13 +172,6 @@ pub(super) async fn next(watch: &mut Watch) -> Result<WatchResponse, EtcdError> 
         Ok(None) => Err(ended("the stream is closed".to_owned())),
         Err(error) => Err(ended(super::error::describe(&error))),
     }
-}
-
-/// Whether the first response of a watch comes from a member that does not know `revision`.
-fn is_behind(response: &WatchResponse, revision: i64) -> bool {
-    response
-        .header()
-        .is_some_and(|header| header.revision() < revision)
 }
 
 /// Our subnet, once our lease is published anew.

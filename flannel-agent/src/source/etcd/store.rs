@@ -90,6 +90,12 @@ impl Store {
         Ok(kvs.first().map(text))
     }
 
+    /// The newest revision, as the cluster agrees on it.
+    pub(super) async fn revision(&self) -> Result<i64, EtcdError> {
+        let (revision, _) = self.range(&self.paths.config(), false).await?;
+        Ok(revision)
+    }
+
     pub(super) async fn list(&self) -> Result<Listing, EtcdError> {
         let (revision, kvs) = self.range(&self.paths.subnets(), true).await?;
         let mut listing = Listing {

@@ -13,3 +13,4 @@ mod follow;
 mod keep;
 mod reach;
 mod support;
+mod tls;

@@ -1,0 +1,165 @@
+//! etcd behind TLS, with certificates made for the test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flannel_agent::source::etcd::{ClientIdentity, EtcdOptions, EtcdSource};
+use flannel_tests::etcd::{Etcd, ServerTls};
+use tempfile::TempDir;
+
+use crate::support::{Net, PREFIX};
+
+/// A certificate authority with one server and one client certificate.
+struct Pki {
+    folder: TempDir,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let pki = Self {
+            folder: TempDir::with_prefix("flannel-pki-").unwrap(),
+        };
+        pki.openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/CN=ca",
+            "-days",
+            "2",
+            "-keyout",
+            "ca.key",
+            "-out",
+            "ca.pem",
+        ]);
+        pki.sign("server", "subjectAltName=IP:127.0.0.1");
+        pki.sign("client", "extendedKeyUsage=clientAuth");
+        pki
+    }
+
+    fn sign(&self, name: &str, extension: &str) {
+        let (key, csr, pem) = (
+            format!("{name}.key"),
+            format!("{name}.csr"),
+            format!("{name}.pem"),
+        );
+        self.openssl(&[
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            &format!("/CN={name}"),
+            "-keyout",
+            &key,
+            "-out",
+            &csr,
+        ]);
+        std::fs::write(self.file("ext"), extension).unwrap();
+        self.openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &csr,
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-extfile",
+            "ext",
+            "-out",
+            &pem,
+        ]);
+    }
+
+    fn openssl(&self, args: &[&str]) {
+        let output = Command::new("openssl")
+            .args(args)
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "openssl {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        Path::new(self.folder.path()).join(name)
+    }
+
+    fn server(&self, asks_clients: bool) -> Etcd {
+        Etcd::start_tls(ServerTls {
+            cert_file: self.file("server.pem"),
+            key_file: self.file("server.key"),
+            client_ca_file: asks_clients.then(|| self.file("ca.pem")),
+        })
+    }
+
+    fn identity(&self) -> ClientIdentity {
+        ClientIdentity {
+            cert_file: self.file("client.pem"),
+            key_file: self.file("client.key"),
+        }
+    }
+}
+
+/// Whether etcd answers through these options; an empty one says that there is no config.
+async fn reached(options: &EtcdOptions) -> Result<(), String> {
+    let source = EtcdSource::new(options).unwrap();
+    let error = format!("{:#}", source.read_network_config().await.unwrap_err());
+    if error.contains("does not exist") {
+        Ok(())
+    } else {
+        Err(error)
+    }
+}
+
+#[tokio::test]
+async fn tls_with_a_client_certificate() {
+    let pki = Pki::new();
+    let etcd = pki.server(true);
+    let mut options = EtcdOptions::new(vec![etcd.url()], PREFIX);
+    options.tls.ca_file = Some(pki.file("ca.pem"));
+    options.tls.identity = Some(pki.identity());
+    reached(&options).await.unwrap();
+
+    options.tls.identity = None;
+    let error = reached(&options).await.unwrap_err();
+    assert!(error.contains(&etcd.url()), "{error}");
+}
+
+#[tokio::test]
+async fn tls_with_a_server_certificate_only() {
+    let pki = Pki::new();
+    let etcd = pki.server(false);
+    let mut options = EtcdOptions::new(vec![etcd.url()], PREFIX);
+    options.tls.ca_file = Some(pki.file("ca.pem"));
+    reached(&options).await.unwrap();
+
+    // Not trusted by the system.
+    options.tls.ca_file = None;
+    let error = reached(&options).await.unwrap_err();
+    assert!(error.contains("certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn http_endpoints_work_although_certificates_are_given() {
+    let pki = Pki::new();
+    let net = Net::new().await;
+    let mut options = net.options();
+    options.tls.ca_file = Some(pki.file("ca.pem"));
+    options.tls.identity = Some(pki.identity());
+    let source = EtcdSource::new(&options).unwrap();
+    assert_eq!(source.read_network_config().await.unwrap(), net.config);
+}

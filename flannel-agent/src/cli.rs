@@ -155,7 +155,7 @@ fn read(
 }
 
 /// The definition of all flags and commands.
-fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     // An empty default means "not given"; help that prints it only confuses.
     fn hide_empty_defaults(command: clap::Command) -> clap::Command {
         command

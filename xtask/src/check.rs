@@ -1,4 +1,4 @@
-//! `check`: format, lints on both targets, and the rules for dependencies.
+//! `check`: format, lints on both targets, generated pages, and the rules for dependencies.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::build_ebpf::{BuildEbpf, Builder};
+use crate::docs;
 use crate::process;
 use crate::setup;
 use crate::workspace::{self, Workspace};
@@ -31,6 +32,7 @@ impl Check {
         step("programs", BuildEbpf::default().run(workspace));
         step("lints on the host", lint_host(workspace));
         step("lints on BPF", lint_bpf(workspace));
+        step("generated pages", docs::check_all(workspace));
         if self.no_deny {
             println!("check: dependencies not checked (--no-deny)");
         } else {

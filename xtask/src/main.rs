@@ -4,6 +4,7 @@ mod bench;
 mod build_ebpf;
 mod check;
 mod demo;
+mod docs;
 mod llvm;
 mod process;
 mod reproducible;
@@ -42,6 +43,8 @@ enum Verb {
     Test(test::Test),
     /// Check format, lints on host and BPF, and dependencies
     Check(check::Check),
+    /// Write the pages of docs/ that are made from the code, or check them
+    Docs(docs::Docs),
     /// Measure, in a release build (needs root)
     Bench(bench::Bench),
 }
@@ -65,6 +68,7 @@ fn run() -> anyhow::Result<()> {
         Verb::Demo(verb) => verb.run(&workspace),
         Verb::Test(verb) => verb.run(&workspace),
         Verb::Check(verb) => verb.run(&workspace),
+        Verb::Docs(verb) => verb.run(&workspace),
         Verb::Bench(verb) => verb.run(&workspace),
     }
 }

@@ -1,0 +1,169 @@
+//! `docs/maps.md` from the types of keys and values: what `bpftool map dump` shows.
+
+use std::fmt::Write as _;
+use std::mem::offset_of;
+
+use flannel_common::flow::{Flow, FlowKey, Half};
+use flannel_common::maps::{self, Peer, Vtep};
+use flannel_common::program::Program;
+use flannel_common::reason::Reason;
+use flannel_common::stats::{Count, Counters};
+
+use super::Page;
+
+const INTRODUCTION: &str = "\
+# Maps
+
+Pinned under `<bpffs>/flannel/<network>/v<layout>/maps/<name>` and so outliving the agent. Addresses and ports are bytes in network
+order; everything else is in the machine's byte order. `bpftool map dump pinned PATH` prints the fields below.
+";
+
+/// A struct with its fields, in order; does not compile when a field is missing or has another type.
+macro_rules! layout {
+    ($type:ident { $($field:ident: $kind:ty = $meaning:literal,)* }) => {{
+        // Whoever adds a field has to describe it here.
+        let complete = |value: $type| {
+            let $type { $($field),* } = value;
+            $(let _: $kind = $field;)*
+        };
+        let _ = complete;
+        Layout {
+            name: stringify!($type),
+            size: size_of::<$type>(),
+            fields: vec![$((stringify!($field), stringify!($kind), offset_of!($type, $field), $meaning)),*],
+        }
+    }};
+}
+
+struct Layout {
+    name: &'static str,
+    size: usize,
+    fields: Vec<(&'static str, &'static str, usize, &'static str)>,
+}
+
+pub(super) fn page() -> Page {
+    let mut text = String::from(
+        "<!-- Made by `cargo xtask docs` from flannel-common/src/{maps,flow,stats,program}.rs: change those. -->\n\n",
+    );
+    text.push_str(INTRODUCTION);
+    let _ = writeln!(text, "\nLayout version: {}.\n", maps::LAYOUT_VERSION);
+    text.push_str("| map | kind | key | value | entries |\n| --- | --- | --- | --- | ---: |\n");
+    for (name, kind, key, value, entries) in [
+        (
+            maps::PEERS,
+            "LPM trie",
+            "subnet (prefix length, address)",
+            "`Peer`",
+            maps::MAX_PEERS,
+        ),
+        (
+            maps::VTEPS,
+            "hash",
+            "outer address",
+            "`Vtep`",
+            maps::MAX_PEERS,
+        ),
+        (
+            maps::FLOWS,
+            "LRU hash",
+            "`FlowKey`",
+            "`Flow`",
+            maps::MAX_FLOWS,
+        ),
+        (maps::EPOCH, "array", "0", "epoch (`u32`)", 1),
+        (
+            maps::STATS,
+            "per-CPU array",
+            "program",
+            "`Counters`",
+            Program::SLOTS,
+        ),
+    ] {
+        let _ = writeln!(text, "| `{name}` | {kind} | {key} | {value} | {entries} |");
+    }
+    for layout in layouts() {
+        let _ = write!(
+            text,
+            "\n## {}\n\n{} bytes.\n\n| offset | field | type | meaning |\n| ---: | --- | --- | --- |\n",
+            layout.name, layout.size
+        );
+        for (field, kind, offset, meaning) in layout.fields {
+            let _ = writeln!(text, "| {offset} | `{field}` | `{kind}` | {meaning} |");
+        }
+    }
+    let _ = write!(
+        text,
+        "\n## Counters\n\n{} bytes: one `Count` for each of the {} [reasons](reasons.md), in the order of their numbers.\n",
+        size_of::<Counters>(),
+        Reason::ALL.len()
+    );
+    text.push_str("\n## Programs\n\nKeys of `fl_stats`.\n\n| key | program |\n| ---: | --- |\n");
+    for program in Program::ALL {
+        let _ = writeln!(text, "| {} | `{}` |", program as u32, program.name());
+    }
+    Page {
+        name: "maps.md",
+        text,
+    }
+}
+
+fn layouts() -> [Layout; 6] {
+    [
+        layout!(Peer {
+            public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
+            next_hop: [u8; 4] = "gateway towards it, or `public_ip` itself when on-link",
+            vtep_mac: [u8; 6] = "inner destination MAC",
+            kind: u8 = "1: by VXLAN; 2: routed without encapsulation",
+            pad: u8 = "0",
+        }),
+        layout!(Vtep {
+            leases: u32 = "number of leases that name this address",
+        }),
+        layout!(FlowKey {
+            local: [u8; 4] = "the pod on this node",
+            remote: [u8; 4] = "the pod on the other node",
+            local_port: [u8; 2] = "port of the pod on this node",
+            remote_port: [u8; 2] = "port of the pod on the other node",
+            proto: u8 = "6: TCP; 17: UDP",
+            pad: [u8; 3] = "0",
+        }),
+        layout!(Flow {
+            tx: Half = "from the pod to the overlay",
+            rx: Half = "from the overlay to the pod",
+            closed: u32 = "tick at which FIN or RST was seen; 0: open",
+            bulk: u32 = "tick at which a full-size segment last arrived; 0: never",
+            peer: Peer = "where the stack sent it",
+            rx_peer: [u8; 4] = "the outer source from which it may arrive",
+            port: u32 = "index of the interface on which the stack delivered it",
+            pod_mac: [u8; 6] = "destination MAC of what the stack delivered",
+            gateway_mac: [u8; 6] = "source MAC of what the stack delivered",
+            pad: [u8; 4] = "0",
+        }),
+        layout!(Half {
+            seen: u32 =
+                "tick at which the hook before the stack last let a packet go through the stack",
+            verified: u32 =
+                "tick at which the hook behind the stack last saw one come out unchanged; 0: never",
+            probed: u32 = "tick of the last renewal",
+            epoch: u32 = "epoch in which `verified` was written",
+        }),
+        layout!(Count {
+            packets: u64 = "packets; one that GRO merged or GSO will split counts as one",
+            bytes: u64 = "bytes, Ethernet header included",
+        }),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_follow_each_other_without_a_gap() {
+        for layout in layouts() {
+            let offsets: Vec<_> = layout.fields.iter().map(|f| f.2).collect();
+            assert!(offsets.is_sorted(), "{}: {offsets:?}", layout.name);
+            assert_eq!(offsets.first(), Some(&0), "{}", layout.name);
+        }
+    }
+}

@@ -3,10 +3,12 @@
 //! The flow is always the same: sources (etcd, netlink, timers) feed [`desired`], a pure function;
 //! the dataplane observes what the kernel holds, plans the difference and applies it.
 
+pub mod actual;
 pub mod alloc;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod desired;
 pub mod health;
 mod json_fields;
 pub mod lease;
@@ -14,6 +16,7 @@ pub mod logging;
 pub mod mac;
 pub mod mark;
 pub mod net;
+pub mod plan;
 pub mod source;
 pub mod subnet_env;
 pub mod uplink;

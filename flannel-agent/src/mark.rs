@@ -17,6 +17,12 @@ pub fn gro_device(vni: u32) -> String {
     format!("flgro.{vni}")
 }
 
+/// Where a kernel vxlan device of the same VNI waits while ours takes over.
+#[must_use]
+pub fn aside_device(vni: u32) -> String {
+    format!("flold.{vni}")
+}
+
 /// Alias of both ends.
 #[must_use]
 pub fn alias(network: &str) -> String {

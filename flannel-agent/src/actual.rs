@@ -1,0 +1,110 @@
+//! What the kernel holds, as far as this node's wanted state is concerned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use crate::desired::{Attachment, Globals, Peer};
+use crate::mac::MacAddr;
+
+/// A snapshot, made by [`crate::observe`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Actual {
+    pub device: Device,
+    /// A kernel vxlan device put aside earlier and not deleted yet.
+    pub aside: bool,
+    pub programs: Programs,
+    pub peers: PeerMaps,
+}
+
+/// What is found under the names of our pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Device {
+    Absent,
+    Ours(PairState),
+    /// Ours by its mark, but of no use: an end is missing or was moved away.
+    Broken {
+        /// The device to delete.
+        device: String,
+    },
+    /// flanneld's device; `mac` is what peers send to.
+    KernelVxlan {
+        mac: Option<MacAddr>,
+    },
+    /// Somebody else's: never touched.
+    Foreign {
+        why: String,
+    },
+}
+
+/// The pair as it is. Wanted settings that do not hold are listed; those the kernel does not know are not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PairState {
+    pub index: u32,
+    pub gro_index: u32,
+    /// Both ends carry our alias.
+    pub aliased: bool,
+    pub mac: Option<MacAddr>,
+    pub mtu: u32,
+    pub gro_mtu: u32,
+    /// Up, and with ARP off.
+    pub up: bool,
+    pub gro_up: bool,
+    pub wrong_sysctls: BTreeMap<String, String>,
+    pub wrong_features: BTreeMap<String, BTreeMap<String, bool>>,
+    /// Addresses of `flannel.<VNI>`.
+    pub addresses: BTreeSet<Ipv4Net>,
+    /// Our routes by way of `flannel.<VNI>`, with their source address.
+    pub routes: BTreeMap<Ipv4Net, Option<Ipv4Addr>>,
+}
+
+/// Programs: those of this process, and what is attached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Programs {
+    /// Loaded by this process; `None` right after the start.
+    pub loaded: Option<Loaded>,
+    /// Wanted hooks where a program of ours is live, and whether it is this process's.
+    pub attached: BTreeMap<Attachment, Generation>,
+    /// Ours, attached where nothing of ours belongs (any more).
+    pub stale: BTreeSet<Stale>,
+    /// Pin folders of other layout versions.
+    pub old_layouts: BTreeSet<String>,
+}
+
+/// What the loaded programs were told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Loaded {
+    pub globals: Globals,
+    pub index: u32,
+    pub gro_index: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Generation {
+    /// Loaded by this process.
+    Current,
+    /// Left by an earlier agent, or from before the constants changed.
+    Earlier,
+}
+
+/// An attachment to remove.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Stale {
+    /// File name of a pinned link.
+    Pin(String),
+    /// A clsact filter of ours.
+    Filter {
+        device: String,
+        direction: crate::net::Direction,
+        handle: u32,
+    },
+}
+
+/// The peers as the maps hold them; `None` for an entry this version does not understand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PeerMaps {
+    pub table: BTreeMap<Ipv4Net, Option<Peer>>,
+    pub vteps: BTreeMap<Ipv4Addr, u32>,
+}

@@ -1,0 +1,106 @@
+//! What this node should look like: a pure function of what is known.
+//!
+//! Plain data that compares and prints. Whether the kernel looks like that already is
+//! [`observe`](crate::observe)'s question, what to do about it [`plan`](crate::plan)'s.
+
+mod node;
+mod peers;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
+pub use peers::{Peer, Peers};
+
+use crate::config::{Backend, NetworkConfig, VxlanOptions};
+use crate::lease::Leases;
+use crate::net::NextHop;
+use crate::uplink::Uplink;
+
+/// The wanted state: what is the same for all peers, and the peers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Desired {
+    pub node: Node,
+    pub peers: Peers,
+}
+
+/// Everything the wanted state follows from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The network's name in pin folders and aliases; see [`crate::mark::network_name`].
+    pub network: &'a str,
+    pub config: &'a NetworkConfig,
+    /// The subnet this node leases.
+    pub subnet: Ipv4Net,
+    /// Everybody else's leases.
+    pub leases: &'a Leases,
+    pub uplink: &'a Uplink,
+    /// MAC of `flannel.<VNI>`, as our lease publishes it.
+    pub vtep_mac: crate::mac::MacAddr,
+    pub facts: &'a Facts,
+    pub source_check: bool,
+}
+
+/// What is true of this node whatever anybody wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    /// `net.ipv4.ip_local_port_range`.
+    pub local_ports: (u16, u16),
+    /// CPUs that can run at once.
+    pub cpus: u32,
+    /// Next hops towards peers over the uplink, as the kernel found them.
+    #[serde(skip)]
+    pub next_hops: BTreeMap<Ipv4Addr, NextHop>,
+}
+
+/// A network that this node cannot serve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DesiredError {
+    #[error("backend type {0:?} is not supported yet: write \"vxlan\" into the network's config")]
+    Backend(&'static str),
+    #[error(
+        "VNI {0} makes a device name longer than the kernel's 15 characters: \
+         use a VNI below 10000000"
+    )]
+    VniTooLong(u32),
+    #[error("the subnet {subnet} is not inside the network {network}")]
+    SubnetOutside { subnet: Ipv4Net, network: Ipv4Net },
+}
+
+impl Desired {
+    /// # Errors
+    /// What this node cannot do at all. Leases that make no sense are no error: they are in
+    /// [`Peers::ignored`].
+    pub fn new(inputs: &Inputs<'_>) -> Result<Self, DesiredError> {
+        let vxlan = vxlan(inputs.config)?;
+        let network = inputs.config.network;
+        if !network.contains(&inputs.subnet) {
+            return Err(DesiredError::SubnetOutside {
+                subnet: inputs.subnet,
+                network,
+            });
+        }
+        Ok(Self {
+            node: node::node(inputs, vxlan)?,
+            peers: peers::peers(inputs),
+        })
+    }
+}
+
+/// The outer addresses whose next hop has to be known.
+#[must_use]
+pub fn destinations(leases: &Leases) -> std::collections::BTreeSet<Ipv4Addr> {
+    leases.values().map(|attrs| attrs.public_ip).collect()
+}
+
+fn vxlan(config: &NetworkConfig) -> Result<&VxlanOptions, DesiredError> {
+    match &config.backend {
+        Backend::Vxlan(options) => Ok(options),
+        Backend::HostGw => Err(DesiredError::Backend(config.backend.name())),
+    }
+}

@@ -1,0 +1,211 @@
+//! The part of the wanted state that no peer changes: devices, address, route, constants, hooks.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use flannel_common::program::Program;
+use ipnet::Ipv4Net;
+use serde::{Serialize, Serializer};
+
+use super::{DesiredError, Inputs};
+use crate::config::{NetworkConfig, VxlanOptions};
+use crate::mac::MacAddr;
+use crate::mark;
+use crate::net::Direction;
+use crate::uplink::Uplink;
+
+/// Outer IPv4, UDP and VXLAN headers and the inner Ethernet header, bytes.
+pub const TUNNEL_OVERHEAD: u32 = 50;
+
+/// The pair carries whatever the tunnel brings; only `flannel.<VNI>` has the overlay's MTU.
+const GRO_MTU: u32 = 65_535;
+
+/// `IFNAMSIZ` without the terminating zero.
+const NAME_MAX: usize = 15;
+
+/// More receive queues than this help nobody; each costs a NAPI instance.
+const QUEUES_MAX: u32 = 64;
+
+/// The devices, and everything about them that does not depend on a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Node {
+    /// Name in pin folders and aliases.
+    pub network: String,
+    pub pair: Pair,
+    /// `<subnet>.0/32`, the source of what this node itself sends to pods elsewhere.
+    pub address: Ipv4Net,
+    /// The cluster's Network: destination of the one route, and no other address of it may be on the device.
+    pub overlay: Ipv4Net,
+    /// Paths below `/proc/sys` and values. Not essential: without them things are only less tidy.
+    pub sysctls: BTreeMap<String, String>,
+    /// Per device, offloads by ethtool's names. Not essential: they decide speed.
+    pub features: BTreeMap<String, BTreeMap<String, bool>>,
+    pub globals: Globals,
+    /// In the order in which they are put up.
+    pub attachments: Vec<Attachment>,
+}
+
+/// `flannel.<VNI>` and `flgro.<VNI>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pair {
+    pub name: String,
+    pub gro_name: String,
+    /// Where a kernel vxlan device is put while its successor takes over.
+    pub aside_name: String,
+    pub mac: MacAddr,
+    /// Must differ from `mac`: frames that the stack sends carry `mac` as destination (ARP is off),
+    /// and with it the far end would take them for its own.
+    pub gro_mac: MacAddr,
+    pub mtu: u32,
+    pub gro_mtu: u32,
+    pub alias: String,
+    pub queues: u32,
+}
+
+/// Constants of the programs, except for the interface indexes of the pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Globals {
+    pub uplink_index: u32,
+    pub uplink_ip: Ipv4Addr,
+    pub vtep_mac: MacAddr,
+    pub vni: u32,
+    pub port: u16,
+    pub network: Ipv4Net,
+    pub subnet: Ipv4Net,
+    pub local_ports: (u16, u16),
+    pub source_check: bool,
+    pub overlay_mtu: u32,
+}
+
+/// One program at one hook.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Attachment {
+    #[serde(serialize_with = "program_name")]
+    pub program: Program,
+    pub device: String,
+    pub direction: Direction,
+}
+
+fn program_name<S: Serializer>(program: &Program, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(program.name())
+}
+
+/// MTU of the overlay: what fits into the uplink behind the tunnel headers. The config's MTU can only
+/// lower it: outer packets longer than the uplink's MTU would never leave.
+#[must_use]
+pub fn overlay_mtu(config: &NetworkConfig, uplink: &Uplink) -> u32 {
+    let option = match &config.backend {
+        crate::config::Backend::Vxlan(options) => options.mtu,
+        crate::config::Backend::HostGw => return uplink.mtu,
+    };
+    option
+        .unwrap_or(uplink.mtu)
+        .min(uplink.mtu)
+        .saturating_sub(TUNNEL_OVERHEAD)
+}
+
+pub(super) fn node(inputs: &Inputs<'_>, vxlan: &VxlanOptions) -> Result<Node, DesiredError> {
+    let vni = vxlan.vni;
+    let pair = Pair {
+        name: mark::device(vni),
+        gro_name: mark::gro_device(vni),
+        aside_name: mark::aside_device(vni),
+        mac: inputs.vtep_mac,
+        gro_mac: other_mac(inputs.vtep_mac),
+        mtu: overlay_mtu(inputs.config, inputs.uplink),
+        gro_mtu: GRO_MTU,
+        alias: mark::alias(inputs.network),
+        queues: inputs.facts.cpus.clamp(1, QUEUES_MAX),
+    };
+    if pair.name.len() > NAME_MAX {
+        return Err(DesiredError::VniTooLong(vni));
+    }
+    let overlay = inputs.config.network;
+    Ok(Node {
+        network: inputs.network.to_owned(),
+        address: inputs.subnet.network().into(),
+        overlay,
+        sysctls: sysctls(&pair),
+        features: features(&pair),
+        globals: Globals {
+            uplink_index: inputs.uplink.index,
+            uplink_ip: inputs.uplink.address,
+            vtep_mac: inputs.vtep_mac,
+            vni,
+            port: vxlan.port,
+            network: overlay,
+            subnet: inputs.subnet,
+            local_ports: inputs.facts.local_ports,
+            source_check: inputs.source_check,
+            overlay_mtu: pair.mtu,
+        },
+        attachments: attachments(&pair, &inputs.uplink.name),
+        pair,
+    })
+}
+
+/// Transmit first: what arrives for us before is still handled by whoever handled it until now.
+fn attachments(pair: &Pair, uplink: &str) -> Vec<Attachment> {
+    let at = |program, device: &str, direction| Attachment {
+        program,
+        device: device.to_owned(),
+        direction,
+    };
+    vec![
+        at(Program::OverlayCatch, &pair.gro_name, Direction::Ingress),
+        at(Program::OverlayTx, &pair.name, Direction::Egress),
+        at(Program::UplinkRx, uplink, Direction::Ingress),
+    ]
+}
+
+/// IPv6 autoconfiguration has no business on the pair: router solicitations and link-local addresses
+/// would go into the tunnel, and a router's answer would configure the node.
+fn sysctls(pair: &Pair) -> BTreeMap<String, String> {
+    let ipv6 = |device: &str, key| format!("net/ipv6/conf/{device}/{key}");
+    [
+        (ipv6(&pair.gro_name, "disable_ipv6"), "1"),
+        (ipv6(&pair.name, "accept_ra"), "0"),
+        // 1: no link-local address.
+        (ipv6(&pair.name, "addr_gen_mode"), "1"),
+    ]
+    .map(|(key, value)| (key, value.to_owned()))
+    .into()
+}
+
+/// The veth driver hands packets to NAPI, where GRO merges them, only when the sending end has every kind
+/// of TSO off. On the way out the device keeps plain TSO and UDP segmentation, which encapsulation can
+/// carry; whatever else a socket may produce is segmented in software before it gets to the far end.
+fn features(pair: &Pair) -> BTreeMap<String, BTreeMap<String, bool>> {
+    const FAR_OFF: [&str; 5] = [
+        "tx-tcp-segmentation",
+        "tx-tcp6-segmentation",
+        "tx-tcp-ecn-segmentation",
+        "tx-tcp-mangleid-segmentation",
+        "tx-tcp-accecn-segmentation",
+    ];
+    const NEAR_OFF: [&str; 8] = [
+        "tx-udp_tnl-segmentation",
+        "tx-udp_tnl-csum-segmentation",
+        "tx-gre-segmentation",
+        "tx-gre-csum-segmentation",
+        "tx-ipxip4-segmentation",
+        "tx-ipxip6-segmentation",
+        "tx-sctp-segmentation",
+        "tx-gso-list",
+    ];
+    let off = |names: &[&str]| -> BTreeMap<String, bool> {
+        names.iter().map(|n| ((*n).to_owned(), false)).collect()
+    };
+    let mut near = off(&NEAR_OFF);
+    near.insert("rx-gro".to_owned(), true);
+    [
+        (pair.name.clone(), near),
+        (pair.gro_name.clone(), off(&FAR_OFF)),
+    ]
+    .into()
+}
+
+fn other_mac(MacAddr(mut mac): MacAddr) -> MacAddr {
+    mac[5] ^= 1;
+    MacAddr(mac)
+}

@@ -1,0 +1,103 @@
+//! The peers: leases that this node can reach, and why it cannot use the others.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use flannel_common::maps;
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use super::Inputs;
+use crate::lease::LeaseAttrs;
+use crate::mac::MacAddr;
+
+/// All peers, as the maps hold them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Peers {
+    pub table: BTreeMap<Ipv4Net, Peer>,
+    /// Outer addresses that may send to us, with the number of leases that name them.
+    pub vteps: BTreeMap<Ipv4Addr, u32>,
+    /// Leases that cannot be used, and why.
+    pub ignored: BTreeMap<Ipv4Net, String>,
+}
+
+/// How to reach one subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Peer {
+    pub public_ip: Ipv4Addr,
+    pub next_hop: Ipv4Addr,
+    pub vtep_mac: MacAddr,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            public_ip,
+            next_hop,
+            vtep_mac,
+        } = self;
+        write!(f, "{public_ip} ({vtep_mac}")?;
+        if next_hop != public_ip {
+            write!(f, ", via {next_hop}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl From<Peer> for maps::Peer {
+    fn from(peer: Peer) -> Self {
+        Self {
+            public_ip: peer.public_ip.octets(),
+            next_hop: peer.next_hop.octets(),
+            vtep_mac: peer.vtep_mac.0,
+            kind: maps::PEER_VXLAN,
+            pad: 0,
+        }
+    }
+}
+
+pub(super) fn peers(inputs: &Inputs<'_>) -> Peers {
+    let mut peers = Peers::default();
+    for (subnet, attrs) in inputs.leases.iter() {
+        if *subnet == inputs.subnet {
+            continue;
+        }
+        match peer(inputs, *subnet, attrs) {
+            Ok(peer) => {
+                *peers.vteps.entry(peer.public_ip).or_default() += 1;
+                peers.table.insert(*subnet, peer);
+            }
+            Err(why) => {
+                peers.ignored.insert(*subnet, why);
+            }
+        }
+    }
+    peers
+}
+
+fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer, String> {
+    let network = inputs.config.network;
+    if !network.contains(&subnet) {
+        return Err(format!("the subnet is not inside the network {network}"));
+    }
+    let data = attrs.vxlan_data().map_err(|error| error.to_string())?;
+    let public_ip = attrs.public_ip;
+    let hop = inputs.facts.next_hops.get(&public_ip);
+    let own = public_ip == inputs.uplink.address
+        || public_ip == inputs.uplink.public_ip
+        || hop.is_some_and(|hop| hop.local);
+    if own {
+        return Err(format!("PublicIP {public_ip} is an address of this node"));
+    }
+    if public_ip.is_unspecified() || public_ip.is_multicast() || public_ip.is_broadcast() {
+        return Err(format!("PublicIP {public_ip} is not the address of a node"));
+    }
+    Ok(Peer {
+        public_ip,
+        // Without an answer from the kernel, assume a neighbour, as the kernel does for a device
+        // without routes.
+        next_hop: hop.map_or(public_ip, |hop| hop.via),
+        vtep_mac: data.vtep_mac,
+    })
+}

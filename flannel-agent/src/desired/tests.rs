@@ -1,0 +1,227 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::lease::LeaseAttrs;
+use crate::mac::MacAddr;
+use crate::net::Direction;
+
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const PEER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+/// A node 10.244.1.0/24 at 192.168.0.1 and what it knows; tests change a field and build.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub(crate) config: NetworkConfig,
+    pub(crate) subnet: Ipv4Net,
+    pub(crate) leases: BTreeMap<Ipv4Net, LeaseAttrs>,
+    pub(crate) uplink: Uplink,
+    pub(crate) facts: Facts,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let json = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
+        Self {
+            config: NetworkConfig::parse(json).unwrap(),
+            subnet: net("10.244.1.0/24"),
+            leases: BTreeMap::new(),
+            uplink: Uplink {
+                name: "eth0".to_owned(),
+                index: 2,
+                mtu: 1500,
+                mac: [2, 0, 0, 0, 0, 9],
+                address: ip("192.168.0.1"),
+                public_ip: ip("192.168.0.1"),
+                why: "test".to_owned(),
+            },
+            facts: Facts {
+                local_ports: (32768, 60999),
+                cpus: 4,
+                next_hops: BTreeMap::new(),
+            },
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn with(mut self, subnet: &str, attrs: LeaseAttrs) -> Self {
+        self.leases.insert(net(subnet), attrs);
+        self
+    }
+
+    pub(crate) fn build(&self) -> Result<Desired, DesiredError> {
+        Desired::new(&Inputs {
+            network: "coreos_com_network",
+            config: &self.config,
+            subnet: self.subnet,
+            leases: &Arc::new(self.leases.clone()),
+            uplink: &self.uplink,
+            vtep_mac: MAC,
+            facts: &self.facts,
+            source_check: true,
+        })
+    }
+}
+
+pub(crate) fn net(text: &str) -> Ipv4Net {
+    text.parse().unwrap()
+}
+
+pub(crate) fn ip(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
+fn lease(public_ip: &str) -> LeaseAttrs {
+    LeaseAttrs::vxlan(ip(public_ip), 1, PEER_MAC)
+}
+
+#[test]
+fn a_node_as_flannel_makes_it() {
+    let node = World::default().build().unwrap().node;
+    assert_eq!(node.pair.name, "flannel.1");
+    assert_eq!(node.pair.gro_name, "flgro.1");
+    assert_eq!((node.pair.mac, node.pair.mtu), (MAC, 1450));
+    assert_eq!(node.pair.alias, "flannel-ebpf:coreos_com_network");
+    assert_eq!(node.address, net("10.244.1.0/32"));
+    assert_eq!(node.overlay, net("10.244.0.0/16"));
+    assert_eq!(node.globals.port, 8472);
+    assert_ne!(node.pair.gro_mac, node.pair.mac);
+    let hooks: Vec<_> = node
+        .attachments
+        .iter()
+        .map(|a| (a.program.name(), a.device.as_str(), a.direction))
+        .collect();
+    assert_eq!(
+        hooks,
+        [
+            ("overlay_catch", "flgro.1", Direction::Ingress),
+            ("overlay_tx", "flannel.1", Direction::Egress),
+            ("uplink_rx", "eth0", Direction::Ingress),
+        ]
+    );
+}
+
+#[test]
+fn a_lease_becomes_a_peer_and_a_known_source() {
+    let peers = World::default()
+        .with("10.244.2.0/24", lease("192.168.0.2"))
+        .build()
+        .unwrap()
+        .peers;
+    let peer = Peer {
+        public_ip: ip("192.168.0.2"),
+        next_hop: ip("192.168.0.2"),
+        vtep_mac: PEER_MAC,
+    };
+    assert_eq!(peers.table, BTreeMap::from([(net("10.244.2.0/24"), peer)]));
+    assert_eq!(peers.vteps, BTreeMap::from([(ip("192.168.0.2"), 1)]));
+}
+
+#[test]
+fn two_leases_of_one_address_count_twice() {
+    let peers = World::default()
+        .with("10.244.2.0/24", lease("192.168.0.2"))
+        .with("10.244.3.0/24", lease("192.168.0.2"))
+        .build()
+        .unwrap()
+        .peers;
+    assert_eq!(peers.vteps, BTreeMap::from([(ip("192.168.0.2"), 2)]));
+}
+
+#[test]
+fn a_peer_behind_a_gateway_is_sent_to_the_gateway() {
+    let mut world = World::default().with("10.244.2.0/24", lease("172.16.0.2"));
+    let hop = NextHop {
+        index: 2,
+        via: ip("192.168.0.254"),
+        source: None,
+        local: false,
+    };
+    world.facts.next_hops.insert(ip("172.16.0.2"), hop);
+    let peers = world.build().unwrap().peers;
+    assert_eq!(
+        peers.table[&net("10.244.2.0/24")].next_hop,
+        ip("192.168.0.254")
+    );
+}
+
+#[test]
+fn leases_that_cannot_be_used_are_ignored_with_a_reason() {
+    let peers = World::default()
+        .with("10.244.2.0/24", LeaseAttrs::host_gw(ip("192.168.0.2")))
+        .with("10.244.3.0/24", lease("192.168.0.1"))
+        .with("10.245.0.0/24", lease("192.168.0.5"))
+        .with("10.244.4.0/24", lease("0.0.0.0"))
+        .build()
+        .unwrap()
+        .peers;
+    assert!(
+        peers.table.is_empty() && peers.vteps.is_empty(),
+        "{peers:?}"
+    );
+    let why = |subnet| peers.ignored[&net(subnet)].as_str();
+    assert!(why("10.244.2.0/24").contains("host-gw"));
+    assert!(why("10.244.3.0/24").contains("address of this node"));
+    assert!(why("10.245.0.0/24").contains("10.244.0.0/16"));
+    assert!(why("10.244.4.0/24").contains("0.0.0.0"));
+}
+
+#[test]
+fn our_own_lease_is_no_peer() {
+    let peers = World::default()
+        .with("10.244.1.0/24", lease("192.168.0.1"))
+        .build()
+        .unwrap()
+        .peers;
+    assert_eq!(peers, Peers::default());
+}
+
+#[test]
+fn the_mtu_option_lowers_but_never_raises() {
+    let with_mtu = |mtu: u32| {
+        let json =
+            format!(r#"{{"Network":"10.244.0.0/16","Backend":{{"Type":"vxlan","MTU":{mtu}}}}}"#);
+        let world = World {
+            config: NetworkConfig::parse(&json).unwrap(),
+            ..World::default()
+        };
+        world.build().unwrap().node.pair.mtu
+    };
+    assert_eq!(with_mtu(1400), 1350);
+    assert_eq!(with_mtu(9000), 1450);
+}
+
+#[test]
+fn what_this_node_cannot_do_is_named() {
+    let build = |json: &str| {
+        let world = World {
+            config: NetworkConfig::parse(json).unwrap(),
+            ..World::default()
+        };
+        world.build().unwrap_err().to_string()
+    };
+    let error = build(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#);
+    assert!(error.contains("host-gw"), "{error}");
+    let error = build(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","VNI":16777215}}"#);
+    assert!(error.contains("16777215"), "{error}");
+    let error = build(r#"{"Network":"10.9.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    assert!(
+        error.contains("10.244.1.0/24") && error.contains("10.9.0.0/16"),
+        "{error}"
+    );
+}
+
+#[test]
+fn it_prints_as_json() {
+    let desired = World::default()
+        .with("10.244.2.0/24", lease("192.168.0.2"))
+        .build()
+        .unwrap();
+    let json = serde_json::to_value(&desired).unwrap();
+    assert_eq!(json["node"]["pair"]["mac"], "02:00:00:00:00:01");
+    assert_eq!(json["node"]["attachments"][1]["program"], "overlay_tx");
+    assert_eq!(
+        json["peers"]["table"]["10.244.2.0/24"]["public_ip"],
+        "192.168.0.2"
+    );
+}

@@ -1,0 +1,226 @@
+//! From what is to what should be: ordered actions, none when nothing is to do.
+//!
+//! On the way up: devices, then maps, then programs, then hooks, then what leads packets there. What is
+//! replaced keeps working until its successor does.
+
+mod action;
+mod peers;
+#[cfg(test)]
+mod tests;
+
+pub use action::Action;
+pub use peers::PeerChanges;
+
+use crate::actual::{Actual, Device, Generation, Loaded, PairState};
+use crate::desired::{Attachment, Desired, Node, Pair};
+
+/// Something that is not ours stands where our device belongs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{device} is in the way: {why}")]
+pub struct Conflict {
+    pub device: String,
+    pub why: String,
+}
+
+/// Plans the way from `actual` to `desired`.
+///
+/// # Errors
+/// A device of our name that is not ours: it is never touched.
+pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict> {
+    let Desired { node, peers } = desired;
+    let mut actions = Vec::new();
+    let (pair, created) = devices(&node.pair, &actual.device, &mut actions)?;
+    settings(node, &pair, &mut actions);
+
+    let reload = created || !is_loaded(node, &pair, actual.programs.loaded.as_ref());
+    if reload {
+        actions.push(Action::Load {
+            globals: node.globals.clone(),
+        });
+    }
+    if let Some(changes) = PeerChanges::between(peers, &actual.peers) {
+        actions.push(Action::UpdatePeers(changes));
+    }
+    set_up(&node.pair, &pair, &mut actions);
+
+    let attach = |attachment: &&Attachment| {
+        let live = actual.programs.attached.get(*attachment);
+        reload || live != Some(&Generation::Current)
+    };
+    let on_pair = |a: &&Attachment| a.device == node.pair.name || a.device == node.pair.gro_name;
+    let hooks = node.attachments.iter().filter(attach);
+    actions.extend(hooks.clone().filter(on_pair).cloned().map(Action::Attach));
+    leads_here(node, &pair, &mut actions);
+    actions.extend(hooks.filter(|a| !on_pair(a)).cloned().map(Action::Attach));
+
+    let aside = matches!(actual.device, Device::KernelVxlan { .. }) || actual.aside;
+    if aside {
+        actions.push(Action::DeleteDevice {
+            device: node.pair.aside_name.clone(),
+        });
+        // The kernel flushes every route whose source address left with a device, even when another
+        // device holds the same address.
+        actions.push(set_route(node, true));
+    }
+    let stale = actual.programs.stale.iter().cloned();
+    actions.extend(stale.map(Action::Detach));
+    let layouts = actual.programs.old_layouts.iter().cloned();
+    actions.extend(layouts.map(|folder| Action::RemoveLayout { folder }));
+    Ok(actions)
+}
+
+/// The pair as it will be once the actions planned here are done, and whether it is a new one.
+fn devices(
+    wanted: &Pair,
+    found: &Device,
+    actions: &mut Vec<Action>,
+) -> Result<(PairState, bool), Conflict> {
+    match found {
+        Device::Ours(state) => return Ok((state.clone(), false)),
+        Device::Foreign { why } => {
+            return Err(Conflict {
+                device: wanted.name.clone(),
+                why: why.clone(),
+            });
+        }
+        Device::Absent => {}
+        Device::Broken { device } => actions.push(Action::DeleteDevice {
+            device: device.clone(),
+        }),
+        Device::KernelVxlan { .. } => actions.push(Action::SetAside {
+            device: wanted.name.clone(),
+            to: wanted.aside_name.clone(),
+        }),
+    }
+    actions.push(Action::CreatePair(wanted.clone()));
+    Ok((PairState::created(wanted), true))
+}
+
+impl PairState {
+    /// As the kernel makes a pair: named, addressed, down, nothing else.
+    fn created(wanted: &Pair) -> Self {
+        Self {
+            index: 0,
+            gro_index: 0,
+            aliased: false,
+            mac: Some(wanted.mac),
+            mtu: wanted.mtu,
+            gro_mtu: wanted.gro_mtu,
+            up: false,
+            gro_up: false,
+            wrong_sysctls: Default::default(),
+            wrong_features: Default::default(),
+            addresses: Default::default(),
+            routes: Default::default(),
+        }
+    }
+}
+
+fn settings(node: &Node, pair: &PairState, actions: &mut Vec<Action>) {
+    let wanted = &node.pair;
+    if !pair.aliased {
+        for device in [&wanted.gro_name, &wanted.name] {
+            actions.push(Action::SetAlias {
+                device: device.clone(),
+                alias: wanted.alias.clone(),
+            });
+        }
+    }
+    if pair.mac != Some(wanted.mac) {
+        actions.push(Action::SetMac {
+            device: wanted.name.clone(),
+            mac: wanted.mac,
+        });
+    }
+    for (device, is, mtu) in [
+        (&wanted.name, pair.mtu, wanted.mtu),
+        (&wanted.gro_name, pair.gro_mtu, wanted.gro_mtu),
+    ] {
+        if is != mtu {
+            actions.push(Action::SetMtu {
+                device: device.clone(),
+                mtu,
+            });
+        }
+    }
+    // A new device has to be told everything.
+    let new = pair.index == 0;
+    let sysctls = if new {
+        &node.sysctls
+    } else {
+        &pair.wrong_sysctls
+    };
+    actions.extend(sysctls.iter().map(|(key, value)| Action::SetSysctl {
+        key: key.clone(),
+        value: value.clone(),
+    }));
+    let features = if new {
+        &node.features
+    } else {
+        &pair.wrong_features
+    };
+    actions.extend(features.iter().filter(|(_, wrong)| !wrong.is_empty()).map(
+        |(device, features)| Action::SetFeatures {
+            device: device.clone(),
+            features: features.clone(),
+        },
+    ));
+}
+
+/// The far end first: then nothing that enters the near end is lost for want of a carrier.
+fn set_up(wanted: &Pair, pair: &PairState, actions: &mut Vec<Action>) {
+    for (device, up) in [(&wanted.gro_name, pair.gro_up), (&wanted.name, pair.up)] {
+        if !up {
+            actions.push(Action::SetUp {
+                device: device.clone(),
+            });
+        }
+    }
+}
+
+/// Address and route: from here on the stack sends packets to the device.
+fn leads_here(node: &Node, pair: &PairState, actions: &mut Vec<Action>) {
+    let device = || node.pair.name.clone();
+    if !pair.addresses.contains(&node.address) {
+        actions.push(Action::AddAddress {
+            device: device(),
+            address: node.address,
+        });
+    }
+    let route = pair.routes.get(&node.overlay);
+    if route != Some(&Some(node.address.addr())) {
+        actions.push(set_route(node, route.is_some()));
+    }
+    for destination in pair.routes.keys().filter(|to| **to != node.overlay) {
+        actions.push(Action::RemoveRoute {
+            device: device(),
+            destination: *destination,
+        });
+    }
+    // After the route: the kernel flushes routes whose source address goes.
+    for address in &pair.addresses {
+        if *address != node.address && node.overlay.contains(&address.addr()) {
+            actions.push(Action::RemoveAddress {
+                device: device(),
+                address: *address,
+            });
+        }
+    }
+}
+
+fn set_route(node: &Node, replace: bool) -> Action {
+    Action::SetRoute {
+        device: node.pair.name.clone(),
+        destination: node.overlay,
+        source: node.address.addr(),
+        replace,
+    }
+}
+
+fn is_loaded(node: &Node, pair: &PairState, loaded: Option<&Loaded>) -> bool {
+    loaded.is_some_and(|loaded| {
+        loaded.globals == node.globals
+            && loaded.index == pair.index
+            && loaded.gro_index == pair.gro_index
+    })
+}

@@ -1,0 +1,182 @@
+//! The closed list of what can be done: what, never how.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use super::PeerChanges;
+use crate::actual::Stale;
+use crate::desired::{Attachment, Globals, Pair};
+use crate::mac::MacAddr;
+use crate::net::Direction;
+
+/// One step. Each is idempotent, and names devices because indexes change under it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Action {
+    /// Renames a kernel vxlan device so that it forwards on beside its successor; where the kernel
+    /// renames only devices that are down (before 6.2), deletes it.
+    SetAside {
+        device: String,
+        to: String,
+    },
+    DeleteDevice {
+        device: String,
+    },
+    CreatePair(Pair),
+    SetAlias {
+        device: String,
+        alias: String,
+    },
+    SetMac {
+        device: String,
+        mac: MacAddr,
+    },
+    SetMtu {
+        device: String,
+        mtu: u32,
+    },
+    SetSysctl {
+        key: String,
+        value: String,
+    },
+    SetFeatures {
+        device: String,
+        features: BTreeMap<String, bool>,
+    },
+    /// Opens or creates the maps and loads the programs, which run nowhere yet.
+    Load {
+        globals: Globals,
+    },
+    UpdatePeers(PeerChanges),
+    SetUp {
+        device: String,
+    },
+    /// Puts the loaded program on the hook, in one step with taking an earlier one off.
+    Attach(Attachment),
+    AddAddress {
+        device: String,
+        address: Ipv4Net,
+    },
+    RemoveAddress {
+        device: String,
+        address: Ipv4Net,
+    },
+    SetRoute {
+        device: String,
+        destination: Ipv4Net,
+        source: Ipv4Addr,
+        /// A route of ours to the same destination exists.
+        replace: bool,
+    },
+    RemoveRoute {
+        device: String,
+        destination: Ipv4Net,
+    },
+    Detach(Stale),
+    /// Removes the maps of another layout version.
+    RemoveLayout {
+        folder: String,
+    },
+}
+
+impl Action {
+    /// Whether the node forwards wrongly without it. What fails and is not essential is said once.
+    #[must_use]
+    pub const fn is_essential(&self) -> bool {
+        !matches!(
+            self,
+            Self::SetSysctl { .. }
+                | Self::SetFeatures { .. }
+                | Self::Detach(_)
+                | Self::RemoveLayout { .. }
+                | Self::RemoveAddress { .. }
+                | Self::RemoveRoute { .. }
+        )
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetAside { device, to } => {
+                write!(f, "put the kernel device {device} aside as {to}")
+            }
+            Self::DeleteDevice { device } => write!(f, "delete {device}"),
+            Self::CreatePair(pair) => write!(
+                f,
+                "create {} ({}, MTU {}) with its far end {}",
+                pair.name, pair.mac, pair.mtu, pair.gro_name
+            ),
+            Self::SetAlias { device, alias } => write!(f, "set the alias of {device} to {alias}"),
+            Self::SetMac { device, mac } => write!(f, "set the MAC of {device} to {mac}"),
+            Self::SetMtu { device, mtu } => write!(f, "set the MTU of {device} to {mtu}"),
+            Self::SetSysctl { key, value } => write!(f, "set the sysctl {key} to {value}"),
+            Self::SetFeatures { device, features } => {
+                write!(f, "switch offloads of {device}:")?;
+                for (name, on) in features {
+                    write!(f, " {name} {}", if *on { "on" } else { "off" })?;
+                }
+                Ok(())
+            }
+            Self::Load { globals } => write!(
+                f,
+                "load the programs for VNI {} port {} at {}",
+                globals.vni, globals.port, globals.uplink_ip
+            ),
+            Self::UpdatePeers(changes) => changes.fmt(f),
+            Self::SetUp { device } => write!(f, "set {device} up"),
+            Self::Attach(attachment) => write!(f, "attach {attachment}"),
+            Self::AddAddress { device, address } => write!(f, "add {address} to {device}"),
+            Self::RemoveAddress { device, address } => write!(f, "remove {address} from {device}"),
+            Self::SetRoute {
+                device,
+                destination,
+                source,
+                replace,
+            } => {
+                let verb = if *replace { "replace" } else { "add" };
+                write!(
+                    f,
+                    "{verb} the route {destination} dev {device} src {source}"
+                )
+            }
+            Self::RemoveRoute {
+                device,
+                destination,
+            } => write!(f, "remove the route {destination} dev {device}"),
+            Self::Detach(Stale::Pin(pin)) => write!(f, "detach {pin}"),
+            Self::Detach(Stale::Filter {
+                device,
+                direction,
+                handle,
+            }) => write!(
+                f,
+                "detach the filter {handle:#x} at {direction} of {device}"
+            ),
+            Self::RemoveLayout { folder } => write!(f, "remove the maps of layout {folder}"),
+        }
+    }
+}
+
+impl fmt::Display for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            program,
+            device,
+            direction,
+        } = self;
+        write!(f, "{} to {direction} of {device}", program.name())
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! The difference of two peer tables: linear in their size, so cheap enough for each lease change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use crate::actual::PeerMaps;
+use crate::desired::{Peer, Peers};
+
+/// So many changes are named one by one; more are counted.
+const NAMED: usize = 4;
+
+/// Entries to write and to remove.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PeerChanges {
+    pub put: BTreeMap<Ipv4Net, Peer>,
+    pub remove: BTreeSet<Ipv4Net>,
+    pub put_vteps: BTreeMap<Ipv4Addr, u32>,
+    pub remove_vteps: BTreeSet<Ipv4Addr>,
+}
+
+impl PeerChanges {
+    /// What has to change in the maps; `None` if nothing.
+    #[must_use]
+    pub fn between(wanted: &Peers, held: &PeerMaps) -> Option<Self> {
+        let put = wanted
+            .table
+            .iter()
+            .filter(|(subnet, peer)| held.table.get(*subnet) != Some(&Some(**peer)));
+        let put_vteps = wanted
+            .vteps
+            .iter()
+            .filter(|(ip, leases)| held.vteps.get(*ip) != Some(*leases));
+        let remove = held.table.keys().filter(|s| !wanted.table.contains_key(s));
+        let remove_vteps = held.vteps.keys().filter(|i| !wanted.vteps.contains_key(i));
+        let changes = Self {
+            put: put.map(|(subnet, peer)| (*subnet, *peer)).collect(),
+            remove: remove.copied().collect(),
+            put_vteps: put_vteps.map(|(ip, leases)| (*ip, *leases)).collect(),
+            remove_vteps: remove_vteps.copied().collect(),
+        };
+        (changes != Self::default()).then_some(changes)
+    }
+}
+
+impl fmt::Display for PeerChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (put, removed) = (self.put.len(), self.remove.len());
+        if put + removed > NAMED {
+            return write!(f, "write {put} peers and remove {removed}");
+        }
+        if put + removed == 0 {
+            return write!(
+                f,
+                "correct {} known sources",
+                self.put_vteps.len() + self.remove_vteps.len()
+            );
+        }
+        let put = self.put.iter().map(|(s, peer)| format!("{s} at {peer}"));
+        let removed = self.remove.iter().map(|s| format!("{s} gone"));
+        let all: Vec<_> = put.chain(removed).collect();
+        write!(f, "update peers: {}", all.join(", "))
+    }
+}
+
+impl From<&Peers> for PeerMaps {
+    fn from(peers: &Peers) -> Self {
+        Self {
+            table: peers.table.iter().map(|(s, p)| (*s, Some(*p))).collect(),
+            vteps: peers.vteps.clone(),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use proptest::prelude::*;
+
+use super::model::{Model, empty};
+use crate::actual::{Actual, Device, Generation, PairState, PeerMaps, Stale};
+use crate::desired::tests::World;
+use crate::desired::{Desired, Peer};
+use crate::lease::LeaseAttrs;
+use crate::mac::MacAddr;
+
+fn mac() -> impl Strategy<Value = MacAddr> {
+    any::<[u8; 5]>().prop_map(|[b, c, d, e, f]| MacAddr([2, b, c, d, e, f]))
+}
+
+fn lease() -> impl Strategy<Value = LeaseAttrs> {
+    (2..250u8, mac(), any::<bool>()).prop_map(|(host, mac, vxlan)| {
+        let ip = Ipv4Addr::new(192, 168, 0, host);
+        if vxlan {
+            LeaseAttrs::vxlan(ip, 1, mac)
+        } else {
+            LeaseAttrs::host_gw(ip)
+        }
+    })
+}
+
+/// Another uplink, own subnet and set of peers each time.
+fn desired() -> impl Strategy<Value = Desired> {
+    let leases = prop::collection::btree_map(2..250u8, lease(), 0..20);
+    (leases, 1..5u8, 2..4u32, 600..9000u32).prop_map(|(leases, own, index, mtu)| {
+        let mut world = World {
+            subnet: Ipv4Net::new(Ipv4Addr::new(10, 244, own, 0), 24).unwrap(),
+            ..World::default()
+        };
+        world.uplink.index = index;
+        world.uplink.name = format!("eth{index}");
+        world.uplink.mtu = mtu;
+        for (third, attrs) in leases {
+            world = world.with(&format!("10.244.{third}.0/24"), attrs);
+        }
+        world.build().unwrap()
+    })
+}
+
+fn peer_maps() -> impl Strategy<Value = PeerMaps> {
+    let peer = (any::<u32>(), any::<u32>(), mac()).prop_map(|(ip, hop, vtep_mac)| Peer {
+        public_ip: ip.into(),
+        next_hop: hop.into(),
+        vtep_mac,
+    });
+    let subnet = any::<u8>().prop_map(|n| Ipv4Net::new([10, 244, n, 0].into(), 24).unwrap());
+    (
+        prop::collection::btree_map(subnet, prop::option::of(peer), 0..20),
+        prop::collection::btree_map(any::<u32>().prop_map(Ipv4Addr::from), 1..3u32, 0..10),
+    )
+        .prop_map(|(table, vteps)| PeerMaps { table, vteps })
+}
+
+fn pair_state() -> impl Strategy<Value = PairState> {
+    let address = (0..250u8, prop::sample::select(vec![244u8, 9]))
+        .prop_map(|(n, second)| Ipv4Net::new([10, second, n, 0].into(), 32).unwrap());
+    let route = (14..18u8).prop_map(|len| {
+        Ipv4Net::new(Ipv4Addr::new(10, 244, 0, 0), len)
+            .unwrap()
+            .trunc()
+    });
+    (
+        any::<[bool; 3]>(),
+        prop::option::of(mac()),
+        (600..9000u32, 600..9000u32),
+        prop::collection::btree_set(address, 0..3),
+        prop::collection::btree_map(route, prop::option::of(Just([10, 244, 1, 0].into())), 0..3),
+    )
+        .prop_map(
+            |([aliased, up, gro_up], mac, mtus, addresses, routes)| PairState {
+                index: 7,
+                gro_index: 8,
+                aliased,
+                mac,
+                mtu: mtus.0,
+                gro_mtu: mtus.1,
+                up,
+                gro_up,
+                wrong_sysctls: BTreeMap::from([("net/x".to_owned(), "1".to_owned())]),
+                wrong_features: BTreeMap::new(),
+                addresses,
+                // A device that is down has no routes.
+                routes: if up { routes } else { BTreeMap::new() },
+            },
+        )
+}
+
+fn device() -> impl Strategy<Value = Device> {
+    prop_oneof![
+        Just(Device::Absent),
+        Just(Device::KernelVxlan { mac: None }),
+        Just(Device::Broken {
+            device: "flgro.1".to_owned()
+        }),
+        pair_state().prop_map(Device::Ours),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn whatever_is_there_becomes_what_is_wanted(
+        desired in desired(),
+        device in device(),
+        aside in any::<bool>(),
+        peers in peer_maps(),
+        stale in prop::collection::btree_set("[a-z]{3}-[0-9]", 0..3),
+    ) {
+        let mut actual = Actual { device, aside, peers, ..empty() };
+        actual.programs.stale = stale.into_iter().map(Stale::Pin).collect();
+        actual.programs.old_layouts = BTreeSet::from(["v0".to_owned()]);
+        for attachment in &desired.node.attachments {
+            actual.programs.attached.insert(attachment.clone(), Generation::Earlier);
+        }
+        let mut model = Model::new(actual);
+        model.converge(&desired);
+    }
+
+    #[test]
+    fn one_wanted_state_follows_another(states in prop::collection::vec(desired(), 2..5)) {
+        let mut model = Model::new(empty());
+        for desired in &states {
+            model.converge(desired);
+        }
+    }
+}

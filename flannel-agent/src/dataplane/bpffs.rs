@@ -1,0 +1,140 @@
+//! The BPF file system and our folder in it.
+//!
+//! ```text
+//! <bpffs>/flannel/<network>/v<LAYOUT_VERSION>/maps/<map>
+//! <bpffs>/flannel/<network>/links/<program>-<ifindex>
+//! ```
+//! Links are outside the layout folder: a link lives on when its program, and the maps of that, change.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use flannel_common::maps::LAYOUT_VERSION;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::DataplaneError;
+
+const LINKS: &str = "links";
+
+/// Our folder.
+#[derive(Debug, Clone)]
+pub(super) struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Makes sure that a BPF file system is mounted at `bpffs`, and creates the folders of `network`.
+    pub(super) fn open(bpffs: &Path, network: &str) -> Result<Self, DataplaneError> {
+        ensure_mounted(bpffs)?;
+        let pins = Self {
+            root: bpffs.join("flannel").join(network),
+        };
+        for folder in [pins.maps(), pins.links()] {
+            fs::create_dir_all(&folder).map_err(|error| DataplaneError::Pin {
+                path: folder,
+                error,
+            })?;
+        }
+        Ok(pins)
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.root.join(current_layout()).join("maps")
+    }
+
+    fn links(&self) -> PathBuf {
+        self.root.join(LINKS)
+    }
+
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    pub(super) fn link(&self, name: &str) -> PathBuf {
+        self.links().join(name)
+    }
+
+    /// File names of all pinned links.
+    pub(super) fn link_names(&self) -> Result<BTreeSet<String>, DataplaneError> {
+        entries(&self.links())
+    }
+
+    /// Folders of other layout versions.
+    pub(super) fn old_layouts(&self) -> Result<BTreeSet<String>, DataplaneError> {
+        let mut folders = entries(&self.root)?;
+        folders.retain(|name| name != LINKS && *name != current_layout());
+        Ok(folders)
+    }
+
+    pub(super) fn remove_layout(&self, name: &str) -> Result<(), DataplaneError> {
+        let path = self.root.join(name);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(DataplaneError::Pin { path, error })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn current_layout() -> String {
+    format!("v{LAYOUT_VERSION}")
+}
+
+fn entries(folder: &Path) -> Result<BTreeSet<String>, DataplaneError> {
+    let pin = |error| DataplaneError::Pin {
+        path: folder.to_owned(),
+        error,
+    };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(pin(error)),
+    };
+    entries
+        .map(|entry| Ok(entry.map_err(pin)?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// Removes a pin; one that is gone is fine.
+pub(super) fn unpin(path: &Path) -> Result<(), DataplaneError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DataplaneError::Pin {
+            path: path.to_owned(),
+            error,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn ensure_mounted(path: &Path) -> Result<(), DataplaneError> {
+    let failed = |error: io::Error| DataplaneError::Bpffs {
+        path: path.to_owned(),
+        error,
+    };
+    if is_bpffs(path) {
+        return Ok(());
+    }
+    fs::create_dir_all(path).map_err(failed)?;
+    mount(
+        Some("bpf"),
+        path,
+        Some("bpf"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("mode=700"),
+    )
+    .map_err(|errno| failed(errno.into()))?;
+    tracing::warn!(
+        "mounted a BPF file system on {}: in a container it ends with the container, and forwarding \
+         with it; mount the host's /sys/fs/bpf there instead",
+        path.display()
+    );
+    Ok(())
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+}

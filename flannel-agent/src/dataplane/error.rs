@@ -1,0 +1,111 @@
+//! What can go wrong with BPF, and what an operator does about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+
+/// A dataplane that could not be opened, loaded or attached.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    #[error(
+        "the agent lacks {}: run it as root, or grant {} (securityContext.capabilities.add in a pod, \
+         AmbientCapabilities in a systemd unit)",
+        missing.join(", "),
+        if missing.len() == 1 { "it" } else { "them" }
+    )]
+    Capabilities { missing: Vec<&'static str> },
+    #[error(
+        "{path}: no BPF file system is mounted here and it cannot be mounted ({error}): \
+         mount it on the host (mount -t bpf bpf {path}), or name another folder with --bpffs",
+        path = path.display()
+    )]
+    Bpffs { path: PathBuf, error: io::Error },
+    #[error("{}: {error}", path.display())]
+    Pin { path: PathBuf, error: io::Error },
+    #[error("cannot read the BPF object {}: {error}", path.display())]
+    ReadObject { path: PathBuf, error: io::Error },
+    #[error("the BPF object is not usable: {0}; build it with `cargo xtask build-ebpf`")]
+    Object(String),
+    #[error("cannot set up the BPF maps: {}", chain(.0))]
+    Maps(#[source] Box<EbpfError>),
+    #[error("the kernel lacks {}; a kernel from 5.15 on has it", missing.join(", "))]
+    KernelTooOld { missing: Vec<String> },
+    #[error("the kernel does not allow the program {program}: {error}; \
+             it takes CAP_BPF and CAP_NET_ADMIN in the initial user namespace")]
+    NotAllowed {
+        program: &'static str,
+        error: io::Error,
+    },
+    #[error("the kernel rejects the program {program}: {error}; the verifier says: {log}")]
+    Rejected {
+        program: &'static str,
+        error: io::Error,
+        /// The last lines, where the reason is.
+        log: String,
+    },
+    #[error("cannot load the program {program}: {}", chain(.error))]
+    Load {
+        program: &'static str,
+        #[source]
+        error: Box<ProgramError>,
+    },
+    #[error("cannot attach {attachment}: {}", chain(.error))]
+    Attach {
+        attachment: String,
+        #[source]
+        error: Box<ProgramError>,
+    },
+    #[error("cannot {action} in the map {map}: {}", chain(.error))]
+    Map {
+        map: &'static str,
+        action: &'static str,
+        #[source]
+        error: Box<MapError>,
+    },
+    #[error("the map {map} is full: it holds {capacity} peers, and the network has more nodes")]
+    MapFull { map: &'static str, capacity: usize },
+    #[error("the programs are not loaded yet")]
+    NotLoaded,
+    #[error(transparent)]
+    Net(#[from] crate::net::NetError),
+}
+
+/// An error with its causes. aya's errors often say only what was tried and leave the reason to `source`.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+impl DataplaneError {
+    pub(super) fn map(map: &'static str, action: &'static str, error: MapError) -> Self {
+        let full = matches!(
+            &error,
+            MapError::SyscallError(e) if matches!(
+                e.io_error.raw_os_error(),
+                Some(libc::E2BIG | libc::ENOSPC)
+            )
+        );
+        if full {
+            return Self::MapFull {
+                map,
+                capacity: flannel_common::maps::MAX_PEERS,
+            };
+        }
+        Self::Map {
+            map,
+            action,
+            error: Box::new(error),
+        }
+    }
+}

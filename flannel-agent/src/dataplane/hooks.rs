@@ -1,0 +1,265 @@
+//! Programs on hooks: tcx links that live in bpffs, clsact filters where the kernel has no tcx.
+//!
+//! The pin is the only reference: this process keeps no link open, so its end changes nothing. A later
+//! agent finds the pins and puts its own programs under the same links, without a gap.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use aya::programs::links::{FdLink, LinkType, PinnedLink};
+use aya::programs::tc::{
+    self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError,
+    TcHandle,
+};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use flannel_common::program::Program;
+
+use super::bpffs::{self, Pins};
+use super::DataplaneError;
+use crate::desired::Attachment;
+use crate::net::{Direction, Filter};
+
+/// Priority of our clsact filters: early, so that a filter with a final verdict does not hide the tunnel
+/// from us, yet behind whoever insists on being first.
+pub(super) const PRIORITY: u16 = 0x66;
+
+/// How programs get onto hooks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AttachMode {
+    /// tcx, or clsact if the kernel does not take a tcx link.
+    #[default]
+    Auto,
+    /// clsact filters, on any kernel.
+    Clsact,
+}
+
+/// The ways that are left: tried once, known for the rest of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Untried,
+    Tcx,
+    Clsact,
+}
+
+impl From<AttachMode> for Way {
+    fn from(mode: AttachMode) -> Self {
+        match mode {
+            AttachMode::Auto => Self::Untried,
+            AttachMode::Clsact => Self::Clsact,
+        }
+    }
+}
+
+/// Where a program goes: the hook, with what only the moment knows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) attachment: &'a Attachment,
+    /// ifindex of the device now.
+    pub(super) index: u32,
+    pub(super) vni: u32,
+}
+
+impl Target<'_> {
+    /// The index is in the name: a link of a device that was deleted is never mistaken for one of its
+    /// successor, and two uplinks are two files.
+    pub(super) fn pin_name(&self) -> String {
+        format!("{}-{}", self.attachment.program.name(), self.index)
+    }
+
+    fn direction(&self) -> TcAttachType {
+        tc_type(self.attachment.direction)
+    }
+
+    /// Program and VNI make the handle: several agents share a hook without meeting.
+    pub(super) fn handle(&self) -> u32 {
+        handle(self.attachment.program, self.vni)
+    }
+
+    fn failed(&self, error: ProgramError) -> DataplaneError {
+        DataplaneError::Attach {
+            attachment: self.attachment.to_string(),
+            error: Box::new(error),
+        }
+    }
+}
+
+pub(super) fn handle(program: Program, vni: u32) -> u32 {
+    ((program as u32 + 1) << 24) | vni
+}
+
+fn tc_type(direction: Direction) -> TcAttachType {
+    match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    }
+}
+
+/// The program that a live pinned tcx link of ours runs on the target.
+pub(super) fn pinned_program(target: &Target<'_>, pins: &Pins) -> Option<u32> {
+    let id = tcx_program(&pins.link(&target.pin_name()))?;
+    // A link detached by hand keeps its program id but is on no hook.
+    on_hook(target).contains(&id).then_some(id)
+}
+
+fn tcx_program(path: &Path) -> Option<u32> {
+    let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
+    let info = link.info().ok()?;
+    (info.link_type().ok()? == LinkType::Tcx).then(|| info.program_id())
+}
+
+/// Ids of the programs on the tcx hook; none on a kernel without tcx.
+fn on_hook(target: &Target<'_>) -> BTreeSet<u32> {
+    SchedClassifier::query_tcx(&target.attachment.device, target.direction())
+        .map(|(_, programs)| programs.iter().map(aya::programs::ProgramInfo::id).collect())
+        .unwrap_or_default()
+}
+
+/// The program that a clsact filter of ours runs on the target.
+pub(super) fn filter_program(target: &Target<'_>, filters: &[Filter]) -> Option<u32> {
+    filters
+        .iter()
+        .find(|f| f.priority == PRIORITY && f.handle == target.handle())
+        .map(|f| f.program)
+}
+
+/// Puts `program` on the target. Whatever of ours was there runs until then.
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    target: &Target<'_>,
+    pins: &Pins,
+    way: &mut Way,
+) -> Result<(), DataplaneError> {
+    if *way != Way::Clsact {
+        match attach_tcx(program, target, pins) {
+            Ok(()) => {
+                *way = Way::Tcx;
+                return Ok(());
+            }
+            Err(error) if *way == Way::Untried && is_unsupported(&error) => {
+                tracing::info!("the kernel has no tcx (before 6.6): attaching clsact filters");
+                *way = Way::Clsact;
+            }
+            Err(Failed::Program(error)) => return Err(target.failed(error)),
+            Err(Failed::Pin(error)) => return Err(error),
+        }
+    }
+    attach_clsact(program, target).map_err(|error| target.failed(error))?;
+    bpffs::unpin(&pins.link(&target.pin_name()))
+}
+
+enum Failed {
+    Program(ProgramError),
+    Pin(DataplaneError),
+}
+
+impl<E: Into<ProgramError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::Program(error.into())
+    }
+}
+
+fn attach_tcx(
+    program: &mut SchedClassifier,
+    target: &Target<'_>,
+    pins: &Pins,
+) -> Result<(), Failed> {
+    let path = pins.link(&target.pin_name());
+    if pinned_program(target, pins).is_some() {
+        let pinned = PinnedLink::from_pin(&path).map_err(link_error)?;
+        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(link_error)?;
+        let id = program.attach_to_link(link)?;
+        // The pin keeps the link; closing ours changes nothing.
+        drop(program.take_link(id)?);
+        return Ok(());
+    }
+    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program.attach_with_options(&target.attachment.device, target.direction(), order)?;
+    let link: FdLink = take(program, id)?.try_into().map_err(link_error)?;
+    // What was pinned here is on no hook any more.
+    bpffs::unpin(&path).map_err(Failed::Pin)?;
+    link.pin(&path).map_err(|error| {
+        Failed::Pin(DataplaneError::Pin {
+            path,
+            error: std::io::Error::other(error),
+        })
+    })?;
+    Ok(())
+}
+
+fn take(
+    program: &mut SchedClassifier,
+    id: SchedClassifierLinkId,
+) -> Result<SchedClassifierLink, ProgramError> {
+    program.take_link(id)
+}
+
+fn link_error(error: aya::programs::links::LinkError) -> Failed {
+    Failed::Program(match error {
+        aya::programs::links::LinkError::SyscallError(error) => error.into(),
+        other => ProgramError::IOError(std::io::Error::other(other)),
+    })
+}
+
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    target: &Target<'_>,
+) -> Result<(), ProgramError> {
+    let device = target.attachment.device.as_str();
+    match tc::qdisc_add_clsact(device) {
+        Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => {}
+        other => other?,
+    }
+    let handle = TcHandle::from(target.handle());
+    let direction = target.direction();
+    let existing = SchedClassifierLink::attached(device, direction, PRIORITY, handle, None)
+        .map_err(TcError::IoError)?;
+    let id = match program.attach_to_link(existing) {
+        Err(ProgramError::TcError(TcError::NetlinkError(e)))
+            if e.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            let options = NlOptions {
+                priority: PRIORITY,
+                handle,
+                classid: None,
+            };
+            program.attach_with_options(device, direction, TcAttachOptions::Netlink(options))?
+        }
+        replaced => replaced?,
+    };
+    // Dropping the link would remove the filter; it has to outlive us.
+    std::mem::forget(take(program, id)?);
+    Ok(())
+}
+
+/// `EINVAL`: `BPF_LINK_CREATE` does not know the attach type, so this kernel has no tcx.
+fn is_unsupported(error: &Failed) -> bool {
+    match error {
+        Failed::Program(ProgramError::SyscallError(e)) => matches!(
+            e.io_error.raw_os_error(),
+            Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP)
+        ),
+        _ => false,
+    }
+}
+
+/// Removes a filter of ours.
+pub(super) fn remove_filter(
+    device: &str,
+    direction: Direction,
+    handle: u32,
+) -> Result<(), ProgramError> {
+    use aya::programs::Link as _;
+
+    let direction = tc_type(direction);
+    let link =
+        SchedClassifierLink::attached(device, direction, PRIORITY, TcHandle::from(handle), None)
+            .map_err(TcError::IoError)?;
+    match link.detach() {
+        Err(ProgramError::NetlinkError(e))
+            if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,168 @@
+//! The maps, typed: subnets and addresses in, kernel bytes out.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use flannel_common::maps::{self, PEERS, STATS, VTEPS, Vtep};
+use flannel_common::program::Program;
+use flannel_common::stats::{Count, Counters};
+use flannel_common::Ipv4;
+use ipnet::Ipv4Net;
+
+use super::bpffs::Pins;
+use super::{DataplaneError, Wire};
+use crate::actual::PeerMaps;
+use crate::desired::Peer;
+use crate::mac::MacAddr;
+use crate::plan::PeerChanges;
+
+/// The maps that hold the leases.
+#[derive(Debug)]
+pub(super) struct Maps {
+    peers: LpmTrie<MapData, Ipv4, Wire<maps::Peer>>,
+    vteps: HashMap<MapData, Ipv4, Wire<Vtep>>,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            peers: typed(PEERS, take(ebpf, PEERS)?)?,
+            vteps: typed(VTEPS, take(ebpf, VTEPS)?)?,
+        })
+    }
+
+    /// Opens maps that an earlier agent pinned; the caller has checked their shape.
+    pub(super) fn from_pins(pins: &Pins) -> Result<Self, DataplaneError> {
+        let open = |name| {
+            MapData::from_pin(pins.map(name))
+                .and_then(Map::from_map_data)
+                .map_err(|e| DataplaneError::map(name, "open", e))
+        };
+        Ok(Self {
+            peers: typed(PEERS, open(PEERS)?)?,
+            vteps: typed(VTEPS, open(VTEPS)?)?,
+        })
+    }
+
+    /// Everything they hold.
+    pub(super) fn list(&self) -> Result<PeerMaps, DataplaneError> {
+        let mut held = PeerMaps::default();
+        for entry in self.peers.iter() {
+            let (key, Wire(peer)) = entry.map_err(|e| DataplaneError::map(PEERS, "read", e))?;
+            let len = u8::try_from(key.prefix_len()).unwrap_or(32);
+            if let Ok(subnet) = Ipv4Net::new(key.data().into(), len) {
+                held.table.insert(subnet.trunc(), understand(&peer));
+            }
+        }
+        for entry in self.vteps.iter() {
+            let (ip, Wire(vtep)) = entry.map_err(|e| DataplaneError::map(VTEPS, "read", e))?;
+            held.vteps.insert(ip.into(), vtep.leases);
+        }
+        Ok(held)
+    }
+
+    /// Writes what is new before it removes what is old, and lets a peer send before it is sent to.
+    pub(super) fn update(&mut self, changes: &PeerChanges) -> Result<(), DataplaneError> {
+        for (ip, leases) in &changes.put_vteps {
+            let vtep = Wire(Vtep { leases: *leases });
+            self.vteps
+                .insert(ip.octets(), vtep, 0)
+                .map_err(|e| DataplaneError::map(VTEPS, "write", e))?;
+        }
+        for (subnet, peer) in &changes.put {
+            self.peers
+                .insert(&key(*subnet), Wire(maps::Peer::from(*peer)), 0)
+                .map_err(|e| DataplaneError::map(PEERS, "write", e))?;
+        }
+        for subnet in &changes.remove {
+            gone(self.peers.remove(&key(*subnet)))
+                .map_err(|e| DataplaneError::map(PEERS, "remove", e))?;
+        }
+        for ip in &changes.remove_vteps {
+            gone(self.vteps.remove(&ip.octets()))
+                .map_err(|e| DataplaneError::map(VTEPS, "remove", e))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the programs count, summed over the CPUs.
+#[derive(Debug)]
+pub struct Stats {
+    map: PerCpuArray<MapData, Wire<Counters>>,
+}
+
+impl Stats {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
+        let map = typed(STATS, take(ebpf, STATS)?)?;
+        Ok(Self { map })
+    }
+
+    /// Packets and bytes by program and reason, zeroes left out.
+    ///
+    /// # Errors
+    /// If the kernel does not let the map be read.
+    pub fn read(
+        &self,
+    ) -> Result<BTreeMap<Program, BTreeMap<flannel_common::reason::Reason, Count>>, DataplaneError>
+    {
+        let mut all = BTreeMap::new();
+        for program in Program::ALL {
+            let by_cpu = self
+                .map
+                .get(&(program as u32), 0)
+                .map_err(|e| DataplaneError::map(STATS, "read", e))?;
+            let mut sums = BTreeMap::new();
+            for reason in flannel_common::reason::Reason::ALL {
+                let mut sum = Count::default();
+                for Wire(counters) in by_cpu.iter() {
+                    let Count { packets, bytes } = counters.get(*reason);
+                    sum.packets += packets;
+                    sum.bytes += bytes;
+                }
+                if sum.packets > 0 {
+                    sums.insert(*reason, sum);
+                }
+            }
+            all.insert(program, sums);
+        }
+        Ok(all)
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, DataplaneError> {
+    ebpf.take_map(name)
+        .ok_or_else(|| DataplaneError::Object(format!("it has no map {name}")))
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(
+    name: &'static str,
+    map: Map,
+) -> Result<T, DataplaneError> {
+    T::try_from(map).map_err(|e| DataplaneError::map(name, "open", e))
+}
+
+fn key(subnet: Ipv4Net) -> Key<Ipv4> {
+    Key::new(subnet.prefix_len().into(), subnet.network().octets())
+}
+
+fn understand(peer: &maps::Peer) -> Option<Peer> {
+    (peer.kind == maps::PEER_VXLAN).then(|| Peer {
+        public_ip: Ipv4Addr::from(peer.public_ip),
+        next_hop: Ipv4Addr::from(peer.next_hop),
+        vtep_mac: MacAddr(peer.vtep_mac),
+    })
+}
+
+/// A removal of what is not there has succeeded.
+fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}

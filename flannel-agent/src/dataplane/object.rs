@@ -1,0 +1,221 @@
+//! The compiled programs: the built-in object or a file, its constants, its maps.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapInfo;
+use aya::{Ebpf, EbpfLoader};
+use flannel_common::{Ipv4, Mac, cidr, globals};
+
+use super::bpffs::{self, Pins};
+use super::{DataplaneError, Loaded};
+
+static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
+
+/// An object file in memory.
+#[derive(Debug)]
+pub(super) struct Object {
+    bytes: Cow<'static, [u8]>,
+    maps: Vec<Definition>,
+}
+
+/// A map as the object defines it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Definition {
+    name: String,
+    shape: Shape,
+}
+
+/// What has to be equal for a pinned map to be usable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
+impl Object {
+    /// Reads the object from `path`, or takes the one built into the agent.
+    pub(super) fn read(path: Option<&Path>) -> Result<Self, DataplaneError> {
+        let bytes = match path {
+            None => Cow::Borrowed(EMBEDDED),
+            Some(path) => {
+                let read = std::fs::read(path);
+                Cow::Owned(read.map_err(|error| DataplaneError::ReadObject {
+                    path: path.to_owned(),
+                    error,
+                })?)
+            }
+        };
+        let parsed = aya_obj::Object::parse(&bytes)
+            .map_err(|error| DataplaneError::Object(error.to_string()))?;
+        let maps = parsed
+            .maps
+            .iter()
+            // .rodata belongs to one load of the programs, not to the node.
+            .filter(|(name, _)| !name.starts_with('.'))
+            .map(|(name, map)| Definition {
+                name: name.clone(),
+                shape: Shape {
+                    kind: map.map_type(),
+                    key_size: map.key_size(),
+                    value_size: map.value_size(),
+                    max_entries: map.max_entries(),
+                    flags: map.map_flags(),
+                },
+            })
+            .collect();
+        Ok(Self { bytes, maps })
+    }
+
+    /// Opens the pinned maps (or creates and pins them) and prepares the programs with `told` as their
+    /// constants.
+    pub(super) fn load(&self, told: &Loaded, pins: &Pins) -> Result<Ebpf, DataplaneError> {
+        for map in &self.maps {
+            map.discard_if_other(&pins.map(&map.name))?;
+        }
+        let constants = Constants::from(told);
+        let mut loader = EbpfLoader::new();
+        // No CO-RE relocation in our programs: parsing the kernel's BTF would only cost time.
+        loader.btf(None);
+        constants.set(&mut loader);
+        let paths: Vec<(&str, PathBuf)> = self
+            .maps
+            .iter()
+            .map(|map| (map.name.as_str(), pins.map(&map.name)))
+            .collect();
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path.as_path());
+        }
+        loader
+            .load(&self.bytes)
+            .map_err(|error| DataplaneError::Maps(Box::new(error)))
+    }
+
+    /// Whether a map is pinned that this object can use.
+    pub(super) fn has_usable_pin(&self, name: &str, pins: &Pins) -> bool {
+        self.maps
+            .iter()
+            .find(|map| map.name == name)
+            .is_some_and(|map| map.pinned(&pins.map(name)) == Some(map.shape))
+    }
+}
+
+impl Definition {
+    fn pinned(&self, path: &Path) -> Option<Shape> {
+        MapInfo::from_pin(path).ok().map(|info| Shape {
+            kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
+            key_size: info.key_size(),
+            value_size: info.value_size(),
+            max_entries: info.max_entries(),
+            flags: info.map_flags(),
+        })
+    }
+
+    /// aya opens a pinned map without a look at its shape and would misread every entry. Everything in
+    /// our maps follows from the leases, so a map of another shape is made anew; the attached programs
+    /// keep the old one until they are swapped.
+    fn discard_if_other(&self, path: &Path) -> Result<(), DataplaneError> {
+        let found = match self.pinned(path) {
+            Some(found) if found != self.shape => format!("{found:?}"),
+            // Something else than a map is pinned there.
+            None if path.exists() => "no map".to_owned(),
+            _ => return Ok(()),
+        };
+        tracing::warn!(
+            "{} is {found} and not {:?}: making it anew",
+            path.display(),
+            self.shape
+        );
+        bpffs::unpin(path)
+    }
+}
+
+/// The values of [`flannel_common::globals`], in the types that the programs read.
+#[derive(Debug)]
+struct Constants {
+    uplink_ifindex: u32,
+    uplink_ip: Ipv4,
+    flannel_ifindex: u32,
+    gro_ifindex: u32,
+    vtep_mac: Mac,
+    vni: u32,
+    vxlan_port: u16,
+    network: u32,
+    network_mask: u32,
+    port_min: u16,
+    port_max: u16,
+    source_check: u8,
+    overlay_mtu: u32,
+}
+
+impl From<&Loaded> for Constants {
+    fn from(told: &Loaded) -> Self {
+        let Loaded {
+            globals,
+            index,
+            gro_index,
+        } = told;
+        Self {
+            uplink_ifindex: globals.uplink_index,
+            uplink_ip: globals.uplink_ip.octets(),
+            flannel_ifindex: *index,
+            gro_ifindex: *gro_index,
+            vtep_mac: globals.vtep_mac.0,
+            vni: globals.vni,
+            vxlan_port: globals.port,
+            network: globals.network.network().to_bits(),
+            network_mask: cidr::mask(globals.network.prefix_len()),
+            port_min: globals.local_ports.0,
+            port_max: globals.local_ports.1,
+            source_check: u8::from(globals.source_check),
+            overlay_mtu: globals.overlay_mtu,
+        }
+    }
+}
+
+impl Constants {
+    fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        loader
+            .override_global(globals::UPLINK_IFINDEX, &self.uplink_ifindex, true)
+            .override_global(globals::UPLINK_IP, &self.uplink_ip, true)
+            .override_global(globals::FLANNEL_IFINDEX, &self.flannel_ifindex, true)
+            .override_global(globals::GRO_IFINDEX, &self.gro_ifindex, true)
+            .override_global(globals::VTEP_MAC, &self.vtep_mac, true)
+            .override_global(globals::VNI, &self.vni, true)
+            .override_global(globals::VXLAN_PORT, &self.vxlan_port, true)
+            .override_global(globals::NETWORK, &self.network, true)
+            .override_global(globals::NETWORK_MASK, &self.network_mask, true)
+            .override_global(globals::PORT_MIN, &self.port_min, true)
+            .override_global(globals::PORT_MAX, &self.port_max, true)
+            .override_global(globals::SOURCE_CHECK, &self.source_check, true)
+            .override_global(globals::OVERLAY_MTU, &self.overlay_mtu, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flannel_common::maps;
+
+    use super::*;
+
+    #[test]
+    fn the_embedded_object_defines_our_maps() {
+        let object = Object::read(None).unwrap();
+        let mut names: Vec<_> = object.maps.iter().map(|m| m.name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, [maps::PEERS, maps::STATS, maps::VTEPS]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_object_is_an_error_with_the_way_out() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"not an ELF file").unwrap();
+        let error = Object::read(Some(file.path())).unwrap_err().to_string();
+        assert!(error.contains("xtask build-ebpf"), "{error}");
+        let error = Object::read(Some(Path::new("/no/such/object"))).unwrap_err();
+        assert!(error.to_string().contains("/no/such/object"), "{error}");
+    }
+}

@@ -3,6 +3,7 @@
 //! Plain data that compares and prints. Whether the kernel looks like that already is
 //! [`observe`](crate::observe)'s question, what to do about it [`plan`](crate::plan)'s.
 
+mod facts;
 mod node;
 mod peers;
 #[cfg(test)]

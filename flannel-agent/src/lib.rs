@@ -5,6 +5,7 @@
 
 pub mod actual;
 pub mod alloc;
+mod apply;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
@@ -16,6 +17,7 @@ pub mod logging;
 pub mod mac;
 pub mod mark;
 pub mod net;
+pub mod observe;
 pub mod plan;
 pub mod source;
 pub mod subnet_env;

@@ -95,7 +95,13 @@ fn entries(folder: &Path) -> Result<BTreeSet<String>, DataplaneError> {
         Err(error) => return Err(pin(error)),
     };
     entries
-        .map(|entry| Ok(entry.map_err(pin)?.file_name().to_string_lossy().into_owned()))
+        .map(|entry| {
+            Ok(entry
+                .map_err(pin)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned())
+        })
         .collect()
 }
 

@@ -33,8 +33,10 @@ pub enum DataplaneError {
     Maps(#[source] Box<EbpfError>),
     #[error("the kernel lacks {}; a kernel from 5.15 on has it", missing.join(", "))]
     KernelTooOld { missing: Vec<String> },
-    #[error("the kernel does not allow the program {program}: {error}; \
-             it takes CAP_BPF and CAP_NET_ADMIN in the initial user namespace")]
+    #[error(
+        "the kernel does not allow the program {program}: {error}; \
+             it takes CAP_BPF and CAP_NET_ADMIN in the initial user namespace"
+    )]
     NotAllowed {
         program: &'static str,
         error: io::Error,

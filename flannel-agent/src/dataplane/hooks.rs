@@ -8,14 +8,13 @@ use std::path::Path;
 
 use aya::programs::links::{FdLink, LinkType, PinnedLink};
 use aya::programs::tc::{
-    self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError,
-    TcHandle,
+    self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
 };
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use flannel_common::program::Program;
 
-use super::bpffs::{self, Pins};
 use super::DataplaneError;
+use super::bpffs::{self, Pins};
 use crate::desired::Attachment;
 use crate::net::{Direction, Filter};
 
@@ -52,11 +51,11 @@ impl From<AttachMode> for Way {
 
 /// Where a program goes: the hook, with what only the moment knows.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Target<'a> {
-    pub(super) attachment: &'a Attachment,
+pub(crate) struct Target<'a> {
+    pub(crate) attachment: &'a Attachment,
     /// ifindex of the device now.
-    pub(super) index: u32,
-    pub(super) vni: u32,
+    pub(crate) index: u32,
+    pub(crate) vni: u32,
 }
 
 impl Target<'_> {
@@ -110,7 +109,12 @@ fn tcx_program(path: &Path) -> Option<u32> {
 /// Ids of the programs on the tcx hook; none on a kernel without tcx.
 fn on_hook(target: &Target<'_>) -> BTreeSet<u32> {
     SchedClassifier::query_tcx(&target.attachment.device, target.direction())
-        .map(|(_, programs)| programs.iter().map(aya::programs::ProgramInfo::id).collect())
+        .map(|(_, programs)| {
+            programs
+                .iter()
+                .map(aya::programs::ProgramInfo::id)
+                .collect()
+        })
         .unwrap_or_default()
 }
 
@@ -200,10 +204,7 @@ fn link_error(error: aya::programs::links::LinkError) -> Failed {
     })
 }
 
-fn attach_clsact(
-    program: &mut SchedClassifier,
-    target: &Target<'_>,
-) -> Result<(), ProgramError> {
+fn attach_clsact(program: &mut SchedClassifier, target: &Target<'_>) -> Result<(), ProgramError> {
     let device = target.attachment.device.as_str();
     match tc::qdisc_add_clsact(device) {
         Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => {}

@@ -1,15 +1,17 @@
 //! The maps, typed: subnets and addresses in, kernel bytes out.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use flannel_common::Ipv4;
 use flannel_common::maps::{self, PEERS, STATS, VTEPS, Vtep};
 use flannel_common::program::Program;
+use flannel_common::reason::Reason;
 use flannel_common::stats::{Count, Counters};
-use flannel_common::Ipv4;
 use ipnet::Ipv4Net;
 
 use super::bpffs::Pins;
@@ -91,9 +93,14 @@ impl Maps {
 }
 
 /// What the programs count, summed over the CPUs.
-#[derive(Debug)]
 pub struct Stats {
     map: PerCpuArray<MapData, Wire<Counters>>,
+}
+
+impl fmt::Debug for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stats").finish_non_exhaustive()
+    }
 }
 
 impl Stats {
@@ -106,10 +113,7 @@ impl Stats {
     ///
     /// # Errors
     /// If the kernel does not let the map be read.
-    pub fn read(
-        &self,
-    ) -> Result<BTreeMap<Program, BTreeMap<flannel_common::reason::Reason, Count>>, DataplaneError>
-    {
+    pub fn read(&self) -> Result<BTreeMap<Program, BTreeMap<Reason, Count>>, DataplaneError> {
         let mut all = BTreeMap::new();
         for program in Program::ALL {
             let by_cpu = self
@@ -117,7 +121,7 @@ impl Stats {
                 .get(&(program as u32), 0)
                 .map_err(|e| DataplaneError::map(STATS, "read", e))?;
             let mut sums = BTreeMap::new();
-            for reason in flannel_common::reason::Reason::ALL {
+            for reason in Reason::ALL {
                 let mut sum = Count::default();
                 for Wire(counters) in by_cpu.iter() {
                     let Count { packets, bytes } = counters.get(*reason);

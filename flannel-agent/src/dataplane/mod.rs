@@ -1,5 +1,107 @@
-//! Everything that touches BPF: the object, its maps, its programs and where they are attached.
+//! Everything that touches BPF: the object, its maps, its programs and where they are attached – and on
+//! top of that the whole dataplane of a node, kept equal to what is wanted.
 
+mod bpf;
+mod bpffs;
+mod error;
+mod hooks;
+mod maps;
+mod object;
+mod reconcile;
+mod requirements;
 mod wire;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+
+pub(crate) use bpf::Bpf;
+pub use error::DataplaneError;
+pub use hooks::AttachMode;
+pub(crate) use hooks::Target;
+pub use maps::Stats;
+pub use reconcile::{ReconcileError, Report};
 pub use wire::Wire;
+
+use crate::actual::{Actual, PeerMaps};
+use crate::desired::{Desired, Node};
+use crate::net::Netlink;
+
+/// What a dataplane is made from; the rest is [`Desired`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the BPF file system is, or shall be, mounted.
+    pub bpffs: PathBuf,
+    /// Name of the network; see [`crate::mark::network_name`].
+    pub network: String,
+    /// Instead of the built-in object.
+    pub ebpf_object: Option<PathBuf>,
+    pub attach: AttachMode,
+}
+
+/// This node's dataplane. Dropping it leaves everything in place that forwards.
+#[derive(Debug)]
+pub struct Dataplane {
+    net: Netlink,
+    bpf: Bpf,
+    /// What the last full reconcile wanted, and what the maps hold since: lease changes are compared
+    /// with this and not with the kernel.
+    mirror: Option<Mirror>,
+    /// Failures and ignored leases that were logged; the same again is no news.
+    said: BTreeSet<String>,
+    ignored: BTreeMap<Ipv4Net, String>,
+}
+
+#[derive(Debug)]
+struct Mirror {
+    node: Node,
+    peers: PeerMaps,
+}
+
+impl Dataplane {
+    /// Checks rights and kernel, finds (or mounts) bpffs, and opens the object. Changes nothing else. Has to
+    /// run inside a tokio runtime, in the node's network namespace.
+    ///
+    /// # Errors
+    /// A missing capability, no bpffs, an object that cannot be read.
+    pub fn open(options: &Options) -> Result<Self, DataplaneError> {
+        requirements::check_capabilities()?;
+        Ok(Self {
+            bpf: Bpf::open(options)?,
+            net: Netlink::open()?,
+            mirror: None,
+            said: BTreeSet::new(),
+            ignored: BTreeMap::new(),
+        })
+    }
+
+    /// The connection to the kernel's network configuration.
+    #[must_use]
+    pub fn netlink(&self) -> &Netlink {
+        &self.net
+    }
+
+    /// What the kernel holds, compared with what `desired` is about.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub async fn actual(&self, desired: &Desired) -> Result<Actual, DataplaneError> {
+        crate::observe::observe(&self.net, &self.bpf, &desired.node).await
+    }
+
+    /// What the programs counted.
+    ///
+    /// # Errors
+    /// If the programs are not loaded yet, or the kernel does not let the map be read.
+    pub fn stats(&self) -> Result<&Stats, DataplaneError> {
+        self.bpf.stats()
+    }
+}
+
+/// CPUs that can run at once; one, if the kernel does not say.
+#[must_use]
+pub fn online_cpus() -> u32 {
+    let cpus = aya::util::online_cpus().map_or(1, |cpus| cpus.len());
+    u32::try_from(cpus).unwrap_or(u32::MAX)
+}

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
 use aya::{Ebpf, EbpfLoader};
+use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr, globals};
 
+use super::DataplaneError;
 use super::bpffs::{self, Pins};
-use super::{DataplaneError, Loaded};
+use crate::actual::Loaded;
 
 static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
 
@@ -140,38 +142,54 @@ struct Constants {
     uplink_ip: Ipv4,
     flannel_ifindex: u32,
     gro_ifindex: u32,
+    outer_template: [u64; 7],
     vtep_mac: Mac,
     vni: u32,
     vxlan_port: u16,
     network: u32,
     network_mask: u32,
+    subnet: u32,
+    subnet_mask: u32,
     port_min: u16,
     port_max: u16,
     source_check: u8,
     overlay_mtu: u32,
+    fast_path: u8,
+    pod_hook: u8,
 }
 
 impl From<&Loaded> for Constants {
     fn from(told: &Loaded) -> Self {
         let Loaded {
-            globals,
+            globals: node,
             index,
             gro_index,
         } = told;
+        let template = Template::new(&Constant {
+            local: node.uplink_ip.octets(),
+            port: node.port,
+            vni: node.vni,
+            vtep_mac: node.vtep_mac.0,
+        });
         Self {
-            uplink_ifindex: globals.uplink_index,
-            uplink_ip: globals.uplink_ip.octets(),
+            uplink_ifindex: node.uplink_index,
+            uplink_ip: node.uplink_ip.octets(),
             flannel_ifindex: *index,
             gro_ifindex: *gro_index,
-            vtep_mac: globals.vtep_mac.0,
-            vni: globals.vni,
-            vxlan_port: globals.port,
-            network: globals.network.network().to_bits(),
-            network_mask: cidr::mask(globals.network.prefix_len()),
-            port_min: globals.local_ports.0,
-            port_max: globals.local_ports.1,
-            source_check: u8::from(globals.source_check),
-            overlay_mtu: globals.overlay_mtu,
+            outer_template: template.0,
+            vtep_mac: node.vtep_mac.0,
+            vni: node.vni,
+            vxlan_port: node.port,
+            network: node.network.network().to_bits(),
+            network_mask: cidr::mask(node.network.prefix_len()),
+            subnet: node.subnet.network().to_bits(),
+            subnet_mask: cidr::mask(node.subnet.prefix_len()),
+            port_min: node.local_ports.0,
+            port_max: node.local_ports.1,
+            source_check: u8::from(node.source_check),
+            overlay_mtu: node.overlay_mtu,
+            fast_path: globals::FAST_PATH_OFF,
+            pod_hook: globals::POD_HOOK_PORT,
         }
     }
 }
@@ -183,15 +201,20 @@ impl Constants {
             .override_global(globals::UPLINK_IP, &self.uplink_ip, true)
             .override_global(globals::FLANNEL_IFINDEX, &self.flannel_ifindex, true)
             .override_global(globals::GRO_IFINDEX, &self.gro_ifindex, true)
+            .override_global(globals::OUTER_TEMPLATE, &self.outer_template, true)
             .override_global(globals::VTEP_MAC, &self.vtep_mac, true)
             .override_global(globals::VNI, &self.vni, true)
             .override_global(globals::VXLAN_PORT, &self.vxlan_port, true)
             .override_global(globals::NETWORK, &self.network, true)
             .override_global(globals::NETWORK_MASK, &self.network_mask, true)
+            .override_global(globals::SUBNET, &self.subnet, true)
+            .override_global(globals::SUBNET_MASK, &self.subnet_mask, true)
             .override_global(globals::PORT_MIN, &self.port_min, true)
             .override_global(globals::PORT_MAX, &self.port_max, true)
             .override_global(globals::SOURCE_CHECK, &self.source_check, true)
-            .override_global(globals::OVERLAY_MTU, &self.overlay_mtu, true);
+            .override_global(globals::OVERLAY_MTU, &self.overlay_mtu, true)
+            .override_global(globals::FAST_PATH, &self.fast_path, true)
+            .override_global(globals::POD_HOOK, &self.pod_hook, true);
     }
 }
 
@@ -204,9 +227,11 @@ mod tests {
     #[test]
     fn the_embedded_object_defines_our_maps() {
         let object = Object::read(None).unwrap();
-        let mut names: Vec<_> = object.maps.iter().map(|m| m.name.as_str()).collect();
-        names.sort_unstable();
-        assert_eq!(names, [maps::PEERS, maps::STATS, maps::VTEPS]);
+        for name in [maps::PEERS, maps::STATS, maps::VTEPS] {
+            assert!(object.maps.iter().any(|m| m.name == name), "{name}");
+        }
+        // What is not ours to pin, and what bpffs would not take.
+        assert!(object.maps.iter().all(|m| m.name.starts_with("fl_")));
     }
 
     #[test]

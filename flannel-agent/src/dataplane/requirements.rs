@@ -121,10 +121,7 @@ mod tests {
 
     #[test]
     fn missing_capabilities_are_named() {
-        assert_eq!(
-            missing(0),
-            ["CAP_NET_ADMIN", "CAP_BPF", "CAP_NET_RAW"]
-        );
+        assert_eq!(missing(0), ["CAP_NET_ADMIN", "CAP_BPF", "CAP_NET_RAW"]);
         assert_eq!(missing(SYS_ADMIN | NET_RAW), ["CAP_NET_ADMIN"]);
         assert_eq!(missing(NET_ADMIN | NET_RAW), ["CAP_BPF"]);
         let error = DataplaneError::Capabilities {

@@ -161,6 +161,19 @@ impl fmt::Display for Action {
     }
 }
 
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pin(pin) => f.write_str(pin),
+            Self::Filter {
+                device,
+                direction,
+                handle,
+            } => write!(f, "the filter {handle:#x} at {direction} of {device}"),
+        }
+    }
+}
+
 impl fmt::Display for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

@@ -66,6 +66,18 @@ impl fmt::Display for PeerChanges {
     }
 }
 
+impl PeerMaps {
+    /// What the maps hold after the changes.
+    pub fn apply(&mut self, changes: &PeerChanges) {
+        let put = changes.put.iter().map(|(s, p)| (*s, Some(*p)));
+        self.table.extend(put);
+        self.table.retain(|s, _| !changes.remove.contains(s));
+        self.vteps.extend(&changes.put_vteps);
+        self.vteps
+            .retain(|ip, _| !changes.remove_vteps.contains(ip));
+    }
+}
+
 impl From<&Peers> for PeerMaps {
     fn from(peers: &Peers) -> Self {
         Self {

@@ -137,15 +137,8 @@ impl Model {
                 }
             }
             Action::UpdatePeers(changes) => {
-                let maps = &mut actual.peers;
                 assert!(actual.programs.loaded.is_some(), "maps are open");
-                for (subnet, peer) in &changes.put {
-                    maps.table.insert(*subnet, Some(*peer));
-                }
-                maps.table.retain(|s, _| !changes.remove.contains(s));
-                maps.vteps.extend(&changes.put_vteps);
-                maps.vteps
-                    .retain(|ip, _| !changes.remove_vteps.contains(ip));
+                actual.peers.apply(changes);
             }
             Action::SetUp { device } if device.starts_with("flgro") => pair(actual).gro_up = true,
             Action::SetUp { .. } => pair(actual).up = true,

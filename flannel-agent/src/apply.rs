@@ -1,0 +1,176 @@
+//! The one executor: how each action is done. Every action may be repeated.
+
+use std::io;
+
+use nix::errno::Errno;
+
+use crate::actual::Loaded;
+use crate::dataplane::{Bpf, DataplaneError, Target};
+use crate::desired::{Node, Pair};
+use crate::net::{Features, Kind, Link, NetError, Netlink, Outcome, VethPair, sysctl};
+use crate::plan::Action;
+
+pub(crate) struct Executor<'a> {
+    pub(crate) net: &'a Netlink,
+    pub(crate) bpf: &'a mut Bpf,
+    pub(crate) node: &'a Node,
+}
+
+impl Executor<'_> {
+    pub(crate) async fn apply(&mut self, action: &Action) -> Result<(), DataplaneError> {
+        let net = self.net;
+        match action {
+            Action::SetAside { device, to } => self.set_aside(device, to).await?,
+            Action::DeleteDevice { device } => {
+                if let Some(link) = net.link(device).await? {
+                    net.delete_link(link.index).await?;
+                }
+            }
+            Action::CreatePair(pair) => self.create_pair(pair).await?,
+            Action::SetAlias { device, alias } => {
+                let index = self.index(device).await?;
+                found(device, net.set_alias(index, alias).await?)?;
+            }
+            Action::SetMac { device, mac } => {
+                let index = self.index(device).await?;
+                found(device, net.set_mac(index, mac.0).await?)?;
+            }
+            Action::SetMtu { device, mtu } => {
+                let index = self.index(device).await?;
+                found(device, net.set_mtu(index, *mtu).await?)?;
+            }
+            Action::SetSysctl { key, value } => {
+                sysctl::set(key, value)?;
+            }
+            Action::SetFeatures { device, features } => Features::set(device, features)?,
+            Action::Load { globals } => {
+                let told = Loaded {
+                    globals: globals.clone(),
+                    index: self.index(&self.node.pair.name).await?,
+                    gro_index: self.index(&self.node.pair.gro_name).await?,
+                };
+                self.bpf.load(&told, &self.node.attachments)?;
+            }
+            Action::UpdatePeers(changes) => self.bpf.update_peers(changes)?,
+            Action::SetUp { device } => {
+                let index = self.index(device).await?;
+                found(device, net.set_up_noarp(index).await?)?;
+            }
+            Action::Attach(attachment) => {
+                let target = Target {
+                    attachment,
+                    index: self.index(&attachment.device).await?,
+                    vni: self.node.globals.vni,
+                };
+                self.bpf.attach(&target)?;
+            }
+            Action::AddAddress { device, address } => {
+                let index = self.index(device).await?;
+                found(device, net.add_address(index, *address).await?)?;
+            }
+            Action::RemoveAddress { device, address } => {
+                let index = self.index(device).await?;
+                net.remove_address(index, *address).await?;
+            }
+            Action::SetRoute {
+                device,
+                destination,
+                source,
+                replace,
+            } => {
+                let index = self.index(device).await?;
+                let outcome = net
+                    .add_route(*destination, index, *source, *replace)
+                    .await?;
+                if outcome == Outcome::Exists && !replace {
+                    return Err(NetError::Failed {
+                        action: format!("route {destination} to {device}"),
+                        reason: format!(
+                            "another route to {destination} exists that is not ours; \
+                             remove it (ip route del {destination})"
+                        ),
+                    }
+                    .into());
+                }
+                found(device, outcome)?;
+            }
+            Action::RemoveRoute {
+                device,
+                destination,
+            } => {
+                let index = self.index(device).await?;
+                net.remove_route(*destination, index).await?;
+            }
+            Action::Detach(stale) => self.bpf.detach(stale)?,
+            Action::RemoveLayout { folder } => self.bpf.remove_layout(folder)?,
+        }
+        Ok(())
+    }
+
+    async fn link(&self, device: &str) -> Result<Link, NetError> {
+        let link = self.net.link(device).await?;
+        link.ok_or_else(|| NetError::NoInterface(device.to_owned()))
+    }
+
+    async fn index(&self, device: &str) -> Result<u32, NetError> {
+        Ok(self.link(device).await?.index)
+    }
+
+    async fn create_pair(&self, pair: &Pair) -> Result<(), NetError> {
+        let created = self
+            .net
+            .create_pair(&VethPair {
+                name: &pair.name,
+                mac: pair.mac.0,
+                mtu: pair.mtu,
+                peer_name: &pair.gro_name,
+                peer_mac: pair.gro_mac.0,
+                peer_mtu: pair.gro_mtu,
+                queues: pair.queues,
+            })
+            .await?;
+        match created {
+            Outcome::Exists => Err(NetError::refused(
+                format!("create {} and {}", pair.name, pair.gro_name),
+                Errno::EEXIST,
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    async fn set_aside(&self, device: &str, to: &str) -> Result<(), NetError> {
+        let Some(link) = self.net.link(device).await? else {
+            return Ok(());
+        };
+        // Left by an agent that did not live to delete it.
+        let rest = self.net.link(to).await?;
+        if let Some(rest) = rest.filter(|rest| matches!(rest.kind, Kind::Vxlan { .. })) {
+            self.net.delete_link(rest.index).await?;
+        }
+        match self.net.rename(link.index, to).await {
+            // The mark says that it is ours to delete.
+            Ok(_) => {
+                let alias = &self.node.pair.alias;
+                self.net.set_alias(link.index, alias).await.map(|_| ())
+            }
+            Err(error) if error.errno() == Some(Errno::EBUSY) => {
+                tracing::info!(
+                    "the kernel does not rename {device} while it is up: deleting it instead"
+                );
+                self.net.delete_link(link.index).await.map(|_| ())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A device that vanished between look-up and change.
+fn found(device: &str, outcome: Outcome) -> Result<(), NetError> {
+    match outcome {
+        Outcome::Missing => Err(NetError::io(
+            format!("change {device}"),
+            &io::Error::from(Errno::ENODEV),
+        )),
+        Outcome::Done | Outcome::Exists => Ok(()),
+    }
+}

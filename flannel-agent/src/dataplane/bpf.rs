@@ -1,0 +1,233 @@
+//! The loaded object: maps, programs, and the hooks they are on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya::Ebpf;
+use aya::programs::SchedClassifier;
+use flannel_common::maps::{PEERS, VTEPS};
+use flannel_common::program::Program;
+
+use super::bpffs::{self, Pins};
+use super::hooks::{self, PRIORITY, Target, Way};
+use super::maps::{Maps, Stats};
+use super::object::Object;
+use super::{DataplaneError, Options, requirements};
+use crate::actual::{Generation, Loaded, PeerMaps, Programs, Stale};
+use crate::desired::{Attachment, Node};
+use crate::net::{Direction, Link, Netlink};
+use crate::plan::PeerChanges;
+
+#[derive(Debug)]
+pub(crate) struct Bpf {
+    object: Object,
+    pins: Pins,
+    way: Way,
+    loaded: Option<Running>,
+}
+
+/// What this process loaded.
+#[derive(Debug)]
+struct Running {
+    ebpf: Ebpf,
+    told: Loaded,
+    maps: Maps,
+    stats: Stats,
+    /// Kernel ids of the programs.
+    ids: BTreeMap<Program, u32>,
+}
+
+impl Bpf {
+    pub(super) fn open(options: &Options) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            object: Object::read(options.ebpf_object.as_deref())?,
+            pins: Pins::open(&options.bpffs, &options.network)?,
+            way: options.attach.into(),
+            loaded: None,
+        })
+    }
+
+    /// Opens the maps and loads the programs of `attachments` with new constants. What is attached runs on.
+    pub(crate) fn load(
+        &mut self,
+        told: &Loaded,
+        attachments: &[Attachment],
+    ) -> Result<(), DataplaneError> {
+        let mut ebpf = self.object.load(told, &self.pins)?;
+        let mut ids = BTreeMap::new();
+        for program in attachments.iter().map(|a| a.program) {
+            let classifier = classifier(&mut ebpf, program)?;
+            classifier
+                .load()
+                .map_err(|error| requirements::explain(program.name(), error))?;
+            let info = classifier.info().map_err(|error| DataplaneError::Load {
+                program: program.name(),
+                error: Box::new(error),
+            })?;
+            ids.insert(program, info.id());
+        }
+        self.loaded = Some(Running {
+            maps: Maps::take(&mut ebpf)?,
+            stats: Stats::take(&mut ebpf)?,
+            told: told.clone(),
+            ids,
+            ebpf,
+        });
+        Ok(())
+    }
+
+    /// Puts a loaded program on its hook.
+    pub(crate) fn attach(&mut self, target: &Target<'_>) -> Result<(), DataplaneError> {
+        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
+        let program = classifier(&mut running.ebpf, target.attachment.program)?;
+        hooks::attach(program, target, &self.pins, &mut self.way)
+    }
+
+    pub(crate) fn detach(&self, stale: &Stale) -> Result<(), DataplaneError> {
+        match stale {
+            // Nobody else holds the link: without its pin it ends.
+            Stale::Pin(name) => bpffs::unpin(&self.pins.link(name)),
+            Stale::Filter {
+                device,
+                direction,
+                handle,
+            } => hooks::remove_filter(device, *direction, *handle).map_err(|error| {
+                DataplaneError::Attach {
+                    attachment: stale.to_string(),
+                    error: Box::new(error),
+                }
+            }),
+        }
+    }
+
+    pub(crate) fn remove_layout(&self, name: &str) -> Result<(), DataplaneError> {
+        self.pins.remove_layout(name)
+    }
+
+    pub(crate) fn update_peers(&mut self, changes: &PeerChanges) -> Result<(), DataplaneError> {
+        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
+        running.maps.update(changes)
+    }
+
+    /// What the maps hold, be they ours or left by an earlier agent.
+    pub(crate) fn peers(&self) -> Result<PeerMaps, DataplaneError> {
+        if let Some(running) = &self.loaded {
+            return running.maps.list();
+        }
+        let usable = [PEERS, VTEPS]
+            .iter()
+            .all(|name| self.object.has_usable_pin(name, &self.pins));
+        if usable {
+            Maps::from_pins(&self.pins)?.list()
+        } else {
+            Ok(PeerMaps::default())
+        }
+    }
+
+    pub(super) fn stats(&self) -> Result<&Stats, DataplaneError> {
+        let running = self.loaded.as_ref().ok_or(DataplaneError::NotLoaded)?;
+        Ok(&running.stats)
+    }
+
+    /// Looks at every hook that is wanted, and for whatever of ours is elsewhere.
+    pub(crate) async fn observe(
+        &self,
+        node: &Node,
+        net: &Netlink,
+        links: &[Link],
+    ) -> Result<Programs, DataplaneError> {
+        let vni = node.globals.vni;
+        let mut programs = Programs {
+            loaded: self.loaded.as_ref().map(|running| running.told.clone()),
+            stale: BTreeSet::new(),
+            attached: BTreeMap::new(),
+            old_layouts: self.pins.old_layouts()?,
+        };
+        let mut pins = self.pins.link_names()?;
+        for attachment in &node.attachments {
+            let Some(link) = links.iter().find(|link| link.name == attachment.device) else {
+                continue;
+            };
+            let target = Target {
+                attachment,
+                index: link.index,
+                vni,
+            };
+            pins.remove(&target.pin_name());
+            let filters = net.filters(link.index, attachment.direction).await?;
+            let filter = hooks::filter_program(&target, &filters);
+            let pinned = match self.way {
+                Way::Clsact => None,
+                _ => hooks::pinned_program(&target, &self.pins),
+            };
+            if let Some(id) = pinned.or(filter) {
+                let generation = self.generation(attachment.program, id);
+                programs.attached.insert(attachment.clone(), generation);
+            }
+            if pinned.is_some() && filter.is_some() {
+                programs.stale.insert(Stale::Filter {
+                    device: attachment.device.clone(),
+                    direction: attachment.direction,
+                    handle: target.handle(),
+                });
+            }
+        }
+        programs.stale.extend(pins.into_iter().map(Stale::Pin));
+        if self.way != Way::Tcx {
+            let strays = stray_filters(node, net, links).await?;
+            programs.stale.extend(strays);
+        }
+        Ok(programs)
+    }
+
+    fn generation(&self, program: Program, id: u32) -> Generation {
+        let current = self.loaded.as_ref().and_then(|r| r.ids.get(&program));
+        if current == Some(&id) {
+            Generation::Current
+        } else {
+            Generation::Earlier
+        }
+    }
+}
+
+fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, DataplaneError> {
+    let name = program.name();
+    let found = ebpf
+        .program_mut(name)
+        .ok_or_else(|| DataplaneError::Object(format!("it has no program {name}")))?;
+    found
+        .try_into()
+        .map_err(|_| DataplaneError::Object(format!("its program {name} is no TC classifier")))
+}
+
+/// Filters of ours on hooks that are not wanted, say of an uplink of yesterday. A filter has no pin to
+/// find it by, so every interface is asked.
+async fn stray_filters(
+    node: &Node,
+    net: &Netlink,
+    links: &[Link],
+) -> Result<BTreeSet<Stale>, DataplaneError> {
+    let ours: BTreeSet<u32> = Program::ALL
+        .into_iter()
+        .map(|program| hooks::handle(program, node.globals.vni))
+        .collect();
+    let mut strays = BTreeSet::new();
+    for link in links {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for filter in net.filters(link.index, direction).await? {
+                let wanted = node.attachments.iter().any(|a| {
+                    a.device == link.name
+                        && a.direction == direction
+                        && hooks::handle(a.program, node.globals.vni) == filter.handle
+                });
+                if filter.priority == PRIORITY && ours.contains(&filter.handle) && !wanted {
+                    strays.insert(Stale::Filter {
+                        device: link.name.clone(),
+                        direction,
+                        handle: filter.handle,
+                    });
+                }
+            }
+        }
+    }
+    Ok(strays)
+}

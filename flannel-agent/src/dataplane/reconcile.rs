@@ -1,0 +1,115 @@
+//! Keeping the node equal to what is wanted: observe, plan, apply.
+
+use super::{Dataplane, DataplaneError, Mirror};
+use crate::actual::PeerMaps;
+use crate::apply::Executor;
+use crate::desired::{Desired, Peers};
+use crate::plan::{Action, Conflict, PeerChanges, plan};
+
+/// What a reconcile did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    pub done: Vec<Action>,
+    /// Actions that failed and are not essential, with the reason.
+    pub failed: Vec<(Action, String)>,
+}
+
+/// A node that could not be made what is wanted. What forwarded before, still does.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error("cannot look at the node: {0}")]
+    Observe(#[source] DataplaneError),
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    #[error("cannot {action}: {source}")]
+    Action {
+        action: Box<Action>,
+        source: DataplaneError,
+    },
+}
+
+impl Dataplane {
+    /// Compares everything with the kernel and repairs what differs.
+    ///
+    /// # Errors
+    /// The first essential action that failed; what comes after it was not tried.
+    pub async fn reconcile(&mut self, desired: &Desired) -> Result<Report, ReconcileError> {
+        self.mirror = None;
+        self.name_ignored(&desired.peers);
+        let observed = self.actual(desired).await;
+        let actual = observed.map_err(ReconcileError::Observe)?;
+        let actions = plan(desired, &actual)?;
+        let report = self.apply(desired, actions).await?;
+        self.mirror = Some(Mirror {
+            node: desired.node.clone(),
+            peers: PeerMaps::from(&desired.peers),
+        });
+        Ok(report)
+    }
+
+    /// Brings the maps up to date after a change of leases, without a look at the kernel. Anything else
+    /// that changed makes it a full [`Self::reconcile`].
+    ///
+    /// # Errors
+    /// As [`Self::reconcile`]; the next call compares everything.
+    pub async fn update_peers(&mut self, desired: &Desired) -> Result<Report, ReconcileError> {
+        let mirror = self.mirror.take_if(|mirror| mirror.node == desired.node);
+        let Some(mut mirror) = mirror else {
+            return self.reconcile(desired).await;
+        };
+        self.name_ignored(&desired.peers);
+        let Some(changes) = PeerChanges::between(&desired.peers, &mirror.peers) else {
+            self.mirror = Some(mirror);
+            return Ok(Report::default());
+        };
+        mirror.peers.apply(&changes);
+        let report = self
+            .apply(desired, vec![Action::UpdatePeers(changes)])
+            .await?;
+        self.mirror = Some(mirror);
+        Ok(report)
+    }
+
+    async fn apply(
+        &mut self,
+        desired: &Desired,
+        actions: Vec<Action>,
+    ) -> Result<Report, ReconcileError> {
+        let mut report = Report::default();
+        for action in actions {
+            let mut executor = Executor {
+                net: &self.net,
+                bpf: &mut self.bpf,
+                node: &desired.node,
+            };
+            match executor.apply(&action).await {
+                Ok(()) => {
+                    tracing::info!("{action}");
+                    report.done.push(action);
+                }
+                Err(source) if action.is_essential() => {
+                    let action = Box::new(action);
+                    return Err(ReconcileError::Action { action, source });
+                }
+                Err(error) => {
+                    let text = format!("cannot {action}: {error}; going on without");
+                    if !self.said.contains(&text) {
+                        tracing::warn!("{text}");
+                        self.said.insert(text);
+                    }
+                    report.failed.push((action, error.to_string()));
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    fn name_ignored(&mut self, peers: &Peers) {
+        for (subnet, why) in &peers.ignored {
+            if self.ignored.get(subnet) != Some(why) {
+                tracing::warn!("the lease of {subnet} is ignored: {why}");
+            }
+        }
+        self.ignored.clone_from(&peers.ignored);
+    }
+}

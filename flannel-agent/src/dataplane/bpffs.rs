@@ -65,7 +65,7 @@ impl Pins {
     /// Folders of other layout versions.
     pub(super) fn old_layouts(&self) -> Result<BTreeSet<String>, DataplaneError> {
         let mut folders = entries(&self.root)?;
-        folders.retain(|name| name != LINKS && *name != current_layout());
+        folders.retain(|name| is_layout(name) && *name != current_layout());
         Ok(folders)
     }
 
@@ -78,6 +78,11 @@ impl Pins {
             _ => Ok(()),
         }
     }
+}
+
+fn is_layout(name: &str) -> bool {
+    name.strip_prefix('v')
+        .is_some_and(|version| version.parse::<u32>().is_ok())
 }
 
 fn current_layout() -> String {

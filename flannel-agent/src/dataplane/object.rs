@@ -140,6 +140,7 @@ impl Definition {
 struct Constants {
     uplink_ifindex: u32,
     uplink_ip: Ipv4,
+    uplink_mac: Mac,
     flannel_ifindex: u32,
     gro_ifindex: u32,
     outer_template: [u64; 7],
@@ -174,6 +175,7 @@ impl From<&Loaded> for Constants {
         Self {
             uplink_ifindex: node.uplink_index,
             uplink_ip: node.uplink_ip.octets(),
+            uplink_mac: node.uplink_mac.0,
             flannel_ifindex: *index,
             gro_ifindex: *gro_index,
             outer_template: template.0,
@@ -199,6 +201,7 @@ impl Constants {
         loader
             .override_global(globals::UPLINK_IFINDEX, &self.uplink_ifindex, true)
             .override_global(globals::UPLINK_IP, &self.uplink_ip, true)
+            .override_global(globals::UPLINK_MAC, &self.uplink_mac, true)
             .override_global(globals::FLANNEL_IFINDEX, &self.flannel_ifindex, true)
             .override_global(globals::GRO_IFINDEX, &self.gro_ifindex, true)
             .override_global(globals::OUTER_TEMPLATE, &self.outer_template, true)

@@ -67,6 +67,7 @@ pub struct Pair {
 pub struct Globals {
     pub uplink_index: u32,
     pub uplink_ip: Ipv4Addr,
+    pub uplink_mac: MacAddr,
     pub vtep_mac: MacAddr,
     pub vni: u32,
     pub port: u16,
@@ -130,6 +131,7 @@ pub(super) fn node(inputs: &Inputs<'_>, vxlan: &VxlanOptions) -> Result<Node, De
         globals: Globals {
             uplink_index: inputs.uplink.index,
             uplink_ip: inputs.uplink.address,
+            uplink_mac: MacAddr(inputs.uplink.mac),
             vtep_mac: inputs.vtep_mac,
             vni,
             port: vxlan.port,

@@ -1,0 +1,11 @@
+//! The agent's dataplane against a real kernel: one node in a namespace, started, disturbed, restarted.
+
+#![expect(clippy::unwrap_used, reason = "tests panic to keep their backtraces")]
+
+mod adoption;
+mod clsact;
+mod drift;
+mod first_start;
+mod peers;
+mod replacement;
+mod rig;

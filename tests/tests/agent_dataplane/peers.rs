@@ -1,0 +1,94 @@
+//! Leases into maps.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use flannel_agent::lease::LeaseAttrs;
+use flannel_agent::mac::MacAddr;
+use ipnet::Ipv4Net;
+
+use crate::rig::{Rig, words};
+
+fn leases(count: u16) -> BTreeMap<Ipv4Net, LeaseAttrs> {
+    (0..count)
+        .map(|n| {
+            let [high, low] = n.to_be_bytes();
+            // A /28 each: 4,096 of them in the network beside this node's own /24.
+            let subnet = u32::from_be_bytes([10, 244, 32, 0]) + u32::from(n) * 8;
+            let attrs = LeaseAttrs::vxlan(
+                Ipv4Addr::new(192, 168, 128 | high, low),
+                1,
+                MacAddr([2, 0, 0, 0, high, low]),
+            );
+            (Ipv4Net::new(subnet.into(), 29).unwrap(), attrs)
+        })
+        .collect()
+}
+
+#[test]
+fn a_change_of_one_lease_touches_one_entry() {
+    Rig::new().agent(async |agent| {
+        agent.converge().await;
+        let mut leases = agent.rig.leases.clone();
+        let peer = LeaseAttrs::vxlan(
+            Ipv4Addr::new(192, 168, 0, 3),
+            1,
+            MacAddr([2, 0, 0, 0, 0, 3]),
+        );
+        leases.insert("10.244.3.0/24".parse().unwrap(), peer);
+        let desired = agent.desired_for(&leases).await;
+        let report = agent.dataplane.update_peers(&desired).await.unwrap();
+        assert_eq!(
+            words(&report),
+            ["update peers: 10.244.3.0/24 at 192.168.0.3 (02:00:00:00:00:03)"]
+        );
+        let report = agent.dataplane.update_peers(&desired).await.unwrap();
+        assert_eq!(words(&report), <[&str; 0]>::default());
+        // The kernel agrees.
+        let actual = agent.dataplane.actual(&desired).await.unwrap();
+        assert_eq!(actual.peers, (&desired.peers).into());
+    });
+}
+
+#[test]
+fn update_before_the_first_reconcile_does_everything() {
+    Rig::new().agent(async |agent| {
+        let desired = agent.desired().await;
+        let report = agent.dataplane.update_peers(&desired).await.unwrap();
+        assert!(words(&report)[0].starts_with("create flannel.1"));
+    });
+}
+
+#[test]
+fn thousands_of_leases_come_and_go() {
+    let rig = Rig::new();
+    rig.netns
+        .run("ip route add 192.168.128.0/17 via 192.168.0.254");
+    rig.agent(async |agent| {
+        let many = leases(5000);
+        let desired = agent.desired_for(&many).await;
+        assert_eq!(desired.peers.table.len(), 5000);
+        agent.dataplane.reconcile(&desired).await.unwrap();
+        let actual = agent.dataplane.actual(&desired).await.unwrap();
+        assert_eq!(actual.peers, (&desired.peers).into());
+        let gateway = Ipv4Addr::new(192, 168, 0, 254);
+        assert!(desired.peers.table.values().all(|p| p.next_hop == gateway));
+
+        let few = leases(10);
+        let desired = agent.desired_for(&few).await;
+        agent.dataplane.update_peers(&desired).await.unwrap();
+        let actual = agent.dataplane.actual(&desired).await.unwrap();
+        assert_eq!(actual.peers.table.len(), 10);
+        assert_eq!(actual.peers.vteps.len(), 10);
+    });
+}
+
+#[test]
+fn the_programs_count_by_reason() {
+    Rig::new().agent(async |agent| {
+        assert!(agent.dataplane.stats().is_err(), "nothing is loaded");
+        agent.converge().await;
+        let stats = agent.dataplane.stats().unwrap().read().unwrap();
+        assert!(stats.values().all(BTreeMap::is_empty), "{stats:?}");
+    });
+}

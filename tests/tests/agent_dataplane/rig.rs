@@ -1,0 +1,173 @@
+//! A node with an uplink, its own bpffs, and leases to follow.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use flannel_agent::config::NetworkConfig;
+use flannel_agent::dataplane::{AttachMode, Dataplane, Options, Report};
+use flannel_agent::desired::{Desired, Facts, Inputs};
+use flannel_agent::lease::LeaseAttrs;
+use flannel_agent::mac::MacAddr;
+use flannel_agent::uplink::{self, Uplink};
+use flannel_tests::netns::Netns;
+use flannel_tests::sweep;
+
+pub(crate) const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+pub(crate) const PEER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const NETWORK: &str = "coreos_com_network";
+
+/// The node: `eth0` 192.168.0.1/24 with a far end `far0`, subnet 10.244.1.0/24.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    pub(crate) netns: Netns,
+    folder: PathBuf,
+    pub(crate) leases: BTreeMap<ipnet::Ipv4Net, LeaseAttrs>,
+    pub(crate) iface: &'static str,
+    pub(crate) attach: AttachMode,
+    pub(crate) subnet: &'static str,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        let name = sweep::unique_name();
+        let netns = Netns::create(&name);
+        netns.run("ip link add eth0 type veth peer name far0");
+        netns.run("ip addr add 192.168.0.1/24 dev eth0");
+        for link in ["eth0", "far0"] {
+            netns.run(&format!("ip link set {link} up"));
+        }
+        let folder = sweep::folder(&name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let peer = LeaseAttrs::vxlan(Ipv4Addr::new(192, 168, 0, 2), 1, PEER_MAC);
+        Self {
+            netns,
+            folder,
+            leases: BTreeMap::from([("10.244.2.0/24".parse().unwrap(), peer)]),
+            iface: "eth0",
+            attach: AttachMode::Auto,
+            subnet: "10.244.1.0/24",
+        }
+    }
+
+    /// One life of the agent.
+    pub(crate) fn agent<T: Send>(&self, life: impl AsyncFnOnce(&mut Agent<'_>) -> T + Send) -> T {
+        self.netns.block_on(async || {
+            let dataplane = Dataplane::open(&Options {
+                bpffs: self.bpffs(),
+                network: NETWORK.to_owned(),
+                ebpf_object: None,
+                attach: self.attach,
+            });
+            let mut agent = Agent {
+                rig: self,
+                dataplane: dataplane.unwrap(),
+            };
+            life(&mut agent).await
+        })
+    }
+
+    pub(crate) fn bpffs(&self) -> PathBuf {
+        self.folder.join("bpf")
+    }
+
+    /// Our folder in bpffs.
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.bpffs().join("flannel").join(NETWORK)
+    }
+
+    pub(crate) fn map_pin(&self, name: &str) -> PathBuf {
+        self.pins().join("v1/maps").join(name)
+    }
+
+    /// The only pin of a program's link.
+    pub(crate) fn link_pin(&self, program: &str) -> PathBuf {
+        let mut found: Vec<_> = std::fs::read_dir(self.pins().join("links"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| {
+                let name = path.file_name().unwrap().to_str().unwrap();
+                name.rsplit_once('-').unwrap().0 == program
+            })
+            .collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0)
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        sweep::remove_folder(&self.folder);
+    }
+}
+
+pub(crate) struct Agent<'a> {
+    pub(crate) rig: &'a Rig,
+    pub(crate) dataplane: Dataplane,
+}
+
+impl Agent<'_> {
+    pub(crate) async fn uplink(&self) -> Uplink {
+        let choice = flannel_agent::cli::config::UplinkChoice {
+            interfaces: vec![self.rig.iface.to_owned()],
+            ..Default::default()
+        };
+        uplink::find(self.dataplane.netlink(), &choice)
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn desired_for(
+        &self,
+        leases: &BTreeMap<ipnet::Ipv4Net, LeaseAttrs>,
+    ) -> Desired {
+        let json = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
+        let uplink = self.uplink().await;
+        let leases = Arc::new(leases.clone());
+        let facts = Facts::gather(self.dataplane.netlink(), &uplink, &leases)
+            .await
+            .unwrap();
+        Desired::new(&Inputs {
+            network: NETWORK,
+            config: &NetworkConfig::parse(json).unwrap(),
+            subnet: self.rig.subnet.parse().unwrap(),
+            leases: &leases,
+            uplink: &uplink,
+            vtep_mac: MAC,
+            facts: &facts,
+            source_check: true,
+        })
+        .unwrap()
+    }
+
+    pub(crate) async fn desired(&self) -> Desired {
+        self.desired_for(&self.rig.leases).await
+    }
+
+    /// Reconciles, and expects every action to work.
+    pub(crate) async fn reconcile(&mut self) -> Vec<String> {
+        let desired = self.desired().await;
+        words(&self.dataplane.reconcile(&desired).await.unwrap())
+    }
+
+    /// Reconciles; afterwards nothing may be left to do.
+    pub(crate) async fn converge(&mut self) -> Vec<String> {
+        let did = self.reconcile().await;
+        assert_eq!(self.reconcile().await, <[&str; 0]>::default(), "left to do");
+        did
+    }
+}
+
+pub(crate) fn words(report: &Report) -> Vec<String> {
+    assert_eq!(report.failed, [], "everything works here");
+    report.done.iter().map(ToString::to_string).collect()
+}
+
+/// Runs a command in the namespace of the calling thread.
+#[track_caller]
+pub(crate) fn sh(line: &str) -> String {
+    let mut words = line.split_whitespace();
+    let mut command = std::process::Command::new(words.next().unwrap());
+    flannel_tests::netns::run(command.args(words))
+}

@@ -37,7 +37,7 @@ fn orphaned() -> (Pair<Agent>, [Flow; 2]) {
 #[case::no_such_interface("--iface=nope0", "nope0")]
 #[case::interface_without_address("--iface=spare", "spare")]
 #[case::public_ip_of_nobody("--public-ip=not-an-address", "not-an-address")]
-#[case::not_a_bpffs("--bpffs=/proc", "/proc")]
+#[case::not_a_bpffs("--bpffs=/etc/hostname", "/etc/hostname")]
 #[case::no_bpffs("--bpffs=/nowhere/bpf", "/nowhere/bpf")]
 fn a_wrong_flag_is_named(#[case] flag: &str, #[case] named: &str) {
     let (pair, flows) = orphaned();

@@ -129,7 +129,12 @@ fn ensure_mounted(path: &Path) -> Result<(), DataplaneError> {
     if is_bpffs(path) {
         return Ok(());
     }
-    fs::create_dir_all(path).map_err(failed)?;
+    // A mount hides what is below it: over anything but an empty folder (which the kernel provides at
+    // /sys/fs/bpf) a mistyped path would take away a file system that the node needs.
+    let in_use = fs::read_dir(path).map_err(failed)?.next().is_some();
+    if in_use {
+        return Err(failed(io::Error::from(io::ErrorKind::DirectoryNotEmpty)));
+    }
     mount(
         Some("bpf"),
         path,
@@ -148,4 +153,29 @@ fn ensure_mounted(path: &Path) -> Result<(), DataplaneError> {
 
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_mounts_over_a_folder_that_is_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), b"needed").unwrap();
+        let error = ensure_mounted(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("not empty") && error.contains("--bpffs"),
+            "{error}"
+        );
+        assert!(folder.path().join("file").exists());
+    }
+
+    #[test]
+    fn never_makes_up_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let typo = folder.path().join("typo");
+        assert!(ensure_mounted(&typo).is_err());
+        assert!(!typo.exists());
+    }
 }

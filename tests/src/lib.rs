@@ -23,6 +23,7 @@
 )]
 
 pub mod agent;
+pub mod bpftool;
 pub mod capture;
 pub mod cni;
 pub mod datastore;

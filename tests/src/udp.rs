@@ -9,6 +9,8 @@ use std::time::Duration;
 use crate::host::Host;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// No datagram for so long after the last was sent: no more will come.
+const SILENCE: Duration = Duration::from_millis(300);
 const PACE: Duration = Duration::from_millis(1);
 /// The largest datagram that IPv4 carries fits.
 const LARGEST: usize = 65_536;
@@ -138,16 +140,9 @@ impl Flow {
             }
             n
         });
-        // Ends by its time-out once the sender has stopped.
-        let receiver = std::thread::spawn(move || {
-            let mut numbers = Vec::new();
-            let mut buffer = [0; 8];
-            while let Ok(n) = rx.recv(&mut buffer) {
-                assert_eq!(n, buffer.len(), "a datagram of another length");
-                numbers.push(u64::from_be_bytes(buffer));
-            }
-            numbers
-        });
+        rx.set_read_timeout(Some(SILENCE)).expect("set a time-out");
+        let stopped = stop.clone();
+        let receiver = std::thread::spawn(move || receive_until(&rx, &stopped));
         Self {
             stop,
             sender,
@@ -155,7 +150,7 @@ impl Flow {
         }
     }
 
-    /// Stops and counts.
+    /// Stops, waits until nothing more arrives, and counts.
     ///
     /// # Panics
     /// If one of its threads did.
@@ -172,6 +167,23 @@ impl Flow {
             sent,
             lost: lost.collect(),
             reordered: numbers.windows(2).filter(|w| w[0] > w[1]).count(),
+        }
+    }
+}
+
+/// Collects numbers until there is silence after `stopped`.
+fn receive_until(socket: &UdpSocket, stopped: &AtomicBool) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    let mut buffer = [0; 8];
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(n) => {
+                assert_eq!(n, buffer.len(), "a datagram of another length");
+                numbers.push(u64::from_be_bytes(buffer));
+            }
+            Err(_) if stopped.load(Ordering::Relaxed) => return numbers,
+            // An outage; or the refusal of a port, which the next datagram shows to be over.
+            Err(_) => {}
         }
     }
 }

@@ -1,0 +1,100 @@
+//! What an operator sees: maps with names and readable addresses, drops counted by reason.
+
+use flannel_common::maps::PEERS;
+use flannel_common::program::Program;
+use flannel_common::reason::Reason;
+use flannel_tests::bpftool;
+use flannel_tests::pair::Pair;
+use flannel_tests::prelude::*;
+
+/// A node of ours and a kernel node that know each other, with a pod each.
+struct Mixed {
+    lab: Lab,
+    ours: Agent,
+    kernel: KernelVxlan,
+    pod: Pod,
+    peer: Pod,
+}
+
+impl Mixed {
+    fn new() -> Self {
+        let lab = Lab::new();
+        let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+        let ours = Agent::start(lab.node("ours"), &net);
+        let kernel = KernelVxlan::join(lab.node("kernel"), &net);
+        let (pod, peer) = (Pod::on(&ours, "pod"), Pod::on(&kernel, "peer"));
+        pod.reaches(&peer);
+        Self {
+            lab,
+            ours,
+            kernel,
+            pod,
+            peer,
+        }
+    }
+
+    fn dropped(&self, reason: Reason) -> u64 {
+        bpftool::count(&self.ours, Program::UplinkRx, reason)
+    }
+}
+
+#[test]
+fn bpftool_names_the_fields_and_shows_addresses_by_their_octets() {
+    let pair = Pair::of_agents();
+    let peers = bpftool::dump(&pair.one, PEERS);
+    let [peer] = &peers[..] else {
+        panic!("one peer, but {peers:?}");
+    };
+    let public_ip = peer["value"]["public_ip"].to_string();
+    let octets = pair.two.node().address().octets().map(|o| o.to_string());
+    assert!(
+        public_ip.contains(&octets.join(",")),
+        "{public_ip} for {octets:?}"
+    );
+    assert!(peer["value"]["vtep_mac"].is_array(), "{peer}");
+}
+
+#[test]
+fn a_forged_inner_source_is_dropped_and_counted() {
+    let mixed = Mixed::new();
+    let before = mixed.dropped(Reason::SpoofedSource);
+    // An address of the network that belongs to no subnet of this peer.
+    mixed.peer.exec("ip addr add 10.244.99.5/32 dev eth0");
+    let report = mixed
+        .peer
+        .ping(mixed.pod.address())
+        .count(2)
+        .bound_to(&"10.244.99.5")
+        .send();
+    assert_eq!(report.received, 0, "{}", report.text);
+    assert_eq!(mixed.dropped(Reason::SpoofedSource) - before, 2);
+}
+
+#[test]
+fn packets_of_a_node_without_lease_are_dropped_and_counted() {
+    let mixed = Mixed::new();
+    let lease = mixed.kernel.net().lease_key(mixed.kernel.subnet());
+    mixed.lab.etcd().delete(&lease);
+    eventually("the node's packets are dropped", SOON, || {
+        let before = mixed.dropped(Reason::UnknownVtep);
+        let report = mixed.peer.ping(mixed.pod.address()).count(1).send();
+        report.received == 0 && mixed.dropped(Reason::UnknownVtep) > before
+    });
+}
+
+#[test]
+fn without_the_source_check_packets_of_a_node_without_lease_are_delivered() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let ours = Agent::start_with(lab.node("ours"), &net, &["--source-check=off"]);
+    let kernel = KernelVxlan::join(lab.node("kernel"), &net);
+    let (pod, peer) = (Pod::on(&ours, "pod"), Pod::on(&kernel, "peer"));
+    pod.reaches(&peer);
+    lab.etcd().delete(&net.lease_key(kernel.subnet()));
+    eventually("the answer has no way back", SOON, || {
+        peer.ping(pod.address()).count(1).send().received == 0
+    });
+    let capture = Capture::start(ours.node(), "cni0", "icmp[icmptype] == icmp-echo");
+    peer.ping(pod.address()).count(1).send();
+    assert_eq!(capture.packets(1).len(), 1);
+}

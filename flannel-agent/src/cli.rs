@@ -16,6 +16,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::logging::describe;
+use crate::source::etcd::EtcdSource;
 pub use config::Config;
 use flags::Flags;
 use layers::Origins;
@@ -177,16 +179,17 @@ fn run(flags: &Flags, origins: &Origins) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     crate::logging::init(flags.v, flags.log_format);
-    let outcome = configure(flags, origins).map(|config| {
+    let outcome = configure(flags, origins).and_then(|config| {
         for notice in notices::notices(flags, origins) {
             tracing::warn!("{notice}");
         }
         tracing::debug!(?config, "settings");
+        crate::daemon::main(&config)
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", describe(&error));
             ExitCode::FAILURE
         }
     }
@@ -207,10 +210,12 @@ fn configure(flags: &Flags, origins: &Origins) -> anyhow::Result<Config> {
 fn show_config(show: &Show, matches: &ArgMatches, origins: &Origins) -> ExitCode {
     let text = show::show(layers::innermost(matches), origins, show.output);
     let printed = print(text.as_bytes());
-    match configure(&show.flags, origins) {
-        Ok(_) => printed,
+    let usable = configure(&show.flags, origins)
+        .and_then(|config| Ok(EtcdSource::new(&config.etcd).map(drop)?));
+    match usable {
+        Ok(()) => printed,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", describe(&error));
             ExitCode::FAILURE
         }
     }

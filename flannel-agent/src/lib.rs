@@ -8,6 +8,7 @@ pub mod alloc;
 mod apply;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod dataplane;
 pub mod desired;
 pub mod health;

@@ -37,6 +37,17 @@ pub fn init(verbosity: i32, format: LogFormat) {
     }
 }
 
+/// An error with its causes, without those that it quotes itself.
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// klog's `-v` as levels. Libraries stay quieter than we are, or the trace of one HTTP/2 frame hides
 /// what the agent does.
 fn filter(verbosity: i32) -> Targets {
@@ -63,6 +74,14 @@ mod tests {
     use tracing::Level;
 
     use super::*;
+
+    #[test]
+    fn causes_are_named_once() {
+        let error = anyhow::anyhow!("no file")
+            .context("cannot read x: no file")
+            .context("stop");
+        assert_eq!(describe(&error), "stop: cannot read x: no file");
+    }
 
     #[rstest]
     #[case::default(0, Level::INFO, Level::WARN)]

@@ -7,49 +7,22 @@ use std::time::Duration;
 use regex::Regex;
 use thiserror::Error;
 
-use super::flags::{Flags, LogFormat, Secret, SourceCheck};
+use super::flags::{Flags, SourceCheck};
+use crate::source::etcd::{ClientIdentity, EtcdOptions, Login, Tls};
 
 /// The agent's settings, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub etcd: Etcd,
+    pub etcd: EtcdOptions,
     pub uplink: UplinkChoice,
     pub subnet_file: PathBuf,
     pub ip_masq: bool,
-    /// How long before its expiry a lease is renewed.
-    pub renew_margin: Duration,
     /// `None`: no health endpoints.
     pub health: Option<SocketAddr>,
     pub bpffs: PathBuf,
     /// `None`: the object built into the binary.
     pub ebpf_object: Option<PathBuf>,
     pub source_check: SourceCheck,
-    pub log: Log,
-}
-
-/// How to reach etcd, and which network in it is ours.
-#[derive(Debug, Clone)]
-pub struct Etcd {
-    pub endpoints: Vec<String>,
-    /// Without duplicate or trailing slashes.
-    pub prefix: String,
-    pub ca_file: Option<PathBuf>,
-    pub identity: Option<ClientIdentity>,
-    pub login: Option<Login>,
-}
-
-/// TLS client certificate.
-#[derive(Debug, Clone)]
-pub struct ClientIdentity {
-    pub cert_file: PathBuf,
-    pub key_file: PathBuf,
-}
-
-/// etcd v3 authentication.
-#[derive(Debug, Clone)]
-pub struct Login {
-    pub username: String,
-    pub password: Secret,
 }
 
 /// What the operator said about the interface towards the other nodes.
@@ -60,14 +33,6 @@ pub struct UplinkChoice {
     pub regexes: Vec<Regex>,
     pub can_reach: Option<Ipv4Addr>,
     pub public_ip: Option<Ipv4Addr>,
-}
-
-/// What is logged, and how.
-#[derive(Debug, Clone, Copy)]
-pub struct Log {
-    /// klog's `-v`.
-    pub verbosity: i32,
-    pub format: LogFormat,
 }
 
 /// A flag whose value cannot be used.
@@ -123,7 +88,6 @@ impl Config {
                 )
             })?,
             ip_masq: flags.ip_masq,
-            renew_margin: renew_margin(flags.subnet_lease_renew_margin)?,
             health: health(flags)?,
             bpffs: path(&flags.bpffs)
                 .filter(|dir| dir.is_absolute())
@@ -137,15 +101,12 @@ impl Config {
                 })?,
             ebpf_object: path(&flags.ebpf_object),
             source_check: flags.source_check,
-            log: Log {
-                verbosity: flags.v,
-                format: flags.log_format,
-            },
         })
     }
 }
 
-fn etcd(flags: &Flags) -> Result<Etcd, ConfigError> {
+/// Endpoints and files are looked at by [`crate::source::etcd::EtcdSource`].
+fn etcd(flags: &Flags) -> Result<EtcdOptions, ConfigError> {
     let identity = match (path(&flags.etcd_certfile), path(&flags.etcd_keyfile)) {
         (Some(cert_file), Some(key_file)) => Some(ClientIdentity {
             cert_file,
@@ -181,48 +142,23 @@ fn etcd(flags: &Flags) -> Result<Etcd, ConfigError> {
         }
         (username, password) => Some(Login {
             username: username.to_owned(),
-            password: password.clone(),
+            password: password.expose().to_owned(),
         }),
     };
-    Ok(Etcd {
-        endpoints: endpoints(&flags.etcd_endpoints)?,
+    let endpoints = flags.etcd_endpoints.split(',').map(str::trim);
+    Ok(EtcdOptions {
+        endpoints: endpoints
+            .filter(|endpoint| !endpoint.is_empty())
+            .map(str::to_owned)
+            .collect(),
         prefix: prefix(&flags.etcd_prefix)?,
-        ca_file: path(&flags.etcd_cafile),
-        identity,
+        tls: Tls {
+            ca_file: path(&flags.etcd_cafile),
+            identity,
+        },
         login,
+        renew_margin: renew_margin(flags.subnet_lease_renew_margin)?,
     })
-}
-
-fn endpoints(text: &str) -> Result<Vec<String>, ConfigError> {
-    let wrong = |problem: String| {
-        ConfigError::new(
-            "etcd-endpoints",
-            text,
-            problem,
-            "give a comma-separated list such as http://10.0.0.1:2379,http://10.0.0.2:2379",
-        )
-    };
-    let mut endpoints = Vec::new();
-    for endpoint in text.split(',').map(str::trim).filter(|e| !e.is_empty()) {
-        let (scheme, address) = endpoint.split_once("://").unwrap_or(("http", endpoint));
-        if !["http", "https"].contains(&scheme) {
-            return Err(wrong(format!("{endpoint} is neither http nor https")));
-        }
-        let address = address.trim_end_matches('/');
-        // An IPv6 address without port has colons, too; what follows its bracket is no port.
-        let port_ok = match address.rsplit_once(':') {
-            Some((_, port)) => port.ends_with(']') || port.parse::<u16>().is_ok(),
-            None => true,
-        };
-        if address.is_empty() || address.starts_with(':') || !port_ok {
-            return Err(wrong(format!("{endpoint} is not HOST:PORT")));
-        }
-        endpoints.push(format!("{scheme}://{address}"));
-    }
-    if endpoints.is_empty() {
-        return Err(wrong("no endpoint".to_owned()));
-    }
-    Ok(endpoints)
 }
 
 /// flanneld joins prefix and key as a path, so slashes in excess are no difference.

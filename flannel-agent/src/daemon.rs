@@ -1,0 +1,58 @@
+//! The agent's life: start in flanneld's order, follow changes, end without taking anything down.
+
+mod agent;
+mod kernel;
+pub mod node;
+mod retry;
+mod signals;
+mod start;
+mod subnet_file;
+#[cfg(test)]
+mod tests;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Config;
+use crate::health::{Health, Ready};
+use crate::source::etcd::EtcdSource;
+use kernel::Kernel;
+use signals::Signals;
+
+/// Netlink, etcd and health together need little; each worker costs stack and heap on every node.
+const WORKERS: usize = 2;
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// What makes a start impossible, or the end of something the agent cannot do without.
+pub fn main(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let outcome = runtime.block_on(run(config));
+    // A blocking call that hangs (a dead file system, say) must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn run(config: &Config) -> anyhow::Result<()> {
+    tracing::info!("flannel-agent v{} starts", env!("CARGO_PKG_VERSION"));
+    let cancel = CancellationToken::new();
+    tokio::spawn(Signals::install()?.watch(cancel.clone()));
+    let ready = Ready::default();
+    if let Some(address) = config.health {
+        let health = Health::bind(address, ready.clone()).await?;
+        let cancel = cancel.clone();
+        tokio::spawn(async move {
+            if let Err(error) = health.serve(cancel).await {
+                tracing::error!("{error:#}");
+            }
+        });
+    }
+    let source = EtcdSource::new(&config.etcd)?;
+    let node = Kernel::open(config)?;
+    start::run(config.into(), source, node, ready, cancel).await
+}

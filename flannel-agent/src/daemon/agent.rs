@@ -1,0 +1,171 @@
+//! After the start: whatever changes – leases, our own subnet, links – ends in one reconcile.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::node::{Node, Wanted};
+use super::retry::Retry;
+use super::subnet_file::SubnetFile;
+use crate::health::Ready;
+use crate::lease::{LeaseAttrs, Leases, OwnLease};
+
+/// How often everything is compared with the kernel, even when nothing was announced.
+const DRIFT_CHECK: Duration = Duration::from_secs(30);
+/// A link that comes up announces itself several times; one look after the last is enough.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// What has to be done, from least to most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Work {
+    Nothing,
+    /// Leases of peers changed.
+    Peers,
+    /// Compare everything.
+    All,
+    /// Look for the uplink again, then compare everything.
+    Uplink,
+}
+
+/// The running agent's state.
+#[derive(Debug)]
+pub(super) struct Agent<N> {
+    pub(super) node: N,
+    pub(super) wanted: Wanted,
+    pub(super) own: watch::Receiver<OwnLease>,
+    pub(super) leases: watch::Receiver<Leases>,
+    /// What our lease should say; the keeper of the lease publishes it.
+    pub(super) attrs: watch::Sender<LeaseAttrs>,
+    pub(super) subnet_file: SubnetFile,
+    pub(super) ready: Ready,
+}
+
+impl<N: Node> Agent<N> {
+    /// Follows changes until cancelled. What fails is logged and tried again; it takes nothing down.
+    pub(super) async fn follow(&mut self, cancel: &CancellationToken) {
+        let mut work = Work::Nothing;
+        let mut retry = Retry::default();
+        let mut settle = None;
+        let mut drift = interval_at(Instant::now() + DRIFT_CHECK, DRIFT_CHECK);
+        drift.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                Ok(()) = self.own.changed() => work = work.max(self.take_own_lease()),
+                Ok(()) = self.leases.changed() => work = work.max(self.take_leases()),
+                () = self.node.changed() => {
+                    settle.get_or_insert(Instant::now() + SETTLE);
+                    continue;
+                }
+                () = at(settle) => {
+                    settle = None;
+                    work = Work::Uplink;
+                }
+                () = at(retry.at()) => {}
+                _ = drift.tick() => work = work.max(Work::Uplink),
+            }
+            if work == Work::Nothing {
+                continue;
+            }
+            match self.perform(work).await {
+                Ok(()) => {
+                    work = Work::Nothing;
+                    retry.succeeded();
+                }
+                Err(error) => {
+                    // A failed update of the maps may have done half its work: look at everything.
+                    work = work.max(Work::All);
+                    retry.failed(&error);
+                }
+            }
+        }
+    }
+
+    /// The first reconcile.
+    ///
+    /// # Errors
+    /// The node cannot forward; what it forwarded before, it still does.
+    pub(super) async fn bring_up(&mut self) -> anyhow::Result<()> {
+        self.perform(Work::All).await
+    }
+
+    async fn perform(&mut self, work: Work) -> anyhow::Result<()> {
+        // Without an uplink, what we know of it still forwards as soon as it is back.
+        let uplink = match work {
+            Work::Uplink => self.look_for_uplink().await,
+            _ => Ok(()),
+        };
+        let actions = match work {
+            Work::Nothing => 0,
+            Work::Peers => self.node.update_peers(&self.wanted).await?,
+            Work::All | Work::Uplink => self.node.reconcile(&self.wanted).await?,
+        };
+        if actions > 0 {
+            tracing::info!(
+                actions,
+                peers = self.wanted.leases.len(),
+                "node brought up to date"
+            );
+        }
+        let mtu = self.node.mtu(&self.wanted);
+        if self.subnet_file.update(&self.wanted, mtu) {
+            self.ready.set(true);
+        }
+        uplink
+    }
+
+    fn take_own_lease(&mut self) -> Work {
+        let own = self.own.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.wanted.own, own).subnet;
+        let now = self.wanted.own.subnet;
+        if before == now {
+            // A renewal or new attributes; those of the node were decided here.
+            return Work::Nothing;
+        }
+        tracing::warn!(
+            "this node's subnet changed from {before} to {now}: \
+             pods with addresses of the old one lose their connections, restart them"
+        );
+        Work::All
+    }
+
+    fn take_leases(&mut self) -> Work {
+        let leases = self.leases.borrow_and_update().clone();
+        if leases == self.wanted.leases {
+            return Work::Nothing;
+        }
+        self.wanted.leases = leases;
+        Work::Peers
+    }
+
+    /// Publishes a changed uplink in our lease; the subnet stays.
+    async fn look_for_uplink(&mut self) -> anyhow::Result<()> {
+        let uplink = self.node.uplink().await?;
+        if uplink == self.wanted.uplink {
+            return Ok(());
+        }
+        let published = self.attrs.borrow().clone();
+        let attrs = self
+            .node
+            .attrs(&self.wanted.network, &uplink, Some(&published))
+            .await?;
+        tracing::warn!("uplink changed from {} to {uplink}", self.wanted.uplink);
+        self.wanted.uplink = uplink;
+        self.attrs.send_if_modified(|published| {
+            let changed = *published != attrs;
+            *published = attrs;
+            changed
+        });
+        Ok(())
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}

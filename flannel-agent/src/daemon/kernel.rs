@@ -1,0 +1,125 @@
+//! The real [`Node`]: this host's kernel.
+
+use anyhow::Context as _;
+
+use super::node::{Node, Wanted};
+use crate::cli::Config;
+use crate::cli::config::UplinkChoice;
+use crate::cli::flags::SourceCheck;
+use crate::config::{Backend, NetworkConfig};
+use crate::dataplane::{AttachMode, Dataplane, Options, Report};
+use crate::desired::{self, Desired, DesiredError, Facts, Inputs};
+use crate::lease::LeaseAttrs;
+use crate::net::Monitor;
+use crate::uplink::{self, Uplink};
+use crate::{mac, mark, observe};
+
+/// Netlink, and what is loaded and pinned.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    dataplane: Dataplane,
+    monitor: Monitor,
+    choice: UplinkChoice,
+    network: String,
+    source_check: bool,
+    facts: Facts,
+}
+
+impl Kernel {
+    /// Changes nothing yet.
+    ///
+    /// # Errors
+    /// A missing capability, no bpffs, programs that cannot be read.
+    pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
+        let network = mark::network_name(&config.etcd.prefix);
+        // Before the first look, or a change right after it would go unnoticed.
+        let monitor = Monitor::open()?;
+        let dataplane = Dataplane::open(&Options {
+            bpffs: config.bpffs.clone(),
+            network: network.clone(),
+            ebpf_object: config.ebpf_object.clone(),
+            attach: AttachMode::Auto,
+        })?;
+        Ok(Self {
+            dataplane,
+            monitor,
+            choice: config.uplink.clone(),
+            network,
+            source_check: config.source_check == SourceCheck::Strict,
+            facts: Facts::default(),
+        })
+    }
+
+    fn desired(&self, wanted: &Wanted) -> anyhow::Result<Desired> {
+        // Our own lease says it, so that it never differs from what peers send to.
+        let vtep_mac = match &wanted.network.backend {
+            Backend::Vxlan(_) => wanted.own.attrs.vxlan_data().map(|data| data.vtep_mac),
+            backend @ Backend::HostGw => return Err(DesiredError::Backend(backend.name()).into()),
+        };
+        let desired = Desired::new(&Inputs {
+            network: &self.network,
+            config: &wanted.network,
+            subnet: wanted.own.subnet,
+            leases: &wanted.leases,
+            uplink: &wanted.uplink,
+            vtep_mac: vtep_mac.context("this node's own lease is damaged")?,
+            facts: &self.facts,
+            source_check: self.source_check,
+        })?;
+        Ok(desired)
+    }
+}
+
+fn actions(report: &Report) -> usize {
+    report.done.len()
+}
+
+impl Node for Kernel {
+    async fn uplink(&mut self) -> anyhow::Result<Uplink> {
+        Ok(uplink::find(self.dataplane.netlink(), &self.choice).await?)
+    }
+
+    async fn attrs(
+        &mut self,
+        network: &NetworkConfig,
+        uplink: &Uplink,
+        published: Option<&LeaseAttrs>,
+    ) -> anyhow::Result<LeaseAttrs> {
+        let vxlan = match &network.backend {
+            Backend::Vxlan(vxlan) => vxlan,
+            // Before a lease is taken that nobody can use.
+            backend @ Backend::HostGw => return Err(DesiredError::Backend(backend.name()).into()),
+        };
+        let device = observe::vtep_mac(self.dataplane.netlink(), vxlan.vni).await?;
+        // A lease of another backend, or one that somebody damaged, just has no MAC to keep.
+        let published = published
+            .and_then(|attrs| attrs.vxlan_data().ok())
+            .map(|data| data.vtep_mac);
+        let mac = mac::choose(device, published);
+        Ok(LeaseAttrs::vxlan(uplink.public_ip, vxlan.vni, mac))
+    }
+
+    fn mtu(&self, wanted: &Wanted) -> u32 {
+        desired::overlay_mtu(&wanted.network, &wanted.uplink)
+    }
+
+    async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
+        let netlink = self.dataplane.netlink();
+        self.facts = Facts::gather(netlink, &wanted.uplink, &wanted.leases).await?;
+        let desired = self.desired(wanted)?;
+        Ok(actions(&self.dataplane.reconcile(&desired).await?))
+    }
+
+    async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
+        let netlink = self.dataplane.netlink();
+        let Wanted { uplink, leases, .. } = wanted;
+        self.facts.update(netlink, uplink, leases).await;
+        let desired = self.desired(wanted)?;
+        Ok(actions(&self.dataplane.update_peers(&desired).await?))
+    }
+
+    async fn changed(&mut self) {
+        let changes = self.monitor.changed().await;
+        tracing::debug!(?changes, "the kernel announced changes");
+    }
+}

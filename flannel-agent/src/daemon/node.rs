@@ -1,0 +1,49 @@
+//! What the run loop asks of this node's kernel side. The real one is [`super::kernel`]; tests play their own.
+
+use std::future::Future;
+
+use crate::config::NetworkConfig;
+use crate::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::uplink::Uplink;
+
+/// Everything that decides how the node has to forward.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub network: NetworkConfig,
+    pub own: OwnLease,
+    /// Everybody else's.
+    pub leases: Leases,
+    pub uplink: Uplink,
+}
+
+/// The node's uplink, devices and dataplane. Nothing here ever takes away what already forwards
+/// because something else failed.
+pub trait Node: Send + 'static {
+    /// Looks for the interface towards the other nodes.
+    fn uplink(&mut self) -> impl Future<Output = anyhow::Result<Uplink>> + Send;
+
+    /// What this node publishes about itself, reached over `uplink`. `published` is what the
+    /// datastore already holds for it: other nodes know that MAC.
+    fn attrs(
+        &mut self,
+        network: &NetworkConfig,
+        uplink: &Uplink,
+        published: Option<&LeaseAttrs>,
+    ) -> impl Future<Output = anyhow::Result<LeaseAttrs>> + Send;
+
+    /// MTU for pods: what fits into a packet on the uplink.
+    fn mtu(&self, wanted: &Wanted) -> u32;
+
+    /// Observes the kernel, plans and applies the difference to `wanted`. Returns how many actions
+    /// it took.
+    fn reconcile(&mut self, wanted: &Wanted) -> impl Future<Output = anyhow::Result<usize>> + Send;
+
+    /// As [`Self::reconcile`], when only leases of peers changed: touches the maps alone.
+    fn update_peers(
+        &mut self,
+        wanted: &Wanted,
+    ) -> impl Future<Output = anyhow::Result<usize>> + Send;
+
+    /// Waits until links, addresses or routes changed. Dropping the future loses nothing.
+    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+}

@@ -1,0 +1,165 @@
+//! The start, in flanneld's order: each step needs what the ones before it found out, and whoever
+//! waits for the subnet file or readiness can rely on all of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::agent::Agent;
+use super::node::{Node, Wanted};
+use super::subnet_file::SubnetFile;
+use crate::cli::Config;
+use crate::health::Ready;
+use crate::lease::Leases;
+use crate::source::{LeaseRequest, LeaseSource};
+
+/// How long the tasks get to notice the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What of the settings concerns the run loop itself.
+#[derive(Debug, Clone)]
+pub(super) struct Options {
+    pub(super) subnet_file: PathBuf,
+    pub(super) ip_masq: bool,
+}
+
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Self {
+        Self {
+            subnet_file: config.subnet_file.clone(),
+            ip_masq: config.ip_masq,
+        }
+    }
+}
+
+/// Starts, then follows changes until cancelled.
+///
+/// # Errors
+/// A start that is impossible, or the end of a task that should never end.
+pub(super) async fn run<S: LeaseSource, N: Node>(
+    options: Options,
+    source: S,
+    node: N,
+    ready: Ready,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut tasks = JoinSet::new();
+    let outcome = live(options, Arc::new(source), node, ready, &cancel, &mut tasks).await;
+    cancel.cancel();
+    let farewell = async { while tasks.join_next().await.is_some() {} };
+    // What does not end in time is dropped with the set.
+    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    outcome
+}
+
+async fn live<S: LeaseSource, N: Node>(
+    options: Options,
+    source: Arc<S>,
+    node: N,
+    ready: Ready,
+    cancel: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    // Cut short at any point, a start leaves nothing that the next one does not adopt.
+    let started = cancel.run_until_cancelled(start(options, source, node, ready, cancel, tasks));
+    let Some(agent) = started.await else {
+        return Ok(());
+    };
+    let mut agent = match agent {
+        Ok(agent) => agent,
+        // The datastore saw the signal first.
+        Err(_) if cancel.is_cancelled() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    tokio::select! {
+        () = agent.follow(cancel) => Ok(()),
+        ended = tasks.join_next() => match ended {
+            // The tasks see the signal as well, and may be faster.
+            _ if cancel.is_cancelled() => Ok(()),
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(panic)) => Err(panic).context("a task of the agent broke"),
+            _ => bail!("the datastore's watch ended without a reason"),
+        },
+    }
+}
+
+async fn start<S: LeaseSource, N: Node>(
+    options: Options,
+    source: Arc<S>,
+    mut node: N,
+    ready: Ready,
+    cancel: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<Agent<N>> {
+    let network = source.network_config(cancel).await?;
+    tracing::info!(network = %network.network, backend = network.backend.name(), "network configuration read");
+    let uplink = node.uplink().await?;
+    tracing::info!("the uplink is {uplink}");
+    let published = source.previous_lease(uplink.public_ip, cancel).await?;
+    let attrs = node
+        .attrs(
+            &network,
+            &uplink,
+            published.as_ref().map(|lease| &lease.attrs),
+        )
+        .await?;
+    let subnet_file = SubnetFile::new(options.subnet_file, options.ip_masq);
+    let request = LeaseRequest {
+        attrs: attrs.clone(),
+        previous: subnet_file.previous_subnet(),
+    };
+    let own = source.acquire(&network, &request, cancel).await?;
+    let (own_sender, own_receiver) = watch::channel(own.clone());
+    let (attrs, attrs_receiver) = watch::channel(attrs);
+    let (leases_sender, mut leases) = watch::channel(Leases::default());
+    {
+        let (source, network, cancel) = (source.clone(), network.clone(), cancel.clone());
+        tasks.spawn(async move {
+            source
+                .keep(&network, &own_sender, attrs_receiver, &cancel)
+                .await
+                .context("cannot keep this node's lease")
+        });
+    }
+    {
+        let (own, cancel) = (own_receiver.clone(), cancel.clone());
+        tasks.spawn(async move {
+            source
+                .follow(own, &leases_sender, &cancel)
+                .await
+                .context("cannot follow the leases of other nodes")
+        });
+    }
+    // An adopted dataplane knows its peers already: without the first snapshot they would all be
+    // taken for gone.
+    if leases.changed().await.is_err() {
+        let reason = tasks.join_next().await;
+        return match reason {
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(panic)) => Err(panic).context("a task of the agent broke"),
+            _ => bail!("the datastore gave no leases"),
+        };
+    }
+    let wanted = Wanted {
+        network,
+        own,
+        leases: leases.borrow_and_update().clone(),
+        uplink,
+    };
+    let mut agent = Agent {
+        node,
+        wanted,
+        own: own_receiver,
+        leases,
+        attrs,
+        subnet_file,
+        ready,
+    };
+    agent.bring_up().await?;
+    Ok(agent)
+}

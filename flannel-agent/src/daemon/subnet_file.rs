@@ -1,0 +1,70 @@
+//! Keeps the subnet file equal to what the node does.
+
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+
+use super::node::Wanted;
+use crate::subnet_env::{self, SubnetEnv};
+
+/// The file, and what it says since we wrote it.
+#[derive(Debug)]
+pub(super) struct SubnetFile {
+    path: PathBuf,
+    ip_masq: bool,
+    written: Option<SubnetEnv>,
+}
+
+impl SubnetFile {
+    pub(super) fn new(path: PathBuf, ip_masq: bool) -> Self {
+        Self {
+            path,
+            ip_masq,
+            written: None,
+        }
+    }
+
+    /// The subnet of the previous run. A file that cannot be read is no reason not to start.
+    pub(super) fn previous_subnet(&self) -> Option<Ipv4Net> {
+        match subnet_env::read(&self.path) {
+            Ok(previous) => previous.subnet,
+            Err(error) => {
+                tracing::warn!("the previous subnet is unknown: {error:#}");
+                None
+            }
+        }
+    }
+
+    /// Writes the file if it has to say something else. Returns whether it is right now; what
+    /// failed is logged, and tried again with the next call.
+    pub(super) fn update(&mut self, wanted: &Wanted, mtu: u32) -> bool {
+        let env = SubnetEnv {
+            network: wanted.network.network,
+            subnet: wanted.own.subnet,
+            mtu,
+            ip_masq: self.ip_masq,
+        };
+        // Compared with the disk, not only with our memory: CNI plugins fail without the file, and
+        // whoever empties /run takes it away.
+        if self.written.as_ref() == Some(&env) && self.path.exists() {
+            return true;
+        }
+        match env.write(&self.path) {
+            Ok(()) => {
+                tracing::info!(
+                    subnet = %env.subnet,
+                    mtu,
+                    "wrote {}",
+                    self.path.display()
+                );
+                self.written = Some(env);
+                true
+            }
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                self.written = None;
+                false
+            }
+        }
+    }
+}

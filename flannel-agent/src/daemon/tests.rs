@@ -1,0 +1,280 @@
+//! The run loop between a datastore and a node that are played. Time is tokio's and stands still
+//! unless everybody waits, so back-off and timers cost nothing.
+
+mod fakes;
+
+use std::sync::Arc;
+
+use fakes::{Call, Stage, lease, subnet, uplink};
+
+/// A started stage: the node was brought up once.
+async fn started() -> Stage {
+    let mut stage = Stage::new();
+    stage.source.leases(&[(2, "192.0.2.2")]);
+    stage.start();
+    stage.node.calls(1).await;
+    stage.is_ready().await;
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_in_order_and_is_ready_at_the_end() {
+    let mut stage = Stage::new();
+    stage.source.leases(&[(2, "192.0.2.2"), (3, "192.0.2.3")]);
+    stage.start();
+    let calls = stage.node.calls(1).await;
+    let [Call::Reconcile(wanted)] = &calls[..] else {
+        panic!("{calls:?}");
+    };
+    assert_eq!(wanted.own.subnet, subnet(1));
+    assert_eq!(wanted.leases.len(), 2);
+    assert_eq!(wanted.uplink, uplink("192.0.2.1"));
+    stage.is_ready().await;
+    assert_eq!(
+        stage.subnet_env(),
+        "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+    );
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn touches_nothing_before_the_peers_are_known() {
+    let mut stage = Stage::new();
+    stage.start();
+    stage.source.is_followed().await;
+    stage.idle().await;
+    assert_eq!(
+        stage.node.so_far(),
+        [],
+        "an adopted dataplane would lose its peers"
+    );
+    assert!(!stage.ready.get());
+    stage.source.leases(&[]);
+    stage.node.calls(1).await;
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_published_mac_is_kept() {
+    let mut stage = Stage::new();
+    stage.source.published(lease(7, "192.0.2.1"));
+    stage.source.leases(&[]);
+    stage.start();
+    let calls = stage.node.calls(1).await;
+    assert_eq!(calls[0].wanted().own.attrs, lease(7, "192.0.2.1").attrs);
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_previous_subnet_is_asked_for() {
+    let mut stage = Stage::new();
+    std::fs::write(stage.subnet_file(), "FLANNEL_SUBNET=10.1.44.1/24\n").unwrap();
+    stage.source.leases(&[]);
+    stage.start();
+    stage.node.calls(1).await;
+    assert_eq!(stage.source.request().previous, Some(subnet(44)));
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_first_reconcile_ends_the_start() {
+    let mut stage = Stage::new();
+    stage.source.leases(&[]);
+    stage.node.fail(1);
+    stage.start();
+    let error = stage.ended().await.unwrap_err();
+    assert!(format!("{error:#}").contains("kernel says no"), "{error:#}");
+    assert!(!stage.ready.get());
+    assert!(!stage.subnet_file().exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_uplink_ends_the_start_before_a_lease_is_taken() {
+    let mut stage = Stage::new();
+    stage.node.lose_uplink();
+    stage.start();
+    let error = stage.ended().await.unwrap_err();
+    assert!(format!("{error:#}").contains("no uplink"), "{error:#}");
+    assert!(!stage.source.was_asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_change_only_touches_the_peers() {
+    let mut stage = started().await;
+    stage.source.leases(&[(2, "192.0.2.2"), (3, "192.0.2.3")]);
+    let calls = stage.node.calls(2).await;
+    let Call::Peers(wanted) = &calls[1] else {
+        panic!("{calls:?}");
+    };
+    assert!(wanted.leases.contains_key(&subnet(3)));
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_leases_again_are_no_work() {
+    let mut stage = started().await;
+    stage.source.leases(&[(2, "192.0.2.2")]);
+    stage.idle().await;
+    assert_eq!(stage.node.so_far().len(), 1);
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_update_is_tried_again_as_a_whole() {
+    let mut stage = started().await;
+    stage.node.fail(3);
+    stage.source.leases(&[]);
+    let calls = stage.node.calls(5).await;
+    assert!(matches!(calls[1], Call::Peers(_)), "{calls:?}");
+    for call in &calls[2..] {
+        assert!(
+            matches!(call, Call::Reconcile(w) if w.leases.is_empty()),
+            "{calls:?}"
+        );
+    }
+    assert!(stage.ready.get(), "what forwards is still there");
+    stage.idle().await;
+    assert_eq!(stage.node.so_far().len(), 5, "done is done");
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_subnet_is_planned_and_written() {
+    let mut stage = started().await;
+    stage.source.own(lease(9, "192.0.2.1"));
+    let calls = stage.node.calls(2).await;
+    assert!(
+        matches!(&calls[1], Call::Reconcile(w) if w.own.subnet == subnet(9)),
+        "{calls:?}"
+    );
+    stage.subnet_env_has("FLANNEL_SUBNET=10.1.9.1/24").await;
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_is_no_work() {
+    let mut stage = started().await;
+    let mut renewed = lease(1, "192.0.2.1");
+    renewed.expires = Some(std::time::SystemTime::now());
+    stage.source.own(renewed);
+    stage.idle().await;
+    assert_eq!(stage.node.so_far().len(), 1);
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_link_events_are_one_reconcile() {
+    let mut stage = started().await;
+    for _ in 0..10 {
+        stage.node.announce_change();
+        tokio::task::yield_now().await;
+    }
+    stage.node.calls(2).await;
+    stage.idle().await;
+    let calls = stage.node.so_far();
+    assert!(matches!(&calls[1..], [Call::Reconcile(_)]), "{calls:?}");
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_uplink_address_is_published_and_the_subnet_kept() {
+    let mut stage = started().await;
+    stage.node.set_uplink(uplink("192.0.2.77"));
+    stage.node.announce_change();
+    let calls = stage.node.calls(2).await;
+    let wanted = calls[1].wanted();
+    assert_eq!(wanted.uplink, uplink("192.0.2.77"));
+    assert_eq!(wanted.own.subnet, subnet(1));
+    stage.source.publishes("192.0.2.77").await;
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_smaller_uplink_mtu_reaches_the_subnet_file() {
+    let mut stage = started().await;
+    let mut smaller = uplink("192.0.2.1");
+    smaller.mtu = 1400;
+    stage.node.set_uplink(smaller);
+    stage.node.announce_change();
+    stage.subnet_env_has("FLANNEL_MTU=1350").await;
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_uplink_leases_are_still_followed() {
+    let mut stage = started().await;
+    stage.node.lose_uplink();
+    stage.node.announce_change();
+    let calls = stage.node.calls(2).await;
+    assert_eq!(calls[1].wanted().uplink, uplink("192.0.2.1"));
+    stage.source.leases(&[]);
+    stage
+        .node
+        .until(|calls| calls.last().unwrap().wanted().leases.is_empty())
+        .await;
+    stage.node.set_uplink(uplink("192.0.2.5"));
+    stage.source.publishes("192.0.2.5").await;
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timer_compares_everything() {
+    let mut stage = started().await;
+    tokio::time::sleep(std::time::Duration::from_secs(31)).await;
+    let calls = stage.node.calls(2).await;
+    assert!(matches!(calls[1], Call::Reconcile(_)), "{calls:?}");
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unwritable_subnet_file_delays_readiness_only() {
+    let mut stage = Stage::new();
+    // A folder in the way of the file: even root cannot write it.
+    std::fs::create_dir(stage.subnet_file()).unwrap();
+    stage.source.leases(&[]);
+    stage.start();
+    stage.node.calls(1).await;
+    stage.idle().await;
+    assert!(!stage.ready.get());
+    std::fs::remove_dir(stage.subnet_file()).unwrap();
+    stage.is_ready().await;
+    assert!(stage.subnet_file().is_file());
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_subnet_file_comes_back() {
+    let mut stage = started().await;
+    std::fs::remove_file(stage.subnet_file()).unwrap();
+    stage.subnet_env_has("FLANNEL_SUBNET=10.1.1.1/24").await;
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_takes_nothing_away() {
+    let mut stage = started().await;
+    stage.end().await.unwrap();
+    assert_eq!(stage.node.so_far().len(), 1);
+    assert!(stage.subnet_file().exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelled_while_the_configuration_is_missing() {
+    let mut stage = Stage::new();
+    stage.source.without_config();
+    stage.start();
+    stage.idle().await;
+    stage.end().await.unwrap();
+    assert_eq!(stage.node.so_far(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_datastore_that_gives_up_ends_the_agent() {
+    let mut stage = started().await;
+    stage.source.break_down();
+    let error = stage.ended().await.unwrap_err();
+    let text = format!("{error:#}");
+    assert!(text.contains("follow the leases"), "{text}");
+    assert!(text.contains("etcd is no more"), "{text}");
+    assert!(Arc::strong_count(&stage.source.0) >= 1);
+}

@@ -18,6 +18,7 @@ use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, S
 
 use crate::logging::describe;
 use crate::source::etcd::EtcdSource;
+use crate::docker_opts::{self, DockerOpts};
 pub use config::Config;
 use flags::Flags;
 use layers::Origins;
@@ -67,6 +68,8 @@ pub enum Task {
     /// Look at the settings
     #[command(subcommand)]
     Config(Box<ConfigTask>),
+    /// Turn the subnet file into options for Docker's daemon, as flannel's mk-docker-opts.sh does
+    MkDockerOpts(DockerOpts),
     /// Print a completion script, for example: flannel-agent completions bash > /etc/bash_completion.d/flannel-agent
     Completions { shell: clap_complete::Shell },
     /// Print the manual page, for example: flannel-agent man > /usr/share/man/man8/flannel-agent.8
@@ -103,7 +106,8 @@ pub fn main() -> ExitCode {
         // Only our own variables have to be readable as text.
         Some((name.into_string().ok()?, value.into_string().ok()?))
     });
-    let invocation = match read(std::env::args_os(), &env.collect()) {
+    let env = env.collect();
+    let invocation = match read(std::env::args_os(), &env) {
         Ok(invocation) => invocation,
         Err(error) => error.exit(),
     };
@@ -118,6 +122,13 @@ pub fn main() -> ExitCode {
             let ConfigTask::Show(show) = &**task;
             show_config(show, matches, origins)
         }
+        Some(Task::MkDockerOpts(opts)) => match docker_opts::make(opts, &env) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         Some(Task::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut command(), "flannel-agent", &mut script);
@@ -165,7 +176,7 @@ pub fn command() -> clap::Command {
                 let unset = arg
                     .get_default_values()
                     .iter()
-                    .all(|value| value.is_empty());
+                    .any(|value| value.is_empty());
                 arg.hide_default_value(unset)
             })
             .mut_subcommands(hide_empty_defaults)

@@ -11,6 +11,8 @@ pub mod config;
 pub mod daemon;
 pub mod dataplane;
 pub mod desired;
+pub mod docker_opts;
+pub(crate) mod files;
 pub mod health;
 mod json_fields;
 pub mod lease;

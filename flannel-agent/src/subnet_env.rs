@@ -1,17 +1,18 @@
 //! The subnet file, `/run/flannel/subnet.env`: what the CNI plugin reads, and where the next run finds its subnet.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::Context;
 use ipnet::Ipv4Net;
 
-const DIR_MODE: u32 = 0o755;
-const FILE_MODE: u32 = 0o644;
+use crate::files;
+
+/// flanneld's default, too: CNI plugins look there.
+pub const DEFAULT_PATH: &str = "/run/flannel/subnet.env";
 
 /// The contents of the subnet file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,34 +46,12 @@ impl SubnetEnv {
     /// # Errors
     /// When the folder or the file cannot be written; the old file is then still there.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        self.try_write(path).with_context(|| {
+        files::replace_in_new_folder(path, self.to_string().as_bytes()).with_context(|| {
             format!(
                 "cannot write the subnet file {}: make its folder writable or choose another with --subnet-file",
                 path.display()
             )
         })
-    }
-
-    fn try_write(&self, path: &Path) -> io::Result<()> {
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(DIR_MODE)
-            .create(folder)?;
-        // A rename within one folder is atomic: no reader ever sees half a file.
-        let mut file = tempfile::Builder::new()
-            .prefix(".subnet.env.")
-            .permissions(Permissions::from_mode(FILE_MODE))
-            .tempfile_in(folder)?;
-        // The mode at creation is cut by the umask, this one is not.
-        file.as_file()
-            .set_permissions(Permissions::from_mode(FILE_MODE))?;
-        file.write_all(self.to_string().as_bytes())?;
-        file.persist(path)?;
-        Ok(())
     }
 }
 
@@ -88,9 +67,14 @@ pub struct Previous {
 /// # Errors
 /// When the file is there and cannot be read as text.
 pub fn read(path: &Path) -> anyhow::Result<Previous> {
+    Ok(parse(&text(path)?.unwrap_or_default()))
+}
+
+/// What the subnet file says; `None` without one.
+pub(crate) fn text(path: &Path) -> anyhow::Result<Option<String>> {
     match fs::read_to_string(path) {
-        Ok(text) => Ok(parse(&text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Previous::default()),
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| {
             format!(
                 "cannot read the subnet file {}: correct its permissions, or delete it to take any free subnet",
@@ -100,7 +84,7 @@ pub fn read(path: &Path) -> anyhow::Result<Previous> {
     }
 }
 
-fn parse(text: &str) -> Previous {
+pub(crate) fn parse(text: &str) -> Previous {
     Previous {
         network: only_cidr(text, "FLANNEL_NETWORK"),
         subnet: only_cidr(text, "FLANNEL_SUBNET"),
@@ -120,7 +104,7 @@ fn only_cidr(text: &str, name: &str) -> Option<Ipv4Net> {
 }
 
 /// The last assignment to `name`, in dotenv syntax: `export`, quotes and comments allowed.
-fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines()
         .filter_map(|line| {
             let line = line.trim();
@@ -145,6 +129,8 @@ fn unquote(value: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use proptest::prelude::*;
     use rstest::rstest;
 

@@ -5,17 +5,27 @@ use std::collections::BTreeMap;
 
 use clap::Command;
 
+/// Takes the options of a shell script, not Go's.
+const SHELL_STYLE: &str = "mk-docker-opts";
+
 /// Rewrites `argv` so that every known flag has the form `--name=value`.
 ///
 /// Go accepts `-name` for `--name`, takes the token after a flag with a value literally (even when it
 /// starts with a dash), and reads a boolean's value only after `=`. One-letter options other than
-/// flags of that name (`-h`) and everything after `--` stay as they are.
+/// flags of that name (`-h`) and everything after `--` or `mk-docker-opts` stay as they are. Called
+/// by that script's name, the program is that command.
 pub(super) fn go_syntax(command: &Command, argv: Vec<String>) -> Vec<String> {
     let takes_value = value_flags(command);
     let mut tokens = argv.into_iter();
     let mut out: Vec<String> = tokens.by_ref().take(1).collect();
+    let called = out.first().and_then(|path| path.rsplit('/').next());
+    if called.is_some_and(|name| name.trim_end_matches(".sh") == SHELL_STYLE) {
+        out.push(SHELL_STYLE.to_owned());
+        out.extend(tokens);
+        return out;
+    }
     while let Some(token) = tokens.next() {
-        if token == "--" {
+        if ["--", SHELL_STYLE].contains(&token.as_str()) {
             out.push(token);
             out.extend(tokens);
             break;
@@ -87,6 +97,7 @@ mod tests {
                     .num_args(0..=1)
                     .require_equals(true),
             )
+            .subcommand(Command::new("mk-docker-opts").arg(Arg::new("i").short('i')))
             .subcommand(Command::new("show").arg(Arg::new("output").long("output").short('o')))
     }
 
@@ -107,6 +118,7 @@ mod tests {
     #[case::short_option(&["-h"], &["-h"])]
     #[case::flag_of_a_subcommand(&["show", "-output", "json"], &["show", "--output=json"])]
     #[case::short_of_a_subcommand(&["show", "-o", "json"], &["show", "-o", "json"])]
+    #[case::shell_style(&["mk-docker-opts", "-ic", "-k", "X"], &["mk-docker-opts", "-ic", "-k", "X"])]
     #[case::number(&["-1"], &["-1"])]
     #[case::end_of_flags(&["--", "-iface"], &["--", "-iface"])]
     fn go_spelling(#[case] typed: &[&str], #[case] read: &[&str]) {
@@ -117,5 +129,14 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(go_syntax(&command(), argv(typed)), argv(read));
+    }
+
+    #[rstest]
+    #[case("/opt/bin/mk-docker-opts.sh")]
+    #[case("mk-docker-opts")]
+    fn dk1_called_by_the_name_of_the_script(#[case] program: &str) {
+        let argv = [program, "-ic", "-d", "/run/x"].map(str::to_owned);
+        let read = go_syntax(&command(), argv.to_vec());
+        assert_eq!(read, [program, "mk-docker-opts", "-ic", "-d", "/run/x"]);
     }
 }

@@ -1,0 +1,47 @@
+//! Files that others read while we write them.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+
+const DIR_MODE: u32 = 0o755;
+const FILE_MODE: u32 = 0o644;
+
+/// Replaces the file at `path` as a whole, readable by everybody.
+///
+/// # Errors
+/// When it cannot be written; the old file is then still there.
+pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    // A rename within one folder is atomic: no reader ever sees half a file. The leading dot keeps it
+    // from those who take every file in the folder, such as container runtimes in /etc/cni/net.d.
+    let mut file = tempfile::Builder::new()
+        .prefix(".flannel-agent.")
+        .permissions(Permissions::from_mode(FILE_MODE))
+        .tempfile_in(folder(path))?;
+    // The mode at creation is cut by the umask, this one is not.
+    file.as_file()
+        .set_permissions(Permissions::from_mode(FILE_MODE))?;
+    file.write_all(contents)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// The same; creates the file's folder when missing.
+///
+/// # Errors
+/// When folder or file cannot be written.
+pub(crate) fn replace_in_new_folder(path: &Path, contents: &[u8]) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIR_MODE)
+        .create(folder(path))?;
+    replace(path, contents)
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}

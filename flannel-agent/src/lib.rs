@@ -22,6 +22,7 @@ pub mod mark;
 pub mod net;
 pub mod observe;
 pub mod plan;
+pub mod rescue;
 pub mod source;
 pub mod subnet_env;
 pub mod uplink;

@@ -95,7 +95,13 @@ fn a_kernel_vxlan_device_is_told_apart() {
     netns.block_on(async || {
         let net = Netlink::open().unwrap();
         let kind = async |name| net.link(name).await.unwrap().unwrap().kind;
-        assert_eq!(kind("flannel.7").await, Kind::Vxlan { vni: Some(7) });
+        assert_eq!(
+            kind("flannel.7").await,
+            Kind::Vxlan {
+                vni: Some(7),
+                port: Some(8472)
+            }
+        );
         assert_eq!(kind("br0").await, Kind::Other("bridge".to_owned()));
         assert_eq!(kind("lo").await, Kind::Plain);
         let lo = net.link("lo").await.unwrap().unwrap();

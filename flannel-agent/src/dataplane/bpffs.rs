@@ -29,9 +29,7 @@ impl Pins {
     /// Makes sure that a BPF file system is mounted at `bpffs`, and creates the folders of `network`.
     pub(super) fn open(bpffs: &Path, network: &str) -> Result<Self, DataplaneError> {
         ensure_mounted(bpffs)?;
-        let pins = Self {
-            root: bpffs.join("flannel").join(network),
-        };
+        let pins = Self::of(bpffs, network);
         for folder in [pins.maps(), pins.links()] {
             fs::create_dir_all(&folder).map_err(|error| DataplaneError::Pin {
                 path: folder,
@@ -39,6 +37,13 @@ impl Pins {
             })?;
         }
         Ok(pins)
+    }
+
+    /// The folder of a network, be it there or not.
+    pub(super) fn of(bpffs: &Path, network: &str) -> Self {
+        Self {
+            root: bpffs.join("flannel").join(network),
+        }
     }
 
     fn maps(&self) -> PathBuf {

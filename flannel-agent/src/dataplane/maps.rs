@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -89,6 +90,28 @@ impl Maps {
                 .map_err(|e| DataplaneError::map(VTEPS, "remove", e))?;
         }
         Ok(())
+    }
+}
+
+/// Who may send into a network: its pinned maps, read one entry at a time.
+#[derive(Debug)]
+pub(crate) struct Sources(Maps);
+
+impl Sources {
+    /// Opens the maps of a network of this node, whichever agent keeps them.
+    pub(crate) fn open(bpffs: &Path, network: &str) -> Result<Self, DataplaneError> {
+        Maps::from_pins(&Pins::of(bpffs, network)).map(Self)
+    }
+
+    /// Whether any lease names this outer address.
+    pub(crate) fn is_known(&self, outer: Ipv4Addr) -> bool {
+        self.0.vteps.get(&outer.octets(), 0).is_ok()
+    }
+
+    /// Outer address of the node whose subnet holds `inner`.
+    pub(crate) fn owner_of(&self, inner: Ipv4Addr) -> Option<Ipv4Addr> {
+        let Wire(peer) = self.0.peers.get(&Key::new(32, inner.octets()), 0).ok()?;
+        Some(peer.public_ip.into())
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) use bpf::Bpf;
 pub use error::DataplaneError;
 pub use hooks::AttachMode;
 pub(crate) use hooks::Target;
+pub(crate) use maps::Sources;
 pub use maps::Stats;
 pub use reconcile::{ReconcileError, Report};
 pub use wire::Wire;

@@ -40,6 +40,8 @@ pub enum Kind {
     Veth,
     Vxlan {
         vni: Option<u32>,
+        /// UDP port.
+        port: Option<u16>,
     },
     Other(String),
     /// Hardware, or anything else that names no kind.
@@ -242,23 +244,29 @@ impl From<&LinkMessage> for Link {
 
 fn kind(info: &[LinkInfo]) -> Kind {
     let mut kind = Kind::Plain;
-    let mut vni = None;
+    let mut options: &[InfoVxlan] = &[];
     for part in info {
         match part {
             LinkInfo::Kind(InfoKind::Veth) => kind = Kind::Veth,
-            LinkInfo::Kind(InfoKind::Vxlan) => kind = Kind::Vxlan { vni: None },
-            LinkInfo::Kind(other) => kind = Kind::Other(other.to_string()),
-            LinkInfo::Data(InfoData::Vxlan(data)) => {
-                vni = data.iter().find_map(|option| match option {
-                    InfoVxlan::Id(id) => Some(*id),
-                    _ => None,
-                });
+            LinkInfo::Kind(InfoKind::Vxlan) => {
+                kind = Kind::Vxlan {
+                    vni: None,
+                    port: None,
+                }
             }
+            LinkInfo::Kind(other) => kind = Kind::Other(other.to_string()),
+            LinkInfo::Data(InfoData::Vxlan(data)) => options = data,
             _ => {}
         }
     }
-    match kind {
-        Kind::Vxlan { .. } => Kind::Vxlan { vni },
-        other => other,
+    if let Kind::Vxlan { vni, port } = &mut kind {
+        for option in options {
+            match option {
+                InfoVxlan::Id(id) => *vni = Some(*id),
+                InfoVxlan::Port(number) => *port = Some(*number),
+                _ => {}
+            }
+        }
     }
+    kind
 }

@@ -74,7 +74,10 @@ fn what_is_not_ours_is_named() {
 #[test]
 fn a_kernel_vxlan_device_is_flanneld_s_whatever_its_vni() {
     let vxlan = Link {
-        kind: Kind::Vxlan { vni: Some(9) },
+        kind: Kind::Vxlan {
+            vni: Some(9),
+            port: Some(8472),
+        },
         ..veth(7, "flannel.1", None, None)
     };
     assert!(found(Some(&vxlan), None).starts_with("KernelVxlan"));

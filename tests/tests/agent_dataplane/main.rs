@@ -8,4 +8,5 @@ mod drift;
 mod first_start;
 mod peers;
 mod replacement;
+mod rescue;
 mod rig;

@@ -51,6 +51,28 @@ impl Rig {
         }
     }
 
+    /// Moves the uplink's far end into a node that runs the kernel's vxlan as flanneld sets it up:
+    /// 192.168.0.2, subnet 10.244.2.0/24.
+    pub(crate) fn kernel_peer(&self) -> Netns {
+        let peer = Netns::create(&sweep::unique_name());
+        self.netns
+            .run(&format!("ip link set far0 netns {}", peer.name()));
+        for line in [
+            "ip link set far0 up",
+            "ip addr add 192.168.0.2/24 dev far0",
+            "ip link add flannel.1 address 02:00:00:00:00:02 type vxlan id 1 local 192.168.0.2 \
+             dstport 8472 nolearning",
+            "ip link set flannel.1 up mtu 1450",
+            "ip addr add 10.244.2.0/32 dev flannel.1",
+            "ip neigh replace 10.244.1.0 lladdr 02:00:00:00:00:01 nud permanent dev flannel.1",
+            "bridge fdb replace 02:00:00:00:00:01 dev flannel.1 dst 192.168.0.1 self permanent",
+            "ip route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink",
+        ] {
+            peer.run(line);
+        }
+        peer
+    }
+
     /// One life of the agent.
     pub(crate) fn agent<T: Send>(&self, life: impl AsyncFnOnce(&mut Agent<'_>) -> T + Send) -> T {
         self.netns.block_on(async || {
@@ -162,6 +184,11 @@ impl Agent<'_> {
 pub(crate) fn words(report: &Report) -> Vec<String> {
     assert_eq!(report.failed, [], "everything works here");
     report.done.iter().map(ToString::to_string).collect()
+}
+
+/// Runs something slow while the agent's tasks go on.
+pub(crate) async fn meanwhile<T: Send + 'static>(slow: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(slow).await.unwrap()
 }
 
 /// Runs a command in the namespace of the calling thread.

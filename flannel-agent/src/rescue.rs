@@ -1,0 +1,180 @@
+//! The socket on the VXLAN port: what `uplink_rx` leaves to the stack comes out here.
+//!
+//! Outer fragments (reassembled by the kernel by now) and packets with outer IP options are rare and slow,
+//! but not lost: the inner frame is pushed into `flgro.<VNI>`, as the program would have done. Several agents
+//! share the port; whichever gets a packet delivers it to the network that the VNI names.
+
+mod fit;
+mod frame;
+mod holder;
+mod inject;
+mod networks;
+mod socket;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flannel_common::reason::Reason;
+use tokio_util::sync::CancellationToken;
+
+use crate::net::{NetError, Netlink};
+use fit::Fit;
+use frame::Frame;
+use inject::Injector;
+use networks::Networks;
+use socket::{Datagram, Socket};
+
+/// Why there is no such socket.
+#[derive(Debug, thiserror::Error)]
+pub enum RescueError {
+    #[error(
+        "UDP port {port} is held by {holder}: end that, or give the network another Port in its config \
+         (on all nodes)"
+    )]
+    Busy { port: u16, holder: String },
+    #[error("cannot open {what}: {error}")]
+    Open { what: String, error: std::io::Error },
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+/// How the socket is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The VXLAN port.
+    pub port: u16,
+    /// As for the programs: drop what does not come from the peer it claims to come from.
+    pub source_check: bool,
+    pub bpffs: PathBuf,
+}
+
+/// Packets by what became of them.
+#[derive(Debug, Default)]
+pub struct Stats {
+    delivered: Mutex<BTreeMap<Option<Reason>, u64>>,
+}
+
+impl Stats {
+    /// Packets that were delivered.
+    pub fn delivered(&self) -> u64 {
+        self.get(None)
+    }
+
+    /// Packets that were dropped for a reason.
+    pub fn dropped(&self, reason: Reason) -> u64 {
+        self.get(Some(reason))
+    }
+
+    fn get(&self, outcome: Option<Reason>) -> u64 {
+        let counts = self
+            .delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        counts.get(&outcome).copied().unwrap_or_default()
+    }
+
+    fn count(&self, outcome: Option<Reason>) {
+        let mut counts = self
+            .delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(outcome).or_default() += 1;
+    }
+}
+
+/// The open socket.
+#[derive(Debug)]
+pub struct Rescue {
+    socket: Socket,
+    injector: Injector,
+    networks: Networks,
+    source_check: bool,
+    stats: Arc<Stats>,
+}
+
+impl Rescue {
+    /// Takes the port. Has to run inside a tokio runtime, in the node's network namespace, and after a
+    /// kernel vxlan device on the same port is gone.
+    ///
+    /// # Errors
+    /// [`RescueError::Busy`] if somebody else has it.
+    pub async fn open(net: Netlink, options: &Options) -> Result<Self, RescueError> {
+        let port = options.port;
+        let socket = match Socket::bind(port) {
+            Ok(socket) => socket,
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                let holder = holder::find(&net, port).await;
+                return Err(RescueError::Busy { port, holder });
+            }
+            Err(error) => {
+                let what = format!("UDP port {port}");
+                return Err(RescueError::Open { what, error });
+            }
+        };
+        let injector = Injector::open().map_err(|error| RescueError::Open {
+            what: "a packet socket (it takes CAP_NET_RAW)".to_owned(),
+            error,
+        })?;
+        Ok(Self {
+            socket,
+            injector,
+            networks: Networks::new(net, options.bpffs.clone()),
+            source_check: options.source_check,
+            stats: Arc::default(),
+        })
+    }
+
+    /// What it did so far.
+    #[must_use]
+    pub fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Delivers until cancelled.
+    ///
+    /// # Errors
+    /// If the socket breaks.
+    pub async fn run(mut self, cancel: &CancellationToken) -> std::io::Result<()> {
+        let mut buffer = vec![0; socket::LONGEST];
+        loop {
+            let received = cancel.run_until_cancelled(self.socket.receive(&mut buffer));
+            let Some(datagram) = received.await else {
+                return Ok(());
+            };
+            let datagram = datagram?;
+            let outcome = self.deliver(&datagram, &buffer[..datagram.len]).await;
+            if let Err(reason) = outcome {
+                let from = datagram.source;
+                tracing::debug!(%from, reason = reason.name(), "packet on the VXLAN port dropped");
+            }
+            self.stats.count(outcome.err());
+        }
+    }
+
+    async fn deliver(&mut self, datagram: &Datagram, payload: &[u8]) -> Result<(), Reason> {
+        let frame = Frame::parse(payload)?;
+        let network = self.networks.get(frame.vni).await.ok_or(Reason::OtherVni)?;
+        if self.source_check {
+            let inner = Ipv4Addr::from(frame.ip.src);
+            network.may_send(datagram.source, inner)?;
+        }
+        let packet = frame.decapsulate(datagram.tos)?;
+        let send = |packet: &[u8]| {
+            let sent = self.injector.send(network, frame.src_mac, packet);
+            sent.map_err(|error| {
+                tracing::debug!(%error, "cannot push a packet in");
+                Reason::Mangled
+            })
+        };
+        match fit::fit(&packet, network.mtu) {
+            Fit::Whole => send(&packet),
+            Fit::Pieces(pieces) => pieces.iter().try_for_each(|piece| send(piece)),
+            Fit::TooLong => {
+                let told = self.injector.too_long(network, &packet);
+                told.map_err(|_| Reason::Mangled)
+            }
+        }
+    }
+}

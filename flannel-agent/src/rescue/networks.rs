@@ -1,0 +1,105 @@
+//! Which network a VNI is, on this node: its pair, and who may send into it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flannel_common::Mac;
+use flannel_common::reason::Reason;
+use ipnet::Ipv4Net;
+use tokio::time::Instant;
+
+use crate::dataplane::Sources;
+use crate::mark;
+use crate::net::{NetError, Netlink};
+
+/// How long an answer is used. Pairs come and go rarely, and whoever sends fragments sends many.
+const FRESH: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Networks {
+    net: Netlink,
+    bpffs: PathBuf,
+    known: BTreeMap<u32, (Instant, Option<Network>)>,
+}
+
+/// One network of this node.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) gro_index: u32,
+    /// MAC of `flannel.<VNI>`.
+    pub(super) mac: Mac,
+    /// MTU of `flannel.<VNI>`.
+    pub(super) mtu: u32,
+    /// The cluster's Network, by our route to it.
+    overlay: Option<Ipv4Net>,
+    /// `None` if its maps cannot be read: then nobody is known.
+    sources: Option<Sources>,
+}
+
+impl Networks {
+    pub(super) fn new(net: Netlink, bpffs: PathBuf) -> Self {
+        Self {
+            net,
+            bpffs,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// The network of a VNI, if it is one of an agent of ours on this node.
+    pub(super) async fn get(&mut self, vni: u32) -> Option<&Network> {
+        let now = Instant::now();
+        self.known.retain(|_, (at, _)| now - *at < FRESH);
+        if !self.known.contains_key(&vni) {
+            let network = self.look_up(vni).await.unwrap_or_else(|error| {
+                tracing::warn!(vni, %error, "cannot look up the pair of a VNI");
+                None
+            });
+            self.known.insert(vni, (now, network));
+        }
+        self.known.get(&vni)?.1.as_ref()
+    }
+
+    async fn look_up(&self, vni: u32) -> Result<Option<Network>, NetError> {
+        let near = self.net.link(&mark::device(vni)).await?;
+        let far = self.net.link(&mark::gro_device(vni)).await?;
+        let (Some(near), Some(far)) = (near, far) else {
+            return Ok(None);
+        };
+        let (Some(name), Some(mac)) = (mark::network_of(&near), near.mac) else {
+            return Ok(None);
+        };
+        if near.peer != Some(far.index) {
+            return Ok(None);
+        }
+        let routes = self.net.our_routes().await?;
+        let overlay = routes
+            .iter()
+            .find(|route| route.paths.iter().any(|path| path.index == near.index))
+            .map(|route| route.destination);
+        Ok(Some(Network {
+            gro_index: far.index,
+            mac,
+            mtu: near.mtu,
+            overlay,
+            sources: Sources::open(&self.bpffs, name).ok(),
+        }))
+    }
+}
+
+impl Network {
+    /// As `uplink_rx` decides: the outer source must be a peer, and an inner source inside the Network
+    /// must be that peer's.
+    pub(super) fn may_send(&self, outer: Ipv4Addr, inner: Ipv4Addr) -> Result<(), Reason> {
+        let sources = self.sources.as_ref().ok_or(Reason::UnknownVtep)?;
+        if !sources.is_known(outer) {
+            return Err(Reason::UnknownVtep);
+        }
+        let inside = self.overlay.is_none_or(|overlay| overlay.contains(&inner));
+        if inside && sources.owner_of(inner) != Some(outer) {
+            return Err(Reason::SpoofedSource);
+        }
+        Ok(())
+    }
+}

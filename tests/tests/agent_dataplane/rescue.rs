@@ -1,0 +1,179 @@
+//! The socket on the VXLAN port: what the program leaves to the stack arrives all the same.
+
+use std::process::Output;
+use std::sync::Arc;
+
+use flannel_agent::net::Netlink;
+use flannel_agent::rescue::{Options, Rescue, RescueError, Stats};
+use flannel_common::reason::Reason;
+use flannel_tests::netns::{Netns, output};
+use tokio_util::sync::CancellationToken;
+
+use crate::rig::{Agent, Rig, meanwhile};
+
+fn options(rig: &Rig) -> Options {
+    Options {
+        port: 8472,
+        source_check: true,
+        bpffs: rig.bpffs(),
+    }
+}
+
+/// Brings the node up with its socket.
+async fn start(agent: &mut Agent<'_>) -> Arc<Stats> {
+    agent.converge().await;
+    let net = agent.dataplane.netlink().clone();
+    let rescue = Rescue::open(net, &options(agent.rig)).await.unwrap();
+    let stats = rescue.stats();
+    tokio::spawn(async move { rescue.run(&CancellationToken::new()).await });
+    stats
+}
+
+async fn ping(from: &Arc<Netns>, arguments: &str) -> Output {
+    let from = Arc::clone(from);
+    let arguments = arguments.to_owned();
+    meanwhile(move || {
+        let mut command = from.command("ping");
+        output(command.args(arguments.split_whitespace()))
+    })
+    .await
+}
+
+/// A peer whose way to us carries only short packets: it fragments what it encapsulates. Its kernel would
+/// learn to send shorter inner packets; the lock keeps it from that.
+fn fragmenting_peer(rig: &Rig, overlay_mtu: u32) -> Arc<Netns> {
+    let peer = rig.kernel_peer();
+    peer.run("ip route add 192.168.0.1/32 dev far0 mtu 600");
+    peer.run(&format!("ip link set flannel.1 mtu {overlay_mtu}"));
+    peer.run(&format!(
+        "ip route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink mtu lock {overlay_mtu}"
+    ));
+    peer.into()
+}
+
+#[test]
+fn outer_fragments_arrive() {
+    let rig = Rig::new();
+    let peer = fragmenting_peer(&rig, 1450);
+    rig.agent(async |agent| {
+        let stats = start(agent).await;
+        let out = ping(&peer, "-c 3 -i 0.2 -W 5 -s 1400 -I 10.244.2.0 10.244.1.0").await;
+        assert!(out.status.success(), "{out:?}");
+        let said = String::from_utf8_lossy(&out.stdout);
+        assert!(said.contains("3 received"), "{said}");
+        assert_eq!(stats.delivered(), 3, "{stats:?}");
+    });
+}
+
+#[test]
+fn fragments_longer_than_our_mtu_are_fragmented_inside() {
+    let rig = Rig::new();
+    let peer = fragmenting_peer(&rig, 9000);
+    rig.agent(async |agent| {
+        let stats = start(agent).await;
+        let out = ping(
+            &peer,
+            "-c 2 -i 0.2 -W 5 -M dont -s 8000 -I 10.244.2.0 10.244.1.0",
+        )
+        .await;
+        assert!(out.status.success(), "{out:?}");
+        let said = String::from_utf8_lossy(&out.stdout);
+        assert!(said.contains("2 received"), "{said}");
+        assert_eq!(stats.delivered(), 2, "{stats:?}");
+    });
+}
+
+#[test]
+fn who_must_not_be_fragmented_is_told_how_long_he_may_be() {
+    let rig = Rig::new();
+    let peer = fragmenting_peer(&rig, 9000);
+    rig.agent(async |agent| {
+        start(agent).await;
+        let out = ping(&peer, "-c 1 -W 5 -M do -s 8000 -I 10.244.2.0 10.244.1.0").await;
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(said.contains("mtu = 1450"), "{said}");
+    });
+}
+
+#[test]
+fn the_source_check_holds_here_too() {
+    let rig = Rig::new();
+    let peer = fragmenting_peer(&rig, 1450);
+    peer.run("ip addr add 10.244.3.7/32 dev lo");
+    rig.agent(async |agent| {
+        let stats = start(agent).await;
+        let out = ping(&peer, "-c 1 -W 1 -s 1400 -I 10.244.3.7 10.244.1.0").await;
+        assert!(!out.status.success(), "{out:?}");
+        assert_eq!(stats.delivered(), 0);
+        assert_eq!(stats.dropped(Reason::SpoofedSource), 1, "{stats:?}");
+    });
+}
+
+#[test]
+fn a_network_that_is_not_on_this_node_is_dropped_and_counted() {
+    let rig = Rig::new();
+    let peer = fragmenting_peer(&rig, 1450);
+    peer.run("ip link del flannel.1");
+    for line in [
+        "ip link add flannel.9 address 02:00:00:00:00:02 type vxlan id 9 local 192.168.0.2 \
+         dstport 8472 nolearning",
+        "ip link set flannel.9 up",
+        "ip addr add 10.9.0.1/24 dev flannel.9",
+        "ip neigh replace 10.9.0.2 lladdr 02:00:00:00:00:01 nud permanent dev flannel.9",
+        "bridge fdb replace 02:00:00:00:00:01 dev flannel.9 dst 192.168.0.1 self permanent",
+    ] {
+        peer.run(line);
+    }
+    rig.agent(async |agent| {
+        let stats = start(agent).await;
+        ping(&peer, "-c 1 -W 1 -s 1400 10.9.0.2").await;
+        assert_eq!(stats.dropped(Reason::OtherVni), 1, "{stats:?}");
+    });
+}
+
+#[test]
+fn two_agents_share_the_port() {
+    let rig = Rig::new();
+    rig.agent(async |agent| {
+        let open = async || {
+            let net = agent.dataplane.netlink().clone();
+            Rescue::open(net, &options(agent.rig)).await
+        };
+        let _first = open().await.unwrap();
+        let _second = open().await.unwrap();
+    });
+}
+
+async fn busy(rig: &Rig) -> String {
+    let net = Netlink::open().unwrap();
+    match Rescue::open(net, &options(rig)).await {
+        Err(error @ RescueError::Busy { port: 8472, .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_kernel_vxlan_device_on_the_port_is_named() {
+    let rig = Rig::new();
+    rig.netns
+        .run("ip link add flannel.7 type vxlan id 7 dstport 8472 local 192.168.0.1");
+    rig.netns.run("ip link set flannel.7 up");
+    rig.netns.block_on(async || {
+        let error = busy(&rig).await;
+        assert!(
+            error.contains("UDP port 8472") && error.contains("flannel.7"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn a_process_on_the_port_is_named() {
+    let rig = Rig::new();
+    rig.netns.block_on(async || {
+        let _socket = std::net::UdpSocket::bind("0.0.0.0:8472").unwrap();
+        let error = busy(&rig).await;
+        let pid = format!("(pid {})", std::process::id());
+        assert!(error.contains(&pid), "{error}");
+    });
+}

@@ -61,7 +61,7 @@ pub(crate) fn ping(from: &Pod, to: &Pod) {
     let report = from.ping(to.address()).count(5).succeeds();
     transcript(
         "client",
-        &format!("ping -c 5 {}", to.address()),
+        &format!("ping -c 5 -i 0.01 {}", to.address()),
         &report.text,
     );
 }

@@ -4,6 +4,7 @@ use super::{Dataplane, DataplaneError, Mirror};
 use crate::actual::PeerMaps;
 use crate::apply::Executor;
 use crate::desired::{Desired, Peers};
+use crate::lease::SubnetKey;
 use crate::plan::{Action, Conflict, PeerChanges, plan};
 
 /// What a reconcile did.
@@ -107,7 +108,8 @@ impl Dataplane {
     fn name_ignored(&mut self, peers: &Peers) {
         for (subnet, why) in &peers.ignored {
             if self.ignored.get(subnet) != Some(why) {
-                tracing::warn!("the lease of {subnet} is ignored: {why}");
+                let key = SubnetKey::from(*subnet);
+                tracing::warn!(lease = %key, "the lease of {subnet} is ignored: {why}");
             }
         }
         self.ignored.clone_from(&peers.ignored);

@@ -78,6 +78,7 @@ impl LeaseSource for EtcdSource {
                     return Ok(config);
                 }
                 Err(error) => {
+                    let error = crate::logging::describe(&error);
                     let wait = patience.lost("waiting for the network configuration", &error);
                     cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
                 }

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 pub enum OptionsError {
     #[error("no etcd endpoint: give at least one with --etcd-endpoints")]
     NoEndpoint,
-    #[error("etcd endpoint {endpoint:?}: {problem}; write it in --etcd-endpoints like http://192.0.2.1:2379")]
+    #[error(
+        "etcd endpoint {endpoint:?}: {problem}; write it in --etcd-endpoints like http://192.0.2.1:2379"
+    )]
     Endpoint {
         endpoint: String,
         problem: &'static str,

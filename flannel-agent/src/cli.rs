@@ -16,9 +16,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::docker_opts::{self, DockerOpts};
 use crate::logging::describe;
 use crate::source::etcd::EtcdSource;
-use crate::docker_opts::{self, DockerOpts};
 pub use config::Config;
 use flags::Flags;
 use layers::Origins;

@@ -1,6 +1,10 @@
 //! The real [`Node`]: this host's kernel.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::node::{Node, Wanted};
 use crate::cli::Config;
@@ -11,6 +15,7 @@ use crate::dataplane::{AttachMode, Dataplane, Options, Report};
 use crate::desired::{self, Desired, DesiredError, Facts, Inputs};
 use crate::lease::LeaseAttrs;
 use crate::net::Monitor;
+use crate::rescue::{self, Rescue};
 use crate::uplink::{self, Uplink};
 use crate::{mac, mark, observe};
 
@@ -22,7 +27,9 @@ pub(super) struct Kernel {
     choice: UplinkChoice,
     network: String,
     source_check: bool,
+    bpffs: PathBuf,
     facts: Facts,
+    rescue: Option<AbortOnDropHandle<()>>,
 }
 
 impl Kernel {
@@ -46,8 +53,36 @@ impl Kernel {
             choice: config.uplink.clone(),
             network,
             source_check: config.source_check == SourceCheck::Strict,
+            bpffs: config.bpffs.clone(),
             facts: Facts::default(),
+            rescue: None,
         })
+    }
+
+    /// Takes the VXLAN port, once the kernel's own device does not hold it any more.
+    async fn hold_port(&mut self, network: &NetworkConfig) -> anyhow::Result<()> {
+        let alive = self.rescue.as_ref().is_some_and(|task| !task.is_finished());
+        let Backend::Vxlan(vxlan) = &network.backend else {
+            return Ok(());
+        };
+        if alive {
+            return Ok(());
+        }
+        let netlink = self.dataplane.netlink().clone();
+        let options = rescue::Options {
+            port: vxlan.port,
+            source_check: self.source_check,
+            bpffs: self.bpffs.clone(),
+        };
+        let socket = Rescue::open(netlink, &options).await?;
+        let task = tokio::spawn(async move {
+            // Ends with the node, by being dropped.
+            if let Err(error) = socket.run(&CancellationToken::new()).await {
+                tracing::warn!("the socket on the VXLAN port broke: {error}");
+            }
+        });
+        self.rescue = Some(AbortOnDropHandle::new(task));
+        Ok(())
     }
 
     fn desired(&self, wanted: &Wanted) -> anyhow::Result<Desired> {
@@ -107,7 +142,9 @@ impl Node for Kernel {
         let netlink = self.dataplane.netlink();
         self.facts = Facts::gather(netlink, &wanted.uplink, &wanted.leases).await?;
         let desired = self.desired(wanted)?;
-        Ok(actions(&self.dataplane.reconcile(&desired).await?))
+        let report = self.dataplane.reconcile(&desired).await?;
+        self.hold_port(&wanted.network).await?;
+        Ok(actions(&report))
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {

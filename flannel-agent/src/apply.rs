@@ -49,9 +49,10 @@ impl Executor<'_> {
                     index: self.index(&self.node.pair.name).await?,
                     gro_index: self.index(&self.node.pair.gro_name).await?,
                 };
-                self.bpf.load(&told, &self.node.attachments)?;
+                self.bpf.load(&told, &self.node.programs)?;
             }
             Action::UpdatePeers(changes) => self.bpf.update_peers(changes)?,
+            Action::BumpEpoch => self.bpf.bump_epoch()?,
             Action::SetUp { device } => {
                 let index = self.index(device).await?;
                 found(device, net.set_up_noarp(index).await?)?;

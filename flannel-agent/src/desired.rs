@@ -4,6 +4,7 @@
 //! [`observe`](crate::observe)'s question, what to do about it [`plan`](crate::plan)'s.
 
 mod facts;
+mod fast_path;
 mod node;
 mod peers;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
+pub use fast_path::{FastPath, Hook, Mode, Ports};
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use peers::{Peer, Peers};
 
@@ -45,6 +47,7 @@ pub struct Inputs<'a> {
     pub vtep_mac: crate::mac::MacAddr,
     pub facts: &'a Facts,
     pub source_check: bool,
+    pub fast_path: &'a FastPath,
 }
 
 /// What is true of this node whatever anybody wants.
@@ -57,6 +60,8 @@ pub struct Facts {
     /// Next hops towards peers over the uplink, as the kernel found them.
     #[serde(skip)]
     pub next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    /// Where packets of pods are met now.
+    pub pod_ports: Ports,
 }
 
 /// A network that this node cannot serve.

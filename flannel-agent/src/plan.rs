@@ -53,6 +53,11 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
     leads_here(node, &pair, &mut actions);
     actions.extend(hooks.filter(|a| !on_pair(a)).cloned().map(Action::Attach));
 
+    // Whatever the earlier programs were told, flows were proven under it.
+    if reload && node.globals.fast_path != flannel_common::globals::FAST_PATH_OFF {
+        actions.push(Action::BumpEpoch);
+    }
+
     let aside = matches!(actual.device, Device::KernelVxlan { .. }) || actual.aside;
     if aside {
         actions.push(Action::DeleteDevice {

@@ -8,6 +8,7 @@ use regex::Regex;
 use thiserror::Error;
 
 use super::flags::{Flags, SourceCheck};
+use crate::desired::FastPath;
 use crate::source::etcd::{ClientIdentity, EtcdOptions, Login, Tls};
 
 /// The agent's settings, validated.
@@ -23,6 +24,8 @@ pub struct Config {
     /// `None`: the object built into the binary.
     pub ebpf_object: Option<PathBuf>,
     pub source_check: SourceCheck,
+    pub fast_path: FastPath,
+    pub flow_entries: u32,
 }
 
 /// What the operator said about the interface towards the other nodes.
@@ -101,8 +104,49 @@ impl Config {
                 })?,
             ebpf_object: path(&flags.ebpf_object),
             source_check: flags.source_check,
+            fast_path: FastPath {
+                mode: flags.fast_path,
+                hook: flags.pod_hook,
+                bridge: bridge(flags)?,
+            },
+            flow_entries: flow_entries(flags)?,
         })
     }
+}
+
+/// `IFNAMSIZ` without the terminating zero.
+const NAME_MAX: usize = 15;
+
+fn bridge(flags: &Flags) -> Result<String, ConfigError> {
+    let name = flags.pod_bridge.trim();
+    if name.is_empty() || name.len() > NAME_MAX || name.contains('/') {
+        return Err(ConfigError::new(
+            "pod-bridge",
+            &flags.pod_bridge,
+            "no interface name",
+            "give the bridge of your CNI configuration, usually cni0",
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+/// Every CPU hoards up to 128 free entries of an LRU map (kernels before 6.16, commit d4adf1c9ee77): a
+/// small table evicts new flows while most of it is free.
+const FLOWS_MIN: u32 = 8_192;
+/// 2^24 flows take about three gigabytes.
+const FLOWS_MAX: u32 = 1 << 24;
+
+fn flow_entries(flags: &Flags) -> Result<u32, ConfigError> {
+    let entries = flags.flow_entries;
+    if (FLOWS_MIN..=FLOWS_MAX).contains(&entries) {
+        return Ok(entries);
+    }
+    Err(ConfigError::new(
+        "flow-entries",
+        entries.to_string(),
+        format!("not between {FLOWS_MIN} and {FLOWS_MAX}"),
+        "leave the flag out for 131072, or switch the fast path off (--fast-path=off)",
+    ))
 }
 
 /// Endpoints and files are looked at by [`crate::source::etcd::EtcdSource`].

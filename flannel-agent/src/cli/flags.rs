@@ -1,5 +1,6 @@
 //! Every flag, once: name, default and help. What the values mean is decided in [`super::config`].
 
+use crate::desired::{Hook, Mode};
 use std::fmt;
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -129,6 +130,39 @@ pub struct Flags {
         help_heading = "eBPF"
     )]
     pub source_check: SourceCheck,
+
+    /// Which flows may skip the stack
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "verified",
+        help_heading = "Fast path"
+    )]
+    pub fast_path: Mode,
+    /// Where packets of pods are met
+    #[arg(
+        long,
+        value_name = "WHERE",
+        default_value = "port",
+        help_heading = "Fast path"
+    )]
+    pub pod_hook: Hook,
+    /// The bridge that pods hang on
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "cni0",
+        help_heading = "Fast path"
+    )]
+    pub pod_bridge: String,
+    /// Flows remembered at once; the least recently used one makes room
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 131_072,
+        help_heading = "Fast path"
+    )]
+    pub flow_entries: u32,
 
     /// TOML file with further settings: flags' names as keys
     #[arg(long, value_name = "FILE", default_value = "", help_heading = "Node")]

@@ -1,10 +1,6 @@
 //! The real [`Node`]: this host's kernel.
 
-use std::path::PathBuf;
-
 use anyhow::Context as _;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::node::{Node, Wanted};
 use crate::cli::Config;
@@ -12,10 +8,9 @@ use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::{AttachMode, Dataplane, Options, Report};
-use crate::desired::{self, Desired, DesiredError, Facts, Inputs};
+use crate::desired::{self, Desired, DesiredError, Facts, FastPath, Inputs};
 use crate::lease::LeaseAttrs;
 use crate::net::Monitor;
-use crate::rescue::{self, Rescue};
 use crate::uplink::{self, Uplink};
 use crate::{mac, mark, observe};
 
@@ -27,9 +22,8 @@ pub(super) struct Kernel {
     choice: UplinkChoice,
     network: String,
     source_check: bool,
-    bpffs: PathBuf,
+    fast_path: FastPath,
     facts: Facts,
-    rescue: Option<AbortOnDropHandle<()>>,
 }
 
 impl Kernel {
@@ -46,6 +40,7 @@ impl Kernel {
             network: network.clone(),
             ebpf_object: config.ebpf_object.clone(),
             attach: AttachMode::Auto,
+            flow_entries: config.flow_entries,
         })?;
         Ok(Self {
             dataplane,
@@ -53,36 +48,9 @@ impl Kernel {
             choice: config.uplink.clone(),
             network,
             source_check: config.source_check == SourceCheck::Strict,
-            bpffs: config.bpffs.clone(),
+            fast_path: config.fast_path.clone(),
             facts: Facts::default(),
-            rescue: None,
         })
-    }
-
-    /// Takes the VXLAN port, once the kernel's own device does not hold it any more.
-    async fn hold_port(&mut self, network: &NetworkConfig) -> anyhow::Result<()> {
-        let alive = self.rescue.as_ref().is_some_and(|task| !task.is_finished());
-        let Backend::Vxlan(vxlan) = &network.backend else {
-            return Ok(());
-        };
-        if alive {
-            return Ok(());
-        }
-        let netlink = self.dataplane.netlink().clone();
-        let options = rescue::Options {
-            port: vxlan.port,
-            source_check: self.source_check,
-            bpffs: self.bpffs.clone(),
-        };
-        let socket = Rescue::open(netlink, &options).await?;
-        let task = tokio::spawn(async move {
-            // Ends with the node, by being dropped.
-            if let Err(error) = socket.run(&CancellationToken::new()).await {
-                tracing::warn!("the socket on the VXLAN port broke: {error}");
-            }
-        });
-        self.rescue = Some(AbortOnDropHandle::new(task));
-        Ok(())
     }
 
     fn desired(&self, wanted: &Wanted) -> anyhow::Result<Desired> {
@@ -100,6 +68,7 @@ impl Kernel {
             vtep_mac: vtep_mac.context("this node's own lease is damaged")?,
             facts: &self.facts,
             source_check: self.source_check,
+            fast_path: &self.fast_path,
         })?;
         Ok(desired)
     }
@@ -140,11 +109,10 @@ impl Node for Kernel {
 
     async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
         let netlink = self.dataplane.netlink();
-        self.facts = Facts::gather(netlink, &wanted.uplink, &wanted.leases).await?;
+        self.facts =
+            Facts::gather(netlink, &wanted.uplink, &wanted.leases, &self.fast_path).await?;
         let desired = self.desired(wanted)?;
-        let report = self.dataplane.reconcile(&desired).await?;
-        self.hold_port(&wanted.network).await?;
-        Ok(actions(&report))
+        Ok(actions(&self.dataplane.reconcile(&desired).await?))
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {

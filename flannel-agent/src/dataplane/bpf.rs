@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::Ebpf;
 use aya::programs::SchedClassifier;
-use flannel_common::maps::{PEERS, VTEPS};
+use flannel_common::maps::{EPOCH, PEERS, VTEPS};
 use flannel_common::program::Program;
 
 use super::bpffs::{self, Pins};
@@ -13,7 +13,7 @@ use super::maps::{Maps, Stats};
 use super::object::Object;
 use super::{DataplaneError, Options, requirements};
 use crate::actual::{Generation, Loaded, PeerMaps, Programs, Stale};
-use crate::desired::{Attachment, Node};
+use crate::desired::Node;
 use crate::net::{Direction, Link, Netlink};
 use crate::plan::PeerChanges;
 
@@ -39,7 +39,7 @@ struct Running {
 impl Bpf {
     pub(super) fn open(options: &Options) -> Result<Self, DataplaneError> {
         Ok(Self {
-            object: Object::read(options.ebpf_object.as_deref())?,
+            object: Object::read(options.ebpf_object.as_deref(), options.flow_entries)?,
             pins: Pins::open(&options.bpffs, &options.network)?,
             way: options.attach.into(),
             loaded: None,
@@ -50,11 +50,11 @@ impl Bpf {
     pub(crate) fn load(
         &mut self,
         told: &Loaded,
-        attachments: &[Attachment],
+        programs: &BTreeSet<Program>,
     ) -> Result<(), DataplaneError> {
         let mut ebpf = self.object.load(told, &self.pins)?;
         let mut ids = BTreeMap::new();
-        for program in attachments.iter().map(|a| a.program) {
+        for program in programs.iter().copied() {
             let classifier = classifier(&mut ebpf, program)?;
             classifier
                 .load()
@@ -108,12 +108,17 @@ impl Bpf {
         running.maps.update(changes)
     }
 
+    pub(crate) fn bump_epoch(&mut self) -> Result<(), DataplaneError> {
+        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
+        running.maps.bump_epoch()
+    }
+
     /// What the maps hold, be they ours or left by an earlier agent.
     pub(crate) fn peers(&self) -> Result<PeerMaps, DataplaneError> {
         if let Some(running) = &self.loaded {
             return running.maps.list();
         }
-        let usable = [PEERS, VTEPS]
+        let usable = [EPOCH, PEERS, VTEPS]
             .iter()
             .all(|name| self.object.has_usable_pin(name, &self.pins));
         if usable {

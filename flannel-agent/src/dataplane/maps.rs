@@ -7,9 +7,9 @@ use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use flannel_common::Ipv4;
-use flannel_common::maps::{self, PEERS, STATS, VTEPS, Vtep};
+use flannel_common::maps::{self, EPOCH, PEERS, STATS, VTEPS, Vtep};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::stats::{Count, Counters};
@@ -23,10 +23,16 @@ use crate::mac::MacAddr;
 use crate::plan::PeerChanges;
 
 /// The maps that hold the leases.
-#[derive(Debug)]
 pub(super) struct Maps {
     peers: LpmTrie<MapData, Ipv4, Wire<maps::Peer>>,
     vteps: HashMap<MapData, Ipv4, Wire<Vtep>>,
+    epoch: Array<MapData, u32>,
+}
+
+impl fmt::Debug for Maps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Maps").finish_non_exhaustive()
+    }
 }
 
 impl Maps {
@@ -35,6 +41,7 @@ impl Maps {
         Ok(Self {
             peers: typed(PEERS, take(ebpf, PEERS)?)?,
             vteps: typed(VTEPS, take(ebpf, VTEPS)?)?,
+            epoch: typed(EPOCH, take(ebpf, EPOCH)?)?,
         })
     }
 
@@ -48,6 +55,7 @@ impl Maps {
         Ok(Self {
             peers: typed(PEERS, open(PEERS)?)?,
             vteps: typed(VTEPS, open(VTEPS)?)?,
+            epoch: typed(EPOCH, open(EPOCH)?)?,
         })
     }
 
@@ -89,7 +97,23 @@ impl Maps {
             gone(self.vteps.remove(&ip.octets()))
                 .map_err(|e| DataplaneError::map(VTEPS, "remove", e))?;
         }
-        Ok(())
+        // Last: a proof made in the new epoch must rest on the new peers.
+        if changes.ends_proofs {
+            self.bump_epoch()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Ends the proof of every flow. Wraps, after more changes than a cluster sees.
+    pub(super) fn bump_epoch(&mut self) -> Result<(), DataplaneError> {
+        let now = self
+            .epoch
+            .get(&0, 0)
+            .map_err(|e| DataplaneError::map(EPOCH, "read", e))?;
+        self.epoch
+            .set(0, now.wrapping_add(1), 0)
+            .map_err(|e| DataplaneError::map(EPOCH, "write", e))
     }
 }
 

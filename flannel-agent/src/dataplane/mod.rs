@@ -39,6 +39,8 @@ pub struct Options {
     /// Instead of the built-in object.
     pub ebpf_object: Option<PathBuf>,
     pub attach: AttachMode,
+    /// Size of the flow table.
+    pub flow_entries: u32,
 }
 
 /// This node's dataplane. Dropping it leaves everything in place that forwards.

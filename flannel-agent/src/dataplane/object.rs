@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
 use aya::{Ebpf, EbpfLoader};
+use flannel_common::maps::FLOWS;
 use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr, globals};
 
@@ -40,7 +41,7 @@ struct Shape {
 
 impl Object {
     /// Reads the object from `path`, or takes the one built into the agent.
-    pub(super) fn read(path: Option<&Path>) -> Result<Self, DataplaneError> {
+    pub(super) fn read(path: Option<&Path>, flow_entries: u32) -> Result<Self, DataplaneError> {
         let bytes = match path {
             None => Cow::Borrowed(EMBEDDED),
             Some(path) => {
@@ -64,7 +65,10 @@ impl Object {
                     kind: map.map_type(),
                     key_size: map.key_size(),
                     value_size: map.value_size(),
-                    max_entries: map.max_entries(),
+                    max_entries: match name.as_str() {
+                        FLOWS => flow_entries,
+                        _ => map.max_entries(),
+                    },
                     flags: map.map_flags(),
                 },
             })
@@ -90,6 +94,9 @@ impl Object {
             .collect();
         for (name, path) in &paths {
             loader.map_pin_path(name, path.as_path());
+        }
+        for map in self.maps.iter().filter(|map| map.name == FLOWS) {
+            loader.map_max_entries(FLOWS, map.shape.max_entries);
         }
         loader
             .load(&self.bytes)
@@ -190,8 +197,8 @@ impl From<&Loaded> for Constants {
             port_max: node.local_ports.1,
             source_check: u8::from(node.source_check),
             overlay_mtu: node.overlay_mtu,
-            fast_path: globals::FAST_PATH_OFF,
-            pod_hook: globals::POD_HOOK_PORT,
+            fast_path: node.fast_path,
+            pod_hook: node.pod_hook,
         }
     }
 }
@@ -229,7 +236,7 @@ mod tests {
 
     #[test]
     fn the_embedded_object_defines_our_maps() {
-        let object = Object::read(None).unwrap();
+        let object = Object::read(None, 8192).unwrap();
         for name in [maps::PEERS, maps::STATS, maps::VTEPS] {
             assert!(object.maps.iter().any(|m| m.name == name), "{name}");
         }
@@ -241,9 +248,11 @@ mod tests {
     fn a_file_that_is_no_object_is_an_error_with_the_way_out() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"not an ELF file").unwrap();
-        let error = Object::read(Some(file.path())).unwrap_err().to_string();
+        let error = Object::read(Some(file.path()), 8192)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("xtask build-ebpf"), "{error}");
-        let error = Object::read(Some(Path::new("/no/such/object"))).unwrap_err();
+        let error = Object::read(Some(Path::new("/no/such/object")), 8192).unwrap_err();
         assert!(error.to_string().contains("/no/such/object"), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use super::{Dataplane, DataplaneError, Mirror};
 use crate::actual::PeerMaps;
 use crate::apply::Executor;
-use crate::desired::{Desired, Peers};
+use crate::desired::{Desired, Node, Peers};
 use crate::lease::SubnetKey;
 use crate::plan::{Action, Conflict, PeerChanges, plan};
 
@@ -13,6 +13,13 @@ pub struct Report {
     pub done: Vec<Action>,
     /// Actions that failed and are not essential, with the reason.
     pub failed: Vec<(Action, String)>,
+}
+
+/// A flow to a pod that is gone must not be delivered to where the pod was: its address may be another
+/// pod's by now. (The kernel took programs and port along, so there is nothing left to observe.)
+fn a_port_went(before: &Node, now: &Node) -> bool {
+    let stays = |(name, index): (&String, &u32)| now.pod_ports.get(name) == Some(index);
+    !before.pod_ports.iter().all(stays)
 }
 
 /// A node that could not be made what is wanted. What forwarded before, still does.
@@ -35,11 +42,16 @@ impl Dataplane {
     /// # Errors
     /// The first essential action that failed; what comes after it was not tried.
     pub async fn reconcile(&mut self, desired: &Desired) -> Result<Report, ReconcileError> {
-        self.mirror = None;
+        let before = self.mirror.take();
         self.name_ignored(&desired.peers);
         let observed = self.actual(desired).await;
         let actual = observed.map_err(ReconcileError::Observe)?;
-        let actions = plan(desired, &actual)?;
+        let mut actions = plan(desired, &actual)?;
+        if before.is_some_and(|before| a_port_went(&before.node, &desired.node))
+            && !actions.contains(&Action::BumpEpoch)
+        {
+            actions.push(Action::BumpEpoch);
+        }
         let report = self.apply(desired, actions).await?;
         self.mirror = Some(Mirror {
             node: desired.node.clone(),

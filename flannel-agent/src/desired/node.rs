@@ -1,13 +1,13 @@
 //! The part of the wanted state that no peer changes: devices, address, route, constants, hooks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 
-use super::{DesiredError, Inputs};
+use super::{DesiredError, FastPath, Inputs, Ports};
 use crate::config::{NetworkConfig, VxlanOptions};
 use crate::mac::MacAddr;
 use crate::mark;
@@ -43,6 +43,10 @@ pub struct Node {
     pub globals: Globals,
     /// In the order in which they are put up.
     pub attachments: Vec<Attachment>,
+    /// All that may be attached: a pod can come at any time.
+    #[serde(skip)]
+    pub programs: BTreeSet<Program>,
+    pub pod_ports: Ports,
 }
 
 /// `flannel.<VNI>` and `flgro.<VNI>`.
@@ -76,6 +80,9 @@ pub struct Globals {
     pub local_ports: (u16, u16),
     pub source_check: bool,
     pub overlay_mtu: u32,
+    /// Values of [`flannel_common::globals::FAST_PATH`] and [`flannel_common::globals::POD_HOOK`].
+    pub fast_path: u8,
+    pub pod_hook: u8,
 }
 
 /// One program at one hook.
@@ -122,11 +129,13 @@ pub(super) fn node(inputs: &Inputs<'_>, vxlan: &VxlanOptions) -> Result<Node, De
         return Err(DesiredError::VniTooLong(vni));
     }
     let overlay = inputs.config.network;
+    let mut attachments = attachments(&pair, &inputs.uplink.name);
+    attachments.extend(inputs.fast_path.attachments(&pair, &inputs.facts.pod_ports));
     Ok(Node {
         network: inputs.network.to_owned(),
         address: inputs.subnet.network().into(),
         overlay,
-        sysctls: sysctls(&pair),
+        sysctls: sysctls(&pair, inputs.fast_path),
         features: features(&pair),
         globals: Globals {
             uplink_index: inputs.uplink.index,
@@ -140,8 +149,16 @@ pub(super) fn node(inputs: &Inputs<'_>, vxlan: &VxlanOptions) -> Result<Node, De
             local_ports: inputs.facts.local_ports,
             source_check: inputs.source_check,
             overlay_mtu: pair.mtu,
+            fast_path: inputs.fast_path.mode_value(),
+            pod_hook: inputs.fast_path.hook_value(),
         },
-        attachments: attachments(&pair, &inputs.uplink.name),
+        programs: attachments
+            .iter()
+            .map(|a| a.program)
+            .chain(inputs.fast_path.programs().iter().copied())
+            .collect(),
+        attachments,
+        pod_ports: inputs.facts.pod_ports.clone(),
         pair,
     })
 }
@@ -162,7 +179,7 @@ fn attachments(pair: &Pair, uplink: &str) -> Vec<Attachment> {
 
 /// IPv6 autoconfiguration has no business on the pair: router solicitations and link-local addresses
 /// would go into the tunnel, and a router's answer would configure the node.
-fn sysctls(pair: &Pair) -> BTreeMap<String, String> {
+fn sysctls(pair: &Pair, fast_path: &FastPath) -> BTreeMap<String, String> {
     let ipv6 = |device: &str, key| format!("net/ipv6/conf/{device}/{key}");
     [
         (ipv6(&pair.gro_name, "disable_ipv6"), "1"),
@@ -171,7 +188,9 @@ fn sysctls(pair: &Pair) -> BTreeMap<String, String> {
         (ipv6(&pair.name, "addr_gen_mode"), "1"),
     ]
     .map(|(key, value)| (key, value.to_owned()))
-    .into()
+    .into_iter()
+    .chain(fast_path.sysctls())
+    .collect()
 }
 
 /// The veth driver hands packets to NAPI, where GRO merges them, only when the sending end has every kind

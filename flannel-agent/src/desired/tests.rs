@@ -16,6 +16,7 @@ pub(crate) struct World {
     pub(crate) leases: BTreeMap<Ipv4Net, LeaseAttrs>,
     pub(crate) uplink: Uplink,
     pub(crate) facts: Facts,
+    pub(crate) fast_path: FastPath,
 }
 
 impl Default for World {
@@ -38,7 +39,9 @@ impl Default for World {
                 local_ports: (32768, 60999),
                 cpus: 4,
                 next_hops: BTreeMap::new(),
+                pod_ports: Ports::new(),
             },
+            fast_path: FastPath::default(),
         }
     }
 }
@@ -59,6 +62,7 @@ impl World {
             vtep_mac: MAC,
             facts: &self.facts,
             source_check: true,
+            fast_path: &self.fast_path,
         })
     }
 }
@@ -97,8 +101,49 @@ fn a_node_as_flannel_makes_it() {
             ("overlay_catch", "flgro.1", Direction::Ingress),
             ("overlay_tx", "flannel.1", Direction::Egress),
             ("uplink_rx", "eth0", Direction::Ingress),
+            ("overlay_rx", "flannel.1", Direction::Ingress),
         ]
     );
+}
+
+#[test]
+fn the_fast_path_meets_each_pod_at_its_port() {
+    let mut world = World::default();
+    world.facts.pod_ports = Ports::from([("vetha".to_owned(), 7)]);
+    let node = world.build().unwrap().node;
+    let at_port: Vec<_> = node
+        .attachments
+        .iter()
+        .filter(|a| a.device == "vetha")
+        .map(|a| (a.program.name(), a.direction))
+        .collect();
+    assert_eq!(
+        at_port,
+        [
+            ("pod_rx", Direction::Egress),
+            ("pod_tx", Direction::Ingress)
+        ]
+    );
+}
+
+#[test]
+fn the_programs_for_pods_are_loaded_before_there_is_a_pod() {
+    let node = World::default().build().unwrap().node;
+    assert!(
+        node.programs
+            .contains(&flannel_common::program::Program::PodTx)
+    );
+}
+
+#[test]
+fn switched_off_it_leaves_no_trace() {
+    let mut world = World::default();
+    world.fast_path.mode = Mode::Off;
+    world.facts.pod_ports = Ports::from([("vetha".to_owned(), 7)]);
+    let node = world.build().unwrap().node;
+    assert_eq!(node.attachments.len(), 3);
+    assert_eq!(node.programs.len(), 3);
+    assert!(node.sysctls.keys().all(|key| !key.contains("conntrack")));
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub struct Link {
     pub ethernet: bool,
     /// ifindex of the other end of a veth pair, if that end is in this network namespace.
     pub peer: Option<u32>,
+    /// ifindex of the bridge (or other device) that this one is a port of.
+    pub controller: Option<u32>,
 }
 
 /// The driver behind an interface, as far as we care.
@@ -221,6 +223,7 @@ impl From<&LinkMessage> for Link {
             loopback: flags.contains(LinkFlags::Loopback),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             peer: None,
+            controller: None,
         };
         let (mut lower, mut elsewhere) = (None, false);
         for attribute in &message.attributes {
@@ -230,6 +233,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::Link(index) => lower = Some(*index),
+                LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::LinkNetNsId(_) => elsewhere = true,
                 LinkAttribute::LinkInfo(info) => link.kind = kind(info),
                 _ => {}

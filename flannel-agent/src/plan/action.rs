@@ -51,6 +51,8 @@ pub enum Action {
         globals: Globals,
     },
     UpdatePeers(PeerChanges),
+    /// Ends the proof of every flow: what it was made from has changed.
+    BumpEpoch,
     SetUp {
         device: String,
     },
@@ -127,6 +129,7 @@ impl fmt::Display for Action {
                 globals.vni, globals.port, globals.uplink_ip
             ),
             Self::UpdatePeers(changes) => changes.fmt(f),
+            Self::BumpEpoch => f.write_str("end the proofs of all flows"),
             Self::SetUp { device } => write!(f, "set {device} up"),
             Self::Attach(attachment) => write!(f, "attach {attachment}"),
             Self::AddAddress { device, address } => write!(f, "add {address} to {device}"),

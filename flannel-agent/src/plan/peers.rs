@@ -20,6 +20,8 @@ pub struct PeerChanges {
     pub remove: BTreeSet<Ipv4Net>,
     pub put_vteps: BTreeMap<Ipv4Addr, u32>,
     pub remove_vteps: BTreeSet<Ipv4Addr>,
+    /// A peer changes or goes, so flows may run on what was true of it. A new peer has no flows.
+    pub ends_proofs: bool,
 }
 
 impl PeerChanges {
@@ -36,7 +38,10 @@ impl PeerChanges {
             .filter(|(ip, leases)| held.vteps.get(*ip) != Some(*leases));
         let remove = held.table.keys().filter(|s| !wanted.table.contains_key(s));
         let remove_vteps = held.vteps.keys().filter(|i| !wanted.vteps.contains_key(i));
+        let known = |subnet: &&Ipv4Net| held.table.contains_key(*subnet);
+        let ends_proofs = remove.clone().next().is_some() || put.clone().any(|(s, _)| known(&s));
         let changes = Self {
+            ends_proofs,
             put: put.map(|(subnet, peer)| (*subnet, *peer)).collect(),
             remove: remove.copied().collect(),
             put_vteps: put_vteps.map(|(ip, leases)| (*ip, *leases)).collect(),

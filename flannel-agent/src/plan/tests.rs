@@ -41,6 +41,7 @@ fn a_first_start_reads_as_a_story() {
             "set the sysctl net/ipv6/conf/flannel.1/accept_ra to 0",
             "set the sysctl net/ipv6/conf/flannel.1/addr_gen_mode to 1",
             "set the sysctl net/ipv6/conf/flgro.1/disable_ipv6 to 1",
+            "set the sysctl net/netfilter/nf_conntrack_tcp_be_liberal to 1",
             "switch offloads of flannel.1: rx-gro on tx-gre-csum-segmentation off \
              tx-gre-segmentation off tx-gso-list off tx-ipxip4-segmentation off \
              tx-ipxip6-segmentation off tx-sctp-segmentation off \
@@ -54,9 +55,11 @@ fn a_first_start_reads_as_a_story() {
             "set flannel.1 up",
             "attach overlay_catch to ingress of flgro.1",
             "attach overlay_tx to egress of flannel.1",
+            "attach overlay_rx to ingress of flannel.1",
             "add 10.244.1.0/32 to flannel.1",
             "add the route 10.244.0.0/16 dev flannel.1 src 10.244.1.0",
             "attach uplink_rx to ingress of eth0",
+            "end the proofs of all flows",
         ]
     );
 }
@@ -76,7 +79,9 @@ fn a_new_process_swaps_the_programs_and_touches_nothing_else() {
             "load the programs for VNI 1 port 8472 at 192.168.0.1",
             "attach overlay_catch to ingress of flgro.1",
             "attach overlay_tx to egress of flannel.1",
+            "attach overlay_rx to ingress of flannel.1",
             "attach uplink_rx to ingress of eth0",
+            "end the proofs of all flows",
         ]
     );
 }
@@ -88,8 +93,8 @@ fn a_kernel_vxlan_device_forwards_until_its_successor_does() {
     let words = words(&plan(&wanted(), &actual).unwrap());
     assert_eq!(words[0], "put the kernel device flannel.1 aside as flold.1");
     assert!(words[1].starts_with("create flannel.1"));
-    let end: Vec<_> = words.iter().rev().take(3).collect();
-    assert_eq!(end[2], "attach uplink_rx to ingress of eth0");
+    let end: Vec<_> = words.iter().rev().take(4).collect();
+    assert_eq!(end[3], "attach uplink_rx to ingress of eth0");
     assert_eq!(end[1], "delete flold.1");
     assert!(end[0].starts_with("replace the route"));
 }

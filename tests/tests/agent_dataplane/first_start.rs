@@ -110,13 +110,14 @@ fn without_bpffs_and_the_right_to_mount_the_error_says_what_to_do() {
     let rig = Rig::new();
     rig.netns.block_on(async || {
         // A plain file cannot become a mount point.
-        let file = rig.bpffs();
+        let file = rig.bpffs().with_extension("file");
         std::fs::write(&file, b"").unwrap();
         let error = Dataplane::open(&Options {
             bpffs: file,
             network: "x".to_owned(),
             ebpf_object: None,
             attach: AttachMode::Auto,
+            flow_entries: 8192,
         });
         let error = error.unwrap_err().to_string();
         assert!(

@@ -1,10 +1,15 @@
 //! The agent's dataplane against a real kernel: one node in a namespace, started, disturbed, restarted.
 
-#![expect(clippy::unwrap_used, reason = "tests panic to keep their backtraces")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
 
 mod adoption;
 mod clsact;
 mod drift;
+mod fast_path;
 mod first_start;
 mod peers;
 mod replacement;

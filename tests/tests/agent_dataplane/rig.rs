@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use flannel_agent::config::NetworkConfig;
 use flannel_agent::dataplane::{AttachMode, Dataplane, Options, Report};
-use flannel_agent::desired::{Desired, Facts, Inputs};
+use flannel_agent::desired::{Desired, Facts, FastPath, Inputs, Mode};
 use flannel_agent::lease::LeaseAttrs;
 use flannel_agent::mac::MacAddr;
 use flannel_agent::uplink::{self, Uplink};
@@ -26,6 +26,9 @@ pub(crate) struct Rig {
     pub(crate) leases: BTreeMap<ipnet::Ipv4Net, LeaseAttrs>,
     pub(crate) iface: &'static str,
     pub(crate) attach: AttachMode,
+    /// Off, unless a test is about it.
+    pub(crate) fast_path: FastPath,
+    pub(crate) flow_entries: u32,
     pub(crate) subnet: &'static str,
 }
 
@@ -39,7 +42,7 @@ impl Rig {
             netns.run(&format!("ip link set {link} up"));
         }
         let folder = sweep::folder(&name);
-        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::create_dir_all(folder.join("bpf")).unwrap();
         let peer = LeaseAttrs::vxlan(Ipv4Addr::new(192, 168, 0, 2), 1, PEER_MAC);
         Self {
             netns,
@@ -47,6 +50,11 @@ impl Rig {
             leases: BTreeMap::from([("10.244.2.0/24".parse().unwrap(), peer)]),
             iface: "eth0",
             attach: AttachMode::Auto,
+            fast_path: FastPath {
+                mode: Mode::Off,
+                ..FastPath::default()
+            },
+            flow_entries: 8192,
             subnet: "10.244.1.0/24",
         }
     }
@@ -81,6 +89,7 @@ impl Rig {
                 network: NETWORK.to_owned(),
                 ebpf_object: None,
                 attach: self.attach,
+                flow_entries: self.flow_entries,
             });
             let mut agent = Agent {
                 rig: self,
@@ -147,7 +156,8 @@ impl Agent<'_> {
         let json = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
         let uplink = self.uplink().await;
         let leases = Arc::new(leases.clone());
-        let facts = Facts::gather(self.dataplane.netlink(), &uplink, &leases)
+        let fast_path = &self.rig.fast_path;
+        let facts = Facts::gather(self.dataplane.netlink(), &uplink, &leases, fast_path)
             .await
             .unwrap();
         Desired::new(&Inputs {
@@ -159,6 +169,7 @@ impl Agent<'_> {
             vtep_mac: MAC,
             facts: &facts,
             source_check: true,
+            fast_path,
         })
         .unwrap()
     }

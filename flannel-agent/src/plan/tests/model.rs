@@ -140,6 +140,9 @@ impl Model {
                 assert!(actual.programs.loaded.is_some(), "maps are open");
                 actual.peers.apply(changes);
             }
+            Action::BumpEpoch => {
+                assert!(actual.programs.loaded.is_some(), "maps are open");
+            }
             Action::SetUp { device } if device.starts_with("flgro") => pair(actual).gro_up = true,
             Action::SetUp { .. } => pair(actual).up = true,
             Action::Attach(attachment) => {

@@ -1,0 +1,112 @@
+//! How much of the stack proven flows may skip, and where the programs for that sit.
+
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+use flannel_common::globals;
+use flannel_common::program::Program;
+use serde::Serialize;
+
+use super::{Attachment, Pair};
+use crate::net::Direction;
+
+/// What a flow has to show before it skips the stack.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// That the stack lets it through unchanged
+    #[default]
+    Verified,
+    /// Nothing: for nodes without kube-proxy and without policy
+    Always,
+    /// No flow skips the stack
+    Off,
+}
+
+/// Where packets of pods are met.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Hook {
+    /// On each port of the bridge
+    #[default]
+    Port,
+    /// On the bridge itself
+    Bridge,
+}
+
+/// The fast path as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FastPath {
+    pub mode: Mode,
+    pub hook: Hook,
+    /// The bridge that pods hang on.
+    pub bridge: String,
+}
+
+impl Default for FastPath {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            hook: Hook::default(),
+            bridge: "cni0".to_owned(),
+        }
+    }
+}
+
+/// The bridge's ports, and the bridge: name and ifindex. A name that comes back with another index is
+/// another pod.
+pub type Ports = BTreeMap<String, u32>;
+
+impl FastPath {
+    /// Value of [`globals::FAST_PATH`].
+    #[must_use]
+    pub const fn mode_value(&self) -> u8 {
+        match self.mode {
+            Mode::Off => globals::FAST_PATH_OFF,
+            Mode::Verified => globals::FAST_PATH_VERIFIED,
+            Mode::Always => globals::FAST_PATH_ALWAYS,
+        }
+    }
+
+    /// Value of [`globals::POD_HOOK`].
+    #[must_use]
+    pub const fn hook_value(&self) -> u8 {
+        match self.hook {
+            Hook::Port => globals::POD_HOOK_PORT,
+            Hook::Bridge => globals::POD_HOOK_BRIDGE,
+        }
+    }
+
+    /// Programs that have to be loaded, whether or not there is a pod yet.
+    pub(super) fn programs(&self) -> &'static [Program] {
+        match self.mode {
+            Mode::Off => &[],
+            Mode::Verified | Mode::Always => &[Program::OverlayRx, Program::PodRx, Program::PodTx],
+        }
+    }
+
+    /// Hooks, receiving first: a flow is proven only when all of them are there.
+    pub(super) fn attachments(&self, pair: &Pair, ports: &Ports) -> Vec<Attachment> {
+        if self.mode == Mode::Off {
+            return Vec::new();
+        }
+        let at = |program, device: &str, direction| Attachment {
+            program,
+            device: device.to_owned(),
+            direction,
+        };
+        let mut all = vec![at(Program::OverlayRx, &pair.name, Direction::Ingress)];
+        for port in ports.keys() {
+            all.push(at(Program::PodRx, port, Direction::Egress));
+            all.push(at(Program::PodTx, port, Direction::Ingress));
+        }
+        all
+    }
+
+    /// Conntrack misses most segments of a fast TCP flow; without this it calls the next one it sees
+    /// INVALID, and kube-proxy's rule drops it.
+    pub(super) fn sysctls(&self) -> Option<(String, String)> {
+        let key = "net/netfilter/nf_conntrack_tcp_be_liberal";
+        (self.mode != Mode::Off).then(|| (key.to_owned(), "1".to_owned()))
+    }
+}

@@ -1,0 +1,87 @@
+//! What changes under a running agent: it follows, and keeps its subnet.
+
+use flannel_tests::pair::Pair;
+use flannel_tests::prelude::*;
+
+/// The pods reach each other again, without anybody being restarted.
+fn recovers(pair: &Pair<Agent>) {
+    pair.pod1.reaches(&pair.pod2);
+    pair.pod2.reaches(&pair.pod1);
+}
+
+#[test]
+fn an_uplink_with_another_address_is_published_and_the_subnet_kept() {
+    let pair = Pair::of_agents();
+    let (node, subnet) = (pair.one.node(), pair.one.subnet());
+    let (old, new) = (node.address(), "172.30.0.99");
+    node.exec(&format!("ip address del {old}/24 dev {}", Node::UPLINK));
+    node.exec(&format!("ip address add {new}/24 dev {}", Node::UPLINK));
+    let key = pair.net.lease_key(subnet);
+    eventually("the lease names the new address", SOON, || {
+        pair.lab
+            .etcd()
+            .get(&key)
+            .is_some_and(|lease| lease.contains(new))
+    });
+    recovers(&pair);
+    assert_eq!(pair.lab.etcd().leases(&pair.net).len(), 2);
+}
+
+#[test]
+fn an_uplink_that_goes_down_and_comes_back_forwards_again() {
+    let pair = Pair::of_agents();
+    let (node, subnet) = (pair.one.node(), pair.one.subnet());
+    node.exec(&format!("ip link set {} down", Node::UPLINK));
+    assert_eq!(
+        pair.pod1.ping(pair.pod2.address()).count(1).send().received,
+        0
+    );
+    node.exec(&format!("ip link set {} up", Node::UPLINK));
+    recovers(&pair);
+    assert_eq!(pair.one.subnet(), subnet);
+}
+
+#[test]
+fn a_smaller_mtu_of_the_uplink_reaches_device_and_subnet_file() {
+    let pair = Pair::of_agents();
+    let node = pair.one.node();
+    node.exec(&format!("ip link set {} mtu 1400", Node::UPLINK));
+    eventually("the subnet file says 1350", SOON, || {
+        pair.one
+            .daemon()
+            .subnet_env()
+            .is_some_and(|env| env.mtu == 1350)
+    });
+    let device = node.exec("ip link show dev flannel.1");
+    assert!(device.contains("mtu 1350"), "{device}");
+    recovers(&pair);
+}
+
+#[test]
+fn a_deleted_device_comes_back_with_its_mac() {
+    let pair = Pair::of_agents();
+    let node = pair.one.node();
+    let before = node.exec("ip -brief link show dev flannel.1");
+    let mac = before.split_whitespace().nth(2).expect("a MAC");
+    node.exec("ip link delete dev flannel.1");
+    recovers(&pair);
+    let after = node.exec("ip -brief link show dev flannel.1");
+    assert!(after.contains(mac), "{before} {after}");
+}
+
+#[test]
+fn a_removed_address_and_route_come_back() {
+    let pair = Pair::of_agents();
+    let node = pair.one.node();
+    let (address, route) = (
+        node.exec("ip -o -4 address show dev flannel.1"),
+        node.exec("ip route show dev flannel.1"),
+    );
+    node.exec("ip address flush dev flannel.1");
+    node.exec("ip route flush dev flannel.1");
+    eventually("address and route are as before", SOON, || {
+        node.exec("ip -o -4 address show dev flannel.1") == address
+            && node.exec("ip route show dev flannel.1") == route
+    });
+    recovers(&pair);
+}

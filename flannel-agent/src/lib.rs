@@ -11,6 +11,7 @@ pub mod config;
 pub mod daemon;
 pub mod dataplane;
 pub mod desired;
+pub mod direct;
 pub mod docker_opts;
 pub(crate) mod files;
 pub mod health;

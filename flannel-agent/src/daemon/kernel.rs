@@ -12,7 +12,7 @@ use crate::desired::{self, Desired, DesiredError, Facts, FastPath, Inputs};
 use crate::lease::LeaseAttrs;
 use crate::net::Monitor;
 use crate::uplink::{self, Uplink};
-use crate::{mac, mark, observe};
+use crate::{direct, mac, mark, observe};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub(super) struct Kernel {
     source_check: bool,
     fast_path: FastPath,
     facts: Facts,
+    direct: direct::Keeper,
 }
 
 impl Kernel {
@@ -50,6 +51,7 @@ impl Kernel {
             source_check: config.source_check == SourceCheck::Strict,
             fast_path: config.fast_path.clone(),
             facts: Facts::default(),
+            direct: direct::Keeper::default(),
         })
     }
 
@@ -72,6 +74,21 @@ impl Kernel {
         })?;
         Ok(desired)
     }
+
+    /// After the tunnel: until a peer's route is there, the tunnel serves it.
+    async fn routes(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
+        let Wanted {
+            network,
+            own,
+            leases,
+            uplink,
+        } = wanted;
+        let net = self.dataplane.netlink();
+        Ok(self
+            .direct
+            .reconcile(net, network, own.subnet, leases, uplink)
+            .await?)
+    }
 }
 
 fn actions(report: &Report) -> usize {
@@ -91,8 +108,10 @@ impl Node for Kernel {
     ) -> anyhow::Result<LeaseAttrs> {
         let vxlan = match &network.backend {
             Backend::Vxlan(vxlan) => vxlan,
-            // Before a lease is taken that nobody can use.
-            backend @ Backend::HostGw => return Err(DesiredError::Backend(backend.name()).into()),
+            Backend::HostGw => {
+                direct::check_uplink(uplink)?;
+                return Ok(LeaseAttrs::host_gw(uplink.public_ip));
+            }
         };
         let device = observe::vtep_mac(self.dataplane.netlink(), vxlan.vni).await?;
         // A lease of another backend, or one that somebody damaged, just has no MAC to keep.
@@ -108,19 +127,27 @@ impl Node for Kernel {
     }
 
     async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
-        let netlink = self.dataplane.netlink();
-        self.facts =
-            Facts::gather(netlink, &wanted.uplink, &wanted.leases, &self.fast_path).await?;
-        let desired = self.desired(wanted)?;
-        Ok(actions(&self.dataplane.reconcile(&desired).await?))
+        let mut done = 0;
+        if wanted.network.backend != Backend::HostGw {
+            let netlink = self.dataplane.netlink();
+            self.facts =
+                Facts::gather(netlink, &wanted.uplink, &wanted.leases, &self.fast_path).await?;
+            let desired = self.desired(wanted)?;
+            done += actions(&self.dataplane.reconcile(&desired).await?);
+        }
+        Ok(done + self.routes(wanted).await?)
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
-        let netlink = self.dataplane.netlink();
-        let Wanted { uplink, leases, .. } = wanted;
-        self.facts.update(netlink, uplink, leases).await;
-        let desired = self.desired(wanted)?;
-        Ok(actions(&self.dataplane.update_peers(&desired).await?))
+        let mut done = 0;
+        if wanted.network.backend != Backend::HostGw {
+            let netlink = self.dataplane.netlink();
+            let Wanted { uplink, leases, .. } = wanted;
+            self.facts.update(netlink, uplink, leases).await;
+            let desired = self.desired(wanted)?;
+            done += actions(&self.dataplane.update_peers(&desired).await?);
+        }
+        Ok(done + self.routes(wanted).await?)
     }
 
     async fn changed(&mut self) {

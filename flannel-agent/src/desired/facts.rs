@@ -40,7 +40,7 @@ impl Facts {
             .filter(|ip| !self.next_hops.contains_key(ip))
             .collect();
         self.next_hops
-            .extend(net.next_hops(missing, uplink.index).await);
+            .extend(net.next_hops(missing, Some(uplink.index)).await);
     }
 }
 

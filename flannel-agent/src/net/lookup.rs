@@ -62,16 +62,16 @@ impl Netlink {
             })
     }
 
-    /// Next hops of many destinations by way of one interface. Destinations without a route are
+    /// Next hops of many destinations, on any interface or by way of the given one. Destinations without a route are
     /// left out.
     pub async fn next_hops(
         &self,
         destinations: impl IntoIterator<Item = Ipv4Addr>,
-        index: u32,
+        index: Option<u32>,
     ) -> BTreeMap<Ipv4Addr, NextHop> {
         stream::iter(destinations)
             .map(|destination| async move {
-                match self.next_hop(destination, Some(index)).await {
+                match self.next_hop(destination, index).await {
                     Ok(hop) => Some((destination, hop)),
                     Err(error) => {
                         tracing::warn!(%destination, %error, "no route to a peer");

@@ -99,6 +99,43 @@ impl Netlink {
         )
     }
 
+    /// Adds our route to `destination` by way of a neighbour on `index`. With `replace`, whatever route to
+    /// the same destination comes first is overwritten.
+    ///
+    /// # Errors
+    /// As [`Self::add_route`]; also when the kernel cannot reach `via` directly.
+    pub async fn add_route_via(
+        &self,
+        destination: Ipv4Net,
+        via: Ipv4Addr,
+        index: u32,
+        replace: bool,
+    ) -> Result<Outcome, NetError> {
+        let request = self.handle.route().add(by_way_of(destination, via, index));
+        let request = if replace { request.replace() } else { request };
+        outcome(
+            format!("add the route {destination} via {via} dev #{index}"),
+            request.execute().await,
+        )
+    }
+
+    /// Removes our route to `destination` by way of a neighbour on `index`.
+    ///
+    /// # Errors
+    /// [`Outcome::Missing`] is not an error; any other refusal is.
+    pub async fn remove_route_via(
+        &self,
+        destination: Ipv4Net,
+        via: Ipv4Addr,
+        index: u32,
+    ) -> Result<Outcome, NetError> {
+        let message = by_way_of(destination, via, index);
+        outcome(
+            format!("remove the route {destination} via {via} dev #{index}"),
+            self.handle.route().del(message).execute().await,
+        )
+    }
+
     /// Removes our route to `destination` by way of `index`.
     ///
     /// # Errors
@@ -122,6 +159,16 @@ fn on_link(destination: Ipv4Net, index: u32) -> RouteMessageBuilder<Ipv4Addr> {
         .output_interface(index)
         .protocol(PROTOCOL.into())
         .scope(RouteScope::Link)
+}
+
+fn by_way_of(destination: Ipv4Net, via: Ipv4Addr, index: u32) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(destination.network(), destination.prefix_len())
+        .gateway(via)
+        .output_interface(index)
+        .protocol(PROTOCOL.into())
+        .scope(RouteScope::Universe)
+        .build()
 }
 
 pub(super) fn ipv4(address: &RouteAddress) -> Option<Ipv4Addr> {

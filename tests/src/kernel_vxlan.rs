@@ -121,11 +121,7 @@ impl KernelVxlan {
         let value = format!(
             r#"{{"PublicIP":"{public_ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":{vni},"VtepMAC":"{mac}"}}}}"#
         );
-        let granted = run(etcdctl(&self.node).args(["lease", "grant", "86400"]));
-        // "lease 694d77aa9e38260f granted with TTL(86400s)"
-        let id = granted.split_whitespace().nth(1).expect("the lease's id");
-        let key = self.net.lease_key(self.subnet);
-        run(etcdctl(&self.node).args(["put", &key, "--lease", id, "--", &value]));
+        put_lease(&self.node, &self.net.lease_key(self.subnet), &value);
     }
 
     fn add(&self, subnet: Subnet, peer: &Vtep) {
@@ -203,8 +199,16 @@ fn vtep(lease: &serde_json::Value) -> Option<Vtep> {
     })
 }
 
+/// Writes a lease that ends with its etcd lease after 24 hours, as flanneld does.
+pub(crate) fn put_lease(node: &Node, key: &str, value: &str) {
+    let granted = run(etcdctl(node).args(["lease", "grant", "86400"]));
+    // "lease 694d77aa9e38260f granted with TTL(86400s)"
+    let id = granted.split_whitespace().nth(1).expect("the lease's id");
+    run(etcdctl(node).args(["put", key, "--lease", id, "--", value]));
+}
+
 /// The leases as this node sees them: over its uplink.
-fn leases(node: &Node, net: &Network) -> Vec<(Subnet, serde_json::Value)> {
+pub(crate) fn leases(node: &Node, net: &Network) -> Vec<(Subnet, serde_json::Value)> {
     let prefix = format!("{}/subnets/", net.prefix);
     let text = run(etcdctl(node).args(["get", "--prefix", &prefix]));
     crate::datastore::parse_leases(&text)

@@ -32,6 +32,7 @@ pub mod flannel_rules;
 pub mod gate;
 pub mod host;
 pub mod iptables;
+pub mod kernel_host_gw;
 pub mod kernel_vxlan;
 pub mod kube_proxy;
 pub mod lab;
@@ -58,6 +59,7 @@ pub mod prelude {
     pub use crate::agent::Agent;
     pub use crate::capture::Capture;
     pub use crate::host::Host;
+    pub use crate::kernel_host_gw::KernelHostGw;
     pub use crate::kernel_vxlan::KernelVxlan;
     pub use crate::lab::{Lab, Wire};
     pub use crate::member::Member;

@@ -12,6 +12,16 @@ pub struct Network {
     pub port: u16,
     /// Subnets of 256 addresses: the default of flannel.
     pub subnet_len: u8,
+    pub backend: Backend,
+}
+
+/// flannel's backends that this project has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Vxlan,
+    /// vxlan, but no tunnel to neighbours.
+    DirectRouting,
+    HostGw,
 }
 
 impl Network {
@@ -23,7 +33,23 @@ impl Network {
             vni: 1,
             port: 8472,
             subnet_len: 24,
+            backend: Backend::Vxlan,
         }
+    }
+
+    /// A host-gw network.
+    pub fn host_gw(prefix: &str, cidr: &str) -> Self {
+        Self {
+            backend: Backend::HostGw,
+            ..Self::vxlan(prefix, cidr)
+        }
+    }
+
+    /// vxlan with `DirectRouting`.
+    #[must_use]
+    pub fn direct_routing(mut self) -> Self {
+        self.backend = Backend::DirectRouting;
+        self
     }
 
     #[must_use]
@@ -52,9 +78,14 @@ impl Network {
             subnet_len,
             ..
         } = self;
-        format!(
-            r#"{{"Network":"{cidr}","SubnetLen":{subnet_len},"Backend":{{"Type":"vxlan","VNI":{vni},"Port":{port}}}}}"#
-        )
+        let backend = match self.backend {
+            Backend::HostGw => r#""Type":"host-gw""#.to_owned(),
+            Backend::Vxlan => format!(r#""Type":"vxlan","VNI":{vni},"Port":{port}"#),
+            Backend::DirectRouting => {
+                format!(r#""Type":"vxlan","VNI":{vni},"Port":{port},"DirectRouting":true"#)
+            }
+        };
+        format!(r#"{{"Network":"{cidr}","SubnetLen":{subnet_len},"Backend":{{{backend}}}}}"#)
     }
 
     /// The key of one node's lease.

@@ -208,7 +208,7 @@ fn next_hops_are_gateways_neighbours_or_this_node() {
         let eth0 = net.link("eth0").await.unwrap().unwrap().index;
         let ip = |last| Ipv4Addr::new(192, 168, 0, last);
         let far = Ipv4Addr::new(203, 0, 113, 9);
-        let hops = net.next_hops([ip(2), ip(7), far], eth0).await;
+        let hops = net.next_hops([ip(2), ip(7), far], Some(eth0)).await;
         assert_eq!(hops[&far].via, ip(1), "by the gateway");
         assert_eq!(hops[&ip(7)].via, ip(7), "on-link");
         assert!(hops[&ip(2)].local && !hops[&far].local);

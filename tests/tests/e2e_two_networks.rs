@@ -55,3 +55,37 @@ fn two_networks_on_the_same_hosts_do_not_disturb_each_other() {
     back.finish().assert_complete();
     b1.ping(b2.address()).succeeds();
 }
+
+/// As flannel's own test has it: one network of each backend.
+#[test]
+fn f5_host_gw_and_vxlan_on_the_same_hosts() {
+    let lab = Lab::new();
+    let vxlan = lab.network(Network::vxlan("/vxlan/network", "10.11.0.0/16"));
+    let host_gw = lab.network(Network::host_gw("/hostgw/network", "10.12.0.0/16"));
+    let hosts = ["one", "two"].map(|name| Arc::new(lab.node(name)));
+    let start = |net: &Network| hosts.each_ref().map(|host| Agent::start(host.clone(), net));
+    let ([v1, v2], [h1, h2]) = (start(&vxlan), start(&host_gw));
+    let (pv1, pv2) = (
+        Pod::behind(&v1, "v1", "br-v"),
+        Pod::behind(&v2, "v2", "br-v"),
+    );
+    let (ph1, ph2) = (
+        Pod::behind(&h1, "h1", "br-h"),
+        Pod::behind(&h2, "h2", "br-h"),
+    );
+    pv1.reaches(&pv2);
+    ph1.reaches(&ph2);
+    let host = hosts[0].as_ref();
+    for (device, reached, missed) in [
+        ("flannel.1", pv2.address(), ph2.address()),
+        (Node::UPLINK, ph2.address(), pv2.address()),
+    ] {
+        host.ping(reached).bound_to(&device).succeeds();
+        let report = host.ping(missed).count(1).bound_to(&device).send();
+        assert_eq!(
+            report.received, 0,
+            "{missed} out of {device}: {}",
+            report.text
+        );
+    }
+}

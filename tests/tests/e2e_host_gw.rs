@@ -1,0 +1,148 @@
+//! The host-gw backend: case F2 of flannel's functional tests, and what happens to its routes.
+
+use std::net::Ipv4Addr;
+
+use flannel_tests::prelude::*;
+use flannel_tests::wait::SOON;
+use flannel_tests::{tcp, udp};
+
+fn lab() -> (Lab, Network) {
+    let lab = Lab::new();
+    let net = lab.network(Network::host_gw("/coreos.com/network", "10.244.0.0/16"));
+    (lab, net)
+}
+
+/// Both ways, every kind of packet that fits into the uplink.
+fn talk(one: &Pod, two: &Pod) {
+    one.reaches(two);
+    two.reaches(one);
+    assert_eq!(one.ping(two.address()).whole(1500).succeeds().ttl, Some(62));
+    udp::exchange(one, two, two.address(), 8192);
+    let server = tcp::Server::on(two);
+    let to = std::net::SocketAddrV4::new(two.address(), server.port());
+    server.exchange(one, to, 1 << 20);
+}
+
+/// The routes to `subnet`, one a line.
+fn routes(on: &impl Host, subnet: impl std::fmt::Display) -> String {
+    on.exec(&format!("ip route show {subnet}"))
+        .trim()
+        .to_owned()
+}
+
+fn route_leads_to(on: &impl Host, subnet: impl std::fmt::Display, via: Ipv4Addr) {
+    let subnet = subnet.to_string();
+    eventually(format!("{subnet} via {via}"), SOON, || {
+        let found = routes(on, &subnet);
+        found.lines().count() == 1 && found.contains(&format!("via {via} dev eth0 "))
+    });
+}
+
+#[test]
+fn f2_two_nodes_ping_each_other() {
+    let (lab, net) = lab();
+    let one = Agent::start(lab.node("one"), &net);
+    let two = Agent::start(lab.node("two"), &net);
+    talk(&Pod::on(&one, "pod1"), &Pod::on(&two, "pod2"));
+
+    assert_eq!(one.subnet_env().mtu, 1500);
+    assert!(one.try_exec("ip link show flannel.1").stdout.is_empty());
+    let value = lab.etcd().get(&net.lease_key(one.subnet()));
+    let expected = format!(
+        r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"host-gw"}}"#,
+        one.node().address()
+    );
+    assert_eq!(value, Some(expected));
+    // Host to pod: with the node's own address, as flannel does it.
+    one.ping(two.subnet().address(1)).succeeds();
+}
+
+#[test]
+fn f2_with_a_node_that_runs_flanneld() {
+    let (lab, net) = lab();
+    let ours = Agent::start(lab.node("one"), &net);
+    let theirs = KernelHostGw::join(lab.node("two"), &net);
+    talk(&Pod::on(&ours, "pod1"), &Pod::on(&theirs, "pod2"));
+}
+
+#[test]
+fn a_node_that_ran_flanneld_keeps_subnet_and_connections() {
+    let (lab, net) = lab();
+    let old = KernelHostGw::join(lab.node("one"), &net);
+    let peer = KernelHostGw::join(lab.node("two"), &net);
+    old.follow_leases();
+    let (pod1, pod2) = (Pod::on(&old, "pod1"), Pod::on(&peer, "pod2"));
+    pod1.reaches(&pod2);
+    let subnet = old.subnet();
+    let flow = udp::Flow::start(&pod1, &pod2, pod2.address());
+
+    let new = Agent::start(old.stop(), &net);
+    assert_eq!(new.subnet(), subnet);
+    flow.finish().assert_complete();
+    let route = routes(&new, peer.subnet());
+    assert!(route.contains("proto 102"), "not adopted: {route}");
+    assert_eq!(route.lines().count(), 1);
+}
+
+#[test]
+fn rt1_a_changed_gateway_replaces_the_route() {
+    let (lab, net) = lab();
+    let one = Agent::start(lab.node("one"), &net);
+    let key = "/coreos.com/network/subnets/10.244.77.0-24";
+    for via in ["172.30.0.77", "172.30.0.78"] {
+        let lease = format!(r#"{{"PublicIP":"{via}","BackendType":"host-gw"}}"#);
+        lab.etcd().put(key, &lease);
+        route_leads_to(&one, "10.244.77.0/24", via.parse().expect("an address"));
+    }
+    lab.etcd().delete(key);
+    eventually("the route of a lease that ended goes", SOON, || {
+        routes(&one, "10.244.77.0/24").is_empty()
+    });
+}
+
+#[test]
+fn lost_routes_come_back() {
+    let (lab, net) = lab();
+    let one = Agent::start(lab.node("one"), &net);
+    let two = Agent::start(lab.node("two"), &net);
+    let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
+    pod1.reaches(&pod2);
+    let (subnet, via) = (two.subnet(), two.node().address());
+
+    one.exec(&format!("ip route del {subnet}"));
+    route_leads_to(&one, subnet, via);
+
+    // The kernel drops all routes of a link that goes down.
+    one.exec("ip link set eth0 down");
+    assert_eq!(routes(&one, subnet), "");
+    one.exec("ip link set eth0 up");
+    route_leads_to(&one, subnet, via);
+    pod1.reaches(&pod2);
+}
+
+#[test]
+fn the_routes_stay_when_the_agent_ends() {
+    let (lab, net) = lab();
+    let mut one = Agent::start(lab.node("one"), &net);
+    let two = Agent::start(lab.node("two"), &net);
+    let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
+    pod1.reaches(&pod2);
+    let flow = udp::Flow::start(&pod1, &pod2, pod2.address());
+    assert!(one.terminate().success());
+    one.restart();
+    one.kill();
+    flow.finish().assert_complete();
+}
+
+#[test]
+fn a_public_ip_that_is_not_local_is_refused() {
+    let (lab, net) = lab();
+    let node = lab.node("one");
+    let mut daemon =
+        flannel_tests::agent::Daemon::spawn(&node, &net, &["--public-ip=198.51.100.7"]);
+    let status = daemon.process().wait(SOON);
+    assert_eq!(status.code(), Some(1));
+    let log = daemon.log();
+    assert!(log.contains("198.51.100.7"), "{log}");
+    assert!(lab.etcd().leases(&net).is_empty());
+}

@@ -55,7 +55,7 @@ impl Agent {
         &self.daemon
     }
 
-    /// What it has logged so far, over all its starts.
+    /// What it has logged since its last start.
     pub fn log(&self) -> String {
         self.daemon.log()
     }

@@ -19,6 +19,8 @@ pub struct Process {
     child: Child,
     name: String,
     log: PathBuf,
+    /// Where our part of the log begins: an earlier run may have written to the same file.
+    begin: usize,
 }
 
 impl Process {
@@ -32,6 +34,7 @@ impl Process {
             .append(true)
             .open(log)
             .unwrap_or_else(|e| panic!("log {}: {e}", log.display()));
+        let begin = out.metadata().expect("the length of the log").len();
         command
             .stdin(Stdio::null())
             .stdout(out.try_clone().expect("duplicate the log"))
@@ -44,12 +47,14 @@ impl Process {
             child,
             name: name.to_owned(),
             log: log.to_owned(),
+            begin: usize::try_from(begin).expect("fits"),
         }
     }
 
     /// Everything it has written so far.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(self.begin..).unwrap_or_default()).into_owned()
     }
 
     pub fn pid(&self) -> u32 {

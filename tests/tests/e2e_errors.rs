@@ -12,7 +12,7 @@ use rstest::rstest;
 const ENOUGH: &str =
     "setpriv --bounding-set -all,+net_admin,+net_raw,+bpf,+perfmon --inh-caps -all";
 
-/// An agent that cannot run ends with 1; returns what it said.
+/// An agent that cannot run ends with an error (Go's flag parser, and so ours, with 2); returns what it said.
 #[track_caller]
 fn refusal(daemon: Daemon) -> String {
     ends_with(1, daemon)

@@ -1,6 +1,10 @@
 //! The real [`Node`]: this host's kernel.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::node::{Node, Wanted};
 use crate::cli::Config;
@@ -11,6 +15,7 @@ use crate::dataplane::{AttachMode, Dataplane, Options, Report};
 use crate::desired::{self, Desired, DesiredError, Facts, FastPath, Inputs};
 use crate::lease::LeaseAttrs;
 use crate::net::Monitor;
+use crate::rescue::{self, Rescue};
 use crate::uplink::{self, Uplink};
 use crate::{direct, mac, mark, observe};
 
@@ -22,9 +27,11 @@ pub(super) struct Kernel {
     choice: UplinkChoice,
     network: String,
     source_check: bool,
+    bpffs: PathBuf,
     fast_path: FastPath,
     facts: Facts,
     direct: direct::Keeper,
+    rescue: Option<AbortOnDropHandle<()>>,
 }
 
 impl Kernel {
@@ -49,10 +56,38 @@ impl Kernel {
             choice: config.uplink.clone(),
             network,
             source_check: config.source_check == SourceCheck::Strict,
+            bpffs: config.bpffs.clone(),
             fast_path: config.fast_path.clone(),
             facts: Facts::default(),
             direct: direct::Keeper::default(),
+            rescue: None,
         })
+    }
+
+    /// Takes the VXLAN port, once the kernel's own device does not hold it any more.
+    async fn hold_port(&mut self, network: &NetworkConfig) -> anyhow::Result<()> {
+        let alive = self.rescue.as_ref().is_some_and(|task| !task.is_finished());
+        let Backend::Vxlan(vxlan) = &network.backend else {
+            return Ok(());
+        };
+        if alive {
+            return Ok(());
+        }
+        let netlink = self.dataplane.netlink().clone();
+        let options = rescue::Options {
+            port: vxlan.port,
+            source_check: self.source_check,
+            bpffs: self.bpffs.clone(),
+        };
+        let socket = Rescue::open(netlink, &options).await?;
+        let task = tokio::spawn(async move {
+            // Ends with the node, by being dropped.
+            if let Err(error) = socket.run(&CancellationToken::new()).await {
+                tracing::warn!("the socket on the VXLAN port broke: {error}");
+            }
+        });
+        self.rescue = Some(AbortOnDropHandle::new(task));
+        Ok(())
     }
 
     fn desired(&self, wanted: &Wanted) -> anyhow::Result<Desired> {
@@ -134,6 +169,7 @@ impl Node for Kernel {
                 Facts::gather(netlink, &wanted.uplink, &wanted.leases, &self.fast_path).await?;
             let desired = self.desired(wanted)?;
             done += actions(&self.dataplane.reconcile(&desired).await?);
+            self.hold_port(&wanted.network).await?;
         }
         Ok(done + self.routes(wanted).await?)
     }

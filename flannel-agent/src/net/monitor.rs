@@ -3,6 +3,7 @@
 //! A reader that is busy misses no change and sees no backlog: what happened meanwhile is one set of
 //! flags. Messages that the kernel had to throw away (socket buffer full) count as "everything".
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt;
@@ -49,6 +50,8 @@ impl Changes {
 struct Shared {
     changes: Mutex<Changes>,
     notify: Notify,
+    /// The monitor was dropped: that its tasks end is no news.
+    dropped: AtomicBool,
 }
 
 impl Shared {
@@ -94,8 +97,10 @@ impl Monitor {
                     sink.add(changes);
                 }
             }
-            tracing::error!("the netlink monitor ended; changes are found by the timer only");
-            sink.add(Changes::ALL);
+            if !sink.dropped.load(Ordering::Relaxed) {
+                tracing::error!("the netlink monitor ended; changes are found by the timer only");
+                sink.add(Changes::ALL);
+            }
         });
         Ok(Self { shared, tasks })
     }
@@ -121,6 +126,12 @@ impl Monitor {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.tasks.len() == 2
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.shared.dropped.store(true, Ordering::Relaxed);
     }
 }
 

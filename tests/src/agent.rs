@@ -78,6 +78,13 @@ impl Agent {
         self.daemon.wait_until_ready(&self.node);
     }
 
+    /// The same with other flags than before.
+    #[track_caller]
+    pub fn restart_with(&mut self, flags: &[&str]) {
+        self.daemon = Daemon::spawn(&self.node, &self.daemon.net, flags);
+        self.daemon.wait_until_ready(&self.node);
+    }
+
     /// Starts it again with the same flags and returns at once.
     #[track_caller]
     pub fn spawn_again(&self) -> Daemon {

@@ -29,6 +29,17 @@ fn kill_and_restart_of_the_agent_lose_no_packet() {
     assert_eq!(pair.one.subnet(), subnet);
 }
 
+/// Another constant in the programs: they are replaced under the links that carry the traffic.
+#[test]
+fn a_restart_with_other_settings_loses_no_packet() {
+    let mut pair = Pair::of_agents();
+    let flows = flows(&pair);
+    pair.one.kill();
+    pair.one.restart_with(&["--source-check=off"]);
+    pair.pod1.ping(pair.pod2.address()).succeeds();
+    assert_nothing_lost(flows);
+}
+
 #[test]
 fn sigterm_exits_with_0_and_leaves_forwarding_in_place() {
     let mut pair = Pair::of_agents();

@@ -113,11 +113,25 @@ fn tcp_delivers_every_byte(
         ..Options::default()
     };
     let pair = Pair::with(mix, options);
-    for Way { client, server, .. } in pair.both_ways() {
+    for way in pair.both_ways() {
+        let Way {
+            from,
+            client,
+            server,
+            ..
+        } = way;
+        let sent_by = from.node().address();
+        let above_mtu = Capture::start(
+            from.node(),
+            Node::UPLINK,
+            &format!("udp port 8472 and src host {sent_by} and greater 1515"),
+        );
         let listener = tcp::Server::on(server);
         let to = SocketAddrV4::new(server.address(), listener.port());
-        let transfer = listener.exchange(client, to, 16 << 20);
+        let transfer = listener.exchange(client, to, 8 << 20);
         assert_eq!(transfer.client.ip(), client.address());
+        // Encapsulation keeps GSO packets whole where the wire takes them, and only there.
+        assert_eq!(!above_mtu.finish().is_empty(), wire == Wire::Whole);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::network::Network;
 use crate::node::Node;
 use crate::sweep;
 
-const ETCD: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
+pub(crate) const ETCD: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
 const ROUTER: u8 = 254;
 const FIRST_NODE: u8 = 11;
 const OUTSIDE_ROUTER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -53,7 +53,7 @@ impl Default for Options {
 /// One isolated cluster. Nodes keep what they need of it alive, so the order of drops does not matter.
 #[derive(Debug)]
 pub struct Lab {
-    underlay: Arc<Underlay>,
+    pub(crate) underlay: Arc<Underlay>,
     datastore: Datastore,
     nodes: AtomicU8,
 }
@@ -171,7 +171,7 @@ impl Host for Outside {
 pub(crate) struct Underlay {
     name: String,
     options: Options,
-    switch: Arc<Netns>,
+    pub(crate) switch: Arc<Netns>,
     router: OnceLock<Netns>,
     pub(crate) folder: Folder,
 }
@@ -268,7 +268,7 @@ fn address(segment: u8, host: u8) -> Ipv4Addr {
 
 /// Makes one end of a veth behave like a network card without segmentation offload: the stack
 /// segments before sending. GRO on the other end merges only while this end has TSO off (`veth.c`).
-fn segmented(device: &str) -> String {
+pub(crate) fn segmented(device: &str) -> String {
     format!(
         "ethtool -K {device} tso off gso off gro on tx-udp-segmentation off \
          tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off"

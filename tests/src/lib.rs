@@ -24,6 +24,7 @@
 
 pub mod agent;
 pub mod bpftool;
+pub mod cable;
 pub mod capture;
 pub mod cni;
 pub mod datastore;

@@ -21,6 +21,8 @@ pub(crate) struct Bench {
 enum What {
     /// 5,000 leases in etcd: time from agent start to a complete map, from one change to the map, memory
     ControlPlane(PassedOn),
+    /// Traffic between pods through each dataplane: bare, kernel vxlan, host-gw, and ours in each mode
+    Dataplane(PassedOn),
 }
 
 #[derive(Debug, Args)]
@@ -43,6 +45,7 @@ impl Bench {
             What::ControlPlane(PassedOn { args }) => {
                 run_example(workspace, "bench_control_plane", args)
             }
+            What::Dataplane(PassedOn { args }) => run_example(workspace, "bench_dataplane", args),
         }
     }
 }

@@ -1,0 +1,32 @@
+//! This process as the scheduler sees it.
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::sys::time::TimeValLike as _;
+use nix::unistd::Pid;
+
+/// As many sockets as allowed, and precedence over what else the machine does.
+pub(crate) fn prepare() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of open files");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise the limit of open files");
+    // SAFETY: a plain system call on this process; no memory is passed.
+    let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+    assert_eq!(failed, 0, "raise the priority: the bench needs root");
+}
+
+/// Threads started later stay on this core too.
+pub(crate) fn pin(core: usize) {
+    let mut cores = CpuSet::new();
+    cores.set(core).expect("a core's number");
+    sched_setaffinity(Pid::from_raw(0), &cores)
+        .unwrap_or_else(|e| panic!("pin to core {core}: {e}"));
+}
+
+/// Seconds this process has run so far, with the soft interrupts that ran in its name.
+pub(crate) fn cpu() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("our own usage");
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    #[expect(clippy::cast_precision_loss, reason = "no process runs for 2^52 us")]
+    let micros = micros as f64;
+    micros / 1e6
+}

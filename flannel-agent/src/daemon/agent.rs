@@ -16,6 +16,9 @@ use crate::lease::{LeaseAttrs, Leases, OwnLease};
 const DRIFT_CHECK: Duration = Duration::from_secs(30);
 /// A link that comes up announces itself several times; one look after the last is enough.
 const SETTLE: Duration = Duration::from_millis(100);
+/// Pods that come and go announce links all the time. Looking at everything because of that may take
+/// this share of the time, no more: with thousands of peers a look is not free.
+const LOOK_ONE_PART_IN: u32 = 10;
 
 /// What has to be done, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +51,7 @@ impl<N: Node> Agent<N> {
         let mut work = Work::Nothing;
         let mut retry = Retry::default();
         let mut settle = None;
+        let mut rested = Instant::now();
         let mut drift = interval_at(Instant::now() + DRIFT_CHECK, DRIFT_CHECK);
         drift.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -56,13 +60,13 @@ impl<N: Node> Agent<N> {
                 () = cancel.cancelled() => return,
                 Ok(()) = self.own.changed() => work = work.max(self.take_own_lease()),
                 Ok(()) = self.leases.changed() => work = work.max(self.take_leases()),
-                () = self.node.changed() => {
-                    settle.get_or_insert(Instant::now() + SETTLE);
-                    continue;
-                }
                 () = at(settle) => {
                     settle = None;
                     work = Work::Uplink;
+                }
+                () = self.node.changed() => {
+                    settle.get_or_insert(rested.max(Instant::now() + SETTLE));
+                    continue;
                 }
                 () = at(retry.at()) => {}
                 _ = drift.tick() => work = work.max(Work::Uplink),
@@ -70,7 +74,12 @@ impl<N: Node> Agent<N> {
             if work == Work::Nothing {
                 continue;
             }
-            match self.perform(work).await {
+            let begun = Instant::now();
+            let outcome = self.perform(work).await;
+            if work > Work::Peers {
+                rested = Instant::now() + begun.elapsed() * (LOOK_ONE_PART_IN - 1);
+            }
+            match outcome {
                 Ok(()) => {
                     work = Work::Nothing;
                     retry.succeeded();

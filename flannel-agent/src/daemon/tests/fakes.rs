@@ -54,7 +54,7 @@ pub(super) fn uplink(ip: &str) -> Uplink {
 }
 
 #[derive(Debug)]
-pub(super) struct Datastore {
+struct Datastore {
     config: Mutex<Option<NetworkConfig>>,
     published: Mutex<Option<OwnLease>>,
     request: Mutex<Option<LeaseRequest>>,
@@ -65,7 +65,7 @@ pub(super) struct Datastore {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct FakeSource(pub(super) Arc<Datastore>);
+pub(super) struct FakeSource(Arc<Datastore>);
 
 impl FakeSource {
     fn new() -> Self {
@@ -222,6 +222,7 @@ struct Kernel {
     uplink: Mutex<Option<Uplink>>,
     calls: watch::Sender<Vec<Call>>,
     failures: AtomicUsize,
+    slowness: Mutex<Duration>,
     announced: AtomicBool,
     announce: Notify,
 }
@@ -235,6 +236,7 @@ impl FakeNode {
             uplink: Mutex::new(Some(uplink("192.0.2.1"))),
             calls: watch::Sender::default(),
             failures: AtomicUsize::default(),
+            slowness: Mutex::default(),
             announced: AtomicBool::default(),
             announce: Notify::new(),
         }))
@@ -243,6 +245,11 @@ impl FakeNode {
     /// Lets the next `n` changes of the kernel fail.
     pub(super) fn fail(&self, n: usize) {
         self.0.failures.store(n, Ordering::Relaxed);
+    }
+
+    /// How long a full reconcile takes from now on.
+    pub(super) fn takes(&self, slowness: Duration) {
+        *self.0.slowness.lock().unwrap() = slowness;
     }
 
     pub(super) fn lose_uplink(&self) {
@@ -306,6 +313,8 @@ impl Node for FakeNode {
     }
 
     async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
+        let slowness = *self.0.slowness.lock().unwrap();
+        tokio::time::sleep(slowness).await;
         self.act(Call::Reconcile(wanted.clone()))
     }
 

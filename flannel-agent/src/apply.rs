@@ -21,6 +21,11 @@ impl Executor<'_> {
         let net = self.net;
         match action {
             Action::SetAside { device, to } => self.set_aside(device, to).await?,
+            Action::Retire { device } => {
+                if let Some(link) = net.link(device).await? {
+                    self.retire(link.index).await?;
+                }
+            }
             Action::DeleteDevice { device } => {
                 if let Some(link) = net.link(device).await? {
                     net.delete_link(link.index).await?;
@@ -137,6 +142,16 @@ impl Executor<'_> {
             )),
             _ => Ok(()),
         }
+    }
+
+    async fn retire(&self, index: u32) -> Result<(), NetError> {
+        self.net.flush_routes(index).await?;
+        for address in self.net.addresses().await? {
+            if address.index == index {
+                self.net.remove_address(index, address.net).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn set_aside(&self, device: &str, to: &str) -> Result<(), NetError> {

@@ -51,6 +51,17 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
     let hooks = node.attachments.iter().filter(attach);
     actions.extend(hooks.clone().filter(on_pair).cloned().map(Action::Attach));
     leads_here(node, &pair, &mut actions);
+    // Deleting a device takes milliseconds, in which no packet should go to it; and strict rp_filter takes
+    // packets only from the device that the route back leads to. So the turn is here, in microseconds.
+    let aside = matches!(actual.device, Device::KernelVxlan { .. }) || actual.aside;
+    if aside {
+        actions.push(Action::Retire {
+            device: node.pair.aside_name.clone(),
+        });
+        // The kernel flushes every route whose source address left a device, even when another device
+        // holds the same address.
+        actions.push(set_route(node, true));
+    }
     actions.extend(hooks.filter(|a| !on_pair(a)).cloned().map(Action::Attach));
 
     // Whatever the earlier programs were told, flows were proven under it.
@@ -58,14 +69,10 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
         actions.push(Action::BumpEpoch);
     }
 
-    let aside = matches!(actual.device, Device::KernelVxlan { .. }) || actual.aside;
     if aside {
         actions.push(Action::DeleteDevice {
             device: node.pair.aside_name.clone(),
         });
-        // The kernel flushes every route whose source address left with a device, even when another
-        // device holds the same address.
-        actions.push(set_route(node, true));
     }
     let stale = actual.programs.stale.iter().cloned();
     actions.extend(stale.map(Action::Detach));

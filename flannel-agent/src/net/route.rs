@@ -136,6 +136,35 @@ impl Netlink {
         )
     }
 
+    /// Removes every route of the main table that leads out by `index` alone, whoever made it.
+    ///
+    /// # Errors
+    /// If the kernel refuses; routes that go meanwhile are fine.
+    pub async fn flush_routes(&self, index: u32) -> Result<(), NetError> {
+        for route in self.routes().await? {
+            let [path] = route.paths.as_slice() else {
+                continue;
+            };
+            if path.index != index {
+                continue;
+            }
+            let to = route.destination;
+            let message = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(to.network(), to.prefix_len())
+                .output_interface(index)
+                .priority(route.metric)
+                .protocol(RouteProtocol::Unspec)
+                // Any scope.
+                .scope(RouteScope::NoWhere)
+                .build();
+            outcome(
+                format!("remove the route {to} dev #{index}"),
+                self.handle.route().del(message).execute().await,
+            )?;
+        }
+        Ok(())
+    }
+
     /// Removes our route to `destination` by way of `index`.
     ///
     /// # Errors

@@ -22,6 +22,10 @@ pub enum Action {
         device: String,
         to: String,
     },
+    /// Takes all routes and addresses off a device, so that no packet goes to it while it is deleted.
+    Retire {
+        device: String,
+    },
     DeleteDevice {
         device: String,
     },
@@ -106,6 +110,7 @@ impl fmt::Display for Action {
             Self::SetAside { device, to } => {
                 write!(f, "put the kernel device {device} aside as {to}")
             }
+            Self::Retire { device } => write!(f, "take routes and addresses off {device}"),
             Self::DeleteDevice { device } => write!(f, "delete {device}"),
             Self::CreatePair(pair) => write!(
                 f,

@@ -97,10 +97,10 @@ impl Model {
                 actual.device = Device::Absent;
                 actual.aside = true;
             }
+            // The address leaves a device; see `plan`.
+            Action::Retire { .. } => pair(actual).routes.clear(),
             Action::DeleteDevice { device } if device.starts_with("flold") => {
                 actual.aside = false;
-                // The address leaves with the device; see `plan`.
-                pair(actual).routes.clear();
             }
             Action::DeleteDevice { .. } => actual.device = Device::Absent,
             Action::CreatePair(wanted) => {

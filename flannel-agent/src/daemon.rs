@@ -7,6 +7,7 @@ mod retry;
 mod signals;
 mod start;
 mod subnet_file;
+mod systemd;
 #[cfg(test)]
 mod tests;
 

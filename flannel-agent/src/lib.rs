@@ -7,6 +7,7 @@ pub mod actual;
 pub mod alloc;
 mod apply;
 pub mod cli;
+pub mod cni;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;

@@ -17,6 +17,8 @@ pub struct Config {
     pub etcd: EtcdOptions,
     pub uplink: UplinkChoice,
     pub subnet_file: PathBuf,
+    /// `None`: no CNI network is written.
+    pub cni_conf_dir: Option<PathBuf>,
     pub ip_masq: bool,
     /// `None`: no health endpoints.
     pub health: Option<SocketAddr>,
@@ -90,6 +92,7 @@ impl Config {
                     "leave the flag out for /run/flannel/subnet.env",
                 )
             })?,
+            cni_conf_dir: path(&flags.cni_conf_dir),
             ip_masq: flags.ip_masq,
             health: health(flags)?,
             bpffs: path(&flags.bpffs)

@@ -95,6 +95,9 @@ pub struct Flags {
         help_heading = "Node"
     )]
     pub subnet_file: String,
+    /// Write a CNI network (bridge, host-local, portmap) here, usually /etc/cni/net.d [default: none]
+    #[arg(long, value_name = "DIR", default_value = "", help_heading = "Node")]
+    pub cni_conf_dir: String,
     /// Masquerade traffic from pods to outside the network
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Node")]

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::node::{Node, Wanted};
 use super::retry::Retry;
 use super::subnet_file::SubnetFile;
+use super::systemd::Systemd;
 use crate::health::Ready;
 use crate::lease::{LeaseAttrs, Leases, OwnLease};
 
@@ -43,6 +44,7 @@ pub(super) struct Agent<N> {
     pub(super) attrs: watch::Sender<LeaseAttrs>,
     pub(super) subnet_file: SubnetFile,
     pub(super) ready: Ready,
+    pub(super) systemd: Systemd,
 }
 
 impl<N: Node> Agent<N> {
@@ -57,7 +59,14 @@ impl<N: Node> Agent<N> {
         loop {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return,
+                () = cancel.cancelled() => {
+                    self.systemd.stopping();
+                    return;
+                }
+                () = self.systemd.due() => {
+                    self.systemd.alive();
+                    continue;
+                }
                 Ok(()) = self.own.changed() => work = work.max(self.take_own_lease()),
                 Ok(()) = self.leases.changed() => work = work.max(self.take_leases()),
                 () = at(settle) => {
@@ -85,6 +94,7 @@ impl<N: Node> Agent<N> {
                     retry.succeeded();
                 }
                 Err(error) => {
+                    self.systemd.status(format!("{error:#}"));
                     // A failed update of the maps may have done half its work: look at everything.
                     work = work.max(Work::All);
                     retry.failed(&error);
@@ -122,8 +132,26 @@ impl<N: Node> Agent<N> {
         let mtu = self.node.mtu(&self.wanted);
         if self.subnet_file.update(&self.wanted, mtu) {
             self.ready.set(true);
+            self.systemd.ready();
+        }
+        if uplink.is_ok() {
+            self.systemd.status(self.status());
         }
         uplink
+    }
+
+    fn status(&self) -> String {
+        if let Some(complaint) = self.node.complaint() {
+            return complaint;
+        }
+        let Wanted {
+            own,
+            leases,
+            uplink,
+            ..
+        } = &self.wanted;
+        let (subnet, peers) = (own.subnet, leases.len());
+        format!("{subnet}, {peers} peers over {}", uplink.name)
     }
 
     fn take_own_lease(&mut self) -> Work {

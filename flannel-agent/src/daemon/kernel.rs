@@ -10,6 +10,7 @@ use super::node::{Node, Wanted};
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
+use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::{AttachMode, Dataplane, Options, Report};
 use crate::desired::{self, Desired, DesiredError, Facts, FastPath, Inputs};
@@ -32,6 +33,7 @@ pub(super) struct Kernel {
     facts: Facts,
     direct: direct::Keeper,
     rescue: Option<AbortOnDropHandle<()>>,
+    bridge: Option<Mismatch>,
 }
 
 impl Kernel {
@@ -61,6 +63,7 @@ impl Kernel {
             facts: Facts::default(),
             direct: direct::Keeper::default(),
             rescue: None,
+            bridge: None,
         })
     }
 
@@ -108,6 +111,17 @@ impl Kernel {
             fast_path: &self.fast_path,
         })?;
         Ok(desired)
+    }
+
+    /// The bridge is the CNI plugin's: reported, never touched.
+    async fn look_at_bridge(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
+        let (network, subnet) = (wanted.network.network, wanted.own.subnet);
+        let found = bridge::check(self.dataplane.netlink(), network, subnet).await?;
+        if let Some(mismatch) = found.as_ref().filter(|_| found != self.bridge) {
+            tracing::warn!("{mismatch}");
+        }
+        self.bridge = found;
+        Ok(())
     }
 
     /// After the tunnel: until a peer's route is there, the tunnel serves it.
@@ -171,7 +185,12 @@ impl Node for Kernel {
             done += actions(&self.dataplane.reconcile(&desired).await?);
             self.hold_port(&wanted.network).await?;
         }
+        self.look_at_bridge(wanted).await?;
         Ok(done + self.routes(wanted).await?)
+    }
+
+    fn complaint(&self) -> Option<String> {
+        self.bridge.as_ref().map(ToString::to_string)
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {

@@ -44,6 +44,11 @@ pub trait Node: Send + 'static {
         wanted: &Wanted,
     ) -> impl Future<Output = anyhow::Result<usize>> + Send;
 
+    /// What an operator has to put right: found by the last reconcile, in one sentence.
+    fn complaint(&self) -> Option<String> {
+        None
+    }
+
     /// Waits until links, addresses or routes changed. Dropping the future loses nothing.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
 }

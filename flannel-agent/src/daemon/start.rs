@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::agent::Agent;
 use super::node::{Node, Wanted};
 use super::subnet_file::SubnetFile;
+use super::systemd::Systemd;
 use crate::cli::Config;
 use crate::health::Ready;
 use crate::lease::Leases;
@@ -25,6 +26,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(super) struct Options {
     pub(super) subnet_file: PathBuf,
+    pub(super) cni_conf_dir: Option<PathBuf>,
     pub(super) ip_masq: bool,
 }
 
@@ -32,6 +34,7 @@ impl From<&Config> for Options {
     fn from(config: &Config) -> Self {
         Self {
             subnet_file: config.subnet_file.clone(),
+            cni_conf_dir: config.cni_conf_dir.clone(),
             ip_masq: config.ip_masq,
         }
     }
@@ -108,7 +111,7 @@ async fn start<S: LeaseSource, N: Node>(
             published.as_ref().map(|lease| &lease.attrs),
         )
         .await?;
-    let subnet_file = SubnetFile::new(options.subnet_file, options.ip_masq);
+    let subnet_file = SubnetFile::new(options.subnet_file, options.cni_conf_dir, options.ip_masq);
     let request = LeaseRequest {
         attrs: attrs.clone(),
         previous: subnet_file.previous_subnet(),
@@ -159,6 +162,7 @@ async fn start<S: LeaseSource, N: Node>(
         attrs,
         subnet_file,
         ready,
+        systemd: Systemd::from_env(),
     };
     agent.bring_up().await?;
     Ok(agent)

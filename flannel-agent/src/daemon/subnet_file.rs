@@ -1,24 +1,27 @@
-//! Keeps the subnet file equal to what the node does.
+//! Keeps the subnet file, and the CNI network if one is wanted, equal to what the node does.
 
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 
 use super::node::Wanted;
+use crate::cni;
 use crate::subnet_env::{self, SubnetEnv};
 
 /// The file, and what it says since we wrote it.
 #[derive(Debug)]
 pub(super) struct SubnetFile {
     path: PathBuf,
+    cni_conf_dir: Option<PathBuf>,
     ip_masq: bool,
     written: Option<SubnetEnv>,
 }
 
 impl SubnetFile {
-    pub(super) fn new(path: PathBuf, ip_masq: bool) -> Self {
+    pub(super) fn new(path: PathBuf, cni_conf_dir: Option<PathBuf>, ip_masq: bool) -> Self {
         Self {
             path,
+            cni_conf_dir,
             ip_masq,
             written: None,
         }
@@ -35,8 +38,8 @@ impl SubnetFile {
         }
     }
 
-    /// Writes the file if it has to say something else. Returns whether it is right now; what
-    /// failed is logged, and tried again with the next call.
+    /// Writes what has to say something else. Returns whether all is right now; what failed is logged,
+    /// and tried again with the next call.
     pub(super) fn update(&mut self, wanted: &Wanted, mtu: u32) -> bool {
         let env = SubnetEnv {
             network: wanted.network.network,
@@ -44,20 +47,43 @@ impl SubnetFile {
             mtu,
             ip_masq: self.ip_masq,
         };
+        // Whoever finds the network may rely on the subnet file.
+        self.update_subnet_file(&env) && self.update_cni(&env)
+    }
+
+    fn update_cni(&self, env: &SubnetEnv) -> bool {
+        let Some(folder) = &self.cni_conf_dir else {
+            return true;
+        };
+        match cni::write(folder, env) {
+            Ok(written) => {
+                if written {
+                    tracing::info!("wrote {}", cni::path(folder).display());
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                false
+            }
+        }
+    }
+
+    fn update_subnet_file(&mut self, env: &SubnetEnv) -> bool {
         // Compared with the disk, not only with our memory: CNI plugins fail without the file, and
         // whoever empties /run takes it away.
-        if self.written.as_ref() == Some(&env) && self.path.exists() {
+        if self.written.as_ref() == Some(env) && self.path.exists() {
             return true;
         }
         match env.write(&self.path) {
             Ok(()) => {
                 tracing::info!(
                     subnet = %env.subnet,
-                    mtu,
+                    mtu = env.mtu,
                     "wrote {}",
                     self.path.display()
                 );
-                self.written = Some(env);
+                self.written = Some(env.clone());
                 true
             }
             Err(error) => {

@@ -257,6 +257,26 @@ async fn an_unwritable_subnet_file_delays_readiness_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_cni_network_follows_subnet_and_mtu() {
+    let mut stage = started().await;
+    let file = stage
+        .subnet_file()
+        .with_file_name("net.d")
+        .join("10-flannel.conflist");
+    let text = || std::fs::read_to_string(&file).unwrap_or_default();
+    stage.is_ready().await;
+    assert!(text().contains("10.1.1.0/24"), "{}", text());
+    let mut smaller = uplink("192.0.2.1");
+    smaller.mtu = 1400;
+    stage.node.set_uplink(smaller);
+    stage.node.announce_change();
+    stage.subnet_env_has("FLANNEL_MTU=1350").await;
+    stage.idle().await;
+    assert!(text().contains("1350"), "{}", text());
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_removed_subnet_file_comes_back() {
     let mut stage = started().await;
     std::fs::remove_file(stage.subnet_file()).unwrap();

@@ -354,6 +354,7 @@ impl Stage {
     pub(super) fn start(&mut self) {
         let options = Options {
             subnet_file: self.subnet_file(),
+            cni_conf_dir: Some(self.subnet_file().with_file_name("net.d")),
             ip_masq: true,
         };
         self.agent = Some(tokio::spawn(start::run(

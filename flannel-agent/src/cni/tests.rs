@@ -1,0 +1,83 @@
+use rstest::rstest;
+use serde_json::Value;
+
+use super::bridge::mismatch;
+use super::*;
+
+fn env() -> SubnetEnv {
+    SubnetEnv {
+        network: "10.244.0.0/16".parse().unwrap(),
+        subnet: "10.244.1.0/24".parse().unwrap(),
+        mtu: 1450,
+        ip_masq: true,
+    }
+}
+
+#[test]
+fn says_what_flannels_plugin_says_to_bridge() {
+    let network: Value = serde_json::from_str(&conflist(&env())).unwrap();
+    assert_eq!(network["name"], "cbr0");
+    let bridge = &network["plugins"][0];
+    assert_eq!(bridge["type"], "bridge");
+    assert_eq!(bridge["mtu"], 1450);
+    assert_eq!(bridge["ipMasq"], false);
+    assert_eq!(bridge["ipam"]["ranges"][0][0]["subnet"], "10.244.1.0/24");
+    assert_eq!(bridge["ipam"]["routes"][0]["dst"], "10.244.0.0/16");
+    assert_eq!(network["plugins"][1]["type"], "portmap");
+}
+
+#[test]
+fn the_plugin_masquerades_where_flannel_does_not() {
+    let env = SubnetEnv {
+        ip_masq: false,
+        ..env()
+    };
+    let network: Value = serde_json::from_str(&conflist(&env)).unwrap();
+    assert_eq!(network["plugins"][0]["ipMasq"], true);
+}
+
+#[test]
+fn written_once_and_again_when_it_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("net.d");
+    assert!(write(&folder, &env()).unwrap());
+    assert!(!write(&folder, &env()).unwrap());
+    let smaller = SubnetEnv { mtu: 1400, ..env() };
+    assert!(write(&folder, &smaller).unwrap());
+    let text = std::fs::read_to_string(folder.join("10-flannel.conflist")).unwrap();
+    assert_eq!(text, conflist(&smaller));
+    // Runtimes read whatever is in the folder.
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+    std::fs::remove_file(folder.join("10-flannel.conflist")).unwrap();
+    assert!(write(&folder, &smaller).unwrap());
+}
+
+#[test]
+fn an_unwritable_folder_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = format!("{:#}", write(&file, &env()).unwrap_err());
+    assert!(error.contains(file.to_str().unwrap()), "{error}");
+    assert!(error.contains("--cni-conf-dir"), "{error}");
+}
+
+#[rstest]
+#[case::right(&["10.244.1.1/24"], false)]
+#[case::no_address_yet(&[], false)]
+#[case::another_subnet(&["10.244.2.1/24"], true)]
+#[case::another_length(&["10.244.1.1/25"], true)]
+#[case::both(&["10.244.2.1/24", "10.244.1.1/24"], false)]
+#[case::another_network(&["10.9.1.1/24"], false)]
+fn a_bridge_of_another_subnet_is_found(#[case] addresses: &[&str], #[case] wrong: bool) {
+    let addresses = addresses.iter().map(|a| a.parse().unwrap());
+    let found = mismatch(addresses, env().network, env().subnet);
+    assert_eq!(found.is_some(), wrong);
+    if let Some(found) = found {
+        let text = found.to_string();
+        assert!(
+            text.contains("10.244.1.0/24") && text.contains("cni0"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,71 @@
+//! What the service manager is told (sd_notify(3)). Without one, nothing is said.
+
+use std::time::Duration;
+
+use sd_notify::{NotifyState, notify};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+/// Readiness, state and signs of life.
+#[derive(Debug)]
+pub(super) struct Systemd {
+    ready: bool,
+    status: String,
+    /// Half the time after which the manager takes us for dead.
+    alive: Option<Interval>,
+}
+
+impl Systemd {
+    /// Reads what the manager asked for in the environment.
+    pub(super) fn from_env() -> Self {
+        let alive = sd_notify::watchdog_enabled().map(|patience| {
+            let period = (patience / 2).max(Duration::from_millis(1));
+            let mut alive = interval_at(Instant::now() + period, period);
+            alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            alive
+        });
+        Self {
+            ready: false,
+            status: String::new(),
+            alive,
+        }
+    }
+
+    /// The first time: what depends on us may start.
+    pub(super) fn ready(&mut self) {
+        if !self.ready {
+            self.ready = true;
+            tell(&[NotifyState::Ready]);
+        }
+    }
+
+    /// One line for `systemctl status`.
+    pub(super) fn status(&mut self, status: String) {
+        if self.status != status {
+            tell(&[NotifyState::Status(&status)]);
+            self.status = status;
+        }
+    }
+
+    pub(super) fn stopping(&self) {
+        tell(&[NotifyState::Stopping]);
+    }
+
+    /// Waits until the manager wants to hear from us.
+    pub(super) async fn due(&mut self) {
+        match &mut self.alive {
+            Some(alive) => drop(alive.tick().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Called from the run loop: a loop that hangs falls silent, and is started anew.
+    pub(super) fn alive(&self) {
+        tell(&[NotifyState::Watchdog]);
+    }
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = notify(state) {
+        tracing::debug!("the service manager does not listen: {error}");
+    }
+}

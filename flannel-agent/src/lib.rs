@@ -15,6 +15,7 @@ pub mod desired;
 pub mod direct;
 pub mod docker_opts;
 pub(crate) mod files;
+pub mod forward_rules;
 pub mod health;
 mod json_fields;
 pub mod lease;

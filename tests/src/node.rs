@@ -107,7 +107,8 @@ impl Node {
         Process::spawn(&format!("{name} on {}", self.name), command, &log)
     }
 
-    pub(crate) fn pod_namespace(&self, pod: &str) -> Netns {
+    /// A namespace for a pod that the test attaches itself.
+    pub fn pod_namespace(&self, pod: &str) -> Netns {
         self.underlay.namespace(&format!("{}-{pod}", self.name))
     }
 }

@@ -20,6 +20,7 @@ pub struct Config {
     /// `None`: no CNI network is written.
     pub cni_conf_dir: Option<PathBuf>,
     pub ip_masq: bool,
+    pub forward_rules: bool,
     /// `None`: no health endpoints.
     pub health: Option<SocketAddr>,
     pub bpffs: PathBuf,
@@ -94,6 +95,7 @@ impl Config {
             })?,
             cni_conf_dir: path(&flags.cni_conf_dir),
             ip_masq: flags.ip_masq,
+            forward_rules: flags.iptables_forward_rules,
             health: health(flags)?,
             bpffs: path(&flags.bpffs)
                 .filter(|dir| dir.is_absolute())

@@ -102,6 +102,10 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Node")]
     pub ip_masq: bool,
+    /// Accept the network's packets in iptables where FORWARD's policy is DROP, as Docker and ufw set it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = go_bool, action = ArgAction::Set, help_heading = "Node")]
+    pub iptables_forward_rules: bool,
     /// Address of the health endpoints
     #[arg(
         long,
@@ -236,10 +240,6 @@ pub struct InertFlags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, action = ArgAction::Set)]
     pub ip_masq_fully_random_disable: bool,
-    /// Accept rules for FORWARD: not installed yet
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "true", value_parser = go_bool, action = ArgAction::Set)]
-    pub iptables_forward_rules: bool,
     /// No iptables rule has to be synchronised
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub iptables_resync: i64,

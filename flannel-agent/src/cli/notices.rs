@@ -6,7 +6,7 @@ use super::layers::{Origin, Origins};
 const ONLY_KUBERNETES: &str = "only concerns the Kubernetes datastore, which is not supported yet";
 
 /// Each flag without effect, and why it has none.
-const INERT: [(&str, &str); 13] = [
+const INERT: [(&str, &str); 12] = [
     ("kube-api-url", ONLY_KUBERNETES),
     ("kubeconfig-file", ONLY_KUBERNETES),
     ("kube-annotation-prefix", ONLY_KUBERNETES),
@@ -16,10 +16,6 @@ const INERT: [(&str, &str); 13] = [
     (
         "ip-masq-fully-random-disable",
         "no iptables rule is used for masquerading",
-    ),
-    (
-        "iptables-forward-rules",
-        "accept rules for FORWARD are not installed yet",
     ),
     (
         "iptables-resync",

@@ -46,7 +46,7 @@ fn defaults_are_flannelds() {
         ("0.0.0.0", 0)
     );
     assert!(!flags.ip_masq && !flags.version && !flags.inert.kube_subnet_mgr);
-    assert!(flags.inert.iptables_forward_rules && flags.inert.set_node_network_unavailable);
+    assert!(flags.iptables_forward_rules && flags.inert.set_node_network_unavailable);
     assert!(!flags.inert.ip_blackhole_route && !flags.inert.ip_masq_fully_random_disable);
     assert_eq!(flags.inert.iptables_resync, 5);
     assert_eq!(
@@ -117,7 +117,7 @@ type Get = fn(&Flags) -> String;
 #[case("net-config-path", "/n", |f: &Flags| f.inert.net_config_path.clone())]
 #[case("set-node-network-unavailable", "false", |f: &Flags| f.inert.set_node_network_unavailable.to_string())]
 #[case("ip-masq-fully-random-disable", "true", |f: &Flags| f.inert.ip_masq_fully_random_disable.to_string())]
-#[case("iptables-forward-rules", "false", |f: &Flags| f.inert.iptables_forward_rules.to_string())]
+#[case("iptables-forward-rules", "false", |f: &Flags| f.iptables_forward_rules.to_string())]
 #[case("iptables-resync", "7", |f: &Flags| f.inert.iptables_resync.to_string())]
 #[case("ip-blackhole-route", "true", |f: &Flags| f.inert.ip_blackhole_route.to_string())]
 #[case("vmodule", "a=2", |f: &Flags| f.inert.vmodule.clone())]

@@ -14,6 +14,7 @@ use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::{AttachMode, Dataplane, Options, Report};
 use crate::desired::{self, Desired, DesiredError, Facts, FastPath, Inputs};
+use crate::forward_rules::ForwardRules;
 use crate::lease::LeaseAttrs;
 use crate::net::Monitor;
 use crate::rescue::{self, Rescue};
@@ -34,6 +35,8 @@ pub(super) struct Kernel {
     direct: direct::Keeper,
     rescue: Option<AbortOnDropHandle<()>>,
     bridge: Option<Mismatch>,
+    /// `None`: not wanted.
+    forward_rules: Option<ForwardRules>,
 }
 
 impl Kernel {
@@ -64,6 +67,7 @@ impl Kernel {
             direct: direct::Keeper::default(),
             rescue: None,
             bridge: None,
+            forward_rules: config.forward_rules.then(ForwardRules::default),
         })
     }
 
@@ -122,6 +126,21 @@ impl Kernel {
         }
         self.bridge = found;
         Ok(())
+    }
+
+    /// What takes the fast path does not need it: no reason to stop.
+    async fn accept_forwarding(&mut self, wanted: &Wanted) {
+        let network = wanted.network.network;
+        let Some(rules) = &mut self.forward_rules else {
+            return;
+        };
+        match rules.keep(network).await {
+            Ok(true) => tracing::info!(
+                "iptables drops what is forwarded: rules added that accept {network}"
+            ),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("{error}"),
+        }
     }
 
     /// After the tunnel: until a peer's route is there, the tunnel serves it.
@@ -186,6 +205,7 @@ impl Node for Kernel {
             self.hold_port(&wanted.network).await?;
         }
         self.look_at_bridge(wanted).await?;
+        self.accept_forwarding(wanted).await;
         Ok(done + self.routes(wanted).await?)
     }
 

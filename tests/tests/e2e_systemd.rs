@@ -1,0 +1,81 @@
+//! What a service manager hears from the agent, and the unit that is shipped.
+
+use std::collections::BTreeSet;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::Duration;
+
+use flannel_tests::agent::Daemon;
+use flannel_tests::prelude::*;
+
+/// systemd's end of `$NOTIFY_SOCKET`.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn listen(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path).expect("bind the notify socket");
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("a time-out");
+        Self(socket)
+    }
+
+    /// Reads until a message has a line that starts with `start`; returns the rest of that line.
+    fn hears(&self, start: &str) -> String {
+        let mut buffer = [0; 4096];
+        loop {
+            let read = self
+                .0
+                .recv(&mut buffer)
+                .unwrap_or_else(|e| panic!("no {start}: {e}"));
+            let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
+            if let Some(rest) = text.lines().find_map(|line| line.strip_prefix(start)) {
+                return rest.to_owned();
+            }
+        }
+    }
+}
+
+#[test]
+fn readiness_state_and_signs_of_life_are_told() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let node = lab.node("one");
+    let path = lab.folder().join("notify");
+    let manager = Manager::listen(&path);
+    let wrapper = format!("env NOTIFY_SOCKET={} WATCHDOG_USEC=400000", path.display());
+    let mut daemon = Daemon::spawn_under(&wrapper, &node, &net, &[]);
+    assert_eq!(manager.hears("READY="), "1");
+    assert!(
+        daemon.subnet_file().exists(),
+        "ready before the subnet file"
+    );
+    let status = manager.hears("STATUS=");
+    assert!(status.contains("0 peers over eth0"), "{status}");
+    manager.hears("WATCHDOG=1");
+    manager.hears("WATCHDOG=1");
+
+    node.exec("ip link add cni0 type bridge");
+    node.exec("ip addr add 10.244.250.1/24 dev cni0");
+    let status = manager.hears("STATUS=the bridge cni0");
+    assert!(status.contains("10.244.250.1/24"), "{status}");
+
+    daemon.process().terminate(SOON);
+    assert_eq!(manager.hears("STOPPING="), "1");
+}
+
+/// The capabilities in the unit are those that `four_capabilities_are_enough` gives.
+#[test]
+fn the_unit_grants_what_the_agent_needs() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/flannel-ebpf.service");
+    let text = std::fs::read_to_string(&unit).expect("the unit");
+    let granted: BTreeSet<&str> = text
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .expect("a bounding set")
+        .split(' ')
+        .collect();
+    let needed = ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_PERFMON"];
+    assert_eq!(granted, BTreeSet::from(needed));
+    assert!(text.contains("Type=notify") && text.contains("WatchdogSec="));
+}

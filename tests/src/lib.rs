@@ -49,6 +49,7 @@ pub mod process;
 pub mod subnet_env;
 pub mod supervise;
 pub mod sweep;
+pub mod talk;
 pub mod tcp;
 pub mod traceroute;
 pub mod udp;

@@ -42,6 +42,15 @@ impl Server {
         self.port
     }
 
+    /// The next connection.
+    pub fn accept(&self) -> TcpStream {
+        let (stream, _) = self.listener.accept().expect("accept");
+        stream
+            .set_read_timeout(Some(TIMEOUT))
+            .expect("set a time-out");
+        stream
+    }
+
     /// Sends `bytes` from `client` to this server by way of `to`, and the same bytes back.
     ///
     /// # Panics

@@ -1,0 +1,126 @@
+//! A conversation that stays open: one byte there, the same byte back, as often as a test wants.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddrV4, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use crate::host::Host;
+use crate::{tcp, udp};
+
+/// A byte that is not back by then is lost.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Over one TCP connection.
+#[derive(Debug)]
+pub struct Tcp {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Tcp {
+    /// Connects `client` to `server` by way of `to`.
+    #[track_caller]
+    pub fn open(server: &tcp::Server, client: &(impl Host + ?Sized), to: SocketAddrV4) -> Self {
+        let client = tcp::connect(client, to).unwrap_or_else(|e| panic!("connect to {to}: {e}"));
+        let server = server.accept();
+        for stream in [&client, &server] {
+            stream.set_nodelay(true).expect("send at once");
+        }
+        Self { client, server }
+    }
+
+    /// The client's port, which tells its flow from others.
+    pub fn port(&self) -> u16 {
+        self.client.local_addr().expect("a bound address").port()
+    }
+
+    /// There and back `rounds` times.
+    #[track_caller]
+    pub fn rounds(&mut self, rounds: usize) {
+        let mut byte = [0];
+        for round in 0..rounds {
+            let sent = [round.to_le_bytes()[0]];
+            self.client.write_all(&sent).expect("ask");
+            self.server.read_exact(&mut byte).expect("the question");
+            self.server.write_all(&byte).expect("answer");
+            self.client.read_exact(&mut byte).expect("the answer");
+            assert_eq!(byte, sent, "round {round}");
+        }
+    }
+
+    /// Ends both directions in the orderly way.
+    pub fn close(mut self) {
+        let mut rest = Vec::new();
+        self.client
+            .shutdown(std::net::Shutdown::Write)
+            .expect("FIN");
+        self.server
+            .read_to_end(&mut rest)
+            .expect("the client's FIN");
+        drop(self.server);
+        self.client
+            .read_to_end(&mut rest)
+            .expect("the server's FIN");
+    }
+}
+
+/// Over one pair of UDP sockets.
+#[derive(Debug)]
+pub struct Udp {
+    client: UdpSocket,
+    server: UdpSocket,
+}
+
+impl Udp {
+    /// From a new socket on `client` to `server` by way of `to`.
+    pub fn open(server: udp::Server, client: &(impl Host + ?Sized), to: SocketAddrV4) -> Self {
+        let client = udp::Server::on(client).into_socket();
+        client.connect(to).expect("choose the destination");
+        let server = server.into_socket();
+        for socket in [&client, &server] {
+            socket
+                .set_read_timeout(Some(PATIENCE))
+                .expect("set a time-out");
+        }
+        Self { client, server }
+    }
+
+    /// Whether one datagram gets there and its answer back.
+    pub fn round(&self) -> bool {
+        let mut byte = [0];
+        if self.client.send(&[7]).is_err() {
+            return false;
+        }
+        match self.server.recv_from(&mut byte) {
+            Ok((_, from)) => {
+                self.server.send_to(&byte, from).expect("answer");
+                self.client.recv(&mut byte).is_ok()
+            }
+            Err(e) => {
+                let kinds = [
+                    ErrorKind::WouldBlock,
+                    ErrorKind::TimedOut,
+                    ErrorKind::ConnectionRefused,
+                ];
+                assert!(kinds.contains(&e.kind()), "{e}");
+                false
+            }
+        }
+    }
+
+    #[track_caller]
+    pub fn rounds(&self, rounds: usize) {
+        for round in 0..rounds {
+            assert!(self.round(), "round {round} was lost");
+        }
+    }
+
+    /// The server moves: another socket answers from now on.
+    pub fn moved_to(self, server: udp::Server) -> Self {
+        let server = server.into_socket();
+        server
+            .set_read_timeout(Some(PATIENCE))
+            .expect("set a time-out");
+        Self { server, ..self }
+    }
+}

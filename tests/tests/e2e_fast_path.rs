@@ -1,0 +1,251 @@
+//! The verified fast path between real pods: what becomes fast, what never does, what ends it.
+
+#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use flannel_common::program::Program::{OverlayRx, PodTx, UplinkRx};
+use flannel_common::reason::Reason;
+use flannel_tests::bpftool::{count, dump};
+use flannel_tests::iptables::Iptables;
+use flannel_tests::kube_proxy::Service;
+use flannel_tests::lab::Options;
+use flannel_tests::netns::Netns;
+use flannel_tests::pair::Pair;
+use flannel_tests::prelude::*;
+use flannel_tests::{flannel_rules, sweep, talk, tcp, udp};
+use rstest::rstest;
+
+/// A proof ends 15 s after its last renewal; the rest is for a busy machine.
+const RULE_REACHES: Duration = Duration::from_secs(30);
+
+fn agents(flags: &[&str]) -> Pair<Agent> {
+    agents_on(Options::default(), flags)
+}
+
+fn agents_on(options: Options, flags: &[&str]) -> Pair<Agent> {
+    let lab = Lab::with(options);
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let one = Agent::start_with(lab.node("one"), &net, flags);
+    let two = Agent::start_with(lab.node("two"), &net, flags);
+    let pair = Pair::of(lab, net, one, two);
+    if !flags.contains(&"--fast-path=off") {
+        hooked(&pair.one);
+        hooked(&pair.two);
+    }
+    pair
+}
+
+/// Waits until the programs sit where pods' packets pass: the agent learns of a new pod a moment later.
+fn hooked(agent: &Agent) {
+    let what = format!("programs at the pods of {}", agent.node().name());
+    eventually(what, SOON, || agent.log().contains("attach pod_tx"));
+}
+
+fn fast_out(agent: &Agent) -> u64 {
+    count(agent, PodTx, Reason::FastTx)
+}
+
+fn fast_in(agent: &Agent) -> u64 {
+    count(agent, UplinkRx, Reason::FastRx) + count(agent, OverlayRx, Reason::FastRxGro)
+}
+
+fn to(pod: &Pod, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(pod.address(), port)
+}
+
+fn talk_tcp(pair: &Pair<Agent>) -> talk::Tcp {
+    let server = tcp::Server::on(&pair.pod2);
+    talk::Tcp::open(&server, &pair.pod1, to(&pair.pod2, server.port()))
+}
+
+fn talk_udp(pair: &Pair<Agent>) -> talk::Udp {
+    let server = udp::Server::on(&pair.pod2);
+    let to = to(&pair.pod2, server.port());
+    talk::Udp::open(server, &pair.pod1, to)
+}
+
+#[rstest]
+#[case::at_the_ports(&[])]
+#[case::at_the_bridge(&["--pod-hook=bridge"])]
+#[case::without_proof(&["--fast-path=always"])]
+fn flows_become_fast_in_both_directions(#[case] flags: &[&str]) {
+    let pair = agents(flags);
+    let mut tcp = talk_tcp(&pair);
+    tcp.rounds(200);
+    talk_udp(&pair).rounds(200);
+    for agent in [&pair.one, &pair.two] {
+        let (out, inwards) = (fast_out(agent), fast_in(agent));
+        assert!(
+            out > 300 && inwards > 300,
+            "of 400 each way {out} and {inwards} were fast"
+        );
+    }
+}
+
+#[test]
+fn switched_off_nothing_is_fast() {
+    let pair = agents(&["--fast-path=off"]);
+    talk_tcp(&pair).rounds(50);
+    assert_eq!(fast_out(&pair.one) + fast_in(&pair.one), 0);
+}
+
+/// Conntrack on both nodes keeps a true picture: established, assured, nothing invalid.
+#[test]
+fn conntrack_sees_a_fast_flow_established_and_assured() {
+    let pair = agents(&[]);
+    for agent in [&pair.one, &pair.two] {
+        // kube-proxy's rule; and without a rule that asks, conntrack does not look at all.
+        let rule = "FORWARD -m conntrack --ctstate INVALID -j DROP";
+        agent.node().exec(&format!("iptables-nft -I {rule}"));
+    }
+    let mut talk = talk_tcp(&pair);
+    talk.rounds(500);
+    for agent in [&pair.one, &pair.two] {
+        assert!(fast_out(agent) > 400);
+        let list = agent
+            .node()
+            .exec(&format!("conntrack -L -p tcp --sport {}", talk.port()));
+        assert!(
+            list.contains("ESTABLISHED") && list.contains("[ASSURED]"),
+            "{list}"
+        );
+        let statistics = agent.node().exec("conntrack -S");
+        let invalid = |line: &str| line.contains("invalid=") && !line.contains("invalid=0");
+        assert!(!statistics.lines().any(invalid), "{statistics}");
+    }
+    talk.close();
+}
+
+#[rstest]
+#[case::whole(Wire::Whole)]
+#[case::segmented(Wire::Segmented)]
+fn bulk_arrives_whole(#[case] wire: Wire) {
+    let pair = agents_on(
+        Options {
+            wire,
+            ..Options::default()
+        },
+        &[],
+    );
+    let server = tcp::Server::on(&pair.pod2);
+    server.exchange(&pair.pod1, to(&pair.pod2, server.port()), 16 << 20);
+    assert!(fast_out(&pair.one) > 0 && fast_in(&pair.two) > 0);
+    if wire == Wire::Segmented {
+        let merged = count(&pair.two, OverlayRx, Reason::FastRxGro);
+        assert!(merged > 0, "no packet went to the pod behind GRO");
+    }
+}
+
+/// On the client's node the flow is translated: it must never skip the stack there.
+#[rstest]
+fn a_translated_flow_is_never_fast(
+    #[values("--pod-hook=port", "--pod-hook=bridge")] hook: &str,
+    #[values(true, false)] br_netfilter: bool,
+) {
+    let pair = agents(&[hook]);
+    let server = tcp::Server::on(&pair.pod2);
+    let cluster_ip = Ipv4Addr::new(10, 96, 0, 10);
+    let service = Service::new(cluster_ip, 80, vec![to(&pair.pod2, server.port())]);
+    for agent in [&pair.one, &pair.two] {
+        agent.node().br_netfilter(br_netfilter);
+        service.install(agent.node(), Iptables::Nft, &pair.net.cidr);
+        flannel_rules::forward(agent, Iptables::Nft);
+    }
+    let mut tcp = talk::Tcp::open(&server, &pair.pod1, service.address());
+    tcp.rounds(100);
+    let datagrams = udp::Server::on_port(&pair.pod2, server.port());
+    talk::Udp::open(datagrams, &pair.pod1, service.address()).rounds(100);
+    assert_eq!((fast_out(&pair.one), fast_in(&pair.one)), (0, 0));
+    tcp.close();
+}
+
+#[test]
+fn a_drop_rule_stops_a_fast_flow_and_its_removal_lets_it_go_on() {
+    let pair = agents(&[]);
+    let talk = talk_udp(&pair);
+    talk.rounds(50);
+    assert!(fast_out(&pair.one) > 0);
+    let (from, to) = (pair.pod1.address(), pair.pod2.address());
+    let rule = format!("FORWARD -s {from} -d {to} -j DROP");
+    pair.two.node().exec(&format!("iptables-nft -I {rule}"));
+    // Before that, the rule takes only the packets that were to renew the proof.
+    eventually("the rule stops the flow", RULE_REACHES, || {
+        (0..3).all(|_| !talk.round())
+    });
+    pair.two.node().exec(&format!("iptables-nft -D {rule}"));
+    eventually("the flow goes on", SOON, || talk.round());
+}
+
+#[test]
+fn a_closed_connection_leaves_no_live_entry() {
+    let pair = agents(&[]);
+    let mut talk = talk_tcp(&pair);
+    talk.rounds(50);
+    talk.close();
+    for agent in [&pair.one, &pair.two] {
+        let live: Vec<_> = dump(agent, flannel_common::maps::FLOWS)
+            .into_iter()
+            .filter(|entry| entry["key"]["proto"] == 6)
+            .filter(|entry| {
+                entry["value"]["tx"]["verified"] != 0 || entry["value"]["rx"]["verified"] != 0
+            })
+            .collect();
+        assert!(live.is_empty(), "{live:?}");
+    }
+}
+
+/// The address is another pod's at once: the running flow must reach that one, not the grave.
+#[test]
+fn a_pod_that_takes_over_an_address_gets_its_flows() {
+    let pair = agents(&[]);
+    let server = udp::Server::on(&pair.pod2);
+    let port = server.port();
+    let talk = talk::Udp::open(server, &pair.pod1, to(&pair.pod2, port));
+    talk.rounds(50);
+    let address = pair.pod2.address();
+    pair.pod2.delete(&pair.two);
+    let heir = Netns::create(&format!("{}-heir", sweep::unique_name()));
+    let gateway = Ipv4Addr::from(u32::from(pair.two.vtep()) + 1);
+    pair.two.node().ip_batch(&[
+        format!(
+            "link add heir type veth peer name eth0 netns {}",
+            heir.name()
+        ),
+        "link set heir master cni0 up".to_owned(),
+    ]);
+    heir.run(&format!("ip addr add {address}/24 dev eth0"));
+    heir.run("ip link set eth0 up");
+    heir.run(&format!("ip route add default via {gateway}"));
+    // Announces itself, as the CNI plugin does.
+    heir.run(&format!("ping -c 1 -W 2 {gateway}"));
+    let talk = talk.moved_to(udp::Server::on_port(&heir, port));
+    eventually("the flow reaches the new pod", SOON, || talk.round());
+    talk.rounds(50);
+}
+
+#[test]
+fn more_flows_than_the_table_holds_all_get_through() {
+    let pair = agents(&["--flow-entries=8192"]);
+    let server = udp::Server::on(&pair.pod2);
+    let to = to(&pair.pod2, server.port());
+    for _ in 0..10_000 {
+        server.exchange(&pair.pod1, to, 1);
+    }
+}
+
+#[test]
+fn flows_go_on_when_an_agent_is_killed_and_comes_back() {
+    let mut pair = agents(&[]);
+    let flow = udp::Flow::start(&pair.pod1, &pair.pod2, pair.pod2.address());
+    let mut talk = talk_tcp(&pair);
+    talk.rounds(50);
+    pair.one.kill();
+    let before = fast_out(&pair.one);
+    talk.rounds(200);
+    assert!(fast_out(&pair.one) > before, "without an agent as with one");
+    pair.one.restart();
+    talk.rounds(200);
+    flow.finish().assert_complete();
+}

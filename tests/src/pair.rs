@@ -21,11 +21,11 @@ pub enum Kind {
 
 /// Two nodes that know each other.
 #[derive(Debug)]
-pub struct Pair<M = AnyMember> {
+pub struct Pair<A = AnyMember, B = A> {
     pub lab: Lab,
     pub net: Network,
-    pub one: M,
-    pub two: M,
+    pub one: A,
+    pub two: B,
     pub pod1: Pod,
     pub pod2: Pod,
 }
@@ -78,9 +78,20 @@ impl Pair<Agent> {
     }
 }
 
-impl<M: Member> Pair<M> {
+impl Pair<Agent, KernelVxlan> {
+    /// The same with a peer that has real flannel's dataplane.
+    pub fn of_agent_and_kernel() -> Self {
+        let lab = Lab::new();
+        let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+        let one = Agent::start(lab.node("one"), &net);
+        let two = KernelVxlan::join(lab.node("two"), &net);
+        Self::of(lab, net, one, two)
+    }
+}
+
+impl<A: Member, B: Member> Pair<A, B> {
     /// Gives each of two members a pod and waits until these reach each other.
-    pub fn of(lab: Lab, net: Network, one: M, two: M) -> Self {
+    pub fn of(lab: Lab, net: Network, one: A, two: B) -> Self {
         one.follow_leases();
         two.follow_leases();
         let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
@@ -97,27 +108,35 @@ impl<M: Member> Pair<M> {
     }
 
     /// Client and server in one direction and in the other, each with its node.
-    pub fn both_ways(&self) -> [Way<'_, M>; 2] {
-        let way = |from, to, client, server| Way {
-            from,
-            to,
-            client,
-            server,
+    pub fn both_ways(&self) -> [Way<'_>; 2] {
+        let there = Way {
+            from: &self.one,
+            to: &self.two,
+            client: &self.pod1,
+            server: &self.pod2,
         };
-        [
-            way(&self.one, &self.two, &self.pod1, &self.pod2),
-            way(&self.two, &self.one, &self.pod2, &self.pod1),
-        ]
+        [there, there.back()]
     }
 }
 
 /// One direction between the members of a pair.
 #[derive(Debug, Clone, Copy)]
-pub struct Way<'a, M> {
-    pub from: &'a M,
-    pub to: &'a M,
+pub struct Way<'a> {
+    pub from: &'a dyn Member,
+    pub to: &'a dyn Member,
     pub client: &'a Pod,
     pub server: &'a Pod,
+}
+
+impl Way<'_> {
+    fn back(self) -> Self {
+        Self {
+            from: self.to,
+            to: self.from,
+            client: self.server,
+            server: self.client,
+        }
+    }
 }
 
 /// Makes `node` a member of `net`.

@@ -2,6 +2,7 @@
 
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
+use rstest::rstest;
 
 /// The pods reach each other again, without anybody being restarted.
 fn recovers(pair: &Pair<Agent>) {
@@ -55,6 +56,13 @@ fn a_smaller_mtu_of_the_uplink_reaches_device_and_subnet_file() {
     let device = node.exec("ip link show dev flannel.1");
     assert!(device.contains("mtu 1350"), "{device}");
     recovers(&pair);
+    let report = pair
+        .pod1
+        .ping(pair.pod2.address())
+        .whole(1400)
+        .count(1)
+        .send();
+    assert_eq!(report.too_big, Some(1350), "{}", report.text);
 }
 
 #[test]
@@ -67,6 +75,15 @@ fn a_deleted_device_comes_back_with_its_mac() {
     recovers(&pair);
     let after = node.exec("ip -brief link show dev flannel.1");
     assert!(after.contains(mac), "{before} {after}");
+}
+
+#[rstest]
+fn an_end_of_the_device_that_was_set_down_comes_up_again(
+    #[values("flannel.1", "flgro.1")] device: &str,
+) {
+    let pair = Pair::of_agents();
+    pair.one.node().exec(&format!("ip link set {device} down"));
+    recovers(&pair);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use flannel_tests::prelude::*;
 use flannel_tests::udp::Flow;
 
 /// A numbered datagram each millisecond, in both directions.
-fn flows<M: Member>(pair: &Pair<M>) -> [Flow; 2] {
+fn flows(pair: &Pair<Agent, impl Member>) -> [Flow; 2] {
     pair.both_ways()
         .map(|way| Flow::start(way.client, way.server, way.server.address()))
 }
@@ -18,7 +18,15 @@ fn assert_nothing_lost(flows: [Flow; 2]) {
 
 #[test]
 fn kill_and_restart_of_the_agent_lose_no_packet() {
-    let mut pair = Pair::of_agents();
+    kill_and_restart(Pair::of_agents());
+}
+
+#[test]
+fn kill_and_restart_beside_a_kernel_vxlan_peer_lose_no_packet() {
+    kill_and_restart(Pair::of_agent_and_kernel());
+}
+
+fn kill_and_restart(mut pair: Pair<Agent, impl Member>) {
     let subnet = pair.one.subnet();
     let flows = flows(&pair);
     pair.one.kill();

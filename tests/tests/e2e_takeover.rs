@@ -1,5 +1,6 @@
 //! A node that ran flanneld becomes one of ours, and what a node of ours must never have.
 
+use flannel_tests::agent::Daemon;
 use flannel_tests::kernel_vxlan::is_kernel_vxlan;
 use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
@@ -38,6 +39,19 @@ fn there_is_no_kernel_vxlan_device_and_no_netfilter_rule() {
         let legacy = node.exec("iptables-legacy-save");
         assert!(!legacy.contains("-A "), "{legacy}");
     }
+}
+
+/// An agent that finds nothing on its search path calls neither iptables nor nft, nor anything else.
+#[test]
+fn the_agent_needs_no_other_program() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let node = lab.node("one");
+    let empty = lab.folder().display();
+    let mut daemon = Daemon::spawn_under(&format!("env PATH={empty}"), &node, &net, &[]);
+    daemon.wait_until_ready(&node);
+    assert!(!daemon.log().contains("No such file"), "{}", daemon.log());
+    assert_eq!(daemon.process().terminate(SOON).code(), Some(0));
 }
 
 #[test]

@@ -70,10 +70,12 @@ fn bench(options: &Options) -> ExitCode {
     let mut agent = last.expect("at least one start");
 
     println!("changing {} leases, one after the other", options.changes);
+    let before = measure::processor_time(&mut agent);
     let changes = measure::changes(&cluster, &agent, options.changes);
+    let work = measure::processor_time(&mut agent).saturating_sub(before) / options.changes.max(1);
     let memory = measure::peak_memory(&mut agent);
 
-    let report = Report::new(options.leases, &starts, &changes, memory);
+    let report = Report::new(options.leases, &starts, &changes, work, memory);
     report.print();
     report.write(&options.out);
     if options.enforce && !report.goals_met() {

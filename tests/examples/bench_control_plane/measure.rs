@@ -58,6 +58,18 @@ pub(crate) fn changes(cluster: &Cluster<'_>, agent: &Running, count: u32) -> Vec
     })
 }
 
+/// Processor time the agent has used so far: unlike the clock, it hardly depends on what else runs.
+pub(crate) fn processor_time(agent: &mut Running) -> Duration {
+    let threads = format!("/proc/{}/task", agent.daemon.process().pid());
+    let threads = std::fs::read_dir(&threads).unwrap_or_else(|e| panic!("{threads}: {e}"));
+    // Per thread: nanoseconds on a processor, then waiting for one (Documentation/scheduler/sched-stats.rst).
+    let nanos = threads.flatten().filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
 /// The most memory the agent ever had resident, in bytes (`VmHWM` of proc(5)).
 pub(crate) fn peak_memory(agent: &mut Running) -> u64 {
     let path = format!("/proc/{}/status", agent.daemon.process().pid());

@@ -68,6 +68,8 @@ pub enum Task {
     /// Look at the settings
     #[command(subcommand)]
     Config(Box<ConfigTask>),
+    /// Take everything of a network off this node: hooks, maps, devices, routes; takes the agent's flags
+    Cleanup(Box<Cleanup>),
     /// Turn the subnet file into options for Docker's daemon, as flannel's mk-docker-opts.sh does
     MkDockerOpts(DockerOpts),
     /// Print a completion script, for example: flannel-agent completions bash > /etc/bash_completion.d/flannel-agent
@@ -88,6 +90,13 @@ pub enum ConfigTask {
 pub struct Show {
     #[arg(short, long, value_name = "FORMAT", default_value = "toml")]
     pub output: Output,
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// `flannel-agent cleanup`
+#[derive(Debug, Args)]
+pub struct Cleanup {
     #[command(flatten)]
     pub flags: Flags,
 }
@@ -121,6 +130,17 @@ pub fn main() -> ExitCode {
         Some(Task::Config(task)) => {
             let ConfigTask::Show(show) = &**task;
             show_config(show, matches, origins)
+        }
+        Some(Task::Cleanup(cleanup)) => {
+            let outcome =
+                configure(&cleanup.flags, origins).and_then(|config| crate::cleanup::main(&config));
+            match outcome {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("error: {}", describe(&error));
+                    ExitCode::FAILURE
+                }
+            }
         }
         Some(Task::MkDockerOpts(opts)) => match docker_opts::make(opts, &env) {
             Ok(()) => ExitCode::SUCCESS,

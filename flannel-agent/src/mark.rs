@@ -29,6 +29,12 @@ pub fn alias(network: &str) -> String {
     format!("{ALIAS}{network}")
 }
 
+/// The VNI in the name of one of our devices.
+#[must_use]
+pub fn vni_of(link: &Link) -> Option<u32> {
+    link.name.strip_prefix("flannel.")?.parse().ok()
+}
+
 /// The network named in a link's alias, if the link is one of ours (of this agent or another).
 #[must_use]
 pub fn network_of(link: &Link) -> Option<&str> {

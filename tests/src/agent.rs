@@ -71,6 +71,15 @@ impl Agent {
         self.daemon.process.terminate(SOON)
     }
 
+    /// Ends it, and leaves the node as it is.
+    #[track_caller]
+    pub fn stop(mut self) -> Arc<Node> {
+        if self.daemon.process.exited().is_none() {
+            self.terminate();
+        }
+        self.node
+    }
+
     /// Starts it again with the same flags and waits until it is ready.
     #[track_caller]
     pub fn restart(&mut self) {

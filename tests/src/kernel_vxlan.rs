@@ -38,15 +38,21 @@ impl KernelVxlan {
     /// Makes the device, writes the lease for the first free subnet and `subnet.env`.
     pub fn join(node: impl Into<Arc<Node>>, net: &Network) -> Self {
         let node = node.into();
-        let own = Vtep {
-            public_ip: node.address(),
-            mac: mac_of(node.address()),
-        };
         let held: Vec<Subnet> = leases(&node, net).into_iter().map(|(s, _)| s).collect();
         let subnet = net
             .subnets()
             .find(|s| !held.contains(s))
             .expect("a free subnet");
+        Self::with_subnet(node, net, subnet)
+    }
+
+    /// The same with a subnet that the node had before: flanneld finds its own lease by its address.
+    pub fn with_subnet(node: impl Into<Arc<Node>>, net: &Network, subnet: Subnet) -> Self {
+        let node = node.into();
+        let own = Vtep {
+            public_ip: node.address(),
+            mac: mac_of(node.address()),
+        };
         let member = Self {
             node,
             net: net.clone(),

@@ -67,6 +67,17 @@ impl Pins {
         entries(&self.links())
     }
 
+    /// Removes every pin of the network, and with the pinned links what is attached. Returns whether
+    /// there was anything.
+    pub(super) fn remove_all(&self) -> Result<bool, DataplaneError> {
+        let path = self.root.clone();
+        match fs::remove_dir_all(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(DataplaneError::Pin { path, error }),
+        }
+    }
+
     /// Folders of other layout versions.
     pub(super) fn old_layouts(&self) -> Result<BTreeSet<String>, DataplaneError> {
         let mut folders = entries(&self.root)?;

@@ -86,6 +86,11 @@ pub(super) fn handle(program: Program, vni: u32) -> u32 {
     ((program as u32 + 1) << 24) | vni
 }
 
+/// Whether a filter is one of ours, of the network with this VNI.
+pub(super) fn is_ours(filter: &Filter, vni: u32) -> bool {
+    filter.priority == PRIORITY && filter.handle & 0x00ff_ffff == vni
+}
+
 fn tc_type(direction: Direction) -> TcAttachType {
     match direction {
         Direction::Ingress => TcAttachType::Ingress,

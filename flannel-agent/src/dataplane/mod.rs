@@ -12,7 +12,7 @@ mod requirements;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 
@@ -27,7 +27,7 @@ pub use wire::Wire;
 
 use crate::actual::{Actual, PeerMaps};
 use crate::desired::{Desired, Node};
-use crate::net::Netlink;
+use crate::net::{Direction, Link, Netlink};
 
 /// What a dataplane is made from; the rest is [`Desired`].
 #[derive(Debug, Clone)]
@@ -100,6 +100,40 @@ impl Dataplane {
     pub fn stats(&self) -> Result<&Stats, DataplaneError> {
         self.bpf.stats()
     }
+}
+
+/// Removes all pins of a network: its programs run nowhere any more, its maps are gone. Returns whether there
+/// were any.
+///
+/// # Errors
+/// If one cannot be removed.
+pub(crate) fn remove_pins(bpffs: &Path, network: &str) -> Result<bool, DataplaneError> {
+    bpffs::Pins::of(bpffs, network).remove_all()
+}
+
+/// Removes our clsact filters of `vni` from one hook of `device`. Returns whether there were any.
+///
+/// # Errors
+/// If the kernel does not list or remove them.
+pub(crate) async fn remove_filters(
+    net: &Netlink,
+    device: &Link,
+    direction: Direction,
+    vni: u32,
+) -> Result<bool, DataplaneError> {
+    let mut any = false;
+    for filter in net.filters(device.index, direction).await? {
+        if hooks::is_ours(&filter, vni) {
+            hooks::remove_filter(&device.name, direction, filter.handle).map_err(|error| {
+                DataplaneError::Attach {
+                    attachment: format!("{} ({direction})", device.name),
+                    error: Box::new(error),
+                }
+            })?;
+            any = true;
+        }
+    }
+    Ok(any)
 }
 
 /// CPUs that can run at once; one, if the kernel does not say.

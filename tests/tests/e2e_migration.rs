@@ -1,0 +1,145 @@
+//! From flanneld to ours and back: same subnet, and connections between pods survive both ways.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use flannel_tests::agent::command;
+use flannel_tests::flannel_rules;
+use flannel_tests::iptables::Iptables;
+use flannel_tests::netns::{output, run};
+use flannel_tests::prelude::*;
+use flannel_tests::udp::Flow;
+
+/// A connection that stays open, with both of its ends.
+struct Connection(TcpStream, TcpStream);
+
+impl Connection {
+    fn open(client: &Pod, server: &Pod) -> Self {
+        let listener = server
+            .netns()
+            .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("listen"));
+        let port = listener.local_addr().expect("a port").port();
+        let client = client
+            .netns()
+            .enter(|| TcpStream::connect((server.address(), port)).expect("connect"));
+        let (server, _) = listener.accept().expect("accept");
+        for end in [&client, &server] {
+            end.set_read_timeout(Some(Duration::from_secs(20)))
+                .expect("a time-out");
+        }
+        Self(client, server)
+    }
+
+    /// A message each way.
+    fn lives(&mut self) {
+        let Self(client, server) = self;
+        let mut buffer = [0; 4];
+        client.write_all(b"ping").expect("send");
+        server
+            .read_exact(&mut buffer)
+            .expect("the connection lives");
+        assert_eq!(&buffer, b"ping");
+        server.write_all(b"pong").expect("send");
+        client
+            .read_exact(&mut buffer)
+            .expect("the connection lives");
+        assert_eq!(&buffer, b"pong");
+    }
+}
+
+/// `flannel-agent cleanup` with the flags that the agent had.
+fn cleanup(agent: &Agent) -> std::process::Command {
+    let node = agent.node();
+    let flags = [
+        "cleanup".to_owned(),
+        format!("--etcd-prefix={}", agent.net().prefix),
+        format!("--bpffs={}", node.bpffs().display()),
+        format!("--subnet-file={}", agent.subnet_file().display()),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    command(agent, &flags)
+}
+
+#[test]
+fn connections_survive_the_way_from_flanneld_and_back() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let old = KernelVxlan::join(lab.node("one"), &net);
+    let peer = KernelVxlan::join(lab.node("two"), &net);
+    for member in [&old, &peer] {
+        member.follow_leases();
+        flannel_rules::install(member, Iptables::Nft);
+    }
+    let (pod1, pod2) = (Pod::on(&old, "pod1"), Pod::on(&peer, "pod2"));
+    pod1.reaches(&pod2);
+    let mut connections = [
+        Connection::open(&pod1, &pod2),
+        Connection::open(&pod2, &pod1),
+    ];
+    let (subnet, mac) = (old.subnet(), old.mac());
+    let mut alive = || connections.iter_mut().for_each(Connection::lives);
+    alive();
+
+    let flow = Flow::start(&pod1, &pod2, pod2.address());
+    let mut new = Agent::start(old.stop(), &net);
+    assert_eq!(new.subnet(), subnet);
+    alive();
+    flow.finish().assert_complete();
+    let link = new.exec("ip -d link show dev flannel.1");
+    assert!(link.contains(&mac) && link.contains("veth"), "{link}");
+    assert_eq!(new.exec("ip -d link show type vxlan"), "");
+
+    assert!(new.terminate().success());
+    alive();
+    let said = run(&mut cleanup(&new));
+    assert!(said.contains("removed the device flannel."), "{said}");
+    assert!(new.try_exec("ip link show flannel.1").stdout.is_empty());
+    assert!(new.try_exec("ip link show flgro.1").stdout.is_empty());
+    assert_eq!(new.exec("ip route show proto 102"), "");
+    let said = run(&mut cleanup(&new));
+    assert!(said.contains("nothing of /coreos.com/network"), "{said}");
+
+    let back = KernelVxlan::with_subnet(new.stop(), &net, subnet);
+    back.follow_leases();
+    peer.follow_leases();
+    pod1.reaches(&pod2);
+    alive();
+}
+
+#[test]
+fn cleanup_of_host_gw_takes_its_routes_and_nobody_elses() {
+    let lab = Lab::new();
+    let net = lab.network(Network::host_gw("/coreos.com/network", "10.244.0.0/16"));
+    let mut one = Agent::start(lab.node("one"), &net);
+    let two = Agent::start(lab.node("two"), &net);
+    let route = format!("ip route show {}", two.subnet());
+    eventually("the route is there", SOON, || !one.exec(&route).is_empty());
+    one.exec("ip route add 10.99.0.0/16 via 172.30.0.254");
+    assert!(one.terminate().success());
+    run(&mut cleanup(&one));
+    assert_eq!(one.exec(&route), "");
+    assert!(one.exec("ip route show 10.99.0.0/16").contains("via"));
+}
+
+#[test]
+fn cleanup_of_one_network_leaves_the_other() {
+    let lab = Lab::new();
+    let red = lab.network(Network::vxlan("/red/network", "10.11.0.0/16").vni(1));
+    let blue = lab.network(Network::vxlan("/blue/network", "10.12.0.0/16").vni(2));
+    let node = std::sync::Arc::new(lab.node("one"));
+    let mut gone = Agent::start(node.clone(), &red);
+    let stays = Agent::start(node, &blue);
+    let far = Agent::start(lab.node("two"), &blue);
+    let (pod1, pod2) = (Pod::on(&stays, "pod1"), Pod::on(&far, "pod2"));
+    pod1.reaches(&pod2);
+    let flow = Flow::start(&pod1, &pod2, pod2.address());
+    assert!(gone.terminate().success());
+    run(&mut cleanup(&gone));
+    assert!(
+        output(&mut gone.command("ip link show flannel.1"))
+            .stdout
+            .is_empty()
+    );
+    flow.finish().assert_complete();
+}

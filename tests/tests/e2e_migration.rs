@@ -1,5 +1,12 @@
 //! From flanneld to ours and back: same subnet, and connections between pods survive both ways.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test helpers fail by panicking: that is where the backtrace comes from"
+)]
+
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::Duration;

@@ -18,7 +18,7 @@ pub(crate) enum Goal {
 }
 
 impl Goal {
-    /// On one core, where no time is spent waiting for another to wake up. The rest is for information.
+    /// On one core; two are for information.
     pub(crate) fn of(series: &Series) -> Option<Self> {
         let group = &series.group;
         if group.cores != Cores::One {
@@ -58,9 +58,13 @@ impl std::fmt::Display for Goal {
     }
 }
 
-/// A goal and what became of it; `None` where there is no goal or it was not measured.
+/// A goal and what became of it, by [`Series::cost`]; `None` where there is no goal or it was not measured.
 pub(crate) fn verdict(series: &Series) -> Option<(Goal, bool)> {
     let goal = Goal::of(series)?;
-    let ratio = series.ratio(JUDGED, BASE, |s| s.value)?;
-    Some((goal, goal.is_met(ratio.median)))
+    let ratio = if series.traffic.is_rate() {
+        series.speed(JUDGED, BASE)
+    } else {
+        series.ratio(JUDGED, BASE, |s| series.cost(s))
+    };
+    Some((goal, goal.is_met(ratio?.median)))
 }

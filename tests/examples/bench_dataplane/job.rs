@@ -100,7 +100,7 @@ pub(crate) struct Stop;
 /// What one side counted; zero where it has nothing to say.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Side {
-    /// Transactions, or datagrams sent or received.
+    /// Transactions, or datagrams sent or received; the server's with those of the warm-up.
     pub(crate) count: u64,
     /// How long the transactions took.
     pub(crate) seconds: f64,
@@ -110,7 +110,7 @@ pub(crate) struct Side {
     /// UDP one way: when the first was sent, and when the last was received, by the wall clock.
     pub(crate) first: f64,
     pub(crate) last: f64,
-    /// CPU time of the process.
+    /// CPU seconds that went into `count` or `bytes`; the client's with those of `ksoftirqd`.
     pub(crate) cpu: f64,
     pub(crate) tcp: TcpCounters,
 }

@@ -13,7 +13,6 @@ mod goals;
 mod host_gw;
 mod job;
 mod json;
-mod ksoftirqd;
 mod mode;
 mod plan;
 mod plot;

@@ -9,7 +9,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::job::{Job, Ready, Side, Stop};
-use crate::ksoftirqd;
 use crate::sample::Sample;
 
 /// A worker process inside a namespace.
@@ -81,7 +80,6 @@ impl Ends {
 
     /// Takes one sample; the two may share a core.
     pub(crate) fn sample(&mut self, job: Job, client_core: usize, server_core: usize) -> Sample {
-        let softirq = ksoftirqd::cpu();
         let mut job = Job {
             core: server_core,
             server: self.address,
@@ -94,6 +92,6 @@ impl Ends {
         let client: Side = self.client.hear();
         self.server.tell(&Stop);
         let server: Side = self.server.hear();
-        Sample::new(&job, &client, &server, ksoftirqd::cpu() - softirq)
+        Sample::new(&job, &client, &server)
     }
 }

@@ -1,6 +1,7 @@
 //! Medians, spread, and ratios within a round.
 
 use crate::mode::Mode;
+use crate::plan::Cores;
 use crate::rounds::{Round, Series};
 use crate::sample::Sample;
 
@@ -44,10 +45,16 @@ impl Series {
 
     /// How fast `mode` is relative to `base`: 2 is twice as fast, whatever the unit.
     pub(crate) fn speed(&self, mode: Mode, base: Mode) -> Option<Spread> {
-        if self.traffic.is_rate() {
-            self.ratio(mode, base, |s| s.value)
-        } else {
-            self.ratio(mode, base, |s| 1.0 / s.value)
+        self.ratio(mode, base, |s| 1.0 / self.cost(s))
+    }
+
+    /// Seconds a unit. One core is busy all the time with one side or the other, so CPU time is time, except
+    /// that what else the machine does is not counted.
+    pub(crate) fn cost(&self, sample: &Sample) -> f64 {
+        match self.group.cores {
+            Cores::One => sample.cpu,
+            Cores::Two if self.traffic.is_rate() => 1.0 / sample.value,
+            Cores::Two => sample.value,
         }
     }
 

@@ -43,16 +43,19 @@ fn row(series: &Series, others: &[Mode]) {
         Some((goal, false)) => println!("  {goal} MISSED"),
         None => println!(),
     }
-    if traffic.is_rate() {
-        print!("{:<TRAFFIC$}", "  CPU per byte");
-        let base = series.spread(BASE, |s| s.cpu * 1e9);
-        let text = base.map(|s| format!("{:.3} s/GB", s.median));
-        print!("{:>CELL$}", text.unwrap_or_default());
-        for mode in others {
-            print!("{:>CELL$}", cell(series.ratio(*mode, BASE, |s| s.cpu)));
-        }
-        println!();
+    print!("{:<TRAFFIC$}", "  CPU");
+    let (scale, unit) = if traffic.is_rate() {
+        (1e9, "s/GB")
+    } else {
+        (traffic.scale(), traffic.unit())
+    };
+    let base = series.spread(BASE, |s| s.cpu * scale);
+    let text = base.map(|s| format!("{:.2} {unit}", s.median));
+    print!("{:>CELL$}", text.unwrap_or_default());
+    for mode in others {
+        print!("{:>CELL$}", cell(series.ratio(*mode, BASE, |s| s.cpu)));
     }
+    println!();
 }
 
 /// Median and quartiles of a ratio.

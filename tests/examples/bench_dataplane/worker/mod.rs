@@ -3,6 +3,7 @@
 //! Blocking sockets and no runtime: what is measured is the kernel.
 
 mod counters;
+mod ksoftirqd;
 mod process;
 mod tcp;
 mod udp;
@@ -24,16 +25,15 @@ pub(crate) enum Role {
 
 /// Takes jobs until the standard input ends.
 pub(crate) fn run(role: Role) {
-    process::prepare();
+    process::prepare(role);
     while let Some(job) = read::<Job>() {
         process::pin(job.core);
-        let before = (process::cpu(), counters::read());
+        let before = counters::read();
         let mut side = match role {
             Role::Client => client(&job),
             Role::Server => server(&job),
         };
-        side.cpu = process::cpu() - before.0;
-        side.tcp = counters::since(before.1);
+        side.tcp = counters::since(before);
         write(&side);
     }
 }
@@ -63,7 +63,7 @@ fn server(job: &Job) -> Side {
     };
     if job.traffic.is_udp() {
         let sockets = udp::bind(job);
-        serve(udp::ports(&sockets), &|| udp::serve(&sockets, &stop))
+        serve(udp::ports(&sockets), &|| udp::serve(job, &sockets, &stop))
     } else {
         let listener = tcp::listen();
         let port = listener.local_addr().expect("a bound address").port();

@@ -5,8 +5,15 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeValLike as _;
 use nix::unistd::Pid;
 
-/// As many sockets as allowed, and precedence over what else the machine does.
-pub(crate) fn prepare() {
+use super::{Role, ksoftirqd};
+
+/// A name for `top` and `perf`, as many sockets as allowed, and precedence over what else the machine does.
+pub(crate) fn prepare(role: Role) {
+    let name = match role {
+        Role::Client => c"bench-client",
+        Role::Server => c"bench-server",
+    };
+    nix::sys::prctl::set_name(name).expect("a name of less than 16 bytes");
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of open files");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise the limit of open files");
     // SAFETY: a plain system call on this process; no memory is passed.
@@ -22,8 +29,33 @@ pub(crate) fn pin(core: usize) {
         .unwrap_or_else(|e| panic!("pin to core {core}: {e}"));
 }
 
-/// Seconds this process has run so far, with the soft interrupts that ran in its name.
-pub(crate) fn cpu() -> f64 {
+/// CPU seconds used since its start.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meter {
+    own: f64,
+    softirq: f64,
+}
+
+impl Meter {
+    pub(crate) fn start() -> Self {
+        Self {
+            own: cpu(),
+            softirq: ksoftirqd::cpu(),
+        }
+    }
+
+    /// By this process, with the soft interrupts that ran in its name.
+    pub(crate) fn own(self) -> f64 {
+        cpu() - self.own
+    }
+
+    /// By this process and by the threads that take over when soft interrupts are too many.
+    pub(crate) fn with_softirq(self) -> f64 {
+        self.own() + ksoftirqd::cpu() - self.softirq
+    }
+}
+
+fn cpu() -> f64 {
     let usage = getrusage(UsageWho::RUSAGE_SELF).expect("our own usage");
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     #[expect(clippy::cast_precision_loss, reason = "no process runs for 2^52 us")]

@@ -1,8 +1,10 @@
 //! TCP: bulk, request and response, connect-request-close.
 
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::iter;
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{ReceiveTimeout, TcpCongestion};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
+use super::process::Meter;
 use crate::job::{Job, Side, Traffic};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,6 +45,7 @@ fn prepare(stream: &TcpStream) {
 
 /// One thread a connection, each sending until the time is over.
 pub(crate) fn send_streams(job: &Job, connections: u32) -> Side {
+    let meter = Meter::start();
     let until = Instant::now() + job.warm_up + job.time;
     let send = || {
         let mut stream = connect(job);
@@ -59,7 +63,10 @@ pub(crate) fn send_streams(job: &Job, connections: u32) -> Side {
             scope.spawn(send);
         }
     });
-    Side::default()
+    Side {
+        cpu: meter.with_softirq(),
+        ..Side::default()
+    }
 }
 
 pub(crate) fn request(job: &Job) -> Side {
@@ -82,7 +89,7 @@ pub(crate) fn transactions(job: &Job, mut transact: impl FnMut()) -> Side {
     while Instant::now() < warm {
         transact();
     }
-    let start = Instant::now();
+    let (start, meter) = (Instant::now(), Meter::start());
     let mut count = 0;
     loop {
         transact();
@@ -92,6 +99,7 @@ pub(crate) fn transactions(job: &Job, mut transact: impl FnMut()) -> Side {
             return Side {
                 count,
                 seconds: took.as_secs_f64(),
+                cpu: meter.with_softirq(),
                 ..Side::default()
             };
         }
@@ -99,25 +107,25 @@ pub(crate) fn transactions(job: &Job, mut transact: impl FnMut()) -> Side {
 }
 
 pub(crate) fn serve(listener: &TcpListener, job: &Job, stop: &AtomicBool) -> Side {
-    match job.traffic {
+    let meter = Meter::start();
+    let side = match job.traffic {
         Traffic::TcpStream(_) => {
-            let sides = serve_each(listener, stop, |stream| receive(stream, job.warm_up));
-            Side {
-                bytes: sides.iter().map(|s| s.bytes).sum(),
-                bytes_per_second: sides.iter().map(|s| s.bytes_per_second).sum(),
-                ..Side::default()
-            }
+            let received = Received::new(job.warm_up);
+            serve_each(listener, stop, |stream| received.read(stream));
+            received.side()
         }
-        Traffic::TcpRr => {
-            serve_each(listener, stop, answer);
-            Side::default()
-        }
-        _ => {
-            while let Some(stream) = accept(listener, stop) {
-                answer(stream);
-            }
-            Side::default()
-        }
+        Traffic::TcpRr => Side {
+            count: serve_each(listener, stop, answer).iter().sum(),
+            ..Side::default()
+        },
+        _ => Side {
+            count: iter::from_fn(|| accept(listener, stop)).map(answer).sum(),
+            ..Side::default()
+        },
+    };
+    Side {
+        cpu: meter.own(),
+        ..side
     }
 }
 
@@ -157,37 +165,71 @@ fn accept(listener: &TcpListener, stop: &AtomicBool) -> Option<TcpStream> {
     }
 }
 
-/// Sends every byte back, until the client closes.
-fn answer(mut stream: TcpStream) {
+/// Sends every byte back, until the client closes. Returns how many.
+fn answer(mut stream: TcpStream) -> u64 {
     let mut byte = [0];
+    let mut count = 0;
     while stream.read(&mut byte).expect("receive a request") > 0 {
         stream.write_all(&byte).expect("answer");
+        count += 1;
     }
+    count
 }
 
-/// Reads to the end. The rate is that from the end of the warm-up to the last byte.
-fn receive(mut stream: TcpStream, warm_up: Duration) -> Side {
-    let mut buffer = vec![0; 2 * CHUNK];
-    let (mut bytes, mut base) = (0, None);
-    let start = Instant::now();
-    let mut last = start;
-    loop {
-        let got = stream.read(&mut buffer).expect("receive");
-        if got == 0 {
-            break;
-        }
-        bytes += got as u64;
-        last = Instant::now();
-        if base.is_none() && last - start >= warm_up {
-            base = Some((last, bytes));
+/// What arrived over all connections: in total, and between the end of the warm-up and the last byte.
+#[derive(Debug)]
+struct Received {
+    warm_up: Duration,
+    start: OnceLock<Instant>,
+    bytes: AtomicU64,
+    counted: AtomicU64,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Received {
+    fn new(warm_up: Duration) -> Self {
+        Self {
+            warm_up,
+            start: OnceLock::new(),
+            bytes: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
+            last: Mutex::new(None),
         }
     }
-    let (from, already) = base.unwrap_or((start, 0));
-    #[expect(clippy::cast_precision_loss, reason = "less than 2^52 bytes")]
-    let counted = (bytes - already) as f64;
-    Side {
-        bytes,
-        bytes_per_second: counted / (last - from).as_secs_f64().max(f64::EPSILON),
-        ..Side::default()
+
+    /// Reads one connection to its end.
+    fn read(&self, mut stream: TcpStream) {
+        let from = *self.start.get_or_init(Instant::now) + self.warm_up;
+        let mut buffer = vec![0; 2 * CHUNK];
+        let (mut bytes, mut counted, mut last) = (0, 0, None);
+        loop {
+            let got = stream.read(&mut buffer).expect("receive") as u64;
+            if got == 0 {
+                break;
+            }
+            bytes += got;
+            let now = Instant::now();
+            if now >= from {
+                counted += got;
+                last = Some(now);
+            }
+        }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.counted.fetch_add(counted, Ordering::Relaxed);
+        let mut latest = self.last.lock().expect("no thread panicked");
+        *latest = latest.max(last);
+    }
+
+    fn side(self) -> Side {
+        let from = self.start.into_inner().map(|start| start + self.warm_up);
+        let last = self.last.into_inner().expect("no thread panicked");
+        let time = from.zip(last).map(|(from, last)| last - from);
+        #[expect(clippy::cast_precision_loss, reason = "less than 2^52 bytes")]
+        let counted = self.counted.into_inner() as f64;
+        Side {
+            bytes: self.bytes.into_inner(),
+            bytes_per_second: time.map_or(0.0, |time| counted / time.as_secs_f64()),
+            ..Side::default()
+        }
     }
 }

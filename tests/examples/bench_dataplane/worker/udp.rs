@@ -5,6 +5,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,8 +13,9 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 
+use super::process::Meter;
 use super::tcp::transactions;
-use crate::job::{Job, Side};
+use crate::job::{Job, Side, Traffic};
 
 /// First byte of a datagram: send it back, or count it.
 const ECHO: u8 = 1;
@@ -31,6 +33,9 @@ const WINDOW: usize = 64;
 const LOST: Duration = Duration::from_millis(500);
 /// How long the server waits before it looks whether the job is over.
 const GLANCE: Duration = Duration::from_millis(20);
+/// How long the server lets counted datagrams pile up. Were it woken for each, the context switches would be
+/// a good part of what is measured, whatever the dataplane.
+const BREAK: Duration = Duration::from_millis(1);
 /// Enough for what a sender sends before the receiver's turn on a shared core.
 const RECEIVE_BUFFER: usize = 16 << 20;
 
@@ -164,7 +169,7 @@ pub(crate) fn send(job: &Job, bytes: u16) -> Side {
     flows.warm_for(job.warm_up);
     let datagram = vec![COUNT; usize::from(bytes)];
     let mut count = 0;
-    let (first, start) = (wall_clock(), Instant::now());
+    let (first, start, meter) = (wall_clock(), Instant::now(), Meter::start());
     while start.elapsed() < job.time {
         for _ in 0..BATCH {
             flows.next().send(&datagram);
@@ -174,6 +179,7 @@ pub(crate) fn send(job: &Job, bytes: u16) -> Side {
     Side {
         count,
         first,
+        cpu: meter.with_softirq(),
         ..Side::default()
     }
 }
@@ -196,35 +202,66 @@ pub(crate) fn ports(sockets: &[UdpSocket]) -> Vec<u16> {
 }
 
 /// One thread a socket.
-pub(crate) fn serve(sockets: &[UdpSocket], stop: &AtomicBool) -> Side {
-    thread::scope(|scope| {
-        let serve = |socket| scope.spawn(move || receive(socket, stop));
+pub(crate) fn serve(job: &Job, sockets: &[UdpSocket], stop: &AtomicBool) -> Side {
+    let start = &OnceLock::new();
+    let one_way = matches!(job.traffic, Traffic::UdpOneWay(_));
+    if !one_way {
+        start.get_or_init(Meter::start);
+    }
+    let side = thread::scope(|scope| {
+        let serve = |socket| scope.spawn(move || receive(socket, stop, start));
         let threads: Vec<_> = sockets.iter().map(serve).collect();
         let sides = threads.into_iter().map(|t| t.join().expect("a thread"));
-        sides.fold(Side::default(), |sum, side| Side {
-            count: sum.count + side.count,
+        sides.fold(Received::default(), |sum, side| Received {
+            counted: sum.counted + side.counted,
+            echoed: sum.echoed + side.echoed,
             last: sum.last.max(side.last),
-            ..sum
         })
-    })
+    });
+    Side {
+        count: if one_way { side.counted } else { side.echoed },
+        last: side.last,
+        cpu: start.get().map_or(0.0, |meter| meter.own()),
+        ..Side::default()
+    }
 }
 
-/// Counts until the job is over and nothing waits any more.
-fn receive(socket: &UdpSocket, stop: &AtomicBool) -> Side {
-    let mut side = Side::default();
+#[derive(Debug, Default)]
+struct Received {
+    counted: u64,
+    echoed: u64,
+    last: f64,
+}
+
+/// Until the job is over and nothing waits any more. `start` is set by the first datagram that counts.
+fn receive(socket: &UdpSocket, stop: &AtomicBool, start: &OnceLock<Meter>) -> Received {
+    let mut received = Received::default();
     let mut buffer = [0; 2048];
+    let mut fresh = false;
     loop {
         match socket.recv_from(&mut buffer) {
             Ok((_, from)) if buffer[0] == ECHO => {
+                received.echoed += 1;
                 let _ = socket.send_to(&[ECHO], from);
             }
             Ok(_) => {
-                side.count += 1;
-                side.last = wall_clock();
+                if received.counted == 0 {
+                    start.get_or_init(Meter::start);
+                    socket.set_nonblocking(true).expect("no waiting");
+                }
+                received.counted += 1;
+                fresh = true;
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                if fresh {
+                    received.last = wall_clock();
+                    fresh = false;
+                }
                 if stop.load(Ordering::Relaxed) {
-                    return side;
+                    return received;
+                }
+                if received.counted > 0 {
+                    thread::sleep(BREAK);
                 }
             }
             Err(e) => panic!("receive: {e}"),

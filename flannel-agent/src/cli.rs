@@ -17,6 +17,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::docker_opts::{self, DockerOpts};
+use crate::inspect::Inspect;
 use crate::logging::describe;
 use crate::source::etcd::EtcdSource;
 pub use config::Config;
@@ -65,6 +66,8 @@ Examples:
 /// What else the binary does.
 #[derive(Debug, Subcommand)]
 pub enum Task {
+    #[command(flatten)]
+    Inspect(Inspect),
     /// Look at the settings
     #[command(subcommand)]
     Config(Box<ConfigTask>),
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
     } = &invocation;
     match &cli.task {
         None => run(&cli.flags, origins),
+        Some(Task::Inspect(inspect)) => crate::inspect::run(inspect),
         Some(Task::Config(task)) => {
             let ConfigTask::Show(show) = &**task;
             show_config(show, matches, origins)

@@ -18,6 +18,7 @@ pub mod docker_opts;
 pub(crate) mod files;
 pub mod forward_rules;
 pub mod health;
+pub mod inspect;
 mod json_fields;
 pub mod lease;
 pub mod logging;

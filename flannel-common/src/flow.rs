@@ -261,8 +261,9 @@ impl Flow {
         !self.is_closing(now) && (self.tx.holds(now, epoch) || self.rx.holds(now, epoch))
     }
 
+    /// FIN or RST was seen not long ago.
     #[inline(always)]
-    const fn is_closing(&self, now: Tick) -> bool {
+    pub const fn is_closing(&self, now: Tick) -> bool {
         self.closed != 0 && now.wrapping_sub(self.closed) < CLOSING
     }
 

@@ -7,6 +7,7 @@ use aya::programs::SchedClassifier;
 use flannel_common::maps::{EPOCH, PEERS, VTEPS};
 use flannel_common::program::Program;
 
+use super::alive::Alive;
 use super::bpffs::{self, Pins};
 use super::hooks::{self, PRIORITY, Target, Way};
 use super::maps::{Maps, Stats};
@@ -23,6 +24,8 @@ pub(crate) struct Bpf {
     pins: Pins,
     way: Way,
     loaded: Option<Running>,
+    /// Tells `flannel-agent status` that somebody is here; worth no failure.
+    _alive: Option<Alive>,
 }
 
 /// What this process loaded.
@@ -38,9 +41,11 @@ struct Running {
 
 impl Bpf {
     pub(super) fn open(options: &Options) -> Result<Self, DataplaneError> {
+        let pins = Pins::open(&options.bpffs, &options.network)?;
         Ok(Self {
             object: Object::read(options.ebpf_object.as_deref(), options.flow_entries)?,
-            pins: Pins::open(&options.bpffs, &options.network)?,
+            _alive: Alive::hold(pins.root()).ok(),
+            pins,
             way: options.attach.into(),
             loaded: None,
         })

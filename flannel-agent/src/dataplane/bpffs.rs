@@ -46,6 +46,10 @@ impl Pins {
         }
     }
 
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     fn maps(&self) -> PathBuf {
         self.root.join(current_layout()).join("maps")
     }

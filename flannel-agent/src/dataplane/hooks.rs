@@ -82,6 +82,7 @@ impl Target<'_> {
     }
 }
 
+/// Handle of a clsact filter of ours.
 pub(super) fn handle(program: Program, vni: u32) -> u32 {
     ((program as u32 + 1) << 24) | vni
 }

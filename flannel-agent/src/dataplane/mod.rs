@@ -1,6 +1,7 @@
 //! Everything that touches BPF: the object, its maps, its programs and where they are attached – and on
 //! top of that the whole dataplane of a node, kept equal to what is wanted.
 
+mod alive;
 mod bpf;
 mod bpffs;
 mod error;
@@ -9,6 +10,7 @@ mod maps;
 mod object;
 mod reconcile;
 mod requirements;
+pub mod view;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -13,7 +13,8 @@ use super::DataplaneError;
 use super::bpffs::{self, Pins};
 use crate::actual::Loaded;
 
-static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
+pub(super) static EMBEDDED: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
 
 /// An object file in memory.
 #[derive(Debug)]

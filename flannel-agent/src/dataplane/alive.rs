@@ -1,0 +1,64 @@
+//! Whether an agent runs, for those who only see what is pinned.
+//!
+//! An agent holds a lock on its network's folder for as long as it lives; the kernel takes it back when
+//! the process ends, however it ends. The lock excludes nobody: two agents that overlap during an
+//! upgrade both hold it.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, fcntl};
+
+/// An open-file-description lock: unlike a process's, it is not lost when another part of the agent opens
+/// and closes the same folder.
+#[derive(Debug)]
+pub(super) struct Alive {
+    _folder: File,
+}
+
+impl Alive {
+    /// Says that this process looks after `folder`.
+    pub(super) fn hold(folder: &Path) -> io::Result<Self> {
+        let folder = File::open(folder)?;
+        fcntl(&folder, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK)))?;
+        Ok(Self { _folder: folder })
+    }
+}
+
+/// Whether any process looks after `folder`.
+pub(super) fn is_held(folder: &Path) -> io::Result<bool> {
+    let folder = File::open(folder)?;
+    let mut lock = whole(libc::F_WRLCK);
+    fcntl(&folder, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
+}
+
+fn whole(kind: libc::c_int) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_for_as_long_as_it_lives_and_by_several_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!is_held(folder.path()).unwrap());
+        let one = Alive::hold(folder.path()).unwrap();
+        let two = Alive::hold(folder.path()).unwrap();
+        drop(one);
+        // Opened and closed by somebody else in the same process.
+        drop(File::open(folder.path()).unwrap());
+        assert!(is_held(folder.path()).unwrap());
+        drop(two);
+        assert!(!is_held(folder.path()).unwrap());
+    }
+}

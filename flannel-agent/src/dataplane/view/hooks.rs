@@ -1,0 +1,181 @@
+//! Where programs of ours are attached: pinned links, and clsact filters by their handles.
+
+use std::collections::BTreeMap;
+
+use aya::programs::links::{FdLink, LinkType, PinnedLink};
+use aya::programs::{SchedClassifier, TcAttachType};
+use flannel_common::program::Program;
+use serde::Serialize;
+
+use super::error::unreadable_io;
+use super::{Told, View, ViewError, folder_names};
+use crate::dataplane::hooks::{PRIORITY, handle};
+use crate::net::{Direction, Link, NetError, Netlink};
+
+/// How a program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    Tcx,
+    Xdp,
+    Clsact,
+}
+
+/// One program of ours on one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Hook {
+    pub program: String,
+    pub ifindex: u32,
+    /// `None`: the device is gone.
+    pub device: Option<String>,
+    /// `None`: on no hook, or not on a TC hook.
+    pub direction: Option<Direction>,
+    pub mode: Mode,
+    pub program_id: u32,
+    /// Packets reach the program. A link detached by hand keeps its pin but is on no hook.
+    pub attached: bool,
+}
+
+impl View {
+    /// Everything of this network that is, or was, on a hook. `links` are the node's interfaces.
+    ///
+    /// # Errors
+    /// If the folder of links may not be read, or the kernel refuses to list filters.
+    pub async fn hooks(&self, net: &Netlink, links: &[Link]) -> Result<Vec<Hook>, HooksError> {
+        let mut hooks = self.pinned(links)?;
+        let alias = crate::mark::alias(&self.network);
+        let vni = links.iter().find_map(|link| {
+            let ours = link.alias.as_deref() == Some(alias.as_str());
+            let vni = link.name.strip_prefix("flannel.").filter(|_| ours)?;
+            vni.parse().ok()
+        });
+        if let Some(vni) = vni {
+            hooks.extend(filters(net, links, vni).await?);
+        }
+        hooks.sort_by(|a, b| (&a.program, a.ifindex).cmp(&(&b.program, b.ifindex)));
+        Ok(hooks)
+    }
+
+    fn pinned(&self, links: &[Link]) -> Result<Vec<Hook>, ViewError> {
+        let folder = self.root.join("links");
+        let mut hooks = Vec::new();
+        for pin in folder_names(&folder)? {
+            // Other files in the folder are not ours.
+            let Some((program, ifindex)) = parse(&pin) else {
+                continue;
+            };
+            let path = folder.join(&pin);
+            let failed = |error| unreadable_io(&path, std::io::Error::other(error));
+            let link = FdLink::from(PinnedLink::from_pin(&path).map_err(failed)?);
+            let info = link.info().map_err(failed)?;
+            let mode = match info.link_type() {
+                Ok(LinkType::Xdp) => Mode::Xdp,
+                _ => Mode::Tcx,
+            };
+            let device = links.iter().find(|link| link.index == ifindex);
+            let device = device.map(|link| link.name.clone());
+            let direction = device
+                .as_deref()
+                .filter(|_| mode == Mode::Tcx)
+                .and_then(|device| on_hook(device, info.program_id()));
+            hooks.push(Hook {
+                program: program.to_owned(),
+                ifindex,
+                attached: direction.is_some() || (mode == Mode::Xdp && device.is_some()),
+                device,
+                direction,
+                mode,
+                program_id: info.program_id(),
+            });
+        }
+        Ok(hooks)
+    }
+
+    /// What the program on `hook` was told; `None` if it is another build's, or gone.
+    ///
+    /// # Errors
+    /// If its constants may not be read.
+    pub fn told(&self, hook: &Hook) -> Result<Option<Told>, ViewError> {
+        let failed = |error: std::io::Error| unreadable_io(&self.link_path(&hook.program), error);
+        let program = aya::programs::loaded_programs()
+            .filter_map(Result::ok)
+            .find(|info| info.id() == hook.program_id);
+        let Some(program) = program else {
+            return Ok(None);
+        };
+        let maps = program
+            .map_ids()
+            .map_err(|error| failed(std::io::Error::other(error)))?
+            .unwrap_or_default();
+        Told::of_program(&maps).map_err(failed)
+    }
+}
+
+/// Why hooks could not be listed.
+#[derive(Debug, thiserror::Error)]
+pub enum HooksError {
+    #[error(transparent)]
+    View(#[from] ViewError),
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+/// `<program>-<ifindex>`.
+fn parse(pin: &str) -> Option<(&str, u32)> {
+    let (program, ifindex) = pin.rsplit_once('-')?;
+    Some((program, ifindex.parse().ok()?))
+}
+
+fn on_hook(device: &str, program: u32) -> Option<Direction> {
+    let directions = [
+        (Direction::Ingress, TcAttachType::Ingress),
+        (Direction::Egress, TcAttachType::Egress),
+    ];
+    directions.into_iter().find_map(|(direction, kind)| {
+        let (_, on_it) = SchedClassifier::query_tcx(device, kind).ok()?;
+        let there = on_it.iter().any(|info| info.id() == program);
+        there.then_some(direction)
+    })
+}
+
+async fn filters(net: &Netlink, links: &[Link], vni: u32) -> Result<Vec<Hook>, NetError> {
+    let ours: BTreeMap<u32, Program> = Program::ALL
+        .into_iter()
+        .map(|program| (handle(program, vni), program))
+        .collect();
+    let mut hooks = Vec::new();
+    for link in links {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for filter in net.filters(link.index, direction).await? {
+                let Some(program) = ours
+                    .get(&filter.handle)
+                    .filter(|_| filter.priority == PRIORITY)
+                else {
+                    continue;
+                };
+                hooks.push(Hook {
+                    program: program.name().to_owned(),
+                    ifindex: link.index,
+                    device: Some(link.name.clone()),
+                    direction: Some(direction),
+                    mode: Mode::Clsact,
+                    program_id: filter.program,
+                    attached: true,
+                });
+            }
+        }
+    }
+    Ok(hooks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_name_program_and_interface() {
+        assert_eq!(parse("uplink_rx-12"), Some(("uplink_rx", 12)));
+        assert_eq!(parse("stray"), None);
+        assert_eq!(parse("stray-x"), None);
+    }
+}

@@ -1,0 +1,167 @@
+//! What the live programs were told at their load: their `.rodata`, decoded.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+
+use aya::maps::{MapData, MapInfo};
+use flannel_common::globals;
+use ipnet::Ipv4Net;
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use serde::Serialize;
+
+use super::batch::first_value;
+use crate::dataplane::object::EMBEDDED;
+use crate::mac::MacAddr;
+
+/// Constants of the node; see [`flannel_common::globals`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Told {
+    pub vni: u32,
+    pub port: u16,
+    pub uplink_index: u32,
+    pub uplink_ip: Ipv4Addr,
+    pub flannel_index: u32,
+    pub gro_index: u32,
+    pub vtep_mac: MacAddr,
+    pub network: Ipv4Net,
+    pub subnet: Ipv4Net,
+    pub overlay_mtu: u32,
+    pub source_check: &'static str,
+    pub fast_path: &'static str,
+}
+
+impl Told {
+    /// The constants of the program that uses the maps `ids`; `None` if it comes from another build, whose
+    /// constants lie elsewhere.
+    pub(super) fn of_program(ids: &[u32]) -> io::Result<Option<Self>> {
+        for id in ids {
+            let info = MapInfo::from_id(*id).map_err(io::Error::other)?;
+            if !info.name_as_str().is_some_and(|n| n.ends_with(".rodata")) {
+                continue;
+            }
+            let map = MapData::from_id(*id).map_err(io::Error::other)?;
+            let bytes = first_value(&map)?;
+            return Ok(Layout::of(EMBEDDED).and_then(|layout| layout.decode(&bytes)));
+        }
+        Ok(None)
+    }
+}
+
+/// Where the constants lie in `.rodata`.
+struct Layout {
+    size: u64,
+    /// Offset and size by name.
+    symbols: BTreeMap<String, (u64, u64)>,
+}
+
+impl Layout {
+    fn of(object: &[u8]) -> Option<Self> {
+        let file = object::File::parse(object).ok()?;
+        let rodata = file.section_by_name(".rodata")?;
+        let symbols = file
+            .symbols()
+            .filter(|symbol| symbol.section_index() == Some(rodata.index()))
+            .filter_map(|symbol| {
+                let name = symbol.name().ok()?.to_owned();
+                Some((name, (symbol.address(), symbol.size())))
+            })
+            .collect();
+        Some(Self {
+            size: rodata.size(),
+            symbols,
+        })
+    }
+
+    fn decode(&self, rodata: &[u8]) -> Option<Told> {
+        if rodata.len() as u64 != self.size {
+            return None;
+        }
+        let subnet = |address, mask| {
+            let address = Ipv4Addr::from_bits(u32::from_ne_bytes(self.get(rodata, address)?));
+            let mask = Ipv4Addr::from_bits(u32::from_ne_bytes(self.get(rodata, mask)?));
+            Ipv4Net::with_netmask(address, mask).ok()
+        };
+        let u32 = |name| Some(u32::from_ne_bytes(self.get(rodata, name)?));
+        Some(Told {
+            vni: u32(globals::VNI)?,
+            port: u16::from_ne_bytes(self.get(rodata, globals::VXLAN_PORT)?),
+            uplink_index: u32(globals::UPLINK_IFINDEX)?,
+            uplink_ip: self.get::<4>(rodata, globals::UPLINK_IP)?.into(),
+            flannel_index: u32(globals::FLANNEL_IFINDEX)?,
+            gro_index: u32(globals::GRO_IFINDEX)?,
+            vtep_mac: MacAddr(self.get(rodata, globals::VTEP_MAC)?),
+            network: subnet(globals::NETWORK, globals::NETWORK_MASK)?,
+            subnet: subnet(globals::SUBNET, globals::SUBNET_MASK)?,
+            overlay_mtu: u32(globals::OVERLAY_MTU)?,
+            source_check: match self.get(rodata, globals::SOURCE_CHECK)? {
+                [0] => "off",
+                _ => "strict",
+            },
+            fast_path: match self.get::<1>(rodata, globals::FAST_PATH)?[0] {
+                globals::FAST_PATH_OFF => "off",
+                globals::FAST_PATH_VERIFIED => "verified",
+                globals::FAST_PATH_ALWAYS => "always",
+                _ => return None,
+            },
+        })
+    }
+
+    fn get<const N: usize>(&self, rodata: &[u8], name: &str) -> Option<[u8; N]> {
+        let (offset, size) = self.symbols.get(name)?;
+        if *size != N as u64 {
+            return None;
+        }
+        let start = usize::try_from(*offset).ok()?;
+        rodata.get(start..start + N)?.try_into().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `.rodata` of the embedded object with some constants set.
+    fn rodata(layout: &Layout, values: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(layout.size).unwrap()];
+        for (name, value) in values {
+            let start = usize::try_from(layout.symbols[*name].0).unwrap();
+            bytes[start..start + value.len()].copy_from_slice(value);
+        }
+        bytes
+    }
+
+    #[test]
+    fn constants_are_found_by_their_names() {
+        let layout = Layout::of(EMBEDDED).unwrap();
+        let bits = |ip: &str| ip.parse::<Ipv4Addr>().unwrap().to_bits().to_ne_bytes();
+        let bytes = rodata(
+            &layout,
+            &[
+                (globals::VNI, &77_u32.to_ne_bytes()),
+                (globals::VXLAN_PORT, &8472_u16.to_ne_bytes()),
+                (globals::UPLINK_IP, &[192, 0, 2, 7]),
+                (globals::NETWORK, &bits("10.244.0.0")),
+                (globals::NETWORK_MASK, &bits("255.255.0.0")),
+                (globals::SUBNET, &bits("10.244.3.0")),
+                (globals::SUBNET_MASK, &bits("255.255.255.0")),
+                (globals::SOURCE_CHECK, &[1]),
+                (globals::FAST_PATH, &[globals::FAST_PATH_VERIFIED]),
+            ],
+        );
+        let told = layout.decode(&bytes).unwrap();
+        assert_eq!((told.vni, told.port), (77, 8472));
+        assert_eq!(told.uplink_ip, Ipv4Addr::new(192, 0, 2, 7));
+        assert_eq!(told.network.to_string(), "10.244.0.0/16");
+        assert_eq!(told.subnet.to_string(), "10.244.3.0/24");
+        assert_eq!((told.source_check, told.fast_path), ("strict", "verified"));
+    }
+
+    #[test]
+    fn constants_of_another_build_are_not_misread() {
+        let layout = Layout::of(EMBEDDED).unwrap();
+        let mut bytes = rodata(&layout, &[]);
+        bytes.push(0);
+        assert_eq!(layout.decode(&bytes), None);
+    }
+}

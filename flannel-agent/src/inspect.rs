@@ -1,0 +1,122 @@
+//! Commands that look at the node and change nothing. They read what is pinned, so they work without an
+//! agent, too.
+
+mod flows;
+mod look;
+mod maps;
+mod output;
+mod peers;
+mod routes;
+mod stats;
+mod status;
+
+use std::io::{self, IsTerminal as _, Write};
+use std::process::ExitCode;
+use std::thread::sleep;
+
+use clap::Subcommand;
+
+use crate::logging::describe;
+pub use look::Look;
+
+/// What can be looked at.
+#[derive(Debug, Subcommand)]
+pub enum Inspect {
+    /// One screen: what this node is in its network, what is attached, and what needs attention
+    ///
+    /// Exit status: 0 all well; 1 it forwards, but something needs attention; 2 it does not forward, or
+    /// cannot be looked at.
+    Status(Look),
+    /// The other nodes' subnets and how they are reached
+    Peers(Look),
+    /// Routes into the network, ours and others
+    Routes(Look),
+    /// Flows that may skip the stack, or soon will
+    Flows(flows::Flows),
+    /// The BPF maps and how full they are; with a name, what is in one
+    Maps(maps::Maps),
+    /// Packets by program and reason
+    Stats(Look),
+}
+
+/// How a command ends that could look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Exit status 0.
+    Fine,
+    /// Exit status 1.
+    Attention,
+    /// Exit status 2, also that of a command that could not look.
+    Broken,
+}
+
+impl From<Verdict> for ExitCode {
+    fn from(verdict: Verdict) -> Self {
+        Self::from(verdict as u8)
+    }
+}
+
+/// Runs one command.
+#[must_use]
+pub fn run(inspect: &Inspect) -> ExitCode {
+    match repeat(inspect) {
+        Ok(verdict) => verdict.into(),
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", describe(&error));
+            Verdict::Broken.into()
+        }
+    }
+}
+
+/// Once, or until interrupted.
+fn repeat(inspect: &Inspect) -> anyhow::Result<Verdict> {
+    let look = inspect.look();
+    let Some(pause) = look.pause() else {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        let verdict = show(inspect, &mut out)?;
+        out.flush()?;
+        return Ok(verdict);
+    };
+    loop {
+        // Whole before it is shown: a screen that is built up line by line flickers.
+        let mut screen = Vec::new();
+        if io::stdout().is_terminal() {
+            screen.extend_from_slice(b"\x1b[H\x1b[2J");
+        }
+        show(inspect, &mut screen)?;
+        let mut out = io::stdout().lock();
+        out.write_all(&screen)?;
+        out.flush()?;
+        drop(out);
+        sleep(pause);
+    }
+}
+
+impl Inspect {
+    fn look(&self) -> &Look {
+        match self {
+            Self::Status(look) | Self::Peers(look) | Self::Routes(look) | Self::Stats(look) => look,
+            Self::Flows(flows) => &flows.look,
+            Self::Maps(maps) => &maps.look,
+        }
+    }
+}
+
+fn show(inspect: &Inspect, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    match inspect {
+        Inspect::Status(look) => status::show(look, out),
+        Inspect::Peers(look) => peers::show(look, out),
+        Inspect::Routes(look) => routes::show(look, out),
+        Inspect::Flows(flows) => flows.show(out),
+        Inspect::Maps(maps) => maps.show(out),
+        Inspect::Stats(look) => stats::show(look, out),
+    }
+}
+
+/// `flannel-agent flows | head` is no failure.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,316 @@
+//! `flows`: the table of the fast path, entry by entry as the kernel hands it out.
+
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use clap::Args;
+use flannel_common::flow::{Direction, Flow, FlowKey, Half, Step, Tick, tick};
+use flannel_common::header::{PROTO_TCP, PROTO_UDP};
+use serde::Serialize;
+
+use super::output::{Format, json};
+use super::{Look, Verdict};
+use crate::mac::MacAddr;
+
+/// `flows …`
+#[derive(Debug, Clone, Args)]
+pub struct Flows {
+    #[command(flatten)]
+    pub look: Look,
+    /// Only flows from or to this address, a pod's of this node or of another
+    #[arg(long, value_name = "IP")]
+    pub pod: Option<Ipv4Addr>,
+    /// Only flows that skip the stack now, in at least one direction
+    #[arg(long)]
+    pub live: bool,
+}
+
+/// The moment that entries are compared with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    tick: Tick,
+    epoch: u32,
+}
+
+/// One flow, decoded.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Row {
+    local: SocketAddrV4,
+    remote: SocketAddrV4,
+    proto: String,
+    live: bool,
+    tx: Way,
+    rx: Way,
+    /// FIN or RST was seen not long ago.
+    closing: bool,
+    bulk: bool,
+    /// Outer address it is sent to, once proven.
+    peer: Option<Ipv4Addr>,
+    /// Port of the bridge it is delivered to, once proven.
+    port_ifindex: Option<u32>,
+    pod_mac: Option<MacAddr>,
+    epoch: u32,
+}
+
+/// One direction.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Way {
+    state: &'static str,
+    /// Milliseconds since the stack last let a packet through.
+    verified_ms_ago: Option<u64>,
+}
+
+impl Flows {
+    pub(super) fn show(&self, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+        let view = self.look.view()?;
+        let now = Now::read(view.epoch()?)?;
+        if self.look.output == Format::Table {
+            writeln!(out, "{}", heading())?;
+        }
+        view.flows(|key, flow| {
+            let row = Row::new(key, flow, now);
+            if !self.wants(&row) {
+                return Ok(());
+            }
+            anyhow::Ok(match self.look.output {
+                Format::Table => writeln!(out, "{}", row.line())?,
+                Format::Json => json(out, &row)?,
+            })
+        })?;
+        Ok(Verdict::Fine)
+    }
+
+    fn wants(&self, row: &Row) -> bool {
+        let ends = [*row.local.ip(), *row.remote.ip()];
+        self.pod.is_none_or(|pod| ends.contains(&pod)) && (!self.live || row.live)
+    }
+}
+
+impl Now {
+    /// The programs' clock.
+    pub(super) fn read(epoch: u32) -> io::Result<Self> {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the kernel writes to a timespec of ours.
+        if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+        let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or_default();
+        Ok(Self {
+            tick: tick(seconds * 1_000_000_000 + nanoseconds),
+            epoch,
+        })
+    }
+}
+
+impl Row {
+    pub(super) fn new(key: &FlowKey, flow: &Flow, now: Now) -> Self {
+        let socket = |ip: [u8; 4], port| SocketAddrV4::new(ip.into(), u16::from_be_bytes(port));
+        let both = key.proto == PROTO_TCP;
+        let tx = Way::new(flow, &flow.tx, Direction::Tx, both, now);
+        let rx = Way::new(flow, &flow.rx, Direction::Rx, both, now);
+        let delivered = (flow.port != 0).then_some(flow.port);
+        Self {
+            local: socket(key.local, key.local_port),
+            remote: socket(key.remote, key.remote_port),
+            proto: match key.proto {
+                PROTO_TCP => "tcp".to_owned(),
+                PROTO_UDP => "udp".to_owned(),
+                0 => "any".to_owned(),
+                other => other.to_string(),
+            },
+            live: tx.state == FAST || rx.state == FAST,
+            closing: flow.is_closing(now.tick),
+            bulk: flow.is_bulk(now.tick),
+            peer: (flow.tx.verified != 0).then(|| flow.peer.public_ip.into()),
+            port_ifindex: delivered,
+            pod_mac: delivered.map(|_| MacAddr(flow.pod_mac)),
+            epoch: flow.tx.epoch.max(flow.rx.epoch),
+            tx,
+            rx,
+        }
+    }
+
+    fn line(&self) -> String {
+        let mut notes = Vec::new();
+        notes.extend(self.peer.map(|peer| format!("to {peer}")));
+        notes.extend(self.port_ifindex.map(|port| format!("port #{port}")));
+        notes.extend(self.bulk.then(|| "bulk".to_owned()));
+        notes.extend(self.closing.then(|| "closing".to_owned()));
+        let line = columns(
+            &self.proto,
+            &self.local.to_string(),
+            &self.remote.to_string(),
+            &self.tx.text(),
+            &self.rx.text(),
+            &notes.join(", "),
+        );
+        line.trim_end().to_owned()
+    }
+}
+
+const FAST: &str = "fast";
+
+impl Way {
+    fn new(flow: &Flow, half: &Half, direction: Direction, both: bool, now: Now) -> Self {
+        let state = match flow.decide(direction, now.tick, now.epoch, both) {
+            Step::Fast | Step::Refresh => FAST,
+            Step::Stack if half.verified == 0 && half.seen == 0 => "-",
+            Step::Stack if half.verified == 0 => "unproven",
+            Step::Stack if half.epoch != now.epoch => "old epoch",
+            // Of TCP, the other direction may be what is missing.
+            Step::Stack if flow.decide(direction, now.tick, now.epoch, false) != Step::Stack => {
+                "one-way"
+            }
+            Step::Stack => "expired",
+        };
+        // Wraps after 52 days, as the programs' own arithmetic.
+        let ticks = u64::from(now.tick.wrapping_sub(half.verified));
+        Self {
+            state,
+            verified_ms_ago: (half.verified != 0).then(|| (ticks << 20) / 1_000_000),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self.verified_ms_ago {
+            Some(ms) => format!("{} {}.{} s", self.state, ms / 1000, ms % 1000 / 100),
+            None => self.state.to_owned(),
+        }
+    }
+}
+
+/// Fixed widths: the table is streamed, so nobody knows the longest line.
+fn columns(proto: &str, local: &str, remote: &str, tx: &str, rx: &str, notes: &str) -> String {
+    format!("{proto:5}  {local:21}  {remote:21}  {tx:15}  {rx:15}  {notes}")
+}
+
+fn heading() -> String {
+    columns(
+        "PROTO",
+        "LOCAL",
+        "REMOTE",
+        "TX (VERIFIED)",
+        "RX (VERIFIED)",
+        "",
+    )
+    .trim_end()
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1000 s after boot.
+    fn now() -> Now {
+        Now {
+            tick: tick(1_000_000_000_000),
+            epoch: 3,
+        }
+    }
+
+    fn key(proto: u8) -> FlowKey {
+        FlowKey {
+            local: [10, 244, 1, 2],
+            remote: [10, 244, 2, 3],
+            local_port: 40000_u16.to_be_bytes(),
+            remote_port: 80_u16.to_be_bytes(),
+            proto,
+            pad: [0; 3],
+        }
+    }
+
+    fn proven(epoch: u32) -> Half {
+        Half {
+            seen: now().tick,
+            verified: now().tick.wrapping_sub(1000),
+            probed: now().tick,
+            epoch,
+        }
+    }
+
+    fn flow(tx: Half, rx: Half) -> Flow {
+        Flow {
+            tx,
+            rx,
+            ..Flow::EMPTY
+        }
+    }
+
+    fn states(proto: u8, flow: &Flow) -> (&'static str, &'static str) {
+        let row = Row::new(&key(proto), flow, now());
+        (row.tx.state, row.rx.state)
+    }
+
+    #[test]
+    fn a_proof_counts_in_its_epoch_only() {
+        assert_eq!(
+            states(PROTO_UDP, &flow(proven(3), Half::EMPTY)),
+            ("fast", "-")
+        );
+        assert_eq!(
+            states(PROTO_UDP, &flow(proven(2), Half::EMPTY)),
+            ("old epoch", "-")
+        );
+    }
+
+    #[test]
+    fn tcp_needs_both_directions() {
+        assert_eq!(
+            states(PROTO_TCP, &flow(proven(3), Half::EMPTY)),
+            ("one-way", "-")
+        );
+        assert_eq!(
+            states(PROTO_TCP, &flow(proven(3), proven(3))),
+            ("fast", "fast")
+        );
+    }
+
+    #[test]
+    fn an_old_proof_is_expired() {
+        let mut old = proven(3);
+        old.verified = now().tick.wrapping_sub(flannel_common::flow::LIFETIME);
+        assert_eq!(states(PROTO_UDP, &flow(old, Half::EMPTY)), ("expired", "-"));
+    }
+
+    #[test]
+    fn a_line_names_both_ends_and_ages() {
+        let mut flow = flow(proven(3), proven(3));
+        flow.peer.public_ip = [192, 0, 2, 2];
+        flow.port = 12;
+        let line = Row::new(&key(PROTO_TCP), &flow, now()).line();
+        assert_eq!(
+            line,
+            "tcp    10.244.1.2:40000       10.244.2.3:80          fast 1.0 s       fast 1.0 s       to 192.0.2.2, port #12"
+        );
+        let row = serde_json::to_value(Row::new(&key(PROTO_TCP), &flow, now())).unwrap();
+        assert_eq!(row["tx"]["verified_ms_ago"], 1048);
+        assert_eq!(row["local"], "10.244.1.2:40000");
+    }
+
+    #[test]
+    fn filters_ask_for_either_end() {
+        let live = Row::new(&key(PROTO_UDP), &flow(proven(3), Half::EMPTY), now());
+        let idle = Row::new(&key(PROTO_UDP), &Flow::EMPTY, now());
+        let look = Look {
+            bpffs: "/".into(),
+            network: None,
+            output: Format::Table,
+            watch: None,
+        };
+        let mut flows = Flows {
+            look,
+            pod: Some([10, 244, 2, 3].into()),
+            live: false,
+        };
+        assert!(flows.wants(&live) && flows.wants(&idle));
+        flows.live = true;
+        assert!(flows.wants(&live) && !flows.wants(&idle));
+        flows.pod = Some([10, 244, 9, 9].into());
+        assert!(!flows.wants(&live));
+    }
+}

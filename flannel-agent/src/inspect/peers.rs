@@ -1,0 +1,99 @@
+//! `peers`: the other nodes, as the maps hold them.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::Ipv4Addr;
+
+use flannel_common::maps::{PEER_DIRECT, PEER_VXLAN, Peer};
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use super::output::{Format, json, table};
+use super::{Look, Verdict};
+use crate::mac::MacAddr;
+
+/// One peer.
+#[derive(Debug, PartialEq, Serialize)]
+struct Row {
+    subnet: Ipv4Net,
+    public_ip: Ipv4Addr,
+    next_hop: Ipv4Addr,
+    vtep_mac: MacAddr,
+    via: String,
+    /// Leases that name the same node; 0: its packets are dropped as of an unknown sender.
+    leases: u32,
+}
+
+pub(super) fn show(look: &Look, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    let view = look.view()?;
+    print(&rows(view.peers()?, &view.vteps()?), look.output, out)?;
+    Ok(Verdict::Fine)
+}
+
+fn rows(peers: BTreeMap<Ipv4Net, Peer>, vteps: &BTreeMap<Ipv4Addr, u32>) -> Vec<Row> {
+    peers
+        .into_iter()
+        .map(|(subnet, peer)| Row {
+            subnet,
+            public_ip: peer.public_ip.into(),
+            next_hop: peer.next_hop.into(),
+            vtep_mac: MacAddr(peer.vtep_mac),
+            via: match peer.kind {
+                PEER_VXLAN => "vxlan".to_owned(),
+                PEER_DIRECT => "direct".to_owned(),
+                other => format!("kind {other}"),
+            },
+            leases: vteps.get(&peer.public_ip.into()).copied().unwrap_or(0),
+        })
+        .collect()
+}
+
+fn print(rows: &[Row], format: Format, out: &mut dyn Write) -> anyhow::Result<()> {
+    if format == Format::Json {
+        return Ok(json(out, &rows)?);
+    }
+    let header = ["SUBNET", "NODE", "NEXT HOP", "VTEP MAC", "VIA", "LEASES"];
+    let lines = rows.iter().map(|row| {
+        [
+            row.subnet.to_string(),
+            row.public_ip.to_string(),
+            row.next_hop.to_string(),
+            row.vtep_mac.to_string(),
+            row.via.clone(),
+            row.leases.to_string(),
+        ]
+    });
+    Ok(table(out, header, &[5], lines)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_in_words() {
+        let peer = Peer {
+            public_ip: [192, 0, 2, 7],
+            next_hop: [192, 0, 2, 1],
+            vtep_mac: [2, 0, 0, 0, 0, 7],
+            kind: PEER_VXLAN,
+            pad: 0,
+        };
+        let peers = [("10.244.7.0/24".parse().unwrap(), peer)].into();
+        let vteps = [(Ipv4Addr::new(192, 0, 2, 7), 1)].into();
+        let rows = rows(peers, &vteps);
+        let mut out = Vec::new();
+        print(&rows, Format::Table, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(
+            text,
+            "SUBNET         NODE       NEXT HOP   VTEP MAC           VIA    LEASES\n\
+             10.244.7.0/24  192.0.2.7  192.0.2.1  02:00:00:00:00:07  vxlan       1\n"
+        );
+        let mut out = Vec::new();
+        print(&rows, Format::Json, &mut out).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value[0]["public_ip"], "192.0.2.7");
+        assert_eq!(value[0]["vtep_mac"], "02:00:00:00:00:07");
+    }
+}

@@ -1,0 +1,122 @@
+//! `routes`: every route of the main table into the network, and whose it is.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use super::look::asking;
+use super::output::{Format, json, or_dash, table};
+use super::{Look, Verdict};
+use crate::dataplane::view::{Told, View};
+use crate::net::{Link, Netlink, PROTOCOL, Route};
+
+/// One path of a route.
+#[derive(Debug, PartialEq, Serialize)]
+struct Row {
+    destination: Ipv4Net,
+    gateway: Option<Ipv4Addr>,
+    device: String,
+    source: Option<Ipv4Addr>,
+    metric: u32,
+    ours: bool,
+    dead: bool,
+    note: &'static str,
+}
+
+pub(super) fn show(look: &Look, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    let view = look.view()?;
+    let rows = asking(async || {
+        let net = Netlink::open()?;
+        let links = net.links().await?;
+        let told = told(&view, &net, &links).await?;
+        Ok(rows(&net.routes().await?, &links, told.as_ref()))
+    })?;
+    print(&rows, look.output, out)?;
+    Ok(Verdict::Fine)
+}
+
+/// What the live programs of the network were told, whichever of them answers.
+pub(super) async fn told(
+    view: &View,
+    net: &Netlink,
+    links: &[Link],
+) -> anyhow::Result<Option<Told>> {
+    for hook in view.hooks(net, links).await? {
+        if hook.attached
+            && let Some(told) = view.told(&hook)?
+        {
+            return Ok(Some(told));
+        }
+    }
+    Ok(None)
+}
+
+fn rows(routes: &[Route], links: &[Link], told: Option<&Told>) -> Vec<Row> {
+    let names: BTreeMap<u32, &str> = links
+        .iter()
+        .map(|link| (link.index, link.name.as_str()))
+        .collect();
+    let concerns = |route: &Route| {
+        let inside = told.is_some_and(|told| told.network.contains(&route.destination));
+        route.protocol == PROTOCOL || inside
+    };
+    let mut rows = Vec::new();
+    for route in routes.iter().filter(|route| concerns(route)) {
+        for path in &route.paths {
+            rows.push(Row {
+                destination: route.destination,
+                gateway: path.gateway,
+                device: names
+                    .get(&path.index)
+                    .map_or_else(|| format!("#{}", path.index), |name| (*name).to_owned()),
+                source: route.source,
+                metric: route.metric,
+                ours: route.protocol == PROTOCOL,
+                dead: path.dead,
+                note: told.map_or("", |told| note(route, told)),
+            });
+        }
+    }
+    rows.sort_by_key(|row| (row.destination, row.metric));
+    rows
+}
+
+fn note(route: &Route, told: &Told) -> &'static str {
+    if route.protocol == PROTOCOL {
+        "the overlay"
+    } else if told.subnet.contains(&route.destination) {
+        "pods of this node"
+    } else {
+        "not ours: takes these packets away from the overlay"
+    }
+}
+
+fn print(rows: &[Row], format: Format, out: &mut dyn Write) -> anyhow::Result<()> {
+    if format == Format::Json {
+        return Ok(json(out, &rows)?);
+    }
+    let header = [
+        "DESTINATION",
+        "VIA",
+        "DEVICE",
+        "SOURCE",
+        "METRIC",
+        "STATE",
+        "NOTE",
+    ];
+    let lines = rows.iter().map(|row| {
+        [
+            row.destination.to_string(),
+            or_dash(row.gateway),
+            row.device.clone(),
+            or_dash(row.source),
+            row.metric.to_string(),
+            if row.dead { "dead" } else { "up" }.to_owned(),
+            row.note.to_owned(),
+        ]
+    });
+    Ok(table(out, header, &[4], lines)?)
+}

@@ -1,0 +1,284 @@
+//! `status`: one screen.
+
+mod judge;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use flannel_common::reason::{Class, Reason};
+use flannel_common::stats::Count;
+use serde::Serialize;
+
+use super::look::asking;
+use super::output::{Format, json, or_dash, table};
+use super::{Look, Verdict, maps, stats};
+use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
+use crate::mac::MacAddr;
+use crate::mark;
+use crate::net::{Address, Link, Netlink};
+
+/// Everything on the screen.
+#[derive(Debug, Serialize)]
+struct Status {
+    verdict: &'static str,
+    version: &'static str,
+    network: String,
+    layout: u32,
+    agent_running: bool,
+    /// What the live programs were told; `None` if they come from another build, or there are none.
+    told: Option<Told>,
+    uplink: Option<Device>,
+    devices: Vec<Device>,
+    hooks: Vec<Hook>,
+    peers: usize,
+    maps: Vec<maps::Row>,
+    packets: BTreeMap<&'static str, Packets>,
+    findings: Vec<Finding>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Device {
+    name: String,
+    index: u32,
+    mtu: u32,
+    mac: Option<MacAddr>,
+    up: bool,
+    /// IPv4 addresses, with prefix length.
+    addresses: Vec<String>,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize)]
+struct Packets {
+    packets: u64,
+    bytes: u64,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, PartialEq, Serialize)]
+struct Finding {
+    severity: &'static str,
+    what: String,
+    fix: &'static str,
+    #[serde(skip)]
+    verdict: Verdict,
+}
+
+pub(super) fn show(look: &Look, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    let view = look.view()?;
+    let status = asking(async || Status::read(&view).await)?;
+    match look.output {
+        Format::Json => json(out, &status)?,
+        Format::Table => status.print(out)?,
+    }
+    Ok(status.verdict())
+}
+
+impl Status {
+    async fn read(view: &View) -> anyhow::Result<Self> {
+        let net = Netlink::open()?;
+        let links = net.links().await?;
+        let addresses = net.addresses().await?;
+        let hooks = view.hooks(&net, &links).await?;
+        let told = super::routes::told(view, &net, &links).await?;
+        let uplink = told
+            .as_ref()
+            .and_then(|told| links.iter().find(|link| link.index == told.uplink_index));
+        let ours = links
+            .iter()
+            .filter(|link| mark::network_of(link) == Some(view.network()));
+        let maps = maps::rows(view)?;
+        let is_there = |name| maps.iter().any(|map| map.name == name);
+        let sums = match is_there(flannel_common::maps::STATS) {
+            true => view.stats()?,
+            false => Sums::new(),
+        };
+        let peers = match is_there(flannel_common::maps::PEERS) {
+            true => view.peers()?.len(),
+            false => 0,
+        };
+        let mut status = Self {
+            verdict: "",
+            version: env!("CARGO_PKG_VERSION"),
+            network: view.network().to_owned(),
+            layout: flannel_common::maps::LAYOUT_VERSION,
+            agent_running: view.agent_runs()?,
+            uplink: uplink.map(|link| Device::new(link, &addresses)),
+            devices: ours.map(|link| Device::new(link, &addresses)).collect(),
+            told,
+            hooks,
+            peers,
+            packets: by_class(&sums),
+            maps,
+            findings: Vec::new(),
+        };
+        status.findings = judge::judge(&status, sums_of(&sums, Reason::Mangled));
+        status.verdict = match status.verdict() {
+            Verdict::Fine => "ok",
+            Verdict::Attention => "attention",
+            Verdict::Broken => "broken",
+        };
+        Ok(status)
+    }
+
+    fn verdict(&self) -> Verdict {
+        let worst = self.findings.iter().map(|finding| finding.verdict).max();
+        worst.unwrap_or(Verdict::Fine)
+    }
+
+    fn print(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let mut lines = vec![
+            [
+                "Network".to_owned(),
+                format!(
+                    "{} (layout v{}, {} peers)",
+                    self.network, self.layout, self.peers
+                ),
+            ],
+            [
+                "Agent".to_owned(),
+                match self.agent_running {
+                    true => "running".to_owned(),
+                    false => "not running; what is pinned forwards on, changes are not followed"
+                        .to_owned(),
+                },
+            ],
+        ];
+        if let Some(told) = &self.told {
+            lines.push([
+                "Overlay".to_owned(),
+                format!(
+                    "{}, this node {}, VNI {}, UDP port {}, MTU {}",
+                    told.network, told.subnet, told.vni, told.port, told.overlay_mtu
+                ),
+            ]);
+            lines.push([
+                "Settings".to_owned(),
+                format!(
+                    "fast path {}, source check {}",
+                    told.fast_path, told.source_check
+                ),
+            ]);
+        }
+        if let Some(uplink) = &self.uplink {
+            lines.push(["Uplink".to_owned(), uplink.text()]);
+        }
+        for device in &self.devices {
+            lines.push(["Device".to_owned(), device.text()]);
+        }
+        for (class, count) in &self.packets {
+            let label = match *class {
+                "forward" => "Forwarded",
+                "pass" => "Passed on",
+                _ => "Dropped",
+            };
+            let text = format!("{} packets, {} bytes", count.packets, count.bytes);
+            lines.push([label.to_owned(), text]);
+        }
+        for map in self.maps.iter().filter(|map| map.fill_percent.is_some()) {
+            let text = format!(
+                "{}: {} of {} entries ({}%)",
+                map.name,
+                map.entries,
+                map.max_entries,
+                map.fill_percent.unwrap_or_default()
+            );
+            lines.push(["Map".to_owned(), text]);
+        }
+        pairs(out, lines)?;
+        writeln!(out)?;
+        self.print_hooks(out)?;
+        for finding in &self.findings {
+            let sign = if finding.verdict == Verdict::Broken {
+                '✗'
+            } else {
+                '!'
+            };
+            writeln!(out, "\n{sign} {}\n  → {}", finding.what, finding.fix)?;
+        }
+        Ok(())
+    }
+
+    fn print_hooks(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let header = ["PROGRAM", "DEVICE", "HOOK", "MODE", "PROGRAM ID", "STATE"];
+        let lines = self.hooks.iter().map(|hook| {
+            [
+                hook.program.clone(),
+                hook.device
+                    .clone()
+                    .unwrap_or_else(|| format!("#{} (gone)", hook.ifindex)),
+                match hook.mode {
+                    Mode::Xdp => "xdp".to_owned(),
+                    Mode::Tcx | Mode::Clsact => or_dash(hook.direction),
+                },
+                match hook.mode {
+                    Mode::Xdp => "xdp",
+                    Mode::Tcx => "tcx",
+                    Mode::Clsact => "clsact",
+                }
+                .to_owned(),
+                hook.program_id.to_string(),
+                if hook.attached {
+                    "attached"
+                } else {
+                    "detached"
+                }
+                .to_owned(),
+            ]
+        });
+        Ok(table(out, header, &[4], lines)?)
+    }
+}
+
+impl Device {
+    fn new(link: &Link, addresses: &[Address]) -> Self {
+        Self {
+            name: link.name.clone(),
+            index: link.index,
+            mtu: link.mtu,
+            mac: link.mac.map(MacAddr),
+            up: link.running,
+            addresses: addresses
+                .iter()
+                .filter(|address| address.index == link.index)
+                .map(|address| address.net.to_string())
+                .collect(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let state = if self.up { "up" } else { "down" };
+        format!(
+            "{} (#{}) {state}, MTU {}, {} {}",
+            self.name,
+            self.index,
+            self.mtu,
+            or_dash(self.mac),
+            self.addresses.join(" ")
+        )
+    }
+}
+
+fn by_class(sums: &Sums) -> BTreeMap<&'static str, Packets> {
+    let mut classes = BTreeMap::new();
+    for class in [Class::Forward, Class::Pass, Class::Drop] {
+        classes.insert(stats::class(class), Packets::default());
+    }
+    for (reason, Count { packets, bytes }) in sums.values().flatten() {
+        let sum: &mut Packets = classes.entry(stats::class(reason.class())).or_default();
+        sum.packets += packets;
+        sum.bytes += bytes;
+    }
+    classes
+}
+
+fn sums_of(sums: &Sums, reason: Reason) -> u64 {
+    let counts = sums.values().filter_map(|reasons| reasons.get(&reason));
+    counts.map(|count| count.packets).sum()
+}
+
+fn pairs(out: &mut dyn Write, lines: Vec<[String; 2]>) -> std::io::Result<()> {
+    for [label, text] in lines {
+        writeln!(out, "{}", format!("{label:10} {text}").trim_end())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! What of a status needs attention, and the one thing that helps.
+
+use flannel_common::maps::{PEERS, VTEPS};
+use flannel_common::program::Program;
+
+use super::{Finding, Status};
+use crate::inspect::Verdict;
+
+/// Without one of these the node does not take part in its network.
+const NEEDED: [Program; 3] = [Program::OverlayTx, Program::OverlayCatch, Program::UplinkRx];
+
+/// From here on a map that cannot forget is short of room. (The table of flows is an LRU: full is normal.)
+const PRESSURE_PERCENT: u32 = 90;
+
+pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut broken = |what: String, fix| {
+        findings.push(finding(Verdict::Broken, what, fix));
+    };
+    for name in [PEERS, VTEPS] {
+        if !status.maps.iter().any(|map| map.name == name) {
+            broken(
+                format!("the map {name} is not pinned"),
+                "start the agent: it makes missing maps anew",
+            );
+        }
+    }
+    for program in NEEDED {
+        let name = program.name();
+        let attached = status.hooks.iter().any(|h| h.program == name && h.attached);
+        if !attached {
+            broken(
+                format!("{name} is on no hook"),
+                "start the agent, or wait for it: it attaches what is missing within 30 seconds",
+            );
+        }
+    }
+    for device in status
+        .devices
+        .iter()
+        .chain(&status.uplink)
+        .filter(|d| !d.up)
+    {
+        broken(
+            format!("{} is down", device.name),
+            "bring it up (ip link set DEVICE up) and look at its cable or its other end",
+        );
+    }
+    findings.extend(attention(status, mangled));
+    findings
+}
+
+fn attention(status: &Status, mangled: u64) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut attention = |what: String, fix| {
+        findings.push(finding(Verdict::Attention, what, fix));
+    };
+    if !status.agent_running {
+        attention(
+            "no agent runs for this network".to_owned(),
+            "start it: leases that come and go are not followed, and this node's own lease expires",
+        );
+    }
+    match (&status.told, &status.uplink) {
+        (None, _) if status.hooks.iter().any(|hook| hook.attached) => attention(
+            "the programs come from another build: their settings cannot be shown".to_owned(),
+            "use the flannel-agent that runs here, or restart the agent to load this one's programs",
+        ),
+        (Some(told), None) => attention(
+            format!("the uplink, interface #{}, is gone", told.uplink_index),
+            "start the agent: it looks for the uplink anew",
+        ),
+        (Some(told), Some(uplink)) => {
+            let address = format!("{}/", told.uplink_ip);
+            if !uplink.addresses.iter().any(|a| a.starts_with(&address)) {
+                attention(
+                    format!(
+                        "{} has no longer the address {}",
+                        uplink.name, told.uplink_ip
+                    ),
+                    "start the agent, or wait for it: it tells programs and peers the new address",
+                );
+            }
+        }
+        (None, _) => {}
+    }
+    for map in status
+        .maps
+        .iter()
+        .filter(|map| [PEERS, VTEPS].contains(&map.name))
+    {
+        if map.fill_percent >= Some(PRESSURE_PERCENT) {
+            attention(
+                format!(
+                    "{} holds {} of {} entries",
+                    map.name, map.entries, map.max_entries
+                ),
+                "remove leases of nodes that are gone; beyond the limit nodes cannot be reached",
+            );
+        }
+    }
+    if mangled > 0 {
+        attention(
+            format!("{mangled} packets were dropped because the kernel failed half-way (mangled)"),
+            "report it, with the kernel version",
+        );
+    }
+    findings
+}
+
+fn finding(verdict: Verdict, what: String, fix: &'static str) -> Finding {
+    Finding {
+        severity: match verdict {
+            Verdict::Broken => "broken",
+            Verdict::Attention | Verdict::Fine => "attention",
+        },
+        what,
+        fix,
+        verdict,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::view::{Hook, Mode};
+    use crate::inspect::maps::Row;
+    use crate::net::Direction;
+
+    fn hook(program: Program) -> Hook {
+        Hook {
+            program: program.name().to_owned(),
+            ifindex: 2,
+            device: Some("eth0".to_owned()),
+            direction: Some(Direction::Ingress),
+            mode: Mode::Tcx,
+            program_id: 9,
+            attached: true,
+        }
+    }
+
+    fn map(name: &'static str, entries: usize) -> Row {
+        Row {
+            name,
+            kind: String::new(),
+            id: 1,
+            key_bytes: 8,
+            value_bytes: 16,
+            entries,
+            max_entries: 100,
+            fill_percent: Some(u32::try_from(entries).unwrap()),
+        }
+    }
+
+    /// A node where nothing is wrong but that its programs are another build's.
+    fn status() -> Status {
+        Status {
+            verdict: "",
+            version: "",
+            network: "net".to_owned(),
+            layout: 1,
+            agent_running: true,
+            told: None,
+            uplink: None,
+            devices: Vec::new(),
+            hooks: NEEDED.map(hook).into(),
+            peers: 1,
+            maps: vec![map(PEERS, 1), map(VTEPS, 1)],
+            packets: Default::default(),
+            findings: Vec::new(),
+        }
+    }
+
+    fn said(status: &Status) -> Vec<(Verdict, String)> {
+        let findings = judge(status, 0).into_iter();
+        findings
+            .map(|finding| (finding.verdict, finding.what))
+            .collect()
+    }
+
+    #[test]
+    fn programs_of_another_build_are_said_to_be() {
+        let said = said(&status());
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].1.contains("another build"), "{said:?}");
+    }
+
+    #[test]
+    fn a_detached_program_is_broken_and_a_dead_agent_is_not() {
+        let mut status = status();
+        status.agent_running = false;
+        status.hooks[2].attached = false;
+        let said = said(&status);
+        assert_eq!(
+            said[0],
+            (Verdict::Broken, "uplink_rx is on no hook".to_owned())
+        );
+        assert!(said.contains(&(
+            Verdict::Attention,
+            "no agent runs for this network".to_owned()
+        )));
+    }
+
+    #[test]
+    fn a_map_nearly_full_is_named() {
+        let mut status = status();
+        status.maps[0] = map(PEERS, 95);
+        assert!(
+            said(&status)
+                .iter()
+                .any(|(_, what)| what == "fl_peers holds 95 of 100 entries")
+        );
+    }
+
+    #[test]
+    fn a_missing_map_is_broken() {
+        let mut status = status();
+        status.maps.pop();
+        assert_eq!(said(&status)[0].0, Verdict::Broken);
+    }
+}

@@ -1,0 +1,144 @@
+//! `doctor`: a healthy node passes, and each trouble that is made on purpose is found, with its repair.
+
+use std::process::Output;
+
+use flannel_tests::agent::command;
+use flannel_tests::netns::output;
+use flannel_tests::prelude::*;
+use serde_json::Value;
+
+fn doctor(node: &Node, flags: &[&str]) -> Output {
+    let bpffs = format!("--bpffs={}", node.bpffs().display());
+    let etcd = format!("--etcd-endpoints={}", node.etcd());
+    let iface = format!("--iface={}", Node::UPLINK);
+    let all = [&["doctor", "-o", "json", &bpffs, &etcd, &iface][..], flags].concat();
+    output(&mut command(node, &all))
+}
+
+/// Exit status and the lines: mark and text.
+#[track_caller]
+fn findings(node: &Node, flags: &[&str]) -> (Option<i32>, Vec<(String, String)>) {
+    let output = doctor(node, flags);
+    let checks: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let word = |check: &Value, key: &str| check[key].as_str().unwrap().to_owned();
+    let lines = checks.as_array().unwrap().iter();
+    let lines = lines.map(|check| (word(check, "mark"), word(check, "what")));
+    (output.status.code(), lines.collect())
+}
+
+/// Everything that is not ok.
+fn trouble(lines: &[(String, String)]) -> Vec<&str> {
+    let odd = lines.iter().filter(|(mark, _)| mark != "ok");
+    odd.map(|(_, what)| what.as_str()).collect()
+}
+
+struct Ward {
+    lab: Lab,
+    agent: Agent,
+}
+
+impl Ward {
+    fn new() -> Self {
+        let lab = Lab::new();
+        let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+        let agent = Agent::start(lab.node("one"), &net);
+        Self { lab, agent }
+    }
+
+    #[track_caller]
+    fn findings(&self, flags: &[&str]) -> (Option<i32>, Vec<(String, String)>) {
+        let file = format!("--subnet-file={}", self.agent.subnet_file().display());
+        findings(self.agent.node(), &[&[file.as_str()][..], flags].concat())
+    }
+
+    /// The one line that is not ok and contains `text`, with the exit status.
+    #[track_caller]
+    fn finds(&self, text: &str) -> Option<i32> {
+        let (status, lines) = self.findings(&[]);
+        let trouble = trouble(&lines);
+        assert!(trouble.iter().any(|what| what.contains(text)), "{lines:#?}");
+        status
+    }
+}
+
+#[test]
+fn a_healthy_node_passes_before_and_after_its_start() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let node = std::sync::Arc::new(lab.node("one"));
+    let (status, lines) = findings(&node, &["--pre"]);
+    assert_eq!((status, trouble(&lines)), (Some(0), vec![]), "{lines:#?}");
+    let (status, lines) = findings(&node, &[]);
+    assert_eq!(status, Some(2), "{lines:#?}");
+
+    let agent = Agent::start(node.clone(), &net);
+    let pod = Pod::on(&agent, "pod");
+    let file = format!("--subnet-file={}", agent.subnet_file().display());
+    let (status, lines) = findings(&node, &[&file]);
+    assert_eq!((status, trouble(&lines)), (Some(0), vec![]), "{lines:#?}");
+    drop(pod);
+}
+
+#[test]
+fn a_dead_agent_and_an_unheld_port_are_found() {
+    let mut ward = Ward::new();
+    ward.agent.kill();
+    assert_eq!(ward.finds("no agent runs"), Some(1));
+}
+
+#[test]
+fn a_node_that_does_not_forward_is_found() {
+    let ward = Ward::new();
+    ward.agent.node().sysctl("net.ipv4.ip_forward", 0);
+    assert_eq!(ward.finds("net.ipv4.ip_forward is 0"), Some(2));
+}
+
+#[test]
+fn a_bridge_of_an_earlier_lease_is_found() {
+    let ward = Ward::new();
+    ward.agent.node().ip_batch(&[
+        "link add cni0 type bridge".to_owned(),
+        "addr add 10.99.7.1/24 dev cni0".to_owned(),
+    ]);
+    assert_eq!(ward.finds("cni0 has the address 10.99.7.1/24"), Some(2));
+}
+
+#[test]
+fn a_firewall_that_drops_is_found_unless_it_has_exceptions() {
+    let ward = Ward::new();
+    let node = ward.agent.node();
+    node.exec("iptables -P FORWARD DROP");
+    let net = "10.244.0.0/16";
+    for end in ["-s", "-d"] {
+        node.try_exec(&format!("iptables -D FORWARD {end} {net} -j ACCEPT"));
+    }
+    assert_eq!(ward.finds("drops by default"), Some(1));
+    for end in ["-s", "-d"] {
+        node.exec(&format!("iptables -A FORWARD {end} {net} -j ACCEPT"));
+    }
+    let (status, lines) = ward.findings(&[]);
+    assert_eq!((status, trouble(&lines)), (Some(0), vec![]), "{lines:#?}");
+}
+
+#[test]
+fn an_etcd_that_does_not_answer_and_a_missing_configuration_are_told_apart() {
+    let ward = Ward::new();
+    let (status, lines) = ward.findings(&["--etcd-prefix=/nothing/here"]);
+    assert_eq!(status, Some(2));
+    assert!(trouble(&lines).iter().any(|what| what.contains("/nothing/here/config does not exist")), "{lines:#?}");
+    // Nobody listens on this port.
+    let (status, lines) = ward.findings(&["--etcd-endpoints=http://127.0.0.1:9"]);
+    assert_eq!(status, Some(2));
+    assert!(trouble(&lines).iter().any(|what| what.contains("127.0.0.1:9")), "{lines:#?}");
+    drop(ward.lab);
+}
+
+#[test]
+fn offloads_that_were_switched_by_hand_are_found() {
+    let mut ward = Ward::new();
+    // A live agent would repair it.
+    ward.agent.kill();
+    ward.agent.node().exec("ethtool -K flannel.1 gro off");
+    assert_eq!(ward.finds("flannel.1 has rx-gro not on"), Some(1));
+}

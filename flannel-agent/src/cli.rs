@@ -17,7 +17,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::docker_opts::{self, DockerOpts};
-use crate::inspect::Inspect;
+use crate::inspect::{Doctor, Inspect};
 use crate::logging::describe;
 use crate::source::etcd::EtcdSource;
 pub use config::Config;
@@ -68,6 +68,10 @@ Examples:
 pub enum Task {
     #[command(flatten)]
     Inspect(Inspect),
+    /// Look for everything that is known to go wrong, and say what repairs it; takes the agent's flags
+    ///
+    /// Exit status: 0 all well; 1 something needs attention; 2 something does not work.
+    Doctor(Box<Doctor>),
     /// Look at the settings
     #[command(subcommand)]
     Config(Box<ConfigTask>),
@@ -131,6 +135,14 @@ pub fn main() -> ExitCode {
     match &cli.task {
         None => run(&cli.flags, origins),
         Some(Task::Inspect(inspect)) => crate::inspect::run(inspect),
+        Some(Task::Doctor(doctor)) => match configure(&doctor.flags, origins) {
+            Ok(config) => crate::inspect::examine(doctor, &config),
+            Err(error) => {
+                eprintln!("error: {}", describe(&error));
+                // A setting that cannot be used is one of the things that do not work.
+                ExitCode::from(2)
+            }
+        },
         Some(Task::Config(task)) => {
             let ConfigTask::Show(show) = &**task;
             show_config(show, matches, origins)

@@ -1,6 +1,7 @@
 //! Commands that look at the node and change nothing. They read what is pinned, so they work without an
 //! agent, too.
 
+mod doctor;
 mod flows;
 mod look;
 mod maps;
@@ -16,7 +17,9 @@ use std::thread::sleep;
 
 use clap::Subcommand;
 
+use crate::cli::Config;
 use crate::logging::describe;
+pub use doctor::Doctor;
 pub use look::Look;
 
 /// What can be looked at.
@@ -59,7 +62,18 @@ impl From<Verdict> for ExitCode {
 /// Runs one command.
 #[must_use]
 pub fn run(inspect: &Inspect) -> ExitCode {
-    match repeat(inspect) {
+    end(repeat(inspect))
+}
+
+/// Runs `doctor` on a node with these settings.
+#[must_use]
+pub fn examine(doctor: &Doctor, config: &Config) -> ExitCode {
+    let mut out = io::stdout().lock();
+    end(doctor.examine(config, &mut out))
+}
+
+fn end(outcome: anyhow::Result<Verdict>) -> ExitCode {
+    match outcome {
         Ok(verdict) => verdict.into(),
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

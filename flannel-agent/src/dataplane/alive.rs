@@ -34,6 +34,10 @@ pub(super) fn is_held(folder: &Path) -> io::Result<bool> {
     Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel's constants are 0, 1 and 2; libc gives them the wrong type"
+)]
 fn whole(kind: libc::c_int) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,

@@ -41,9 +41,10 @@ struct Running {
 
 impl Bpf {
     pub(super) fn open(options: &Options) -> Result<Self, DataplaneError> {
+        let object = Object::read(options.ebpf_object.as_deref(), options.flow_entries)?;
         let pins = Pins::open(&options.bpffs, &options.network)?;
         Ok(Self {
-            object: Object::read(options.ebpf_object.as_deref(), options.flow_entries)?,
+            object,
             _alive: Alive::hold(pins.root()).ok(),
             pins,
             way: options.attach.into(),

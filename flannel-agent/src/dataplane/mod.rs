@@ -8,6 +8,7 @@ mod error;
 mod hooks;
 mod maps;
 mod object;
+pub(crate) mod probe;
 mod reconcile;
 mod requirements;
 pub mod view;

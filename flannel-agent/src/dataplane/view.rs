@@ -142,9 +142,7 @@ impl View {
                 max_entries: info.max_entries(),
             })),
             Err(error) => match unreadable(&path, error) {
-                ViewError::Unreadable { error, .. } if error.kind() == io::ErrorKind::NotFound => {
-                    Ok(None)
-                }
+                ViewError::NotPinned(_) => Ok(None),
                 error => Err(error),
             },
         }
@@ -201,7 +199,7 @@ impl View {
             let by_cpu = map
                 .get(&(program as u32), 0)
                 .map_err(|e| self.failed(STATS, e))?;
-            let sums = sum(by_cpu.iter().map(|Wire(counters)| counters));
+            let sums = sum(&by_cpu.iter().map(|Wire(counters)| counters));
             all.insert(program, sums);
         }
         Ok(all)
@@ -265,7 +263,7 @@ impl View {
     }
 }
 
-fn sum<'a>(by_cpu: impl Iterator<Item = &'a Counters> + Clone) -> BTreeMap<Reason, Count> {
+fn sum<'a>(by_cpu: &(impl Iterator<Item = &'a Counters> + Clone)) -> BTreeMap<Reason, Count> {
     let total = |reason: Reason| {
         by_cpu.clone().fold(Count::default(), |sum, counters| {
             let count = counters.get(reason);

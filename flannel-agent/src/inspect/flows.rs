@@ -72,10 +72,11 @@ impl Flows {
             if !self.wants(&row) {
                 return Ok(());
             }
-            anyhow::Ok(match self.look.output {
+            match self.look.output {
                 Format::Table => writeln!(out, "{}", row.line())?,
                 Format::Json => json(out, &row)?,
-            })
+            }
+            anyhow::Ok(())
         })?;
         Ok(Verdict::Fine)
     }
@@ -171,7 +172,7 @@ impl Way {
         let ticks = u64::from(now.tick.wrapping_sub(half.verified));
         Self {
             state,
-            verified_ms_ago: (half.verified != 0).then(|| (ticks << 20) / 1_000_000),
+            verified_ms_ago: (half.verified != 0).then_some((ticks << 20) / 1_000_000),
         }
     }
 

@@ -11,7 +11,7 @@ use super::look::asking;
 use super::output::{Format, json, or_dash, table};
 use super::{Look, Verdict};
 use crate::dataplane::view::{Told, View};
-use crate::net::{Link, Netlink, PROTOCOL, Route};
+use crate::net::{Link, Netlink, PROTOCOL, Path, Route};
 
 /// One path of a route.
 #[derive(Debug, PartialEq, Serialize)]
@@ -59,9 +59,10 @@ fn rows(routes: &[Route], links: &[Link], told: Option<&Told>) -> Vec<Row> {
         .iter()
         .map(|link| (link.index, link.name.as_str()))
         .collect();
-    let concerns = |route: &Route| {
-        let inside = told.is_some_and(|told| told.network.contains(&route.destination));
-        route.protocol == PROTOCOL || inside
+    // Without a tunnel nobody says what the network is: then all of ours are shown.
+    let concerns = |route: &Route| match told {
+        Some(told) => told.network.contains(&route.destination),
+        None => route.protocol == PROTOCOL,
     };
     let mut rows = Vec::new();
     for route in routes.iter().filter(|route| concerns(route)) {
@@ -76,7 +77,7 @@ fn rows(routes: &[Route], links: &[Link], told: Option<&Told>) -> Vec<Row> {
                 metric: route.metric,
                 ours: route.protocol == PROTOCOL,
                 dead: path.dead,
-                note: told.map_or("", |told| note(route, told)),
+                note: note(route, path, told),
             });
         }
     }
@@ -84,10 +85,13 @@ fn rows(routes: &[Route], links: &[Link], told: Option<&Told>) -> Vec<Row> {
     rows
 }
 
-fn note(route: &Route, told: &Told) -> &'static str {
+fn note(route: &Route, path: &Path, told: Option<&Told>) -> &'static str {
     if route.protocol == PROTOCOL {
-        "the overlay"
-    } else if told.subnet.contains(&route.destination) {
+        match path.gateway {
+            Some(_) => "a peer on the same link",
+            None => "the overlay",
+        }
+    } else if told.is_some_and(|told| told.subnet.contains(&route.destination)) {
         "pods of this node"
     } else {
         "not ours: takes these packets away from the overlay"

@@ -15,25 +15,27 @@ use super::{Look, Verdict, maps, stats};
 use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
 use crate::mac::MacAddr;
 use crate::mark;
-use crate::net::{Address, Link, Netlink};
+use crate::net::{Address, Link, Netlink, Path};
 
 /// Everything on the screen.
 #[derive(Debug, Serialize)]
-struct Status {
+pub(super) struct Status {
     verdict: &'static str,
     version: &'static str,
     network: String,
     layout: u32,
     agent_running: bool,
     /// What the live programs were told; `None` if they come from another build, or there are none.
-    told: Option<Told>,
+    pub(super) told: Option<Told>,
     uplink: Option<Device>,
     devices: Vec<Device>,
-    hooks: Vec<Hook>,
+    pub(super) hooks: Vec<Hook>,
     peers: usize,
+    /// Our routes to peers on the same link: host-gw and DirectRouting.
+    direct_routes: usize,
     maps: Vec<maps::Row>,
     packets: BTreeMap<&'static str, Packets>,
-    findings: Vec<Finding>,
+    pub(super) findings: Vec<Finding>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -55,12 +57,12 @@ struct Packets {
 
 /// Something that is not as it should be.
 #[derive(Debug, PartialEq, Serialize)]
-struct Finding {
+pub(super) struct Finding {
     severity: &'static str,
-    what: String,
-    fix: &'static str,
+    pub(super) what: String,
+    pub(super) fix: &'static str,
     #[serde(skip)]
-    verdict: Verdict,
+    pub(super) verdict: Verdict,
 }
 
 pub(super) fn show(look: &Look, out: &mut dyn Write) -> anyhow::Result<Verdict> {
@@ -74,7 +76,8 @@ pub(super) fn show(look: &Look, out: &mut dyn Write) -> anyhow::Result<Verdict> 
 }
 
 impl Status {
-    async fn read(view: &View) -> anyhow::Result<Self> {
+    /// Looks at everything once.
+    pub(super) async fn read(view: &View) -> anyhow::Result<Self> {
         let net = Netlink::open()?;
         let links = net.links().await?;
         let addresses = net.addresses().await?;
@@ -96,7 +99,10 @@ impl Status {
             true => view.peers()?.len(),
             false => 0,
         };
+        let routes = net.our_routes().await?;
+        let direct = |path: &Path| path.gateway.is_some();
         let mut status = Self {
+            direct_routes: routes.iter().filter(|r| r.paths.iter().any(direct)).count(),
             verdict: "",
             version: env!("CARGO_PKG_VERSION"),
             network: view.network().to_owned(),

@@ -1,5 +1,6 @@
 //! What can go wrong with reading what is pinned.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,11 @@ pub enum ViewError {
         .folder.display(), .found.join(", ")
     )]
     OtherLayout { folder: PathBuf, found: Vec<String> },
+    #[error(
+        "{} is not there: a host-gw network has no maps (see `routes`); else the agent has not got that far",
+        .0.display()
+    )]
+    NotPinned(PathBuf),
     #[error("cannot read {}: {error}", .path.display())]
     Unreadable {
         path: PathBuf,
@@ -54,11 +60,24 @@ pub(super) fn unreadable(path: &Path, error: MapError) -> ViewError {
 
 pub(super) fn unreadable_io(path: &Path, error: io::Error) -> ViewError {
     // EPERM: no CAP_BPF; EACCES: the file system is root's.
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        return ViewError::NotAllowed(path.to_owned());
+    match kind(&error) {
+        io::ErrorKind::PermissionDenied => ViewError::NotAllowed(path.to_owned()),
+        io::ErrorKind::NotFound => ViewError::NotPinned(path.to_owned()),
+        _ => ViewError::Unreadable {
+            path: path.to_owned(),
+            error,
+        },
     }
-    ViewError::Unreadable {
-        path: path.to_owned(),
-        error,
+}
+
+/// What the system said, however deep aya has wrapped it.
+fn kind(error: &io::Error) -> io::ErrorKind {
+    let mut inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
+    while let Some(cause) = inner {
+        if let Some(cause) = cause.downcast_ref::<io::Error>() {
+            return cause.kind();
+        }
+        inner = cause.source();
     }
+    error.kind()
 }

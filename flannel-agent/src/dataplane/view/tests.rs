@@ -79,7 +79,7 @@ fn counters_are_summed_over_cpus() {
         packets: 1,
         bytes: 60,
     };
-    let sums = sum([one, two].iter());
+    let sums = sum(&[one, two].iter());
     let count = |packets, bytes| Count { packets, bytes };
     let expected = [
         (Reason::Encap, count(4, 400)),

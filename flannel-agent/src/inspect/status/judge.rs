@@ -14,6 +14,9 @@ const PRESSURE_PERCENT: u32 = 90;
 
 pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
+    if status.is_host_gw() {
+        return attention(status, mangled);
+    }
     let mut broken = |what: String, fix| {
         findings.push(finding(Verdict::Broken, what, fix));
     };
@@ -48,6 +51,13 @@ pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
     }
     findings.extend(attention(status, mangled));
     findings
+}
+
+impl Status {
+    /// Routes to peers and no tunnel: nothing else of ours is in the kernel then.
+    fn is_host_gw(&self) -> bool {
+        self.direct_routes > 0 && self.maps.is_empty() && self.hooks.is_empty()
+    }
 }
 
 fn attention(status: &Status, mangled: u64) -> Vec<Finding> {
@@ -165,6 +175,7 @@ mod tests {
             devices: Vec::new(),
             hooks: NEEDED.map(hook).into(),
             peers: 1,
+            direct_routes: 0,
             maps: vec![map(PEERS, 1), map(VTEPS, 1)],
             packets: Default::default(),
             findings: Vec::new(),
@@ -210,6 +221,16 @@ mod tests {
                 .iter()
                 .any(|(_, what)| what == "fl_peers holds 95 of 100 entries")
         );
+    }
+
+    #[test]
+    fn host_gw_needs_no_map_and_no_program() {
+        let mut status = status();
+        status.maps.clear();
+        status.hooks.clear();
+        assert_eq!(said(&status)[0].0, Verdict::Broken);
+        status.direct_routes = 2;
+        assert_eq!(said(&status), []);
     }
 
     #[test]

@@ -1,0 +1,58 @@
+//! What this process may do and this kernel can, found out by trying. Nothing stays behind.
+
+use aya::EbpfLoader;
+use aya::programs::{Program as Loaded, SchedClassifier, TcAttachType};
+use flannel_common::maps::FLOWS;
+use flannel_common::program::Program;
+
+use super::object::EMBEDDED;
+use super::{DataplaneError, requirements};
+
+/// The table of flows takes its memory at once; a probe needs none of it.
+const FEW: u32 = 128;
+
+/// # Errors
+/// Names the capabilities that are missing.
+pub(crate) fn capabilities() -> Result<(), DataplaneError> {
+    requirements::check_capabilities()
+}
+
+/// Has the verifier look at every program of the built-in object, with maps of their own. Returns how many.
+///
+/// # Errors
+/// What the kernel lacks, or the verifier's words.
+pub(crate) fn programs() -> Result<usize, DataplaneError> {
+    let mut ebpf = EbpfLoader::new()
+        .btf(None)
+        .map_max_entries(FLOWS, FEW)
+        .load(EMBEDDED)
+        .map_err(|error| DataplaneError::Maps(Box::new(error)))?;
+    let mut count = 0;
+    for (name, program) in ebpf.programs_mut() {
+        let known = Program::ALL.iter().find(|program| program.name() == name);
+        let name = known.map_or("?", |program| program.name());
+        let loaded = match program {
+            Loaded::SchedClassifier(program) => program.load(),
+            Loaded::Xdp(program) => program.load(),
+            _ => continue,
+        };
+        loaded.map_err(|error| requirements::explain(name, error))?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Whether programs can be attached by tcx links (kernel 6.6): asks for those on the loopback device.
+pub(crate) fn tcx() -> bool {
+    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_program_of_the_object_is_tried() {
+        assert_eq!(programs().unwrap(), Program::ALL.len());
+    }
+}

@@ -1,0 +1,168 @@
+//! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
+
+use crate::config::NetworkConfig;
+use crate::desired::{TUNNEL_OVERHEAD, overlay_mtu};
+use crate::net::{Features, sysctl};
+use crate::uplink::Uplink;
+
+use super::{Patient, Report, vxlan_port};
+
+/// IPv4 hosts have to take this much (RFC 791); below it DNS and TLS break.
+const MTU_MIN: u32 = 576;
+
+/// flannel's CNI plugin gives the bridge this name unless told otherwise.
+const BRIDGE: &str = "cni0";
+
+pub(super) async fn check(
+    patient: &Patient<'_>,
+    network: Option<&NetworkConfig>,
+    report: &mut Report,
+) {
+    let uplink = match crate::uplink::find(patient.net, &patient.config.uplink).await {
+        Ok(uplink) => {
+            report.ok(format!("uplink {uplink}"));
+            Some(uplink)
+        }
+        Err(error) => {
+            report.failure(
+                error.to_string(),
+                "name the interface towards the other nodes with --iface",
+            );
+            None
+        }
+    };
+    if let Some((uplink, network)) = uplink.as_ref().zip(network) {
+        mtu(uplink, network, report);
+    }
+    if let Some(uplink) = &uplink {
+        udp_gro(&uplink.name, report);
+    }
+    forwarding(report);
+    if let Some(port) = network.and_then(vxlan_port) {
+        udp_port(patient, port, report);
+    }
+    bridge(patient, report);
+}
+
+fn mtu(uplink: &Uplink, network: &NetworkConfig, report: &mut Report) {
+    let mtu = overlay_mtu(network, uplink);
+    let text = format!(
+        "MTU for pods: {mtu} (uplink {}, tunnel {TUNNEL_OVERHEAD})",
+        uplink.mtu
+    );
+    if mtu < MTU_MIN {
+        report.failure(text, format!("raise the MTU of {} to 1500", uplink.name));
+    } else {
+        report.ok(text);
+    }
+}
+
+/// It merges datagrams that are on their way to somebody else; outer packets then no longer fit their headers.
+fn udp_gro(uplink: &str, report: &mut Report) {
+    if Features::read(uplink)
+        .ok()
+        .and_then(|f| f.is_on("rx-udp-gro-forwarding"))
+        == Some(true)
+    {
+        report.warning(
+            format!("rx-udp-gro-forwarding is on at {uplink}: it merges tunnel packets, which then take the slow way"),
+            format!("ethtool -K {uplink} rx-udp-gro-forwarding off"),
+        );
+    }
+}
+
+fn forwarding(report: &mut Report) {
+    match sysctl::read("net/ipv4/ip_forward") {
+        Ok(Some(value)) if value == "1" => report.ok("the kernel forwards IPv4"),
+        Ok(value) => report.failure(
+            format!(
+                "net.ipv4.ip_forward is {}: no pod reaches another node",
+                value.unwrap_or_default()
+            ),
+            "sysctl -w net.ipv4.ip_forward=1, and a file in /etc/sysctl.d for the next boot",
+        ),
+        Err(error) => report.warning(
+            error.to_string(),
+            "mount /proc/sys, so that it can be looked at",
+        ),
+    }
+}
+
+/// Who holds the tunnel's port. The kernel's own vxlan sockets are in this list, too.
+fn udp_port(patient: &Patient<'_>, port: u16, report: &mut Report) {
+    let table = std::fs::read_to_string("/proc/thread-self/net/udp").unwrap_or_default();
+    let ours = patient
+        .view
+        .as_ref()
+        .is_ok_and(|v| v.agent_runs().unwrap_or(false));
+    match (is_bound(&table, port), ours) {
+        (false, false) => report.ok(format!("UDP port {port} is free")),
+        (true, true) => report.ok(format!("UDP port {port} is held by the agent")),
+        (false, true) => report.warning(
+            format!("nobody holds UDP port {port}: fragmented tunnel packets are lost"),
+            "look into the agent's log why it could not open the port",
+        ),
+        (true, false) => report.warning(
+            format!("UDP port {port} is taken, by flanneld's kernel device or another tunnel"),
+            format!("nothing if flanneld runs and is to be replaced; else find it: ss -lunp sport = {port}"),
+        ),
+    }
+}
+
+/// Second column: local address and port in hexadecimal.
+fn is_bound(table: &str, port: u16) -> bool {
+    table.lines().skip(1).any(|line| {
+        let local = line.split_whitespace().nth(1).unwrap_or_default();
+        let number = local.rsplit(':').next().unwrap_or_default();
+        u16::from_str_radix(number, 16) == Ok(port)
+    })
+}
+
+/// A bridge left from an earlier lease keeps its pods from everybody: the classic of flannel's trouble.
+fn bridge(patient: &Patient<'_>, report: &mut Report) {
+    let Some(bridge) = patient.link(BRIDGE) else {
+        return;
+    };
+    let subnet = match crate::subnet_env::read(patient.subnet_file()) {
+        Ok(previous) => previous.subnet,
+        Err(error) => {
+            report.warning(format!("{error:#}"), "correct the file's permissions");
+            return;
+        }
+    };
+    let Some(subnet) = subnet else {
+        report.warning(
+            format!(
+                "{} names no subnet, but {BRIDGE} exists",
+                patient.subnet_file().display()
+            ),
+            "start the agent, or name its file with --subnet-file",
+        );
+        return;
+    };
+    let mut addresses = patient.addresses.iter().filter(|a| a.index == bridge.index);
+    match addresses.find(|address| !subnet.contains(&address.ip())) {
+        Some(address) => report.failure(
+            format!(
+                "{BRIDGE} has the address {}, outside of this node's subnet {subnet}",
+                address.net
+            ),
+            format!("drain the node, ip link del {BRIDGE}, and start its pods anew"),
+        ),
+        None => report.ok(format!("{BRIDGE} is inside this node's subnet {subnet}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_found_in_the_kernels_table() {
+        let table = "  sl  local_address rem_address   st\n \
+                     12: 00000000:2118 00000000:0000 07 00000000:00000000\n";
+        assert!(is_bound(table, 8472));
+        assert!(!is_bound(table, 8473));
+        assert!(!is_bound("", 0));
+    }
+}

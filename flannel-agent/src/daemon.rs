@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::Config;
 use crate::health::{Health, Ready};
+use crate::metrics::Exporter;
 use crate::source::etcd::EtcdSource;
 use kernel::Kernel;
 use signals::Signals;
@@ -45,7 +46,13 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     tokio::spawn(Signals::install()?.watch(cancel.clone()));
     let ready = Ready::default();
     if let Some(address) = config.health {
-        let health = Health::bind(address, ready.clone()).await?;
+        let exporter = Exporter {
+            bpffs: config.bpffs.clone(),
+            network: config.etcd.prefix.clone(),
+        };
+        let health = Health::bind(address, ready.clone())
+            .await?
+            .with_metrics(exporter);
         let cancel = cancel.clone();
         tokio::spawn(async move {
             if let Err(error) = health.serve(cancel).await {

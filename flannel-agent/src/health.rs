@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`, with flanneld's texts: manifests and load balancers compare them.
+//! `/healthz` and `/readyz`, with flanneld's texts (manifests and load balancers compare them), and `/metrics`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,9 +8,13 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{self, Exporter};
 
 /// Set once everything is in place; shared with `/readyz`.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +35,7 @@ impl Ready {
 pub struct Health {
     listener: TcpListener,
     ready: Ready,
+    exporter: Option<Exporter>,
 }
 
 impl Health {
@@ -43,7 +48,20 @@ impl Health {
                  (0 turns it off) and an address of this node with --healthz-ip"
             )
         })?;
-        Ok(Self { listener, ready })
+        Ok(Self {
+            listener,
+            ready,
+            exporter: None,
+        })
+    }
+
+    /// Answers `/metrics`, too.
+    #[must_use]
+    pub fn with_metrics(self, exporter: Exporter) -> Self {
+        Self {
+            exporter: Some(exporter),
+            ..self
+        }
     }
 
     /// # Errors
@@ -61,6 +79,10 @@ impl Health {
             .route("/healthz", get(|| async { "flanneld is running" }))
             .route("/readyz", get(readyz))
             .with_state(self.ready);
+        let app = match self.exporter {
+            Some(exporter) => app.route("/metrics", get(move || metrics(exporter.clone()))),
+            None => app,
+        };
         // Dropping the server closes what is open: a prober's kept-alive connection must not hold up
         // the end of the agent.
         tokio::select! {
@@ -75,6 +97,15 @@ async fn readyz(State(ready): State<Ready>) -> (StatusCode, &'static str) {
         (StatusCode::OK, "flanneld is ready")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
+    }
+}
+
+async fn metrics(exporter: Exporter) -> Result<impl IntoResponse, StatusCode> {
+    // Maps of some size are read by system calls that take milliseconds.
+    let text = tokio::task::spawn_blocking(move || exporter.text()).await;
+    match text {
+        Ok(Ok(text)) => Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)),
+        _ => Err(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 

@@ -24,6 +24,7 @@ pub mod lease;
 pub mod logging;
 pub mod mac;
 pub mod mark;
+pub mod metrics;
 pub mod net;
 pub mod observe;
 pub mod plan;

@@ -169,6 +169,11 @@ impl Daemon {
         &self.subnet_file
     }
 
+    /// Port of `/healthz`, `/readyz` and `/metrics` on the node's loopback.
+    pub fn health_port(&self) -> u16 {
+        self.port
+    }
+
     pub fn subnet_env(&self) -> Option<SubnetEnv> {
         SubnetEnv::read(&self.subnet_file)
     }
@@ -198,14 +203,19 @@ impl Host for Agent {
 
 /// Status of a GET from inside the node; `None` while nobody listens.
 pub fn http_status(host: &(impl Host + ?Sized), port: u16, path: &str) -> Option<u16> {
+    // "HTTP/1.1 200 OK"
+    http_get(host, port, path)?.split(' ').nth(1)?.parse().ok()
+}
+
+/// The answer to a GET from inside the node, with its headers; `None` while nobody listens.
+pub fn http_get(host: &(impl Host + ?Sized), port: u16, path: &str) -> Option<String> {
     let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let mut stream = tcp::connect(host, to).ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
-    // "HTTP/1.1 200 OK"
-    answer.split(' ').nth(1)?.parse().ok()
+    Some(answer)
 }
 
 /// The agent that was built beside this test: `target/<profile>/flannel-agent`.

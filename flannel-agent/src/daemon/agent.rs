@@ -12,6 +12,7 @@ use super::subnet_file::SubnetFile;
 use super::systemd::Systemd;
 use crate::health::Ready;
 use crate::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::metrics;
 
 /// How often everything is compared with the kernel, even when nothing was announced.
 const DRIFT_CHECK: Duration = Duration::from_secs(30);
@@ -85,6 +86,7 @@ impl<N: Node> Agent<N> {
             }
             let begun = Instant::now();
             let outcome = self.perform(work).await;
+            metrics::reconciled(begun.elapsed(), outcome.is_ok());
             if work > Work::Peers {
                 rested = Instant::now() + begun.elapsed() * (LOOK_ONE_PART_IN - 1);
             }
@@ -108,7 +110,11 @@ impl<N: Node> Agent<N> {
     /// # Errors
     /// The node cannot forward; what it forwarded before, it still does.
     pub(super) async fn bring_up(&mut self) -> anyhow::Result<()> {
-        self.perform(Work::All).await
+        let begun = Instant::now();
+        let outcome = self.perform(Work::All).await;
+        metrics::reconciled(begun.elapsed(), outcome.is_ok());
+        metrics::lease_expires(self.own.borrow().expires);
+        outcome
     }
 
     async fn perform(&mut self, work: Work) -> anyhow::Result<()> {
@@ -156,6 +162,7 @@ impl<N: Node> Agent<N> {
 
     fn take_own_lease(&mut self) -> Work {
         let own = self.own.borrow_and_update().clone();
+        metrics::lease_expires(own.expires);
         let before = std::mem::replace(&mut self.wanted.own, own).subnet;
         let now = self.wanted.own.subnet;
         if before == now {

@@ -95,7 +95,9 @@ impl Dataplane {
                 bpf: &mut self.bpf,
                 node: &desired.node,
             };
-            match executor.apply(&action).await {
+            let outcome = executor.apply(&action).await;
+            crate::metrics::acted(action.name(), outcome.is_ok());
+            match outcome {
                 Ok(()) => {
                     tracing::info!("{action}");
                     report.done.push(action);

@@ -147,7 +147,10 @@ fn classify(message: &NetlinkMessage<RouteNetlinkMessage>) -> Changes {
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_),
         ) => changes.routes = true,
-        NetlinkPayload::Overrun(_) => changes = Changes::ALL,
+        NetlinkPayload::Overrun(_) => {
+            crate::metrics::netlink_overrun();
+            changes = Changes::ALL;
+        }
         _ => {}
     }
     changes

@@ -89,6 +89,33 @@ pub enum Action {
 }
 
 impl Action {
+    /// One word for metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::SetAside { .. } => "set_aside",
+            Self::DeleteDevice { .. } => "delete_device",
+            Self::CreatePair(_) => "create_pair",
+            Self::SetAlias { .. } => "set_alias",
+            Self::SetMac { .. } => "set_mac",
+            Self::SetMtu { .. } => "set_mtu",
+            Self::SetSysctl { .. } => "set_sysctl",
+            Self::SetFeatures { .. } => "set_features",
+            Self::Load { .. } => "load",
+            Self::UpdatePeers(_) => "update_peers",
+            Self::SetUp { .. } => "set_up",
+            Self::Attach(_) => "attach",
+            Self::AddAddress { .. } => "add_address",
+            Self::RemoveAddress { .. } => "remove_address",
+            Self::SetRoute { .. } => "set_route",
+            Self::RemoveRoute { .. } => "remove_route",
+            Self::Detach(_) => "detach",
+            Self::RemoveLayout { .. } => "remove_layout",
+            Self::BumpEpoch => "bump_epoch",
+            Self::Retire { .. } => "retire",
+        }
+    }
+
     /// Whether the node forwards wrongly without it. What fails and is not essential is said once.
     #[must_use]
     pub const fn is_essential(&self) -> bool {

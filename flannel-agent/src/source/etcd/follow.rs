@@ -50,6 +50,7 @@ impl<'a> Follower<'a> {
             if let EtcdError::Compacted(_) = error {
                 self.revision = None;
             }
+            crate::metrics::datastore_troubled();
             patience.lost("following leases", &error).await;
         }
     }

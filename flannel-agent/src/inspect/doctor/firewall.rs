@@ -34,7 +34,7 @@ fn forward(network: Option<&NetworkConfig>, report: &mut Report) {
         } else {
             "iptables"
         },
-        &["-S", "FORWARD"],
+        &["-S"],
     )
     .filter(|_| legacy || nft.as_ref().is_some_and(|chains| !chains.is_empty()));
     let legacy_drops = legacy && rules.as_deref().is_some_and(drops);
@@ -67,7 +67,10 @@ fn forward(network: Option<&NetworkConfig>, report: &mut Report) {
     }
     report.warning(
         format!("{chains} drops by default: packets between pods and {cidr} need an exception"),
-        format!("iptables -A FORWARD -s {cidr} -j ACCEPT; iptables -A FORWARD -d {cidr} -j ACCEPT"),
+        format!(
+            "let the agent add them (--iptables-forward-rules=true), or: \
+             iptables -A FORWARD -s {cidr} -j ACCEPT; iptables -A FORWARD -d {cidr} -j ACCEPT"
+        ),
     );
 }
 
@@ -105,15 +108,23 @@ fn drops(rules: &str) -> bool {
     rules.lines().any(|rule| rule.trim() == "-P FORWARD DROP")
 }
 
-/// Both directions, as flannel's own rules have it.
+/// Both directions, in FORWARD itself or in a chain that it jumps to, as flannel's own rules have it.
 fn accepts(rules: &str, cidr: &str) -> bool {
-    [format!("-s {cidr} "), format!("-d {cidr} ")]
-        .iter()
-        .all(|end| {
-            rules
-                .lines()
-                .any(|rule| rule.contains(end.as_str()) && rule.ends_with("-j ACCEPT"))
-        })
+    let jumps = rules
+        .lines()
+        .filter(|rule| rule.starts_with("-A FORWARD "))
+        .filter_map(|rule| rule.split_once(" -j ")?.1.split(' ').next());
+    let chains: Vec<String> = std::iter::once("FORWARD")
+        .chain(jumps)
+        .map(|chain| format!("-A {chain} "))
+        .collect();
+    let is_met = |rule: &str| chains.iter().any(|chain| rule.starts_with(chain.as_str()));
+    ["-s", "-d"].iter().all(|end| {
+        let end = format!(" {end} {cidr} ");
+        rules
+            .lines()
+            .any(|rule| is_met(rule) && rule.contains(&end) && rule.ends_with("-j ACCEPT"))
+    })
 }
 
 #[cfg(test)]
@@ -139,5 +150,15 @@ mod tests {
         let both = format!("{one}-A FORWARD -d 10.244.0.0/16 -j ACCEPT\n");
         assert!(accepts(&both, "10.244.0.0/16"));
         assert!(!accepts(&both, "10.244.0.0/1"));
+    }
+
+    #[test]
+    fn an_exception_in_a_chain_counts_where_packets_meet_it() {
+        let chain = "-P FORWARD DROP\n-N FLANNEL-FWD\n\
+             -A FLANNEL-FWD -s 10.244.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT\n\
+             -A FLANNEL-FWD -d 10.244.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT\n";
+        assert!(!accepts(chain, "10.244.0.0/16"));
+        let met = format!("{chain}-A FORWARD -m comment --comment x -j FLANNEL-FWD\n");
+        assert!(accepts(&met, "10.244.0.0/16"));
     }
 }

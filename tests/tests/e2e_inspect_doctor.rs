@@ -1,5 +1,12 @@
 //! `doctor`: a healthy node passes, and each trouble that is made on purpose is found, with its repair.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
+
 use std::process::Output;
 
 use flannel_tests::agent::command;

@@ -177,3 +177,13 @@ async fn two_networks_in_one_etcd_do_not_meet() {
     let own = net.acquire(1, Some("10.3.5.0/24")).await.unwrap();
     assert_eq!(own.subnet, self::net("10.3.5.0/24"));
 }
+
+/// A cluster that is switched on: everybody reads the same empty table first.
+#[tokio::test]
+async fn a_hundred_nodes_at_once_get_a_hundred_subnets() {
+    let net = Net::new().await;
+    let leases = join_all((1..=100).map(|n| net.acquire(n, None))).await;
+    let subnets: BTreeSet<_> = leases.into_iter().map(|own| own.unwrap().subnet).collect();
+    assert_eq!(subnets.len(), 100);
+    assert_eq!(net.keys().await.len(), 100, "nobody left a second one");
+}

@@ -39,6 +39,10 @@ pub const FAST_PATH: &str = "FAST_PATH";
 /// Where `pod_tx` and `pod_rx` sit: 0 on the ports of the bridge, 1 on the bridge itself (`u8`).
 pub const POD_HOOK: &str = "POD_HOOK";
 
+/// `--snat-ports`: bounds for translated source ports (`u16` each).
+pub const SNAT_PORT_MIN: &str = "SNAT_PORT_MIN";
+pub const SNAT_PORT_MAX: &str = "SNAT_PORT_MAX";
+
 /// Values of [`FAST_PATH`].
 pub const FAST_PATH_OFF: u8 = 0;
 pub const FAST_PATH_VERIFIED: u8 = 1;

@@ -13,6 +13,7 @@ pub const PROTO_UDP: u8 = 17;
 pub const VERSION_IHL: u8 = 0x45;
 /// Flags and offset word: everything but "don't fragment" means a fragment.
 const FRAGMENT_MASK: u16 = 0x3fff;
+const OFFSET_MASK: u16 = 0x1fff;
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
@@ -55,6 +56,12 @@ impl Ip {
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
         u16::from_be_bytes(self.fragment) & FRAGMENT_MASK != 0
+    }
+
+    /// Where in the packet this fragment lies, in units of eight bytes; 0 for the first and for whole packets.
+    #[inline(always)]
+    pub const fn fragment_offset(&self) -> u16 {
+        u16::from_be_bytes(self.fragment) & OFFSET_MASK
     }
 
     #[inline(always)]

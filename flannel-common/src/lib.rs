@@ -16,6 +16,7 @@ pub mod header;
 pub mod maps;
 pub mod program;
 pub mod reason;
+pub mod snat;
 pub mod source_port;
 pub mod stats;
 pub mod transport;

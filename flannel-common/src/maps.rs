@@ -22,6 +22,24 @@ pub const FLOWS: &str = "fl_flows";
 /// Array of one `u32`: raised by the agent to end every proof in [`FLOWS`] at once.
 pub const EPOCH: &str = "fl_epoch";
 
+/// LRU hash: [`crate::snat::Key`] → [`crate::snat::Entry`], both ways of what leaves as the node.
+pub const SNAT: &str = "fl_snat";
+/// LRU hash: [`crate::snat::FragmentKey`] → [`crate::snat::Fragment`].
+pub const FRAGMENTS: &str = "fl_frags";
+/// Program array: [`crate::program::Program::STEPS`].
+pub const STEPS: &str = "fl_snat_steps";
+/// Per-CPU array of one: the packet at hand, from one SNAT program to the next.
+pub const WORK: &str = "fl_snat_work";
+/// LPM trie: destinations to which pods keep their address → 1.
+pub const EXEMPT: &str = "fl_nomasq";
+
+/// Default size of [`SNAT`]: two entries a flow.
+pub const MAX_SNAT: usize = 262_144;
+/// Fragmented packets at once; each speaks for at most half a minute.
+pub const MAX_FRAGMENTS: usize = 16_384;
+/// `--snat-exempt` prefixes.
+pub const MAX_EXEMPT: usize = 1_024;
+
 /// Default size of [`FLOWS`]. Far above 128 entries a CPU, below which the LRU's per-CPU hoards starve it
 /// on kernels before 6.16 (commit d4adf1c9ee77).
 pub const MAX_FLOWS: usize = 131_072;

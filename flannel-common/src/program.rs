@@ -18,12 +18,26 @@ pub enum Program {
     OverlayRx = 5,
     /// Ingress of the uplink, ahead of [`Self::UplinkRx`], where [`Self::UplinkXdp`] is on.
     XdpRx = 6,
+    /// Egress of the uplink: pods' packets to the outside leave as the node.
+    UplinkTx = 7,
     /// The uplink's driver (XDP, not TC): takes outer headers off before GRO.
     UplinkXdp = 8,
+    /// Ingress of the uplink: the replies to [`Self::UplinkTx`] find their pods.
+    UplinkSnatRx = 9,
+    /// Egress of `flannel.<VNI>`, ahead of [`Self::OverlayTx`]: outsiders reach other nodes' pods as this node.
+    OverlaySnatTx = 10,
+    /// Ingress of `flannel.<VNI>`: the replies to [`Self::OverlaySnatTx`].
+    OverlaySnatRx = 11,
+    /// No hook: what [`Self::UplinkTx`] and [`Self::OverlaySnatTx`] hand the first packet of a flow to.
+    SnatOpen = 12,
+    /// No hook: the same for ICMP errors and fragments that leave.
+    SnatOddTx = 13,
+    /// No hook: the same for ICMP errors and fragments that arrive.
+    SnatOddRx = 14,
 }
 
 impl Program {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 15] = [
         Self::OverlayTx,
         Self::OverlayCatch,
         Self::UplinkRx,
@@ -31,10 +45,29 @@ impl Program {
         Self::PodRx,
         Self::OverlayRx,
         Self::XdpRx,
+        Self::UplinkTx,
         Self::UplinkXdp,
+        Self::UplinkSnatRx,
+        Self::OverlaySnatTx,
+        Self::OverlaySnatRx,
+        Self::SnatOpen,
+        Self::SnatOddTx,
+        Self::SnatOddRx,
     ];
+    /// What is reached by tail call only; the place is the key in [`crate::maps::STEPS`].
+    pub const STEPS: [Self; 3] = [Self::SnatOpen, Self::SnatOddTx, Self::SnatOddRx];
     /// Slots in the statistics map; more than there are programs, so that one more needs no new layout.
     pub const SLOTS: usize = 16;
+
+    /// The key in [`crate::maps::STEPS`]; for the rest a number that no step has.
+    pub const fn step(self) -> u32 {
+        match self {
+            Self::SnatOpen => 0,
+            Self::SnatOddTx => 1,
+            Self::SnatOddRx => 2,
+            _ => u32::MAX,
+        }
+    }
 
     /// Symbol in the object and name in `bpftool prog`.
     pub const fn name(self) -> &'static str {
@@ -46,7 +79,14 @@ impl Program {
             Self::PodRx => "pod_rx",
             Self::OverlayRx => "overlay_rx",
             Self::XdpRx => "xdp_rx",
+            Self::UplinkTx => "uplink_tx",
             Self::UplinkXdp => "uplink_xdp",
+            Self::UplinkSnatRx => "uplink_snat_rx",
+            Self::OverlaySnatTx => "overlay_snat_tx",
+            Self::OverlaySnatRx => "overlay_snat_rx",
+            Self::SnatOpen => "snat_open",
+            Self::SnatOddTx => "snat_odd_tx",
+            Self::SnatOddRx => "snat_odd_rx",
         }
     }
 }

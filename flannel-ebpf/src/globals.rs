@@ -33,4 +33,6 @@ globals! {
     OVERLAY_MTU: u32 = 0;
     FAST_PATH: u8 = 0;
     POD_HOOK: u8 = 0;
+    SNAT_PORT_MIN: u16 = 0;
+    SNAT_PORT_MAX: u16 = 0;
 }

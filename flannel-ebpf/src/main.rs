@@ -13,6 +13,8 @@ mod encap;
 #[cfg(target_arch = "bpf")]
 mod entry;
 #[cfg(target_arch = "bpf")]
+mod entry_snat;
+#[cfg(target_arch = "bpf")]
 mod fast_rx;
 #[cfg(target_arch = "bpf")]
 mod flows;
@@ -34,6 +36,26 @@ mod pod_rx;
 mod pod_tx;
 #[cfg(target_arch = "bpf")]
 mod skb;
+#[cfg(target_arch = "bpf")]
+mod snat_fragments;
+#[cfg(target_arch = "bpf")]
+mod snat_icmp;
+#[cfg(target_arch = "bpf")]
+mod snat_odd;
+#[cfg(target_arch = "bpf")]
+mod snat_open;
+#[cfg(target_arch = "bpf")]
+mod snat_read;
+#[cfg(target_arch = "bpf")]
+mod snat_rewrite;
+#[cfg(target_arch = "bpf")]
+mod snat_rx;
+#[cfg(target_arch = "bpf")]
+mod snat_table;
+#[cfg(target_arch = "bpf")]
+mod snat_tx;
+#[cfg(target_arch = "bpf")]
+mod snat_work;
 #[cfg(target_arch = "bpf")]
 mod uplink_rx;
 #[cfg(target_arch = "bpf")]

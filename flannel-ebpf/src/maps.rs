@@ -1,13 +1,17 @@
 //! The maps. Names and layouts are those of [`flannel_common::maps`].
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
 use flannel_common::Ipv4;
 use flannel_common::flow::{Flow, FlowKey};
+use flannel_common::maps::{MAX_EXEMPT, MAX_FRAGMENTS, MAX_SNAT};
 use flannel_common::maps::{MAX_FLOWS, MAX_PEERS, Peer, Vtep};
 use flannel_common::program::Program;
+use flannel_common::snat;
 use flannel_common::stats::Counters;
+
+use crate::snat_work::Work;
 
 #[btf_map(name = "fl_peers")]
 pub(crate) static PEERS: LpmTrie<Ipv4, Peer, MAX_PEERS> = LpmTrie::new();
@@ -25,3 +29,19 @@ pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, MAX_FLOWS> = LruHashMap::new(
 
 #[btf_map(name = "fl_epoch")]
 pub(crate) static EPOCH: Array<u32, 1> = Array::new();
+
+#[btf_map(name = "fl_snat")]
+pub(crate) static SNAT: LruHashMap<snat::Key, snat::Entry, MAX_SNAT> = LruHashMap::new();
+
+#[btf_map(name = "fl_frags")]
+pub(crate) static FRAGMENTS: LruHashMap<snat::FragmentKey, snat::Fragment, MAX_FRAGMENTS> =
+    LruHashMap::new();
+
+#[btf_map(name = "fl_snat_steps")]
+pub(crate) static SNAT_STEPS: ProgramArray<{ Program::STEPS.len() }> = ProgramArray::new();
+
+#[btf_map(name = "fl_snat_work")]
+pub(crate) static SNAT_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
+
+#[btf_map(name = "fl_nomasq")]
+pub(crate) static EXEMPT: LpmTrie<Ipv4, u8, MAX_EXEMPT> = LpmTrie::new();

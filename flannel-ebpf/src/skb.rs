@@ -17,6 +17,8 @@ use flannel_common::header::{ETHERTYPE_IPV4, Eth};
 use flannel_common::vxlan::Outer;
 use flannel_common::xdp::Meta;
 
+use crate::maps::SNAT_STEPS;
+
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 const AF_INET: u32 = 2;
@@ -120,6 +122,37 @@ impl Skb {
         self.ctx.skb.store(offset, value, 0).map_err(|_| Refused)
     }
 
+    /// netfilter's mark.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        // SAFETY: as in `new`.
+        unsafe { (*self.raw()).mark }
+    }
+
+    /// Takes the change of one field into a transport checksum, whatever state of offload that is in.
+    ///
+    /// `flags`: width of the field in bytes, and `BPF_F_*` of the helper.
+    #[inline(always)]
+    pub(crate) fn fix_checksum(
+        &self,
+        offset: usize,
+        from: u32,
+        to: u32,
+        flags: u64,
+    ) -> Result<(), Refused> {
+        self.ctx
+            .skb
+            .l4_csum_replace(offset, u64::from(from), u64::from(to), flags)
+            .map_err(|_| Refused)
+    }
+
+    /// Goes on in a program of [`Program::STEPS`](flannel_common::program::Program::STEPS); returns only if it is not there.
+    #[inline(always)]
+    pub(crate) fn step(&self, step: u32) {
+        // SAFETY: nothing here has a destructor that the jump could skip.
+        unsafe { SNAT_STEPS.tail_call(&self.ctx, step) };
+    }
+
     /// The flow hash, as the stack would compute it.
     #[inline(always)]
     pub(crate) fn flow_hash(&self) -> u32 {
@@ -170,9 +203,13 @@ impl Skb {
 /// A random IPv4 identification: DF is 0, so fragments of two packets must not share one.
 #[inline(always)]
 pub(crate) fn random_id() -> [u8; 2] {
+    (random() as u16).to_be_bytes()
+}
+
+#[inline(always)]
+pub(crate) fn random() -> u32 {
     // SAFETY: takes no arguments.
-    let random = unsafe { bpf_get_prandom_u32() };
-    (random as u16).to_be_bytes()
+    unsafe { bpf_get_prandom_u32() }
 }
 
 /// Sends the packet out of a device, with a link-layer header for `next_hop`. Returns the TC action.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
 use aya::{Ebpf, EbpfLoader};
-use flannel_common::maps::FLOWS;
+use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
 use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr, globals};
 
@@ -15,6 +15,9 @@ use crate::actual::Loaded;
 
 pub(super) static EMBEDDED: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
+
+/// Size of a table that no attached program uses.
+const UNUSED_ENTRIES: u32 = 1_024;
 
 /// An object file in memory.
 #[derive(Debug)]
@@ -68,6 +71,8 @@ impl Object {
                     value_size: map.value_size(),
                     max_entries: match name.as_str() {
                         FLOWS => flow_entries,
+                        // Nothing is translated yet: no memory for a table that nobody fills.
+                        SNAT | FRAGMENTS => UNUSED_ENTRIES,
                         _ => map.max_entries(),
                     },
                     flags: map.map_flags(),
@@ -96,8 +101,8 @@ impl Object {
         for (name, path) in &paths {
             loader.map_pin_path(name, path.as_path());
         }
-        for map in self.maps.iter().filter(|map| map.name == FLOWS) {
-            loader.map_max_entries(FLOWS, map.shape.max_entries);
+        for map in &self.maps {
+            loader.map_max_entries(&map.name, map.shape.max_entries);
         }
         loader
             .load(&self.bytes)

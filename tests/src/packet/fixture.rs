@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Zeroable as _;
@@ -30,6 +30,8 @@ pub struct Node {
     pub overlay_mtu: u32,
     pub fast_path: u8,
     pub pod_hook: u8,
+    pub snat_ports: (u16, u16),
+    pub snat_entries: u32,
 }
 
 impl Default for Node {
@@ -45,6 +47,8 @@ impl Default for Node {
             overlay_mtu: 1450,
             fast_path: globals::FAST_PATH_VERIFIED,
             pod_hook: globals::POD_HOOK_PORT,
+            snat_ports: (49152, 65535),
+            snat_entries: 8192,
         }
     }
 }
@@ -61,6 +65,7 @@ impl Node {
         let mut fixture = Fixture {
             ebpf: self.loader(),
             names: Vec::new(),
+            steps: None,
         };
         fixture.peer(Self::PEER_SUBNET, 24, Self::PEER_IP, Self::PEER_MAC);
         fixture
@@ -105,6 +110,9 @@ impl Node {
             .override_global(globals::PORT_MAX, &self.ports.1, true)
             .override_global(globals::SOURCE_CHECK, &source_check, true)
             .override_global(globals::OVERLAY_MTU, &self.overlay_mtu, true)
+            .override_global(globals::SNAT_PORT_MIN, &self.snat_ports.0, true)
+            .override_global(globals::SNAT_PORT_MAX, &self.snat_ports.1, true)
+            .map_max_entries(maps::SNAT, self.snat_entries)
             .load(&object)
             .expect("the object loads; tests need root")
     }
@@ -117,8 +125,9 @@ fn object_path() -> PathBuf {
 
 #[derive(Debug)]
 pub struct Fixture {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     names: Vec<&'static str>,
+    pub(super) steps: Option<Map>,
 }
 
 /// One packet through one program.

@@ -2,6 +2,8 @@
 
 mod build;
 mod fixture;
+pub mod outside;
+mod snat;
 
 pub use build::{Inner, outer, vxlan};
 pub use fixture::{Fixture, Node, Outcome, Run};

@@ -7,6 +7,7 @@ use flannel_common::flow::{Flow, FlowKey, Half};
 use flannel_common::maps::{self, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
+use flannel_common::snat::{Entry, Fragment, FragmentKey, Key};
 use flannel_common::stats::{Count, Counters};
 
 use super::Page;
@@ -43,7 +44,7 @@ struct Layout {
 
 pub(super) fn page() -> Page {
     let mut text = String::from(
-        "<!-- Made by `cargo xtask docs` from flannel-common/src/{maps,flow,stats,program}.rs: change those. -->\n\n",
+        "<!-- Made by `cargo xtask docs` from flannel-common/src/{maps,flow,snat/entry,stats,program}.rs: change those. -->\n\n",
     );
     text.push_str(INTRODUCTION);
     let _ = writeln!(text, "\nLayout version: {}.\n", maps::LAYOUT_VERSION);
@@ -71,6 +72,29 @@ pub(super) fn page() -> Page {
             maps::MAX_FLOWS,
         ),
         (maps::EPOCH, "array", "0", "epoch (`u32`)", 1),
+        (maps::SNAT, "LRU hash", "`Key`", "`Entry`", maps::MAX_SNAT),
+        (
+            maps::FRAGMENTS,
+            "LRU hash",
+            "`FragmentKey`",
+            "`Fragment`",
+            maps::MAX_FRAGMENTS,
+        ),
+        (
+            maps::EXEMPT,
+            "LPM trie",
+            "prefix (length, address)",
+            "1 (`u8`)",
+            maps::MAX_EXEMPT,
+        ),
+        (
+            maps::STEPS,
+            "program array",
+            "step",
+            "program",
+            Program::STEPS.len(),
+        ),
+        (maps::WORK, "per-CPU array", "0", "the packet at hand", 1),
         (
             maps::STATS,
             "per-CPU array",
@@ -107,7 +131,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 6] {
+fn layouts() -> [Layout; 10] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -146,6 +170,39 @@ fn layouts() -> [Layout; 6] {
                 "tick at which the hook behind the stack last saw one come out unchanged; 0: never",
             probed: u32 = "tick of the last renewal",
             epoch: u32 = "epoch in which `verified` was written",
+        }),
+        layout!(Key {
+            src: [u8; 4] = "the packet's source",
+            dst: [u8; 4] = "the packet's destination",
+            src_port: [u8; 2] =
+                "source port; of ICMP queries the id (leaving) or the query's type (arriving)",
+            dst_port: [u8; 2] =
+                "destination port; of ICMP queries the type (leaving) or the id (arriving)",
+            proto: u8 = "IP protocol",
+            way: u8 = "1: leaving, before translation; 2: arriving, before translation back",
+            pad: [u8; 2] = "0",
+        }),
+        layout!(Entry {
+            addr: [u8; 4] = "leaving: the new source; arriving: the new destination",
+            port: [u8; 2] = "its port or ICMP id",
+            kind: u8 = "1: half of a translated flow; 2: a connection that came in, left as it is; 3: the node's own",
+            seen: u8 =
+                "bits 0 to 3: FIN, SYN, RST, ACK seen leaving; bits 4 to 7: the same arriving",
+            last_seen: u64 = "monotonic nanoseconds of the last packet this way",
+            opened: u64 = "monotonic nanoseconds of the first packet",
+        }),
+        layout!(FragmentKey {
+            src: [u8; 4] = "the fragment's source",
+            dst: [u8; 4] = "the fragment's destination",
+            id: [u8; 2] = "IPv4 identification",
+            proto: u8 = "IP protocol",
+            way: u8 = "as in `Key`",
+        }),
+        layout!(Fragment {
+            addr: [u8; 4] = "leaving: the new source; arriving: the new destination",
+            kind: u8 = "as in `Entry`",
+            pad: [u8; 3] = "0",
+            opened: u64 = "monotonic nanoseconds of the first fragment",
         }),
         layout!(Count {
             packets: u64 = "packets; one that GRO merged or GSO will split counts as one",

@@ -1,0 +1,211 @@
+//! Keys and values of the SNAT maps.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::seen::lifetime;
+use super::{Endpoint, Seen};
+use crate::Ipv4;
+
+/// [`Key::way`]: as the packet was before translation, on its way out.
+pub const WAY_OUT: u8 = 1;
+/// [`Key::way`]: as the reply arrives.
+pub const WAY_IN: u8 = 2;
+
+/// [`Entry::kind`]: half of a translated flow.
+pub const KIND_PAIR: u8 = 1;
+/// [`Entry::kind`]: out only; a connection that came in, its replies keep their source.
+pub const KIND_LEAVE: u8 = 2;
+/// [`Entry::kind`]: in only; sent by the node itself or by the kernel's NAT, not ours to translate.
+pub const KIND_OWN: u8 = 3;
+
+/// A packet's addresses and ports, in network order.
+///
+/// For ICMP queries the port of the asking side is the id, and the other port is the type of the query
+/// that goes out, so that a ping and its echo have the same key and two pings crossing each other do not.
+/// Protocols without ports have zeros.
+#[repr(C, align(4))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct Key {
+    pub src: Ipv4,
+    pub dst: Ipv4,
+    pub src_port: [u8; 2],
+    pub dst_port: [u8; 2],
+    pub proto: u8,
+    /// [`WAY_OUT`] or [`WAY_IN`].
+    pub way: u8,
+    pub pad: [u8; 2],
+}
+
+impl Key {
+    /// The packet's source.
+    #[inline(always)]
+    pub const fn source(&self) -> Endpoint {
+        Endpoint {
+            addr: self.src,
+            port: self.src_port,
+        }
+    }
+
+    /// The packet's destination.
+    #[inline(always)]
+    pub const fn destination(&self) -> Endpoint {
+        Endpoint {
+            addr: self.dst,
+            port: self.dst_port,
+        }
+    }
+
+    /// What the other half of a translated flow names.
+    #[inline(always)]
+    pub const fn source_of_half(&self) -> Endpoint {
+        match self.way {
+            WAY_OUT => self.source(),
+            _ => self.destination(),
+        }
+    }
+
+    /// Of an out key: as the replies to it arrive when it left as `us`.
+    #[inline(always)]
+    pub const fn reply_to(&self, us: Endpoint) -> Self {
+        Self {
+            src: self.dst,
+            dst: us.addr,
+            src_port: self.dst_port,
+            dst_port: us.port,
+            proto: self.proto,
+            way: WAY_IN,
+            pad: [0; 2],
+        }
+    }
+
+    /// Of an in key: what leaves when `source` answers it, or what it answers.
+    #[inline(always)]
+    pub const fn sent_by(&self, source: Endpoint) -> Self {
+        Self {
+            src: source.addr,
+            dst: self.src,
+            src_port: source.port,
+            dst_port: self.src_port,
+            proto: self.proto,
+            way: WAY_OUT,
+            pad: [0; 2],
+        }
+    }
+
+    /// The other half of a flow whose half under `self` names `target`.
+    #[inline(always)]
+    pub const fn other_half(&self, target: Endpoint) -> Self {
+        match self.way {
+            WAY_OUT => self.reply_to(target),
+            _ => self.sent_by(target),
+        }
+    }
+}
+
+/// What is known of one way of a flow.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub struct Entry {
+    /// Out: the new source. In: the new destination.
+    pub addr: Ipv4,
+    /// Its port, network order.
+    pub port: [u8; 2],
+    /// [`KIND_PAIR`], [`KIND_LEAVE`] or [`KIND_OWN`].
+    pub kind: u8,
+    /// [`Seen`] as a byte.
+    pub seen: u8,
+    /// Monotonic nanoseconds of the last packet this way.
+    pub last_seen: u64,
+    /// Monotonic nanoseconds of the first packet of the flow.
+    pub opened: u64,
+}
+
+impl Entry {
+    #[inline(always)]
+    pub const fn new(kind: u8, to: Endpoint, seen: Seen, now: u64) -> Self {
+        Self {
+            addr: to.addr,
+            port: to.port,
+            kind,
+            seen: seen.0,
+            last_seen: now,
+            opened: now,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn target(&self) -> Endpoint {
+        Endpoint {
+            addr: self.addr,
+            port: self.port,
+        }
+    }
+
+    /// Whether this is the half of a translated flow that names `to`.
+    #[inline(always)]
+    pub fn pairs_with(&self, to: Endpoint) -> bool {
+        self.kind == KIND_PAIR && self.addr == to.addr && self.port == to.port
+    }
+
+    /// Whether the entry has outlived its time, judged by itself alone.
+    #[inline(always)]
+    pub fn is_expired(&self, proto: u8, now: u64) -> bool {
+        now.saturating_sub(self.last_seen) > lifetime(proto, Seen(self.seen))
+    }
+}
+
+/// One fragmented packet on one way.
+#[repr(C, align(4))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct FragmentKey {
+    pub src: Ipv4,
+    pub dst: Ipv4,
+    /// IPv4 identification, network order.
+    pub id: [u8; 2],
+    pub proto: u8,
+    /// [`WAY_OUT`] or [`WAY_IN`].
+    pub way: u8,
+}
+
+/// What the first fragment said about those that follow.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub struct Fragment {
+    /// Out: the new source. In: the new destination.
+    pub addr: Ipv4,
+    /// [`KIND_PAIR`] or [`KIND_LEAVE`].
+    pub kind: u8,
+    pub pad: [u8; 3],
+    /// Monotonic nanoseconds of the first fragment.
+    pub opened: u64,
+}
+
+const _: () = assert!(size_of::<Key>() == 16 && size_of::<Entry>() == 24);
+const _: () = assert!(size_of::<FragmentKey>() == 12 && size_of::<Fragment>() == 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_name_each_other() {
+        let out = Key {
+            src: [10, 244, 1, 5],
+            dst: [198, 51, 100, 9],
+            src_port: [1, 2],
+            dst_port: [0, 80],
+            proto: 6,
+            way: WAY_OUT,
+            pad: [0; 2],
+        };
+        let as_node = Endpoint {
+            addr: [192, 168, 0, 1],
+            port: [200, 1],
+        };
+        let back = out.other_half(as_node);
+        assert_eq!(back.source(), out.destination());
+        assert_eq!(back.destination(), as_node);
+        assert_eq!(back.way, WAY_IN);
+        assert_eq!(back.other_half(out.source()), out);
+    }
+}

@@ -1,0 +1,80 @@
+//! A packet that arrives: whose reply it is, or what it says about the replies to come.
+
+use super::entry::{Entry, KIND_LEAVE, KIND_OWN, KIND_PAIR};
+use super::outbound::forget;
+use super::packet::Packet;
+use super::table::{Slot, Table, mend};
+use super::{Endpoint, Seen};
+
+/// Whom a packet to our address is for; `None` leaves it to the stack, because the node may be meant.
+#[inline(always)]
+pub fn inbound<T: Table>(table: &T, now: u64, packet: &Packet) -> Option<Endpoint> {
+    let slot = table.find(&packet.key)?;
+    let entry = slot.get();
+    let seen = Seen::back(packet.bits);
+    if entry.kind == KIND_OWN {
+        slot.touch(seen, now);
+        return None;
+    }
+    let to = entry.target();
+    let out = packet.key.sent_by(to);
+    let us = packet.key.destination();
+    let mirror = Entry {
+        addr: us.addr,
+        port: us.port,
+        ..entry
+    };
+    if mend(table, &out, &mirror).is_none() {
+        // The flow has since got another port: what the out half says counts.
+        table.remove(&packet.key);
+        return None;
+    }
+    slot.touch(seen, now);
+    Some(to)
+}
+
+/// Remembers a connection that came in for an address behind us, if its replies would else be translated.
+#[inline(always)]
+pub fn note<T: Table>(table: &T, now: u64, packet: &Packet) {
+    let key = packet.answer();
+    let seen = Seen::back(packet.bits);
+    if let Some(slot) = table.find(&key) {
+        let entry = slot.get();
+        if entry.kind == KIND_LEAVE {
+            if packet.is_syn() && Seen(entry.seen).is_closing() {
+                slot.restart(seen, now);
+            } else {
+                slot.touch(seen, now);
+            }
+            return;
+        }
+        if !is_mistaken(table, &entry, packet) {
+            return;
+        }
+        forget(table, &key.reply_to(entry.target()), key.source());
+        table.remove(&key);
+    } else if !packet.may_open() {
+        return;
+    }
+    table.claim(&key, &Entry::new(KIND_LEAVE, key.source(), seen, now));
+}
+
+/// Whether a translated flow is in truth the replying side of a connection that came in: it began in the
+/// middle, was never answered under our address, and now its other end speaks to the pod itself.
+/// Happens when the LRU took the note of an idle connection and the pod spoke first.
+#[inline(always)]
+fn is_mistaken<T: Table>(table: &T, entry: &Entry, packet: &Packet) -> bool {
+    let key = packet.answer();
+    if !matches!(packet.transport, super::Transport::Tcp)
+        || packet.bits & Seen::ACK == 0
+        || entry.kind != KIND_PAIR
+        || entry.seen & Seen::SYN != 0
+    {
+        return false;
+    }
+    table
+        .find(&key.reply_to(entry.target()))
+        .map(|slot| slot.get())
+        .filter(|half| half.pairs_with(key.source()))
+        .is_none_or(|half| Seen(half.seen).inward() == 0)
+}

@@ -1,0 +1,55 @@
+//! Selective source NAT: which packet leaves as the node, under which port, and whom its reply is for.
+//!
+//! The decisions are made here, on values; a [`Table`] is the map in the kernel and a model in tests.
+//! A flow a pod opened has two entries, one per way ([`Key::way`]), which name each other: the *out* half
+//! says as whom it leaves, the *in* half for whom its replies are. Either half brings back the other when
+//! the LRU took it. What is not to be translated is known by a single entry: an *out* entry that says
+//! "leave" for a connection that came in, an *in* entry that says "the node's own" for what the node or
+//! the kernel's NAT sends from inside our port range.
+
+mod entry;
+mod icmp_error;
+mod inbound;
+mod outbound;
+mod packet;
+mod port;
+mod rule;
+mod seen;
+mod sweep;
+mod table;
+mod transport;
+
+pub use entry::{
+    Entry, Fragment, FragmentKey, KIND_LEAVE, KIND_OWN, KIND_PAIR, Key, WAY_IN, WAY_OUT,
+};
+pub use icmp_error::{Embedded, Rewritten, rewrite};
+pub use inbound::{inbound, note};
+pub use outbound::{Outbound, Refused, Whose, known, open, outbound};
+pub use packet::Packet;
+pub use port::{Order, PROBES, Ports, ROUNDS};
+pub use rule::{Cluster, Rule, decide};
+pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, lifetime};
+pub use sweep::{is_over, other_half};
+pub use table::{Claim, Slot, Table, find};
+pub use transport::{Transport, counterpart, is_icmp_error, is_icmp_request};
+
+use crate::Ipv4;
+
+/// An address and a port (or ICMP id): what one side of a flow is rewritten to.
+#[repr(C, align(4))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    pub addr: Ipv4,
+    /// Network order.
+    pub port: [u8; 2],
+}
+
+/// What the node gives to a decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Node {
+    /// The address packets leave with on this device.
+    pub local: Ipv4,
+    pub ports: Ports,
+    /// Monotonic nanoseconds, coarse.
+    pub now: u64,
+}

@@ -1,0 +1,278 @@
+//! A packet on its way out: as whom it leaves.
+
+use super::entry::{Entry, KIND_LEAVE, KIND_OWN, KIND_PAIR, Key};
+use super::packet::Packet;
+use super::port::{Order, PROBES};
+use super::seen::lifetime;
+use super::table::{Slot, Table, mend};
+use super::{Endpoint, Node, Seen};
+
+/// What happens to the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outbound {
+    /// It becomes this.
+    Translate(Endpoint),
+    Leave,
+}
+
+/// Why a packet that must not leave untranslated cannot be translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It belongs to no flow and cannot open one: a reset, an answer nobody asked for.
+    NoFlow,
+    /// Every port tried is taken by a live flow to the same remote port.
+    Exhausted,
+    /// The map has no room.
+    Full,
+}
+
+/// Who sends the packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Rows 5 and 6 of the table: never leaves with the source it has.
+    Pod,
+    /// It has our address already: the node's, or translated by the kernel. Only keeps clear of the pods' ports.
+    Own,
+}
+
+/// Decides about one packet. `exempt` is asked only when the packet opens a flow.
+///
+/// # Errors
+/// [`Refused`]: the packet must be dropped.
+#[inline(always)]
+pub fn outbound<T: Table>(
+    table: &T,
+    node: &Node,
+    packet: &Packet,
+    whose: Whose,
+    exempt: impl FnOnce() -> bool,
+) -> Result<Outbound, Refused> {
+    match known(table, node, packet, whose) {
+        Some(known) => Ok(known),
+        None => open(table, node, packet, whose, exempt),
+    }
+}
+
+/// The first half of [`outbound`], all that most packets need: a packet of a flow that is in the table.
+#[inline(always)]
+pub fn known<T: Table>(table: &T, node: &Node, packet: &Packet, whose: Whose) -> Option<Outbound> {
+    if whose == Whose::Own && is_noted(table, node, packet) {
+        return Some(Outbound::Leave);
+    }
+    let slot = table.find(&packet.key)?;
+    let known = follow(table, node, packet, &slot);
+    if known.is_none() {
+        table.remove(&packet.key);
+    }
+    known
+}
+
+/// The second half of [`outbound`]: the first packet of a flow.
+///
+/// # Errors
+/// [`Refused`]: the packet must be dropped. After [`Refused::Exhausted`] it may be asked again, up to
+/// [`ROUNDS`](super::ROUNDS) times in all, and tries other ports.
+#[inline(always)]
+pub fn open<T: Table>(
+    table: &T,
+    node: &Node,
+    packet: &Packet,
+    whose: Whose,
+    exempt: impl FnOnce() -> bool,
+) -> Result<Outbound, Refused> {
+    if whose == Whose::Own {
+        if note_own(table, node, packet) || !packet.may_open() {
+            return Ok(Outbound::Leave);
+        }
+    } else if !packet.may_open() {
+        return Err(Refused::NoFlow);
+    } else if exempt() {
+        return Ok(Outbound::Leave);
+    }
+    let mut to = packet.key.source();
+    match claim_port(table, node, packet, &mut to) {
+        None => bind(table, node, packet, to),
+        Some(refused) => Err(refused),
+    }
+}
+
+/// A packet of a flow that has an entry; `None` if the entry no longer holds.
+#[inline(always)]
+fn follow<T: Table>(table: &T, node: &Node, packet: &Packet, slot: &T::Slot) -> Option<Outbound> {
+    let entry = slot.get();
+    let seen = Seen::out(packet.bits);
+    if entry.kind == KIND_LEAVE {
+        // A SYN is no reply, whatever came in on these ports before.
+        if packet.is_syn() || entry.is_expired(packet.key.proto, node.now) {
+            return None;
+        }
+        slot.touch(seen, node.now);
+        return Some(Outbound::Leave);
+    }
+    let other = packet.key.reply_to(entry.target());
+    if entry.addr != node.local {
+        // The uplink's address changed, or the route did: replies to the old address are lost anyway.
+        forget(table, &other, packet.key.source());
+        return None;
+    }
+    let mirror = Entry {
+        addr: packet.key.src,
+        port: packet.key.src_port,
+        ..entry
+    };
+    let back = mend(table, &other, &mirror)?;
+    if packet.is_syn() && Seen(entry.seen).and(Seen(back.get().seen)).is_closing() {
+        back.restart(Seen::default(), node.now);
+        slot.restart(seen, node.now);
+    } else {
+        slot.touch(seen, node.now);
+    }
+    Some(Outbound::Translate(entry.target()))
+}
+
+/// Removes a half if it still belongs to `flow`.
+#[inline(always)]
+pub(super) fn forget<T: Table>(table: &T, half: &Key, flow: Endpoint) {
+    if let Some(slot) = table.find(half)
+        && slot.get().pairs_with(flow)
+    {
+        table.remove(half);
+    }
+}
+
+/// Whether the node is known to use this address and port itself.
+#[inline(always)]
+fn is_noted<T: Table>(table: &T, node: &Node, packet: &Packet) -> bool {
+    let Some(slot) = table.find(&packet.key.reply_to(packet.key.source())) else {
+        return false;
+    };
+    if slot.get().kind != KIND_OWN {
+        return false;
+    }
+    slot.touch(Seen::out(packet.bits), node.now);
+    true
+}
+
+/// Notes that the node uses this address and port; `false` if a pod's flow has them already.
+#[inline(always)]
+fn note_own<T: Table>(table: &T, node: &Node, packet: &Packet) -> bool {
+    if !packet.is_worth_noting() {
+        return true;
+    }
+    let key = packet.key.reply_to(packet.key.source());
+    let seen = Seen::out(packet.bits);
+    let entry = Entry::new(KIND_OWN, packet.key.source(), seen, node.now);
+    if !table.claim(&key, &entry).is_taken() {
+        return true;
+    }
+    if packet.transport.has_free_port() {
+        return is_noted(table, node, packet);
+    }
+    // The node cannot be given another port; it comes before its pods.
+    table.remove(&key);
+    table.claim(&key, &entry);
+    true
+}
+
+/// Claims a port for a new flow: its in half is in the table afterwards.
+///
+/// A function of its own, and its result in `to`, for the verifier's sake: no caller's state is multiplied by the loop.
+#[inline(always)]
+fn claim_port<T: Table>(
+    table: &T,
+    node: &Node,
+    packet: &Packet,
+    to: &mut Endpoint,
+) -> Option<Refused> {
+    let entry = Entry::new(KIND_PAIR, packet.key.source(), Seen::default(), node.now);
+    let mut order = Order::new(packet.transport, node.ports, table.random());
+    to.addr = node.local;
+    to.port = packet.key.src_port;
+    if packet.transport.has_port_range() && !node.ports.has(to.port) {
+        to.port = order.next();
+    }
+    let mut half = packet.key.reply_to(*to);
+    let mut claim = table.claim(&half, &entry);
+    let mut tries = if packet.transport.has_free_port() {
+        PROBES
+    } else {
+        0
+    };
+    while claim.is_taken() && tries > 0 {
+        tries -= 1;
+        half.dst_port = order.next();
+        claim = table.claim(&half, &entry);
+    }
+    to.port = half.dst_port;
+    if claim.is_won() {
+        None
+    } else if !claim.is_taken() {
+        Some(Refused::Full)
+    } else if take_over(table, node, &half, &entry) {
+        None
+    } else {
+        Some(Refused::Exhausted)
+    }
+}
+
+/// Takes a key from a flow that has outlived its time, or that was the packet's own before its other
+/// half was lost. With the agent away nobody sweeps, and the range fills with the dead.
+#[inline(always)]
+fn take_over<T: Table>(table: &T, node: &Node, key: &Key, entry: &Entry) -> bool {
+    let Some(slot) = table.find(key) else {
+        return table.claim(key, entry).is_won();
+    };
+    let held = slot.get();
+    if held.pairs_with(entry.target()) {
+        return true;
+    }
+    let (mut seen, mut last_seen) = (Seen(held.seen), held.last_seen);
+    let out = key.sent_by(held.target());
+    if held.kind == KIND_PAIR
+        && let Some(slot) = table.find(&out)
+    {
+        let half = slot.get();
+        seen = seen.and(Seen(half.seen));
+        last_seen = last_seen.max(half.last_seen);
+    }
+    if node.now.saturating_sub(last_seen) <= lifetime(key.proto, seen) {
+        return false;
+    }
+    // Only one CPU removes it; the claim decides if another came between.
+    if !table.remove(key) {
+        return false;
+    }
+    if held.kind == KIND_PAIR {
+        forget(table, &out, key.destination());
+    }
+    table.claim(key, entry).is_won()
+}
+
+/// Adds the out half to a claimed in half.
+#[inline(always)]
+fn bind<T: Table>(
+    table: &T,
+    node: &Node,
+    packet: &Packet,
+    to: Endpoint,
+) -> Result<Outbound, Refused> {
+    let entry = Entry::new(KIND_PAIR, to, Seen::out(packet.bits), node.now);
+    let claim = table.claim(&packet.key, &entry);
+    if claim.is_won() {
+        return Ok(Outbound::Translate(to));
+    }
+    let half = packet.key.reply_to(to);
+    let Some(slot) = table.find(&packet.key) else {
+        table.remove(&half);
+        return Err(Refused::Full);
+    };
+    // Another CPU had a packet of the same new flow: its choice counts.
+    let theirs = slot.get();
+    if !theirs.pairs_with(to) {
+        table.remove(&half);
+    }
+    Ok(match theirs.kind {
+        KIND_PAIR => Outbound::Translate(theirs.target()),
+        _ => Outbound::Leave,
+    })
+}

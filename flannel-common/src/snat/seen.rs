@@ -1,0 +1,182 @@
+//! The state of a flow: what was seen of it each way, and how long that keeps it.
+
+use super::transport::Transport;
+use crate::header::PROTO_TCP;
+
+/// Nanoseconds per second.
+pub const NANOS: u64 = 1_000_000_000;
+
+/// How long a first fragment speaks for its followers: the kernel's `ipfrag_time`.
+pub const FRAGMENT_LIFETIME: u64 = 30 * NANOS;
+
+/// What was seen: the low four bits on the way out, the high four on the way in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seen(pub u8);
+
+impl Seen {
+    pub const FIN: u8 = 1;
+    pub const SYN: u8 = 2;
+    pub const RST: u8 = 4;
+    /// TCP: acknowledgement; every other protocol: a packet.
+    pub const ACK: u8 = 8;
+
+    #[inline(always)]
+    pub const fn out(bits: u8) -> Self {
+        Self(bits & 0xf)
+    }
+
+    #[inline(always)]
+    pub const fn back(bits: u8) -> Self {
+        Self(bits << 4)
+    }
+
+    #[inline(always)]
+    pub const fn outward(self) -> u8 {
+        self.0 & 0xf
+    }
+
+    #[inline(always)]
+    pub const fn inward(self) -> u8 {
+        self.0 >> 4
+    }
+
+    /// Both ways together: the halves of a flow each know one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// After one more packet. A side that goes on talking after its reset has not sent that reset:
+    /// a forged one must not end a flow early.
+    #[inline(always)]
+    #[must_use]
+    pub const fn then(self, packet: Self) -> Self {
+        let resets = Self::RST | Self::RST << 4;
+        let mut kept = self.0;
+        if packet.0 & resets == 0 {
+            if packet.outward() != 0 {
+                kept &= !Self::RST;
+            }
+            if packet.inward() != 0 {
+                kept &= !(Self::RST << 4);
+            }
+        }
+        Self(kept | packet.0)
+    }
+
+    /// Whether the TCP connection is over or about to be, so that a SYN begins another.
+    #[inline(always)]
+    pub const fn is_closing(self) -> bool {
+        (self.0 | self.0 >> 4) & (Self::FIN | Self::RST) != 0
+    }
+}
+
+/// How long a flow in this state lives after its last packet, in nanoseconds.
+///
+/// The values are those of `nf_conntrack_proto_*.c`; for established TCP the day that kube-proxy sets
+/// instead of the kernel's five.
+#[inline(always)]
+pub fn lifetime(proto: u8, seen: Seen) -> u64 {
+    let seconds = match Transport::of(proto) {
+        Transport::Tcp => TCP[seen.0 as usize],
+        Transport::Udp if seen.outward() != 0 && seen.inward() != 0 => 120,
+        Transport::Udp | Transport::Icmp => 30,
+        Transport::Sctp | Transport::Other => 600,
+    };
+    seconds as u64 * NANOS
+}
+
+/// Seconds by [`Seen`]: a table, because every branch in the kernel is a path for the verifier.
+static TCP: [u32; 256] = {
+    let mut seconds = [0; 256];
+    let mut seen = 0;
+    while seen < 256 {
+        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
+        let state = Seen(seen as u8);
+        seconds[seen] = tcp(state);
+        seen += 1;
+    }
+    seconds
+};
+
+const fn tcp(seen: Seen) -> u32 {
+    let (out, back) = (seen.outward(), seen.inward());
+    if (out | back) & Seen::RST != 0 {
+        10
+    } else if (out | back) & Seen::FIN != 0 {
+        // One side is done, or both and a late segment may still come.
+        120
+    } else if out == 0 || back == 0 {
+        // Unanswered: a SYN, or the middle of something nobody knows.
+        if (out | back) & Seen::SYN != 0 {
+            120
+        } else {
+            300
+        }
+    } else if out == Seen::SYN || back == Seen::SYN {
+        // SYN and SYN-ACK, but the one who asked has not confirmed.
+        60
+    } else {
+        86_400
+    }
+}
+
+const _: () = assert!(matches!(Transport::of(PROTO_TCP), Transport::Tcp));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    const TCP: u8 = 6;
+    const S: u8 = Seen::SYN;
+    const A: u8 = Seen::ACK;
+    const F: u8 = Seen::FIN;
+    const R: u8 = Seen::RST;
+
+    fn flow(packets: &[(bool, u8)]) -> Seen {
+        packets.iter().fold(Seen::default(), |seen, (out, bits)| {
+            seen.then(if *out {
+                Seen::out(*bits)
+            } else {
+                Seen::back(*bits)
+            })
+        })
+    }
+
+    #[rstest]
+    #[case::syn_sent(&[(true, S)], 120)]
+    #[case::syn_received(&[(true, S), (false, S | A)], 60)]
+    #[case::established(&[(true, S), (false, S | A), (true, A)], 86_400)]
+    #[case::picked_up_in_the_middle(&[(true, A)], 300)]
+    #[case::picked_up_and_answered(&[(true, A), (false, A)], 86_400)]
+    #[case::fin_sent(&[(true, S), (false, S | A), (true, A), (true, F | A)], 120)]
+    #[case::fin_received(&[(true, S), (false, S | A), (true, A), (false, F | A)], 120)]
+    #[case::both_fin(&[(true, S), (false, S | A), (true, A), (true, F | A), (false, F | A), (true, A)], 120)]
+    #[case::refused(&[(true, S), (false, R | A)], 10)]
+    #[case::reset(&[(true, S), (false, S | A), (true, A), (true, R)], 10)]
+    #[case::forged_reset(&[(true, S), (false, S | A), (true, A), (false, R), (false, A)], 86_400)]
+    #[case::real_reset(&[(true, S), (false, S | A), (true, A), (false, R), (true, A)], 10)]
+    #[case::came_in(&[(false, S), (true, S | A), (false, A)], 86_400)]
+    #[case::came_in_half_open(&[(false, S), (true, S | A)], 60)]
+    fn tcp_times(#[case] packets: &[(bool, u8)], #[case] seconds: u64) {
+        assert_eq!(lifetime(TCP, flow(packets)), seconds * NANOS);
+    }
+
+    #[rstest]
+    #[case::udp_unanswered(17, &[(true, A)], 30)]
+    #[case::udp_answered(17, &[(true, A), (false, A)], 120)]
+    #[case::icmp(1, &[(true, A), (false, A)], 30)]
+    #[case::gre(47, &[(true, A)], 600)]
+    fn other_times(#[case] proto: u8, #[case] packets: &[(bool, u8)], #[case] seconds: u64) {
+        assert_eq!(lifetime(proto, flow(packets)), seconds * NANOS);
+    }
+
+    #[test]
+    fn a_syn_begins_anew_only_what_is_closing() {
+        assert!(!flow(&[(true, S), (false, S | A), (true, A)]).is_closing());
+        assert!(flow(&[(true, S), (false, R | A)]).is_closing());
+        assert!(flow(&[(true, S), (false, S | A), (true, F | A)]).is_closing());
+    }
+}

@@ -1,0 +1,70 @@
+//! What the decisions ask of the map; the LRU map in the kernel, a model in tests.
+
+use super::entry::{Entry, Key};
+use super::{Outbound, Seen};
+
+/// Outcome of [`Table::claim`], as `bpf_map_update_elem` returns it: looking into it costs the verifier paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim(pub i32);
+
+impl Claim {
+    pub const WON: Self = Self(0);
+    /// `-EEXIST`: somebody else has the key.
+    pub const TAKEN: Self = Self(-17);
+
+    #[inline(always)]
+    pub const fn is_won(self) -> bool {
+        self.0 == Self::WON.0
+    }
+
+    /// Neither won nor taken: the map has no room and could make none.
+    #[inline(always)]
+    pub const fn is_taken(self) -> bool {
+        self.0 == Self::TAKEN.0
+    }
+}
+
+/// An entry found. It may go away or change while it is held; nothing but [`Slot::touch`] and
+/// [`Slot::restart`] is written through it.
+pub trait Slot {
+    fn get(&self) -> Entry;
+    /// One more packet.
+    fn touch(&self, packet: Seen, now: u64);
+    /// The first packet of a new connection in place of one that was closing.
+    fn restart(&self, packet: Seen, now: u64);
+}
+
+/// The map of halves.
+pub trait Table {
+    type Slot: Slot;
+
+    fn find(&self, key: &Key) -> Option<Self::Slot>;
+    /// Inserts if nobody has the key: the one atomic step of the whole.
+    fn claim(&self, key: &Key, entry: &Entry) -> Claim;
+    /// Whether there was something to remove.
+    fn remove(&self, key: &Key) -> bool;
+    fn random(&self) -> u32;
+}
+
+/// How a packet that is not part of a flow's traffic, but speaks of one, is to be translated:
+/// the packet inside an ICMP error. Neither state nor time of the flow change (as in conntrack).
+#[inline(always)]
+pub fn find<T: Table>(table: &T, key: &Key) -> Option<Outbound> {
+    let entry = table.find(key)?.get();
+    Some(match entry.kind {
+        super::KIND_PAIR => Outbound::Translate(entry.target()),
+        _ => Outbound::Leave,
+    })
+}
+
+/// Whether the other half is there and names this one; brings it back if it is gone.
+#[inline(always)]
+pub(super) fn mend<T: Table>(table: &T, other: &Key, expected: &Entry) -> Option<T::Slot> {
+    if let Some(slot) = table.find(other) {
+        return slot.get().pairs_with(expected.target()).then_some(slot);
+    }
+    // Another CPU may do the same at once: whoever wins, the entry must be this flow's.
+    table.claim(other, expected);
+    let slot = table.find(other)?;
+    slot.get().pairs_with(expected.target()).then_some(slot)
+}

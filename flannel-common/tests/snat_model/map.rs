@@ -1,0 +1,139 @@
+//! A table in memory, with evictions at will.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use flannel_common::snat::{Claim, Endpoint, Entry, Key, Seen, Slot, Table, is_over, other_half};
+
+type Meanwhile = Box<dyn FnOnce(&Map)>;
+
+/// The map, with evictions at will.
+#[derive(Default)]
+pub(crate) struct Map {
+    cells: RefCell<BTreeMap<Key, Rc<Cell<Entry>>>>,
+    random: Cell<u32>,
+    /// Runs before the n-th operation from now: another CPU, or the LRU, in the middle of a decision.
+    meanwhile: RefCell<Option<(u32, Meanwhile)>>,
+}
+
+impl Map {
+    fn step(&self) {
+        let due = {
+            let mut meanwhile = self.meanwhile.borrow_mut();
+            match meanwhile.take() {
+                Some((0, act)) => Some(act),
+                Some((n, act)) => {
+                    *meanwhile = Some((n - 1, act));
+                    None
+                }
+                None => None,
+            }
+        };
+        if let Some(act) = due {
+            act(self);
+        }
+    }
+
+    /// Has `act` run before the `nth` operation from now.
+    pub(crate) fn before(&self, nth: u32, act: impl FnOnce(&Map) + 'static) {
+        *self.meanwhile.borrow_mut() = Some((nth, Box::new(act)));
+    }
+
+    /// Forgets what [`Map::before`] has not run.
+    pub(crate) fn in_peace(&self) {
+        self.meanwhile.borrow_mut().take();
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<Entry> {
+        self.cells.borrow().get(key).map(|cell| cell.get())
+    }
+
+    /// Whether the half under `key` names `to`.
+    pub(crate) fn pairs(&self, key: &Key, to: Endpoint) -> bool {
+        self.get(key).is_some_and(|entry| entry.pairs_with(to))
+    }
+
+    pub(crate) fn evict(&self, nth: usize) -> Option<Key> {
+        let mut cells = self.cells.borrow_mut();
+        let at = nth.checked_rem(cells.len())?;
+        let key = *cells.keys().nth(at)?;
+        cells.remove(&key);
+        Some(key)
+    }
+
+    pub(crate) fn sweep(&self, now: u64) {
+        let keys: Vec<Key> = self.cells.borrow().keys().copied().collect();
+        for key in keys {
+            let Some(entry) = self.get(&key) else {
+                continue;
+            };
+            let other = other_half(&key, &entry).and_then(|other| self.get(&other));
+            if is_over(&key, &entry, other.as_ref(), now) {
+                self.cells.borrow_mut().remove(&key);
+            }
+        }
+    }
+}
+
+pub(crate) struct Held(Rc<Cell<Entry>>);
+
+impl Slot for Held {
+    fn get(&self) -> Entry {
+        self.0.get()
+    }
+
+    fn touch(&self, packet: Seen, now: u64) {
+        let entry = self.0.get();
+        self.0.set(Entry {
+            seen: Seen(entry.seen).then(packet).0,
+            last_seen: now,
+            ..entry
+        });
+    }
+
+    fn restart(&self, packet: Seen, now: u64) {
+        self.0.set(Entry {
+            seen: packet.0,
+            last_seen: now,
+            ..self.0.get()
+        });
+    }
+}
+
+impl Table for Map {
+    type Slot = Held;
+
+    fn find(&self, key: &Key) -> Option<Held> {
+        self.step();
+        self.cells
+            .borrow()
+            .get(key)
+            .map(|cell| Held(Rc::clone(cell)))
+    }
+
+    fn claim(&self, key: &Key, entry: &Entry) -> Claim {
+        self.step();
+        let mut cells = self.cells.borrow_mut();
+        if cells.contains_key(key) {
+            return Claim::TAKEN;
+        }
+        cells.insert(*key, Rc::new(Cell::new(*entry)));
+        Claim::WON
+    }
+
+    fn remove(&self, key: &Key) -> bool {
+        self.step();
+        self.cells.borrow_mut().remove(key).is_some()
+    }
+
+    fn random(&self) -> u32 {
+        let next = self
+            .random
+            .get()
+            .wrapping_mul(747_796_405)
+            .wrapping_add(2_891_336_453);
+        self.random.set(next);
+        next
+    }
+}

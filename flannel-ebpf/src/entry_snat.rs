@@ -1,0 +1,76 @@
+//! The hooks of source NAT, attached only with `--ip-masq`.
+//!
+//! They are programs of their own, in a chain with those that tunnel: each has its own verifier budget,
+//! and a node that does not translate pays nothing. What is rare continues in a program without a hook.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use flannel_common::Ipv4;
+use flannel_common::program::Program;
+
+use crate::globals::{SUBNET, UPLINK_IP};
+use crate::skb::Skb;
+use crate::verdict::finish;
+use crate::{snat_odd, snat_open, snat_rx, snat_tx};
+
+/// Egress of the uplink.
+#[classifier]
+pub(crate) fn uplink_tx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = snat_tx::run(&skb, UPLINK_IP.load());
+    finish(&skb, Program::UplinkTx, outcome)
+}
+
+/// Ingress of the uplink.
+#[classifier]
+pub(crate) fn uplink_snat_rx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = snat_rx::run(&skb, UPLINK_IP.load());
+    finish(&skb, Program::UplinkSnatRx, outcome)
+}
+
+/// Egress of `flannel.<VNI>`, ahead of `overlay_tx`.
+#[classifier]
+pub(crate) fn overlay_snat_tx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = snat_tx::run(&skb, overlay_ip());
+    finish(&skb, Program::OverlaySnatTx, outcome)
+}
+
+/// Ingress of `flannel.<VNI>`.
+#[classifier]
+pub(crate) fn overlay_snat_rx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = snat_rx::run(&skb, overlay_ip());
+    finish(&skb, Program::OverlaySnatRx, outcome)
+}
+
+/// The first packet of a flow that leaves.
+#[classifier]
+pub(crate) fn snat_open(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = snat_open::run(&skb);
+    finish(&skb, Program::SnatOpen, outcome)
+}
+
+/// An ICMP error or a fragment that leaves.
+#[classifier]
+pub(crate) fn snat_odd_tx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = snat_odd::leaving(&skb);
+    finish(&skb, Program::SnatOddTx, outcome)
+}
+
+/// An ICMP error or a fragment that arrives.
+#[classifier]
+pub(crate) fn snat_odd_rx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = snat_odd::arriving(&skb);
+    finish(&skb, Program::SnatOddRx, outcome)
+}
+
+/// The address of `flannel.<VNI>`: the first of our subnet.
+#[inline(always)]
+fn overlay_ip() -> Ipv4 {
+    SUBNET.load().to_be_bytes()
+}

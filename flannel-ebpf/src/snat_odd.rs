@@ -1,0 +1,113 @@
+//! What is no packet of a translated flow: ICMP errors, fragments behind the first, connections that come in.
+
+use flannel_common::reason::Reason;
+use flannel_common::snat::{Outbound, WAY_IN, WAY_OUT, Whose, note};
+
+use crate::skb::{self, Skb};
+use crate::snat_fragments::First;
+use crate::snat_open::is_exempt;
+use crate::snat_table::{Snat, cluster};
+use crate::snat_tx::{leave, odd};
+use crate::snat_work::{self, Odd, Work};
+use crate::verdict::Verdict;
+use crate::{snat_fragments, snat_icmp, snat_rewrite};
+
+#[inline(always)]
+pub(crate) fn leaving(skb: &Skb) -> Result<Verdict, Reason> {
+    let work = snat_work::get().ok_or(Reason::SnatUnready)?;
+    match work.odd {
+        Odd::Error => error_leaves(skb, work),
+        Odd::Follower | Odd::CameIn => follower_leaves(skb, work),
+    }
+}
+
+/// An error a pod, or the node for it, sends about a packet that came in.
+#[inline(always)]
+fn error_leaves(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
+    if !snat_icmp::read(skb, work) {
+        return odd(work, Reason::SnatMalformed);
+    }
+    match snat_icmp::flow(work, WAY_OUT) {
+        Some(Outbound::Translate(to)) => {
+            work.to = to;
+            let mut done = snat_icmp::translate(skb, work, WAY_OUT);
+            if done == Reason::SnatError && cluster().has(work.ip.src) {
+                done = snat_rewrite::address(skb, work, true, work.node.local, done);
+            }
+            Err(done)
+        }
+        Some(Outbound::Leave) => leave(work),
+        // The node may speak of a pod's packet in its own name; the pod's address is in there all the same.
+        None if cluster().has(work.embedded.ip.dst) => Err(Reason::SnatNoFlow),
+        None => odd(work, Reason::SnatNoFlow),
+    }
+}
+
+/// The first fragment may still come, or have been lost: a pod's follower is sent as the node in any case,
+/// which is right for all but the replies of connections that came in.
+#[inline(always)]
+fn follower_leaves(skb: &Skb, work: &Work) -> Result<Verdict, Reason> {
+    if work.whose == Whose::Own {
+        return Ok(Verdict::Untouched);
+    }
+    if is_exempt(&work.ip) {
+        return Err(Reason::SnatKept);
+    }
+    if let Some(First::Left) = snat_fragments::recall(work, WAY_OUT) {
+        return Err(Reason::SnatKept);
+    }
+    Err(snat_rewrite::address(
+        skb,
+        work,
+        true,
+        work.node.local,
+        Reason::Snat,
+    ))
+}
+
+#[inline(always)]
+pub(crate) fn arriving(skb: &Skb) -> Result<Verdict, Reason> {
+    let Some(work) = snat_work::get() else {
+        return Ok(Verdict::Untouched);
+    };
+    match work.odd {
+        Odd::Error => error_arrives(skb, work),
+        Odd::Follower => follower_arrives(skb, work),
+        Odd::CameIn => {
+            note(&Snat, skb::coarse_ns(), &work.packet);
+            Ok(Verdict::Untouched)
+        }
+    }
+}
+
+/// An error about a packet that left under our address.
+#[inline(always)]
+fn error_arrives(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
+    if !snat_icmp::read(skb, work) {
+        return Ok(Verdict::Untouched);
+    }
+    let Some(Outbound::Translate(to)) = snat_icmp::flow(work, WAY_IN) else {
+        return Ok(Verdict::Untouched);
+    };
+    work.to = to;
+    let done = match snat_icmp::translate(skb, work, WAY_IN) {
+        Reason::SnatError => snat_rewrite::address(skb, work, false, to.addr, Reason::SnatError),
+        failed => failed,
+    };
+    Err(done)
+}
+
+/// A follower whose first fragment is still to come is left to the node, like any packet nobody knows.
+#[inline(always)]
+fn follower_arrives(skb: &Skb, work: &Work) -> Result<Verdict, Reason> {
+    match snat_fragments::recall(work, WAY_IN) {
+        Some(First::Translated(addr)) => Err(snat_rewrite::address(
+            skb,
+            work,
+            false,
+            addr,
+            Reason::SnatReply,
+        )),
+        _ => Ok(Verdict::Untouched),
+    }
+}

@@ -1,0 +1,39 @@
+//! The first packet of a flow that leaves.
+
+use flannel_common::header::Ip;
+use flannel_common::program::Program;
+use flannel_common::reason::Reason;
+use flannel_common::snat::{Outbound, ROUNDS, Refused, open};
+
+use crate::skb::Skb;
+use crate::snat_table::{self, Snat, cluster};
+use crate::snat_tx::{leave, next, odd, rewrite};
+use crate::snat_work;
+use crate::verdict::Verdict;
+
+#[inline(always)]
+pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
+    let work = snat_work::get().ok_or(Reason::SnatUnready)?;
+    let exempt = || is_exempt(&work.ip);
+    match open(&Snat, &work.node, &work.packet, work.whose, exempt) {
+        Ok(Outbound::Translate(to)) => {
+            work.to = to;
+            Err(rewrite(skb, work))
+        }
+        Ok(Outbound::Leave) => leave(work),
+        Err(Refused::NoFlow) => odd(work, Reason::SnatNoFlow),
+        Err(Refused::Exhausted) if work.rounds + 1 < ROUNDS => {
+            // Once more from the top: the verifier would take every further try for another path.
+            work.rounds += 1;
+            next(skb, Program::SnatOpen)
+        }
+        Err(Refused::Exhausted) => Err(Reason::SnatExhausted),
+        Err(Refused::Full) => Err(Reason::SnatFull),
+    }
+}
+
+/// Exemptions are for pods' packets to the outside; an outsider's packet to another node's pod must come back here.
+#[inline(always)]
+pub(crate) fn is_exempt(ip: &Ip) -> bool {
+    cluster().has(ip.src) && snat_table::is_exempt(ip.dst)
+}

@@ -1,0 +1,65 @@
+//! What an IPv4 packet is to the SNAT programs.
+
+use flannel_common::snat::{Packet, Transport, is_icmp_error};
+
+use crate::headers;
+use crate::skb::Skb;
+use crate::snat_work::{Odd, Work};
+
+/// Where TCP's flags lie, and what must still follow: window, checksum, urgent pointer.
+const TCP_TAIL: usize = 12;
+
+#[derive(Clone, Copy)]
+pub(crate) enum Content {
+    /// Part of a flow: [`Work::packet`].
+    Flow,
+    /// An ICMP error or a fragment behind the first ([`Work::odd`]): no ports either way.
+    Odd,
+    /// ICMP that neither asks, answers nor complains.
+    Neither,
+    /// The packet ends too early, or its header is impossible.
+    Cut,
+}
+
+/// Reads what follows the header into `work`.
+#[inline(always)]
+pub(crate) fn content(skb: &Skb, work: &mut Work, way: u8) -> Content {
+    let ip = &work.ip;
+    if !ip.is_ipv4() {
+        return Content::Cut;
+    }
+    let payload = headers::IP + usize::from(ip.version_ihl & 0xf) * 4;
+    work.payload = payload as u32;
+    if ip.fragment_offset() != 0 {
+        work.odd = Odd::Follower;
+        return Content::Odd;
+    }
+    let mut head = [0u8; 8];
+    let mut flags = 0;
+    let transport = Transport::of(ip.proto);
+    if !matches!(transport, Transport::Other) {
+        let Some(loaded) = skb.load(payload) else {
+            return Content::Cut;
+        };
+        head = loaded;
+        if matches!(transport, Transport::Tcp) {
+            // To the end of the header, so that its checksum is there as well.
+            let Some(tail) = skb.load::<[u8; 8]>(payload + TCP_TAIL) else {
+                return Content::Cut;
+            };
+            flags = tail[1];
+        }
+    }
+    match Packet::new(&work.ip, way, &head, flags) {
+        Some(packet) => {
+            work.packet = packet;
+            Content::Flow
+        }
+        None if is_icmp_error(head[0]) => {
+            work.icmp_check = [head[2], head[3]];
+            work.odd = Odd::Error;
+            Content::Odd
+        }
+        None => Content::Neither,
+    }
+}

@@ -1,0 +1,60 @@
+//! Packets that arrive: replies to translated flows find their pod, and connections that come in are noted.
+
+use flannel_common::Ipv4;
+use flannel_common::program::Program;
+use flannel_common::reason::Reason;
+use flannel_common::snat::{Packet, WAY_IN, decide, inbound};
+
+use crate::skb::{self, Skb};
+use crate::snat_fragments::{self, First};
+use crate::snat_read::{self, Content};
+use crate::snat_table::{self, Snat, cluster};
+use crate::snat_work::{self, Odd};
+use crate::verdict::Verdict;
+use crate::{headers, snat_rewrite};
+
+/// `local` is the address that pods' packets leave with on this device.
+#[inline(always)]
+pub(crate) fn run(skb: &Skb, local: Ipv4) -> Result<Verdict, Reason> {
+    if !skb.is_ipv4() || !skb.is_for_host() {
+        return Ok(Verdict::Untouched);
+    }
+    let Some(headers) = headers::load(skb, headers::IP) else {
+        return Ok(Verdict::Untouched);
+    };
+    let ip = &headers.ip;
+    // Would an answer be translated, if nobody knew that it is one?
+    let answered = decide(&cluster(), ip.dst, ip.src, 0).translates();
+    if ip.dst != local && !answered {
+        return Ok(Verdict::Untouched);
+    }
+    let Some(work) = snat_work::get() else {
+        return Ok(Verdict::Untouched);
+    };
+    work.ip = headers.ip;
+    let to_us = ip.dst == local;
+    match snat_read::content(skb, work, WAY_IN) {
+        Content::Flow => {
+            if to_us && may_be_ours(&work.packet) {
+                if let Some(to) = inbound(&Snat, skb::coarse_ns(), &work.packet) {
+                    work.to = to;
+                    snat_fragments::remember(work, WAY_IN, First::Translated(to.addr));
+                    return Err(snat_rewrite::endpoint(skb, work, Reason::SnatReply));
+                }
+            }
+            if answered {
+                work.odd = Odd::CameIn;
+                skb.step(Program::SnatOddRx.step());
+            }
+        }
+        Content::Odd if to_us => skb.step(Program::SnatOddRx.step()),
+        _ => {}
+    }
+    Ok(Verdict::Untouched)
+}
+
+/// Whether the table can know the port at all: one glance instead of a look-up for the node's own traffic.
+#[inline(always)]
+fn may_be_ours(packet: &Packet) -> bool {
+    !packet.transport.has_port_range() || snat_table::ports().has(packet.key.dst_port)
+}

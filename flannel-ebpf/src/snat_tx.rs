@@ -1,0 +1,113 @@
+//! Packets that leave: flannel's table decides who is translated, [`flannel_common::snat`] to what.
+
+use flannel_common::Ipv4;
+use flannel_common::cidr;
+use flannel_common::header::{PROTO_UDP, VERSION_IHL};
+use flannel_common::program::Program;
+use flannel_common::reason::Reason;
+use flannel_common::snat::{Outbound, Rule, Transport, WAY_OUT, Whose, decide, known};
+
+use crate::globals::VXLAN_PORT;
+use crate::skb::Skb;
+use crate::snat_fragments::{self, First};
+use crate::snat_read::{self, Content};
+use crate::snat_table::{self, Snat, cluster};
+use crate::snat_work::{self, Work};
+use crate::verdict::Verdict;
+use crate::{headers, snat_rewrite};
+
+/// `local` is the address packets get on this device.
+#[inline(always)]
+pub(crate) fn run(skb: &Skb, local: Ipv4) -> Result<Verdict, Reason> {
+    if !skb.is_ipv4() {
+        return Ok(Verdict::Untouched);
+    }
+    // No sender the stack knows of makes such a frame; it might hold a pod's address all the same.
+    let headers = headers::load(skb, headers::IP).ok_or(Reason::SnatMalformed)?;
+    let ip = headers.ip;
+    let whose = if ip.src == local {
+        if never_clashes(&headers) {
+            return Ok(Verdict::Untouched);
+        }
+        Whose::Own
+    } else {
+        match decide(&cluster(), ip.src, ip.dst, skb.mark()) {
+            Rule::ClusterToOutside | Rule::OutsideToCluster => Whose::Pod,
+            _ => return Ok(Verdict::Untouched),
+        }
+    };
+    let work = snat_work::get().ok_or(Reason::SnatUnready)?;
+    work.ip = ip;
+    work.node = snat_table::node(local);
+    work.whose = whose;
+    work.rounds = 0;
+    match snat_read::content(skb, work, WAY_OUT) {
+        Content::Flow => flow(skb, work),
+        Content::Odd => next(skb, Program::SnatOddTx),
+        Content::Neither => odd(work, Reason::SnatNoFlow),
+        Content::Cut => odd(work, Reason::SnatMalformed),
+    }
+}
+
+#[inline(always)]
+fn flow(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
+    match known(&Snat, &work.node, &work.packet, work.whose) {
+        Some(Outbound::Translate(to)) => {
+            work.to = to;
+            Err(rewrite(skb, work))
+        }
+        Some(Outbound::Leave) => leave(work),
+        None => next(skb, Program::SnatOpen),
+    }
+}
+
+/// The packet gets the source [`Work::to`], and so will the fragments behind it.
+#[inline(always)]
+pub(crate) fn rewrite(skb: &Skb, work: &Work) -> Reason {
+    snat_fragments::remember(work, WAY_OUT, First::Translated(work.to.addr));
+    snat_rewrite::endpoint(skb, work, Reason::Snat)
+}
+
+/// Goes on in another program.
+#[inline(always)]
+pub(crate) fn next(skb: &Skb, step: Program) -> Result<Verdict, Reason> {
+    skb.step(step.step());
+    Err(Reason::SnatUnready)
+}
+
+/// The packet goes as it is.
+#[inline(always)]
+pub(crate) fn leave(work: &Work) -> Result<Verdict, Reason> {
+    if work.whose == Whose::Own {
+        return Ok(Verdict::Untouched);
+    }
+    snat_fragments::remember(work, WAY_OUT, First::Left);
+    Err(Reason::SnatKept)
+}
+
+/// A packet that cannot be translated. What the node sends by itself is never dropped for being odd.
+#[inline(always)]
+pub(crate) fn odd(work: &Work, reason: Reason) -> Result<Verdict, Reason> {
+    match work.whose {
+        Whose::Own => Ok(Verdict::Untouched),
+        Whose::Pod => Err(reason),
+    }
+}
+
+/// Whether a packet under our own address can be told at a glance to use no port a pod could have:
+/// above all the tunnel's packets, which all come by here.
+#[inline(always)]
+fn never_clashes(headers: &headers::Packet) -> bool {
+    let ip = &headers.ip;
+    if cidr::is_not_unicast(ip.dst) {
+        return true;
+    }
+    if ip.version_ihl != VERSION_IHL || !Transport::of(ip.proto).has_port_range() {
+        return false;
+    }
+    let l4 = &headers.l4;
+    if ip.proto == PROTO_UDP && [l4[2], l4[3]] == VXLAN_PORT.load().to_be_bytes() {
+        return true;
+    }
+    ip.fragment_offset() == 0 && !snat_table::ports().has([l4[0], l4[1]])
+}

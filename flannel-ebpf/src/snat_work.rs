@@ -1,0 +1,52 @@
+//! What a SNAT program knows of its packet, in a per-CPU map instead of registers and stack.
+//!
+//! The verifier follows every value it knows: on the stack, each protocol and direction would multiply all
+//! paths behind it. Of a map's memory it knows nothing, so that paths which differ only in values are one.
+//! It is also how a packet gets from a program to the next step.
+
+use flannel_common::header::Ip;
+use flannel_common::snat::{Embedded, Endpoint, Node, Packet, Whose};
+
+use crate::maps::SNAT_WORK;
+
+/// What the next step is for.
+#[derive(Clone, Copy)]
+pub(crate) enum Odd {
+    /// An ICMP error.
+    Error,
+    /// A fragment behind the first.
+    Follower,
+    /// A packet of a connection that came in for an address behind us.
+    CameIn,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Work {
+    pub(crate) ip: Ip,
+    /// Where the payload of [`Work::ip`] begins in the frame.
+    pub(crate) payload: u32,
+    pub(crate) packet: Packet,
+    pub(crate) node: Node,
+    pub(crate) whose: Whose,
+    pub(crate) odd: Odd,
+    /// How often a port was looked for.
+    pub(crate) rounds: u32,
+    /// The new source (on the way out) or destination (on the way in).
+    pub(crate) to: Endpoint,
+    /// Of an ICMP error: its checksum, the packet it carries, and where that and its payload begin.
+    pub(crate) icmp_check: [u8; 2],
+    pub(crate) embedded: Embedded,
+    pub(crate) embedded_at: u32,
+    pub(crate) head_at: u32,
+}
+
+/// This CPU's. A program runs to its end before another of them begins on the same CPU: both run with
+/// softirqs off.
+#[inline(always)]
+pub(crate) fn get() -> Option<&'static mut Work> {
+    let work = SNAT_WORK.get_ptr_mut(0)?;
+    // SAFETY: the only reference on this CPU, as said above. The map begins zeroed, which is a valid value
+    // of every field.
+    Some(unsafe { &mut *work })
+}

@@ -1,0 +1,103 @@
+//! What the tests of SNAT need of the fixture: the steps in place, the table in sight.
+
+use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
+use aya::maps::{HashMap, Map, ProgramArray};
+use flannel_agent::dataplane::Wire;
+use flannel_common::Ipv4;
+use flannel_common::maps;
+use flannel_common::program::Program;
+use flannel_common::snat::{Entry, Key, NANOS, WAY_IN, WAY_OUT, is_over, other_half};
+
+use super::outside::{assert_checksums, source};
+use super::{Fixture, Node, UNSPEC};
+
+impl Node {
+    /// [`Node::load`] for the programs of SNAT, which go on in others.
+    pub fn load_snat(&self) -> Fixture {
+        let mut fixture = self.load();
+        let mut map = fixture.ebpf.take_map(maps::STEPS).unwrap();
+        let mut steps = ProgramArray::try_from(&mut map).unwrap();
+        for program in Program::STEPS {
+            let fd = fixture.program(program).fd().unwrap().try_clone().unwrap();
+            steps.set(program.step(), &fd, 0).unwrap();
+        }
+        // The kernel empties a program array that nobody in user space holds.
+        fixture.steps = Some(map);
+        fixture
+    }
+}
+
+impl Fixture {
+    fn table(&mut self) -> HashMap<&mut aya::maps::MapData, Wire<Key>, Wire<Entry>> {
+        let map: &mut Map = self.ebpf.map_mut(maps::SNAT).unwrap();
+        HashMap::try_from(map).unwrap()
+    }
+
+    /// Everything the SNAT table holds.
+    pub fn snat_entries(&mut self) -> Vec<(Key, Entry)> {
+        let table = self.table();
+        let entries = table.iter().map(|entry| entry.unwrap());
+        let mut entries: Vec<_> = entries.map(|(Wire(k), Wire(v))| (k, v)).collect();
+        entries.sort_by_key(|(key, _)| *key);
+        entries
+    }
+
+    /// The two keys of the one flow in the table: out, in.
+    pub fn snat_halves(&mut self) -> (Key, Key) {
+        let keys: Vec<Key> = self.snat_entries().iter().map(|e| e.0).collect();
+        let of = |way| *keys.iter().find(|key| key.way == way).unwrap();
+        (of(WAY_OUT), of(WAY_IN))
+    }
+
+    /// The seconds for which the agent would keep some of the table after the last packet.
+    pub fn snat_lifetime(&mut self) -> u64 {
+        let entries = self.snat_entries();
+        let now = entries.iter().map(|e| e.1.last_seen).max().unwrap();
+        let over = |seconds: u64| {
+            entries.iter().all(|(key, entry)| {
+                let other =
+                    other_half(key, entry).and_then(|other| entries.iter().find(|e| e.0 == other));
+                is_over(key, entry, other.map(|e| &e.1), now + seconds * NANOS)
+            })
+        };
+        (1..100_000).find(|seconds| over(*seconds)).unwrap() - 1
+    }
+
+    /// As the LRU would take it.
+    pub fn evict_snat(&mut self, key: &Key) {
+        self.table().remove(&Wire(*key)).unwrap();
+    }
+
+    /// Overwrites an entry, to make it old, say.
+    pub fn set_snat(&mut self, key: &Key, entry: &Entry) {
+        self.table().insert(Wire(*key), Wire(*entry), 0).unwrap();
+    }
+
+    /// Makes every entry `seconds` older.
+    pub fn age_snat(&mut self, seconds: u64) {
+        for (key, entry) in self.snat_entries() {
+            let old = Entry {
+                last_seen: entry.last_seen - seconds * NANOS,
+                ..entry
+            };
+            self.set_snat(&key, &old);
+        }
+    }
+
+    /// Runs `uplink_tx` on a pod's packet that must not be dropped; returns the source it leaves with.
+    pub fn leaves(&mut self, packet: &[u8]) -> (Ipv4, u16) {
+        let out = self.run(Program::UplinkTx, packet);
+        assert_eq!(out.action, UNSPEC);
+        assert_checksums(&out.packet);
+        source(&out.packet)
+    }
+
+    /// Lets pods keep their address towards a prefix.
+    pub fn exempt(&mut self, addr: Ipv4, len: u32) {
+        let map = self.ebpf.map_mut(maps::EXEMPT).unwrap();
+        LpmTrie::<_, Ipv4, u8>::try_from(map)
+            .unwrap()
+            .insert(&Prefix::new(len, addr), 1, 0)
+            .unwrap();
+    }
+}

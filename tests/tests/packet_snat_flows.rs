@@ -1,0 +1,108 @@
+//! Translated flows: every protocol there and back, to the byte.
+
+use flannel_common::program::Program::{SnatOpen, UplinkSnatRx, UplinkTx};
+use flannel_common::reason::Reason;
+use flannel_tests::packet::outside::{ACK, Plain, SYN, SYN_ACK, US, source, with_options};
+use flannel_tests::packet::{Node, Run, UNSPEC};
+use rstest::rstest;
+
+type Make = fn(Plain) -> Vec<u8>;
+
+/// Protocols whose port is kept when it lies in the range.
+#[rstest]
+#[case::tcp(|p: Plain| p.tcp(SYN), |p: Plain| p.tcp(SYN_ACK))]
+#[case::udp(Plain::udp, Plain::udp)]
+#[case::udp_without_checksum(Plain::udp_without_checksum, Plain::udp_without_checksum)]
+#[case::sctp(|p: Plain| p.other(132), |p: Plain| p.other(132))]
+#[case::gre(|p: Plain| p.other(47), |p: Plain| p.other(47))]
+#[case::esp(|p: Plain| p.other(50), |p: Plain| p.other(50))]
+#[case::ping(Plain::ping, Plain::pong)]
+fn there_and_back_to_the_byte(#[case] ask: Make, #[case] answer: Make) {
+    let mut node = Node::default().load_snat();
+    let packet = Plain {
+        sport: 50_000,
+        ..Plain::default()
+    };
+    let seen = packet.from(US, 50_000);
+    for _ in 0..2 {
+        let gone = node.run(UplinkTx, &ask(packet));
+        assert_eq!((gone.action, gone.packet), (UNSPEC, ask(seen)));
+        let back = node.run(UplinkSnatRx, &answer(seen.answer()));
+        assert_eq!(
+            (back.action, back.packet),
+            (UNSPEC, answer(packet.answer()))
+        );
+    }
+    assert_eq!(node.counted(SnatOpen), [(Reason::Snat, 1)], "the first");
+    assert_eq!(node.counted(UplinkTx), [(Reason::Snat, 1)], "the second");
+    assert_eq!(node.counted(UplinkSnatRx), [(Reason::SnatReply, 2)]);
+}
+
+#[rstest]
+#[case::tcp(|p: Plain| p.tcp(SYN), |p: Plain| p.tcp(SYN_ACK))]
+#[case::udp(Plain::udp, Plain::udp)]
+#[case::udp_without_checksum(Plain::udp_without_checksum, Plain::udp_without_checksum)]
+fn a_port_outside_the_range_is_changed(#[case] ask: Make, #[case] answer: Make) {
+    let mut node = Node::default().load_snat();
+    for sport in [1, 1023, 40_000, 49_151] {
+        let packet = Plain {
+            sport,
+            ..Plain::default()
+        };
+        let gone = node.run(UplinkTx, &ask(packet)).packet;
+        let (addr, port) = source(&gone);
+        assert_eq!(gone, ask(packet.from(US, port)));
+        assert!(addr == US && port >= 49_152, "{port}");
+        let back = node.run(UplinkSnatRx, &answer(packet.from(US, port).answer()));
+        assert_eq!(back.packet, answer(packet.answer()));
+    }
+}
+
+/// 0xffff is how UDP sends a checksum that came out as zero; zero would mean "none".
+#[test]
+fn a_udp_checksum_never_becomes_none() {
+    let mut node = Node::default().load_snat();
+    for payload in 0..64 {
+        for sport in 50_000..50_064 {
+            let packet = Plain {
+                sport,
+                payload,
+                ..Plain::default()
+            };
+            let gone = node.run(UplinkTx, &packet.udp()).packet;
+            assert_eq!(gone, packet.from(US, sport).udp());
+        }
+    }
+}
+
+#[test]
+fn options_are_carried_along() {
+    let mut node = Node::default().load_snat();
+    let packet = Plain {
+        sport: 50_000,
+        ..Plain::default()
+    };
+    let seen = packet.from(US, 50_000);
+    let gone = node.run(UplinkTx, &with_options(&packet.tcp(SYN)));
+    assert_eq!(gone.packet, with_options(&seen.tcp(SYN)));
+    let back = node.run(UplinkSnatRx, &with_options(&seen.answer().tcp(SYN_ACK)));
+    assert_eq!(back.packet, with_options(&packet.answer().tcp(SYN_ACK)));
+}
+
+#[test]
+fn a_packet_of_many_segments_is_translated_whole() {
+    let mut node = Node::default().load_snat();
+    let packet = Plain {
+        sport: 50_000,
+        payload: 2800,
+        ..Plain::default()
+    };
+    let bytes = packet.tcp(ACK);
+    let run = Run {
+        packet: &bytes,
+        gso_size: 500,
+        ..Run::default()
+    };
+    let gone = node.run_with(UplinkTx, &run);
+    assert_eq!(gone.packet, packet.from(US, 50_000).tcp(ACK));
+}

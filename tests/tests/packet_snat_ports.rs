@@ -1,0 +1,155 @@
+//! Ports of translated flows: shared out, exhausted, and kept apart from the node's own.
+
+use std::collections::BTreeSet;
+
+use flannel_common::program::Program::{SnatOpen, UplinkSnatRx, UplinkTx};
+use flannel_common::reason::Reason;
+use flannel_tests::packet::outside::{ACK, OTHER_POD, POD, Plain, RST, SYN, SYN_ACK, US, source};
+use flannel_tests::packet::{Node, SHOT, UNSPEC};
+use rstest::rstest;
+
+type Make = fn(Plain) -> Vec<u8>;
+
+/// Several pods use the same port towards the same server: each gets its own, and its own answers.
+#[test]
+fn no_two_flows_leave_as_one() {
+    let mut node = Node {
+        snat_ports: (50_000, 50_015),
+        ..Node::default()
+    }
+    .load_snat();
+    let flows: Vec<Plain> = (1..=16u8)
+        .map(|pod| Plain::default().from([10, 244, 1, pod], 50_000))
+        .collect();
+    let ports: Vec<u16> = flows
+        .iter()
+        .map(|flow| node.leaves(&flow.tcp(SYN)).1)
+        .collect();
+    assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), 16);
+    for (flow, port) in flows.iter().zip(&ports) {
+        let answer = flow.from(US, *port).answer().tcp(SYN_ACK);
+        assert_eq!(
+            node.run(UplinkSnatRx, &answer).packet,
+            flow.answer().tcp(SYN_ACK)
+        );
+    }
+
+    // The range is exhausted: new flows fail and say so, old ones live.
+    let late = Plain::default().from([10, 244, 1, 99], 50_000);
+    assert_eq!(node.run(UplinkTx, &late.tcp(SYN)).action, SHOT);
+    assert_eq!(node.count(SnatOpen, Reason::SnatExhausted).packets, 1);
+    assert_eq!(node.leaves(&flows[7].tcp(ACK)), (US, ports[7]));
+    // Another remote port is another range.
+    let elsewhere = Plain { dport: 80, ..late };
+    assert_eq!(node.leaves(&elsewhere.tcp(SYN)).0, US);
+}
+
+/// With nobody sweeping, a flow that has outlived its time gives its port to a new one.
+#[test]
+fn the_dead_make_room_when_the_range_is_exhausted() {
+    let mut node = Node {
+        snat_ports: (50_000, 50_000),
+        ..Node::default()
+    }
+    .load_snat();
+    let old = Plain::default();
+    let new = old.from(OTHER_POD, 40_000);
+    node.leaves(&old.udp());
+    assert_eq!(node.run(UplinkTx, &new.udp()).action, SHOT, "alive");
+    node.age_snat(31);
+    assert_eq!(node.leaves(&new.udp()), (US, 50_000));
+    assert_eq!(
+        node.snat_entries().len(),
+        2,
+        "nothing of the old flow is left"
+    );
+    assert_eq!(node.run(UplinkTx, &old.udp()).action, SHOT);
+}
+
+/// The node's own connection is first: a pod gets another port towards that server.
+#[rstest]
+#[case::tcp(|p: Plain| p.tcp(SYN))]
+#[case::tcp_answer(|p: Plain| p.tcp(SYN_ACK))]
+#[case::udp(Plain::udp)]
+#[case::ping(Plain::ping)]
+fn the_nodes_own_port_is_not_given_to_a_pod(#[case] make: Make) {
+    let mut node = Node::default().load_snat();
+    let own = Plain::default().from(US, 50_000);
+    let sent = node.run(UplinkTx, &make(own));
+    assert_eq!((sent.action, sent.packet), (UNSPEC, make(own)));
+
+    let pod = own.from(POD, 50_000);
+    let ask: Make = if make(own)[23] == 6 {
+        |p| p.tcp(SYN)
+    } else {
+        make
+    };
+    let gone = node.run(UplinkTx, &ask(pod)).packet;
+    assert_ne!(gone, ask(own), "another port");
+
+    let answer = if make(own)[23] == 1 {
+        own.answer().pong()
+    } else {
+        make(own.answer())
+    };
+    let back = node.run(UplinkSnatRx, &answer);
+    assert_eq!(back.packet, answer, "the answer is the node's");
+}
+
+/// The pod was first: the node's (or the kernel NAT's) flow gets another port, and its answers come back to it.
+#[rstest]
+#[case::tcp(|p: Plain| p.tcp(SYN), |p: Plain| p.tcp(SYN_ACK))]
+#[case::udp(Plain::udp, Plain::udp)]
+fn a_pods_port_is_not_given_to_the_node(#[case] ask: Make, #[case] answer: Make) {
+    let mut node = Node::default().load_snat();
+    let pod = Plain::default().from(POD, 50_000);
+    assert_eq!(node.leaves(&ask(pod)), (US, 50_000));
+
+    let own = pod.from(US, 50_000);
+    for _ in 0..2 {
+        let gone = node.run(UplinkTx, &ask(own)).packet;
+        let (addr, port) = source(&gone);
+        assert_eq!(addr, US);
+        assert_ne!(port, 50_000);
+        assert_eq!(gone, ask(own.from(US, port)));
+        let back = node.run(UplinkSnatRx, &answer(own.from(US, port).answer()));
+        assert_eq!(back.packet, answer(own.answer()), "the node's answer");
+    }
+    let back = node.run(UplinkSnatRx, &answer(own.answer()));
+    assert_eq!(back.packet, answer(pod.answer()), "the pod's answer");
+}
+
+/// A protocol without ports has one flow per remote address; the node comes before its pods.
+#[test]
+fn without_ports_the_node_comes_first_and_one_pod_after_it() {
+    let mut node = Node::default().load_snat();
+    let first = Plain::default();
+    let second = first.from(OTHER_POD, 0);
+    let own = first.from(US, 0);
+    assert_eq!(node.run(UplinkTx, &first.other(47)).action, UNSPEC);
+    assert_eq!(node.run(UplinkTx, &second.other(47)).action, SHOT);
+    assert_eq!(node.count(SnatOpen, Reason::SnatExhausted).packets, 1);
+    assert_eq!(node.run(UplinkTx, &own.other(47)).packet, own.other(47));
+    let back = node.run(UplinkSnatRx, &own.answer().other(47));
+    assert_eq!(back.packet, own.answer().other(47));
+    assert_eq!(node.run(UplinkTx, &first.other(47)).action, SHOT);
+}
+
+/// Ports of the node outside the range cannot clash, and cost no entry.
+#[test]
+fn the_nodes_other_ports_are_not_noted() {
+    let mut node = Node::default().load_snat();
+    for bytes in [
+        Plain::default().from(US, 49_151).tcp(SYN),
+        Plain::default().from(US, 22).udp(),
+        Plain::default().from(US, 50_000).tcp(RST),
+        Plain {
+            dst: [224, 0, 0, 18],
+            ..Plain::default().from(US, 0)
+        }
+        .other(112),
+    ] {
+        assert_eq!(node.run(UplinkTx, &bytes).packet, bytes);
+    }
+    assert_eq!(node.snat_entries(), []);
+}

@@ -60,10 +60,7 @@ impl<N: Node> Agent<N> {
         loop {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => {
-                    self.systemd.stopping();
-                    return;
-                }
+                () = cancel.cancelled() => return,
                 () = self.systemd.due() => {
                     self.systemd.alive();
                     continue;

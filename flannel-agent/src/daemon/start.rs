@@ -53,6 +53,7 @@ pub(super) async fn run<S: LeaseSource, N: Node>(
 ) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let outcome = live(options, Arc::new(source), node, ready, &cancel, &mut tasks).await;
+    Systemd::stopping();
     cancel.cancel();
     let farewell = async { while tasks.join_next().await.is_some() {} };
     // What does not end in time is dropped with the set.

@@ -46,7 +46,8 @@ impl Systemd {
         }
     }
 
-    pub(super) fn stopping(&self) {
+    /// Whatever the reason for the end.
+    pub(super) fn stopping() {
         tell(&[NotifyState::Stopping]);
     }
 

@@ -29,6 +29,11 @@ pub(crate) const NEEDS: &[Need] = &[
         "/usr/include/stdio.h",
         "headers for C code in dependencies",
     ),
+    need(
+        "libprotobuf-dev",
+        "/usr/include/google/protobuf/descriptor.proto",
+        "what the etcd client's messages import",
+    ),
     need("protobuf-compiler", "protoc", "the etcd client's messages"),
     need("etcd-server", "etcd", "the store of the tests and the demo"),
     need("etcd-client", "etcdctl", "shows the leases in the demo"),

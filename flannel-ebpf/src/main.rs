@@ -3,6 +3,16 @@
 //! On the host this is an empty program, so that the workspace can be linted as one.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    target_arch = "bpf",
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::needless_pass_by_value,
+        reason = "helpers take and return C integers: sizes of headers, ports and verdicts, all far below 2^31; and what is inlined costs nothing by value"
+    )
+)]
 
 #[cfg(target_arch = "bpf")]
 mod decap;

@@ -46,8 +46,10 @@ impl Skb {
         let raw: *mut __sk_buff = ctx.as_ptr().cast();
         // Read once, and volatile: LLVM would keep `raw + offset` in a register for later reads, and the
         // verifier allows no access through a context pointer that was added to.
-        // SAFETY: the context is valid for the whole program run; the verifier checks the offset.
-        let gso_size = unsafe { (&raw const (*raw).gso_size).read_volatile() };
+        // SAFETY: the context is valid for the whole program run.
+        let gso_size = unsafe { &raw const (*raw).gso_size };
+        // SAFETY: as above; the verifier checks the offset.
+        let gso_size = unsafe { gso_size.read_volatile() };
         Self { ctx, gso_size }
     }
 

@@ -35,12 +35,13 @@ pub(crate) fn run(skb: &Skb, local: Ipv4) -> Result<Verdict, Reason> {
     let to_us = ip.dst == local;
     match snat_read::content(skb, work, WAY_IN) {
         Content::Flow => {
-            if to_us && may_be_ours(&work.packet) {
-                if let Some(to) = inbound(&Snat, skb::coarse_ns(), &work.packet) {
-                    work.to = to;
-                    snat_fragments::remember(work, WAY_IN, First::Translated(to.addr));
-                    return Err(snat_rewrite::endpoint(skb, work, Reason::SnatReply));
-                }
+            if to_us
+                && may_be_ours(&work.packet)
+                && let Some(to) = inbound(&Snat, skb::coarse_ns(), &work.packet)
+            {
+                work.to = to;
+                snat_fragments::remember(work, WAY_IN, First::Translated(to.addr));
+                return Err(snat_rewrite::endpoint(skb, work, Reason::SnatReply));
             }
             if answered {
                 work.odd = Odd::CameIn;

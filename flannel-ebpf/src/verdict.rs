@@ -49,8 +49,7 @@ fn count(program: Program, reason: Reason, len: u32) {
     let slot = counters.cast::<Count>().wrapping_add(reason as usize);
     // SAFETY: `Counters` is one `Count` per reason (asserted in flannel_common::stats), so the slot lies
     // inside this CPU's value, which no other CPU writes.
-    unsafe {
-        (*slot).packets += 1;
-        (*slot).bytes += u64::from(len);
-    }
+    let counter = unsafe { &mut *slot };
+    counter.packets += 1;
+    counter.bytes += u64::from(len);
 }

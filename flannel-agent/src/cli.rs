@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::cleanup::Outcome;
 use crate::docker_opts::{self, DockerOpts};
 use crate::inspect::{Doctor, Inspect};
 use crate::logging::describe;
@@ -76,6 +77,9 @@ pub enum Task {
     #[command(subcommand)]
     Config(Box<ConfigTask>),
     /// Take everything of a network off this node: hooks, maps, devices, routes; takes the agent's flags
+    ///
+    /// Exit status: 0 done, or nothing to do; 1 something could not be removed; 2 a dry run that found
+    /// something to remove.
     Cleanup(Box<Cleanup>),
     /// Turn the subnet file into options for Docker's daemon, as flannel's mk-docker-opts.sh does
     MkDockerOpts(DockerOpts),
@@ -104,6 +108,9 @@ pub struct Show {
 /// `flannel-agent cleanup`
 #[derive(Debug, Args)]
 pub struct Cleanup {
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub flags: Flags,
 }
@@ -148,10 +155,11 @@ pub fn main() -> ExitCode {
             show_config(show, matches, origins)
         }
         Some(Task::Cleanup(cleanup)) => {
-            let outcome =
-                configure(&cleanup.flags, origins).and_then(|config| crate::cleanup::main(&config));
+            let outcome = configure(&cleanup.flags, origins)
+                .and_then(|config| crate::cleanup::main(&config, cleanup.dry_run));
             match outcome {
-                Ok(()) => ExitCode::SUCCESS,
+                Ok(Outcome::WouldRemove) => ExitCode::from(2),
+                Ok(Outcome::Removed | Outcome::NothingToDo) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!("error: {}", describe(&error));
                     ExitCode::FAILURE

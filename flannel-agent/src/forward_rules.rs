@@ -78,6 +78,27 @@ pub async fn ensure(network: Ipv4Net) -> Result<bool, ForwardRulesError> {
     Ok(added)
 }
 
+/// Whether any rule of `network` is there.
+///
+/// # Errors
+/// iptables cannot be run.
+pub async fn are_there(network: Ipv4Net) -> Result<bool, ForwardRulesError> {
+    match run(&["-S", CHAIN]).await {
+        Err(ForwardRulesError::Run(error)) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error.into());
+        }
+        // No iptables, no chain.
+        Err(_) => return Ok(false),
+        Ok(_) => {}
+    }
+    for rule in rules(network) {
+        if run(&with("-C", CHAIN, &rule)).await.is_ok() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Removes the rules of `network`, and the chain with the last of them. What is not there is fine.
 ///
 /// # Errors

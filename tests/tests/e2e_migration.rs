@@ -99,13 +99,24 @@ fn connections_survive_the_way_from_flanneld_and_back() {
 
     assert!(new.terminate().success());
     alive();
+    let before = output(cleanup(&new).arg("--dry-run"));
+    assert_eq!(before.status.code(), Some(2), "{before:?}");
+    assert!(new.exec("ip link show flannel.1").contains("flgro.1"));
+    alive();
     let said = run(&mut cleanup(&new));
     assert!(said.contains("removed the device flannel."), "{said}");
+    // The dry run names all that goes, and nothing else.
+    let planned = String::from_utf8(before.stdout).unwrap();
+    assert_eq!(planned.replace("would remove", "removed"), said);
     assert!(new.try_exec("ip link show flannel.1").stdout.is_empty());
     assert!(new.try_exec("ip link show flgro.1").stdout.is_empty());
     assert_eq!(new.exec("ip route show proto 102"), "");
     let said = run(&mut cleanup(&new));
-    assert!(said.contains("nothing of /coreos.com/network"), "{said}");
+    assert!(
+        said.starts_with("nothing to do: nothing of /coreos.com/network"),
+        "{said}"
+    );
+    run(cleanup(&new).arg("--dry-run"));
 
     let back = KernelVxlan::with_subnet(new.stop(), &net, subnet);
     back.follow_leases();

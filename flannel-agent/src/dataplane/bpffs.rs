@@ -71,14 +71,14 @@ impl Pins {
         entries(&self.links())
     }
 
-    /// Removes every pin of the network, and with the pinned links what is attached. Returns whether
-    /// there was anything.
-    pub(super) fn remove_all(&self) -> Result<bool, DataplaneError> {
+    /// Removes every pin of the network, and with the pinned links what is attached.
+    pub(super) fn remove_all(&self) -> Result<(), DataplaneError> {
         let path = self.root.clone();
         match fs::remove_dir_all(&path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(DataplaneError::Pin { path, error }),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(DataplaneError::Pin { path, error })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -105,16 +105,34 @@ impl Dataplane {
     }
 }
 
-/// Removes all pins of a network: its programs run nowhere any more, its maps are gone. Returns whether there
-/// were any.
+/// Whether anything of a network is pinned.
+pub(crate) fn has_pins(bpffs: &Path, network: &str) -> bool {
+    bpffs::Pins::of(bpffs, network).root().exists()
+}
+
+/// Removes all pins of a network: its programs run nowhere any more, its maps are gone.
 ///
 /// # Errors
 /// If one cannot be removed.
-pub(crate) fn remove_pins(bpffs: &Path, network: &str) -> Result<bool, DataplaneError> {
+pub(crate) fn remove_pins(bpffs: &Path, network: &str) -> Result<(), DataplaneError> {
     bpffs::Pins::of(bpffs, network).remove_all()
 }
 
-/// Removes our clsact filters of `vni` from one hook of `device`. Returns whether there were any.
+/// Whether one hook of `device` has clsact filters of ours, of `vni`.
+///
+/// # Errors
+/// If the kernel does not list them.
+pub(crate) async fn has_filters(
+    net: &Netlink,
+    device: &Link,
+    direction: Direction,
+    vni: u32,
+) -> Result<bool, DataplaneError> {
+    let filters = net.filters(device.index, direction).await?;
+    Ok(filters.iter().any(|filter| hooks::is_ours(filter, vni)))
+}
+
+/// Removes our clsact filters of `vni` from one hook of `device`.
 ///
 /// # Errors
 /// If the kernel does not list or remove them.
@@ -123,8 +141,7 @@ pub(crate) async fn remove_filters(
     device: &Link,
     direction: Direction,
     vni: u32,
-) -> Result<bool, DataplaneError> {
-    let mut any = false;
+) -> Result<(), DataplaneError> {
     for filter in net.filters(device.index, direction).await? {
         if hooks::is_ours(&filter, vni) {
             hooks::remove_filter(&device.name, direction, filter.handle).map_err(|error| {
@@ -133,10 +150,9 @@ pub(crate) async fn remove_filters(
                     error: Box::new(error),
                 }
             })?;
-            any = true;
         }
     }
-    Ok(any)
+    Ok(())
 }
 
 /// CPUs that can run at once; one, if the kernel does not say.

@@ -1,0 +1,65 @@
+//! What of a network is on this node, in the order in which it goes.
+
+use ipnet::Ipv4Net;
+
+use super::Step;
+use super::step::devices;
+use crate::cli::Config;
+use crate::net::{Direction, Link, Netlink};
+use crate::{dataplane, forward_rules, mark, subnet_env};
+
+/// Hooks before devices: what arrives goes back to the kernel at once.
+pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<Step>> {
+    let name = mark::network_name(&config.etcd.prefix);
+    let links = net.links().await?;
+    let alias = mark::alias(&name);
+    let ours: Vec<&Link> = links
+        .iter()
+        .filter(|link| link.alias.as_deref() == Some(alias.as_str()))
+        .collect();
+    let mut steps = Vec::new();
+    for vni in ours.iter().copied().filter_map(mark::vni_of) {
+        for device in &links {
+            for direction in [Direction::Ingress, Direction::Egress] {
+                if dataplane::has_filters(net, device, direction, vni).await? {
+                    steps.push(Step::Filters {
+                        device: device.clone(),
+                        direction,
+                        vni,
+                    });
+                }
+            }
+        }
+    }
+    if dataplane::has_pins(&config.bpffs, &name) {
+        steps.push(Step::Pins { network: name });
+    }
+    let devices = devices(&ours).into_iter();
+    steps.extend(devices.map(|link| Step::Device(link.name.clone())));
+    // Where the agent left no subnet file it made no route that outlives its device.
+    if let Some(network) = subnet_env::read(&config.subnet_file)?.network {
+        steps.extend(direct_routes(net, network).await?);
+        if forward_rules::are_there(network).await? {
+            steps.push(Step::ForwardRules(network));
+        }
+    }
+    Ok(steps)
+}
+
+/// Our routes to single peers.
+async fn direct_routes(net: &Netlink, network: Ipv4Net) -> anyhow::Result<Vec<Step>> {
+    let routes = net.our_routes().await?;
+    let inside = routes
+        .into_iter()
+        .filter(|route| network.contains(&route.destination));
+    Ok(inside
+        .filter_map(|route| {
+            let path = route.paths.first()?;
+            Some(Step::Route {
+                destination: route.destination,
+                via: path.gateway?,
+                index: path.index,
+            })
+        })
+        .collect())
+}

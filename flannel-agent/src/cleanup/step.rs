@@ -1,0 +1,129 @@
+//! One thing to remove.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use crate::cli::Config;
+use crate::net::{Direction, Link, Netlink};
+use crate::{dataplane, forward_rules, mark};
+
+/// Something of ours on this node. Removing what is gone by then has succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Our clsact filters on one hook.
+    Filters {
+        device: Link,
+        direction: Direction,
+        vni: u32,
+    },
+    /// Everything pinned, and with the links what is attached.
+    Pins {
+        network: String,
+    },
+    Device(String),
+    /// A route to one peer.
+    Route {
+        destination: Ipv4Net,
+        via: Ipv4Addr,
+        index: u32,
+    },
+    /// The accept rules in iptables.
+    ForwardRules(Ipv4Net),
+}
+
+impl Step {
+    pub(super) async fn perform(&self, net: &Netlink, config: &Config) -> anyhow::Result<()> {
+        match self {
+            Self::Filters {
+                device,
+                direction,
+                vni,
+            } => dataplane::remove_filters(net, device, *direction, *vni).await?,
+            Self::Pins { network } => dataplane::remove_pins(&config.bpffs, network)?,
+            Self::Device(name) => {
+                if let Some(link) = net.link(name).await? {
+                    net.delete_link(link.index).await?;
+                }
+            }
+            Self::Route {
+                destination,
+                via,
+                index,
+            } => {
+                net.remove_route_via(*destination, *via, *index).await?;
+            }
+            Self::ForwardRules(network) => forward_rules::remove(*network).await?,
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Filters {
+                device, direction, ..
+            } => write!(f, "the filters of {} ({direction})", device.name),
+            Self::Pins { network } => write!(f, "programs and maps of {network}"),
+            Self::Device(name) => write!(f, "the device {name}"),
+            Self::Route {
+                destination, via, ..
+            } => write!(f, "the route {destination} via {via}"),
+            Self::ForwardRules(network) => {
+                write!(f, "the iptables rules that accept {network} in FORWARD")
+            }
+        }
+    }
+}
+
+/// Devices of ours, without those that go with another: people know the near end of a pair.
+pub(super) fn devices<'a>(ours: &[&'a Link]) -> Vec<&'a Link> {
+    let is_near = |link: &Link| mark::vni_of(link).is_some();
+    let goes_along = |link: &Link| {
+        !is_near(link)
+            && ours
+                .iter()
+                .any(|near| is_near(near) && near.peer == Some(link.index))
+    };
+    let mut devices: Vec<&Link> = ours.iter().copied().filter(|l| !goes_along(l)).collect();
+    devices.sort_by_key(|link| !is_near(link));
+    devices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Kind;
+
+    fn link(index: u32, name: &str, peer: Option<u32>) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            kind: Kind::Veth,
+            mac: None,
+            mtu: 1450,
+            alias: Some(mark::alias("net")),
+            up: true,
+            running: true,
+            noarp: true,
+            loopback: false,
+            ethernet: true,
+            peer,
+            controller: None,
+        }
+    }
+
+    #[test]
+    fn a_pair_goes_by_its_near_end_and_a_lone_far_end_by_itself() {
+        let (near, far) = (link(5, "flannel.1", Some(6)), link(6, "flgro.1", Some(5)));
+        let names = |links: &[&Link]| -> Vec<String> {
+            devices(links).iter().map(|l| l.name.clone()).collect()
+        };
+        assert_eq!(names(&[&far, &near]), ["flannel.1"]);
+        assert_eq!(names(&[&far]), ["flgro.1"]);
+        let other = link(9, "flgro.2", Some(8));
+        assert_eq!(names(&[&other, &near]), ["flannel.1", "flgro.2"]);
+    }
+}

@@ -55,6 +55,10 @@ impl Agent {
         &self.daemon
     }
 
+    pub fn daemon_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+
     /// What it has logged since its last start.
     pub fn log(&self) -> String {
         self.daemon.log()

@@ -2,8 +2,11 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use nix::sys::signal::Signal;
 
 use crate::netns::Netns;
 use crate::network::{Network, Subnet};
@@ -51,6 +54,37 @@ impl Datastore {
         self.wait_until_up();
     }
 
+    /// Answers nobody, and lets nobody know that it does not, until [`Self::thaw`].
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.lock().expect("no panic holds it");
+        process.as_ref().expect("etcd runs").signal(signal);
+    }
+
+    /// A copy of the data as it is now, taken while etcd is down.
+    pub fn backup(&self) -> PathBuf {
+        self.kill();
+        let backup = self.folder.with_extension("backup");
+        crate::netns::run(Command::new("cp").arg("-a").args([&self.folder, &backup]));
+        self.restart();
+        backup
+    }
+
+    /// Starts it with the data of a [`Self::backup`]: what was written since is forgotten, revisions too.
+    pub fn restore(&self, backup: &Path) {
+        self.kill();
+        std::fs::remove_dir_all(&self.folder).expect("remove the data of etcd");
+        std::fs::rename(backup, &self.folder).expect("put the backup in its place");
+        self.restart();
+    }
+
     fn launch(&self) {
         let mut command = self.netns.command("etcd");
         command
@@ -85,7 +119,7 @@ impl Datastore {
             .success()
     }
 
-    fn client(&self, args: &[&str]) -> std::process::Command {
+    fn client(&self, args: &[&str]) -> Command {
         let mut command = self.netns.command("etcdctl");
         command
             .env("ETCDCTL_API", "3")

@@ -1,6 +1,7 @@
 //! The loaded object: maps, programs, and the hooks they are on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use aya::Ebpf;
 use aya::programs::SchedClassifier;
@@ -21,6 +22,8 @@ use crate::plan::PeerChanges;
 #[derive(Debug)]
 pub(crate) struct Bpf {
     object: Object,
+    bpffs: PathBuf,
+    network: String,
     pins: Pins,
     way: Way,
     loaded: Option<Running>,
@@ -45,11 +48,29 @@ impl Bpf {
         let pins = Pins::open(&options.bpffs, &options.network)?;
         Ok(Self {
             object,
+            bpffs: options.bpffs.clone(),
+            network: options.network.clone(),
             _alive: Alive::hold(pins.root()).ok(),
             pins,
             way: options.attach.into(),
             loaded: None,
         })
+    }
+
+    /// Makes the folder again if somebody unmounted the file system or removed pins of maps: what was loaded
+    /// cannot be found there by anybody any more, so it will be loaded anew.
+    pub(crate) fn repair_pins(&mut self) -> Result<(), DataplaneError> {
+        if self.loaded.is_none() || self.object.is_pinned(&self.pins) {
+            return Ok(());
+        }
+        tracing::warn!(
+            "maps are not pinned in {} any more: loading the programs again",
+            self.pins.root().display()
+        );
+        self.pins = Pins::open(&self.bpffs, &self.network)?;
+        self._alive = Alive::hold(self.pins.root()).ok();
+        self.loaded = None;
+        Ok(())
     }
 
     /// Opens the maps and loads the programs of `attachments` with new constants. What is attached runs on.

@@ -109,6 +109,11 @@ impl Object {
             .map_err(|error| DataplaneError::Maps(Box::new(error)))
     }
 
+    /// Whether every map of this object is pinned.
+    pub(super) fn is_pinned(&self, pins: &Pins) -> bool {
+        self.maps.iter().all(|map| pins.map(&map.name).exists())
+    }
+
     /// Whether a map is pinned that this object can use.
     pub(super) fn has_usable_pin(&self, name: &str, pins: &Pins) -> bool {
         self.maps

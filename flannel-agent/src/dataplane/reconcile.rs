@@ -44,6 +44,7 @@ impl Dataplane {
     pub async fn reconcile(&mut self, desired: &Desired) -> Result<Report, ReconcileError> {
         let before = self.mirror.take();
         self.name_ignored(&desired.peers);
+        self.bpf.repair_pins().map_err(ReconcileError::Observe)?;
         let observed = self.actual(desired).await;
         let actual = observed.map_err(ReconcileError::Observe)?;
         let mut actions = plan(desired, &actual)?;

@@ -5,7 +5,7 @@
 //! share the port; whichever gets a packet delivers it to the network that the VNI names.
 
 mod fit;
-mod frame;
+pub mod frame;
 mod holder;
 mod inject;
 mod networks;

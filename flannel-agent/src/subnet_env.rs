@@ -84,7 +84,8 @@ pub(crate) fn text(path: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
-pub(crate) fn parse(text: &str) -> Previous {
+/// What the text of a subnet file says.
+pub fn parse(text: &str) -> Previous {
     Previous {
         network: only_cidr(text, "FLANNEL_NETWORK"),
         subnet: only_cidr(text, "FLANNEL_SUBNET"),

@@ -5,6 +5,7 @@ mod build_ebpf;
 mod check;
 mod demo;
 mod docs;
+mod fuzz;
 mod llvm;
 mod process;
 mod reproducible;
@@ -41,6 +42,8 @@ enum Verb {
     Demo(demo::Demo),
     /// Set up, build, and run the unit, packet and end-to-end tests (needs root)
     Test(test::Test),
+    /// Look for bytes that break a parser, for some seconds per target
+    Fuzz(fuzz::Fuzz),
     /// Check format, lints on host and BPF, and dependencies
     Check(check::Check),
     /// Write the pages of docs/ that are made from the code, or check them
@@ -67,6 +70,7 @@ fn run() -> anyhow::Result<()> {
         Verb::BuildEbpf(verb) => verb.run(&workspace),
         Verb::Demo(verb) => verb.run(&workspace),
         Verb::Test(verb) => verb.run(&workspace),
+        Verb::Fuzz(verb) => verb.run(&workspace),
         Verb::Check(verb) => verb.run(&workspace),
         Verb::Docs(verb) => verb.run(&workspace),
         Verb::Bench(verb) => verb.run(&workspace),

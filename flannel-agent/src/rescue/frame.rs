@@ -12,10 +12,10 @@ const VXLAN: usize = size_of::<Vxlan>();
 
 /// A checked inner frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Frame<'a> {
-    pub(super) vni: u32,
-    pub(super) src_mac: Mac,
-    pub(super) ip: Ip,
+pub struct Frame<'a> {
+    pub vni: u32,
+    pub src_mac: Mac,
+    pub ip: Ip,
     /// The IPv4 packet, without what Ethernet padded.
     packet: &'a [u8],
 }
@@ -23,7 +23,7 @@ pub(super) struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// # Errors
     /// The reason why it is not delivered.
-    pub(super) fn parse(payload: &'a [u8]) -> Result<Self, Reason> {
+    pub fn parse(payload: &'a [u8]) -> Result<Self, Reason> {
         let (vxlan, rest) = split::<Vxlan>(payload, VXLAN)?;
         let (eth, packet) = split::<Eth>(rest, Eth::LEN)?;
         if vxlan.flags != FLAGS || vxlan.vni[3] != 0 {
@@ -53,7 +53,7 @@ impl<'a> Frame<'a> {
     ///
     /// # Errors
     /// [`Reason::EcnCe`], by RFC 6040.
-    pub(super) fn decapsulate(&self, outer_tos: u8) -> Result<Vec<u8>, Reason> {
+    pub fn decapsulate(&self, outer_tos: u8) -> Result<Vec<u8>, Reason> {
         let mut packet = self.packet.to_vec();
         let bits = match ecn::decapsulate(outer_tos, self.ip.tos) {
             ecn::Decap::Keep => return Ok(packet),

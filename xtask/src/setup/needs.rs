@@ -24,6 +24,7 @@ const fn need(package: &'static str, command: &'static str, purpose: &'static st
 /// Everything but the compiler for BPF and its LLVM, whose packages have versions in their names.
 pub(crate) const NEEDS: &[Need] = &[
     need("gcc", "cc", "linker for host programs"),
+    need("g++", "g++", "the fuzz targets' engine"),
     need(
         "libc6-dev",
         "/usr/include/stdio.h",

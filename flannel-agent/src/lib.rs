@@ -31,4 +31,5 @@ pub mod plan;
 pub mod rescue;
 pub mod source;
 pub mod subnet_env;
+pub mod sweep;
 pub mod uplink;

@@ -38,6 +38,8 @@ struct Done {
     lease_expiry: Gauge,
     datastore_troubles: Counter,
     netlink_overruns: Counter,
+    snat_entries: Gauge,
+    snat_swept: Counter,
 }
 
 static DONE: LazyLock<Done> = LazyLock::new(|| Done {
@@ -48,6 +50,8 @@ static DONE: LazyLock<Done> = LazyLock::new(|| Done {
     lease_expiry: Gauge::default(),
     datastore_troubles: Counter::default(),
     netlink_overruns: Counter::default(),
+    snat_entries: Gauge::default(),
+    snat_swept: Counter::default(),
 });
 
 /// The node was compared with what is wanted, and brought there or not.
@@ -84,6 +88,13 @@ pub fn datastore_troubled() {
 /// The kernel announced more than fits into the socket.
 pub fn netlink_overrun() {
     DONE.netlink_overruns.inc();
+}
+
+/// The SNAT table was walked: so many entries were there, so many flows were over.
+pub fn swept(entries: usize, flows: usize) {
+    DONE.snat_entries
+        .set(i64::try_from(entries).unwrap_or(i64::MAX));
+    DONE.snat_swept.inc_by(flows as u64);
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {
@@ -158,6 +169,16 @@ impl Done {
             "netlink_overruns",
             "Announcements of the kernel lost, and made up for by a full look",
             self.netlink_overruns.clone(),
+        );
+        registry.register(
+            "snat_entries",
+            "Entries in the SNAT table when it was last swept; two for a translated flow",
+            self.snat_entries.clone(),
+        );
+        registry.register(
+            "snat_swept_flows",
+            "Flows removed from the SNAT table because they were over",
+            self.snat_swept.clone(),
         );
     }
 }

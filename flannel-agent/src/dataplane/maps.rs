@@ -212,8 +212,16 @@ fn understand(peer: &maps::Peer) -> Option<Peer> {
 /// A removal of what is not there has succeeded.
 fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(error) if is_absent(&error) => Ok(()),
         other => other,
+    }
+}
+
+/// Whether there was no such key.
+pub(super) fn is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(e) => e.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
     }
 }

@@ -11,6 +11,7 @@ mod object;
 pub(crate) mod probe;
 mod reconcile;
 mod requirements;
+mod snat;
 pub mod view;
 mod wire;
 
@@ -26,6 +27,7 @@ pub(crate) use hooks::Target;
 pub(crate) use maps::Sources;
 pub use maps::Stats;
 pub use reconcile::{ReconcileError, Report};
+pub use snat::{SnatTable, Swept, clock};
 pub use wire::Wire;
 
 use crate::actual::{Actual, PeerMaps};

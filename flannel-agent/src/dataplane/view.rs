@@ -1,6 +1,6 @@
 //! The pinned objects, read only: what forwards, with or without an agent.
 
-mod batch;
+pub(super) mod batch;
 mod error;
 mod hooks;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `flows`: the table of the fast path, entry by entry as the kernel hands it out.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use clap::Args;
@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::output::{Format, json};
 use super::{Look, Verdict};
+use crate::dataplane::clock;
 use crate::mac::MacAddr;
 
 /// `flows …`
@@ -63,7 +64,7 @@ pub(super) struct Way {
 impl Flows {
     pub(super) fn show(&self, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         let view = self.look.view()?;
-        let now = Now::read(view.epoch()?)?;
+        let now = Now::read(view.epoch()?);
         if self.look.output == Format::Table {
             writeln!(out, "{}", heading())?;
         }
@@ -89,21 +90,11 @@ impl Flows {
 
 impl Now {
     /// The programs' clock.
-    pub(super) fn read(epoch: u32) -> io::Result<Self> {
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: the kernel writes to a timespec of ours.
-        if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-        let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or_default();
-        Ok(Self {
-            tick: tick(seconds * 1_000_000_000 + nanoseconds),
+    pub(super) fn read(epoch: u32) -> Self {
+        Self {
+            tick: tick(clock()),
             epoch,
-        })
+        }
     }
 }
 

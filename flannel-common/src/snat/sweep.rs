@@ -1,16 +1,82 @@
 //! Which entries the agent may remove.
 
-use super::Seen;
-use super::entry::{Entry, KIND_PAIR, Key};
+use super::entry::{Entry, KIND_PAIR, Key, WAY_IN};
 use super::seen::lifetime;
+use super::{NANOS, Seen};
+
+/// The map, as whoever sweeps it sees it: one entry at a time.
+pub trait Halves {
+    type Error;
+
+    /// # Errors
+    /// If the map cannot be read.
+    fn get(&self, key: &Key) -> Result<Option<Entry>, Self::Error>;
+    /// Whether there was something to remove.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    fn remove(&mut self, key: &Key) -> Result<bool, Self::Error>;
+}
+
+/// TCP that was never confirmed: the shortest time that the halves have together and neither has alone.
+const UNCONFIRMED: u64 = 60 * NANOS;
 
 /// The key of the other half, for an entry that has one.
 pub fn other_half(key: &Key, entry: &Entry) -> Option<Key> {
     (entry.kind == KIND_PAIR).then(|| key.other_half(entry.target()))
 }
 
-/// Whether a flow is over at `now` (monotonic nanoseconds). `other` is what the map holds under
-/// [`other_half`]; asking for it is only worth while when the entry [is expired](Entry::is_expired) by itself.
+/// Whether an entry's flow may be over: what can be said without a look at the other half. For a flow that is
+/// over it says so of at least one of its halves.
+pub fn may_be_over(key: &Key, entry: &Entry, now: u64) -> bool {
+    let syn = Seen::SYN | Seen::SYN << 4;
+    entry.is_expired(key.proto, now)
+        || entry.seen & syn != 0 && now.saturating_sub(entry.last_seen) > UNCONFIRMED
+}
+
+/// Removes the flow of `key`, where `entry` was read, if it is over; `false` if there was nothing to remove.
+///
+/// # Errors
+/// If the map cannot be read or written.
+pub fn sweep<H: Halves>(
+    halves: &mut H,
+    key: &Key,
+    entry: &Entry,
+    now: u64,
+) -> Result<bool, H::Error> {
+    if !may_be_over(key, entry, now) {
+        return Ok(false);
+    }
+    // The entry was read some time ago.
+    let Some(entry) = halves.get(key)? else {
+        return Ok(false);
+    };
+    let mate = other_half(key, &entry);
+    let other = match &mate {
+        Some(mate) => halves.get(mate)?,
+        None => None,
+    };
+    if !is_over(key, &entry, other.as_ref(), now) {
+        return Ok(false);
+    }
+    let other = other.filter(|other| other.pairs_with(key.source_of_half()));
+    let (Some(mate), Some(other)) = (mate, other) else {
+        return halves.remove(key);
+    };
+    // The in half first: a packet that leaves just now brings it back, and its flow goes on.
+    let (back, out, out_entry) = if key.way == WAY_IN {
+        (key, &mate, other)
+    } else {
+        (&mate, key, entry)
+    };
+    let removed = halves.remove(back)?;
+    if halves.get(out)? != Some(out_entry) {
+        return Ok(false);
+    }
+    Ok(halves.remove(out)? || removed)
+}
+
+/// Whether a flow is over at `now` (monotonic nanoseconds). `other` is what the map holds under [`other_half`].
 pub fn is_over(key: &Key, entry: &Entry, other: Option<&Entry>, now: u64) -> bool {
     let (mut seen, mut last_seen) = (Seen(entry.seen), entry.last_seen);
     if let Some(other) = other.filter(|other| other.pairs_with(key.source_of_half())) {
@@ -22,7 +88,14 @@ pub fn is_over(key: &Key, entry: &Entry, other: Option<&Entry>, now: u64) -> boo
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Endpoint, NANOS, WAY_OUT};
+    use core::cell::RefCell;
+    use core::convert::Infallible;
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::super::{Endpoint, KIND_LEAVE, KIND_OWN, WAY_OUT};
     use super::*;
 
     const OUT: Key = Key {
@@ -77,5 +150,124 @@ mod tests {
         back.addr = [10, 244, 1, 6];
         assert!(is_over(&OUT, &out, Some(&back), 1000 * NANOS));
         assert!(is_over(&OUT, &out, None, 1000 * NANOS));
+    }
+
+    /// A map, in which something may happen between two steps of a sweep.
+    #[derive(Default)]
+    struct Memory {
+        entries: RefCell<BTreeMap<Key, Entry>>,
+        /// Touched as soon as anything is removed.
+        touched: Option<(Key, u64)>,
+    }
+
+    impl Halves for &Memory {
+        type Error = Infallible;
+
+        fn get(&self, key: &Key) -> Result<Option<Entry>, Infallible> {
+            Ok(self.entries.borrow().get(key).copied())
+        }
+
+        fn remove(&mut self, key: &Key) -> Result<bool, Infallible> {
+            let removed = self.entries.borrow_mut().remove(key).is_some();
+            if let Some((touched, at)) = self.touched
+                && let Some(entry) = self.entries.borrow_mut().get_mut(&touched)
+            {
+                entry.last_seen = at;
+            }
+            Ok(removed)
+        }
+    }
+
+    impl Memory {
+        fn of(entries: &[(Key, Entry)]) -> Self {
+            Self {
+                entries: RefCell::new(entries.iter().copied().collect()),
+                touched: None,
+            }
+        }
+
+        /// One walk over all entries; how many flows were removed, how many entries are left.
+        fn walk(&self, now: u64) -> (usize, usize) {
+            let all: Vec<_> = self
+                .entries
+                .borrow()
+                .iter()
+                .map(|(k, e)| (*k, *e))
+                .collect();
+            let swept = all
+                .iter()
+                .filter(|(key, entry)| sweep(&mut &*self, key, entry, now).unwrap())
+                .count();
+            (swept, self.entries.borrow().len())
+        }
+    }
+
+    #[test]
+    fn both_halves_go_together() {
+        let (out, back) = halves(0, 50_000 * NANOS);
+        let map = Memory::of(&[(OUT, out), (OUT.other_half(US), back)]);
+        assert_eq!(map.walk(136_399 * NANOS), (0, 2));
+        assert_eq!(map.walk(136_401 * NANOS), (1, 0));
+    }
+
+    #[test]
+    fn a_half_alone_goes_alone() {
+        let (out, mut back) = halves(0, 0);
+        back.addr = [10, 244, 1, 6];
+        let anothers = (OUT.other_half(US), back);
+        let map = Memory::of(&[(OUT, out), anothers]);
+        assert!(sweep(&mut &map, &OUT, &out, 200 * NANOS).unwrap());
+        assert_eq!(map.entries.into_inner(), [anothers].into());
+    }
+
+    #[rstest]
+    #[case::came_in(KIND_LEAVE)]
+    #[case::the_nodes_own(KIND_OWN)]
+    fn a_note_has_no_other_half(#[case] kind: u8) {
+        let note = Entry::new(kind, OUT.source(), Seen::out(Seen::RST), 0);
+        let map = Memory::of(&[(OUT, note)]);
+        assert_eq!(map.walk(10 * NANOS), (0, 1));
+        assert_eq!(map.walk(11 * NANOS), (1, 0));
+    }
+
+    #[test]
+    fn what_is_read_is_read_again_before_it_is_removed() {
+        let (out, _) = halves(0, 0);
+        let map = Memory::of(&[(
+            OUT,
+            Entry {
+                last_seen: 200 * NANOS,
+                ..out
+            },
+        )]);
+        assert!(!sweep(&mut &map, &OUT, &out, 201 * NANOS).unwrap());
+    }
+
+    #[test]
+    fn a_flow_that_sends_in_the_middle_of_it_goes_on() {
+        let (out, back) = halves(0, 0);
+        let now = 100_000 * NANOS;
+        let map = Memory {
+            touched: Some((OUT, now)),
+            ..Memory::of(&[(OUT, out), (OUT.other_half(US), back)])
+        };
+        assert_eq!(map.walk(now), (0, 1));
+    }
+
+    proptest! {
+        /// Else a flow that is over would never be looked at.
+        #[test]
+        fn of_what_is_over_one_half_says_so(
+            out_seen in 0u8..16, back_seen in 0u8..16, proto in prop_oneof![Just(6), Just(17), Just(1), Just(47)],
+            out_at in 0..2_000u64, back_at in 0..2_000u64, now in 0..200_000u64,
+        ) {
+            let key = Key { proto, ..OUT };
+            let now = (2_000 + now) * NANOS;
+            let out = Entry::new(KIND_PAIR, US, Seen::out(out_seen), out_at * NANOS);
+            let back = Entry::new(KIND_PAIR, key.source(), Seen::back(back_seen), back_at * NANOS);
+            if is_over(&key, &out, Some(&back), now) {
+                prop_assert!(may_be_over(&key, &out, now) || may_be_over(&key.other_half(US), &back, now));
+            }
+        }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::rc::Rc;
 
-use flannel_common::snat::{Claim, Endpoint, Entry, Key, Seen, Slot, Table, is_over, other_half};
+use flannel_common::snat::{Claim, Endpoint, Entry, Halves, Key, Seen, Slot, Table, sweep};
 
 type Meanwhile = Box<dyn FnOnce(&Map)>;
 
@@ -68,11 +69,20 @@ impl Map {
             let Some(entry) = self.get(&key) else {
                 continue;
             };
-            let other = other_half(&key, &entry).and_then(|other| self.get(&other));
-            if is_over(&key, &entry, other.as_ref(), now) {
-                self.cells.borrow_mut().remove(&key);
-            }
+            let Ok(_) = sweep(&mut &*self, &key, &entry, now);
         }
+    }
+}
+
+impl Halves for &Map {
+    type Error = Infallible;
+
+    fn get(&self, key: &Key) -> Result<Option<Entry>, Infallible> {
+        Ok(Map::get(self, key))
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<bool, Infallible> {
+        Ok(self.cells.borrow_mut().remove(key).is_some())
     }
 }
 

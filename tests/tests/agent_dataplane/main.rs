@@ -15,3 +15,4 @@ mod peers;
 mod replacement;
 mod rescue;
 mod rig;
+mod snat_sweep;

@@ -16,7 +16,7 @@ use flannel_tests::sweep;
 
 pub(crate) const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 pub(crate) const PEER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-const NETWORK: &str = "coreos_com_network";
+pub(crate) const NETWORK: &str = "coreos_com_network";
 
 /// The node: `eth0` 192.168.0.1/24 with a far end `far0`, subnet 10.244.1.0/24.
 #[derive(Debug)]

@@ -45,7 +45,7 @@ const AT_ONCE: u32 = 4096;
 
 /// Goes through all entries. What is written meanwhile may or may not be seen.
 #[derive(Debug)]
-pub(super) struct Batches<'a, K, V> {
+pub(in crate::dataplane) struct Batches<'a, K, V> {
     map: &'a MapData,
     /// The kernel's own bookmark: for hash maps the number of the next bucket.
     bookmark: Option<u32>,
@@ -55,7 +55,7 @@ pub(super) struct Batches<'a, K, V> {
 
 impl<'a, K: Pod, V: Pod> Batches<'a, K, V> {
     /// `map` must be a hash map with keys and values of these sizes.
-    pub(super) fn of(map: &'a MapData) -> io::Result<Self> {
+    pub(in crate::dataplane) fn of(map: &'a MapData) -> io::Result<Self> {
         let info = map.info().map_err(io::Error::other)?;
         let sizes = (info.key_size() as usize, info.value_size() as usize);
         if sizes != (size_of::<K>(), size_of::<V>()) {

@@ -1,0 +1,120 @@
+//! The SNAT table, for whoever removes what is over.
+
+use std::fmt;
+use std::path::Path;
+
+use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::sys::SyscallError;
+use flannel_common::maps::SNAT;
+use flannel_common::snat::{Entry, Halves, Key, sweep};
+
+use super::bpffs::Pins;
+use super::maps::is_absent;
+use super::view::batch::Batches;
+use super::{DataplaneError, Wire};
+
+/// A network's pinned table.
+pub struct SnatTable {
+    entries: Entries,
+    /// The same map again: aya's typed one does not hand out what a walk needs.
+    whole: MapData,
+}
+
+struct Entries(HashMap<MapData, Wire<Key>, Wire<Entry>>);
+
+/// What one walk over the table found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Entries that were there, two for a translated flow.
+    pub entries: usize,
+    /// Flows of them that were over, and were removed.
+    pub flows: usize,
+}
+
+impl fmt::Debug for SnatTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnatTable").finish_non_exhaustive()
+    }
+}
+
+impl SnatTable {
+    /// Opens the table of a network; `None` if none is pinned.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(bpffs: &Path, network: &str) -> Result<Option<Self>, DataplaneError> {
+        let pin = Pins::of(bpffs, network).map(SNAT);
+        if !pin.exists() {
+            return Ok(None);
+        }
+        let open = || MapData::from_pin(&pin).map_err(failed("open"));
+        let map = Map::from_map_data(open()?).map_err(failed("open"))?;
+        Ok(Some(Self {
+            entries: Entries(HashMap::try_from(map).map_err(failed("open"))?),
+            whole: open()?,
+        }))
+    }
+
+    /// Removes every flow that is over at `now` (nanoseconds of the programs' clock, [`clock`]). The table is not
+    /// frozen: buckets are read one by one, and flows come and go meanwhile.
+    ///
+    /// # Errors
+    /// If the map cannot be read or written.
+    pub fn sweep(&mut self, now: u64) -> Result<Swept, DataplaneError> {
+        let unreadable = |error| {
+            let error = SyscallError {
+                call: "BPF_MAP_LOOKUP_BATCH",
+                io_error: error,
+            };
+            failed("read")(error.into())
+        };
+        let Self { entries, whole } = self;
+        let mut swept = Swept::default();
+        for batch in Batches::<Key, Entry>::of(whole).map_err(unreadable)? {
+            let batch = batch.map_err(unreadable)?;
+            swept.entries += batch.len();
+            for (key, entry) in &batch {
+                swept.flows += usize::from(sweep(entries, key, entry, now)?);
+            }
+        }
+        Ok(swept)
+    }
+}
+
+impl Halves for Entries {
+    type Error = DataplaneError;
+
+    fn get(&self, key: &Key) -> Result<Option<Entry>, DataplaneError> {
+        match self.0.get(&Wire(*key), 0) {
+            Ok(Wire(entry)) => Ok(Some(entry)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("read")(error)),
+        }
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<bool, DataplaneError> {
+        match self.0.remove(&Wire(*key)) {
+            Ok(()) => Ok(true),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(failed("remove")(error)),
+        }
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(MapError) -> DataplaneError {
+    move |error| DataplaneError::map(SNAT, what, error)
+}
+
+/// The programs' clock: nanoseconds of `CLOCK_MONOTONIC`.
+#[must_use]
+pub fn clock() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel writes to a timespec of ours. It fails for clocks it does not have only, and has this one.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or_default();
+    seconds * 1_000_000_000 + nanoseconds
+}

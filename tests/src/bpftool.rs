@@ -49,7 +49,7 @@ pub fn count(agent: &Agent, program: Program, reason: Reason) -> u64 {
 }
 
 /// Where the agent pins: below its bpffs, by network and layout.
-fn pins(agent: &Agent) -> PathBuf {
+pub(crate) fn pins(agent: &Agent) -> PathBuf {
     let network: String = agent
         .net()
         .prefix

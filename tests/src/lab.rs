@@ -17,13 +17,12 @@ use crate::host::Host;
 use crate::netns::Netns;
 use crate::network::Network;
 use crate::node::Node;
+use crate::outside::Outside;
 use crate::sweep;
 
 pub(crate) const ETCD: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
 const ROUTER: u8 = 254;
 const FIRST_NODE: u8 = 11;
-const OUTSIDE_ROUTER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-const OUTSIDE_SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 
 /// What the wires between nodes carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,47 +124,6 @@ impl Lab {
     }
 }
 
-/// A machine that is no part of the cluster.
-#[derive(Debug)]
-pub struct Outside {
-    netns: Netns,
-    _underlay: Arc<Underlay>,
-}
-
-impl Outside {
-    fn create(underlay: &Arc<Underlay>) -> Self {
-        let netns = underlay.namespace("outside");
-        let router = underlay.router();
-        router.ip_batch(&[
-            format!(
-                "link add outside type veth peer name eth0 netns {}",
-                netns.name()
-            ),
-            format!("addr add {OUTSIDE_ROUTER}/24 dev outside"),
-            "link set outside up".to_owned(),
-        ]);
-        netns.ip_batch(&[
-            format!("addr add {OUTSIDE_SERVER}/24 dev eth0"),
-            "link set eth0 up".to_owned(),
-            format!("route add default via {OUTSIDE_ROUTER}"),
-        ]);
-        Self {
-            netns,
-            _underlay: underlay.clone(),
-        }
-    }
-
-    pub fn address(&self) -> Ipv4Addr {
-        OUTSIDE_SERVER
-    }
-}
-
-impl Host for Outside {
-    fn netns(&self) -> &Netns {
-        &self.netns
-    }
-}
-
 /// Switch, router and folder: what nodes hang on.
 #[derive(Debug)]
 pub(crate) struct Underlay {
@@ -241,7 +199,7 @@ impl Underlay {
         address
     }
 
-    fn router(&self) -> &Netns {
+    pub(crate) fn router(&self) -> &Netns {
         self.router.get_or_init(|| {
             let router = self.namespace("router");
             self.switch.ip_batch(&[

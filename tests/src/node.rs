@@ -91,6 +91,16 @@ impl Node {
         self.folder.join("bpf")
     }
 
+    /// The other end of its uplink's wire: where it is, and what it is called there.
+    pub(crate) fn far_end(&self) -> (&Netns, String) {
+        let [_, _, segment, host] = self.address.octets();
+        let netns = match segment {
+            0 => &*self.underlay.switch,
+            _ => self.underlay.router(),
+        };
+        (netns, format!("port{host}"))
+    }
+
     /// Whether bridged packets pass iptables (`br_netfilter`).
     pub fn br_netfilter(&self, on: bool) {
         self.sysctl("net.bridge.bridge-nf-call-iptables", u8::from(on));

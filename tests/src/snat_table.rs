@@ -1,0 +1,68 @@
+//! An agent's table of translated flows, for tests that look into it or make it older.
+
+use aya::maps::{HashMap, Map, MapData};
+use flannel_agent::dataplane::Wire;
+use flannel_common::maps::SNAT;
+use flannel_common::snat::{Entry, KIND_PAIR, Key, NANOS, WAY_OUT};
+
+use crate::agent::Agent;
+use crate::bpftool;
+
+/// The pinned table.
+pub struct SnatTable {
+    map: HashMap<MapData, Wire<Key>, Wire<Entry>>,
+}
+
+impl std::fmt::Debug for SnatTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnatTable").finish_non_exhaustive()
+    }
+}
+
+impl SnatTable {
+    /// # Panics
+    /// If it is not pinned.
+    pub fn of(agent: &Agent) -> Self {
+        let pin = bpftool::pins(agent).join("maps").join(SNAT);
+        let map = MapData::from_pin(&pin).unwrap_or_else(|e| panic!("{}: {e}", pin.display()));
+        let map = Map::from_map_data(map).expect("a map");
+        Self {
+            map: map.try_into().expect("a hash map"),
+        }
+    }
+
+    /// Everything in it. Flows that come or go meanwhile may be missing.
+    pub fn entries(&self) -> Vec<(Key, Entry)> {
+        let keys = self.map.keys().filter_map(Result::ok);
+        keys.filter_map(|key| Some((key.0, self.map.get(&key, 0).ok()?.0)))
+            .collect()
+    }
+
+    /// The out halves of translated flows.
+    pub fn flows(&self) -> Vec<(Key, Entry)> {
+        let mut entries = self.entries();
+        entries.retain(|(key, entry)| key.way == WAY_OUT && entry.kind == KIND_PAIR);
+        entries
+    }
+
+    /// Makes the flows that `which` picks by their port (a pod's own, or the id of its ping) `seconds` older.
+    pub fn age(&mut self, seconds: u64, which: impl Fn(&Key, u16) -> bool) {
+        for (key, entry) in self.entries() {
+            let own = match key.way {
+                WAY_OUT => key.src_port,
+                _ => entry.port,
+            };
+            if which(&key, u16::from_be_bytes(own)) {
+                let older = Entry {
+                    last_seen: entry.last_seen.saturating_sub(seconds * NANOS),
+                    ..entry
+                };
+                // Gone meanwhile is fine.
+                let _ = self.map.insert(Wire(key), Wire(older), EXISTS);
+            }
+        }
+    }
+}
+
+/// `BPF_EXIST`: never brings back what is gone.
+const EXISTS: u64 = 2;

@@ -1,0 +1,39 @@
+//! Socket options that the standard library does not have.
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd as _, RawFd};
+
+use crate::packet_socket::len_of;
+
+/// Its datagrams are never fragmented; what is too long for the path is an error instead.
+#[track_caller]
+pub fn whole_only(socket: &UdpSocket) {
+    let (level, name) = (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER);
+    set(socket.as_raw_fd(), level, name, libc::IP_PMTUDISC_DO).expect("IP_MTU_DISCOVER");
+}
+
+/// Its datagrams say that they have no checksum.
+#[track_caller]
+pub fn without_checksum(socket: &UdpSocket) {
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_NO_CHECK);
+    set(socket.as_raw_fd(), level, name, 1).expect("SO_NO_CHECK");
+}
+
+fn set(fd: RawFd, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the option is an int, which lives through the call and whose size is passed.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            level,
+            name,
+            (&raw const value).cast(),
+            len_of::<libc::c_int>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

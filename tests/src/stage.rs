@@ -1,0 +1,121 @@
+//! The stage of the tests of source NAT: a node that masquerades, with a pod, and a server outside; whatever the test
+//! does, a sniffer watches the node's wire.
+
+use std::net::Ipv4Addr;
+
+use flannel_common::program::Program;
+use flannel_common::reason::Reason;
+
+use crate::agent::Agent;
+use crate::bpftool;
+use crate::host::Host as _;
+use crate::lab::{Lab, Options};
+use crate::member::Member as _;
+use crate::network::Network;
+use crate::outside::Outside;
+use crate::pod::Pod;
+use crate::sniffer::Sniffer;
+use crate::wait::{SOON, eventually};
+
+/// The cluster's Network.
+pub const CLUSTER: &str = "10.244.0.0/16";
+
+/// One node, one pod, one server; more on demand.
+#[derive(Debug)]
+pub struct Stage {
+    /// First, so that it is the first to be dropped: everything else still stands while it judges.
+    pub sniffer: Sniffer,
+    pub pod: Pod,
+    pub outside: Outside,
+    pub node: Agent,
+    pub net: Network,
+    pub lab: Lab,
+}
+
+/// A second node with a pod.
+#[derive(Debug)]
+pub struct Neighbour {
+    pub sniffer: Sniffer,
+    pub pod: Pod,
+    pub node: Agent,
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Stage {
+    pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With more flags than `--ip-masq`.
+    pub fn with(flags: &[&str]) -> Self {
+        Self::built(Options::default(), flags)
+    }
+
+    /// Starts everything, and waits until the pod reaches the server.
+    pub fn built(options: Options, flags: &[&str]) -> Self {
+        let lab = Lab::with(options);
+        let net = lab.network(Network::vxlan("/coreos.com/network", CLUSTER));
+        let outside = lab.outside();
+        let node = Agent::start_with(lab.node("one"), &net, &with_masquerading(flags));
+        let pod = Pod::on(&node, "pod");
+        let sniffer = Sniffer::on(node.node(), CLUSTER);
+        eventually("the pod reaches the server", SOON, || {
+            pod.ping(outside.address()).count(1).lossless()
+        });
+        Self {
+            sniffer,
+            pod,
+            outside,
+            node,
+            net,
+            lab,
+        }
+    }
+
+    /// Another node of ours, which masquerades as well and is watched as well.
+    pub fn neighbour(&self, flags: &[&str]) -> Neighbour {
+        let node = Agent::start_with(self.lab.node("two"), &self.net, &with_masquerading(flags));
+        let pod = Pod::on(&node, "pod");
+        let sniffer = Sniffer::on(node.node(), CLUSTER);
+        pod.reaches(&self.pod);
+        self.pod.reaches(&pod);
+        Neighbour { sniffer, pod, node }
+    }
+
+    /// Another pod on the node.
+    pub fn another_pod(&self, name: &str) -> Pod {
+        Pod::on(&self.node, name)
+    }
+
+    /// As whom pods leave.
+    pub fn address(&self) -> Ipv4Addr {
+        self.node.node().address()
+    }
+
+    /// How often a reason was counted, by any of the programs that translate.
+    pub fn counted(&self, reason: Reason) -> u64 {
+        [
+            Program::UplinkTx,
+            Program::UplinkSnatRx,
+            Program::OverlaySnatTx,
+            Program::OverlaySnatRx,
+            Program::SnatOpen,
+            Program::SnatOddTx,
+            Program::SnatOddRx,
+        ]
+        .into_iter()
+        .map(|program| bpftool::count(&self.node, program, reason))
+        .sum()
+    }
+}
+
+fn with_masquerading<'a>(flags: &[&'a str]) -> Vec<&'a str> {
+    let mut all = vec!["--ip-masq"];
+    all.extend_from_slice(flags);
+    all
+}

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use flannel_common::program::Program;
 use ipnet::Ipv4Net;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::desired::{Attachment, Globals, Peer};
 use crate::mac::MacAddr;
@@ -17,6 +18,8 @@ pub struct Actual {
     pub aside: bool,
     pub programs: Programs,
     pub peers: PeerMaps,
+    /// Destinations exempt from source NAT, as the map holds them.
+    pub exempt: BTreeSet<Ipv4Net>,
 }
 
 /// What is found under the names of our pair.
@@ -67,10 +70,20 @@ pub struct Programs {
     pub loaded: Option<Loaded>,
     /// Wanted hooks where a program of ours is live, and whether it is this process's.
     pub attached: BTreeMap<Attachment, Generation>,
+    /// Steps of source NAT that can be jumped to.
+    #[serde(serialize_with = "by_name")]
+    pub steps: BTreeMap<Program, Generation>,
     /// Ours, attached where nothing of ours belongs (any more).
     pub stale: BTreeSet<Stale>,
     /// Pin folders of other layout versions.
     pub old_layouts: BTreeSet<String>,
+}
+
+fn by_name<S: Serializer>(
+    steps: &BTreeMap<Program, Generation>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(steps.iter().map(|(step, is)| (step.name(), is)))
 }
 
 /// What the loaded programs were told.

@@ -57,6 +57,9 @@ impl Executor<'_> {
                 self.bpf.load(&told, &self.node.programs)?;
             }
             Action::UpdatePeers(changes) => self.bpf.update_peers(changes)?,
+            Action::SetSteps => self.bpf.set_steps()?,
+            Action::UpdateExempt { put, remove } => self.bpf.update_exempt(put, remove)?,
+            Action::ClearSteps => self.bpf.clear_steps()?,
             Action::BumpEpoch => self.bpf.bump_epoch()?,
             Action::SetUp { device } => {
                 let index = self.index(device).await?;

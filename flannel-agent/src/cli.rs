@@ -7,6 +7,7 @@ pub mod flags;
 mod layers;
 mod notices;
 mod show;
+mod snat;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -7,6 +7,7 @@ mod facts;
 mod fast_path;
 mod node;
 mod peers;
+mod snat;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -19,6 +20,7 @@ use serde::Serialize;
 pub use fast_path::{FastPath, Hook, Mode, Ports};
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use peers::{Peer, Peers};
+pub use snat::{PortRange, SourceNat};
 
 use crate::config::{Backend, NetworkConfig, VxlanOptions};
 use crate::lease::Leases;
@@ -48,6 +50,8 @@ pub struct Inputs<'a> {
     pub facts: &'a Facts,
     pub source_check: bool,
     pub fast_path: &'a FastPath,
+    /// `None`: pods' packets to the outside leave as they are.
+    pub snat: Option<&'a SourceNat>,
 }
 
 /// What is true of this node whatever anybody wants.
@@ -76,6 +80,11 @@ pub enum DesiredError {
     VniTooLong(u32),
     #[error("the subnet {subnet} is not inside the network {network}")]
     SubnetOutside { subnet: Ipv4Net, network: Ipv4Net },
+    #[error(
+        "--snat-ports={ports}: the network's VXLAN port {port} lies in it; \
+         give a range without that port"
+    )]
+    SnatPorts { ports: PortRange, port: u16 },
 }
 
 impl Desired {

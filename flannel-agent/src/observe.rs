@@ -27,6 +27,7 @@ pub(crate) async fn observe(
         aside: by_name(&node.pair.aside_name).is_some_and(is_vxlan),
         programs: bpf.observe(node, net, &links).await?,
         peers: bpf.peers()?,
+        exempt: bpf.exempt()?,
     })
 }
 

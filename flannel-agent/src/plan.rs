@@ -5,6 +5,7 @@
 
 mod action;
 mod peers;
+mod snat;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
     if let Some(changes) = PeerChanges::between(peers, &actual.peers) {
         actions.push(Action::UpdatePeers(changes));
     }
+    snat::prepare(node, actual, reload, &mut actions);
     set_up(&node.pair, &pair, &mut actions);
 
     let attach = |attachment: &&Attachment| {
@@ -76,6 +78,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
     }
     let stale = actual.programs.stale.iter().cloned();
     actions.extend(stale.map(Action::Detach));
+    snat::retire(node, actual, &mut actions);
     let layouts = actual.programs.old_layouts.iter().cloned();
     actions.extend(layouts.map(|folder| Action::RemoveLayout { folder }));
     Ok(actions)

@@ -8,7 +8,8 @@ use regex::Regex;
 use thiserror::Error;
 
 use super::flags::{Flags, SourceCheck};
-use crate::desired::FastPath;
+use super::snat;
+use crate::desired::{FastPath, SourceNat};
 use crate::source::etcd::{ClientIdentity, EtcdOptions, Login, Tls};
 
 /// The agent's settings, validated.
@@ -19,7 +20,9 @@ pub struct Config {
     pub subnet_file: PathBuf,
     /// `None`: no CNI network is written.
     pub cni_conf_dir: Option<PathBuf>,
-    pub ip_masq: bool,
+    /// `None`: pods' packets leave as they are.
+    pub snat: Option<SourceNat>,
+    pub snat_entries: u32,
     pub forward_rules: bool,
     /// `None`: no health endpoints.
     pub health: Option<SocketAddr>,
@@ -52,7 +55,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(
+    pub(super) fn new(
         flag: &'static str,
         value: impl Into<String>,
         problem: impl Into<String>,
@@ -94,7 +97,8 @@ impl Config {
                 )
             })?,
             cni_conf_dir: path(&flags.cni_conf_dir),
-            ip_masq: flags.ip_masq,
+            snat: snat::source_nat(flags)?,
+            snat_entries: snat::entries(flags)?,
             forward_rules: flags.iptables_forward_rules,
             health: health(flags)?,
             bpffs: path(&flags.bpffs)
@@ -137,19 +141,19 @@ fn bridge(flags: &Flags) -> Result<String, ConfigError> {
 
 /// Every CPU hoards up to 128 free entries of an LRU map (kernels before 6.16, commit d4adf1c9ee77): a
 /// small table evicts new flows while most of it is free.
-const FLOWS_MIN: u32 = 8_192;
+pub(super) const ENTRIES_MIN: u32 = 8_192;
 /// 2^24 flows take about three gigabytes.
-const FLOWS_MAX: u32 = 1 << 24;
+pub(super) const ENTRIES_MAX: u32 = 1 << 24;
 
 fn flow_entries(flags: &Flags) -> Result<u32, ConfigError> {
     let entries = flags.flow_entries;
-    if (FLOWS_MIN..=FLOWS_MAX).contains(&entries) {
+    if (ENTRIES_MIN..=ENTRIES_MAX).contains(&entries) {
         return Ok(entries);
     }
     Err(ConfigError::new(
         "flow-entries",
         entries.to_string(),
-        format!("not between {FLOWS_MIN} and {FLOWS_MAX}"),
+        format!("not between {ENTRIES_MIN} and {ENTRIES_MAX}"),
         "leave the flag out for 131072, or switch the fast path off (--fast-path=off)",
     ))
 }

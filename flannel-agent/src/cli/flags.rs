@@ -98,10 +98,6 @@ pub struct Flags {
     /// Write a CNI network (bridge, host-local, portmap) here, usually /etc/cni/net.d [default: none]
     #[arg(long, value_name = "DIR", default_value = "", help_heading = "Node")]
     pub cni_conf_dir: String,
-    /// Masquerade traffic from pods to outside the network
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Node")]
-    pub ip_masq: bool,
     /// Accept the network's packets in iptables where FORWARD's policy is DROP, as Docker and ufw set it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "true", value_parser = go_bool, action = ArgAction::Set, help_heading = "Node")]
@@ -171,6 +167,30 @@ pub struct Flags {
     )]
     pub flow_entries: u32,
 
+    /// Pods reach the outside under the node's address (source NAT)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Source NAT")]
+    pub ip_masq: bool,
+    /// Destinations to which pods keep their own address (repeatable, or with commas)
+    #[arg(long, value_name = "CIDR", action = ArgAction::Append, value_delimiter = ',', help_heading = "Source NAT")]
+    pub snat_exempt: Vec<String>,
+    /// Ports that pods' flows leave under; not below 1024, and without the VXLAN port
+    #[arg(
+        long,
+        value_name = "MIN-MAX",
+        default_value = "49152-65535",
+        help_heading = "Source NAT"
+    )]
+    pub snat_ports: String,
+    /// Size of the table of translated flows, two entries a flow; the least recently used makes room
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 262_144,
+        help_heading = "Source NAT"
+    )]
+    pub snat_entries: u32,
+
     /// TOML file with further settings: flags' names as keys
     #[arg(long, value_name = "FILE", default_value = "", help_heading = "Node")]
     pub config: String,
@@ -236,7 +256,7 @@ pub struct InertFlags {
     /// IPv6 is not supported yet
     #[arg(long, value_name = "IP", default_value = "")]
     pub public_ipv6: String,
-    /// No iptables rule is used for masquerading
+    /// Ports are not drawn at random: a flow keeps its own where it can (see --snat-ports)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, action = ArgAction::Set)]
     pub ip_masq_fully_random_disable: bool,

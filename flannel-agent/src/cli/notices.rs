@@ -15,7 +15,7 @@ const INERT: [(&str, &str); 12] = [
     ("public-ipv6", "IPv6 is not supported yet"),
     (
         "ip-masq-fully-random-disable",
-        "no iptables rule is used for masquerading",
+        "a flow keeps its port if it is in --snat-ports and free, and gets another only if it is not",
     ),
     (
         "iptables-resync",
@@ -30,21 +30,26 @@ const INERT: [(&str, &str); 12] = [
     ("kube-subnet-mgr", ONLY_KUBERNETES),
 ];
 
+/// Flags that only mean something beside `--ip-masq`.
+const WITH_IP_MASQ: [&str; 3] = ["snat-exempt", "snat-ports", "snat-entries"];
+
 /// One sentence for each flag that somebody set and that changes nothing.
 pub(super) fn notices(flags: &Flags, origins: &Origins) -> Vec<String> {
+    let given = |flag: &str| origins.get(flag).filter(|o| **o != Origin::Default);
     let mut notices: Vec<String> = INERT
         .iter()
         .filter_map(|(flag, why)| {
-            let origin = origins.get(*flag).filter(|o| **o != Origin::Default)?;
+            let origin = given(flag)?;
             Some(format!("--{flag} (from the {origin}) has no effect: {why}"))
         })
         .collect();
-    if flags.ip_masq {
-        notices.push(
-            "--ip-masq: FLANNEL_IPMASQ=true is written to the subnet file, \
-             but this version does not translate pod addresses yet"
-                .to_owned(),
-        );
+    if !flags.ip_masq {
+        notices.extend(WITH_IP_MASQ.iter().filter_map(|flag| {
+            let origin = given(flag)?;
+            Some(format!(
+                "--{flag} (from the {origin}) has no effect: --ip-masq is off"
+            ))
+        }));
     }
     notices
 }

@@ -108,6 +108,9 @@ type Get = fn(&Flags) -> String;
 #[case("pod-hook", "bridge", |f: &Flags| format!("{:?}", f.pod_hook).to_lowercase())]
 #[case("pod-bridge", "br0", |f: &Flags| f.pod_bridge.clone())]
 #[case("flow-entries", "8192", |f: &Flags| f.flow_entries.to_string())]
+#[case("snat-ports", "50000-60000", |f: &Flags| f.snat_ports.clone())]
+#[case("snat-entries", "8192", |f: &Flags| f.snat_entries.to_string())]
+#[case("snat-exempt", "10.0.0.0/8", |f: &Flags| f.snat_exempt.join("+"))]
 #[case("log-format", "json", |f: &Flags| format!("{:?}", f.log_format).to_lowercase())]
 #[case("v", "6", |f: &Flags| f.v.to_string())]
 #[case("kube-subnet-mgr", "true", |f: &Flags| f.inert.kube_subnet_mgr.to_string())]
@@ -235,6 +238,9 @@ fn config_error(argv: &[&str]) -> String {
 #[case("--subnet-lease-renew-margin=-5", "1 to 1439")]
 #[case("--subnet-file=", "no file name")]
 #[case("--bpffs=bpf", "not an absolute path")]
+#[case("--snat-ports=50000", "no range")]
+#[case("--snat-exempt=pods", "no IPv4 network")]
+#[case("--snat-entries=100", "not between 8192 and 16777216")]
 fn an_unusable_value_is_explained(#[case] argument: &str, #[case] why: &str) {
     let error = config_error(&[argument]);
     let flag = argument.split('=').next().unwrap();
@@ -267,9 +273,29 @@ fn endpoints_are_a_list(#[case] typed: &str, #[case] meant: &[&str]) {
 }
 
 #[test]
+fn exemptions_are_repeated_or_listed() {
+    let argv = [
+        "--ip-masq",
+        "--snat-exempt=10.0.0.0/8,192.0.2.1",
+        "-snat-exempt",
+        "172.16.0.0/12",
+    ];
+    let snat = config(&argv).unwrap().snat.unwrap();
+    let all: Vec<_> = snat.exempt.iter().map(ToString::to_string).collect();
+    assert_eq!(all, ["10.0.0.0/8", "172.16.0.0/12", "192.0.2.1/32"]);
+    assert_eq!(snat.ports.to_string(), "49152-65535");
+    assert!(config(&argv[1..]).unwrap().snat.is_none(), "off is off");
+}
+
+#[test]
 fn flags_without_effect_say_so_only_when_given() {
-    let quiet = read_with(&["--iface=eth0"], &[]).unwrap();
-    assert!(notices::notices(&quiet.cli.flags, &quiet.origins).is_empty());
+    for quiet in [
+        &["--iface=eth0"][..],
+        &["--ip-masq", "--snat-ports=2000-3000"],
+    ] {
+        let quiet = read_with(quiet, &[]).unwrap();
+        assert!(notices::notices(&quiet.cli.flags, &quiet.origins).is_empty());
+    }
     let loud = read_with(&["-iptables-resync=5"], &[("FLANNELD_VMODULE", "a=1")]).unwrap();
     let notices = notices::notices(&loud.cli.flags, &loud.origins).join("\n");
     assert!(
@@ -280,4 +306,7 @@ fn flags_without_effect_say_so_only_when_given() {
         notices.contains("--vmodule (from the environment variable FLANNELD_VMODULE)"),
         "{notices}"
     );
+    let loud = read_with(&["--snat-ports=2000-3000"], &[]).unwrap();
+    let notices = notices::notices(&loud.cli.flags, &loud.origins).join("\n");
+    assert!(notices.contains("--ip-masq is off"), "{notices}");
 }

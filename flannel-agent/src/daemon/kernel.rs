@@ -13,7 +13,7 @@ use crate::cli::flags::SourceCheck;
 use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::{AttachMode, Dataplane, Options, Report};
-use crate::desired::{self, Desired, DesiredError, Facts, FastPath, Inputs};
+use crate::desired::{self, Desired, DesiredError, Facts, FastPath, Inputs, SourceNat};
 use crate::forward_rules::ForwardRules;
 use crate::lease::LeaseAttrs;
 use crate::net::Monitor;
@@ -31,6 +31,7 @@ pub(super) struct Kernel {
     source_check: bool,
     bpffs: PathBuf,
     fast_path: FastPath,
+    snat: Option<SourceNat>,
     facts: Facts,
     direct: direct::Keeper,
     rescue: Option<AbortOnDropHandle<()>>,
@@ -54,6 +55,7 @@ impl Kernel {
             ebpf_object: config.ebpf_object.clone(),
             attach: AttachMode::Auto,
             flow_entries: config.flow_entries,
+            snat_entries: config.snat.is_some().then_some(config.snat_entries),
         })?;
         Ok(Self {
             dataplane,
@@ -63,6 +65,7 @@ impl Kernel {
             source_check: config.source_check == SourceCheck::Strict,
             bpffs: config.bpffs.clone(),
             fast_path: config.fast_path.clone(),
+            snat: config.snat.clone(),
             facts: Facts::default(),
             direct: direct::Keeper::default(),
             rescue: None,
@@ -113,6 +116,7 @@ impl Kernel {
             facts: &self.facts,
             source_check: self.source_check,
             fast_path: &self.fast_path,
+            snat: self.snat.as_ref(),
         })?;
         Ok(desired)
     }
@@ -203,6 +207,8 @@ impl Node for Kernel {
             let desired = self.desired(wanted)?;
             done += actions(&self.dataplane.reconcile(&desired).await?);
             self.hold_port(&wanted.network).await?;
+        } else if self.snat.take().is_some() {
+            tracing::warn!("--ip-masq: with host-gw, pods' addresses are not translated yet");
         }
         self.look_at_bridge(wanted).await?;
         self.accept_forwarding(wanted).await;

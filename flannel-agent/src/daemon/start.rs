@@ -35,7 +35,7 @@ impl From<&Config> for Options {
         Self {
             subnet_file: config.subnet_file.clone(),
             cni_conf_dir: config.cni_conf_dir.clone(),
-            ip_masq: config.ip_masq,
+            ip_masq: config.snat.is_some(),
         }
     }
 }

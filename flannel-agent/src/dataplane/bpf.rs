@@ -5,19 +5,21 @@ use std::path::PathBuf;
 
 use aya::Ebpf;
 use aya::programs::SchedClassifier;
-use flannel_common::maps::{EPOCH, PEERS, VTEPS};
+use flannel_common::maps::{EPOCH, EXEMPT, PEERS, STEPS, VTEPS};
 use flannel_common::program::Program;
 
 use super::alive::Alive;
 use super::bpffs::{self, Pins};
-use super::hooks::{self, PRIORITY, Target, Way};
+use super::hooks::{self, Target, Way};
 use super::maps::{Maps, Stats};
 use super::object::Object;
+use super::snat_maps::{self, SnatMaps};
 use super::{DataplaneError, Options, requirements};
 use crate::actual::{Generation, Loaded, PeerMaps, Programs, Stale};
 use crate::desired::Node;
 use crate::net::{Direction, Link, Netlink};
 use crate::plan::PeerChanges;
+use ipnet::Ipv4Net;
 
 #[derive(Debug)]
 pub(crate) struct Bpf {
@@ -37,6 +39,7 @@ struct Running {
     ebpf: Ebpf,
     told: Loaded,
     maps: Maps,
+    snat: SnatMaps,
     stats: Stats,
     /// Kernel ids of the programs.
     ids: BTreeMap<Program, u32>,
@@ -44,7 +47,7 @@ struct Running {
 
 impl Bpf {
     pub(super) fn open(options: &Options) -> Result<Self, DataplaneError> {
-        let object = Object::read(options.ebpf_object.as_deref(), options.flow_entries)?;
+        let object = Object::read(options)?;
         let pins = Pins::open(&options.bpffs, &options.network)?;
         Ok(Self {
             object,
@@ -94,6 +97,7 @@ impl Bpf {
         }
         self.loaded = Some(Running {
             maps: Maps::take(&mut ebpf)?,
+            snat: SnatMaps::take(&mut ebpf)?,
             stats: Stats::take(&mut ebpf)?,
             told: told.clone(),
             ids,
@@ -140,6 +144,51 @@ impl Bpf {
         running.maps.bump_epoch()
     }
 
+    /// Makes the loaded steps those that are jumped to, by our programs and those of an earlier agent.
+    pub(crate) fn set_steps(&mut self) -> Result<(), DataplaneError> {
+        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
+        for step in Program::STEPS {
+            let program = classifier(&mut running.ebpf, step)?;
+            running.snat.set_step(step, program)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn clear_steps(&mut self) -> Result<(), DataplaneError> {
+        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
+        running.snat.clear_steps()
+    }
+
+    pub(crate) fn update_exempt(
+        &mut self,
+        put: &BTreeSet<Ipv4Net>,
+        remove: &BTreeSet<Ipv4Net>,
+    ) -> Result<(), DataplaneError> {
+        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
+        running.snat.update_exempt(put, remove)
+    }
+
+    /// Destinations that the map exempts from source NAT, be it ours or left by an earlier agent.
+    pub(crate) fn exempt(&self) -> Result<BTreeSet<Ipv4Net>, DataplaneError> {
+        if let Some(running) = &self.loaded {
+            return running.snat.exempt();
+        }
+        if self.object.has_usable_pin(EXEMPT, &self.pins) {
+            snat_maps::pinned_exempt(&self.pins)
+        } else {
+            Ok(BTreeSet::new())
+        }
+    }
+
+    fn steps(&self) -> Result<BTreeMap<Program, Generation>, DataplaneError> {
+        if !self.object.has_usable_pin(STEPS, &self.pins) {
+            return Ok(BTreeMap::new());
+        }
+        let ids = snat_maps::pinned_steps(&self.pins)?;
+        let judged = |(step, id)| (step, self.generation(step, id));
+        Ok(ids.into_iter().map(judged).collect())
+    }
+
     /// What the maps hold, be they ours or left by an earlier agent.
     pub(crate) fn peers(&self) -> Result<PeerMaps, DataplaneError> {
         if let Some(running) = &self.loaded {
@@ -172,6 +221,7 @@ impl Bpf {
             loaded: self.loaded.as_ref().map(|running| running.told.clone()),
             stale: BTreeSet::new(),
             attached: BTreeMap::new(),
+            steps: self.steps()?,
             old_layouts: self.pins.old_layouts()?,
         };
         let mut pins = self.pins.link_names()?;
@@ -238,20 +288,17 @@ async fn stray_filters(
     net: &Netlink,
     links: &[Link],
 ) -> Result<BTreeSet<Stale>, DataplaneError> {
-    let ours: BTreeSet<u32> = Program::ALL
-        .into_iter()
-        .map(|program| hooks::handle(program, node.globals.vni))
-        .collect();
+    let vni = node.globals.vni;
     let mut strays = BTreeSet::new();
     for link in links {
         for direction in [Direction::Ingress, Direction::Egress] {
             for filter in net.filters(link.index, direction).await? {
-                let wanted = node.attachments.iter().any(|a| {
-                    a.device == link.name
-                        && a.direction == direction
-                        && hooks::handle(a.program, node.globals.vni) == filter.handle
-                });
-                if filter.priority == PRIORITY && ours.contains(&filter.handle) && !wanted {
+                let is_of = |program| hooks::is_filter_of(&filter, program, vni);
+                let wanted = node
+                    .attachments
+                    .iter()
+                    .any(|a| a.device == link.name && a.direction == direction && is_of(a.program));
+                if !wanted && Program::ALL.into_iter().any(is_of) {
                     strays.insert(Stale::Filter {
                         device: link.name.clone(),
                         direction,

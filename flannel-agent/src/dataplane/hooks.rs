@@ -20,7 +20,19 @@ use crate::net::{Direction, Filter};
 
 /// Priority of our clsact filters: early, so that a filter with a final verdict does not hide the tunnel
 /// from us, yet behind whoever insists on being first.
-pub(super) const PRIORITY: u16 = 0x66;
+const PRIORITY: u16 = 0x66;
+/// The same for programs that [go first](goes_first).
+const FIRST: u16 = PRIORITY - 1;
+
+/// Programs that translate what leaves. netfilter, whose work they do, lies ahead of every hook: whoever else
+/// is on the hook sees the packet as it will leave, and no final verdict lets it out untranslated.
+const fn goes_first(program: Program) -> bool {
+    matches!(program, Program::UplinkTx | Program::OverlaySnatTx)
+}
+
+const fn priority(program: Program) -> u16 {
+    if goes_first(program) { FIRST } else { PRIORITY }
+}
 
 /// How programs get onto hooks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,6 +86,19 @@ impl Target<'_> {
         handle(self.attachment.program, self.vni)
     }
 
+    fn priority(&self) -> u16 {
+        priority(self.attachment.program)
+    }
+
+    /// Place among the tcx programs of the hook.
+    fn order(&self) -> LinkOrder {
+        if goes_first(self.attachment.program) {
+            LinkOrder::first()
+        } else {
+            LinkOrder::last()
+        }
+    }
+
     fn failed(&self, error: ProgramError) -> DataplaneError {
         DataplaneError::Attach {
             attachment: self.attachment.to_string(),
@@ -83,13 +108,18 @@ impl Target<'_> {
 }
 
 /// Handle of a clsact filter of ours.
-pub(super) fn handle(program: Program, vni: u32) -> u32 {
+fn handle(program: Program, vni: u32) -> u32 {
     ((program as u32 + 1) << 24) | vni
+}
+
+/// Whether a filter is the one of `program` in the network with this VNI.
+pub(super) fn is_filter_of(filter: &Filter, program: Program, vni: u32) -> bool {
+    filter.priority == priority(program) && filter.handle == handle(program, vni)
 }
 
 /// Whether a filter is one of ours, of the network with this VNI.
 pub(super) fn is_ours(filter: &Filter, vni: u32) -> bool {
-    filter.priority == PRIORITY && filter.handle & 0x00ff_ffff == vni
+    [FIRST, PRIORITY].contains(&filter.priority) && filter.handle & 0x00ff_ffff == vni
 }
 
 fn tc_type(direction: Direction) -> TcAttachType {
@@ -128,7 +158,7 @@ fn on_hook(target: &Target<'_>) -> BTreeSet<u32> {
 pub(super) fn filter_program(target: &Target<'_>, filters: &[Filter]) -> Option<u32> {
     filters
         .iter()
-        .find(|f| f.priority == PRIORITY && f.handle == target.handle())
+        .find(|filter| is_filter_of(filter, target.attachment.program, target.vni))
         .map(|f| f.program)
 }
 
@@ -182,7 +212,7 @@ fn attach_tcx(
         drop(program.take_link(id)?);
         return Ok(());
     }
-    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let order = TcAttachOptions::TcxOrder(target.order());
     let id = program.attach_with_options(&target.attachment.device, target.direction(), order)?;
     let link: FdLink = take(program, id)?.try_into().map_err(link_error)?;
     // What was pinned here is on no hook any more.
@@ -218,14 +248,15 @@ fn attach_clsact(program: &mut SchedClassifier, target: &Target<'_>) -> Result<(
     }
     let handle = TcHandle::from(target.handle());
     let direction = target.direction();
-    let existing = SchedClassifierLink::attached(device, direction, PRIORITY, handle, None)
+    let priority = target.priority();
+    let existing = SchedClassifierLink::attached(device, direction, priority, handle, None)
         .map_err(TcError::IoError)?;
     let id = match program.attach_to_link(existing) {
         Err(ProgramError::TcError(TcError::NetlinkError(e)))
             if e.raw_os_error() == Some(libc::ENOENT) =>
         {
             let options = NlOptions {
-                priority: PRIORITY,
+                priority,
                 handle,
                 classid: None,
             };
@@ -257,9 +288,12 @@ pub(super) fn remove_filter(
 ) -> Result<(), ProgramError> {
     use aya::programs::Link as _;
 
+    let number = handle >> 24;
+    let program = Program::ALL.into_iter().find(|p| *p as u32 + 1 == number);
+    let priority = program.map_or(PRIORITY, priority);
     let direction = tc_type(direction);
     let link =
-        SchedClassifierLink::attached(device, direction, PRIORITY, TcHandle::from(handle), None)
+        SchedClassifierLink::attached(device, direction, priority, TcHandle::from(handle), None)
             .map_err(TcError::IoError)?;
     match link.detach() {
         Err(ProgramError::NetlinkError(e))

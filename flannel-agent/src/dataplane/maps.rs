@@ -185,19 +185,19 @@ impl Stats {
     }
 }
 
-fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, DataplaneError> {
+pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, DataplaneError> {
     ebpf.take_map(name)
         .ok_or_else(|| DataplaneError::Object(format!("it has no map {name}")))
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(
     name: &'static str,
     map: Map,
 ) -> Result<T, DataplaneError> {
     T::try_from(map).map_err(|e| DataplaneError::map(name, "open", e))
 }
 
-fn key(subnet: Ipv4Net) -> Key<Ipv4> {
+pub(super) fn key(subnet: Ipv4Net) -> Key<Ipv4> {
     Key::new(subnet.prefix_len().into(), subnet.network().octets())
 }
 
@@ -210,7 +210,7 @@ fn understand(peer: &maps::Peer) -> Option<Peer> {
 }
 
 /// A removal of what is not there has succeeded.
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(error) if is_absent(&error) => Ok(()),
         other => other,

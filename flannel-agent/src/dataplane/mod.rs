@@ -12,6 +12,7 @@ pub(crate) mod probe;
 mod reconcile;
 mod requirements;
 mod snat;
+mod snat_maps;
 pub mod view;
 mod wire;
 
@@ -46,6 +47,8 @@ pub struct Options {
     pub attach: AttachMode,
     /// Size of the flow table.
     pub flow_entries: u32,
+    /// Size of the table of source NAT; `None`: nothing is translated.
+    pub snat_entries: Option<u32>,
 }
 
 /// This node's dataplane. Dropping it leaves everything in place that forwards.

@@ -9,8 +9,8 @@ use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
 use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr, globals};
 
-use super::DataplaneError;
 use super::bpffs::{self, Pins};
+use super::{DataplaneError, Options};
 use crate::actual::Loaded;
 
 pub(super) static EMBEDDED: &[u8] =
@@ -44,9 +44,9 @@ struct Shape {
 }
 
 impl Object {
-    /// Reads the object from `path`, or takes the one built into the agent.
-    pub(super) fn read(path: Option<&Path>, flow_entries: u32) -> Result<Self, DataplaneError> {
-        let bytes = match path {
+    /// Reads the object that `options` name, or takes the one built into the agent.
+    pub(super) fn read(options: &Options) -> Result<Self, DataplaneError> {
+        let bytes = match options.ebpf_object.as_deref() {
             None => Cow::Borrowed(EMBEDDED),
             Some(path) => {
                 let read = std::fs::read(path);
@@ -70,9 +70,10 @@ impl Object {
                     key_size: map.key_size(),
                     value_size: map.value_size(),
                     max_entries: match name.as_str() {
-                        FLOWS => flow_entries,
-                        // Nothing is translated yet: no memory for a table that nobody fills.
-                        SNAT | FRAGMENTS => UNUSED_ENTRIES,
+                        FLOWS => options.flow_entries,
+                        SNAT => options.snat_entries.unwrap_or(UNUSED_ENTRIES),
+                        // No memory for a table that nobody fills.
+                        FRAGMENTS if options.snat_entries.is_none() => UNUSED_ENTRIES,
                         _ => map.max_entries(),
                     },
                     flags: map.map_flags(),
@@ -175,6 +176,8 @@ struct Constants {
     overlay_mtu: u32,
     fast_path: u8,
     pod_hook: u8,
+    snat_port_min: u16,
+    snat_port_max: u16,
 }
 
 impl From<&Loaded> for Constants {
@@ -210,6 +213,8 @@ impl From<&Loaded> for Constants {
             overlay_mtu: node.overlay_mtu,
             fast_path: node.fast_path,
             pod_hook: node.pod_hook,
+            snat_port_min: node.snat_ports.map_or(0, |ports| ports.min),
+            snat_port_max: node.snat_ports.map_or(0, |ports| ports.max),
         }
     }
 }
@@ -235,7 +240,9 @@ impl Constants {
             .override_global(globals::SOURCE_CHECK, &self.source_check, true)
             .override_global(globals::OVERLAY_MTU, &self.overlay_mtu, true)
             .override_global(globals::FAST_PATH, &self.fast_path, true)
-            .override_global(globals::POD_HOOK, &self.pod_hook, true);
+            .override_global(globals::POD_HOOK, &self.pod_hook, true)
+            .override_global(globals::SNAT_PORT_MIN, &self.snat_port_min, true)
+            .override_global(globals::SNAT_PORT_MAX, &self.snat_port_max, true);
     }
 }
 
@@ -245,9 +252,33 @@ mod tests {
 
     use super::*;
 
+    fn options(object: Option<&Path>, snat_entries: Option<u32>) -> Options {
+        Options {
+            bpffs: PathBuf::new(),
+            network: String::new(),
+            ebpf_object: object.map(Path::to_owned),
+            attach: super::super::AttachMode::Auto,
+            flow_entries: 8192,
+            snat_entries,
+        }
+    }
+
+    #[test]
+    fn tables_of_source_nat_take_memory_only_when_it_is_on() {
+        let size = |snat_entries, name| {
+            let object = Object::read(&options(None, snat_entries)).unwrap();
+            let map = object.maps.iter().find(|m| m.name == name).unwrap();
+            map.shape.max_entries
+        };
+        assert_eq!(size(None, SNAT), UNUSED_ENTRIES);
+        assert_eq!(size(None, FRAGMENTS), UNUSED_ENTRIES);
+        assert_eq!(size(Some(50_000), SNAT), 50_000);
+        assert_eq!(size(Some(50_000), FRAGMENTS), 16_384);
+    }
+
     #[test]
     fn the_embedded_object_defines_our_maps() {
-        let object = Object::read(None, 8192).unwrap();
+        let object = Object::read(&options(None, None)).unwrap();
         for name in [maps::PEERS, maps::STATS, maps::VTEPS] {
             assert!(object.maps.iter().any(|m| m.name == name), "{name}");
         }
@@ -259,11 +290,12 @@ mod tests {
     fn a_file_that_is_no_object_is_an_error_with_the_way_out() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"not an ELF file").unwrap();
-        let error = Object::read(Some(file.path()), 8192)
+        let error = Object::read(&options(Some(file.path()), None))
             .unwrap_err()
             .to_string();
         assert!(error.contains("xtask build-ebpf"), "{error}");
-        let error = Object::read(Some(Path::new("/no/such/object")), 8192).unwrap_err();
+        let missing = Path::new("/no/such/object");
+        let error = Object::read(&options(Some(missing), None)).unwrap_err();
         assert!(error.to_string().contains("/no/such/object"), "{error}");
     }
 }

@@ -2,13 +2,13 @@
 
 use aya::EbpfLoader;
 use aya::programs::{Program as Loaded, SchedClassifier, TcAttachType};
-use flannel_common::maps::FLOWS;
+use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
 use flannel_common::program::Program;
 
 use super::object::EMBEDDED;
 use super::{DataplaneError, requirements};
 
-/// The table of flows takes its memory at once; a probe needs none of it.
+/// Tables of flows take their memory at once; a probe needs none of it.
 const FEW: u32 = 128;
 
 /// # Errors
@@ -25,6 +25,8 @@ pub(crate) fn programs() -> Result<usize, DataplaneError> {
     let mut ebpf = EbpfLoader::new()
         .btf(None)
         .map_max_entries(FLOWS, FEW)
+        .map_max_entries(SNAT, FEW)
+        .map_max_entries(FRAGMENTS, FEW)
         .load(EMBEDDED)
         .map_err(|error| DataplaneError::Maps(Box::new(error)))?;
     let mut count = 0;

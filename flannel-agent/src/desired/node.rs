@@ -7,7 +7,7 @@ use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 
-use super::{DesiredError, FastPath, Inputs, Ports};
+use super::{DesiredError, FastPath, Inputs, PortRange, Ports, SourceNat};
 use crate::config::{NetworkConfig, VxlanOptions};
 use crate::mac::MacAddr;
 use crate::mark;
@@ -47,6 +47,8 @@ pub struct Node {
     #[serde(skip)]
     pub programs: BTreeSet<Program>,
     pub pod_ports: Ports,
+    /// `None`: off.
+    pub snat: Option<SourceNat>,
 }
 
 /// `flannel.<VNI>` and `flgro.<VNI>`.
@@ -83,6 +85,8 @@ pub struct Globals {
     /// Values of [`flannel_common::globals::FAST_PATH`] and [`flannel_common::globals::POD_HOOK`].
     pub fast_path: u8,
     pub pod_hook: u8,
+    /// `None`: source NAT is off.
+    pub snat_ports: Option<PortRange>,
 }
 
 /// One program at one hook.
@@ -131,6 +135,12 @@ pub(super) fn node(inputs: &Inputs<'_>, vxlan: &VxlanOptions) -> Result<Node, De
     let overlay = inputs.config.network;
     let mut attachments = attachments(&pair, &inputs.uplink.name);
     attachments.extend(inputs.fast_path.attachments(&pair, &inputs.facts.pod_ports));
+    if let Some(snat) = inputs.snat {
+        snat.check(vxlan.port)?;
+        let uplink = &inputs.uplink.name;
+        attachments.extend(SourceNat::attachments(uplink, Some(&pair.name)));
+    }
+    let steps = inputs.snat.map_or(&[][..], |_| SourceNat::programs());
     Ok(Node {
         network: inputs.network.to_owned(),
         address: inputs.subnet.network().into(),
@@ -151,14 +161,17 @@ pub(super) fn node(inputs: &Inputs<'_>, vxlan: &VxlanOptions) -> Result<Node, De
             overlay_mtu: pair.mtu,
             fast_path: inputs.fast_path.mode_value(),
             pod_hook: inputs.fast_path.hook_value(),
+            snat_ports: inputs.snat.map(|snat| snat.ports),
         },
         programs: attachments
             .iter()
             .map(|a| a.program)
             .chain(inputs.fast_path.programs().iter().copied())
+            .chain(steps.iter().copied())
             .collect(),
         attachments,
         pod_ports: inputs.facts.pod_ports.clone(),
+        snat: inputs.snat.cloned(),
         pair,
     })
 }

@@ -17,6 +17,7 @@ pub(crate) struct World {
     pub(crate) uplink: Uplink,
     pub(crate) facts: Facts,
     pub(crate) fast_path: FastPath,
+    pub(crate) snat: Option<SourceNat>,
 }
 
 impl Default for World {
@@ -42,6 +43,7 @@ impl Default for World {
                 pod_ports: Ports::new(),
             },
             fast_path: FastPath::default(),
+            snat: None,
         }
     }
 }
@@ -63,6 +65,7 @@ impl World {
             facts: &self.facts,
             source_check: true,
             fast_path: &self.fast_path,
+            snat: self.snat.as_ref(),
         })
     }
 }
@@ -144,6 +147,55 @@ fn switched_off_it_leaves_no_trace() {
     assert_eq!(node.attachments.len(), 3);
     assert_eq!(node.programs.len(), 3);
     assert!(node.sysctls.keys().all(|key| !key.contains("conntrack")));
+}
+
+pub(crate) fn source_nat(min: u16, max: u16, exempt: &[&str]) -> SourceNat {
+    SourceNat {
+        ports: PortRange { min, max },
+        exempt: exempt.iter().map(|text| net(text)).collect(),
+    }
+}
+
+#[test]
+fn source_nat_sits_on_the_uplink_and_on_the_overlay_and_has_its_steps() {
+    let plain = World::default().build().unwrap().node;
+    let world = World {
+        snat: Some(source_nat(50_000, 60_000, &["192.168.0.0/16"])),
+        ..World::default()
+    };
+    let node = world.build().unwrap().node;
+    let hooks: Vec<_> = node.attachments[plain.attachments.len()..]
+        .iter()
+        .map(|a| (a.program.name(), a.device.as_str(), a.direction))
+        .collect();
+    assert_eq!(
+        hooks,
+        [
+            ("overlay_snat_rx", "flannel.1", Direction::Ingress),
+            ("overlay_snat_tx", "flannel.1", Direction::Egress),
+            ("uplink_snat_rx", "eth0", Direction::Ingress),
+            ("uplink_tx", "eth0", Direction::Egress),
+        ]
+    );
+    assert_eq!(node.programs.len(), plain.programs.len() + 7);
+    assert_eq!(
+        node.globals.snat_ports.map(|p| p.to_string()),
+        Some("50000-60000".to_owned())
+    );
+    assert_eq!(plain.globals.snat_ports, None);
+}
+
+#[test]
+fn source_nat_keeps_off_the_tunnels_port() {
+    let world = World {
+        snat: Some(source_nat(8_000, 9_000, &[])),
+        ..World::default()
+    };
+    let error = world.build().unwrap_err().to_string();
+    assert!(
+        error.contains("--snat-ports=8000-9000") && error.contains("8472"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The closed list of what can be done: what, never how.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -55,6 +55,13 @@ pub enum Action {
         globals: Globals,
     },
     UpdatePeers(PeerChanges),
+    /// Makes the loaded steps of source NAT those that its programs jump to.
+    SetSteps,
+    /// Writes and removes destinations that are exempt from source NAT.
+    UpdateExempt {
+        put: BTreeSet<Ipv4Net>,
+        remove: BTreeSet<Ipv4Net>,
+    },
     /// Ends the proof of every flow: what it was made from has changed.
     BumpEpoch,
     SetUp {
@@ -82,6 +89,8 @@ pub enum Action {
         destination: Ipv4Net,
     },
     Detach(Stale),
+    /// Lets go of the steps that nobody jumps to any more.
+    ClearSteps,
     /// Removes the maps of another layout version.
     RemoveLayout {
         folder: String,
@@ -103,6 +112,9 @@ impl Action {
             Self::SetFeatures { .. } => "set_features",
             Self::Load { .. } => "load",
             Self::UpdatePeers(_) => "update_peers",
+            Self::SetSteps => "set_steps",
+            Self::UpdateExempt { .. } => "update_exempt",
+            Self::ClearSteps => "clear_steps",
             Self::SetUp { .. } => "set_up",
             Self::Attach(_) => "attach",
             Self::AddAddress { .. } => "add_address",
@@ -124,6 +136,7 @@ impl Action {
             Self::SetSysctl { .. }
                 | Self::SetFeatures { .. }
                 | Self::Detach(_)
+                | Self::ClearSteps
                 | Self::RemoveLayout { .. }
                 | Self::RemoveAddress { .. }
                 | Self::RemoveRoute { .. }
@@ -161,6 +174,18 @@ impl fmt::Display for Action {
                 globals.vni, globals.port, globals.uplink_ip
             ),
             Self::UpdatePeers(changes) => changes.fmt(f),
+            Self::SetSteps => f.write_str("set the steps of source NAT"),
+            Self::UpdateExempt { put, remove } => {
+                f.write_str("update the destinations exempt from source NAT:")?;
+                for net in put {
+                    write!(f, " {net}")?;
+                }
+                for net in remove {
+                    write!(f, " not {net}")?;
+                }
+                Ok(())
+            }
+            Self::ClearSteps => f.write_str("clear the steps of source NAT"),
             Self::BumpEpoch => f.write_str("end the proofs of all flows"),
             Self::SetUp { device } => write!(f, "set {device} up"),
             Self::Attach(attachment) => write!(f, "attach {attachment}"),

@@ -118,6 +118,7 @@ fn without_bpffs_and_the_right_to_mount_the_error_says_what_to_do() {
             ebpf_object: None,
             attach: AttachMode::Auto,
             flow_entries: 8192,
+            snat_entries: None,
         });
         let error = error.unwrap_err().to_string();
         assert!(

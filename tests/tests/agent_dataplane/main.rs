@@ -15,4 +15,5 @@ mod peers;
 mod replacement;
 mod rescue;
 mod rig;
+mod snat;
 mod snat_sweep;

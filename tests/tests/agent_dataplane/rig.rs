@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use flannel_agent::config::NetworkConfig;
 use flannel_agent::dataplane::{AttachMode, Dataplane, Options, Report};
-use flannel_agent::desired::{Desired, Facts, FastPath, Inputs, Mode};
+use flannel_agent::desired::{Desired, Facts, FastPath, Inputs, Mode, SourceNat};
 use flannel_agent::lease::LeaseAttrs;
 use flannel_agent::mac::MacAddr;
 use flannel_agent::uplink::{self, Uplink};
@@ -28,6 +28,8 @@ pub(crate) struct Rig {
     pub(crate) attach: AttachMode,
     /// Off, unless a test is about it.
     pub(crate) fast_path: FastPath,
+    /// Off, unless a test is about it.
+    pub(crate) snat: Option<SourceNat>,
     pub(crate) flow_entries: u32,
     pub(crate) subnet: &'static str,
 }
@@ -54,6 +56,7 @@ impl Rig {
                 mode: Mode::Off,
                 ..FastPath::default()
             },
+            snat: None,
             flow_entries: 8192,
             subnet: "10.244.1.0/24",
         }
@@ -90,6 +93,7 @@ impl Rig {
                 ebpf_object: None,
                 attach: self.attach,
                 flow_entries: self.flow_entries,
+                snat_entries: self.snat.as_ref().map(|_| 8192),
             });
             let mut agent = Agent {
                 rig: self,
@@ -170,6 +174,7 @@ impl Agent<'_> {
             facts: &facts,
             source_check: true,
             fast_path,
+            snat: self.rig.snat.as_ref(),
         })
         .unwrap()
     }

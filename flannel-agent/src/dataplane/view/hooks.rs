@@ -1,7 +1,5 @@
 //! Where programs of ours are attached: pinned links, and clsact filters by their handles.
 
-use std::collections::BTreeMap;
-
 use aya::programs::links::{FdLink, LinkType, PinnedLink};
 use aya::programs::{SchedClassifier, TcAttachType};
 use flannel_common::program::Program;
@@ -9,7 +7,7 @@ use serde::Serialize;
 
 use super::error::unreadable_io;
 use super::{Told, View, ViewError, folder_names};
-use crate::dataplane::hooks::{PRIORITY, handle};
+use crate::dataplane::hooks::is_filter_of;
 use crate::net::{Direction, Link, NetError, Netlink};
 
 /// How a program is attached.
@@ -139,18 +137,14 @@ fn on_hook(device: &str, program: u32) -> Option<Direction> {
 }
 
 async fn filters(net: &Netlink, links: &[Link], vni: u32) -> Result<Vec<Hook>, NetError> {
-    let ours: BTreeMap<u32, Program> = Program::ALL
-        .into_iter()
-        .map(|program| (handle(program, vni), program))
-        .collect();
     let mut hooks = Vec::new();
     for link in links {
         for direction in [Direction::Ingress, Direction::Egress] {
             for filter in net.filters(link.index, direction).await? {
-                let Some(program) = ours
-                    .get(&filter.handle)
-                    .filter(|_| filter.priority == PRIORITY)
-                else {
+                let found = Program::ALL
+                    .into_iter()
+                    .find(|program| is_filter_of(&filter, *program, vni));
+                let Some(program) = found else {
                     continue;
                 };
                 hooks.push(Hook {

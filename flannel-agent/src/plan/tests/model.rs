@@ -1,5 +1,9 @@
 //! A kernel in memory: what each action does to the state that is observed.
 
+use std::collections::BTreeSet;
+
+use flannel_common::program::Program;
+
 use crate::actual::{Actual, Device, Generation, Loaded, PairState, PeerMaps, Programs, Stale};
 use crate::desired::Desired;
 use crate::plan::{Action, plan};
@@ -10,6 +14,7 @@ pub(super) fn empty() -> Actual {
         aside: false,
         programs: Programs::default(),
         peers: PeerMaps::default(),
+        exempt: BTreeSet::new(),
     }
 }
 
@@ -63,13 +68,25 @@ impl Model {
             );
         }
         assert!(!self.actual.aside);
+        let snat = desired.node.snat.as_ref();
+        let exempt = snat.map(|snat| snat.exempt.clone()).unwrap_or_default();
+        assert_eq!(self.actual.exempt, exempt);
+        let steps = self.actual.programs.steps.values();
+        let wanted = if snat.is_some() {
+            Program::STEPS.len()
+        } else {
+            0
+        };
+        assert!(steps.clone().all(|is| *is == Generation::Current));
+        assert_eq!(steps.len(), wanted);
     }
 
     /// The agent restarts: everything stays but what this process had loaded.
     pub(super) fn new_process(&mut self) {
         let programs = &mut self.actual.programs;
         programs.loaded = None;
-        for generation in programs.attached.values_mut() {
+        let attached = programs.attached.values_mut();
+        for generation in attached.chain(programs.steps.values_mut()) {
             *generation = Generation::Earlier;
         }
     }
@@ -132,13 +149,29 @@ impl Model {
                     index,
                     gro_index,
                 });
-                for generation in actual.programs.attached.values_mut() {
+                let programs = &mut actual.programs;
+                let attached = programs.attached.values_mut();
+                for generation in attached.chain(programs.steps.values_mut()) {
                     *generation = Generation::Earlier;
                 }
             }
             Action::UpdatePeers(changes) => {
                 assert!(actual.programs.loaded.is_some(), "maps are open");
                 actual.peers.apply(changes);
+            }
+            Action::SetSteps => {
+                assert!(actual.programs.loaded.is_some(), "programs are loaded");
+                let all = Program::STEPS.map(|step| (step, Generation::Current));
+                actual.programs.steps = all.into();
+            }
+            Action::ClearSteps => {
+                assert!(actual.programs.stale.is_empty(), "hooks first");
+                actual.programs.steps.clear();
+            }
+            Action::UpdateExempt { put, remove } => {
+                assert!(actual.programs.loaded.is_some(), "maps are open");
+                actual.exempt.extend(put);
+                actual.exempt.retain(|net| !remove.contains(net));
             }
             Action::BumpEpoch => {
                 assert!(actual.programs.loaded.is_some(), "maps are open");
@@ -147,6 +180,19 @@ impl Model {
             Action::SetUp { .. } => pair(actual).up = true,
             Action::Attach(attachment) => {
                 assert!(actual.programs.loaded.is_some(), "programs are loaded");
+                let jumps = matches!(
+                    attachment.program,
+                    Program::UplinkTx
+                        | Program::UplinkSnatRx
+                        | Program::OverlaySnatTx
+                        | Program::OverlaySnatRx
+                );
+                let is_current =
+                    |step| actual.programs.steps.get(step) == Some(&Generation::Current);
+                assert!(
+                    !jumps || Program::STEPS.iter().all(is_current),
+                    "steps first"
+                );
                 let attached = &mut actual.programs.attached;
                 attached.insert(attachment.clone(), Generation::Current);
             }

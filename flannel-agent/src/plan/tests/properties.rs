@@ -1,12 +1,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
 use super::model::{Model, empty};
 use crate::actual::{Actual, Device, Generation, PairState, PeerMaps, Stale};
-use crate::desired::tests::World;
+use crate::desired::tests::{World, source_nat};
 use crate::desired::{Desired, Peer};
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
@@ -29,7 +30,10 @@ fn lease() -> impl Strategy<Value = LeaseAttrs> {
 /// Another uplink, own subnet and set of peers each time.
 fn desired() -> impl Strategy<Value = Desired> {
     let leases = prop::collection::btree_map(2..250u8, lease(), 0..20);
-    (leases, 1..5u8, 2..4u32, 600..9000u32).prop_map(|(leases, own, index, mtu)| {
+    let exempt = prop::collection::btree_set(exempt(), 0..3);
+    let snat = prop::option::of((40_000..50_000u16, exempt));
+    let uplink = (2..4u32, 600..9000u32);
+    (leases, 1..5u8, uplink, snat).prop_map(|(leases, own, (index, mtu), snat)| {
         let mut world = World {
             subnet: Ipv4Net::new(Ipv4Addr::new(10, 244, own, 0), 24).unwrap(),
             ..World::default()
@@ -37,10 +41,22 @@ fn desired() -> impl Strategy<Value = Desired> {
         world.uplink.index = index;
         world.uplink.name = format!("eth{index}");
         world.uplink.mtu = mtu;
+        world.snat = snat.map(|(min, exempt)| {
+            let mut snat = source_nat(min, 60_000, &[]);
+            snat.exempt = exempt;
+            snat
+        });
         for (third, attrs) in leases {
             world = world.with(&format!("10.244.{third}.0/24"), attrs);
         }
         world.build().unwrap()
+    })
+}
+
+fn exempt() -> impl Strategy<Value = Ipv4Net> {
+    (0..8u8, 16..25u8).prop_map(|(n, len)| {
+        let net = Ipv4Net::new(Ipv4Addr::new(198, 51, n, 0), len).unwrap();
+        net.trunc()
     })
 }
 
@@ -113,8 +129,11 @@ proptest! {
         aside in any::<bool>(),
         peers in peer_maps(),
         stale in prop::collection::btree_set("[a-z]{3}-[0-9]", 0..3),
+        exempt in prop::collection::btree_set(exempt(), 0..3),
+        steps in prop::collection::btree_set(prop::sample::select(&Program::STEPS[..]), 0..3),
     ) {
-        let mut actual = Actual { device, aside, peers, ..empty() };
+        let mut actual = Actual { device, aside, peers, exempt, ..empty() };
+        actual.programs.steps = steps.into_iter().map(|s| (s, Generation::Earlier)).collect();
         actual.programs.stale = stale.into_iter().map(Stale::Pin).collect();
         actual.programs.old_layouts = BTreeSet::from(["v0".to_owned()]);
         for attachment in &desired.node.attachments {

@@ -1,0 +1,127 @@
+//! The maps of source NAT that the agent writes: steps and exempt destinations.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Array, Map, MapData, MapError, ProgramArray};
+use aya::programs::SchedClassifier;
+use flannel_common::Ipv4;
+use flannel_common::maps::{EXEMPT, STEPS};
+use flannel_common::program::Program;
+use ipnet::Ipv4Net;
+
+use super::DataplaneError;
+use super::bpffs::Pins;
+use super::maps::{gone, key, take, typed};
+
+/// Value of every entry of [`EXEMPT`].
+const IS_EXEMPT: u8 = 1;
+
+pub(super) struct SnatMaps {
+    steps: ProgramArray<MapData>,
+    exempt: LpmTrie<MapData, Ipv4, u8>,
+}
+
+impl fmt::Debug for SnatMaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnatMaps").finish_non_exhaustive()
+    }
+}
+
+impl SnatMaps {
+    /// Takes the maps out of a loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            steps: typed(STEPS, take(ebpf, STEPS)?)?,
+            exempt: typed(EXEMPT, take(ebpf, EXEMPT)?)?,
+        })
+    }
+
+    /// From the next packet on, jumps to `step` end in `program`.
+    pub(super) fn set_step(
+        &mut self,
+        step: Program,
+        program: &SchedClassifier,
+    ) -> Result<(), DataplaneError> {
+        let fd = program.fd().map_err(|error| DataplaneError::Load {
+            program: step.name(),
+            error: Box::new(error),
+        })?;
+        self.steps
+            .set(step.step(), fd, 0)
+            .map_err(|e| DataplaneError::map(STEPS, "write", e))
+    }
+
+    pub(super) fn clear_steps(&mut self) -> Result<(), DataplaneError> {
+        for step in Program::STEPS {
+            gone(self.steps.clear_index(&step.step()))
+                .map_err(|e| DataplaneError::map(STEPS, "clear", e))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn exempt(&self) -> Result<BTreeSet<Ipv4Net>, DataplaneError> {
+        list_exempt(&self.exempt)
+    }
+
+    pub(super) fn update_exempt(
+        &mut self,
+        put: &BTreeSet<Ipv4Net>,
+        remove: &BTreeSet<Ipv4Net>,
+    ) -> Result<(), DataplaneError> {
+        for net in put {
+            self.exempt
+                .insert(&key(*net), IS_EXEMPT, 0)
+                .map_err(|e| DataplaneError::map(EXEMPT, "write", e))?;
+        }
+        for net in remove {
+            gone(self.exempt.remove(&key(*net)))
+                .map_err(|e| DataplaneError::map(EXEMPT, "remove", e))?;
+        }
+        Ok(())
+    }
+}
+
+/// The pinned map's entries; the caller has checked its shape.
+pub(super) fn pinned_exempt(pins: &Pins) -> Result<BTreeSet<Ipv4Net>, DataplaneError> {
+    let map = open(EXEMPT, pins)
+        .and_then(Map::from_map_data)
+        .map_err(|e| DataplaneError::map(EXEMPT, "open", e))?;
+    list_exempt(&typed(EXEMPT, map)?)
+}
+
+fn list_exempt(map: &LpmTrie<MapData, Ipv4, u8>) -> Result<BTreeSet<Ipv4Net>, DataplaneError> {
+    let mut all = BTreeSet::new();
+    for entry in map.iter() {
+        let (key, _) = entry.map_err(|e| DataplaneError::map(EXEMPT, "read", e))?;
+        let len = u8::try_from(key.prefix_len()).unwrap_or(32);
+        all.extend(Ipv4Net::new(key.data().into(), len));
+    }
+    Ok(all)
+}
+
+/// Kernel ids of the programs in the pinned map of steps; the caller has checked its shape.
+pub(super) fn pinned_steps(pins: &Pins) -> Result<BTreeMap<Program, u32>, DataplaneError> {
+    let failed = |e| DataplaneError::map(STEPS, "read", e);
+    let data = open(STEPS, pins).map_err(failed)?;
+    // For a read from user space a program array is an array of ids (`prog_fd_array_sys_lookup_elem`);
+    // aya has no such read for it.
+    let ids: Array<MapData, u32> = typed(STEPS, Map::Array(data))?;
+    let mut found = BTreeMap::new();
+    for step in Program::STEPS {
+        match ids.get(&step.step(), 0) {
+            Ok(id) => {
+                found.insert(step, id);
+            }
+            Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(found)
+}
+
+fn open(name: &str, pins: &Pins) -> Result<MapData, MapError> {
+    MapData::from_pin(pins.map(name))
+}

@@ -1,0 +1,69 @@
+//! Source NAT: which hooks translate, from which ports, and for which destinations not.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use flannel_common::program::Program;
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use super::{Attachment, DesiredError};
+use crate::net::Direction;
+
+/// Source NAT as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SourceNat {
+    pub ports: PortRange,
+    /// Destinations to which pods keep their address.
+    pub exempt: BTreeSet<Ipv4Net>,
+}
+
+/// Ports that flows of pods leave under; both ends count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PortRange {
+    pub min: u16,
+    pub max: u16,
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.min, self.max)
+    }
+}
+
+impl SourceNat {
+    /// A reply to a pod that used the tunnel's port would be taken for a tunnel packet.
+    pub(super) fn check(&self, vxlan_port: u16) -> Result<(), DesiredError> {
+        let PortRange { min, max } = self.ports;
+        if (min..=max).contains(&vxlan_port) {
+            return Err(DesiredError::SnatPorts {
+                ports: self.ports,
+                port: vxlan_port,
+            });
+        }
+        Ok(())
+    }
+
+    /// Programs without a hook, that others go on in.
+    pub(super) fn programs() -> &'static [Program] {
+        &Program::STEPS
+    }
+
+    /// Hooks on the uplink and, where there is one, on the device of the overlay. Receiving first: a
+    /// connection that comes in is noted before its answer could be taken for a flow of the pod's own.
+    pub(super) fn attachments(uplink: &str, overlay: Option<&str>) -> Vec<Attachment> {
+        let at = |program, device: &str, direction| Attachment {
+            program,
+            device: device.to_owned(),
+            direction,
+        };
+        let mut all = Vec::new();
+        if let Some(overlay) = overlay {
+            all.push(at(Program::OverlaySnatRx, overlay, Direction::Ingress));
+            all.push(at(Program::OverlaySnatTx, overlay, Direction::Egress));
+        }
+        all.push(at(Program::UplinkSnatRx, uplink, Direction::Ingress));
+        all.push(at(Program::UplinkTx, uplink, Direction::Egress));
+        all
+    }
+}

@@ -1,0 +1,34 @@
+//! Source NAT besides its hooks: steps before whoever jumps to them, exemptions before whoever asks for them.
+
+use std::collections::BTreeSet;
+
+use flannel_common::program::Program;
+
+use super::Action;
+use crate::actual::{Actual, Generation};
+use crate::desired::Node;
+
+/// Before the hooks. A program that jumps to a step that is not there drops the packet; one of an earlier
+/// agent finds what it needs in those of this one.
+pub(super) fn prepare(node: &Node, actual: &Actual, reload: bool, actions: &mut Vec<Action>) {
+    let is_current =
+        |step: &Program| !reload && actual.programs.steps.get(step) == Some(&Generation::Current);
+    if node.snat.is_some() && !Program::STEPS.iter().all(is_current) {
+        actions.push(Action::SetSteps);
+    }
+    let none = BTreeSet::new();
+    let wanted = node.snat.as_ref().map_or(&none, |snat| &snat.exempt);
+    if *wanted != actual.exempt {
+        actions.push(Action::UpdateExempt {
+            put: wanted - &actual.exempt,
+            remove: &actual.exempt - wanted,
+        });
+    }
+}
+
+/// When the hooks are gone.
+pub(super) fn retire(node: &Node, actual: &Actual, actions: &mut Vec<Action>) {
+    if node.snat.is_none() && !actual.programs.steps.is_empty() {
+        actions.push(Action::ClearSteps);
+    }
+}

@@ -1,0 +1,129 @@
+//! `--ip-masq`: pods reach the outside as their node, and each other as themselves.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+
+use flannel_tests::outside::Outside;
+use flannel_tests::pair::Pair;
+use flannel_tests::prelude::*;
+use flannel_tests::udp::Flow;
+use flannel_tests::{talk, tcp, udp};
+
+/// Two nodes that masquerade, and a server that knows no pods.
+struct World {
+    pair: Pair<Agent>,
+    outside: Outside,
+}
+
+impl World {
+    fn new() -> Self {
+        let lab = Lab::new();
+        let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+        let outside = lab.outside();
+        let one = Agent::start_with(lab.node("one"), &net, &["--ip-masq"]);
+        let two = Agent::start_with(lab.node("two"), &net, &["--ip-masq"]);
+        let pair = Pair::of(lab, net, one, two);
+        Self { pair, outside }
+    }
+
+    /// What leaves the first node's uplink under a pod's address.
+    fn leaks(&self) -> Capture {
+        let filter = format!("src net {}", self.pair.net.cidr);
+        Capture::start(self.pair.one.node(), Node::UPLINK, &filter)
+    }
+
+    fn node(&self) -> IpAddr {
+        self.pair.one.node().address().into()
+    }
+
+    fn outside(&self, port: u16) -> SocketAddrV4 {
+        SocketAddrV4::new(self.outside.address(), port)
+    }
+}
+
+#[test]
+fn pods_reach_the_outside_as_their_node() {
+    let world = World::new();
+    let leaks = world.leaks();
+    let pod = &world.pair.pod1;
+    pod.ping(world.outside.address()).succeeds();
+    for bytes in [1, 1400, 8192] {
+        let seen = udp::exchange(pod, &world.outside, world.outside.address(), bytes);
+        assert_eq!(seen.ip(), world.node(), "{bytes} bytes by UDP");
+    }
+    let server = tcp::Server::on(&world.outside);
+    for bytes in [1, 4 << 20] {
+        let seen = server.exchange(pod, world.outside(server.port()), bytes);
+        assert_eq!(seen.client.ip(), world.node(), "{bytes} bytes by TCP");
+    }
+    assert_eq!(leaks.finish(), <[Vec<u8>; 0]>::default());
+    let text = std::fs::read_to_string(world.pair.one.subnet_file()).unwrap();
+    assert!(text.contains("FLANNEL_IPMASQ=true\n"), "{text}");
+}
+
+#[test]
+fn pods_reach_each_other_as_themselves() {
+    let world = World::new();
+    for way in world.pair.both_ways() {
+        let to = way.server.address();
+        let seen = udp::exchange(way.client, way.server, to, 100);
+        assert_eq!(seen.ip(), way.client.address());
+        let server = tcp::Server::on(way.server);
+        let seen = server.exchange(way.client, SocketAddrV4::new(to, server.port()), 100_000);
+        assert_eq!(seen.client.ip(), way.client.address());
+    }
+    // Another node is outside: its address is no pod's.
+    let (two, pod) = (world.pair.two.node(), &world.pair.pod1);
+    let seen = udp::exchange(pod, two, two.address(), 100);
+    assert_eq!(seen.ip(), world.node());
+}
+
+#[test]
+fn exempt_destinations_see_the_pod() {
+    let mut world = World::new();
+    let outside = Ipv4Addr::from(u32::from(world.outside.address()) & 0xffff_ff00);
+    world.pair.one.terminate();
+    let exempt = format!("--snat-exempt={outside}/24");
+    world.pair.one.restart_with(&["--ip-masq", &exempt]);
+    let way_back = format!(
+        "ip route add {} via {}",
+        world.pair.one.subnet(),
+        world.pair.one.node().address()
+    );
+    world.pair.lab.router().exec(&way_back);
+    let pod = &world.pair.pod1;
+    let seen = udp::exchange(pod, &world.outside, world.outside.address(), 100);
+    assert_eq!(seen.ip(), pod.address());
+}
+
+#[test]
+fn connections_outlive_the_agent_and_new_ones_need_none() {
+    let mut world = World::new();
+    let leaks = world.leaks();
+    let server = tcp::Server::on(&world.outside);
+    let to = world.outside(server.port());
+    let mut talk = talk::Tcp::open(&server, &world.pair.pod1, to);
+    talk.rounds(10);
+    let flow = Flow::start(&world.pair.pod1, &world.outside, *to.ip());
+
+    world.pair.one.kill();
+    talk.rounds(10);
+    let seen = server.exchange(&world.pair.pod1, to, 10_000);
+    assert_eq!(seen.client.ip(), world.node());
+    // Other constants: programs and steps are swapped under the traffic.
+    for flags in [&["--ip-masq"][..], &["--ip-masq", "--source-check=off"]] {
+        world.pair.one.kill();
+        world.pair.one.restart_with(flags);
+        talk.rounds(10);
+        server.exchange(&world.pair.pod1, to, 10_000);
+    }
+    flow.finish().assert_complete();
+    talk.close();
+    assert_eq!(leaks.finish(), <[Vec<u8>; 0]>::default());
+}

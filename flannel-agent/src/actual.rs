@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use crate::desired::{Attachment, Globals, Peer};
 use crate::mac::MacAddr;
+use crate::node_sysctls::Difference;
 
 /// A snapshot, made by [`crate::observe`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,6 +21,8 @@ pub struct Actual {
     pub peers: PeerMaps,
     /// Destinations exempt from source NAT, as the map holds them.
     pub exempt: BTreeSet<Ipv4Net>,
+    /// What is left to do about the sysctls of the whole node.
+    pub shared_sysctls: Difference,
 }
 
 /// What is found under the names of our pair.

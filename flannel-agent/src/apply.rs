@@ -8,11 +8,13 @@ use crate::actual::Loaded;
 use crate::dataplane::{Bpf, DataplaneError, Target};
 use crate::desired::{Node, Pair};
 use crate::net::{Features, Kind, Link, NetError, Netlink, Outcome, VethPair, sysctl};
+use crate::node_sysctls::NodeSysctls;
 use crate::plan::Action;
 
 pub(crate) struct Executor<'a> {
     pub(crate) net: &'a Netlink,
     pub(crate) bpf: &'a mut Bpf,
+    pub(crate) shared: &'a NodeSysctls,
     pub(crate) node: &'a Node,
 }
 
@@ -46,6 +48,10 @@ impl Executor<'_> {
             }
             Action::SetSysctl { key, value } => {
                 sysctl::set(key, value)?;
+            }
+            Action::ClaimSysctl { key, wish } => self.shared.claim(key, wish)?,
+            Action::ReleaseSysctl { key } => {
+                self.shared.release(key)?;
             }
             Action::SetFeatures { device, features } => Features::set(device, features)?,
             Action::Load { globals } => {

@@ -4,10 +4,11 @@
 mod find;
 mod step;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use crate::cli::Config;
 use crate::net::Netlink;
+use crate::{dataplane, mark};
 pub use step::Step;
 
 /// How a clean-up ends that found what it looked for.
@@ -20,11 +21,10 @@ pub enum Outcome {
     WouldRemove,
 }
 
-/// Removes everything of the network that `config` names, and says what; a dry run only says. The agent must
-/// not run.
+/// Removes everything of the network that `config` names, and says what; a dry run only says.
 ///
 /// # Errors
-/// What the kernel or iptables refuses; the rest is still there then.
+/// An agent that runs; what the kernel or iptables refuses; the rest is still there then.
 pub fn main(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -34,6 +34,12 @@ pub fn main(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
 }
 
 async fn clean(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
+    let prefix = &config.etcd.prefix;
+    if !dry_run && dataplane::is_looked_after(&config.bpffs, &mark::network_name(prefix)) {
+        bail!(
+            "an agent of {prefix} runs on this node and would make everything anew: stop it first"
+        );
+    }
     let net = Netlink::open()?;
     let steps = find::steps(&net, config).await?;
     for step in &steps {
@@ -46,10 +52,7 @@ async fn clean(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
     }
     Ok(match (steps.is_empty(), dry_run) {
         (true, _) => {
-            println!(
-                "nothing to do: nothing of {} is on this node",
-                config.etcd.prefix
-            );
+            println!("nothing to do: nothing of {prefix} is on this node");
             Outcome::NothingToDo
         }
         (false, true) => Outcome::WouldRemove,

@@ -8,7 +8,8 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde_json::json;
+use ipnet::Ipv4Net;
+use serde_json::{Value, json};
 
 use crate::files;
 use crate::subnet_env::SubnetEnv;
@@ -53,6 +54,34 @@ pub fn conflist(env: &SubnetEnv) -> String {
         ],
     });
     format!("{network:#}\n")
+}
+
+/// Whether the network's file in `folder` is one that [`write`] made, for this subnet as far as it is known: its
+/// text is to the byte what we would write, which nobody else does.
+#[must_use]
+pub fn is_ours(folder: &Path, network: Option<Ipv4Net>, subnet: Option<Ipv4Net>) -> bool {
+    let Ok(text) = std::fs::read_to_string(path(folder)) else {
+        return false;
+    };
+    let Some(env) = read_back(&text) else {
+        return false;
+    };
+    conflist(&env) == text
+        && network.is_none_or(|network| network == env.network)
+        && subnet.is_none_or(|subnet| subnet == env.subnet)
+}
+
+/// What the text was made from, if we made it.
+fn read_back(text: &str) -> Option<SubnetEnv> {
+    let network: Value = serde_json::from_str(text).ok()?;
+    let bridge = network.pointer("/plugins/0")?;
+    let net = |pointer| bridge.pointer(pointer)?.as_str()?.parse().ok();
+    Some(SubnetEnv {
+        network: net("/ipam/routes/0/dst")?,
+        subnet: net("/ipam/ranges/0/0/subnet")?,
+        mtu: bridge.get("mtu")?.as_u64()?.try_into().ok()?,
+        ip_masq: !bridge.get("ipMasq")?.as_bool()?,
+    })
 }
 
 /// Replaces the network's file in `folder` as a whole, unless it says the same already. Returns whether it

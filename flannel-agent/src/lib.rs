@@ -26,6 +26,7 @@ pub mod mac;
 pub mod mark;
 pub mod metrics;
 pub mod net;
+pub mod node_sysctls;
 pub mod observe;
 pub mod plan;
 pub mod rescue;

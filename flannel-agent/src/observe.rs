@@ -8,11 +8,13 @@ use crate::desired::{Node, Pair};
 use crate::mac::MacAddr;
 use crate::mark;
 use crate::net::{Features, Kind, Link, NetError, Netlink, sysctl};
+use crate::node_sysctls::{Difference, NodeSysctls};
 
 /// Observes whatever `node` is about.
 pub(crate) async fn observe(
     net: &Netlink,
     bpf: &Bpf,
+    shared: &NodeSysctls,
     node: &Node,
 ) -> Result<Actual, DataplaneError> {
     let links = net.links().await?;
@@ -28,6 +30,7 @@ pub(crate) async fn observe(
         programs: bpf.observe(node, net, &links).await?,
         peers: bpf.peers()?,
         exempt: bpf.exempt()?,
+        shared_sysctls: shared_sysctls(shared, node),
     })
 }
 
@@ -115,6 +118,15 @@ async fn pair(net: &Netlink, node: &Node, near: &Link, far: &Link) -> Result<Pai
             .filter(|route| route.paths.iter().any(|path| path.index == near.index))
             .map(|route| (route.destination, route.source))
             .collect(),
+    })
+}
+
+/// What cannot be read is wanted anew: doing that says why not, once, and is no reason to stop.
+fn shared_sysctls(shared: &NodeSysctls, node: &Node) -> Difference {
+    let wishes = &node.shared_sysctls;
+    shared.difference(wishes).unwrap_or_else(|_| Difference {
+        unmet: wishes.clone(),
+        ..Difference::default()
     })
 }
 

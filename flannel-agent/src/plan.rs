@@ -32,6 +32,12 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
     let mut actions = Vec::new();
     let (pair, created) = devices(&node.pair, &actual.device, &mut actions)?;
     settings(node, &pair, &mut actions);
+    let shared = &actual.shared_sysctls;
+    let claims = shared.unmet.iter();
+    actions.extend(claims.map(|(key, wish)| Action::ClaimSysctl {
+        key: key.clone(),
+        wish: wish.clone(),
+    }));
 
     let reload = created || !is_loaded(node, &pair, actual.programs.loaded.as_ref());
     if reload {
@@ -76,6 +82,8 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
             device: node.pair.aside_name.clone(),
         });
     }
+    let unwanted = shared.unwanted.iter().cloned();
+    actions.extend(unwanted.map(|key| Action::ReleaseSysctl { key }));
     let stale = actual.programs.stale.iter().cloned();
     actions.extend(stale.map(Action::Detach));
     snat::retire(node, actual, &mut actions);

@@ -127,6 +127,7 @@ impl Daemon {
             ("--iface", Node::UPLINK),
             ("--subnet-file", &subnet_file.display().to_string()),
             ("--bpffs", &node.bpffs().display().to_string()),
+            ("--state-dir", &node.state_dir().display().to_string()),
             ("--healthz-ip", "127.0.0.1"),
             ("--healthz-port", &port.to_string()),
         ] {

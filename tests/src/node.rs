@@ -101,6 +101,11 @@ impl Node {
         (netns, format!("port{host}"))
     }
 
+    /// Its `/run/flannel`, shared by its agents.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.join("run/flannel")
+    }
+
     /// Whether bridged packets pass iptables (`br_netfilter`).
     pub fn br_netfilter(&self, on: bool) {
         self.sysctl("net.bridge.bridge-nf-call-iptables", u8::from(on));

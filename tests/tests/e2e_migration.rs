@@ -55,6 +55,11 @@ impl Connection {
     }
 }
 
+/// A node's `/etc/cni/net.d`.
+fn cni_conf_dir(node: &Node) -> std::path::PathBuf {
+    node.folder().join("net.d")
+}
+
 /// `flannel-agent cleanup` with the flags that the agent had.
 fn cleanup(agent: &Agent) -> std::process::Command {
     let node = agent.node();
@@ -63,6 +68,8 @@ fn cleanup(agent: &Agent) -> std::process::Command {
         format!("--etcd-prefix={}", agent.net().prefix),
         format!("--bpffs={}", node.bpffs().display()),
         format!("--subnet-file={}", agent.subnet_file().display()),
+        format!("--state-dir={}", node.state_dir().display()),
+        format!("--cni-conf-dir={}", cni_conf_dir(node).display()),
     ];
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     command(agent, &flags)
@@ -160,4 +167,73 @@ fn cleanup_of_one_network_leaves_the_other() {
             .is_empty()
     );
     flow.finish().assert_complete();
+}
+
+const LIBERAL: &str = "cat /proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
+
+#[test]
+fn cleanup_gives_back_what_the_last_agent_leaves() {
+    let lab = Lab::new();
+    let red = lab.network(Network::vxlan("/red/network", "10.11.0.0/16").vni(1));
+    let blue = lab.network(Network::vxlan("/blue/network", "10.12.0.0/16").vni(2));
+    let node = std::sync::Arc::new(lab.node("one"));
+    assert_eq!(node.exec(LIBERAL).trim(), "0");
+    let mut first = Agent::start(node.clone(), &red);
+    let mut last = Agent::start(node.clone(), &blue);
+    assert_eq!(node.exec(LIBERAL).trim(), "1");
+
+    assert!(first.terminate().success());
+    let said = run(&mut cleanup(&first));
+    assert!(said.contains("nf_conntrack_tcp_be_liberal"), "{said}");
+    assert_eq!(node.exec(LIBERAL).trim(), "1", "the other still needs it");
+    assert!(last.terminate().success());
+    run(&mut cleanup(&last));
+    assert_eq!(node.exec(LIBERAL).trim(), "0");
+    assert_eq!(std::fs::read_dir(node.state_dir()).unwrap().count(), 0);
+    let said = run(&mut cleanup(&last));
+    assert!(said.contains("nothing of /blue/network"), "{said}");
+}
+
+#[test]
+fn a_fast_path_switched_off_gives_its_sysctl_back() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let mut agent = Agent::start(lab.node("one"), &net);
+    agent.kill();
+    agent.restart_with(&["--fast-path=off"]);
+    assert_eq!(agent.exec(LIBERAL).trim(), "0");
+}
+
+#[test]
+fn cleanup_takes_the_cni_network_that_we_wrote_and_no_other() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let node = lab.node("one");
+    let folder = cni_conf_dir(&node);
+    let flag = format!("--cni-conf-dir={}", folder.display());
+    let mut agent = Agent::start_with(node, &net, &[&flag]);
+    let file = folder.join("10-flannel.conflist");
+    let theirs = r#"{"name":"cbr0","plugins":[{"type":"flannel"}]}"#;
+    std::fs::write(folder.join("20-other.conflist"), theirs).unwrap();
+    assert!(agent.terminate().success());
+    let said = run(&mut cleanup(&agent));
+    assert!(said.contains("10-flannel.conflist"), "{said}");
+    assert!(!file.exists() && folder.join("20-other.conflist").exists());
+
+    std::fs::write(&file, theirs).unwrap();
+    let said = run(&mut cleanup(&agent));
+    assert!(said.contains("nothing of /coreos.com/network"), "{said}");
+    assert!(file.exists(), "flannel's own was taken");
+}
+
+#[test]
+fn cleanup_under_a_running_agent_is_refused() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let agent = Agent::start(lab.node("one"), &net);
+    let refused = output(&mut cleanup(&agent));
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("stop it first"), "{said}");
+    assert!(agent.exec("ip link show flannel.1").contains("flannel.1"));
 }

@@ -6,7 +6,8 @@ use super::Step;
 use super::step::devices;
 use crate::cli::Config;
 use crate::net::{Direction, Link, Netlink};
-use crate::{dataplane, forward_rules, mark, subnet_env};
+use crate::node_sysctls::{NodeSysctls, Wishes};
+use crate::{cni, dataplane, forward_rules, mark, subnet_env};
 
 /// Hooks before devices: what arrives goes back to the kernel at once.
 pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<Step>> {
@@ -17,7 +18,14 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
         .iter()
         .filter(|link| link.alias.as_deref() == Some(alias.as_str()))
         .collect();
+    let file = subnet_env::read(&config.subnet_file)?;
     let mut steps = Vec::new();
+    // First: no new pod gets an interface of a network that is going.
+    if let Some(folder) = &config.cni_conf_dir
+        && cni::is_ours(folder, file.network, file.subnet)
+    {
+        steps.push(Step::CniNetwork(cni::path(folder)));
+    }
     for vni in ours.iter().copied().filter_map(mark::vni_of) {
         for device in &links {
             for direction in [Direction::Ingress, Direction::Egress] {
@@ -32,17 +40,22 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
         }
     }
     if dataplane::has_pins(&config.bpffs, &name) {
-        steps.push(Step::Pins { network: name });
+        steps.push(Step::Pins {
+            network: name.clone(),
+        });
     }
     let devices = devices(&ours).into_iter();
     steps.extend(devices.map(|link| Step::Device(link.name.clone())));
     // Where the agent left no subnet file it made no route that outlives its device.
-    if let Some(network) = subnet_env::read(&config.subnet_file)?.network {
+    if let Some(network) = file.network {
         steps.extend(direct_routes(net, network).await?);
         if forward_rules::are_there(network).await? {
             steps.push(Step::ForwardRules(network));
         }
     }
+    let shared = NodeSysctls::new(&config.state_dir, &name);
+    let entered = shared.difference(&Wishes::new())?.unwanted;
+    steps.extend(entered.into_iter().map(Step::Sysctl));
     Ok(steps)
 }
 

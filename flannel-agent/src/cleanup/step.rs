@@ -1,17 +1,23 @@
 //! One thing to remove.
 
 use std::fmt;
+use std::io;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
+use anyhow::Context as _;
 use ipnet::Ipv4Net;
 
 use crate::cli::Config;
 use crate::net::{Direction, Link, Netlink};
+use crate::node_sysctls::NodeSysctls;
 use crate::{dataplane, forward_rules, mark};
 
 /// Something of ours on this node. Removing what is gone by then has succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// The CNI network that we wrote.
+    CniNetwork(PathBuf),
     /// Our clsact filters on one hook.
     Filters {
         device: Link,
@@ -31,11 +37,19 @@ pub enum Step {
     },
     /// The accept rules in iptables.
     ForwardRules(Ipv4Net),
+    /// What the network wants of a sysctl that the whole node shares.
+    Sysctl(String),
 }
 
 impl Step {
     pub(super) async fn perform(&self, net: &Netlink, config: &Config) -> anyhow::Result<()> {
         match self {
+            Self::CniNetwork(path) => match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(error).with_context(|| format!("cannot remove {}", path.display()))?;
+                }
+                _ => {}
+            },
             Self::Filters {
                 device,
                 direction,
@@ -55,6 +69,10 @@ impl Step {
                 net.remove_route_via(*destination, *via, *index).await?;
             }
             Self::ForwardRules(network) => forward_rules::remove(*network).await?,
+            Self::Sysctl(key) => {
+                let network = mark::network_name(&config.etcd.prefix);
+                NodeSysctls::new(&config.state_dir, &network).release(key)?;
+            }
         }
         Ok(())
     }
@@ -63,6 +81,7 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::CniNetwork(path) => write!(f, "the CNI network {}", path.display()),
             Self::Filters {
                 device, direction, ..
             } => write!(f, "the filters of {} ({direction})", device.name),
@@ -74,6 +93,7 @@ impl fmt::Display for Step {
             Self::ForwardRules(network) => {
                 write!(f, "the iptables rules that accept {network} in FORWARD")
             }
+            Self::Sysctl(key) => write!(f, "this network's part in the sysctl {key}"),
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Config {
     pub etcd: EtcdOptions,
     pub uplink: UplinkChoice,
     pub subnet_file: PathBuf,
+    /// Shared by all agents of the node.
+    pub state_dir: PathBuf,
     /// `None`: no CNI network is written.
     pub cni_conf_dir: Option<PathBuf>,
     /// `None`: pods' packets leave as they are.
@@ -96,6 +98,16 @@ impl Config {
                     "leave the flag out for /run/flannel/subnet.env",
                 )
             })?,
+            state_dir: path(&flags.state_dir)
+                .filter(|dir| dir.is_absolute())
+                .ok_or_else(|| {
+                    ConfigError::new(
+                        "state-dir",
+                        &flags.state_dir,
+                        "not an absolute path",
+                        "leave the flag out for /run/flannel",
+                    )
+                })?,
             cni_conf_dir: path(&flags.cni_conf_dir),
             snat: snat::source_nat(flags)?,
             snat_entries: snat::entries(flags)?,

@@ -95,6 +95,14 @@ pub struct Flags {
         help_heading = "Node"
     )]
     pub subnet_file: String,
+    /// Where agents remember the sysctls that they changed; one folder for all agents of a node, lost at reboot
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/flannel",
+        help_heading = "Node"
+    )]
+    pub state_dir: String,
     /// Write a CNI network (bridge, host-local, portmap) here, usually /etc/cni/net.d [default: none]
     #[arg(long, value_name = "DIR", default_value = "", help_heading = "Node")]
     pub cni_conf_dir: String,

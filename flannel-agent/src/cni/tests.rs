@@ -53,6 +53,26 @@ fn written_once_and_again_when_it_changes() {
 }
 
 #[test]
+fn only_what_we_wrote_for_this_subnet_is_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let (network, subnet) = (Some(env().network), Some(env().subnet));
+    assert!(!is_ours(folder, network, subnet), "there is none");
+    write(folder, &env()).unwrap();
+    assert!(is_ours(folder, network, subnet));
+    assert!(is_ours(folder, None, None), "without a subnet file");
+    let other = Some("10.244.2.0/24".parse().unwrap());
+    assert!(!is_ours(folder, network, other), "another agent's");
+    // As flannel's manifest installs it, and ours with somebody's change.
+    let flannels = r#"{"name":"cbr0","cniVersion":"0.3.1","plugins":[{"type":"flannel"}]}"#;
+    let changed = conflist(&env()).replace("cni0", "br7");
+    for text in [flannels, &changed, "", "{}"] {
+        std::fs::write(path(folder), text).unwrap();
+        assert!(!is_ours(folder, network, subnet), "{text}");
+    }
+}
+
+#[test]
 fn an_unwritable_folder_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");

@@ -54,6 +54,7 @@ impl Kernel {
             network: network.clone(),
             ebpf_object: config.ebpf_object.clone(),
             attach: AttachMode::Auto,
+            state_dir: config.state_dir.clone(),
             flow_entries: config.flow_entries,
             snat_entries: config.snat.is_some().then_some(config.snat_entries),
         })?;

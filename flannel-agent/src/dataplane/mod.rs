@@ -34,6 +34,7 @@ pub use wire::Wire;
 use crate::actual::{Actual, PeerMaps};
 use crate::desired::{Desired, Node};
 use crate::net::{Direction, Link, Netlink};
+use crate::node_sysctls::NodeSysctls;
 
 /// What a dataplane is made from; the rest is [`Desired`].
 #[derive(Debug, Clone)]
@@ -45,6 +46,8 @@ pub struct Options {
     /// Instead of the built-in object.
     pub ebpf_object: Option<PathBuf>,
     pub attach: AttachMode,
+    /// Where the agents of this node remember its sysctls; see [`NodeSysctls`].
+    pub state_dir: PathBuf,
     /// Size of the flow table.
     pub flow_entries: u32,
     /// Size of the table of source NAT; `None`: nothing is translated.
@@ -56,6 +59,7 @@ pub struct Options {
 pub struct Dataplane {
     net: Netlink,
     bpf: Bpf,
+    shared: NodeSysctls,
     /// What the last full reconcile wanted, and what the maps hold since: lease changes are compared
     /// with this and not with the kernel.
     mirror: Option<Mirror>,
@@ -81,6 +85,7 @@ impl Dataplane {
         Ok(Self {
             bpf: Bpf::open(options)?,
             net: Netlink::open()?,
+            shared: NodeSysctls::new(&options.state_dir, &options.network),
             mirror: None,
             said: BTreeSet::new(),
             ignored: BTreeMap::new(),
@@ -98,7 +103,7 @@ impl Dataplane {
     /// # Errors
     /// If the kernel does not answer.
     pub async fn actual(&self, desired: &Desired) -> Result<Actual, DataplaneError> {
-        crate::observe::observe(&self.net, &self.bpf, &desired.node).await
+        crate::observe::observe(&self.net, &self.bpf, &self.shared, &desired.node).await
     }
 
     /// What the programs counted.
@@ -108,6 +113,12 @@ impl Dataplane {
     pub fn stats(&self) -> Result<&Stats, DataplaneError> {
         self.bpf.stats()
     }
+}
+
+/// Whether an agent of the network runs.
+pub(crate) fn is_looked_after(bpffs: &Path, network: &str) -> bool {
+    // Without the folder there is nobody to hold it.
+    alive::is_held(bpffs::Pins::of(bpffs, network).root()).unwrap_or(false)
 }
 
 /// Whether anything of a network is pinned.

@@ -257,6 +257,7 @@ mod tests {
             bpffs: PathBuf::new(),
             network: String::new(),
             ebpf_object: object.map(Path::to_owned),
+            state_dir: PathBuf::new(),
             attach: super::super::AttachMode::Auto,
             flow_entries: 8192,
             snat_entries,

@@ -94,6 +94,7 @@ impl Dataplane {
             let mut executor = Executor {
                 net: &self.net,
                 bpf: &mut self.bpf,
+                shared: &self.shared,
                 node: &desired.node,
             };
             let outcome = executor.apply(&action).await;

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{Attachment, Pair};
 use crate::net::Direction;
+use crate::node_sysctls::Wish;
 
 /// What a flow has to show before it skips the stack.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
@@ -105,8 +106,8 @@ impl FastPath {
 
     /// Conntrack misses most segments of a fast TCP flow; without this it calls the next one it sees
     /// INVALID, and kube-proxy's rule drops it.
-    pub(super) fn sysctls(&self) -> Option<(String, String)> {
+    pub(super) fn shared_sysctls(&self) -> Option<(String, Wish)> {
         let key = "net/netfilter/nf_conntrack_tcp_be_liberal";
-        (self.mode != Mode::Off).then(|| (key.to_owned(), "1".to_owned()))
+        (self.mode != Mode::Off).then(|| (key.to_owned(), Wish::Value("1".to_owned())))
     }
 }

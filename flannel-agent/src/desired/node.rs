@@ -7,11 +7,12 @@ use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 
-use super::{DesiredError, FastPath, Inputs, PortRange, Ports, SourceNat};
+use super::{DesiredError, Inputs, PortRange, Ports, SourceNat};
 use crate::config::{NetworkConfig, VxlanOptions};
 use crate::mac::MacAddr;
 use crate::mark;
 use crate::net::Direction;
+use crate::node_sysctls::Wishes;
 use crate::uplink::Uplink;
 
 /// Outer IPv4, UDP and VXLAN headers and the inner Ethernet header, bytes.
@@ -38,6 +39,8 @@ pub struct Node {
     pub overlay: Ipv4Net,
     /// Paths below `/proc/sys` and values. Not essential: without them things are only less tidy.
     pub sysctls: BTreeMap<String, String>,
+    /// Sysctls of the whole node, given back when the network leaves it.
+    pub shared_sysctls: Wishes,
     /// Per device, offloads by ethtool's names. Not essential: they decide speed.
     pub features: BTreeMap<String, BTreeMap<String, bool>>,
     pub globals: Globals,
@@ -145,7 +148,8 @@ pub(super) fn node(inputs: &Inputs<'_>, vxlan: &VxlanOptions) -> Result<Node, De
         network: inputs.network.to_owned(),
         address: inputs.subnet.network().into(),
         overlay,
-        sysctls: sysctls(&pair, inputs.fast_path),
+        sysctls: sysctls(&pair),
+        shared_sysctls: shared_sysctls(inputs),
         features: features(&pair),
         globals: Globals {
             uplink_index: inputs.uplink.index,
@@ -190,9 +194,15 @@ fn attachments(pair: &Pair, uplink: &str) -> Vec<Attachment> {
     ]
 }
 
+fn shared_sysctls(inputs: &Inputs<'_>) -> Wishes {
+    let fast_path = inputs.fast_path.shared_sysctls();
+    let snat = inputs.snat.map(SourceNat::shared_sysctls);
+    fast_path.into_iter().chain(snat).collect()
+}
+
 /// IPv6 autoconfiguration has no business on the pair: router solicitations and link-local addresses
 /// would go into the tunnel, and a router's answer would configure the node.
-fn sysctls(pair: &Pair, fast_path: &FastPath) -> BTreeMap<String, String> {
+fn sysctls(pair: &Pair) -> BTreeMap<String, String> {
     let ipv6 = |device: &str, key| format!("net/ipv6/conf/{device}/{key}");
     [
         (ipv6(&pair.gro_name, "disable_ipv6"), "1"),
@@ -201,9 +211,7 @@ fn sysctls(pair: &Pair, fast_path: &FastPath) -> BTreeMap<String, String> {
         (ipv6(&pair.name, "addr_gen_mode"), "1"),
     ]
     .map(|(key, value)| (key, value.to_owned()))
-    .into_iter()
-    .chain(fast_path.sysctls())
-    .collect()
+    .into()
 }
 
 /// The veth driver hands packets to NAPI, where GRO merges them, only when the sending end has every kind

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{Attachment, DesiredError};
 use crate::net::Direction;
+use crate::node_sysctls::{RESERVED_PORTS, Wish};
 
 /// Source NAT as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,6 +43,12 @@ impl SourceNat {
             });
         }
         Ok(())
+    }
+
+    /// The kernel must not give the node's own sockets ports that pods' flows leave under.
+    pub(super) fn shared_sysctls(&self) -> (String, Wish) {
+        let PortRange { min, max } = self.ports;
+        (RESERVED_PORTS.to_owned(), Wish::Ports((min..=max).into()))
     }
 
     /// Programs without a hook, that others go on in.

@@ -146,7 +146,7 @@ fn switched_off_it_leaves_no_trace() {
     let node = world.build().unwrap().node;
     assert_eq!(node.attachments.len(), 3);
     assert_eq!(node.programs.len(), 3);
-    assert!(node.sysctls.keys().all(|key| !key.contains("conntrack")));
+    assert!(node.shared_sysctls.is_empty());
 }
 
 pub(crate) fn source_nat(min: u16, max: u16, exempt: &[&str]) -> SourceNat {

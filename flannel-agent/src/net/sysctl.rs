@@ -44,7 +44,8 @@ pub fn set(key: &str, value: &str) -> Result<Option<Changed>, NetError> {
     if old == value {
         return Ok(None);
     }
-    std::fs::write(path(key), value)
+    // An empty list is one line, too: a write of nothing does not reach the kernel.
+    std::fs::write(path(key), format!("{value}\n"))
         .map_err(|e| NetError::io(format!("set the sysctl {key} to {value} (it is {old})"), &e))?;
     Ok(Some(Changed {
         key: key.to_owned(),

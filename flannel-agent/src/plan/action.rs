@@ -12,6 +12,7 @@ use crate::actual::Stale;
 use crate::desired::{Attachment, Globals, Pair};
 use crate::mac::MacAddr;
 use crate::net::Direction;
+use crate::node_sysctls::Wish;
 
 /// One step. Each is idempotent, and names devices because indexes change under it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,6 +46,15 @@ pub enum Action {
     SetSysctl {
         key: String,
         value: String,
+    },
+    /// Sets a sysctl of the whole node, and remembers what it was.
+    ClaimSysctl {
+        key: String,
+        wish: Wish,
+    },
+    /// Gives such a sysctl back.
+    ReleaseSysctl {
+        key: String,
     },
     SetFeatures {
         device: String,
@@ -110,6 +120,8 @@ impl Action {
             Self::SetMtu { .. } => "set_mtu",
             Self::SetSysctl { .. } => "set_sysctl",
             Self::SetFeatures { .. } => "set_features",
+            Self::ClaimSysctl { .. } => "claim_sysctl",
+            Self::ReleaseSysctl { .. } => "release_sysctl",
             Self::Load { .. } => "load",
             Self::UpdatePeers(_) => "update_peers",
             Self::SetSteps => "set_steps",
@@ -134,6 +146,8 @@ impl Action {
         !matches!(
             self,
             Self::SetSysctl { .. }
+                | Self::ClaimSysctl { .. }
+                | Self::ReleaseSysctl { .. }
                 | Self::SetFeatures { .. }
                 | Self::Detach(_)
                 | Self::ClearSteps
@@ -161,6 +175,8 @@ impl fmt::Display for Action {
             Self::SetMac { device, mac } => write!(f, "set the MAC of {device} to {mac}"),
             Self::SetMtu { device, mtu } => write!(f, "set the MTU of {device} to {mtu}"),
             Self::SetSysctl { key, value } => write!(f, "set the sysctl {key} to {value}"),
+            Self::ClaimSysctl { key, wish } => write!(f, "set the node's sysctl {key} to {wish}"),
+            Self::ReleaseSysctl { key } => write!(f, "give the node's sysctl {key} back"),
             Self::SetFeatures { device, features } => {
                 write!(f, "switch offloads of {device}:")?;
                 for (name, on) in features {

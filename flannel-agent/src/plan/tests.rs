@@ -18,6 +18,25 @@ fn wanted() -> Desired {
         .unwrap()
 }
 
+#[test]
+fn sysctls_of_the_node_are_claimed_before_the_programs_and_given_back_last() {
+    let mut model = running();
+    model.new_process();
+    let shared = &mut model.actual.shared_sysctls;
+    shared.unmet.clone_from(&wanted().node.shared_sysctls);
+    shared.unwanted.insert("net/ipv4/x".to_owned());
+    let words = words(&plan(&wanted(), &model.actual).unwrap());
+    assert_eq!(
+        words[0],
+        "set the node's sysctl net/netfilter/nf_conntrack_tcp_be_liberal to 1"
+    );
+    assert_eq!(
+        words.last().unwrap(),
+        "give the node's sysctl net/ipv4/x back"
+    );
+    model.converge(&wanted());
+}
+
 fn words(actions: &[Action]) -> Vec<String> {
     let first = |a: &Action| a.to_string();
     actions.iter().map(first).collect()
@@ -41,7 +60,6 @@ fn a_first_start_reads_as_a_story() {
             "set the sysctl net/ipv6/conf/flannel.1/accept_ra to 0",
             "set the sysctl net/ipv6/conf/flannel.1/addr_gen_mode to 1",
             "set the sysctl net/ipv6/conf/flgro.1/disable_ipv6 to 1",
-            "set the sysctl net/netfilter/nf_conntrack_tcp_be_liberal to 1",
             "switch offloads of flannel.1: rx-gro on tx-gre-csum-segmentation off \
              tx-gre-segmentation off tx-gso-list off tx-ipxip4-segmentation off \
              tx-ipxip6-segmentation off tx-sctp-segmentation off \

@@ -117,6 +117,7 @@ fn without_bpffs_and_the_right_to_mount_the_error_says_what_to_do() {
             network: "x".to_owned(),
             ebpf_object: None,
             attach: AttachMode::Auto,
+            state_dir: rig.state_dir(),
             flow_entries: 8192,
             snat_entries: None,
         });

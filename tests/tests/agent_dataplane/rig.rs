@@ -92,6 +92,7 @@ impl Rig {
                 network: NETWORK.to_owned(),
                 ebpf_object: None,
                 attach: self.attach,
+                state_dir: self.state_dir(),
                 flow_entries: self.flow_entries,
                 snat_entries: self.snat.as_ref().map(|_| 8192),
             });
@@ -105,6 +106,11 @@ impl Rig {
 
     pub(crate) fn bpffs(&self) -> PathBuf {
         self.folder.join("bpf")
+    }
+
+    /// Its `/run/flannel`.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.folder.join("run")
     }
 
     /// Our folder in bpffs.

@@ -6,6 +6,7 @@ use flannel_common::program::Program;
 
 use crate::actual::{Actual, Device, Generation, Loaded, PairState, PeerMaps, Programs, Stale};
 use crate::desired::Desired;
+use crate::node_sysctls::Difference;
 use crate::plan::{Action, plan};
 
 pub(super) fn empty() -> Actual {
@@ -15,6 +16,7 @@ pub(super) fn empty() -> Actual {
         programs: Programs::default(),
         peers: PeerMaps::default(),
         exempt: BTreeSet::new(),
+        shared_sysctls: Difference::default(),
     }
 }
 
@@ -138,6 +140,12 @@ impl Model {
             Action::SetMtu { mtu, .. } => pair(actual).mtu = *mtu,
             Action::SetSysctl { key, .. } => {
                 pair(actual).wrong_sysctls.remove(key);
+            }
+            Action::ClaimSysctl { key, .. } => {
+                actual.shared_sysctls.unmet.remove(key);
+            }
+            Action::ReleaseSysctl { key } => {
+                actual.shared_sysctls.unwanted.remove(key);
             }
             Action::SetFeatures { device, .. } => {
                 pair(actual).wrong_features.remove(device);

@@ -16,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::Config;
 use crate::health::{Health, Ready};
+use crate::mark;
 use crate::metrics::Exporter;
 use crate::source::etcd::EtcdSource;
+use crate::sweep::Sweeper;
 use kernel::Kernel;
 use signals::Signals;
 
@@ -59,6 +61,13 @@ async fn run(config: &Config) -> anyhow::Result<()> {
                 tracing::error!("{error:#}");
             }
         });
+    }
+    if config.snat.is_some() {
+        let sweeper = Sweeper {
+            bpffs: config.bpffs.clone(),
+            network: mark::network_name(&config.etcd.prefix),
+        };
+        tokio::spawn(sweeper.run(cancel.clone()));
     }
     let source = EtcdSource::new(&config.etcd)?;
     let node = Kernel::open(config)?;

@@ -1,6 +1,7 @@
 //! Thousands of TCP connections at once, all open until the end.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -12,17 +13,20 @@ use tokio::sync::Semaphore;
 
 use crate::host::Host;
 use crate::mirror::{decode, encode};
+use crate::process::Process;
+use crate::wait::{SOON, eventually};
 
 /// Connections that are being opened at the same time: a listener's backlog is short.
 const AT_ONCE: usize = 200;
-/// Two sockets each, and some more.
-const FILES: u64 = 65_536;
+/// What the server says when it does.
+const LISTENING: &str = "listening";
 
 /// Clients on several hosts, and the server they all talk to.
 #[derive(Debug)]
 pub struct Crowd {
     runtime: Runtime,
     members: Vec<Member>,
+    _server: Process,
 }
 
 #[derive(Debug)]
@@ -33,45 +37,27 @@ struct Member {
 }
 
 impl Crowd {
-    /// Listens on `port` of `server`, and opens `each` connections to `to` from each of `clients`.
+    /// Runs `program` (see [`serve`]) on `server`, where `to` is, with its output in the folder `log`; opens `each`
+    /// connections from each of `clients`.
     ///
     /// # Panics
     /// If one cannot be opened, or hears another's answer.
     pub fn gather(
-        server: &impl Host,
-        port: u16,
-        clients: &[&impl Host],
+        (server, program, log): (&impl Host, &str, &Path),
         to: SocketAddrV4,
+        clients: &[&impl Host],
         each: usize,
     ) -> Self {
         allow_files();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime = runtime();
+        let mut command = server.netns().command(program);
+        command.arg(to.port().to_string());
+        let log = log.join("reflect.log");
+        let server = Process::spawn("reflect", command, &log);
+        eventually("the server listens", SOON, || {
+            server.log().contains(LISTENING)
+        });
         let gate = Arc::new(Semaphore::new(AT_ONCE));
-        let listener = server.netns().enter(|| {
-            let socket = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
-            socket.set_nonblocking(true)?;
-            std::io::Result::Ok(socket)
-        });
-        let listener = listener.expect("listen");
-        runtime.spawn(async move {
-            let listener = TcpListener::from_std(listener).expect("register the listener");
-            while let Ok((stream, client)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let mut stream = stream;
-                    let mut question = [0; 16];
-                    while stream.read_exact(&mut question).await.is_ok() {
-                        let answer = encode(&question, client);
-                        if stream.write_all(&answer).await.is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
         let mut joins = Vec::new();
         for (number, socket) in (0..).zip(open_sockets(clients, each)) {
             let gate = Arc::clone(&gate);
@@ -97,7 +83,11 @@ impl Crowd {
             }
             members
         });
-        Self { runtime, members }
+        Self {
+            runtime,
+            members,
+            _server: server,
+        }
     }
 
     /// As whom the server saw each.
@@ -159,9 +149,46 @@ async fn ask(stream: &mut TcpStream, number: u64) -> SocketAddrV4 {
     decode(&answer)
 }
 
-/// Root may have as many open files as `nr_open` says.
+/// The server's program: reflects what is asked on the port that is its only argument, until it is killed.
+///
+/// # Panics
+/// If it cannot listen.
+pub fn serve() {
+    allow_files();
+    let port = std::env::args().nth(1).and_then(|port| port.parse().ok());
+    let port: u16 = port.expect("a port as the only argument");
+    let runtime = runtime();
+    runtime.block_on(async {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await;
+        let listener = listener.expect("listen");
+        println!("{LISTENING} on port {port}");
+        loop {
+            let (stream, client) = listener.accept().await.expect("accept");
+            tokio::spawn(reflect(stream, client));
+        }
+    });
+}
+
+async fn reflect(mut stream: TcpStream, client: SocketAddr) {
+    let mut question = [0; 16];
+    while stream.read_exact(&mut question).await.is_ok() {
+        let answer = encode(&question, client);
+        if stream.write_all(&answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// As many open files as are allowed at all.
 fn allow_files() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of open files");
-    setrlimit(Resource::RLIMIT_NOFILE, FILES, hard.max(FILES))
-        .expect("raise the limit of open files");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise the limit of open files");
 }

@@ -1,0 +1,96 @@
+//! Fragments, and UDP without a checksum, through the translation and back.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+
+use flannel_tests::packet::outside::{IP, Plain, fragments};
+use flannel_tests::prelude::*;
+use flannel_tests::raw;
+use flannel_tests::sockopt::without_checksum;
+use flannel_tests::stage::Stage;
+use flannel_tests::udp;
+use rstest::rstest;
+
+/// There and back with `bytes`, each datagram different.
+#[track_caller]
+fn exchange(client: &UdpSocket, server: &UdpSocket, to: SocketAddrV4, bytes: usize) -> SocketAddr {
+    let mut buffer = vec![0; 65_536];
+    let question: Vec<u8> = (0..bytes).map(|i| (i / 3).to_le_bytes()[0]).collect();
+    client.send_to(&question, to).unwrap();
+    let (len, seen) = server.recv_from(&mut buffer).expect("the question");
+    assert!(buffer[..len] == question, "{bytes} bytes were changed");
+    let answer: Vec<u8> = question.iter().rev().copied().collect();
+    server.send_to(&answer, seen).unwrap();
+    let len = client.recv(&mut buffer).expect("the answer");
+    assert!(buffer[..len] == answer, "{bytes} bytes were changed");
+    seen
+}
+
+#[rstest]
+fn udp_of_every_size_with_and_without_checksum(#[values(true, false)] checksum: bool) {
+    let stage = Stage::new();
+    let server = udp::Server::on(&stage.outside);
+    let to = stage.outside.at(server.port());
+    let (client, server) = (
+        udp::Server::on(&stage.pod).into_socket(),
+        server.into_socket(),
+    );
+    if !checksum {
+        without_checksum(&client);
+        without_checksum(&server);
+    }
+    for bytes in [0, 1, 1400, 1473, 3000, 9000, 65_507] {
+        assert_eq!(exchange(&client, &server, to, bytes).ip(), stage.address());
+    }
+}
+
+#[test]
+fn pings_of_every_size() {
+    let stage = Stage::new();
+    let server = stage.outside.address();
+    for bytes in [0, 1400, 4000, 30_000] {
+        let text = stage
+            .pod
+            .exec(&format!("ping -n -i 0.05 -c 3 -W 2 -s {bytes} {server}"));
+        assert!(text.contains(" 3 received"), "{text}");
+    }
+}
+
+/// Fragments of one datagram from `src` to `dst`, without Ethernet headers.
+fn pieces(src: SocketAddrV4, dst: SocketAddrV4, payload: usize) -> Vec<Vec<u8>> {
+    let packet = Plain {
+        src: src.ip().octets(),
+        dst: dst.ip().octets(),
+        sport: src.port(),
+        dport: dst.port(),
+        payload,
+    };
+    let frames = fragments(&packet.udp(), 400);
+    frames
+        .into_iter()
+        .map(|frame| frame[IP..].to_vec())
+        .collect()
+}
+
+#[test]
+fn a_pods_fragments_leave_in_any_order() {
+    let stage = Stage::new();
+    let server = udp::Server::on(&stage.outside);
+    let to = stage.outside.at(server.port());
+    let from = SocketAddrV4::new(stage.pod.address(), 50_123);
+    let server = server.into_socket();
+    let mut buffer = [0; 2000];
+    for rotate in 0..3 {
+        let mut pieces = pieces(from, to, 1000);
+        pieces.rotate_left(rotate);
+        raw::send(&stage.pod, &pieces);
+        let (len, seen) = server.recv_from(&mut buffer).expect("the datagram");
+        assert_eq!((len, seen.ip()), (1000, Ipv4Addr::into(stage.address())));
+    }
+}

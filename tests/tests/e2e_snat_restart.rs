@@ -1,0 +1,145 @@
+//! The agent comes and goes, the table overflows, the address changes: what is established goes on.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
+
+use std::net::Ipv4Addr;
+
+use flannel_tests::mirror::{Client, Mirror};
+use flannel_tests::prelude::*;
+use flannel_tests::snat_table::SnatTable;
+use flannel_tests::stage::Stage;
+use flannel_tests::udp::Flow;
+use rstest::rstest;
+
+const PORT: u16 = 7000;
+
+/// Flows of each kind to one server, and as whom they are seen.
+struct Flows {
+    clients: Vec<Client>,
+    seen: Vec<std::net::SocketAddrV4>,
+}
+
+impl Flows {
+    fn open(stage: &Stage, mirror: &Mirror) -> Self {
+        let to = stage.outside.at(mirror.port());
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(Client::tcp(&stage.pod, to).unwrap());
+            clients.push(Client::udp(&stage.pod, 0, to));
+        }
+        let seen = (0..).zip(&mut clients).map(|(n, client)| client.ask(n));
+        Self {
+            seen: seen.collect(),
+            clients,
+        }
+    }
+
+    /// Every one is answered, and seen as before.
+    #[track_caller]
+    fn go_on(&mut self) {
+        for (n, (client, before)) in (1_000..).zip(self.clients.iter_mut().zip(&self.seen)) {
+            assert_eq!(client.ask(n), *before);
+        }
+    }
+}
+
+#[rstest]
+#[case::same_settings(&[])]
+#[case::other_programs(&["--ip-masq", "--source-check=off"])]
+#[case::other_exemptions(&["--ip-masq", "--snat-exempt=203.0.113.0/24"])]
+fn flows_outlive_the_agent(#[case] flags: &[&str]) {
+    let mut stage = Stage::new();
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let mut flows = Flows::open(&stage, &mirror);
+    let steady = Flow::start(&stage.pod, &stage.outside, stage.outside.address());
+    stage.node.kill();
+    flows.go_on();
+    // New ones need no agent, either.
+    Flows::open(&stage, &mirror).go_on();
+    if flags.is_empty() {
+        stage.node.restart();
+    } else {
+        stage.node.restart_with(flags);
+    }
+    flows.go_on();
+    Flows::open(&stage, &mirror).go_on();
+    stage.node.terminate();
+    flows.go_on();
+    steady.finish().assert_complete();
+}
+
+/// Four times as many flows as fit: the ones in use are not among those that make room.
+#[test]
+fn a_full_table_keeps_what_is_in_use() {
+    let stage = Stage::with(&["--snat-entries=8192"]);
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let mut flows = Flows::open(&stage, &mirror);
+    let sink = flannel_tests::udp::Server::on(&stage.outside).into_socket();
+    let sink = sink.local_addr().unwrap().port();
+    for burst in 0..32 {
+        stage.pod.netns().enter(|| {
+            for _ in 0..512 {
+                let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+                socket.send_to(&[burst], stage.outside.at(sink)).unwrap();
+            }
+        });
+        flows.go_on();
+    }
+    assert!(SnatTable::of(&stage.node).entries().len() <= 8_192);
+}
+
+/// Other ports, and another table: flows are known by their entries no more.
+#[test]
+fn another_size_of_the_table_lets_new_flows_open_at_once() {
+    let mut stage = Stage::new();
+    let mirror = Mirror::on(&stage.outside, PORT);
+    Flows::open(&stage, &mirror).go_on();
+    stage.node.terminate();
+    stage
+        .node
+        .restart_with(&["--ip-masq", "--snat-entries=16384"]);
+    Flows::open(&stage, &mirror).go_on();
+}
+
+/// As with the kernel's MASQUERADE, connections of the old address end, and the next packet of a flow that can
+/// begin anew does.
+#[test]
+fn new_flows_leave_under_a_new_address() {
+    let stage = Stage::new();
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let to = stage.outside.at(mirror.port());
+    let (mut udp, mut tcp) = (
+        Client::udp(&stage.pod, 0, to),
+        Client::tcp(&stage.pod, to).unwrap(),
+    );
+    assert_eq!(*udp.ask(1).ip(), stage.address());
+    tcp.ask(2);
+    let new = Ipv4Addr::new(172, 30, 0, 99);
+    let uplink = Node::UPLINK;
+    // As systemd has it; else the second address goes with the first.
+    stage
+        .node
+        .node()
+        .sysctl("net.ipv4.conf.all.promote_secondaries", 1);
+    stage.node.node().ip_batch(&[
+        format!("addr add {new}/24 dev {uplink}"),
+        format!("addr del {}/24 dev {uplink}", stage.address()),
+        format!("route replace default via 172.30.0.254 dev {uplink}"),
+    ]);
+    eventually("a new flow leaves under the new address", SOON, || {
+        let mut client = Client::udp(&stage.pod, 0, to);
+        client.try_ask(3).is_ok_and(|seen| *seen.ip() == new)
+    });
+    assert_eq!(*Client::tcp(&stage.pod, to).unwrap().ask(4).ip(), new);
+    // UDP does not know that it is another flow by now.
+    assert_eq!(*udp.ask(5).ip(), new);
+    assert!(
+        tcp.try_ask(6).is_err(),
+        "the server knows no such connection"
+    );
+}

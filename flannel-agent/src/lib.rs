@@ -16,6 +16,7 @@ pub mod desired;
 pub mod direct;
 pub mod docker_opts;
 pub(crate) mod files;
+pub mod flanneld_masq;
 pub mod forward_rules;
 pub mod health;
 pub mod inspect;

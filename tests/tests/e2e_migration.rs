@@ -13,10 +13,13 @@ use std::time::Duration;
 
 use flannel_tests::agent::command;
 use flannel_tests::flannel_rules;
+use flannel_tests::host::batch;
 use flannel_tests::iptables::Iptables;
 use flannel_tests::netns::{output, run};
 use flannel_tests::prelude::*;
 use flannel_tests::udp::Flow;
+use flannel_tests::{talk, tcp, udp};
+use rstest::rstest;
 
 /// A connection that stays open, with both of its ends.
 struct Connection(TcpStream, TcpStream);
@@ -130,6 +133,88 @@ fn connections_survive_the_way_from_flanneld_and_back() {
     peer.follow_leases();
     pod1.reaches(&pod2);
     alive();
+}
+
+/// flanneld's rules in nftables (`EnableNFTables`).
+fn nft_masquerade(member: &KernelVxlan) {
+    let (cluster, own) = (&member.net().cidr, member.subnet());
+    let chain = "ip flannel-ipv4 postrtg";
+    let lines = [
+        "add table ip flannel-ipv4".to_owned(),
+        format!("add chain {chain} {{ type nat hook postrouting priority srcnat; }}"),
+        format!("add rule {chain} meta mark 0x4000 return"),
+        format!("add rule {chain} ip saddr {own} ip daddr {cluster} return"),
+        format!("add rule {chain} ip saddr {cluster} ip daddr {own} return"),
+        format!("add rule {chain} ip saddr != {own} ip daddr {cluster} return"),
+        format!(
+            "add rule {chain} ip saddr {cluster} ip daddr != 224.0.0.0/4 masquerade fully-random"
+        ),
+    ];
+    batch(&mut member.command("nft -f -"), &lines);
+}
+
+/// What masquerades on the node, by all three tools.
+fn nat_rules(host: &impl Host) -> String {
+    [
+        "iptables-nft-save -t nat",
+        "iptables-legacy-save -t nat",
+        "nft list table ip flannel-ipv4",
+    ]
+    .map(|line| String::from_utf8(host.try_exec(line).stdout).expect("text"))
+    .concat()
+}
+
+#[rstest]
+#[case::iptables(|old: &KernelVxlan| flannel_rules::install(old, Iptables::Nft))]
+#[case::legacy(|old: &KernelVxlan| flannel_rules::install(old, Iptables::Legacy))]
+#[case::nftables(nft_masquerade)]
+fn masquerading_is_taken_over_and_connections_to_the_outside_survive(
+    #[case] install: fn(&KernelVxlan),
+) {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let outside = lab.outside();
+    let old = KernelVxlan::join(lab.node("one"), &net);
+    install(&old);
+    old.exec("iptables-nft -t nat -A POSTROUTING -s 10.99.0.0/16 -j MASQUERADE");
+    let pod = Pod::on(&old, "pod");
+    let server = tcp::Server::on(&outside);
+    let to = outside.at(server.port());
+    let mut talk = talk::Tcp::open(&server, &pod, to);
+    talk.rounds(3);
+
+    let mut new = Agent::start_with(old.stop(), &net, &["--ip-masq"]);
+    let rules = nat_rules(&new);
+    assert!(
+        !rules.contains("FLANNEL") && !rules.contains("10.244."),
+        "{rules}"
+    );
+    assert!(
+        rules.contains("10.99.0.0/16"),
+        "somebody else's stays: {rules}"
+    );
+    talk.rounds(3);
+    let seen = server.exchange(&pod, to, 100_000);
+    assert_eq!(seen.client.ip(), new.node().address());
+    new.kill();
+    talk.rounds(3);
+    talk.close();
+}
+
+/// As flanneld, which removes its rules only to write them anew.
+#[test]
+fn without_ip_masq_flannelds_rules_stay() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let outside = lab.outside();
+    let old = KernelVxlan::join(lab.node("one"), &net);
+    flannel_rules::install(&old, Iptables::Nft);
+    let pod = Pod::on(&old, "pod");
+    let before = old.exec("iptables-nft -t nat -S");
+    let new = Agent::start(old.stop(), &net);
+    assert_eq!(new.exec("iptables-nft -t nat -S"), before);
+    let seen = udp::exchange(&pod, &outside, outside.address(), 100);
+    assert_eq!(seen.ip(), new.node().address());
 }
 
 #[test]

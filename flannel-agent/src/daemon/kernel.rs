@@ -14,6 +14,7 @@ use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::{AttachMode, Dataplane, Options, Report};
 use crate::desired::{self, Desired, DesiredError, Facts, FastPath, Inputs, SourceNat};
+use crate::flanneld_masq::FlanneldMasq;
 use crate::forward_rules::ForwardRules;
 use crate::lease::LeaseAttrs;
 use crate::net::Monitor;
@@ -38,6 +39,7 @@ pub(super) struct Kernel {
     bridge: Option<Mismatch>,
     /// `None`: not wanted.
     forward_rules: Option<ForwardRules>,
+    flanneld_masq: FlanneldMasq,
 }
 
 impl Kernel {
@@ -72,6 +74,7 @@ impl Kernel {
             rescue: None,
             bridge: None,
             forward_rules: config.forward_rules.then(ForwardRules::default),
+            flanneld_masq: FlanneldMasq::default(),
         })
     }
 
@@ -148,6 +151,18 @@ impl Kernel {
         }
     }
 
+    /// Only once our own programs translate. Rules that stay do no harm but cost time.
+    async fn replace_masquerading(&mut self, wanted: &Wanted) {
+        if self.snat.is_none() {
+            return;
+        }
+        match self.flanneld_masq.replace(wanted.network.network).await {
+            Ok(true) => tracing::info!("flanneld's masquerade rules removed: programs translate"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+
     /// After the tunnel: until a peer's route is there, the tunnel serves it.
     async fn routes(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
         let Wanted {
@@ -213,6 +228,7 @@ impl Node for Kernel {
         }
         self.look_at_bridge(wanted).await?;
         self.accept_forwarding(wanted).await;
+        self.replace_masquerading(wanted).await;
         Ok(done + self.routes(wanted).await?)
     }
 

@@ -78,8 +78,8 @@ pub struct Programs {
     pub steps: BTreeMap<Program, Generation>,
     /// Ours, attached where nothing of ours belongs (any more).
     pub stale: BTreeSet<Stale>,
-    /// Pin folders of other layout versions.
-    pub old_layouts: BTreeSet<String>,
+    /// Pin folders of other layout versions, and whether their translated connections mean here what they mean there.
+    pub old_layouts: BTreeMap<String, bool>,
 }
 
 fn by_name<S: Serializer>(

@@ -117,6 +117,7 @@ impl Executor<'_> {
                 net.remove_route(*destination, index).await?;
             }
             Action::Detach(stale) => self.bpf.detach(stale)?,
+            Action::CarryNat { folder } => self.bpf.carry_nat(folder)?,
             Action::RemoveLayout { folder } => self.bpf.remove_layout(folder)?,
         }
         Ok(())

@@ -49,6 +49,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
         actions.push(Action::UpdatePeers(changes));
     }
     snat::prepare(node, actual, reload, &mut actions);
+    snat::carry(node, actual, &mut actions);
     set_up(&node.pair, &pair, &mut actions);
 
     let attach = |attachment: &&Attachment| {
@@ -87,7 +88,8 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
     let stale = actual.programs.stale.iter().cloned();
     actions.extend(stale.map(Action::Detach));
     snat::retire(node, actual, &mut actions);
-    let layouts = actual.programs.old_layouts.iter().cloned();
+    snat::carry(node, actual, &mut actions);
+    let layouts = actual.programs.old_layouts.keys().cloned();
     actions.extend(layouts.map(|folder| Action::RemoveLayout { folder }));
     Ok(actions)
 }

@@ -7,8 +7,19 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{Ipv4, Mac};
 
-/// Version of everything in this file; the pin folder is `v<LAYOUT_VERSION>`.
-pub const LAYOUT_VERSION: u32 = 1;
+/// Version of everything in this file; the pin folder is `v<LAYOUT_VERSION>`. The feature `next-layout` is a build
+/// with another one, for tests of upgrades.
+pub const LAYOUT_VERSION: u32 = 1 + cfg!(feature = "next-layout") as u32;
+
+/// The layout in which [`SNAT`] took the shape it has. Everything else in the maps follows from the leases or is
+/// proven again; translated connections would be lost.
+pub const SNAT_SINCE: u32 = 1;
+
+/// Whether the entries of [`SNAT`] in layout `from` mean here what they mean there. Never for a later one: who
+/// steps back does not know what it changed.
+pub fn carries_snat(from: u32) -> bool {
+    (SNAT_SINCE..LAYOUT_VERSION).contains(&from)
+}
 
 /// LPM trie: subnet of a peer → [`Peer`].
 pub const PEERS: &str = "fl_peers";
@@ -76,3 +87,21 @@ pub struct Vtep {
 }
 
 const _: () = assert!(size_of::<Peer>() == 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn translated_connections_come_from_earlier_layouts_that_had_them_alike() {
+        assert!(!carries_snat(SNAT_SINCE - 1));
+        assert!(!carries_snat(LAYOUT_VERSION), "those are ours already");
+        assert!(
+            !carries_snat(LAYOUT_VERSION + 1),
+            "nobody knows what changed"
+        );
+        for earlier in SNAT_SINCE..LAYOUT_VERSION {
+            assert!(carries_snat(earlier));
+        }
+    }
+}

@@ -98,6 +98,14 @@ impl Agent {
         self.daemon.wait_until_ready(&self.node);
     }
 
+    /// Starts another build in its place, without ending this one: an upgrade in which both overlap for a moment.
+    #[track_caller]
+    pub fn upgrade(&mut self, build: Build, flags: &[&str]) {
+        let next = Daemon::spawn_program(&build.binary(), &self.node, &self.daemon.net, flags);
+        self.daemon = next;
+        self.daemon.wait_until_ready(&self.node);
+    }
+
     /// Starts it again with the same flags and returns at once.
     #[track_caller]
     pub fn spawn_again(&self) -> Daemon {
@@ -116,11 +124,16 @@ impl Daemon {
     /// The same by way of another command, such as one that takes capabilities away.
     #[track_caller]
     pub fn spawn_under(wrapper: &str, node: &Node, net: &Network, flags: &[&str]) -> Self {
+        Self::spawn_program(&format!("{wrapper} {}", binary()), node, net, flags)
+    }
+
+    #[track_caller]
+    fn spawn_program(program: &str, node: &Node, net: &Network, flags: &[&str]) -> Self {
         let network = net.prefix.trim_matches('/').replace('/', "_");
         let name = format!("flannel-agent-{network}");
         let subnet_file = node.folder().join("run").join(&name).join("subnet.env");
         let port = node.port();
-        let mut command = node.command(&format!("{wrapper} {}", binary()));
+        let mut command = node.command(program);
         for (flag, value) in [
             ("--etcd-endpoints", node.etcd()),
             ("--etcd-prefix", &net.prefix),
@@ -223,19 +236,38 @@ pub fn http_get(host: &(impl Host + ?Sized), port: u16, path: &str) -> Option<St
     Some(answer)
 }
 
+/// Which of the two builds of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    This,
+    /// The same with another version of the maps' layout.
+    NextLayout,
+}
+
+impl Build {
+    fn binary(self) -> String {
+        match self {
+            Self::This => binary(),
+            Self::NextLayout => built("flannel-agent-next-layout"),
+        }
+    }
+}
+
 /// The agent that was built beside this test: `target/<profile>/flannel-agent`.
 ///
 /// # Panics
 /// If it has not been built.
 pub fn binary() -> String {
+    built("flannel-agent")
+}
+
+fn built(name: &str) -> String {
     let test = std::env::current_exe().expect("the path of this test");
     let profile = test.parent().and_then(|deps| deps.parent());
-    let agent = profile
-        .expect("target/<profile>/deps")
-        .join("flannel-agent");
+    let agent = profile.expect("target/<profile>/deps").join(name);
     assert!(
         agent.exists(),
-        "{} is missing: run `cargo xtask build-ebpf && cargo build -p flannel-agent` first (`cargo xtask test` does it all)",
+        "{} is missing: run `cargo xtask test` with the name of this test, which builds it",
         agent.display()
     );
     agent.to_str().expect("a path in UTF-8").to_owned()

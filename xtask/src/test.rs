@@ -1,9 +1,10 @@
 //! `test`: unit, packet and end-to-end tests, after the set-up they need.
 
 use std::ffi::OsString;
+use std::fs;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::build_ebpf::BuildEbpf;
@@ -28,6 +29,7 @@ impl Test {
         setup::require_root("cargo xtask test")?;
         Setup::default().run(workspace)?;
         BuildEbpf::default().run(workspace)?;
+        build_next_layout(workspace)?;
         build_agent(workspace)?;
         println!("test: unit, packet and end-to-end tests");
         process::run(
@@ -37,6 +39,25 @@ impl Test {
                 .args(&self.passed_on),
         )
     }
+}
+
+/// The other of the two builds that upgrades are tested with; only our own crates are compiled twice.
+fn build_next_layout(workspace: &Workspace) -> Result<()> {
+    process::run(
+        Command::new(workspace::cargo())
+            .current_dir(workspace.root())
+            .args(["build", "--locked", "--package", "flannel-agent"])
+            .args(["--features", "next-layout"]),
+    )?;
+    let built = workspace.root().join("target/debug/flannel-agent");
+    let kept = workspace
+        .root()
+        .join("target/debug/flannel-agent-next-layout");
+    // A new file: the old one may be running, and a hard link would change with the next build.
+    let _ = fs::remove_file(&kept);
+    fs::copy(&built, &kept)
+        .with_context(|| format!("cannot copy {} to {}", built.display(), kept.display()))?;
+    Ok(())
 }
 
 /// The agent that the end-to-end tests, the demo and the bench start as a program of its own.

@@ -14,7 +14,7 @@ use super::hooks::{self, Target, Way};
 use super::maps::{Maps, Stats};
 use super::object::Object;
 use super::snat_maps::{self, SnatMaps};
-use super::{DataplaneError, Options, requirements};
+use super::{DataplaneError, Options, carry, requirements};
 use crate::actual::{Generation, Loaded, PeerMaps, Programs, Stale};
 use crate::desired::Node;
 use crate::net::{Direction, Link, Netlink};
@@ -130,6 +130,15 @@ impl Bpf {
         }
     }
 
+    pub(crate) fn carry_nat(&self, folder: &str) -> Result<(), DataplaneError> {
+        let entries = carry::carry(&self.pins, folder)?;
+        tracing::info!(
+            entries,
+            "translated connections of layout {folder} are known here"
+        );
+        Ok(())
+    }
+
     pub(crate) fn remove_layout(&self, name: &str) -> Result<(), DataplaneError> {
         self.pins.remove_layout(name)
     }
@@ -222,7 +231,7 @@ impl Bpf {
             stale: BTreeSet::new(),
             attached: BTreeMap::new(),
             steps: self.steps()?,
-            old_layouts: self.pins.old_layouts()?,
+            old_layouts: self.old_layouts()?,
         };
         let mut pins = self.pins.link_names()?;
         for attachment in &node.attachments {
@@ -259,6 +268,16 @@ impl Bpf {
             programs.stale.extend(strays);
         }
         Ok(programs)
+    }
+
+    fn old_layouts(&self) -> Result<BTreeMap<String, bool>, DataplaneError> {
+        let folders = self.pins.old_layouts()?.into_iter();
+        Ok(folders
+            .map(|folder| {
+                let carried = carry::is_carried(&self.pins, &folder);
+                (folder, carried)
+            })
+            .collect())
     }
 
     fn generation(&self, program: Program, id: u32) -> Generation {

@@ -62,6 +62,11 @@ impl Pins {
         self.maps().join(name)
     }
 
+    /// A map of another layout.
+    pub(super) fn map_of(&self, layout: &str, name: &str) -> PathBuf {
+        self.root.join(layout).join("maps").join(name)
+    }
+
     pub(super) fn link(&self, name: &str) -> PathBuf {
         self.links().join(name)
     }

@@ -4,6 +4,7 @@
 mod alive;
 mod bpf;
 mod bpffs;
+mod carry;
 mod error;
 mod hooks;
 mod maps;

@@ -101,6 +101,10 @@ pub enum Action {
     Detach(Stale),
     /// Lets go of the steps that nobody jumps to any more.
     ClearSteps,
+    /// Copies the translated connections of an earlier layout version, but for those that are here already.
+    CarryNat {
+        folder: String,
+    },
     /// Removes the maps of another layout version.
     RemoveLayout {
         folder: String,
@@ -134,6 +138,7 @@ impl Action {
             Self::SetRoute { .. } => "set_route",
             Self::RemoveRoute { .. } => "remove_route",
             Self::Detach(_) => "detach",
+            Self::CarryNat { .. } => "carry_nat",
             Self::RemoveLayout { .. } => "remove_layout",
             Self::BumpEpoch => "bump_epoch",
             Self::Retire { .. } => "retire",
@@ -151,6 +156,7 @@ impl Action {
                 | Self::SetFeatures { .. }
                 | Self::Detach(_)
                 | Self::ClearSteps
+                | Self::CarryNat { .. }
                 | Self::RemoveLayout { .. }
                 | Self::RemoveAddress { .. }
                 | Self::RemoveRoute { .. }
@@ -232,6 +238,9 @@ impl fmt::Display for Action {
                 f,
                 "detach the filter {handle:#x} at {direction} of {device}"
             ),
+            Self::CarryNat { folder } => {
+                write!(f, "carry translated connections over from layout {folder}")
+            }
             Self::RemoveLayout { folder } => write!(f, "remove the maps of layout {folder}"),
         }
     }

@@ -26,6 +26,22 @@ pub(super) fn prepare(node: &Node, actual: &Actual, reload: bool, actions: &mut 
     }
 }
 
+/// Connections that an earlier version of the maps knows: in front of the hooks those that are there, and behind
+/// them, when nobody writes there any more, those that came meanwhile.
+pub(super) fn carry(node: &Node, actual: &Actual, actions: &mut Vec<Action>) {
+    if node.snat.is_none() {
+        return;
+    }
+    let layouts = actual.programs.old_layouts.iter();
+    actions.extend(
+        layouts
+            .filter(|(_, carried)| **carried)
+            .map(|(folder, _)| Action::CarryNat {
+                folder: folder.clone(),
+            }),
+    );
+}
+
 /// When the hooks are gone.
 pub(super) fn retire(node: &Node, actual: &Actual, actions: &mut Vec<Action>) {
     if node.snat.is_none() && !actual.programs.steps.is_empty() {

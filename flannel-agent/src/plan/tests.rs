@@ -5,7 +5,7 @@ mod properties;
 
 use super::*;
 use crate::actual::Stale;
-use crate::desired::tests::{World, ip, net};
+use crate::desired::tests::{World, ip, net, source_nat};
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use model::{Model, empty};
@@ -194,10 +194,44 @@ fn drift_is_repaired_and_no_more() {
             a.programs
                 .stale
                 .insert(Stale::Pin("uplink_rx-3".to_owned()));
-            a.programs.old_layouts.insert("v0".to_owned());
+            a.programs.old_layouts.insert("v0".to_owned(), true);
         }),
         ["detach uplink_rx-3", "remove the maps of layout v0"]
     );
+}
+
+#[test]
+fn connections_of_another_layout_are_carried_in_front_of_the_hooks_and_behind_them() {
+    let world = World {
+        snat: Some(source_nat(50_000, 60_000, &[])),
+        ..World::default()
+    };
+    let desired = world.build().unwrap();
+    let mut model = Model::new(empty());
+    model.converge(&desired);
+    let programs = &mut model.actual.programs;
+    programs.loaded = None;
+    programs.old_layouts.insert("v7".to_owned(), true);
+    programs.old_layouts.insert("v9".to_owned(), false);
+    let actions = words(&plan(&desired, &model.actual).unwrap());
+    let carry = "carry translated connections over from layout v7";
+    let places: Vec<usize> = (0..actions.len())
+        .filter(|n| actions[*n] == carry)
+        .collect();
+    let [before, after] = places[..] else {
+        panic!("{actions:#?}");
+    };
+    let hook = |action: &String| action.starts_with("attach ");
+    assert!(!actions[..before].iter().any(hook), "{actions:#?}");
+    assert!(!actions[after..].iter().any(hook), "{actions:#?}");
+    assert_eq!(
+        actions[after + 1..],
+        [
+            "remove the maps of layout v7",
+            "remove the maps of layout v9"
+        ]
+    );
+    assert!(!actions.iter().any(|a| a.contains("from layout v9")));
 }
 
 #[test]

@@ -229,6 +229,10 @@ impl Model {
             Action::Detach(stale) => {
                 actual.programs.stale.remove(stale);
             }
+            Action::CarryNat { folder } => {
+                assert!(actual.programs.loaded.is_some(), "maps are open");
+                assert_eq!(actual.programs.old_layouts.get(folder), Some(&true));
+            }
             Action::RemoveLayout { folder } => {
                 actual.programs.old_layouts.remove(folder);
             }

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use flannel_common::program::Program;
@@ -135,7 +135,7 @@ proptest! {
         let mut actual = Actual { device, aside, peers, exempt, ..empty() };
         actual.programs.steps = steps.into_iter().map(|s| (s, Generation::Earlier)).collect();
         actual.programs.stale = stale.into_iter().map(Stale::Pin).collect();
-        actual.programs.old_layouts = BTreeSet::from(["v0".to_owned()]);
+        actual.programs.old_layouts = BTreeMap::from([("v0".to_owned(), true)]);
         for attachment in &desired.node.attachments {
             actual.programs.attached.insert(attachment.clone(), Generation::Earlier);
         }

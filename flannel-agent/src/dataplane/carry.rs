@@ -1,0 +1,50 @@
+//! Translated connections from the maps of an earlier layout into ours.
+
+use std::path::Path;
+
+use aya::maps::{HashMap, Map, MapData, MapError};
+use flannel_common::maps::{SNAT, carries_snat};
+use flannel_common::snat::{Entry, Key};
+
+use super::bpffs::Pins;
+use super::view::batch::Batches;
+use super::{DataplaneError, Wire};
+
+/// `BPF_NOEXIST`: an entry that is here already knows more.
+const NO_EXIST: u64 = 1;
+
+/// Whether the table in the layout folder, say `v3`, is to be carried over: it is there, and means here what it
+/// means there.
+pub(super) fn is_carried(pins: &Pins, folder: &str) -> bool {
+    let version = folder.strip_prefix('v').and_then(|v| v.parse().ok());
+    version.is_some_and(carries_snat) && pins.map_of(folder, SNAT).exists()
+}
+
+/// Copies what is not here yet; returns how many entries that were.
+pub(super) fn carry(pins: &Pins, folder: &str) -> Result<usize, DataplaneError> {
+    let old = open(&pins.map_of(folder, SNAT))?;
+    let new = Map::from_map_data(open(&pins.map(SNAT))?).map_err(failed("open"))?;
+    let mut new: HashMap<MapData, Wire<Key>, Wire<Entry>> =
+        HashMap::try_from(new).map_err(failed("open"))?;
+    let unreadable = |error| failed("read")(MapError::IoError(error));
+    let mut carried = 0;
+    for batch in Batches::<Key, Entry>::of(&old).map_err(unreadable)? {
+        for (key, entry) in batch.map_err(unreadable)? {
+            match new.insert(Wire(key), Wire(entry), NO_EXIST) {
+                Ok(()) => carried += 1,
+                Err(MapError::SyscallError(e))
+                    if e.io_error.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(error) => return Err(failed("write")(error)),
+            }
+        }
+    }
+    Ok(carried)
+}
+
+fn open(pin: &Path) -> Result<MapData, DataplaneError> {
+    MapData::from_pin(pin).map_err(failed("open"))
+}
+
+fn failed(what: &'static str) -> impl Fn(MapError) -> DataplaneError {
+    move |error| DataplaneError::map(SNAT, what, error)
+}

@@ -1,5 +1,12 @@
 //! Another build takes over from the one that runs: what is forwarded and translated goes on.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
+
 use std::net::SocketAddrV4;
 
 use flannel_common::maps::LAYOUT_VERSION;

@@ -1,5 +1,8 @@
 //! Explicit congestion notification across a tunnel (RFC 6040, as `include/net/inet_ecn.h` does it).
 
+use crate::csum;
+use crate::header::Ip;
+
 /// The two ECN bits of a TOS byte.
 pub const MASK: u8 = 0b11;
 /// Not ECN-capable.
@@ -40,10 +43,37 @@ pub const fn decapsulate(outer_tos: u8, inner_tos: u8) -> Decap {
     }
 }
 
+/// Writes ECN bits into a header. The change and that of the checksum cancel out, so `CHECKSUM_COMPLETE` stays true.
+#[inline(always)]
+pub const fn set(ip: &mut Ip, bits: u8) {
+    let tos = (ip.tos & !MASK) | bits;
+    let first = ip.version_ihl;
+    ip.check = csum::replace(ip.check, [first, ip.tos], [first, tos]);
+    ip.tos = tos;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytemuck::Zeroable as _;
     use rstest::rstest;
+
+    #[rstest]
+    fn a_header_with_other_bits_stays_valid(
+        #[values(0, 0xb8, 0xff)] tos: u8,
+        #[values(NOT_ECT, ECT_1, ECT_0, CE)] bits: u8,
+    ) {
+        let mut ip = Ip {
+            version_ihl: 0x45,
+            tos,
+            src: [10, 244, 1, 5],
+            ..Ip::zeroed()
+        };
+        ip.check = csum::ipv4_header(bytemuck::cast_ref(&ip));
+        set(&mut ip, bits);
+        assert_eq!(ip.tos, tos & 0xfc | bits);
+        assert_eq!(ip.check, csum::ipv4_header(bytemuck::cast_ref(&ip)));
+    }
 
     #[rstest]
     #[case(NOT_ECT, NOT_ECT)]

@@ -116,7 +116,7 @@ pub enum Direction {
 impl FlowKey {
     /// Of a packet that leaves this node.
     #[inline(always)]
-    pub const fn outbound(ip: &Ip, l4: L4) -> Self {
+    pub const fn outbound(ip: &Ip, l4: &L4) -> Self {
         Self {
             local: ip.src,
             remote: ip.dst,
@@ -129,7 +129,7 @@ impl FlowKey {
 
     /// Of a packet that arrives.
     #[inline(always)]
-    pub const fn inbound(ip: &Ip, l4: L4) -> Self {
+    pub const fn inbound(ip: &Ip, l4: &L4) -> Self {
         Self {
             local: ip.dst,
             remote: ip.src,

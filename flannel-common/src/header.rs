@@ -69,6 +69,28 @@ impl Ip {
         u16::from_be_bytes(self.total_len)
     }
 
+    /// Bytes of [`Self::front`].
+    pub const FRONT: usize = 12;
+
+    /// Up to and with the checksum: all that a hop changes.
+    #[inline(always)]
+    pub const fn front(&self) -> [u8; Self::FRONT] {
+        [
+            self.version_ihl,
+            self.tos,
+            self.total_len[0],
+            self.total_len[1],
+            self.id[0],
+            self.id[1],
+            self.fragment[0],
+            self.fragment[1],
+            self.ttl,
+            self.proto,
+            self.check[0],
+            self.check[1],
+        ]
+    }
+
     /// Version 4 and a plausible header length.
     #[inline(always)]
     pub const fn is_ipv4(&self) -> bool {

@@ -3,13 +3,15 @@
 use crate::header::{Ip, PROTO_TCP, PROTO_UDP, VERSION_IHL};
 use crate::reason::Reason;
 
-/// The first eight bytes of a TCP or UDP header: ports, then what we do not need.
-pub type L4 = [u8; 8];
+/// The first sixteen bytes behind the IPv4 header: ports, and a TCP header as far as the fast path reads it.
+pub type L4 = [u8; 16];
 
-/// Offset, from the IPv4 header on, of TCP's data offset and flags.
-pub const TCP_TAIL: usize = Ip::LEN + 12;
+/// Where in [`L4`] data offset and flags of a TCP header lie.
+const TCP_TAIL: usize = 12;
 /// Data offset and flags of a TCP header.
 pub type TcpTail = [u8; 2];
+/// The shortest TCP header, in words of four bytes as the data offset counts them.
+const TCP_MIN_WORDS: u8 = 5;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -44,17 +46,20 @@ pub const fn check_fast(ip: &Ip) -> Result<(), Reason> {
     }
 }
 
-/// Reads [`TcpTail`] where there is one.
+/// The [`TcpTail`] of a TCP packet. What the packet does not have is zero in `l4`.
 ///
 /// # Errors
-/// [`Reason::Truncated`] if a TCP header ends before it.
+/// [`Reason::Truncated`] if that cannot be a TCP header.
 #[inline(always)]
-pub fn tcp(ip: &Ip, load: impl FnOnce() -> Option<TcpTail>) -> Result<Option<TcpTail>, Reason> {
-    if ip.proto == PROTO_TCP {
-        load().map(Some).ok_or(Reason::Truncated)
-    } else {
-        Ok(None)
+pub const fn tcp(ip: &Ip, l4: &L4) -> Result<Option<TcpTail>, Reason> {
+    if ip.proto != PROTO_TCP {
+        return Ok(None);
     }
+    let [offset, flags] = [l4[TCP_TAIL], l4[TCP_TAIL + 1]];
+    if offset >> 4 < TCP_MIN_WORDS {
+        return Err(Reason::Truncated);
+    }
+    Ok(Some([offset, flags]))
 }
 
 /// Everything but a plain acknowledged segment is for conntrack.
@@ -137,6 +142,18 @@ mod tests {
     #[case::psh_without_ack(0x08, Control::Close)]
     fn segment_kinds(#[case] flags: u8, #[case] want: Control) {
         assert_eq!(control(Some([0x50, flags])), want);
+    }
+
+    #[rstest]
+    #[case::tcp(6, 0x50, Ok(Some([0x50, 0x10])))]
+    #[case::with_options(6, 0x80, Ok(Some([0x80, 0x10])))]
+    #[case::cut_off(6, 0x00, Err(Reason::Truncated))]
+    #[case::too_short(6, 0x40, Err(Reason::Truncated))]
+    #[case::udp(17, 0x50, Ok(None))]
+    fn tails(#[case] proto: u8, #[case] offset: u8, #[case] want: Result<Option<TcpTail>, Reason>) {
+        let mut l4 = L4::default();
+        l4[12..14].copy_from_slice(&[offset, 0x10]);
+        assert_eq!(tcp(&ip(proto), &l4), want);
     }
 
     #[rstest]

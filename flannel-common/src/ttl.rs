@@ -3,16 +3,16 @@
 use crate::csum;
 use crate::header::Ip;
 
-/// Offset of [`decremented`]'s bytes in the IPv4 header.
-pub const OFFSET: usize = 8;
-
-/// TTL, protocol and checksum of the header with a TTL one lower; the caller has made sure it is above 1.
+/// The header with a TTL one lower; the caller has made sure it is above 1.
 /// The change of the TTL and of the checksum cancel out, so `CHECKSUM_COMPLETE` stays true.
 #[inline(always)]
-pub fn decremented(ip: &Ip) -> [u8; 4] {
+pub const fn decremented(ip: &Ip) -> Ip {
     let ttl = ip.ttl.wrapping_sub(1);
-    let check = csum::replace(ip.check, [ip.ttl, ip.proto], [ttl, ip.proto]);
-    [ttl, ip.proto, check[0], check[1]]
+    Ip {
+        ttl,
+        check: csum::replace(ip.check, [ip.ttl, ip.proto], [ttl, ip.proto]),
+        ..*ip
+    }
 }
 
 #[cfg(test)]
@@ -26,12 +26,11 @@ mod tests {
             let mut ip = Ip { version_ihl: 0x45, ttl, proto, src, dst, id, ..bytemuck::Zeroable::zeroed() };
             ip.check = csum::ipv4_header(bytemuck::cast_ref(&ip));
             let new = decremented(&ip);
-            prop_assert_eq!((new[0], new[1]), (ttl - 1, proto));
-            ip.ttl = ttl - 1;
-            let want = csum::ipv4_header(bytemuck::cast_ref(&ip));
+            prop_assert_eq!(new, Ip { ttl: ttl - 1, check: new.check, ..ip });
+            let want = csum::ipv4_header(bytemuck::cast_ref(&new));
             // 0x0000 and 0xffff are the same number in ones' complement.
             let same = |a: [u8; 2]| if a == [0xff, 0xff] { [0, 0] } else { a };
-            prop_assert_eq!(same([new[2], new[3]]), same(want));
+            prop_assert_eq!(same(new.check), same(want));
         }
     }
 }

@@ -60,7 +60,8 @@ pub struct Varying {
     /// UDP source port, network order.
     pub src_port: [u8; 2],
     pub dst_mac: Mac,
-    pub inner_tos: u8,
+    /// The inner header as it is to leave.
+    pub inner: Ip,
     /// IPv4 identification; DF is 0, so routers may fragment.
     pub id: [u8; 2],
     /// Total length of the inner IPv4 packet. For GSO packets the lengths are rewritten per segment.
@@ -108,7 +109,8 @@ impl Template {
         Self(bytemuck::cast(bytes))
     }
 
-    /// Fills the holes, or `None` if the result would pass 65,535 bytes.
+    /// Fills the holes and puts the front of the inner IPv4 header behind, so that one write does it all.
+    /// `None` if the result would pass 65,535 bytes.
     ///
     /// UDP checksum 0: legal over IPv4 (RFC 7348 section 5), accepted by every peer, and the only choice
     /// that `bpf_skb_adjust_room` leaves for GSO packets.
@@ -119,14 +121,21 @@ impl Template {
         let remote = u64::from(u32::from_ne_bytes(v.remote));
         let [m0, m1, m2, m3, m4, m5] = v.dst_mac;
 
-        let mut w = self.0;
-        w[0] |= u64::from(ecn::encapsulate(v.inner_tos)) << 8
+        let [f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11] = v.inner.front();
+        let (i0, i1) = ([f0, f1, f2, f3], [f4, f5]);
+        let (i2, i3) = ([f6, f7], [f8, f9, f10, f11]);
+
+        let [w0, w1, w2, w3, w4, w5, w6] = self.0;
+        let mut w = [w0, w1, w2, w3, w4, w5, w6, 0];
+        w[0] |= u64::from(ecn::encapsulate(v.inner.tos)) << 8
             | u64::from(ip_len.to_be()) << 16
             | u64::from(u16::from_ne_bytes(v.id)) << 32;
         w[2] |= remote | u64::from(u16::from_ne_bytes(v.src_port)) << 32;
         w[3] |= u64::from(udp_len.to_be());
         w[4] |= u64::from(u32::from_ne_bytes([m0, m1, m2, m3])) << 32;
         w[5] |= u64::from(u16::from_ne_bytes([m4, m5]));
+        w[6] |= u64::from(u32::from_ne_bytes(i0)) << 16 | u64::from(u16::from_ne_bytes(i1)) << 48;
+        w[7] = u64::from(u16::from_ne_bytes(i2)) | u64::from(u32::from_ne_bytes(i3)) << 16;
         // The ones' complement sum does not care about byte order (RFC 1071 section 2).
         let sum = words(w[0]) + words(w[1]) + words(remote);
         w[1] |= u64::from(!csum::fold(sum)) << 16;
@@ -145,21 +154,25 @@ const fn words(w: u64) -> u32 {
     sum
 }
 
-/// Finished headers; the first [`Outer::LEN`] bytes go on the wire.
+/// Finished headers: [`Outer`], then [`Ip::front`] of the inner packet.
 #[derive(Debug, Clone, Copy)]
-pub struct OuterBytes([u64; 7]);
+pub struct OuterBytes([u64; 8]);
 
 impl OuterBytes {
+    pub const LEN: usize = Outer::LEN + Ip::FRONT;
+
     #[inline(always)]
-    pub fn bytes(&self) -> &[u8; Outer::LEN] {
-        let all: &[u8; size_of::<Template>()] = bytemuck::cast_ref(&self.0);
+    pub fn bytes(&self) -> &[u8; Self::LEN] {
+        let all: &[u8; size_of::<Self>()] = bytemuck::cast_ref(&self.0);
         // The longer array always has this prefix.
         match all.first_chunk() {
             Some(wire) => wire,
-            None => &[0; Outer::LEN],
+            None => &[0; Self::LEN],
         }
     }
 }
+
+const _: () = assert!(size_of::<OuterBytes>() - OuterBytes::LEN == 2);
 
 /// Checks the outer headers of an option-less, unfragmented UDP packet to our address and port;
 /// `packet_len` is the length from the outer IPv4 header on.
@@ -220,13 +233,17 @@ mod tests {
         #[test]
         fn filled_template_parses_back(
             local: Ipv4, remote: Ipv4, port: u16, vni in 0u32..1 << 24, vtep_mac: Mac, dst_mac: Mac,
-            src_port: u16, inner_tos: u8, id: [u8; 2], inner_len in 0u16..=65_485,
+            src_port: u16, front: [u8; 12], id: [u8; 2], inner_len in 12u16..=65_485,
         ) {
             let template = Template::new(&Constant { local, port, vni, vtep_mac });
+            let mut header = [0u8; 20];
+            header[..12].copy_from_slice(&front);
+            let inner: Ip = bytemuck::cast(header);
             let filled = template
-                .fill(&Varying { remote, src_port: src_port.to_be_bytes(), dst_mac, inner_tos, id, inner_len })
+                .fill(&Varying { remote, src_port: src_port.to_be_bytes(), dst_mac, inner, id, inner_len })
                 .unwrap();
             let mut packet = filled.bytes().to_vec();
+            prop_assert_eq!(&packet[50..], front);
             packet.resize(50 + usize::from(inner_len), 0);
 
             let parsed = PacketHeaders::from_ip_slice(&packet).unwrap();
@@ -234,7 +251,7 @@ mod tests {
             prop_assert_eq!(ip.header_checksum, ip.calc_header_checksum());
             prop_assert_eq!((ip.source, ip.destination), (local, remote));
             prop_assert_eq!((ip.time_to_live, ip.dont_fragment, ip.dscp.value()), (64, false, 0));
-            prop_assert_eq!(ip.ecn.value(), ecn::encapsulate(inner_tos));
+            prop_assert_eq!(ip.ecn.value(), ecn::encapsulate(inner.tos));
             prop_assert_eq!(ip.identification, u16::from_be_bytes(id));
             prop_assert_eq!(ip.total_len, inner_len + 50);
             let Some(TransportHeader::Udp(udp)) = parsed.transport else { panic!("not UDP") };
@@ -256,7 +273,7 @@ mod tests {
             remote: [0; 4],
             src_port: [0; 2],
             dst_mac: [0; 6],
-            inner_tos: 0,
+            inner: Ip::zeroed(),
             id: [0; 2],
             inner_len,
         };

@@ -4,19 +4,12 @@ use flannel_common::flow::Flow;
 use flannel_common::globals::POD_HOOK_BRIDGE;
 use flannel_common::header::Ip;
 use flannel_common::reason::Reason;
-use flannel_common::{Mac, ttl};
+use flannel_common::ttl;
 
 use crate::globals::POD_HOOK;
-use crate::headers;
+use crate::headers::{self, Macs};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Macs {
-    dst: Mac,
-    src: Mac,
-}
 
 /// Where the stack delivered the flow before; copied out of the table because the packet changes under it.
 #[derive(Clone, Copy)]
@@ -40,8 +33,8 @@ impl Target {
     }
 }
 
-/// Rewrites a decapsulated frame as the bridge would have and hands it to the pod. `ip` is the header as
-/// it stands in the packet.
+/// Rewrites a decapsulated frame as the bridge would have and hands it to the pod. `ip` is the header with which
+/// it arrived.
 #[inline(always)]
 pub(crate) fn to_pod(
     skb: &Skb,
@@ -49,9 +42,7 @@ pub(crate) fn to_pod(
     target: &Target,
     reason: Reason,
 ) -> Result<Verdict, Reason> {
-    skb.store(headers::IP + ttl::OFFSET, &ttl::decremented(ip))
-        .map_err(|_| Reason::Mangled)?;
-    skb.store(0, &target.macs).map_err(|_| Reason::Mangled)?;
+    headers::rewrite(skb, target.macs, &ttl::decremented(ip))?;
     skb.clear_mark();
     let action = if POD_HOOK.load() == POD_HOOK_BRIDGE {
         skb::redirect(target.port)

@@ -1,6 +1,6 @@
 //! Encapsulation: room, outer headers, redirect to the uplink.
 
-use flannel_common::header::Eth;
+use flannel_common::header::{Eth, Ip};
 use flannel_common::maps::Peer;
 use flannel_common::reason::Reason;
 use flannel_common::source_port;
@@ -10,16 +10,16 @@ use crate::globals::{OUTER_TEMPLATE, PORT_MAX, PORT_MIN, UPLINK_IFINDEX};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
 
-/// Encapsulates an IPv4 frame and sends it to `peer`, counting `reason`.
+/// Encapsulates an IPv4 frame, with `ip` as its header up to the checksum, and sends it to `peer`, counting `reason`.
 #[inline(always)]
-pub(crate) fn send(skb: &Skb, peer: &Peer, tos: u8, reason: Reason) -> Result<Verdict, Reason> {
+pub(crate) fn send(skb: &Skb, peer: &Peer, ip: &Ip, reason: Reason) -> Result<Verdict, Reason> {
     let outer = OUTER_TEMPLATE
         .load()
         .fill(&Varying {
             remote: peer.public_ip,
             src_port: source_port::from_hash(skb.flow_hash(), PORT_MIN.load(), PORT_MAX.load()),
             dst_mac: peer.vtep_mac,
-            inner_tos: tos,
+            inner: *ip,
             id: skb::random_id(),
             inner_len: inner_len(skb)?,
         })

@@ -8,7 +8,7 @@ use aya_ebpf::programs::TcContext;
 use flannel_common::Ipv4;
 use flannel_common::program::Program;
 
-use crate::globals::{SUBNET, UPLINK_IP};
+use crate::globals::{SUBNET, uplink_ip};
 use crate::skb::Skb;
 use crate::verdict::finish;
 use crate::{snat_odd, snat_open, snat_rx, snat_tx};
@@ -17,7 +17,7 @@ use crate::{snat_odd, snat_open, snat_rx, snat_tx};
 #[classifier]
 pub(crate) fn uplink_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_tx::run(&skb, UPLINK_IP.load());
+    let outcome = snat_tx::run(&skb, uplink_ip());
     finish(&skb, Program::UplinkTx, outcome)
 }
 
@@ -25,7 +25,7 @@ pub(crate) fn uplink_tx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn uplink_snat_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_rx::run(&skb, UPLINK_IP.load());
+    let outcome = snat_rx::run(&skb, uplink_ip());
     finish(&skb, Program::UplinkSnatRx, outcome)
 }
 

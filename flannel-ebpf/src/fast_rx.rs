@@ -23,7 +23,7 @@ pub(crate) enum Merged {
 #[inline(always)]
 pub(crate) fn target(
     skb: &Skb,
-    packet: &Tunnelled,
+    packet: &Tunnelled<'_>,
     merged: Merged,
 ) -> Result<Option<Target>, Reason> {
     let ip = &packet.inner.ip;
@@ -31,13 +31,13 @@ pub(crate) fn target(
         check_source(packet)?;
         return Ok(None);
     }
-    let tcp = transport::tcp(ip, || skb.load(packet.at + transport::TCP_TAIL))?;
+    let tcp = transport::tcp(ip, &packet.inner.l4)?;
     if flows::always() {
         check_source(packet)?;
         return Ok(without_proof(skb, packet, tcp));
     }
 
-    let key = FlowKey::inbound(ip, packet.inner.l4);
+    let key = FlowKey::inbound(ip, &packet.inner.l4);
     let Some(flow) = flows::get(&key) else {
         check_source(packet)?;
         if transport::control(tcp) == Control::None {
@@ -67,7 +67,7 @@ pub(crate) fn target(
 #[inline(always)]
 fn judge(
     skb: &Skb,
-    packet: &Tunnelled,
+    packet: &Tunnelled<'_>,
     key: &FlowKey,
     flow: &mut Flow,
     tcp: Option<TcpTail>,
@@ -101,7 +101,7 @@ fn judge(
 }
 
 #[inline(always)]
-fn enter(skb: &Skb, key: &FlowKey, packet: &Tunnelled, merged: Merged) {
+fn enter(skb: &Skb, key: &FlowKey, packet: &Tunnelled<'_>, merged: Merged) {
     let now = flows::now();
     let mut flow = flows::seen(Direction::Rx, now);
     flow.rx_peer = packet.outer_src;
@@ -114,7 +114,7 @@ fn enter(skb: &Skb, key: &FlowKey, packet: &Tunnelled, merged: Merged) {
 
 /// `--fast-path=always`: every packet for a pod whose port is known.
 #[inline(always)]
-fn without_proof(skb: &Skb, packet: &Tunnelled, tcp: Option<TcpTail>) -> Option<Target> {
+fn without_proof(skb: &Skb, packet: &Tunnelled<'_>, tcp: Option<TcpTail>) -> Option<Target> {
     transport::check_size(&packet.inner.ip, tcp, skb.gso_size(), OVERLAY_MTU.load()).ok()?;
     let pod = flows::get(&FlowKey::pod(packet.inner.ip.dst))?;
     if pod.rx.epoch == flows::epoch() {
@@ -125,12 +125,12 @@ fn without_proof(skb: &Skb, packet: &Tunnelled, tcp: Option<TcpTail>) -> Option<
 }
 
 #[inline(always)]
-fn is_full_size(packet: &Tunnelled) -> bool {
+fn is_full_size(packet: &Tunnelled<'_>) -> bool {
     transport::is_full_size(&packet.inner.ip, OVERLAY_MTU.load())
 }
 
 #[inline(always)]
-fn is_between_pods(packet: &Tunnelled) -> bool {
+fn is_between_pods(packet: &Tunnelled<'_>) -> bool {
     let ip = &packet.inner.ip;
     cidr::contains(SUBNET.load(), SUBNET_MASK.load(), ip.dst)
         && cidr::contains(NETWORK.load(), NETWORK_MASK.load(), ip.src)

@@ -1,5 +1,7 @@
 //! What comes out of the veth pair: bulk flows, merged by GRO on the way, are judged here.
 
+use core::mem::MaybeUninit;
+
 use flannel_common::flow::{Direction, FlowKey, Step};
 use flannel_common::header::PROTO_TCP;
 use flannel_common::reason::Reason;
@@ -16,13 +18,14 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if !flows::enabled() || flows::always() || !skb.is_ipv4() {
         return Ok(Verdict::Untouched);
     }
-    let Some(packet) = headers::load(skb, headers::IP) else {
+    let mut room = MaybeUninit::uninit();
+    let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
         return Ok(Verdict::Untouched);
     };
     if packet.ip.proto != PROTO_TCP {
         return Ok(Verdict::Untouched);
     }
-    let Some(flow) = flows::get(&FlowKey::inbound(&packet.ip, packet.l4)) else {
+    let Some(flow) = flows::get(&FlowKey::inbound(&packet.ip, &packet.l4)) else {
         return Ok(Verdict::Untouched);
     };
     let now = flows::now();
@@ -31,7 +34,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Ok(Verdict::Untouched);
     }
     transport::check_fast(&packet.ip)?;
-    let tcp = transport::tcp(&packet.ip, || skb.load(headers::IP + transport::TCP_TAIL))?;
+    let tcp = transport::tcp(&packet.ip, &packet.l4)?;
     if transport::control(tcp) != Control::None {
         return Err(Reason::TcpControl);
     }

@@ -1,5 +1,7 @@
 //! What the stack routed to the overlay: find the peer, encapsulate, send.
 
+use core::mem::MaybeUninit;
+
 use flannel_common::cidr;
 use flannel_common::flow::{Direction, FlowKey};
 use flannel_common::maps::Peer;
@@ -19,7 +21,8 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if !skb.is_ipv4() {
         return Err(Reason::NotIpv4);
     }
-    let packet = headers::load(skb, headers::IP).ok_or(Reason::Truncated)?;
+    let mut room = MaybeUninit::uninit();
+    let packet = headers::load(skb, headers::IP, &mut room).ok_or(Reason::Truncated)?;
     if !packet.ip.is_ipv4() {
         return Err(Reason::NotIpv4);
     }
@@ -28,8 +31,8 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     }
     let epoch = flows::epoch();
     let peer = *peers::of(packet.ip.dst).ok_or(Reason::NoPeer)?;
-    note_passed(&packet, &peer, epoch);
-    encap::send(skb, &peer, packet.ip.tos, Reason::Encap)
+    note_passed(packet, &peer, epoch);
+    encap::send(skb, &peer, &packet.ip, Reason::Encap)
 }
 
 /// Last try, at the far end of the pair: behind it there is no stack that could help.
@@ -51,7 +54,7 @@ fn note_passed(packet: &Packet, peer: &Peer, epoch: u32) {
     {
         return;
     }
-    let Some(flow) = flows::get(&FlowKey::outbound(&packet.ip, packet.l4)) else {
+    let Some(flow) = flows::get(&FlowKey::outbound(&packet.ip, &packet.l4)) else {
         return;
     };
     let now = flows::now();

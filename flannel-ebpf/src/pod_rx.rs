@@ -1,5 +1,7 @@
 //! What reaches a pod's port: the stack let it through, and this is where it goes.
 
+use core::mem::MaybeUninit;
+
 use flannel_common::cidr;
 use flannel_common::flow::{Direction, FlowKey};
 use flannel_common::header::Eth;
@@ -17,19 +19,20 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if !flows::enabled() || !skb.is_ipv4() {
         return Ok(Verdict::Untouched);
     }
-    let Some(packet) = headers::load(skb, headers::IP) else {
+    let mut room = MaybeUninit::uninit();
+    let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
         return Ok(Verdict::Untouched);
     };
-    if !came_from_overlay(&packet) {
+    if !came_from_overlay(packet) {
         return Ok(Verdict::Untouched);
     }
     if flows::always() {
-        return learn_pod(skb, &packet);
+        return learn_pod(skb, packet);
     }
     if transport::check_fast(&packet.ip).is_err() {
         return Ok(Verdict::Untouched);
     }
-    let Some(flow) = flows::get(&FlowKey::inbound(&packet.ip, packet.l4)) else {
+    let Some(flow) = flows::get(&FlowKey::inbound(&packet.ip, &packet.l4)) else {
         return Ok(Verdict::Untouched);
     };
     let (now, epoch) = (flows::now(), flows::epoch());

@@ -1,11 +1,11 @@
 //! What a pod sends: verified flows to the overlay skip the stack here.
 
+use core::mem::MaybeUninit;
+
 use flannel_common::flow::{Direction, FlowKey, Step};
-use flannel_common::header::Eth;
 use flannel_common::maps::Peer;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
-use flannel_common::vxlan::Outer;
 use flannel_common::{cidr, ttl};
 
 use crate::globals::{NETWORK, NETWORK_MASK, OVERLAY_MTU, SUBNET, SUBNET_MASK};
@@ -19,21 +19,22 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if !flows::enabled() || !skb.is_ipv4() {
         return Ok(Verdict::Untouched);
     }
-    let Some(packet) = headers::load(skb, headers::IP) else {
+    let mut room = MaybeUninit::uninit();
+    let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
         return Ok(Verdict::Untouched);
     };
-    if !leaves_for_overlay(&packet) {
+    if !leaves_for_overlay(packet) {
         return Ok(Verdict::Untouched);
     }
     transport::check_fast(&packet.ip)?;
-    let tcp = transport::tcp(&packet.ip, || skb.load(headers::IP + transport::TCP_TAIL))?;
+    let tcp = transport::tcp(&packet.ip, &packet.l4)?;
     transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;
 
     if flows::always() {
         let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
-        return send(skb, &peer, &packet);
+        return send(skb, &peer, packet);
     }
-    let key = FlowKey::outbound(&packet.ip, packet.l4);
+    let key = FlowKey::outbound(&packet.ip, &packet.l4);
     let control = transport::control(tcp);
     let now = flows::now();
     let Some(flow) = flows::get(&key) else {
@@ -57,7 +58,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     match flow.decide(Direction::Tx, now, flows::epoch(), flows::needs_both(&key)) {
         Step::Fast if flow.peer.kind != 0 => {
             let peer = flow.peer;
-            send(skb, &peer, &packet)
+            send(skb, &peer, packet)
         }
         Step::Refresh => {
             flow.note_seen(Direction::Tx, now);
@@ -81,9 +82,5 @@ fn leaves_for_overlay(packet: &Packet) -> bool {
 /// Skipping the stack is still a hop: the TTL goes down by one.
 #[inline(always)]
 fn send(skb: &Skb, peer: &Peer, packet: &Packet) -> Result<Verdict, Reason> {
-    let sent = encap::send(skb, peer, packet.ip.tos, Reason::FastTx)?;
-    let at = Eth::LEN + Outer::LEN + ttl::OFFSET;
-    skb.store(at, &ttl::decremented(&packet.ip))
-        .map_err(|_| Reason::Mangled)?;
-    Ok(sent)
+    encap::send(skb, peer, &ttl::decremented(&packet.ip), Reason::FastTx)
 }

@@ -8,10 +8,12 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{
     bpf_csum_level, bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
-    bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+    bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use aya_ebpf::{EbpfContext, bpf_f_adj_room_encap_l2};
+use bytemuck::Pod;
+use core::mem::MaybeUninit;
 use flannel_common::Ipv4;
 use flannel_common::header::{ETHERTYPE_IPV4, Eth};
 use flannel_common::vxlan::Outer;
@@ -116,6 +118,30 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn load<T: Copy>(&self, offset: usize) -> Option<T> {
         self.ctx.load(offset).ok()
+    }
+
+    /// Copies a header at `offset`. False if the packet ends before its end: then `to` is all zero.
+    #[inline(always)]
+    pub(crate) fn read<'a, T: Pod>(
+        &self,
+        offset: usize,
+        to: &'a mut MaybeUninit<T>,
+    ) -> (&'a mut T, bool) {
+        let (len, at) = (size_of::<T>() as u32, to.as_mut_ptr().cast());
+        // SAFETY: the helper writes `len` bytes, all of `to`: the packet's, or zeros if it fails.
+        let failed = unsafe { bpf_skb_load_bytes(self.raw().cast(), offset as u32, at, len) };
+        // SAFETY: written above; any bytes make a T.
+        (unsafe { to.assume_init_mut() }, failed == 0)
+    }
+
+    /// The same for the first `N` bytes of `to`.
+    #[inline(always)]
+    pub(crate) fn read_first<const N: usize, T: Pod>(&self, offset: usize, to: &mut T) -> bool {
+        const { assert!(N <= size_of::<T>()) };
+        let at = core::ptr::from_mut(to).cast();
+        // SAFETY: the helper writes N bytes, which `to` has; any bytes make a T.
+        let failed = unsafe { bpf_skb_load_bytes(self.raw().cast(), offset as u32, at, N as u32) };
+        failed == 0
     }
 
     /// Writes a header; the caller keeps checksums consistent.

@@ -8,10 +8,10 @@ use flannel_common::snat::{Packet, WAY_IN, decide, inbound};
 use crate::skb::{self, Skb};
 use crate::snat_fragments::{self, First};
 use crate::snat_read::{self, Content};
+use crate::snat_rewrite;
 use crate::snat_table::{self, Snat, cluster};
 use crate::snat_work::{self, Odd};
 use crate::verdict::Verdict;
-use crate::{headers, snat_rewrite};
 
 /// `local` is the address that pods' packets leave with on this device.
 #[inline(always)]
@@ -19,10 +19,9 @@ pub(crate) fn run(skb: &Skb, local: Ipv4) -> Result<Verdict, Reason> {
     if !skb.is_ipv4() || !skb.is_for_host() {
         return Ok(Verdict::Untouched);
     }
-    let Some(headers) = headers::load(skb, headers::IP) else {
+    let Some(ip) = snat_read::header(skb) else {
         return Ok(Verdict::Untouched);
     };
-    let ip = &headers.ip;
     // Would an answer be translated, if nobody knew that it is one?
     let answered = decide(&cluster(), ip.dst, ip.src, 0).translates();
     if ip.dst != local && !answered {
@@ -31,7 +30,7 @@ pub(crate) fn run(skb: &Skb, local: Ipv4) -> Result<Verdict, Reason> {
     let Some(work) = snat_work::get() else {
         return Ok(Verdict::Untouched);
     };
-    work.ip = headers.ip;
+    work.ip = ip;
     let to_us = ip.dst == local;
     match snat_read::content(skb, work, WAY_IN) {
         Content::Flow => {

@@ -1,5 +1,7 @@
 //! Packets that leave: flannel's table decides who is translated, [`flannel_common::snat`] to what.
 
+use core::mem::MaybeUninit;
+
 use flannel_common::Ipv4;
 use flannel_common::cidr;
 use flannel_common::header::{PROTO_UDP, VERSION_IHL};
@@ -23,10 +25,11 @@ pub(crate) fn run(skb: &Skb, local: Ipv4) -> Result<Verdict, Reason> {
         return Ok(Verdict::Untouched);
     }
     // No sender the stack knows of makes such a frame; it might hold a pod's address all the same.
-    let headers = headers::load(skb, headers::IP).ok_or(Reason::SnatMalformed)?;
+    let mut room = MaybeUninit::uninit();
+    let headers = headers::load(skb, headers::IP, &mut room).ok_or(Reason::SnatMalformed)?;
     let ip = headers.ip;
     let whose = if ip.src == local {
-        if never_clashes(&headers) {
+        if never_clashes(headers) {
             return Ok(Verdict::Untouched);
         }
         Whose::Own

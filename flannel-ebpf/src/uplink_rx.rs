@@ -1,15 +1,16 @@
 //! What arrives at the uplink: VXLAN for this network is checked, decapsulated and handed inwards.
 
+use core::mem::MaybeUninit;
+use flannel_common::Ipv4;
 use flannel_common::header::{Eth, Ip, PROTO_UDP, Udp, VERSION_IHL};
 use flannel_common::reason::Reason;
 use flannel_common::vxlan::{self, Outer};
-use flannel_common::{Ipv4, Mac};
 
 use crate::fast_rx::Merged;
 use crate::globals::{
-    FLANNEL_IFINDEX, GRO_IFINDEX, OVERLAY_MTU, SOURCE_CHECK, UPLINK_IP, VNI, VXLAN_PORT,
+    self, FLANNEL_IFINDEX, GRO_IFINDEX, OVERLAY_MTU, SOURCE_CHECK, VNI, VXLAN_PORT,
 };
-use crate::headers::{self, Packet};
+use crate::headers::{self, Front, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
 use crate::{decap, deliver, fast_rx, flows, peers};
@@ -19,25 +20,28 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if !skb.is_ipv4() || !skb.is_for_host() {
         return Ok(Verdict::Untouched);
     }
-    let Some(outer) = headers::load(skb, headers::IP) else {
-        return Ok(Verdict::Untouched);
-    };
-    if outer.ip.proto != PROTO_UDP || outer.ip.dst != UPLINK_IP.load() || !outer.ip.is_ipv4() {
+    let mut room = MaybeUninit::uninit();
+    let (front, complete) = headers::load_front(skb, &mut room);
+    let Outer { ip, udp, .. } = &front.outer;
+    if ip.proto != PROTO_UDP || ip.dst != globals::uplink_ip() || !ip.is_ipv4() {
         return Ok(Verdict::Untouched);
     }
     let port = VXLAN_PORT.load().to_be_bytes();
-    if outer.ip.version_ihl != VERSION_IHL {
-        return with_options(skb, &outer.ip, port);
+    if ip.version_ihl != VERSION_IHL {
+        return with_options(skb, ip, port);
     }
-    if [outer.l4[2], outer.l4[3]] != port {
+    if udp.dst != port {
         return Ok(Verdict::Untouched);
     }
     // The kernel reassembles; the agent's socket on this port gets the result. A follower has no port
     // and looks like any fragment.
-    if outer.ip.is_fragment() {
+    if ip.is_fragment() {
         return Err(Reason::OuterFragment);
     }
-    decapsulate(skb)
+    if !complete {
+        return Err(Reason::Truncated);
+    }
+    decapsulate(skb, front)
 }
 
 /// The kernel takes options off as well.
@@ -51,39 +55,33 @@ fn with_options(skb: &Skb, ip: &Ip, port: [u8; 2]) -> Result<Verdict, Reason> {
 }
 
 /// A packet that came through the tunnel.
-pub(crate) struct Tunnelled {
+pub(crate) struct Tunnelled<'a> {
     pub(crate) outer_src: Ipv4,
-    pub(crate) outer_tos: u8,
-    pub(crate) inner: Packet,
-    /// Where the inner IPv4 header lies in the frame.
-    pub(crate) at: usize,
+    pub(crate) inner: &'a Packet,
 }
 
 #[inline(always)]
-fn decapsulate(skb: &Skb) -> Result<Verdict, Reason> {
-    let outer: Outer = skb.load(Eth::LEN).ok_or(Reason::Truncated)?;
+fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
+    let Front { outer, inner, .. } = front;
     let packet_len = skb.len().wrapping_sub(Eth::LEN as u32);
-    vxlan::check(&outer, VNI.load(), packet_len)?;
-    let inner = headers::load(skb, decap::AT).ok_or(Reason::Truncated)?;
-    vxlan::check_inner(&outer, &inner.ip)?;
-    let mut packet = Tunnelled {
+    vxlan::check(outer, VNI.load(), packet_len)?;
+    vxlan::check_inner(outer, &inner.ip)?;
+    let packet = Tunnelled {
         outer_src: outer.ip.src,
-        outer_tos: outer.ip.tos,
         inner,
-        at: decap::AT,
     };
 
     if !flows::enabled() {
         check_source(&packet)?;
     } else if let Some(target) = fast_rx::target(skb, &packet, Merged::NotYet)? {
-        decap::strip(skb, packet.outer_tos, &mut packet.inner.ip)?;
-        return deliver::to_pod(skb, &packet.inner.ip, &target, Reason::FastRx);
+        let ip = decap::strip(skb, outer.ip.tos, &inner.ip)?;
+        return deliver::to_pod(skb, &ip, &target, Reason::FastRx);
     }
-    to_stack(skb, &mut packet, outer.eth.src)
+    to_stack(skb, outer, &inner.ip)
 }
 
 #[inline(always)]
-pub(crate) fn check_source(packet: &Tunnelled) -> Result<(), Reason> {
+pub(crate) fn check_source(packet: &Tunnelled<'_>) -> Result<(), Reason> {
     if SOURCE_CHECK.load() == 0 {
         return Ok(());
     }
@@ -93,10 +91,10 @@ pub(crate) fn check_source(packet: &Tunnelled) -> Result<(), Reason> {
 /// Through the pair, where GRO merges what belongs together. Not so a GSO packet, which the GRO end would
 /// cut up, nor one longer than the pair's MTU, which the pair would drop and the stack will fragment.
 #[inline(always)]
-fn to_stack(skb: &Skb, packet: &mut Tunnelled, vtep: Mac) -> Result<Verdict, Reason> {
-    let whole = skb.is_gso() || u32::from(packet.inner.ip.total_len()) > OVERLAY_MTU.load();
-    decap::strip(skb, packet.outer_tos, &mut packet.inner.ip)?;
-    decap::address_to_stack(skb, vtep)?;
+fn to_stack(skb: &Skb, outer: &Outer, ip: &Ip) -> Result<Verdict, Reason> {
+    let whole = skb.is_gso() || u32::from(ip.total_len()) > OVERLAY_MTU.load();
+    let ip = decap::strip(skb, outer.ip.tos, ip)?;
+    decap::address_to_stack(skb, outer.eth.src, &ip)?;
     Ok(if whole {
         Verdict::Taken(
             skb::redirect_ingress(FLANNEL_IFINDEX.load()),

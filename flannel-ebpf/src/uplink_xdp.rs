@@ -10,7 +10,7 @@ use flannel_common::reason::{Class, Reason};
 use flannel_common::vxlan::{self, Outer};
 use flannel_common::xdp::Meta;
 
-use crate::globals::{SOURCE_CHECK, UPLINK_IP, UPLINK_MAC, VNI, VXLAN_PORT};
+use crate::globals::{SOURCE_CHECK, UPLINK_MAC, VNI, VXLAN_PORT, uplink_ip};
 use crate::peers;
 use crate::xdp_frame::Frame;
 
@@ -43,7 +43,7 @@ fn is_ours(front: &Front) -> bool {
         && front.eth.dst == UPLINK_MAC.load()
         && front.outer.ip.version_ihl == VERSION_IHL
         && front.outer.ip.proto == PROTO_UDP
-        && front.outer.ip.dst == UPLINK_IP.load()
+        && front.outer.ip.dst == uplink_ip()
         && front.outer.udp.dst == VXLAN_PORT.load().to_be_bytes()
         && !front.outer.ip.is_fragment()
 }

@@ -1,5 +1,7 @@
 //! What `uplink_xdp` stripped, after GRO: to the pod if its flow is proven, else to the stack.
 
+use core::mem::MaybeUninit;
+
 use flannel_common::header::Eth;
 use flannel_common::reason::Reason;
 
@@ -15,21 +17,20 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(meta) = skb.meta().filter(|meta| meta.is_ours()) else {
         return Ok(Verdict::Untouched);
     };
-    let inner = headers::load(skb, headers::IP).ok_or(Reason::Truncated)?;
+    let mut room = MaybeUninit::uninit();
+    let inner = headers::load(skb, headers::IP, &mut room).ok_or(Reason::Truncated)?;
     let packet = Tunnelled {
         outer_src: meta.outer_src,
-        outer_tos: 0,
         inner,
-        at: headers::IP,
     };
     if flows::enabled()
         && let Some(target) = fast_rx::target(skb, &packet, fast_rx::Merged::Already)?
     {
-        return deliver::to_pod(skb, &packet.inner.ip, &target, Reason::FastRxXdp);
+        return deliver::to_pod(skb, &inner.ip, &target, Reason::FastRxXdp);
     }
     // Already merged, so the pair has nothing to add: straight to where it comes out.
     let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
-    decap::address_to_stack(skb, eth.src)?;
+    decap::address_to_stack(skb, eth.src, &inner.ip)?;
     Ok(Verdict::Taken(
         skb::redirect_ingress(FLANNEL_IFINDEX.load()),
         Reason::DecapDirect,

@@ -13,6 +13,7 @@ mod goals;
 mod host_gw;
 mod job;
 mod json;
+mod live;
 mod mode;
 mod plan;
 mod plot;
@@ -79,6 +80,8 @@ enum Variant {
 
 #[derive(Debug, Subcommand)]
 enum Part {
+    /// Only what each program costs on its own
+    Programs,
     /// One side of the traffic, inside its pod
     #[command(hide = true)]
     Worker { role: Role },
@@ -136,11 +139,36 @@ impl Options {
 fn main() -> ExitCode {
     // Before the child is started, so that a wrong flag is reported once.
     let options = Options::parse();
-    if let Some(Part::Worker { role }) = options.part {
-        worker::run(role);
-        return ExitCode::SUCCESS;
+    match options.part {
+        Some(Part::Worker { role }) => {
+            worker::run(role);
+            return ExitCode::SUCCESS;
+        }
+        Some(Part::Programs) => {
+            return supervise::run(|| programs_alone(&options));
+        }
+        None => {}
     }
     supervise::run(|| bench(&options))
+}
+
+/// Each program alone, and in traffic on the wire where it counts most.
+fn programs_alone(options: &Options) -> ExitCode {
+    programs::print(&programs::measure());
+    let lab = Lab::new();
+    let condition = plan::Condition {
+        wire: Wire::Segmented,
+        ..plan::Condition::USUAL
+    };
+    for mode in options.modes() {
+        if mode.flags().is_some() {
+            let iptables = options.iptables.into();
+            let mut stage = Stage::build(&lab, mode, condition.beside, iptables);
+            println!("\n{}", mode.name());
+            live::print(&live::measure(&mut stage, condition));
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn bench(options: &Options) -> ExitCode {

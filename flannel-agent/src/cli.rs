@@ -19,7 +19,7 @@ use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, S
 
 use crate::cleanup::Outcome;
 use crate::docker_opts::{self, DockerOpts};
-use crate::inspect::{Doctor, Inspect};
+use crate::inspect::{Doctor, Inspect, Plan};
 use crate::logging::describe;
 use crate::source::etcd::EtcdSource;
 pub use config::Config;
@@ -74,6 +74,11 @@ pub enum Task {
     ///
     /// Exit status: 0 all well; 1 something needs attention; 2 something does not work.
     Doctor(Box<Doctor>),
+    /// Say what the agent would change on this node and in etcd, and change nothing; takes the agent's flags
+    ///
+    /// Exit status: 0 nothing to do; 1 there is something to do; 2 it cannot be told, for example because
+    /// etcd does not answer.
+    Plan(Box<Plan>),
     /// Look at the settings
     #[command(subcommand)]
     Config(Box<ConfigTask>),
@@ -143,13 +148,14 @@ pub fn main() -> ExitCode {
     match &cli.task {
         None => run(&cli.flags, origins),
         Some(Task::Inspect(inspect)) => crate::inspect::run(inspect),
+        // A setting that cannot be used is one of the things that do not work.
         Some(Task::Doctor(doctor)) => match configure(&doctor.flags, origins) {
             Ok(config) => crate::inspect::examine(doctor, &config),
-            Err(error) => {
-                eprintln!("error: {}", describe(&error));
-                // A setting that cannot be used is one of the things that do not work.
-                ExitCode::from(2)
-            }
+            Err(error) => refuse(&error, 2),
+        },
+        Some(Task::Plan(plan)) => match configure(&plan.flags, origins) {
+            Ok(config) => crate::inspect::preview(plan, &config),
+            Err(error) => refuse(&error, 2),
         },
         Some(Task::Config(task)) => {
             let ConfigTask::Show(show) = &**task;
@@ -161,10 +167,7 @@ pub fn main() -> ExitCode {
             match outcome {
                 Ok(Outcome::WouldRemove) => ExitCode::from(2),
                 Ok(Outcome::Removed | Outcome::NothingToDo) => ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("error: {}", describe(&error));
-                    ExitCode::FAILURE
-                }
+                Err(error) => refuse(&error, 1),
             }
         }
         Some(Task::MkDockerOpts(opts)) => match docker_opts::make(opts, &env) {
@@ -188,6 +191,12 @@ pub fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Says on stderr why it cannot be done.
+fn refuse(error: &anyhow::Error, status: u8) -> ExitCode {
+    eprintln!("error: {}", describe(error));
+    ExitCode::from(status)
 }
 
 fn read(

@@ -84,17 +84,22 @@ fn read_back(text: &str) -> Option<SubnetEnv> {
     })
 }
 
+/// Whether the network's file in `folder` says what it should. Runtimes read it again whenever it changes.
+#[must_use]
+pub fn is_written(folder: &Path, env: &SubnetEnv) -> bool {
+    std::fs::read(path(folder)).is_ok_and(|held| held == conflist(env).as_bytes())
+}
+
 /// Replaces the network's file in `folder` as a whole, unless it says the same already. Returns whether it
 /// was written.
 ///
 /// # Errors
 /// A folder that is missing or cannot be written.
 pub fn write(folder: &Path, env: &SubnetEnv) -> anyhow::Result<bool> {
-    let (path, text) = (path(folder), conflist(env));
-    // Runtimes read the file again whenever it changes.
-    if std::fs::read(&path).is_ok_and(|held| held == text.as_bytes()) {
+    if is_written(folder, env) {
         return Ok(false);
     }
+    let (path, text) = (path(folder), conflist(env));
     files::replace_in_new_folder(&path, text.as_bytes()).with_context(|| {
         format!(
             "cannot write the CNI network {}: give a writable folder with --cni-conf-dir",

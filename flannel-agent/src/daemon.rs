@@ -21,6 +21,7 @@ use crate::metrics::Exporter;
 use crate::source::etcd::EtcdSource;
 use crate::sweep::Sweeper;
 use kernel::Kernel;
+pub(crate) use kernel::attrs as node_attrs;
 use signals::Signals;
 
 /// Netlink, etcd and health together need little; each worker costs stack and heap on every node.

@@ -15,6 +15,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 pub use keeper::Keeper;
+pub(crate) use keeper::on_link;
 pub use plan::{Change, plan};
 
 use crate::config::{Backend, NetworkConfig};

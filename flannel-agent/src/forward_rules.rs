@@ -51,18 +51,35 @@ impl ForwardRules {
     }
 }
 
+/// Whether FORWARD drops by policy and lacks any of the rules.
+///
+/// # Errors
+/// iptables is there and refuses.
+pub async fn are_missing(network: Ipv4Net) -> Result<bool, ForwardRulesError> {
+    if !are_needed().await? {
+        return Ok(false);
+    }
+    for rule in rules(network) {
+        if run(&with("-C", CHAIN, &rule)).await.is_err() {
+            return Ok(true);
+        }
+    }
+    Ok(run(&with("-C", "FORWARD", &jump())).await.is_err())
+}
+
+async fn are_needed() -> Result<bool, ForwardRulesError> {
+    match run(&["-S", "FORWARD"]).await {
+        Err(ForwardRulesError::Run(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        forward => Ok(forward?.lines().any(|line| line == "-P FORWARD DROP")),
+    }
+}
+
 /// Adds what is missing where FORWARD drops by policy. Returns whether anything was.
 ///
 /// # Errors
 /// iptables is there and refuses.
 pub async fn ensure(network: Ipv4Net) -> Result<bool, ForwardRulesError> {
-    let forward = match run(&["-S", "FORWARD"]).await {
-        Err(ForwardRulesError::Run(error)) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(false);
-        }
-        forward => forward?,
-    };
-    if !forward.lines().any(|line| line == "-P FORWARD DROP") {
+    if !are_needed().await? {
         return Ok(false);
     }
     let mut added = false;

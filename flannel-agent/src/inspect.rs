@@ -5,11 +5,14 @@ mod doctor;
 mod flows;
 mod look;
 mod maps;
+mod nat;
 mod output;
 mod peers;
+mod preview;
 mod routes;
 mod stats;
 mod status;
+mod trace;
 
 use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
@@ -21,6 +24,7 @@ use crate::cli::Config;
 use crate::logging::describe;
 pub use doctor::Doctor;
 pub use look::Look;
+pub use preview::Plan;
 
 /// What can be looked at.
 #[derive(Debug, Subcommand)]
@@ -36,8 +40,14 @@ pub enum Inspect {
     Routes(Look),
     /// Flows that may skip the stack, or soon will
     Flows(flows::Flows),
+    /// Flows that leave under the node's address, and for how long they are remembered
+    Nat(nat::Nat),
     /// The BPF maps and how full they are; with a name, what is in one
     Maps(maps::Maps),
+    /// Send a packet through copies of this node's programs: every decision, and nothing else changes
+    ///
+    /// Exit status: 0 our programs let it through; 1 it is dropped; 2 it cannot be traced.
+    Trace(trace::Trace),
     /// Packets by program and reason
     Stats(Look),
 }
@@ -70,6 +80,13 @@ pub fn run(inspect: &Inspect) -> ExitCode {
 pub fn examine(doctor: &Doctor, config: &Config) -> ExitCode {
     let mut out = io::stdout().lock();
     end(doctor.examine(config, &mut out))
+}
+
+/// Runs `plan` on a node with these settings.
+#[must_use]
+pub fn preview(plan: &Plan, config: &Config) -> ExitCode {
+    let mut out = io::stdout().lock();
+    end(plan.show(config, &mut out))
 }
 
 fn end(outcome: anyhow::Result<Verdict>) -> ExitCode {
@@ -112,6 +129,8 @@ impl Inspect {
         match self {
             Self::Status(look) | Self::Peers(look) | Self::Routes(look) | Self::Stats(look) => look,
             Self::Flows(flows) => &flows.look,
+            Self::Nat(nat) => &nat.look,
+            Self::Trace(trace) => &trace.look,
             Self::Maps(maps) => &maps.look,
         }
     }
@@ -123,6 +142,8 @@ fn show(inspect: &Inspect, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         Inspect::Peers(look) => peers::show(look, out),
         Inspect::Routes(look) => routes::show(look, out),
         Inspect::Flows(flows) => flows.show(out),
+        Inspect::Nat(nat) => nat.show(out),
+        Inspect::Trace(trace) => trace.show(out),
         Inspect::Maps(maps) => maps.show(out),
         Inspect::Stats(look) => stats::show(look, out),
     }

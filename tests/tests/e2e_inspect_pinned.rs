@@ -136,6 +136,8 @@ fn a_node_without_a_network_says_so() {
         "maps",
         "maps fl_peers",
         "stats",
+        "nat",
+        "trace 10.244.1.2 10.244.2.2",
     ] {
         let output = look(&node, line);
         assert_eq!(output.status.code(), Some(2), "{line}: {output:?}");
@@ -178,7 +180,15 @@ fn without_root_it_says_what_is_missing() {
         .unwrap();
     std::fs::copy(binary(), copy.path()).unwrap();
     let (_, copy) = copy.keep().unwrap();
-    for line in ["status", "peers", "flows", "stats", "maps"] {
+    for line in [
+        "status",
+        "peers",
+        "flows",
+        "nat",
+        "stats",
+        "maps",
+        "trace 10.244.1.2 10.244.2.2",
+    ] {
         let output = agent.node().try_exec(&format!(
             "setpriv --reuid=65534 --regid=65534 --clear-groups {} {line} --bpffs={}",
             copy.display(),

@@ -17,7 +17,7 @@ use crate::desired::{self, Desired, DesiredError, Facts, FastPath, Inputs, Sourc
 use crate::flanneld_masq::FlanneldMasq;
 use crate::forward_rules::ForwardRules;
 use crate::lease::LeaseAttrs;
-use crate::net::Monitor;
+use crate::net::{Monitor, Netlink};
 use crate::rescue::{self, Rescue};
 use crate::uplink::{self, Uplink};
 use crate::{direct, mac, mark, observe};
@@ -179,6 +179,32 @@ impl Kernel {
     }
 }
 
+/// What this node publishes about itself; see [`Node::attrs`].
+///
+/// # Errors
+/// An uplink that the backend cannot use, or a kernel that does not answer.
+pub(crate) async fn attrs(
+    net: &Netlink,
+    network: &NetworkConfig,
+    uplink: &Uplink,
+    published: Option<&LeaseAttrs>,
+) -> anyhow::Result<LeaseAttrs> {
+    let vxlan = match &network.backend {
+        Backend::Vxlan(vxlan) => vxlan,
+        Backend::HostGw => {
+            direct::check_uplink(uplink)?;
+            return Ok(LeaseAttrs::host_gw(uplink.public_ip));
+        }
+    };
+    let device = observe::vtep_mac(net, vxlan.vni).await?;
+    // A lease of another backend, or one that somebody damaged, just has no MAC to keep.
+    let published = published
+        .and_then(|attrs| attrs.vxlan_data().ok())
+        .map(|data| data.vtep_mac);
+    let mac = mac::choose(device, published);
+    Ok(LeaseAttrs::vxlan(uplink.public_ip, vxlan.vni, mac))
+}
+
 fn actions(report: &Report) -> usize {
     report.done.len()
 }
@@ -194,20 +220,7 @@ impl Node for Kernel {
         uplink: &Uplink,
         published: Option<&LeaseAttrs>,
     ) -> anyhow::Result<LeaseAttrs> {
-        let vxlan = match &network.backend {
-            Backend::Vxlan(vxlan) => vxlan,
-            Backend::HostGw => {
-                direct::check_uplink(uplink)?;
-                return Ok(LeaseAttrs::host_gw(uplink.public_ip));
-            }
-        };
-        let device = observe::vtep_mac(self.dataplane.netlink(), vxlan.vni).await?;
-        // A lease of another backend, or one that somebody damaged, just has no MAC to keep.
-        let published = published
-            .and_then(|attrs| attrs.vxlan_data().ok())
-            .map(|data| data.vtep_mac);
-        let mac = mac::choose(device, published);
-        Ok(LeaseAttrs::vxlan(uplink.public_ip, vxlan.vni, mac))
+        attrs(self.dataplane.netlink(), network, uplink, published).await
     }
 
     fn mtu(&self, wanted: &Wanted) -> u32 {

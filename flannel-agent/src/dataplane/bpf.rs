@@ -13,6 +13,7 @@ use super::bpffs::{self, Pins};
 use super::hooks::{self, Target, Way};
 use super::maps::{Maps, Stats};
 use super::object::Object;
+use super::shadow::Shadow;
 use super::snat_maps::{self, SnatMaps};
 use super::{DataplaneError, Options, carry, requirements};
 use crate::actual::{Generation, Loaded, PeerMaps, Programs, Stale};
@@ -74,6 +75,29 @@ impl Bpf {
         self._alive = Alive::hold(self.pins.root()).ok();
         self.loaded = None;
         Ok(())
+    }
+
+    /// As [`Self::open`], but leaves no trace: no folder, and no word that an agent is here.
+    pub(super) fn look(options: &Options) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            object: Object::read(options)?,
+            bpffs: options.bpffs.clone(),
+            network: options.network.clone(),
+            _alive: None,
+            pins: Pins::of(&options.bpffs, &options.network),
+            way: options.attach.into(),
+            loaded: None,
+        })
+    }
+
+    /// The programs that [`Self::load`] would load, with maps of their own.
+    pub(super) fn shadow(&self, told: &Loaded) -> Result<Shadow, DataplaneError> {
+        self.object.load_alone(told).map(Shadow::new)
+    }
+
+    /// Whether every map is pinned in the shape that the object wants.
+    pub(super) fn has_all_maps(&self) -> bool {
+        self.object.has_all_pins(&self.pins)
     }
 
     /// Opens the maps and loads the programs of `attachments` with new constants. What is attached runs on.
@@ -189,11 +213,16 @@ impl Bpf {
         }
     }
 
-    fn steps(&self) -> Result<BTreeMap<Program, Generation>, DataplaneError> {
-        if !self.object.has_usable_pin(STEPS, &self.pins) {
-            return Ok(BTreeMap::new());
+    /// Kernel ids of the steps that can be jumped to.
+    pub(super) fn step_ids(&self) -> Result<BTreeMap<Program, u32>, DataplaneError> {
+        match self.object.has_usable_pin(STEPS, &self.pins) {
+            true => snat_maps::pinned_steps(&self.pins),
+            false => Ok(BTreeMap::new()),
         }
-        let ids = snat_maps::pinned_steps(&self.pins)?;
+    }
+
+    fn steps(&self) -> Result<BTreeMap<Program, Generation>, DataplaneError> {
+        let ids = self.step_ids()?;
         let judged = |(step, id)| (step, self.generation(step, id));
         Ok(ids.into_iter().map(judged).collect())
     }
@@ -290,7 +319,10 @@ impl Bpf {
     }
 }
 
-fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, DataplaneError> {
+pub(super) fn classifier(
+    ebpf: &mut Ebpf,
+    program: Program,
+) -> Result<&mut SchedClassifier, DataplaneError> {
     let name = program.name();
     let found = ebpf
         .program_mut(name)

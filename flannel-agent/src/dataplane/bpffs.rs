@@ -151,7 +151,7 @@ fn ensure_mounted(path: &Path) -> Result<(), DataplaneError> {
         path: path.to_owned(),
         error,
     };
-    if is_bpffs(path) {
+    if is_mounted(path) {
         return Ok(());
     }
     // A mount hides what is below it: over anything but an empty folder (which the kernel provides at
@@ -176,7 +176,8 @@ fn ensure_mounted(path: &Path) -> Result<(), DataplaneError> {
     Ok(())
 }
 
-fn is_bpffs(path: &Path) -> bool {
+/// Whether a BPF file system is mounted at `path`.
+pub(super) fn is_mounted(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
 }
 

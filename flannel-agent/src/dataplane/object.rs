@@ -115,6 +115,27 @@ impl Object {
         self.maps.iter().all(|map| pins.map(&map.name).exists())
     }
 
+    /// The programs with `told` as their constants, and maps that nobody else sees. Only large enough to look
+    /// at a few packets.
+    pub(super) fn load_alone(&self, told: &Loaded) -> Result<Ebpf, DataplaneError> {
+        let constants = Constants::from(told);
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        constants.set(&mut loader);
+        for map in &self.maps {
+            let entries = map.shape.max_entries.min(UNUSED_ENTRIES);
+            loader.map_max_entries(&map.name, entries);
+        }
+        loader
+            .load(&self.bytes)
+            .map_err(|error| DataplaneError::Maps(Box::new(error)))
+    }
+
+    pub(super) fn has_all_pins(&self, pins: &Pins) -> bool {
+        let usable = |map: &Definition| map.pinned(&pins.map(&map.name)) == Some(map.shape);
+        self.maps.iter().all(usable)
+    }
+
     /// Whether a map is pinned that this object can use.
     pub(super) fn has_usable_pin(&self, name: &str, pins: &Pins) -> bool {
         self.maps

@@ -3,6 +3,7 @@
 pub(super) mod batch;
 mod error;
 mod hooks;
+mod snat_flows;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -12,25 +13,30 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use flannel_common::Ipv4;
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::maps::{self, EPOCH, FLOWS, LAYOUT_VERSION, PEERS, STATS, VTEPS};
+use flannel_common::maps::{self, EPOCH, FLOWS, LAYOUT_VERSION, PEERS, SNAT, STATS, VTEPS};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
+use flannel_common::snat;
 use flannel_common::stats::{Count, Counters};
 use ipnet::Ipv4Net;
 
 use super::Wire;
 use batch::Batches;
+pub(super) use batch::first_value;
 pub use error::ViewError;
 use error::{unreadable, unreadable_io};
 pub use hooks::{Hook, HooksError, Mode};
+pub(crate) use hooks::{in_order, program};
+pub use snat_flows::SnatFlow;
 pub use told::Told;
+pub(super) use told::constants_by_name;
 
 /// The maps this version knows, in the order in which they are shown.
-pub const MAPS: [&str; 5] = [PEERS, VTEPS, FLOWS, EPOCH, STATS];
+pub const MAPS: [&str; 6] = [PEERS, VTEPS, FLOWS, SNAT, EPOCH, STATS];
 
 /// One network's pinned objects.
 #[derive(Debug, Clone)]
@@ -242,10 +248,60 @@ impl View {
                 })?;
                 Ok(count)
             }
+            SNAT => {
+                let mut count = 0;
+                self.snat_entries(|_, _| {
+                    count += 1;
+                    Ok::<_, ViewError>(())
+                })?;
+                Ok(count)
+            }
             _ => {
                 let facts = self.facts(name)?;
                 Ok(facts.map_or(0, |facts| facts.max_entries as usize))
             }
+        }
+    }
+
+    /// Outer address of the node whose subnet holds `pod`.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub(crate) fn peer_of(&self, pod: Ipv4Addr) -> Result<Option<Ipv4Addr>, ViewError> {
+        let map: LpmTrie<MapData, Ipv4, Wire<maps::Peer>> = self.typed(PEERS)?;
+        match map.get(&Key::new(32, pod.octets()), 0) {
+            Ok(Wire(peer)) => Ok(Some(peer.public_ip.into())),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(self.failed(PEERS, error)),
+        }
+    }
+
+    /// One flow of the fast path; not counted as used.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub(crate) fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, ViewError> {
+        self.entry(FLOWS, key)
+    }
+
+    /// One half of a translation; not counted as used.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub(crate) fn snat_entry(&self, key: &snat::Key) -> Result<Option<snat::Entry>, ViewError> {
+        self.entry(SNAT, key)
+    }
+
+    fn entry<K: bytemuck::Pod, V: bytemuck::Pod>(
+        &self,
+        name: &'static str,
+        key: &K,
+    ) -> Result<Option<V>, ViewError> {
+        let map: HashMap<MapData, Wire<K>, Wire<V>> = self.typed(name)?;
+        match map.get(&Wire(*key), 0) {
+            Ok(Wire(value)) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(self.failed(name, error)),
         }
     }
 

@@ -92,7 +92,10 @@ async fn apply(net: &Netlink, change: &Change) -> Result<(), String> {
 
 /// The interface of each address that the kernel reaches without a gateway. Asked without naming an
 /// interface: with one, the kernel takes what it has no route to for a neighbour (`ip_route_output_key`).
-async fn on_link(net: &Netlink, addresses: BTreeSet<Ipv4Addr>) -> BTreeMap<Ipv4Addr, u32> {
+pub(crate) async fn on_link(
+    net: &Netlink,
+    addresses: BTreeSet<Ipv4Addr>,
+) -> BTreeMap<Ipv4Addr, u32> {
     if addresses.is_empty() {
         return BTreeMap::new();
     }

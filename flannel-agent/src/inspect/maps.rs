@@ -4,10 +4,11 @@ use std::io::Write;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use flannel_common::maps::{EPOCH, FLOWS, PEERS, STATS, VTEPS};
+use flannel_common::maps::{EPOCH, FLOWS, PEERS, SNAT, STATS, VTEPS};
 use serde::Serialize;
 
 use super::flows::Flows;
+use super::nat::Nat;
 use super::output::{Format, json, table};
 use super::{Look, Verdict, peers, stats};
 use crate::dataplane::view::{MAPS, View, ViewError};
@@ -47,6 +48,13 @@ impl Maps {
                     look: look.clone(),
                     pod: None,
                     live: false,
+                };
+                return all.show(out);
+            }
+            Some(SNAT) => {
+                let all = Nat {
+                    look: look.clone(),
+                    pod: None,
                 };
                 return all.show(out);
             }

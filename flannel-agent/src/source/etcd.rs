@@ -9,6 +9,7 @@ mod options;
 mod paths;
 mod patience;
 mod plan;
+mod preview;
 mod session;
 mod store;
 mod table;
@@ -27,6 +28,7 @@ use crate::lease::{LeaseAttrs, Leases, OwnLease};
 pub use error::{EtcdError, OptionsError};
 pub use options::{ClientIdentity, EtcdOptions, Login, Tls};
 use patience::Patience;
+pub use preview::{LeaseChange, LeasePreview};
 use store::Store;
 
 /// flannel asks for a missing or invalid configuration once a second.
@@ -64,6 +66,28 @@ impl EtcdSource {
             )
         })?;
         NetworkConfig::parse(&json).with_context(|| format!("etcd key {key} is not usable"))
+    }
+}
+
+impl EtcdSource {
+    /// What [`LeaseSource::acquire`] would do, and everybody else's leases; writes nothing.
+    ///
+    /// # Errors
+    /// When etcd does not answer, or has no subnet left.
+    pub async fn preview(
+        &self,
+        config: &NetworkConfig,
+        request: &LeaseRequest,
+    ) -> Result<LeasePreview, EtcdError> {
+        preview::preview(&self.store, config, &request.attrs, request.previous).await
+    }
+
+    /// The lease that already names `public_ip`, asked for once.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn find_lease(&self, public_ip: Ipv4Addr) -> Result<Option<OwnLease>, EtcdError> {
+        acquire::previous_lease(&self.store, public_ip).await
     }
 }
 

@@ -28,7 +28,7 @@ pub use outbound::{Outbound, Refused, Whose, known, open, outbound};
 pub use packet::Packet;
 pub use port::{Order, PROBES, Ports, ROUNDS};
 pub use rule::{Cluster, Rule, decide};
-pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, lifetime};
+pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, lifetime, state};
 pub use sweep::{Halves, is_over, may_be_over, other_half, sweep};
 pub use table::{Claim, Slot, Table, find};
 pub use transport::{Transport, counterpart, is_icmp_error, is_icmp_request};

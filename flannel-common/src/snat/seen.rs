@@ -94,31 +94,74 @@ static TCP: [u32; 256] = {
     while seen < 256 {
         #[expect(clippy::cast_possible_truncation, reason = "below 256")]
         let state = Seen(seen as u8);
-        seconds[seen] = tcp(state);
+        seconds[seen] = Tcp::of(state).seconds();
         seen += 1;
     }
     seconds
 };
 
-const fn tcp(seen: Seen) -> u32 {
-    let (out, back) = (seen.outward(), seen.inward());
-    if (out | back) & Seen::RST != 0 {
-        10
-    } else if (out | back) & Seen::FIN != 0 {
-        // One side is done, or both and a late segment may still come.
-        120
-    } else if out == 0 || back == 0 {
-        // Unanswered: a SYN, or the middle of something nobody knows.
-        if (out | back) & Seen::SYN != 0 {
-            120
+/// What both ways together say of a TCP connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tcp {
+    Reset,
+    /// One side is done, or both and a late segment may still come.
+    Closing,
+    SynSent,
+    /// The middle of something nobody knows.
+    Unanswered,
+    /// SYN and SYN-ACK, but the one who asked has not confirmed.
+    SynReceived,
+    Established,
+}
+
+impl Tcp {
+    const fn of(seen: Seen) -> Self {
+        let (out, back) = (seen.outward(), seen.inward());
+        if (out | back) & Seen::RST != 0 {
+            Self::Reset
+        } else if (out | back) & Seen::FIN != 0 {
+            Self::Closing
+        } else if out == 0 || back == 0 {
+            if (out | back) & Seen::SYN != 0 {
+                Self::SynSent
+            } else {
+                Self::Unanswered
+            }
+        } else if out == Seen::SYN || back == Seen::SYN {
+            Self::SynReceived
         } else {
-            300
+            Self::Established
         }
-    } else if out == Seen::SYN || back == Seen::SYN {
-        // SYN and SYN-ACK, but the one who asked has not confirmed.
-        60
-    } else {
-        86_400
+    }
+
+    const fn seconds(self) -> u32 {
+        match self {
+            Self::Reset => 10,
+            Self::Closing | Self::SynSent => 120,
+            Self::Unanswered => 300,
+            Self::SynReceived => 60,
+            Self::Established => 86_400,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Closing => "closing",
+            Self::SynSent => "syn_sent",
+            Self::Unanswered => "unanswered",
+            Self::SynReceived => "syn_received",
+            Self::Established => "established",
+        }
+    }
+}
+
+/// The same in a word, for people.
+pub const fn state(proto: u8, seen: Seen) -> &'static str {
+    match Transport::of(proto) {
+        Transport::Tcp => Tcp::of(seen).name(),
+        _ if seen.outward() != 0 && seen.inward() != 0 => "answered",
+        _ => "unanswered",
     }
 }
 
@@ -171,6 +214,17 @@ mod tests {
     #[case::gre(47, &[(true, A)], 600)]
     fn other_times(#[case] proto: u8, #[case] packets: &[(bool, u8)], #[case] seconds: u64) {
         assert_eq!(lifetime(proto, flow(packets)), seconds * NANOS);
+    }
+
+    #[test]
+    fn states_have_names() {
+        let name = |packets| state(TCP, flow(packets));
+        assert_eq!(name(&[(true, S)]), "syn_sent");
+        assert_eq!(name(&[(true, S), (false, S | A)]), "syn_received");
+        assert_eq!(name(&[(true, S), (false, S | A), (true, A)]), "established");
+        assert_eq!(name(&[(true, A), (false, R)]), "reset");
+        assert_eq!(state(17, flow(&[(true, A), (false, A)])), "answered");
+        assert_eq!(state(17, flow(&[(true, A)])), "unanswered");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use aya_obj::generated::{bpf_attr, bpf_cmd};
 use bytemuck::Pod;
 
 /// The value of key 0 in an array map of one entry, such as `.rodata`.
-pub(super) fn first_value(map: &MapData) -> io::Result<Vec<u8>> {
+pub(in crate::dataplane) fn first_value(map: &MapData) -> io::Result<Vec<u8>> {
     let info = map.info().map_err(io::Error::other)?;
     let mut value = vec![0_u8; info.value_size() as usize];
     let key = 0_u32;

@@ -1,7 +1,7 @@
 //! Where programs of ours are attached: pinned links, and clsact filters by their handles.
 
 use aya::programs::links::{FdLink, LinkType, PinnedLink};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use flannel_common::program::Program;
 use serde::Serialize;
 
@@ -95,10 +95,7 @@ impl View {
     /// If its constants may not be read.
     pub fn told(&self, hook: &Hook) -> Result<Option<Told>, ViewError> {
         let failed = |error: std::io::Error| unreadable_io(&self.link_path(&hook.program), error);
-        let program = aya::programs::loaded_programs()
-            .filter_map(Result::ok)
-            .find(|info| info.id() == hook.program_id);
-        let Some(program) = program else {
+        let Some(program) = hook.live() else {
             return Ok(None);
         };
         let maps = program
@@ -107,6 +104,45 @@ impl View {
             .unwrap_or_default();
         Told::of_program(&maps).map_err(failed)
     }
+}
+
+/// The program with an id; `None` if it is gone.
+pub(crate) fn program(id: u32) -> Option<ProgramInfo> {
+    aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .find(|info| info.id() == id)
+}
+
+impl Hook {
+    /// The program in the kernel; `None` if it is gone.
+    pub(crate) fn live(&self) -> Option<ProgramInfo> {
+        program(self.program_id)
+    }
+
+    /// The constants of the program, as bytes.
+    pub(crate) fn constants(&self) -> std::io::Result<Option<Vec<u8>>> {
+        let Some(program) = self.live() else {
+            return Ok(None);
+        };
+        let maps = program.map_ids().map_err(std::io::Error::other)?;
+        crate::dataplane::shadow::constants(&maps.unwrap_or_default())
+    }
+}
+
+/// Programs on a hook of tcx in the order in which packets meet them: ids and names, ours or not.
+pub(crate) fn in_order(device: &str, direction: Direction) -> Vec<(u32, String)> {
+    let kind = match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    };
+    let Ok((_, programs)) = SchedClassifier::query_tcx(device, kind) else {
+        return Vec::new();
+    };
+    let name = |info: &ProgramInfo| info.name_as_str().unwrap_or("?").to_owned();
+    programs
+        .iter()
+        .map(|info| (info.id(), name(info)))
+        .collect()
 }
 
 /// Why hooks could not be listed.

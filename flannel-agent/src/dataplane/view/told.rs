@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 
-use aya::maps::{MapData, MapInfo};
 use flannel_common::globals;
 use ipnet::Ipv4Net;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use serde::Serialize;
 
-use super::batch::first_value;
 use crate::dataplane::object::EMBEDDED;
+use crate::dataplane::shadow::constants;
 use crate::mac::MacAddr;
 
 /// Constants of the node; see [`flannel_common::globals`].
@@ -35,17 +34,32 @@ impl Told {
     /// The constants of the program that uses the maps `ids`; `None` if it comes from another build, whose
     /// constants lie elsewhere.
     pub(super) fn of_program(ids: &[u32]) -> io::Result<Option<Self>> {
-        for id in ids {
-            let info = MapInfo::from_id(*id).map_err(io::Error::other)?;
-            if !info.name_as_str().is_some_and(|n| n.ends_with(".rodata")) {
-                continue;
-            }
-            let map = MapData::from_id(*id).map_err(io::Error::other)?;
-            let bytes = first_value(&map)?;
-            return Ok(Layout::of(EMBEDDED).and_then(|layout| layout.decode(&bytes)));
-        }
-        Ok(None)
+        let bytes = constants(ids)?;
+        Ok(bytes.and_then(|bytes| Layout::of(EMBEDDED)?.decode(&bytes)))
     }
+}
+
+/// The constants of a program as they lie in its `.rodata`, by name; `None` if they are another build's.
+pub(in crate::dataplane) fn constants_by_name(rodata: &[u8]) -> Option<BTreeMap<String, &[u8]>> {
+    let layout = Layout::of(EMBEDDED)?;
+    if rodata.len() as u64 != layout.size {
+        return None;
+    }
+    // LLVM puts tables and strings beside them, which have no such name.
+    let is_constant = |name: &str| {
+        name.bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+    };
+    layout
+        .symbols
+        .iter()
+        .filter(|(name, (_, size))| !name.is_empty() && *size > 0 && is_constant(name))
+        .map(|(name, (offset, size))| {
+            let start = usize::try_from(*offset).ok()?;
+            let end = start.checked_add(usize::try_from(*size).ok()?)?;
+            Some((name.clone(), rodata.get(start..end)?))
+        })
+        .collect()
 }
 
 /// Where the constants lie in `.rodata`.

@@ -1,0 +1,121 @@
+//! A dataplane that is only looked at: what its agent would have to do, found out without doing it.
+
+use aya::programs::ProgramInfo;
+use flannel_common::program::Program;
+
+use super::shadow::{Likeness, Shadow};
+use super::view::{Hook, View, program};
+use super::{Bpf, Dataplane, DataplaneError, Options, bpffs, requirements};
+use crate::actual::{Actual, Device, Generation, Loaded};
+use crate::desired::{Attachment, Desired};
+use crate::net::Netlink;
+use crate::node_sysctls::NodeSysctls;
+
+/// The dataplane of a node, read only.
+#[derive(Debug)]
+pub(crate) struct Preview {
+    dataplane: Dataplane,
+    view: Option<View>,
+    is_mounted: bool,
+}
+
+impl Preview {
+    /// As [`Dataplane::open`], but mounts nothing and makes no folder.
+    ///
+    /// # Errors
+    /// A missing capability, an object that cannot be read.
+    pub(crate) fn open(options: &Options) -> Result<Self, DataplaneError> {
+        requirements::check_capabilities()?;
+        Ok(Self {
+            dataplane: Dataplane {
+                bpf: Bpf::look(options)?,
+                net: Netlink::open()?,
+                shared: NodeSysctls::new(&options.state_dir, &options.network),
+                mirror: None,
+                said: Default::default(),
+                ignored: Default::default(),
+            },
+            view: View::open(&options.bpffs, Some(&options.network)).ok(),
+            is_mounted: bpffs::is_mounted(&options.bpffs),
+        })
+    }
+
+    /// Whether there is a BPF file system to pin in.
+    pub(crate) const fn is_mounted(&self) -> bool {
+        self.is_mounted
+    }
+
+    /// Whether an agent looks after the network now.
+    pub(crate) fn agent_runs(&self) -> bool {
+        self.view
+            .as_ref()
+            .is_some_and(|view| view.agent_runs().unwrap_or(false))
+    }
+
+    /// What the kernel holds, as an agent sees it that loaded this very object: programs that are what it
+    /// would load count as its own.
+    ///
+    /// # Errors
+    /// If the kernel does not answer, or does not take our programs.
+    pub(crate) async fn actual(&self, desired: &Desired) -> Result<Actual, DataplaneError> {
+        let mut actual = self.dataplane.actual(desired).await?;
+        let Device::Ours(pair) = &actual.device else {
+            return Ok(actual);
+        };
+        let Some(view) = &self.view else {
+            return Ok(actual);
+        };
+        let links = self.dataplane.net.links().await?;
+        let hooks = view.hooks(&self.dataplane.net, &links).await;
+        let hooks = hooks.map_err(|error| DataplaneError::Object(error.to_string()))?;
+        let told = Loaded {
+            globals: desired.node.globals.clone(),
+            index: pair.index,
+            gro_index: pair.gro_index,
+        };
+        let mut shadow = self.dataplane.bpf.shadow(&told)?;
+        for (attachment, generation) in &mut actual.programs.attached {
+            if is_ours(&mut shadow, attachment, &hooks)? {
+                *generation = Generation::Current;
+            }
+        }
+        let steps = self.dataplane.bpf.step_ids()?;
+        for (step, generation) in &mut actual.programs.steps {
+            let live = steps.get(step).and_then(|id| program(*id));
+            if is_like(&mut shadow, *step, live)? {
+                *generation = Generation::Current;
+            }
+        }
+        let attached = &actual.programs.attached;
+        let all = attached.values().all(|g| *g == Generation::Current);
+        // Maps that cannot be used, or are gone, take a load to come back.
+        let whole = !attached.is_empty() && self.dataplane.bpf.has_all_maps();
+        actual.programs.loaded = (all && whole).then_some(told);
+        Ok(actual)
+    }
+}
+
+fn is_ours(
+    shadow: &mut Shadow,
+    attachment: &Attachment,
+    hooks: &[Hook],
+) -> Result<bool, DataplaneError> {
+    let id = hooks.iter().find(|hook| {
+        hook.program == attachment.program.name()
+            && hook.device.as_deref() == Some(attachment.device.as_str())
+            && hook.direction == Some(attachment.direction)
+    });
+    is_like(shadow, attachment.program, id.and_then(Hook::live))
+}
+
+fn is_like(
+    shadow: &mut Shadow,
+    program: Program,
+    live: Option<ProgramInfo>,
+) -> Result<bool, DataplaneError> {
+    let Some(live) = live else {
+        return Ok(false);
+    };
+    let wanted = shadow.likeness(program)?;
+    Ok(Likeness::of(&live).is_ok_and(|live| live == wanted))
+}

@@ -1,0 +1,87 @@
+//! A copy of the programs that no packet of the node reaches: the same code, maps of its own.
+//!
+//! Loaded and never attached, it tells whether what is attached is what we would attach, and what it would
+//! do with a packet. It ends with the process.
+
+use std::io;
+
+use aya::Ebpf;
+use aya::maps::{Map, MapData, MapInfo};
+use aya::programs::{ProgramInfo, SchedClassifier};
+use flannel_common::program::Program;
+
+use super::bpf::classifier;
+use super::view::first_value;
+use super::{DataplaneError, requirements};
+
+/// The programs of one object with one set of constants.
+#[derive(Debug)]
+pub(crate) struct Shadow {
+    ebpf: Ebpf,
+}
+
+/// What makes two loaded programs the same: code and constants, whatever their maps are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Likeness {
+    /// The kernel's hash of the instructions, made before it replaces map descriptors in them.
+    tag: u64,
+    constants: Option<Vec<u8>>,
+}
+
+impl Shadow {
+    pub(super) fn new(ebpf: Ebpf) -> Self {
+        Self { ebpf }
+    }
+
+    /// Loads a program, unless that was done before.
+    pub(super) fn program(
+        &mut self,
+        program: Program,
+    ) -> Result<&mut SchedClassifier, DataplaneError> {
+        let classifier = classifier(&mut self.ebpf, program)?;
+        if classifier.fd().is_err() {
+            classifier
+                .load()
+                .map_err(|error| requirements::explain(program.name(), error))?;
+        }
+        Ok(classifier)
+    }
+
+    pub(super) fn map(&mut self, name: &'static str) -> Result<&mut Map, DataplaneError> {
+        self.ebpf
+            .map_mut(name)
+            .ok_or_else(|| DataplaneError::Object(format!("it has no map {name}")))
+    }
+
+    pub(super) fn likeness(&mut self, program: Program) -> Result<Likeness, DataplaneError> {
+        let info = self.program(program)?.info();
+        let info = info.map_err(|error| DataplaneError::Load {
+            program: program.name(),
+            error: Box::new(error),
+        })?;
+        Likeness::of(&info).map_err(|error| DataplaneError::map(".rodata", "read", error.into()))
+    }
+}
+
+impl Likeness {
+    /// Of any program in the kernel.
+    pub(super) fn of(info: &ProgramInfo) -> io::Result<Self> {
+        let maps = info.map_ids().map_err(io::Error::other)?;
+        Ok(Self {
+            tag: info.tag(),
+            constants: constants(&maps.unwrap_or_default())?,
+        })
+    }
+}
+
+/// The constants of a program that uses the maps `ids`, as bytes.
+pub(super) fn constants(ids: &[u32]) -> io::Result<Option<Vec<u8>>> {
+    for id in ids {
+        let info = MapInfo::from_id(*id).map_err(io::Error::other)?;
+        if info.name_as_str().is_some_and(|n| n.ends_with(".rodata")) {
+            let map = MapData::from_id(*id).map_err(io::Error::other)?;
+            return first_value(&map).map(Some);
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,144 @@
+//! `plan`: what the agent would do on this node, as the daemon finds it out, without doing any of it.
+
+mod node;
+mod step;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use ipnet::Ipv4Net;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use super::Verdict;
+use super::look::asking;
+use super::output::{Format, json};
+use crate::cli::Config;
+use crate::cli::flags::Flags;
+use crate::config::NetworkConfig;
+use crate::lease::LeaseAttrs;
+use crate::net::Netlink;
+use crate::source::LeaseRequest;
+use crate::source::etcd::{EtcdSource, LeasePreview};
+use crate::uplink::Uplink;
+use crate::{daemon, mark, subnet_env, uplink};
+use step::Step;
+
+/// Long enough for a cluster that elects a leader.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// `plan …`
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// For people or for programs
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Format,
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// What was found out.
+#[derive(Debug, Serialize)]
+struct Preview {
+    network: String,
+    agent_running: bool,
+    uplink: String,
+    subnet: Ipv4Net,
+    steps: Vec<Step>,
+    /// Leases that lead nowhere, and why.
+    ignored: BTreeMap<Ipv4Net, String>,
+}
+
+impl Plan {
+    pub(super) fn show(&self, config: &Config, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+        let preview = asking(async || Preview::make(config).await)?;
+        match self.output {
+            Format::Json => json(out, &preview)?,
+            Format::Table => preview.print(out)?,
+        }
+        Ok(match preview.steps.as_slice() {
+            [] => Verdict::Fine,
+            _ => Verdict::Attention,
+        })
+    }
+}
+
+impl Preview {
+    async fn make(config: &Config) -> anyhow::Result<Self> {
+        let net = Netlink::open()?;
+        let uplink = uplink::find(&net, &config.uplink).await?;
+        let asked = timeout(ANSWER, Leased::ask(config, &net, &uplink)).await;
+        let leased = asked
+            .map_err(|_| anyhow::anyhow!("etcd gave no answer in {} s", ANSWER.as_secs()))
+            .flatten()
+            .context(
+                "cannot tell what this node should be, which etcd says; what is pinned forwards on",
+            )?;
+        let mut preview = Self {
+            network: mark::network_name(&config.etcd.prefix),
+            agent_running: false,
+            uplink: uplink.to_string(),
+            subnet: leased.lease.subnet,
+            steps: Step::of_lease(&leased.lease, &leased.attrs),
+            ignored: BTreeMap::new(),
+        };
+        preview.add_node(config, &net, &uplink, &leased).await?;
+        Ok(preview)
+    }
+
+    fn print(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let Self {
+            network, subnet, ..
+        } = self;
+        writeln!(out, "{network}: {subnet} over {}", self.uplink)?;
+        for (subnet, why) in &self.ignored {
+            writeln!(out, "  ! the lease of {subnet} is ignored: {why}")?;
+        }
+        for step in &self.steps {
+            writeln!(out, "  • {}", step.what)?;
+        }
+        let end = match (self.steps.len(), self.agent_running) {
+            (0, true) => "nothing to do".to_owned(),
+            (0, false) => "nothing to do; no agent runs that would notice changes".to_owned(),
+            (steps, true) => {
+                format!("{steps} steps to do; the agent that runs here does them within 30 s")
+            }
+            (steps, false) => {
+                format!("{steps} steps to do; nobody does them: no agent runs for this network")
+            }
+        };
+        writeln!(out, "{end}")?;
+        Ok(())
+    }
+}
+
+/// What etcd says of the network and of this node's place in it.
+struct Leased {
+    network: NetworkConfig,
+    attrs: LeaseAttrs,
+    lease: LeasePreview,
+}
+
+impl Leased {
+    /// The daemon's start, up to the lease.
+    async fn ask(config: &Config, net: &Netlink, uplink: &Uplink) -> anyhow::Result<Self> {
+        let source = EtcdSource::new(&config.etcd)?;
+        let network = source.read_network_config().await?;
+        let published = source.find_lease(uplink.public_ip).await?;
+        let published = published.as_ref().map(|lease| &lease.attrs);
+        let attrs = daemon::node_attrs(net, &network, uplink, published).await?;
+        let request = LeaseRequest {
+            attrs: attrs.clone(),
+            previous: subnet_env::read(&config.subnet_file)?.subnet,
+        };
+        let lease = source.preview(&network, &request).await?;
+        Ok(Self {
+            network,
+            attrs,
+            lease,
+        })
+    }
+}

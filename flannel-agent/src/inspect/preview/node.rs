@@ -1,0 +1,129 @@
+//! What would be done on the node itself, in the daemon's order.
+
+use super::step::Step;
+use super::{Leased, Preview};
+use crate::cli::Config;
+use crate::cli::flags::SourceCheck;
+use crate::config::Backend;
+use crate::dataplane::{self, AttachMode, Options};
+use crate::desired::{self, Desired, Facts, Inputs};
+use crate::direct::{self, Direct};
+use crate::net::Netlink;
+use crate::subnet_env::{self, SubnetEnv};
+use crate::uplink::Uplink;
+use crate::{cni, forward_rules, plan};
+
+impl Preview {
+    pub(super) async fn add_node(
+        &mut self,
+        config: &Config,
+        net: &Netlink,
+        uplink: &Uplink,
+        leased: &Leased,
+    ) -> anyhow::Result<()> {
+        self.add_dataplane(config, net, uplink, leased).await?;
+        let network = leased.network.network;
+        if config.forward_rules && forward_rules::are_missing(network).await? {
+            let what =
+                format!("accept {network} in FORWARD by iptables rules, since its policy is DROP");
+            self.steps
+                .push(Step::new("kernel", "add_forward_rules", what));
+        }
+        self.add_routes(net, uplink, leased).await?;
+        self.add_files(config, uplink, leased)
+    }
+
+    async fn add_dataplane(
+        &mut self,
+        config: &Config,
+        net: &Netlink,
+        uplink: &Uplink,
+        leased: &Leased,
+    ) -> anyhow::Result<()> {
+        let dataplane = dataplane::Preview::open(&Options {
+            bpffs: config.bpffs.clone(),
+            network: self.network.clone(),
+            state_dir: config.state_dir.clone(),
+            ebpf_object: config.ebpf_object.clone(),
+            attach: AttachMode::Auto,
+            flow_entries: config.flow_entries,
+            snat_entries: config.snat.is_some().then_some(config.snat_entries),
+        })?;
+        self.agent_running = dataplane.agent_runs();
+        if !dataplane.is_mounted() {
+            let what = format!("mount a BPF file system on {}", config.bpffs.display());
+            self.steps.push(Step::new("kernel", "mount_bpffs", what));
+        }
+        if leased.network.backend == Backend::HostGw {
+            return Ok(());
+        }
+        let leases = &leased.lease.others;
+        let facts = Facts::gather(net, uplink, leases, &config.fast_path).await?;
+        let desired = Desired::new(&Inputs {
+            network: &self.network,
+            config: &leased.network,
+            subnet: leased.lease.subnet,
+            leases,
+            uplink,
+            vtep_mac: leased.attrs.vxlan_data()?.vtep_mac,
+            facts: &facts,
+            source_check: config.source_check == SourceCheck::Strict,
+            fast_path: &config.fast_path,
+            snat: config.snat.as_ref(),
+        })?;
+        let actual = dataplane.actual(&desired).await?;
+        let actions = plan::plan(&desired, &actual)?;
+        self.steps.extend(actions.iter().map(Step::from));
+        self.ignored.extend(desired.peers.ignored);
+        Ok(())
+    }
+
+    async fn add_routes(
+        &mut self,
+        net: &Netlink,
+        uplink: &Uplink,
+        leased: &Leased,
+    ) -> anyhow::Result<()> {
+        let (network, lease) = (&leased.network, &leased.lease);
+        let asked = direct::destinations(network, &lease.others);
+        let on_link = direct::on_link(net, asked).await;
+        let wanted = Direct::new(network, lease.subnet, &lease.others, uplink, &on_link);
+        let changes = direct::plan(&wanted, &net.routes().await?);
+        self.steps.extend(changes.iter().map(Step::from));
+        self.ignored.extend(wanted.ignored);
+        Ok(())
+    }
+
+    fn add_files(
+        &mut self,
+        config: &Config,
+        uplink: &Uplink,
+        leased: &Leased,
+    ) -> anyhow::Result<()> {
+        let env = SubnetEnv {
+            network: leased.network.network,
+            subnet: leased.lease.subnet,
+            mtu: desired::overlay_mtu(&leased.network, uplink),
+            ip_masq: config.snat.is_some(),
+        };
+        let file = &config.subnet_file;
+        if subnet_env::text(file)? != Some(env.to_string()) {
+            let what = format!(
+                "write {}: subnet {}, MTU {}",
+                file.display(),
+                env.subnet,
+                env.mtu
+            );
+            self.steps
+                .push(Step::new("files", "write_subnet_file", what));
+        }
+        if let Some(folder) = &config.cni_conf_dir
+            && !cni::is_written(folder, &env)
+        {
+            let what = format!("write {}", cni::path(folder).display());
+            self.steps
+                .push(Step::new("files", "write_cni_network", what));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,373 @@
+//! The way of a packet from hook to hook, as ARCHITECTURE.md draws it.
+
+use std::net::Ipv4Addr;
+
+use anyhow::bail;
+use flannel_common::header::Eth;
+use flannel_common::program::Program;
+use flannel_common::reason::{Class, Reason};
+use flannel_common::vxlan::Outer;
+
+use super::packet::{self, Described, Wrapping, addressed, forwarded, outer, wrapped};
+use super::{Hop, Report, Scene};
+use crate::dataplane::Outcome;
+use crate::dataplane::view::{Hook, Mode, in_order};
+use crate::net::Direction;
+
+/// TC actions (`linux/pkt_cls.h`).
+const SHOT: i32 = 2;
+const REDIRECT: i32 = 7;
+
+/// A packet meets no more hooks than this; more would be a loop.
+const LONGEST: usize = 12;
+
+/// A test run takes the loopback device for the receiving one, whose MAC is zero.
+const HERE: [u8; 6] = [0; 6];
+const ELSEWHERE: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+/// Where the packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A pod's port of the bridge, or the bridge.
+    FromPod,
+    ToPod,
+    Stack,
+    IntoOverlay,
+    /// The far end of the pair, where what could not be encapsulated comes out.
+    FarEnd,
+    FromOverlay,
+    ToUplink,
+    FromUplink,
+}
+
+/// How it ends.
+struct End(&'static str, String);
+
+/// What a hook leads to.
+enum Next {
+    Place(Place),
+    End(End),
+}
+
+impl Scene {
+    pub(super) async fn walk(mut self) -> anyhow::Result<Report> {
+        let (mut place, mut frame) = self.begin()?;
+        let mut report = Report {
+            packet: describe(&frame),
+            hops: Vec::new(),
+            end: "left",
+            why: String::new(),
+        };
+        for _ in 0..LONGEST {
+            let next = match place {
+                Place::Stack => self.stack(&mut frame, &mut report.hops).await?,
+                hook => self.hook(hook, &mut frame, &mut report.hops)?,
+            };
+            match next {
+                Next::Place(next) => place = next,
+                Next::End(End(end, why)) => {
+                    (report.end, report.why) = (end, why);
+                    return Ok(report);
+                }
+            }
+        }
+        bail!("the packet goes in circles: report it, with the output of `status`");
+    }
+
+    fn is_mine(&self, ip: Ipv4Addr) -> bool {
+        self.addresses
+            .iter()
+            .any(|address| address.net.addr() == ip)
+    }
+
+    /// Where such a packet is met first.
+    fn begin(&self) -> anyhow::Result<(Place, Vec<u8>)> {
+        let (src, dst) = (self.tuple.src, self.tuple.dst);
+        let frame = self.tuple.frame(ELSEWHERE, HERE);
+        if self.is_mine(src) {
+            return Ok((Place::Stack, frame));
+        }
+        if self.told.subnet.contains(&src) {
+            return Ok((Place::FromPod, frame));
+        }
+        if !self.told.network.contains(&src) {
+            return Ok((Place::FromUplink, frame));
+        }
+        let peer = self.view.peer_of(src)?;
+        let Some(peer) = peer else {
+            bail!(
+                "no lease covers {src}: no node would send such a packet to this one \
+                 (`peers` lists the leases)"
+            );
+        };
+        if !self.told.subnet.contains(&dst) {
+            bail!(
+                "{src} is a pod of the node {peer}, and {dst} is not on this node: trace it there"
+            );
+        }
+        let wrapping = Wrapping {
+            src: peer,
+            dst: self.told.uplink_ip,
+            port: self.told.port,
+            vni: self.told.vni,
+        };
+        Ok((Place::FromUplink, wrapped(&frame, &wrapping, HERE)))
+    }
+
+    /// Our programs at one hook, in order.
+    fn hook(
+        &mut self,
+        place: Place,
+        frame: &mut Vec<u8>,
+        hops: &mut Vec<Hop>,
+    ) -> anyhow::Result<Next> {
+        for hook in self.programs(place, hops) {
+            let Some(program) = Program::ALL.into_iter().find(|p| p.name() == hook.program) else {
+                continue;
+            };
+            let mut hop = Hop {
+                place: name(&hook),
+                program: Some(hook.program.clone()),
+                ..Hop::default()
+            };
+            if hook.mode == Mode::Xdp {
+                hop.decision = "not run";
+                "the driver takes the outer headers off first; the rest of the way is the same"
+                    .clone_into(&mut hop.meaning);
+                hops.push(hop);
+                continue;
+            }
+            if let Some(live) = hook.live() {
+                self.rehearsal.check(program, &live)?;
+            }
+            if translates(program) {
+                self.rehearsal.add_steps()?;
+            }
+            let outcome = self.rehearsal.run(program, frame)?;
+            let reason = outcome.reasons.last().map(|(_, reason)| *reason);
+            hop.explain(reason, &outcome, frame);
+            hops.push(hop);
+            let action = outcome.action;
+            *frame = outcome.packet;
+            match action {
+                SHOT => return Ok(dropped(reason)),
+                REDIRECT => return Ok(self.redirected(reason, frame)),
+                _ => {}
+            }
+        }
+        Ok(behind(place, frame))
+    }
+
+    /// The hooks at `place`; others' programs there are named.
+    fn programs(&self, place: Place, hops: &mut Vec<Hop>) -> Vec<Hook> {
+        let fits = |hook: &&Hook| match place {
+            Place::FromPod => hook.program == Program::PodTx.name(),
+            Place::ToPod => hook.program == Program::PodRx.name(),
+            Place::IntoOverlay => at(hook, self.told.flannel_index, Direction::Egress),
+            Place::FromOverlay => at(hook, self.told.flannel_index, Direction::Ingress),
+            Place::FarEnd => at(hook, self.told.gro_index, Direction::Ingress),
+            Place::ToUplink => at(hook, self.told.uplink_index, Direction::Egress),
+            Place::FromUplink => {
+                at(hook, self.told.uplink_index, Direction::Ingress) || hook.mode == Mode::Xdp
+            }
+            Place::Stack => false,
+        };
+        let mut found: Vec<Hook> = self.hooks.iter().filter(fits).cloned().collect();
+        if matches!(place, Place::FromPod | Place::ToPod) {
+            // All ports run the same.
+            found.truncate(1);
+        }
+        let Some((device, direction)) = found
+            .iter()
+            .find_map(|hook| Some((hook.device.clone()?, hook.direction?)))
+        else {
+            return found;
+        };
+        let order = in_order(&device, direction);
+        let rank = |hook: &Hook| {
+            order
+                .iter()
+                .position(|(id, _)| *id == hook.program_id)
+                .map_or(0, |place| place + 1)
+        };
+        found.sort_by_key(rank);
+        let is_ours = |id: &u32| self.hooks.iter().any(|hook| hook.program_id == *id);
+        hops.extend(
+            order
+                .iter()
+                .filter(|(id, _)| !is_ours(id))
+                .map(|(id, name)| Hop {
+                    place: format!("{device} ({direction})"),
+                    decision: "not run",
+                    meaning: format!(
+                        "somebody else's program {name} (id {id}) is on this hook, too"
+                    ),
+                    ..Hop::default()
+                }),
+        );
+        found
+    }
+
+    /// Where a redirect leads, which its reason says.
+    fn redirected(&self, reason: Option<Reason>, frame: &mut Vec<u8>) -> Next {
+        match reason {
+            Some(Reason::Encap | Reason::FastTx) => Next::Place(Place::ToUplink),
+            Some(Reason::DecapGro | Reason::DecapDirect) => {
+                *frame = addressed(frame, ELSEWHERE, HERE);
+                Next::Place(Place::FromOverlay)
+            }
+            Some(Reason::FastRx | Reason::FastRxGro | Reason::FastRxXdp) => {
+                let dst = Described::of(frame, Eth::LEN).map_or(self.tuple.dst, |d| d.dst());
+                end("delivered", format!("to the pod {dst}, past the stack"))
+            }
+            other => {
+                let name = other.map_or("no reason", Reason::name);
+                end("left", format!("redirected ({name})"))
+            }
+        }
+    }
+
+    /// Routing is asked; what netfilter would do is not known here.
+    async fn stack(&mut self, frame: &mut Vec<u8>, hops: &mut Vec<Hop>) -> anyhow::Result<Next> {
+        let Some(now) = Described::of(frame, Eth::LEN) else {
+            bail!("the packet has no IPv4 header any more");
+        };
+        let dst = now.dst();
+        let mut hop = Hop {
+            place: "stack".to_owned(),
+            decision: "routes",
+            ..Hop::default()
+        };
+        let route = self.net.next_hop(dst, None).await;
+        let Ok(route) = route else {
+            hop.decision = "drops";
+            hop.meaning = format!("there is no route to {dst}");
+            hops.push(hop);
+            return Ok(end("dropped", format!("no route to {dst}")));
+        };
+        let device = self.links.iter().find(|link| link.index == route.index);
+        let device = device.map_or_else(|| format!("#{}", route.index), |link| link.name.clone());
+        hop.meaning = format!(
+            "{} (bridge, netfilter and policy are not part of a trace: they may translate or drop it)",
+            match route.local {
+                true => format!("{dst} is an address of this node"),
+                false => format!("to {device} by way of {}", route.via),
+            }
+        );
+        if route.local {
+            hops.push(hop);
+            return Ok(end("delivered", format!("to this node, {dst}")));
+        }
+        if !self.is_mine(self.tuple.src) {
+            let Some(next) = forwarded(frame) else {
+                hop.decision = "drops";
+                hops.push(hop);
+                return Ok(end("dropped", "its TTL is at its end".to_owned()));
+            };
+            *frame = next;
+        }
+        hop.becomes = Some(describe(frame));
+        hops.push(hop);
+        let mac = self.told.vtep_mac.0;
+        Ok(match route.index {
+            index if index == self.told.flannel_index => {
+                *frame = addressed(frame, mac, mac);
+                Next::Place(Place::IntoOverlay)
+            }
+            index if index == self.told.uplink_index => Next::Place(Place::ToUplink),
+            _ if self.told.subnet.contains(&dst) => Next::Place(Place::ToPod),
+            _ => end(
+                "left",
+                format!("by {device}, where none of our programs is"),
+            ),
+        })
+    }
+}
+
+impl Hop {
+    fn explain(&mut self, reason: Option<Reason>, outcome: &Outcome, before: &[u8]) {
+        self.reason = reason.map(Reason::name);
+        self.decision = match (outcome.action, reason) {
+            (SHOT, _) => "drops",
+            (REDIRECT, _) => "takes",
+            (_, Some(reason)) if reason.class() == Class::Forward => "changes",
+            _ => "passes",
+        };
+        self.meaning = match reason {
+            Some(reason) => reason.meaning().to_owned(),
+            None => "not its concern".to_owned(),
+        };
+        self.advice = reason
+            .filter(|reason| reason.class() == Class::Drop)
+            .map(Reason::advice);
+        if outcome.packet != before {
+            self.becomes = Some(describe(&outcome.packet));
+        }
+    }
+}
+
+/// A frame in words, with its tunnel headers if it has any.
+fn describe(frame: &[u8]) -> String {
+    let inner = Described::of(frame, Eth::LEN + Outer::LEN);
+    match (outer(frame), inner) {
+        (Some(outer), Some(inner)) if outer.vxlan.flags == [0x08, 0, 0, 0] => {
+            let (src, dst) = (Ipv4Addr::from(outer.ip.src), Ipv4Addr::from(outer.ip.dst));
+            let [a, b, c, _] = outer.vxlan.vni;
+            format!(
+                "vxlan {src}:{} → {dst}:{}, VNI {}, to the MAC {} [{inner}]",
+                u16::from_be_bytes(outer.udp.src),
+                u16::from_be_bytes(outer.udp.dst),
+                u32::from_be_bytes([0, a, b, c]),
+                crate::mac::MacAddr(outer.eth.dst),
+            )
+        }
+        _ => packet::Described::of(frame, Eth::LEN)
+            .map_or_else(|| "no IPv4 packet".to_owned(), |packet| packet.to_string()),
+    }
+}
+
+/// Behind a hook whose programs all let the packet pass.
+fn behind(place: Place, frame: &[u8]) -> Next {
+    let dst = Described::of(frame, Eth::LEN).map(|d| d.dst());
+    let dst = dst.map_or_else(String::new, |dst| dst.to_string());
+    match place {
+        Place::FromPod | Place::FromOverlay | Place::FromUplink | Place::Stack => {
+            Next::Place(Place::Stack)
+        }
+        Place::IntoOverlay => Next::Place(Place::FarEnd),
+        Place::FarEnd => end(
+            "dropped",
+            "nothing takes it at the far end of the pair".to_owned(),
+        ),
+        Place::ToUplink => end("sent", format!("to {dst}")),
+        Place::ToPod => end("delivered", format!("to the pod {dst}")),
+    }
+}
+
+fn dropped(reason: Option<Reason>) -> Next {
+    let why = reason.map_or("a program drops it", Reason::meaning);
+    end("dropped", why.to_owned())
+}
+
+fn end(end: &'static str, why: String) -> Next {
+    Next::End(End(end, why))
+}
+
+fn at(hook: &Hook, index: u32, direction: Direction) -> bool {
+    hook.ifindex == index && hook.direction == Some(direction)
+}
+
+fn name(hook: &Hook) -> String {
+    let device = hook.device.as_deref().unwrap_or("?");
+    match hook.direction {
+        Some(direction) => format!("{device} ({direction})"),
+        None => format!("{device} (driver)"),
+    }
+}
+
+const fn translates(program: Program) -> bool {
+    matches!(
+        program,
+        Program::UplinkTx | Program::UplinkSnatRx | Program::OverlaySnatTx | Program::OverlaySnatRx
+    )
+}

@@ -1,0 +1,127 @@
+//! `plan` says what the agent would do, and does none of it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
+
+use std::process::Output;
+use std::sync::Arc;
+
+use flannel_tests::agent::command;
+use flannel_tests::netns::output;
+use flannel_tests::prelude::*;
+use serde_json::Value;
+
+/// `flannel-agent plan` on `node`, with the flags that the harness gives the agent.
+fn plan(node: &Node, flags: &[&str]) -> Output {
+    let file = node
+        .folder()
+        .join("run/flannel-agent-coreos.com_network/subnet.env");
+    let flags: Vec<String> = [
+        "plan".to_owned(),
+        format!("--bpffs={}", node.bpffs().display()),
+        format!("--etcd-endpoints={}", node.etcd()),
+        format!("--iface={}", Node::UPLINK),
+        format!("--subnet-file={}", file.display()),
+        format!("--state-dir={}", node.state_dir().display()),
+    ]
+    .into_iter()
+    .chain(flags.iter().map(|flag| (*flag).to_owned()))
+    .collect();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    output(&mut command(node, &flags))
+}
+
+/// Exit status and the action of each step.
+#[track_caller]
+fn steps(node: &Node, flags: &[&str]) -> (Option<i32>, Vec<String>) {
+    let output = plan(node, &[flags, &["-o", "json"]].concat());
+    let value: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let steps = value["steps"].as_array().unwrap().iter();
+    let steps = steps.map(|step| step["action"].as_str().unwrap().to_owned());
+    (output.status.code(), steps.collect())
+}
+
+/// Whatever a plan might have changed.
+fn traces(lab: &Lab, net: &Network, node: &Node) -> String {
+    let folder = node.bpffs().join("flannel");
+    let leases = lab.etcd().leases(net);
+    format!(
+        "{}{}{}{leases:?}",
+        node.exec("ip -d addr"),
+        node.exec("ip route"),
+        folder.exists()
+    )
+}
+
+#[test]
+fn a_fresh_node_gets_everything_and_a_dry_run_leaves_no_trace() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let node = Arc::new(lab.node("one"));
+    let before = traces(&lab, &net, &node);
+    let (status, planned) = steps(&node, &[]);
+    assert_eq!(status, Some(1), "{planned:?}");
+    for action in [
+        "take_lease",
+        "create_pair",
+        "load",
+        "attach",
+        "set_route",
+        "write_subnet_file",
+    ] {
+        assert!(planned.iter().any(|step| step == action), "{planned:?}");
+    }
+    assert_eq!(traces(&lab, &net, &node), before);
+
+    let mut agent = Agent::start_with(node.clone(), &net, &["--ip-masq"]);
+    assert_eq!(steps(&node, &["--ip-masq"]), (Some(0), vec![]));
+    agent.restart_with(&[]);
+    assert_eq!(steps(&node, &[]), (Some(0), vec![]));
+    let said = String::from_utf8(plan(&node, &[]).stdout).unwrap();
+    assert!(said.ends_with("\nnothing to do\n"), "{said}");
+
+    // Another setting, and something broken by hand while nobody repairs it.
+    agent.kill();
+    let (status, planned) = steps(&node, &["--source-check=off"]);
+    assert_eq!(status, Some(1));
+    assert!(planned.contains(&"load".to_owned()), "{planned:?}");
+    node.exec("ip link set flannel.1 mtu 1400");
+    assert_eq!(steps(&node, &[]), (Some(1), vec!["set_mtu".to_owned()]));
+    let said = String::from_utf8(plan(&node, &[]).stdout).unwrap();
+    assert!(said.contains("set the MTU of flannel.1 to 1450"), "{said}");
+    assert!(said.contains("no agent runs for this network"), "{said}");
+}
+
+#[test]
+fn a_new_peer_is_one_step() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let mut one = Agent::start(lab.node("one"), &net);
+    one.kill();
+    let two = Agent::start(lab.node("two"), &net);
+    let (status, planned) = steps(one.node(), &[]);
+    assert_eq!(
+        (status, planned),
+        (Some(1), vec!["update_peers".to_owned()])
+    );
+    drop(two);
+}
+
+#[test]
+fn without_etcd_nothing_can_be_told() {
+    let lab = Lab::new();
+    let node = lab.node("one");
+    // Nobody listens on this port.
+    let output = plan(&node, &["--etcd-endpoints=http://127.0.0.1:9"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("127.0.0.1:9") && said.contains("what is pinned forwards on"),
+        "{said}"
+    );
+}

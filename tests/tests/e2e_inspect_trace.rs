@@ -1,0 +1,236 @@
+//! `trace` tells what the programs would do with a packet, and leaves everything as it was.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
+
+use std::net::Ipv4Addr;
+
+use aya::maps::{Array, HashMap, Map, MapData};
+use flannel_agent::dataplane::Wire;
+use flannel_common::flow::{Flow, FlowKey, Half, tick};
+use flannel_common::maps::{EPOCH, FLOWS, LAYOUT_VERSION, PEER_VXLAN, Peer};
+use flannel_tests::agent::command;
+use flannel_tests::netns::output;
+use flannel_tests::pair::Pair;
+use flannel_tests::prelude::*;
+use serde_json::Value;
+
+/// `flannel-agent LINE -o json` on `node`.
+#[track_caller]
+fn look(node: &Node, line: &str, status: i32) -> String {
+    let bpffs = format!("--bpffs={}", node.bpffs().display());
+    let flags: Vec<&str> = line
+        .split_whitespace()
+        .chain(["-o", "json", bpffs.as_str()])
+        .collect();
+    let output = output(&mut command(node, &flags));
+    assert_eq!(output.status.code(), Some(status), "{line}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn trace(node: &Node, line: &str, status: i32) -> Value {
+    serde_json::from_str(&look(node, &format!("trace {line}"), status)).unwrap()
+}
+
+/// Program and reason of each hop; `-` where there is none.
+fn hops(trace: &Value) -> Vec<(String, String)> {
+    let word = |hop: &Value, key: &str| hop[key].as_str().unwrap_or("-").to_owned();
+    let hops = trace["hops"].as_array().unwrap().iter();
+    hops.map(|hop| (word(hop, "program"), word(hop, "reason")))
+        .collect()
+}
+
+fn pairs(hops: &[(&str, &str)]) -> Vec<(String, String)> {
+    let own = |text: &str| text.to_owned();
+    hops.iter().map(|(a, b)| (own(a), own(b))).collect()
+}
+
+fn pinned(node: &Node, name: &str) -> Map {
+    let folder = node.bpffs().join("flannel/coreos_com_network");
+    let path = folder.join(format!("v{LAYOUT_VERSION}/maps")).join(name);
+    Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap()
+}
+
+/// The agent puts its programs on a pod's port a moment after the pod is there.
+#[track_caller]
+fn wait_for_ports(node: &Node) {
+    let links = node.bpffs().join("flannel/coreos_com_network/links");
+    eventually("the pod's port has its programs", SOON, || {
+        std::fs::read_dir(&links).unwrap().any(|entry| {
+            let name = entry.unwrap().file_name();
+            name.to_string_lossy().starts_with("pod_rx-")
+        })
+    });
+}
+
+/// Everything that a packet would have changed, and everything that is pinned.
+fn state(node: &Node) -> String {
+    let stats: Value = serde_json::from_str(&look(node, "stats", 0)).unwrap();
+    // The pair's own neighbour discovery goes on.
+    let stats: Vec<&Value> = stats
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["reason"] != "not_ipv4" && row["reason"] != "not_unicast")
+        .collect();
+    let pins = output(std::process::Command::new("find").arg(node.bpffs()));
+    let mut pins: Vec<String> = String::from_utf8(pins.stdout)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    pins.sort();
+    let flows = bytes(node);
+    format!("{stats:?}\n{flows:?}\n{}\n{pins:?}", look(node, "nat", 0))
+}
+
+/// The table of flows, byte by byte.
+fn bytes(node: &Node) -> Vec<(FlowKey, Flow)> {
+    let flows: HashMap<MapData, Wire<FlowKey>, Wire<Flow>> =
+        pinned(node, FLOWS).try_into().unwrap();
+    let entries = flows.iter().map(|entry| entry.unwrap());
+    let mut entries: Vec<_> = entries.map(|(Wire(k), Wire(v))| (k, v)).collect();
+    entries.sort_by_key(|(key, _)| *key);
+    entries
+}
+
+#[test]
+fn every_way_is_shown_and_nothing_is_left_behind() {
+    let mut pair = Pair::of_agents();
+    pair.pod1.ping(pair.pod2.address()).count(1).succeeds();
+    wait_for_ports(pair.one.node());
+    pair.one.kill();
+    let node = pair.one.node();
+    let (here, there) = (pair.pod1.address(), pair.pod2.address());
+    let before = state(node);
+
+    let out = trace(node, &format!("{here} {there} --proto=udp --port=53"), 0);
+    let expected = [
+        ("pod_tx", "unverified"),
+        ("-", "-"),
+        ("overlay_tx", "encap"),
+    ];
+    assert_eq!(hops(&out), pairs(&expected), "{out}");
+    assert_eq!(out["end"], "sent", "{out}");
+    let wire = out["hops"][2]["becomes"].as_str().unwrap();
+    let peer = pair.two.node().address();
+    assert!(
+        wire.contains(&format!("→ {peer}:8472, VNI 1")) && wire.contains(&format!("{there}:53")),
+        "{wire}"
+    );
+
+    let back = trace(node, &format!("{there} {here} --proto=icmp"), 0);
+    let expected = [
+        ("uplink_rx", "decap_gro"),
+        ("overlay_rx", "-"),
+        ("-", "-"),
+        ("pod_rx", "-"),
+    ];
+    assert_eq!(hops(&back), pairs(&expected), "{back}");
+    assert_eq!(back["end"], "delivered", "{back}");
+
+    let lost = trace(node, &format!("{here} 10.244.255.9"), 1);
+    assert_eq!(lost["end"], "dropped", "{lost}");
+    assert_eq!(
+        hops(&lost).last(),
+        pairs(&[("overlay_tx", "no_peer")]).last()
+    );
+    let advice = lost["hops"][2]["advice"].as_str().unwrap();
+    assert!(advice.contains("holds a lease"), "{advice}");
+
+    // From a subnet that nobody leases nothing can come.
+    look(node, &format!("trace 10.244.255.9 {here}"), 2);
+    let outside = trace(node, &format!("198.51.100.9 {here}"), 0);
+    assert_eq!(outside["end"], "delivered", "{outside}");
+
+    assert_eq!(state(node), before);
+}
+
+#[test]
+fn a_proven_flow_is_seen_to_skip_the_stack() {
+    let mut pair = Pair::of_agents();
+    wait_for_ports(pair.one.node());
+    pair.one.kill();
+    let node = pair.one.node();
+    let (here, there) = (pair.pod1.address(), pair.pod2.address());
+    let epoch: Array<MapData, u32> = pinned(node, EPOCH).try_into().unwrap();
+    prove(node, here, there, epoch.get(&0, 0).unwrap());
+    let before = bytes(node);
+
+    let fast = trace(node, &format!("{here} {there}"), 0);
+    assert_eq!(hops(&fast), pairs(&[("pod_tx", "fast_tx")]), "{fast}");
+    assert_eq!(fast["end"], "sent", "{fast}");
+    // A new connection on the same ports is conntrack's.
+    let syn = trace(node, &format!("{here} {there} --tcp=syn"), 0);
+    assert_eq!(hops(&syn)[0].1, "tcp_control", "{syn}");
+    assert_eq!(bytes(node), before);
+}
+
+/// Enters a flow whose both directions were proven just now.
+fn prove(node: &Node, local: Ipv4Addr, remote: Ipv4Addr, epoch: u32) {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel writes to a timespec of ours.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let now = tick(u64::try_from(time.tv_sec).unwrap() * 1_000_000_000);
+    let half = Half {
+        seen: now,
+        verified: now,
+        probed: now,
+        epoch,
+    };
+    let key = FlowKey {
+        local: local.octets(),
+        remote: remote.octets(),
+        local_port: 40_000_u16.to_be_bytes(),
+        remote_port: 80_u16.to_be_bytes(),
+        proto: 6,
+        pad: [0; 3],
+    };
+    let peer = [172, 30, 0, 12];
+    let flow = Flow {
+        tx: half,
+        rx: half,
+        peer: Peer {
+            public_ip: peer,
+            next_hop: peer,
+            vtep_mac: [2, 0, 0, 0, 0, 2],
+            kind: PEER_VXLAN,
+            pad: 0,
+        },
+        ..Flow::EMPTY
+    };
+    let mut flows: HashMap<MapData, Wire<FlowKey>, Wire<Flow>> =
+        pinned(node, FLOWS).try_into().unwrap();
+    flows.insert(Wire(key), Wire(flow), 0).unwrap();
+}
+
+#[test]
+fn what_leaves_as_the_node_is_shown_and_takes_no_port() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let agent = Agent::start_with(lab.node("one"), &net, &["--ip-masq"]);
+    let pod = Pod::on(&agent, "pod");
+    let node = agent.node();
+    wait_for_ports(node);
+    let before = state(node);
+    let out = trace(
+        node,
+        &format!("{} 198.51.100.2 --sport=50123", pod.address()),
+        0,
+    );
+    assert_eq!(out["end"], "sent", "{out}");
+    let last = hops(&out).pop().unwrap();
+    assert_eq!(last, pairs(&[("uplink_tx", "snat")])[0], "{out}");
+    let wire = out["hops"].as_array().unwrap().last().unwrap()["becomes"].as_str();
+    let expected = format!("tcp {}:50123 → 198.51.100.2:80", node.address());
+    assert!(wire.unwrap().starts_with(&expected), "{out}");
+    assert_eq!(state(node), before);
+}

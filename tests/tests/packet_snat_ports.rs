@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use flannel_common::program::Program::{SnatOpen, UplinkSnatRx, UplinkTx};
 use flannel_common::reason::Reason;
-use flannel_tests::packet::outside::{ACK, OTHER_POD, POD, Plain, RST, SYN, SYN_ACK, US, source};
+use flannel_tests::packet::outside::{
+    ACK, FIN_ACK, OTHER_POD, POD, Plain, RST, SYN, SYN_ACK, US, source,
+};
 use flannel_tests::packet::{Node, SHOT, UNSPEC};
 use rstest::rstest;
 
@@ -64,6 +66,35 @@ fn the_dead_make_room_when_the_range_is_exhausted() {
         "nothing of the old flow is left"
     );
     assert_eq!(node.run(UplinkTx, &old.udp()).action, SHOT);
+}
+
+/// A closed connection's port is only spared for as long as its last segments may take.
+#[rstest]
+#[case::ended_by_both(FIN_ACK, FIN_ACK, true)]
+#[case::reset_by_the_pod(RST, ACK, true)]
+#[case::ended_by_one(FIN_ACK, ACK, false)]
+#[case::open(ACK, ACK, false)]
+fn the_closed_make_room_when_the_range_is_exhausted(
+    #[case] out: u8,
+    #[case] back: u8,
+    #[case] makes_room: bool,
+) {
+    let mut node = Node {
+        snat_ports: (50_000, 50_000),
+        ..Node::default()
+    }
+    .load_snat();
+    let old = Plain::default();
+    let new = old.from(OTHER_POD, 40_000);
+    let answer = old.from(US, 50_000).answer();
+    node.leaves(&old.tcp(SYN));
+    node.run(UplinkSnatRx, &answer.tcp(SYN_ACK));
+    node.run(UplinkSnatRx, &answer.tcp(back));
+    node.leaves(&old.tcp(out));
+    assert_eq!(node.run(UplinkTx, &new.tcp(SYN)).action, SHOT, "too early");
+    node.age_snat(2);
+    let action = node.run(UplinkTx, &new.tcp(SYN)).action;
+    assert_eq!(action == UNSPEC, makes_room);
 }
 
 /// The node's own connection is first: a pod gets another port towards that server.

@@ -3,7 +3,7 @@
 use super::entry::{Entry, KIND_LEAVE, KIND_OWN, KIND_PAIR, Key};
 use super::packet::Packet;
 use super::port::{Order, PROBES};
-use super::seen::lifetime;
+use super::seen::hold;
 use super::table::{Slot, Table, mend};
 use super::{Endpoint, Node, Seen};
 
@@ -215,8 +215,8 @@ fn claim_port<T: Table>(
     }
 }
 
-/// Takes a key from a flow that has outlived its time, or that was the packet's own before its other
-/// half was lost. With the agent away nobody sweeps, and the range fills with the dead.
+/// Takes a key from a flow that is closed or has outlived its time, or that was the packet's own before its
+/// other half was lost. With the agent away nobody sweeps, and the range fills with the dead.
 #[inline(always)]
 fn take_over<T: Table>(table: &T, node: &Node, key: &Key, entry: &Entry) -> bool {
     let Some(slot) = table.find(key) else {
@@ -235,7 +235,7 @@ fn take_over<T: Table>(table: &T, node: &Node, key: &Key, entry: &Entry) -> bool
         seen = seen.and(Seen(half.seen));
         last_seen = last_seen.max(half.last_seen);
     }
-    if node.now.saturating_sub(last_seen) <= lifetime(key.proto, seen) {
+    if node.now.saturating_sub(last_seen) <= hold(key.proto, seen) {
         return false;
     }
     // Only one CPU removes it; the claim decides if another came between.

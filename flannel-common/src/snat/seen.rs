@@ -70,6 +70,13 @@ impl Seen {
     pub const fn is_closing(self) -> bool {
         (self.0 | self.0 >> 4) & (Self::FIN | Self::RST) != 0
     }
+
+    /// Whether the TCP connection is over: ended by both sides, or reset.
+    #[inline(always)]
+    pub const fn is_closed(self) -> bool {
+        let (out, back) = (self.outward(), self.inward());
+        out & back & Self::FIN != 0 || (out | back) & Self::RST != 0
+    }
 }
 
 /// How long a flow in this state lives after its last packet, in nanoseconds.
@@ -86,6 +93,22 @@ pub fn lifetime(proto: u8, seen: Seen) -> u64 {
     };
     seconds as u64 * NANOS
 }
+
+/// How long a flow keeps its port when another needs one and finds none free, in nanoseconds.
+///
+/// A closed connection is only waited for: what may still come are its last acknowledgements. Else a pod could not open
+/// more connections to one place than the range has ports in two minutes; the kernel's NAT makes room in the same way
+/// (`nf_nat_may_kill`).
+#[inline(always)]
+pub(super) fn hold(proto: u8, seen: Seen) -> u64 {
+    match proto {
+        PROTO_TCP if seen.is_closed() => CLOSED_HOLD,
+        _ => lifetime(proto, seen),
+    }
+}
+
+/// Longer than a retransmission of the last segments takes on most paths.
+const CLOSED_HOLD: u64 = NANOS;
 
 /// Seconds by [`Seen`]: a table, because every branch in the kernel is a path for the verifier.
 static TCP: [u32; 256] = {
@@ -232,5 +255,21 @@ mod tests {
         assert!(!flow(&[(true, S), (false, S | A), (true, A)]).is_closing());
         assert!(flow(&[(true, S), (false, R | A)]).is_closing());
         assert!(flow(&[(true, S), (false, S | A), (true, F | A)]).is_closing());
+    }
+
+    #[rstest]
+    #[case::established(&[(true, S), (false, S | A), (true, A)], false)]
+    #[case::one_side_done(&[(true, S), (false, S | A), (true, F | A), (false, A)], false)]
+    #[case::both_done(&[(true, S), (false, S | A), (true, F | A), (false, F | A)], true)]
+    #[case::reset(&[(true, S), (false, S | A), (false, R)], true)]
+    #[case::forged_reset(&[(true, S), (false, S | A), (false, R), (false, A)], false)]
+    fn a_closed_connection_gives_up_its_port_early(
+        #[case] packets: &[(bool, u8)],
+        #[case] early: bool,
+    ) {
+        let seen = flow(packets);
+        assert_eq!(seen.is_closed(), early);
+        assert_eq!(hold(TCP, seen) < lifetime(TCP, seen), early);
+        assert_eq!(hold(17, seen), lifetime(17, seen), "UDP has no flags");
     }
 }

@@ -14,7 +14,7 @@ use flannel_common::snat::{
 };
 use proptest::prelude::*;
 
-use flow::{ACK, Event, Flow, PORTS, TCP, UDP, US, event, flags, flow, pod};
+use flow::{ACK, Event, Flow, PORTS, SYN, TCP, UDP, US, event, flags, flow, pod};
 use map::Map;
 use reference::Reference;
 
@@ -35,6 +35,9 @@ fn sent(
         if !restarts {
             prop_assert_eq!(outcome, Ok(before), "a live flow is let out as before");
         }
+    }
+    if outcome.is_ok() {
+        reference.flags_seen(&flow, flags);
     }
     match outcome {
         Ok(Outbound::Translate(to)) => {
@@ -133,6 +136,7 @@ fn replied(
     let flow = reference.owner[&seen];
     let packet = seen.packet(WAY_IN, flags);
     let whom = inbound(map, reference.now, &packet);
+    reference.flags_seen(&flow, flags & !SYN);
     if let Some(whom) = whom {
         prop_assert_eq!(whom, flow.source(), "a reply for another");
         prop_assert!(map.pairs(&packet.key, whom), "in half");

@@ -1,10 +1,10 @@
 //! What a trustworthy NAT would remember.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use flannel_common::snat::{Key, NANOS, Node, Outbound};
 
-use super::flow::{Flow, PORTS, US};
+use super::flow::{FIN, Flow, PORTS, RST, SYN, TCP, US};
 
 /// What a trustworthy NAT would remember: who was last let out as whom, and who of them nothing has happened to.
 pub(crate) struct Reference {
@@ -16,12 +16,16 @@ pub(crate) struct Reference {
     pub(crate) sent: Vec<Flow>,
     /// Flows whose entries nobody evicted and whose last packet is not long ago: they must go on as before.
     pub(crate) whole: BTreeMap<Flow, (Outbound, u64)>,
+    /// Flows of which a FIN or a reset was seen: their ports may be taken soon.
+    pub(crate) closing: BTreeSet<Flow>,
     /// Connections that came in, with the time of their last packet.
     pub(crate) noted: HashMap<Flow, u64>,
 }
 
 /// Shorter than any lifetime.
 const FRESH: u64 = 9 * NANOS;
+/// No longer than a closed connection keeps its port.
+const FRESH_CLOSING: u64 = NANOS;
 
 impl Reference {
     pub(crate) fn new() -> Self {
@@ -31,6 +35,7 @@ impl Reference {
             owner: HashMap::new(),
             sent: Vec::new(),
             whole: BTreeMap::new(),
+            closing: BTreeSet::new(),
             noted: HashMap::new(),
         }
     }
@@ -45,7 +50,21 @@ impl Reference {
 
     pub(crate) fn fresh(&self, flow: &Flow) -> Option<Outbound> {
         let (as_whom, at) = self.whole.get(flow)?;
-        (self.now - at < FRESH).then_some(*as_whom)
+        let fresh = if self.closing.contains(flow) {
+            FRESH_CLOSING
+        } else {
+            FRESH
+        };
+        (self.now - at <= fresh).then_some(*as_whom)
+    }
+
+    /// A packet of `flow` with these TCP flags, either way.
+    pub(crate) fn flags_seen(&mut self, flow: &Flow, flags: u8) {
+        if flags == SYN {
+            self.closing.remove(flow);
+        } else if flow.proto == TCP && flags & (FIN | RST) != 0 {
+            self.closing.insert(*flow);
+        }
     }
 
     /// Another flow has taken over `flow`'s tuple.

@@ -150,6 +150,20 @@ impl Skb {
         self.ctx.skb.store(offset, value, 0).map_err(|_| Refused)
     }
 
+    /// How often we made the packet arrive again. Kept in `tc_index`, which nothing else uses at ingress since
+    /// tcindex and dsmark are gone (kernel 6.3), and which a redirect keeps (`skb_scrub_packet`).
+    #[inline(always)]
+    pub(crate) fn passes(&self) -> u32 {
+        // SAFETY: as in `new`.
+        unsafe { (*self.raw()).tc_index }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_passes(&self, passes: u32) {
+        // SAFETY: as in `new`; the verifier allows this field to be written.
+        unsafe { (*self.raw()).tc_index = passes };
+    }
+
     /// netfilter's mark.
     #[inline(always)]
     pub(crate) fn mark(&self) -> u32 {

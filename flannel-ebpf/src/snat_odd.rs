@@ -17,7 +17,7 @@ pub(crate) fn leaving(skb: &Skb) -> Result<Verdict, Reason> {
     let work = snat_work::get().ok_or(Reason::SnatUnready)?;
     match work.odd {
         Odd::Error => error_leaves(skb, work),
-        Odd::Follower | Odd::CameIn => follower_leaves(skb, work),
+        Odd::Follower | Odd::First | Odd::CameIn => follower_leaves(skb, work),
     }
 }
 
@@ -73,6 +73,10 @@ pub(crate) fn arriving(skb: &Skb) -> Result<Verdict, Reason> {
     match work.odd {
         Odd::Error => error_arrives(skb, work),
         Odd::Follower => follower_arrives(skb, work),
+        Odd::First => {
+            snat_fragments::remember(work, WAY_IN, First::Left);
+            Ok(Verdict::Untouched)
+        }
         Odd::CameIn => {
             note(&Snat, skb::coarse_ns(), &work.packet);
             Ok(Verdict::Untouched)
@@ -97,9 +101,14 @@ fn error_arrives(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
     Err(done)
 }
 
-/// A follower whose first fragment is still to come is left to the node, like any packet nobody knows.
+/// How often a follower whose first fragment has not come yet goes back to the end of the CPU's queue. The first is
+/// most often right behind it, or on its way through another CPU; and a flood of followers must not keep the CPU busy.
+const PATIENCE: u32 = 8;
+
+/// A follower whose first fragment does not come is left to the node, like any packet nobody knows.
 #[inline(always)]
 fn follower_arrives(skb: &Skb, work: &Work) -> Result<Verdict, Reason> {
+    let passes = skb.passes();
     match snat_fragments::recall(work, WAY_IN) {
         Some(First::Translated(addr)) => Err(snat_rewrite::address(
             skb,
@@ -108,6 +117,10 @@ fn follower_arrives(skb: &Skb, work: &Work) -> Result<Verdict, Reason> {
             addr,
             Reason::SnatReply,
         )),
+        None if passes < PATIENCE => {
+            skb.set_passes(passes + 1);
+            Ok(Verdict::Again(skb::redirect_ingress(skb.ifindex())))
+        }
         _ => Ok(Verdict::Untouched),
     }
 }

@@ -45,6 +45,9 @@ pub(crate) fn run(skb: &Skb, local: Ipv4) -> Result<Verdict, Reason> {
             if answered {
                 work.odd = Odd::CameIn;
                 skb.step(Program::SnatOddRx.step());
+            } else if work.ip.is_fragment() {
+                work.odd = Odd::First;
+                skb.step(Program::SnatOddRx.step());
             }
         }
         Content::Odd if to_us => skb.step(Program::SnatOddRx.step()),

@@ -16,6 +16,8 @@ pub(crate) enum Odd {
     Error,
     /// A fragment behind the first.
     Follower,
+    /// A first fragment that is the node's own.
+    First,
     /// A packet of a connection that came in for an address behind us.
     CameIn,
 }

@@ -13,6 +13,8 @@ use crate::xdp_frame::Frame;
 pub(crate) enum Verdict {
     /// Taken: the TC action of a redirect, and the reason to count.
     Taken(i32, Reason),
+    /// It comes by once more, by a redirect with this TC action, and is counted then.
+    Again(i32),
     /// Not ours to judge; goes on uncounted.
     Untouched,
 }
@@ -22,6 +24,7 @@ pub(crate) enum Verdict {
 pub(crate) fn finish(skb: &Skb, program: Program, outcome: Result<Verdict, Reason>) -> i32 {
     let (action, reason) = match outcome {
         Ok(Verdict::Untouched) => return TC_ACT_UNSPEC,
+        Ok(Verdict::Again(action)) => return action,
         Ok(Verdict::Taken(action, reason)) => (action, reason),
         Err(reason) => match reason.class() {
             Class::Drop => (TC_ACT_SHOT, reason),

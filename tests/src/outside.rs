@@ -70,6 +70,26 @@ impl Outside {
         ));
     }
 
+    /// Has the router hold back what `send` sends to the nodes, and send it on all at once: one packet right behind the
+    /// other, as a network card hands them over.
+    pub fn together(&self, send: impl FnOnce()) {
+        let router = self.underlay.router();
+        let bucket = |verb: &str, rate: &str| {
+            router.run(&format!(
+                "tc qdisc {verb} dev switch root tbf rate {rate} burst 2000 limit 1000000"
+            ));
+        };
+        let etcd = crate::lab::ETCD;
+        // A bucket that fills with a bit a second. Once it is empty, everything waits.
+        bucket("add", "8bit");
+        router.run(&format!("ping -q -c 4 -i 0.01 -s 450 {etcd}"));
+        send();
+        bucket("change", "10gbit");
+        // The change alone lets nothing go; the next packet takes along what waits before it.
+        router.run(&format!("ping -q -c 1 {etcd}"));
+        router.run("tc qdisc del dev switch root");
+    }
+
     /// Tells the router that `subnet` is behind `member`, as cloud networks and BGP do.
     pub fn routes_to(&self, subnet: &str, member: &(impl Member + ?Sized)) {
         let via = member.node().address();

@@ -6,7 +6,7 @@ use flannel_common::reason::Reason;
 use flannel_tests::packet::outside::{
     ACK, IP, POD, Plain, REMOTE_POD, ROUTER, SERVER, SYN, US, fragments, reassemble, source,
 };
-use flannel_tests::packet::{Fixture, Node, SHOT, UNSPEC};
+use flannel_tests::packet::{Fixture, Node, REDIRECT, SHOT, UNSPEC};
 use rstest::rstest;
 
 type Make = fn(Plain) -> Vec<u8>;
@@ -60,16 +60,28 @@ fn the_first_fragment_may_leave_last() {
     assert_eq!(gone, big().from(US, 50_000).udp());
 }
 
-/// On the way in a follower ahead of the first is left to the node, unchanged; those behind it are the pod's.
+/// On the way in a follower ahead of the first arrives once more, unchanged; those behind it are the pod's.
 #[test]
-fn a_follower_that_arrives_first_is_left_to_the_node() {
+fn a_follower_that_arrives_first_comes_again() {
     let mut node = Node::default().load_snat();
     node.run(UplinkTx, &big().udp());
     let parts = fragments(&big().from(US, 50_000).answer().udp(), 400);
-    assert_eq!(node.run(UplinkSnatRx, &parts[2]).packet, parts[2]);
+    let early = node.run(UplinkSnatRx, &parts[2]);
+    assert_eq!((early.action, early.packet), (REDIRECT, parts[2].clone()));
     for part in [&parts[0], &parts[1], &parts[2]] {
         let out = node.run(UplinkSnatRx, part);
         assert_eq!(out.packet[IP + 16..IP + 20], POD);
+    }
+}
+
+/// The node's own fragments are its own, in order: none comes again.
+#[test]
+fn fragments_for_the_node_itself_are_left_to_it() {
+    let mut node = Node::default().load_snat();
+    let parts = fragments(&big().from(US, 111).answer().udp(), 400);
+    for part in &parts {
+        let out = node.run(UplinkSnatRx, part);
+        assert_eq!((out.action, &out.packet), (UNSPEC, part));
     }
 }
 

@@ -45,6 +45,14 @@ impl SnatTable {
         entries
     }
 
+    /// Empties it.
+    pub fn clear(&mut self) {
+        for (key, _) in self.entries() {
+            // Gone meanwhile is fine.
+            let _ = self.map.remove(&Wire(key));
+        }
+    }
+
     /// Makes the flows that `which` picks by their port (a pod's own, or the id of its ping) `seconds` older.
     pub fn age(&mut self, seconds: u64, which: impl Fn(&Key, u16) -> bool) {
         for (key, entry) in self.entries() {

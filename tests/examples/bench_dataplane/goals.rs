@@ -4,6 +4,7 @@ use flannel_tests::prelude::Wire;
 
 use crate::job::Traffic;
 use crate::mode::Mode;
+use crate::outside;
 use crate::plan::Cores;
 use crate::rounds::Series;
 
@@ -23,6 +24,9 @@ impl Goal {
         let group = &series.group;
         if group.cores != Cores::One {
             return None;
+        }
+        if group.condition.beside.is_outside() {
+            return Some(outside::goal(series));
         }
         if group.flows >= 100_000 {
             return Some(if series.traffic.is_rate() {

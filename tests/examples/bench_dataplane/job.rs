@@ -14,6 +14,8 @@ pub(crate) enum Traffic {
     TcpRr,
     /// Connect, one byte there and back, close.
     TcpCrr,
+    /// Connect and close.
+    TcpConnect,
     /// Datagrams with this many bytes of payload, as fast as the sender can.
     UdpOneWay(u16),
     /// One small datagram there and back.
@@ -40,6 +42,7 @@ impl Traffic {
             Self::TcpStream(connections) => format!("tcp-stream-{connections}"),
             Self::TcpRr => "tcp-rr".to_owned(),
             Self::TcpCrr => "tcp-crr".to_owned(),
+            Self::TcpConnect => "tcp-connect".to_owned(),
             Self::UdpOneWay(bytes) => format!("udp-{bytes}"),
             Self::UdpRr => "udp-rr".to_owned(),
             Self::Fill => "fill".to_owned(),

@@ -15,6 +15,7 @@ mod job;
 mod json;
 mod live;
 mod mode;
+mod outside;
 mod plan;
 mod plot;
 mod programs;
@@ -178,6 +179,9 @@ fn bench(options: &Options) -> ExitCode {
     // Nodes are built once for all groups that need the same.
     for groups in groups.chunk_by(|a, b| a.condition.beside == b.condition.beside) {
         let lab = Lab::new();
+        let outside = groups[0].condition.beside.is_outside();
+        let mut modes = modes.clone();
+        modes.retain(|mode| !outside || outside::MODES.contains(mode));
         let mut stages: Vec<Stage> = modes
             .iter()
             .map(|mode| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use flannel_tests::prelude::Wire;
 
 use crate::job::Traffic;
+use crate::outside;
 use crate::topology::Beside;
 
 /// Circumstances of the nodes.
@@ -64,6 +65,8 @@ impl Condition {
         let beside = match self.beside {
             Beside::Nothing => "",
             Beside::KubeProxy => ", kube-proxy's rules",
+            Beside::Outside => ", to the outside",
+            Beside::OutsideAndKubeProxy => ", to the outside, kube-proxy's rules",
         };
         format!("{wire}, br_netfilter {filter}{beside}")
     }
@@ -119,6 +122,7 @@ pub(crate) fn full() -> Vec<Group> {
         };
         groups.push(group(busy, Cores::One, 1));
     }
+    groups.extend(outside::groups());
     groups
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Series {
 }
 
 pub(crate) fn measure(stages: &mut [Stage], group: &Group, effort: Effort) -> Vec<Series> {
-    for stage in &*stages {
+    for stage in &mut *stages {
         stage.set(group.condition.wire, group.condition.br_netfilter);
         stage.flush_conntrack();
     }
@@ -38,6 +38,10 @@ pub(crate) fn measure(stages: &mut [Stage], group: &Group, effort: Effort) -> Ve
         if group.flows == 1 {
             for s in &mut series {
                 for stage in rotated(stages, round) {
+                    if group.condition.beside.is_outside() {
+                        // Closed connections keep their ports: the next sample shall find as many free as this one.
+                        stage.flush_conntrack();
+                    }
                     let sample = sample(stage, group, s.traffic, effort);
                     s.rounds[round].insert(stage.mode, sample);
                 }

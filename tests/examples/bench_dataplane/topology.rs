@@ -9,9 +9,11 @@ use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::member::AnyMember;
 use flannel_tests::prelude::*;
+use flannel_tests::snat_table::SnatTable;
 
 use crate::host_gw::HostGw;
 use crate::mode::Mode;
+use crate::outside;
 use crate::remote::Ends;
 
 /// What else the nodes have.
@@ -20,23 +22,38 @@ pub(crate) enum Beside {
     Nothing,
     /// Rules of kube-proxy for one service, with its INVALID drop and FORWARD policy DROP.
     KubeProxy,
+    /// No second node but a server outside the cluster.
+    Outside,
+    /// Both.
+    OutsideAndKubeProxy,
 }
 
-const CLUSTER: &str = "10.244.0.0/16";
+impl Beside {
+    pub(crate) fn is_outside(self) -> bool {
+        matches!(self, Self::Outside | Self::OutsideAndKubeProxy)
+    }
+}
+
+pub(crate) const CLUSTER: &str = "10.244.0.0/16";
 
 /// One mode, ready to be measured.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) mode: Mode,
     pub(crate) ends: Ends,
+    /// Our table of translated flows.
+    pub(crate) translated: Option<SnatTable>,
     pub(crate) nodes: [Arc<Node>; 2],
     // Kept alive.
-    _members: Vec<AnyMember>,
-    _pods: Vec<Pod>,
+    pub(crate) _members: Vec<AnyMember>,
+    pub(crate) _pods: Vec<Pod>,
 }
 
 impl Stage {
     pub(crate) fn build(lab: &Lab, mode: Mode, beside: Beside, iptables: Iptables) -> Self {
+        if beside.is_outside() {
+            return outside::build(lab, mode, beside, iptables);
+        }
         let name = mode.name();
         let nodes = ["1", "2"].map(|n| Arc::new(lab.node(&format!("{name}{n}"))));
         lab.cable(&nodes[0], &nodes[1]);
@@ -46,6 +63,7 @@ impl Stage {
             return Self {
                 mode,
                 ends,
+                translated: None,
                 nodes,
                 _members: Vec::new(),
                 _pods: Vec::new(),
@@ -72,6 +90,7 @@ impl Stage {
         Self {
             mode,
             ends: Ends::start(pods[0].netns(), pods[1].netns(), pods[1].address()),
+            translated: None,
             nodes,
             _members: members,
             _pods: pods,
@@ -86,7 +105,10 @@ impl Stage {
     }
 
     /// Forgets finished connections: all namespaces share one hash table, whose chains would grow.
-    pub(crate) fn flush_conntrack(&self) {
+    pub(crate) fn flush_conntrack(&mut self) {
+        if let Some(table) = &mut self.translated {
+            table.clear();
+        }
         for node in &self.nodes {
             // It says on standard error how many there were.
             node.try_exec("conntrack -F");
@@ -119,7 +141,7 @@ fn join(mode: Mode, nodes: &[Arc<Node>; 2], net: &Network, iptables: Iptables) -
 }
 
 /// Nobody calls it; its rules are passed by all.
-fn service() -> Service {
+pub(crate) fn service() -> Service {
     let endpoint = |n| SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, n), 5353);
     Service::new(
         Ipv4Addr::new(10, 96, 0, 10),

@@ -43,6 +43,7 @@ fn client(job: &Job) -> Side {
         Traffic::TcpStream(connections) => tcp::send_streams(job, connections),
         Traffic::TcpRr => tcp::request(job),
         Traffic::TcpCrr => tcp::connect_request_close(job),
+        Traffic::TcpConnect => tcp::connect_close(job),
         Traffic::UdpOneWay(bytes) => udp::send(job, bytes),
         Traffic::UdpRr => udp::request(job),
         Traffic::Fill => udp::fill(job),

@@ -78,6 +78,10 @@ pub(crate) fn connect_request_close(job: &Job) -> Side {
     transactions(job, || exchange(&mut connect(job)))
 }
 
+pub(crate) fn connect_close(job: &Job) -> Side {
+    transactions(job, || drop(connect(job)))
+}
+
 fn exchange(stream: &mut TcpStream) {
     stream.write_all(&[1]).expect("send a request");
     stream.read_exact(&mut [0]).expect("receive the answer");
@@ -116,6 +120,10 @@ pub(crate) fn serve(listener: &TcpListener, job: &Job, stop: &AtomicBool) -> Sid
         }
         Traffic::TcpRr => Side {
             count: serve_each(listener, stop, answer).iter().sum(),
+            ..Side::default()
+        },
+        Traffic::TcpConnect => Side {
+            count: iter::from_fn(|| accept(listener, stop)).map(|_| 1).sum(),
             ..Side::default()
         },
         _ => Side {

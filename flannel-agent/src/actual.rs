@@ -17,6 +17,10 @@ pub struct Actual {
     pub device: Device,
     /// A kernel vxlan device put aside earlier and not deleted yet.
     pub aside: bool,
+    /// Our devices of an earlier configuration: another VNI, or a tunnel where there is none now.
+    pub former: BTreeSet<String>,
+    /// The route to the network leads to one of them.
+    pub former_leads: bool,
     pub programs: Programs,
     pub peers: PeerMaps,
     /// Destinations exempt from source NAT, as the map holds them.

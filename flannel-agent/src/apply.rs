@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use crate::actual::Loaded;
 use crate::dataplane::{Bpf, DataplaneError, Target};
 use crate::desired::{Node, Pair};
+use crate::mark;
 use crate::net::{Features, Kind, Link, NetError, Netlink, Outcome, VethPair, sysctl};
 use crate::node_sysctls::NodeSysctls;
 use crate::plan::Action;
@@ -55,10 +56,15 @@ impl Executor<'_> {
             }
             Action::SetFeatures { device, features } => Features::set(device, features)?,
             Action::Load { globals } => {
+                let (mut index, mut gro_index) = (0, 0);
+                if let Some(pair) = &self.node.pair {
+                    index = self.index(&pair.name).await?;
+                    gro_index = self.index(&pair.gro_name).await?;
+                }
                 let told = Loaded {
                     globals: globals.clone(),
-                    index: self.index(&self.node.pair.name).await?,
-                    gro_index: self.index(&self.node.pair.gro_name).await?,
+                    index,
+                    gro_index,
                 };
                 self.bpf.load(&told, &self.node.programs)?;
             }
@@ -75,7 +81,7 @@ impl Executor<'_> {
                 let target = Target {
                     attachment,
                     index: self.index(&attachment.device).await?,
-                    vni: self.node.globals.vni,
+                    tag: self.node.tag,
                 };
                 self.bpf.attach(&target)?;
             }
@@ -176,8 +182,8 @@ impl Executor<'_> {
         match self.net.rename(link.index, to).await {
             // The mark says that it is ours to delete.
             Ok(_) => {
-                let alias = &self.node.pair.alias;
-                self.net.set_alias(link.index, alias).await.map(|_| ())
+                let alias = mark::alias(&self.node.network);
+                self.net.set_alias(link.index, &alias).await.map(|_| ())
             }
             Err(error) if error.errno() == Some(Errno::EBUSY) => {
                 tracing::info!(

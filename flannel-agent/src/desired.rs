@@ -11,18 +11,20 @@ mod snat;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
+pub use facts::{Sought, Ways};
 pub use fast_path::{FastPath, Hook, Mode, Ports};
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use peers::{Peer, Peers};
 pub use snat::{PortRange, SourceNat};
 
-use crate::config::{Backend, NetworkConfig, VxlanOptions};
+use crate::config::{Backend, NetworkConfig};
+use crate::direct::Hop;
 use crate::lease::Leases;
 use crate::net::NextHop;
 use crate::uplink::Uplink;
@@ -45,7 +47,9 @@ pub struct Inputs<'a> {
     /// Everybody else's leases.
     pub leases: &'a Leases,
     pub uplink: &'a Uplink,
-    /// MAC of `flannel.<VNI>`, as our lease publishes it.
+    /// Subnets that a route leads to without a tunnel.
+    pub direct: &'a BTreeMap<Ipv4Net, Hop>,
+    /// MAC of `flannel.<VNI>`, as our lease publishes it; zeroes without a tunnel.
     pub vtep_mac: crate::mac::MacAddr,
     pub facts: &'a Facts,
     pub source_check: bool,
@@ -64,6 +68,12 @@ pub struct Facts {
     /// Next hops towards peers over the uplink, as the kernel found them.
     #[serde(skip)]
     pub next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    /// Interfaces of the destinations that the kernel reaches without a gateway; `None`: not so.
+    #[serde(skip)]
+    pub on_link: BTreeMap<Ipv4Addr, Option<u32>>,
+    /// What the look-ups above rest on.
+    #[serde(skip)]
+    pub(crate) ways: Ways,
     /// Where packets of pods are met now.
     pub pod_ports: Ports,
 }
@@ -71,8 +81,6 @@ pub struct Facts {
 /// A network that this node cannot serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DesiredError {
-    #[error("backend type {0:?} is not supported yet: write \"vxlan\" into the network's config")]
-    Backend(&'static str),
     #[error(
         "VNI {0} makes a device name longer than the kernel's 15 characters: \
          use a VNI below 10000000"
@@ -92,7 +100,6 @@ impl Desired {
     /// What this node cannot do at all. Leases that make no sense are no error: they are in
     /// [`Peers::ignored`].
     pub fn new(inputs: &Inputs<'_>) -> Result<Self, DesiredError> {
-        let vxlan = vxlan(inputs.config)?;
         let network = inputs.config.network;
         if !network.contains(&inputs.subnet) {
             return Err(DesiredError::SubnetOutside {
@@ -101,7 +108,7 @@ impl Desired {
             });
         }
         Ok(Self {
-            node: node::node(inputs, vxlan)?,
+            node: node::node(inputs)?,
             peers: peers::peers(inputs),
         })
     }
@@ -109,13 +116,10 @@ impl Desired {
 
 /// The outer addresses whose next hop has to be known.
 #[must_use]
-pub fn destinations(leases: &Leases) -> std::collections::BTreeSet<Ipv4Addr> {
-    leases.values().map(|attrs| attrs.public_ip).collect()
-}
-
-fn vxlan(config: &NetworkConfig) -> Result<&VxlanOptions, DesiredError> {
+pub fn destinations(config: &NetworkConfig, leases: &Leases) -> BTreeSet<Ipv4Addr> {
     match &config.backend {
-        Backend::Vxlan(options) => Ok(options),
-        Backend::HostGw => Err(DesiredError::Backend(config.backend.name())),
+        Backend::Vxlan(_) => leases.values().map(|attrs| attrs.public_ip).collect(),
+        // Each peer is its own next hop.
+        Backend::HostGw => BTreeSet::new(),
     }
 }

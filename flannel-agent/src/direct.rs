@@ -15,7 +15,6 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 pub use keeper::Keeper;
-pub(crate) use keeper::on_link;
 pub use plan::{Change, plan};
 
 use crate::config::{Backend, NetworkConfig};
@@ -79,14 +78,14 @@ pub fn destinations(config: &NetworkConfig, leases: &Leases) -> BTreeSet<Ipv4Add
 }
 
 impl Direct {
-    /// `on_link` has the interface of each neighbour among [`destinations`].
+    /// `on_link` has the interface of each neighbour among [`destinations`], `None` for the others.
     #[must_use]
     pub fn new(
         config: &NetworkConfig,
         own: Ipv4Net,
         leases: &Leases,
         uplink: &Uplink,
-        on_link: &BTreeMap<Ipv4Addr, u32>,
+        on_link: &BTreeMap<Ipv4Addr, Option<u32>>,
     ) -> Self {
         let mut direct = Self {
             network: config.network,
@@ -97,7 +96,7 @@ impl Direct {
             let index = match &config.backend {
                 Backend::HostGw => Some(uplink.index),
                 Backend::Vxlan(options) if options.direct_routing && attrs.vxlan_data().is_ok() => {
-                    on_link.get(&attrs.public_ip).copied()
+                    on_link.get(&attrs.public_ip).copied().flatten()
                 }
                 Backend::Vxlan(_) => None,
             };

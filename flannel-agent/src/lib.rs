@@ -6,6 +6,7 @@
 pub mod actual;
 pub mod alloc;
 mod apply;
+pub mod blackhole;
 pub mod cleanup;
 pub mod cli;
 pub mod cni;

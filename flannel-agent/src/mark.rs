@@ -35,6 +35,18 @@ pub fn vni_of(link: &Link) -> Option<u32> {
     link.name.strip_prefix("flannel.")?.parse().ok()
 }
 
+/// The first number that is no VNI of ours: `flannel.<VNI>` has at most seven digits.
+const FIRST_TAG: u32 = 10_000_000;
+
+/// What stands for the VNI of a network without a tunnel, in 24 bits: a hash of its name (FNV-1a).
+#[must_use]
+pub fn tag(network: &str) -> u32 {
+    let hash = network.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    FIRST_TAG + hash % ((1 << 24) - FIRST_TAG)
+}
+
 /// The network named in a link's alias, if the link is one of ours (of this agent or another).
 #[must_use]
 pub fn network_of(link: &Link) -> Option<&str> {
@@ -58,6 +70,14 @@ pub fn network_name(etcd_prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tags_are_no_vnis_and_fit_beside_a_program() {
+        for network in ["coreos_com_network", "red_network", ""] {
+            assert!((FIRST_TAG..1 << 24).contains(&tag(network)), "{network}");
+        }
+        assert_ne!(tag("red_network"), tag("blue_network"));
+    }
 
     #[test]
     fn network_names_are_file_names() {

@@ -38,6 +38,7 @@ struct Done {
     lease_expiry: Gauge,
     datastore_troubles: Counter,
     netlink_overruns: Counter,
+    next_hop_lookups: Counter,
     snat_entries: Gauge,
     snat_swept: Counter,
 }
@@ -50,6 +51,7 @@ static DONE: LazyLock<Done> = LazyLock::new(|| Done {
     lease_expiry: Gauge::default(),
     datastore_troubles: Counter::default(),
     netlink_overruns: Counter::default(),
+    next_hop_lookups: Counter::default(),
     snat_entries: Gauge::default(),
     snat_swept: Counter::default(),
 });
@@ -83,6 +85,11 @@ pub fn lease_expires(at: Option<SystemTime>) {
 /// Following leases was interrupted and begins anew.
 pub fn datastore_troubled() {
     DONE.datastore_troubles.inc();
+}
+
+/// The kernel was asked for the way to so many peers.
+pub fn looked_up(peers: usize) {
+    DONE.next_hop_lookups.inc_by(peers as u64);
 }
 
 /// The kernel announced more than fits into the socket.
@@ -169,6 +176,11 @@ impl Done {
             "netlink_overruns",
             "Announcements of the kernel lost, and made up for by a full look",
             self.netlink_overruns.clone(),
+        );
+        registry.register(
+            "next_hop_lookups",
+            "Peers whose way the kernel was asked for",
+            self.next_hop_lookups.clone(),
         );
         registry.register(
             "snat_entries",

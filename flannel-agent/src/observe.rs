@@ -19,14 +19,30 @@ pub(crate) async fn observe(
 ) -> Result<Actual, DataplaneError> {
     let links = net.links().await?;
     let by_name = |name: &str| links.iter().find(|link| link.name == name);
-    let (near, far) = (by_name(&node.pair.name), by_name(&node.pair.gro_name));
-    let device = match classify(&node.pair, near, far) {
-        Found::Pair(near, far) => Device::Ours(pair(net, node, near, far).await?),
-        Found::Other(device) => device,
+    let device = match &node.pair {
+        None => Device::Absent,
+        Some(wanted) => {
+            let (near, far) = (by_name(&wanted.name), by_name(&wanted.gro_name));
+            match classify(wanted, near, far) {
+                Found::Pair(near, far) => Device::Ours(pair(net, node, wanted, near, far).await?),
+                Found::Other(device) => device,
+            }
+        }
+    };
+    let former = former(node, &links);
+    let former_leads = match former.is_empty() {
+        true => false,
+        false => leads_to(&former, node, net).await?,
     };
     Ok(Actual {
         device,
-        aside: by_name(&node.pair.aside_name).is_some_and(is_vxlan),
+        aside: node
+            .pair
+            .as_ref()
+            .and_then(|pair| by_name(&pair.aside_name))
+            .is_some_and(is_vxlan),
+        former: former.iter().map(|link| link.name.clone()).collect(),
+        former_leads,
         programs: bpf.observe(node, net, &links).await?,
         peers: bpf.peers()?,
         exempt: bpf.exempt()?,
@@ -93,8 +109,36 @@ fn classify<'a>(pair: &Pair, near: Option<&'a Link>, far: Option<&'a Link>) -> F
     }
 }
 
-async fn pair(net: &Netlink, node: &Node, near: &Link, far: &Link) -> Result<PairState, NetError> {
-    let alias = Some(node.pair.alias.as_str());
+/// Devices with our mark that no wanted one is named like; by the near end, if there is one.
+fn former<'a>(node: &Node, links: &'a [Link]) -> Vec<&'a Link> {
+    let alias = mark::alias(&node.network);
+    let wanted = |name: &str| {
+        node.pair.as_ref().is_some_and(|pair| {
+            [&pair.name, &pair.gro_name, &pair.aside_name].contains(&&name.to_owned())
+        })
+    };
+    let ours: Vec<&Link> = links
+        .iter()
+        .filter(|link| link.alias.as_deref() == Some(alias.as_str()) && !wanted(&link.name))
+        .collect();
+    crate::cleanup::devices(&ours)
+}
+
+async fn leads_to(former: &[&Link], node: &Node, net: &Netlink) -> Result<bool, NetError> {
+    let is_former = |index| former.iter().any(|link| link.index == index);
+    Ok(net.our_routes().await?.iter().any(|route| {
+        route.destination == node.overlay && route.paths.iter().any(|path| is_former(path.index))
+    }))
+}
+
+async fn pair(
+    net: &Netlink,
+    node: &Node,
+    wanted: &Pair,
+    near: &Link,
+    far: &Link,
+) -> Result<PairState, NetError> {
+    let alias = Some(wanted.alias.as_str());
     let addresses = net.addresses().await?;
     let routes = net.our_routes().await?;
     Ok(PairState {

@@ -12,6 +12,8 @@ mod tests;
 pub use action::Action;
 pub use peers::PeerChanges;
 
+use ipnet::Ipv4Net;
+
 use crate::actual::{Actual, Device, Generation, Loaded, PairState};
 use crate::desired::{Attachment, Desired, Node, Pair};
 
@@ -30,8 +32,15 @@ pub struct Conflict {
 pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict> {
     let Desired { node, peers } = desired;
     let mut actions = Vec::new();
-    let (pair, created) = devices(&node.pair, &actual.device, &mut actions)?;
-    settings(node, &pair, &mut actions);
+    let mut created = false;
+    let mut tunnel = None;
+    if let Some(wanted) = &node.pair {
+        let (pair, new) = devices(wanted, &actual.device, &mut actions)?;
+        settings(node, wanted, &pair, &mut actions);
+        created = new;
+        tunnel = Some((wanted, pair));
+    }
+    let tunnel = tunnel.as_ref().map(|(wanted, pair)| (*wanted, pair));
     let shared = &actual.shared_sysctls;
     let claims = shared.unmet.iter();
     actions.extend(claims.map(|(key, wish)| Action::ClaimSysctl {
@@ -39,37 +48,52 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
         wish: wish.clone(),
     }));
 
-    let reload = created || !is_loaded(node, &pair, actual.programs.loaded.as_ref());
+    // Routes alone need no program.
+    let runs = !node.programs.is_empty();
+    let loaded = actual.programs.loaded.as_ref();
+    let reload = runs && (created || !is_loaded(node, tunnel, loaded));
     if reload {
         actions.push(Action::Load {
             globals: node.globals.clone(),
         });
     }
-    if let Some(changes) = PeerChanges::between(peers, &actual.peers) {
+    if runs && let Some(changes) = PeerChanges::between(peers, &actual.peers) {
         actions.push(Action::UpdatePeers(changes));
     }
-    snat::prepare(node, actual, reload, &mut actions);
-    snat::carry(node, actual, &mut actions);
-    set_up(&node.pair, &pair, &mut actions);
+    if runs {
+        snat::prepare(node, actual, reload, &mut actions);
+        snat::carry(node, actual, &mut actions);
+    }
+    if let Some((wanted, pair)) = tunnel {
+        set_up(wanted, pair, &mut actions);
+    }
 
     let attach = |attachment: &&Attachment| {
         let live = actual.programs.attached.get(*attachment);
         reload || live != Some(&Generation::Current)
     };
-    let on_pair = |a: &&Attachment| a.device == node.pair.name || a.device == node.pair.gro_name;
+    let on_pair = |a: &&Attachment| {
+        node.pair
+            .as_ref()
+            .is_some_and(|pair| a.device == pair.name || a.device == pair.gro_name)
+    };
     let hooks = node.attachments.iter().filter(attach);
     actions.extend(hooks.clone().filter(on_pair).cloned().map(Action::Attach));
-    leads_here(node, &pair, &mut actions);
+    if let Some((wanted, pair)) = tunnel {
+        leads_here(node, wanted, pair, actual.former_leads, &mut actions);
+    }
     // Deleting a device takes milliseconds, in which no packet should go to it; and strict rp_filter takes
     // packets only from the device that the route back leads to. So the turn is here, in microseconds.
-    let aside = matches!(actual.device, Device::KernelVxlan { .. }) || actual.aside;
-    if aside {
+    let retired = retired(node, actual);
+    for device in &retired {
         actions.push(Action::Retire {
-            device: node.pair.aside_name.clone(),
+            device: device.clone(),
         });
-        // The kernel flushes every route whose source address left a device, even when another device
-        // holds the same address.
-        actions.push(set_route(node, true));
+    }
+    // The kernel flushes every route whose source address left a device, even when another device
+    // holds the same address.
+    if let (Some((wanted, _)), false) = (tunnel, retired.is_empty()) {
+        actions.push(set_route(node, wanted, true));
     }
     actions.extend(hooks.filter(|a| !on_pair(a)).cloned().map(Action::Attach));
 
@@ -78,20 +102,32 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
         actions.push(Action::BumpEpoch);
     }
 
-    if aside {
-        actions.push(Action::DeleteDevice {
-            device: node.pair.aside_name.clone(),
-        });
-    }
+    actions.extend(
+        retired
+            .into_iter()
+            .map(|device| Action::DeleteDevice { device }),
+    );
     let unwanted = shared.unwanted.iter().cloned();
     actions.extend(unwanted.map(|key| Action::ReleaseSysctl { key }));
     let stale = actual.programs.stale.iter().cloned();
     actions.extend(stale.map(Action::Detach));
-    snat::retire(node, actual, &mut actions);
-    snat::carry(node, actual, &mut actions);
+    if runs {
+        snat::retire(node, actual, &mut actions);
+        snat::carry(node, actual, &mut actions);
+    }
     let layouts = actual.programs.old_layouts.keys().cloned();
     actions.extend(layouts.map(|folder| Action::RemoveLayout { folder }));
     Ok(actions)
+}
+
+/// Devices that forwarded until now: the kernel's, put aside, and ours of an earlier configuration.
+fn retired(node: &Node, actual: &Actual) -> Vec<String> {
+    let aside = matches!(actual.device, Device::KernelVxlan { .. }) || actual.aside;
+    let aside = node.pair.iter().filter(|_| aside);
+    aside
+        .map(|pair| pair.aside_name.clone())
+        .chain(actual.former.iter().cloned())
+        .collect()
 }
 
 /// The pair as it will be once the actions planned here are done, and whether it is a new one.
@@ -141,8 +177,7 @@ impl PairState {
     }
 }
 
-fn settings(node: &Node, pair: &PairState, actions: &mut Vec<Action>) {
-    let wanted = &node.pair;
+fn settings(node: &Node, wanted: &Pair, pair: &PairState, actions: &mut Vec<Action>) {
     if !pair.aliased {
         for device in [&wanted.gro_name, &wanted.name] {
             actions.push(Action::SetAlias {
@@ -204,8 +239,16 @@ fn set_up(wanted: &Pair, pair: &PairState, actions: &mut Vec<Action>) {
 }
 
 /// Address and route: from here on the stack sends packets to the device.
-fn leads_here(node: &Node, pair: &PairState, actions: &mut Vec<Action>) {
-    let device = || node.pair.name.clone();
+///
+/// `former`: a route of ours leads to a device of an earlier configuration.
+fn leads_here(
+    node: &Node,
+    wanted: &Pair,
+    pair: &PairState,
+    former: bool,
+    actions: &mut Vec<Action>,
+) {
+    let device = || wanted.name.clone();
     if !pair.addresses.contains(&node.address) {
         actions.push(Action::AddAddress {
             device: device(),
@@ -214,7 +257,7 @@ fn leads_here(node: &Node, pair: &PairState, actions: &mut Vec<Action>) {
     }
     let route = pair.routes.get(&node.overlay);
     if route != Some(&Some(node.address.addr())) {
-        actions.push(set_route(node, route.is_some()));
+        actions.push(set_route(node, wanted, route.is_some() || former));
     }
     for destination in pair.routes.keys().filter(|to| **to != node.overlay) {
         actions.push(Action::RemoveRoute {
@@ -222,9 +265,15 @@ fn leads_here(node: &Node, pair: &PairState, actions: &mut Vec<Action>) {
             destination: *destination,
         });
     }
-    // After the route: the kernel flushes routes whose source address goes.
+    // After the route: the kernel flushes routes whose source address goes. An address outside the network
+    // is ours if a route of ours to another network used it.
+    let of_another = |address: &Ipv4Net| {
+        let mut others = pair.routes.iter().filter(|(to, _)| **to != node.overlay);
+        others.any(|(_, source)| *source == Some(address.addr()))
+    };
     for address in &pair.addresses {
-        if *address != node.address && node.overlay.contains(&address.addr()) {
+        let ours = node.overlay.contains(&address.addr()) || of_another(address);
+        if *address != node.address && ours {
             actions.push(Action::RemoveAddress {
                 device: device(),
                 address: *address,
@@ -233,19 +282,18 @@ fn leads_here(node: &Node, pair: &PairState, actions: &mut Vec<Action>) {
     }
 }
 
-fn set_route(node: &Node, replace: bool) -> Action {
+fn set_route(node: &Node, pair: &Pair, replace: bool) -> Action {
     Action::SetRoute {
-        device: node.pair.name.clone(),
+        device: pair.name.clone(),
         destination: node.overlay,
         source: node.address.addr(),
         replace,
     }
 }
 
-fn is_loaded(node: &Node, pair: &PairState, loaded: Option<&Loaded>) -> bool {
+fn is_loaded(node: &Node, tunnel: Option<(&Pair, &PairState)>, loaded: Option<&Loaded>) -> bool {
+    let (index, gro_index) = tunnel.map_or((0, 0), |(_, pair)| (pair.index, pair.gro_index));
     loaded.is_some_and(|loaded| {
-        loaded.globals == node.globals
-            && loaded.index == pair.index
-            && loaded.gro_index == pair.gro_index
+        loaded.globals == node.globals && loaded.index == index && loaded.gro_index == gro_index
     })
 }

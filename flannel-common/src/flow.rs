@@ -86,7 +86,7 @@ pub struct Flow {
     pub bulk: Tick,
     /// Where the stack sent it: the transmit action.
     pub peer: Peer,
-    /// The outer source from which it may arrive.
+    /// Whence it may arrive: the outer source or, without a tunnel, the remote pod itself.
     pub rx_peer: Ipv4,
     /// Where the stack delivered it: the receive action. An ifindex and the frame's MACs.
     pub port: u32,

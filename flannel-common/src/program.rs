@@ -34,10 +34,14 @@ pub enum Program {
     SnatOddTx = 13,
     /// No hook: the same for ICMP errors and fragments that arrive.
     SnatOddRx = 14,
+    /// Ingress of the uplink: what comes from peers without a tunnel (host-gw, DirectRouting); verified flows go to the pod.
+    DirectRx = 15,
+    /// Egress of the uplink: what the stack let out to such peers.
+    DirectTx = 16,
 }
 
 impl Program {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::OverlayTx,
         Self::OverlayCatch,
         Self::UplinkRx,
@@ -53,11 +57,13 @@ impl Program {
         Self::SnatOpen,
         Self::SnatOddTx,
         Self::SnatOddRx,
+        Self::DirectRx,
+        Self::DirectTx,
     ];
     /// What is reached by tail call only; the place is the key in [`crate::maps::STEPS`].
     pub const STEPS: [Self; 3] = [Self::SnatOpen, Self::SnatOddTx, Self::SnatOddRx];
     /// Slots in the statistics map; more than there are programs, so that one more needs no new layout.
-    pub const SLOTS: usize = 16;
+    pub const SLOTS: usize = 24;
 
     /// The key in [`crate::maps::STEPS`]; for the rest a number that no step has.
     pub const fn step(self) -> u32 {
@@ -87,6 +93,8 @@ impl Program {
             Self::SnatOpen => "snat_open",
             Self::SnatOddTx => "snat_odd_tx",
             Self::SnatOddRx => "snat_odd_rx",
+            Self::DirectRx => "direct_rx",
+            Self::DirectTx => "direct_tx",
         }
     }
 }

@@ -7,7 +7,9 @@ use flannel_common::program::Program;
 use crate::skb::Skb;
 use crate::verdict::{finish, finish_xdp};
 use crate::xdp_frame::Frame;
-use crate::{overlay_rx, overlay_tx, pod_rx, pod_tx, uplink_rx, uplink_xdp, xdp_rx};
+use crate::{
+    direct_rx, direct_tx, overlay_rx, overlay_tx, pod_rx, pod_tx, uplink_rx, uplink_xdp, xdp_rx,
+};
 
 /// Egress of `flannel.<VNI>`.
 #[classifier]
@@ -55,6 +57,22 @@ pub(crate) fn overlay_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let outcome = overlay_rx::run(&skb);
     finish(&skb, Program::OverlayRx, outcome)
+}
+
+/// Ingress of the uplink, where peers are reached without a tunnel.
+#[classifier]
+pub(crate) fn direct_rx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = direct_rx::run(&skb);
+    finish(&skb, Program::DirectRx, outcome)
+}
+
+/// Egress of the uplink, where peers are reached without a tunnel.
+#[classifier]
+pub(crate) fn direct_tx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = direct_tx::run(&skb);
+    finish(&skb, Program::DirectTx, outcome)
 }
 
 /// The uplink's driver, with `--xdp`.

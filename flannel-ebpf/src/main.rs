@@ -19,6 +19,10 @@ mod decap;
 #[cfg(target_arch = "bpf")]
 mod deliver;
 #[cfg(target_arch = "bpf")]
+mod direct_rx;
+#[cfg(target_arch = "bpf")]
+mod direct_tx;
+#[cfg(target_arch = "bpf")]
 mod encap;
 #[cfg(target_arch = "bpf")]
 mod entry;

@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use flannel_common::cidr;
 use flannel_common::flow::{Direction, FlowKey};
-use flannel_common::maps::Peer;
+use flannel_common::maps::{PEER_VXLAN, Peer};
 use flannel_common::reason::Reason;
 use flannel_common::transport;
 
@@ -59,7 +59,11 @@ fn note_passed(packet: &Packet, peer: &Peer, epoch: u32) {
     };
     let now = flows::now();
     if flow.may_pass(Direction::Tx, now) {
-        flow.peer = *peer;
+        // By the tunnel, whatever the agent is about to do about routes: this is what the stack did.
+        flow.peer = Peer {
+            kind: PEER_VXLAN,
+            ..*peer
+        };
         flow.note_passed(Direction::Tx, now, epoch);
     }
 }

@@ -66,7 +66,7 @@ fn learn_pod(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
 }
 
 #[inline(always)]
-fn came_from_overlay(packet: &Packet) -> bool {
+pub(crate) fn came_from_overlay(packet: &Packet) -> bool {
     cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.dst)
         && cidr::contains(NETWORK.load(), NETWORK_MASK.load(), packet.ip.src)
         && !cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.src)

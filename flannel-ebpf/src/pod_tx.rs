@@ -3,14 +3,15 @@
 use core::mem::MaybeUninit;
 
 use flannel_common::flow::{Direction, FlowKey, Step};
-use flannel_common::maps::Peer;
+use flannel_common::globals::FAST_MARK;
+use flannel_common::maps::{PEER_DIRECT, Peer};
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
 use flannel_common::{cidr, ttl};
 
-use crate::globals::{NETWORK, NETWORK_MASK, OVERLAY_MTU, SUBNET, SUBNET_MASK};
+use crate::globals::{NETWORK, NETWORK_MASK, OVERLAY_MTU, SUBNET, SUBNET_MASK, UPLINK_IFINDEX};
 use crate::headers::{self, Packet};
-use crate::skb::Skb;
+use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
 use crate::{encap, flows, peers};
 
@@ -73,7 +74,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
 
 /// From a pod of ours to a pod elsewhere. Anything else belongs to the stack, and to no statistics.
 #[inline(always)]
-fn leaves_for_overlay(packet: &Packet) -> bool {
+pub(crate) fn leaves_for_overlay(packet: &Packet) -> bool {
     cidr::contains(NETWORK.load(), NETWORK_MASK.load(), packet.ip.dst)
         && !cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.dst)
         && cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.src)
@@ -82,5 +83,13 @@ fn leaves_for_overlay(packet: &Packet) -> bool {
 /// Skipping the stack is still a hop: the TTL goes down by one.
 #[inline(always)]
 fn send(skb: &Skb, peer: &Peer, packet: &Packet) -> Result<Verdict, Reason> {
-    encap::send(skb, peer, &ttl::decremented(&packet.ip), Reason::FastTx)
+    let ip = ttl::decremented(&packet.ip);
+    if peer.kind == PEER_DIRECT {
+        skb.store(headers::IP, &ip.front())
+            .map_err(|_| Reason::Mangled)?;
+        skb.set_mark(FAST_MARK);
+        let action = skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop);
+        return Ok(Verdict::Taken(action, Reason::FastTx));
+    }
+    encap::send(skb, peer, &ip, Reason::FastTx)
 }

@@ -235,6 +235,12 @@ impl Skb {
         self.ctx.skb.adjust_room(by, BPF_ADJ_ROOM_MAC, flags)
     }
 
+    /// For the hooks behind this one.
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u32) {
+        self.ctx.set_mark(mark);
+    }
+
     /// Marks are for netfilter of this node; they do not travel.
     #[inline(always)]
     pub(crate) fn clear_mark(&self) {

@@ -322,3 +322,30 @@ fn cleanup_under_a_running_agent_is_refused() {
     assert!(said.contains("stop it first"), "{said}");
     assert!(agent.exec("ip link show flannel.1").contains("flannel.1"));
 }
+
+/// An address that no pod has, in a subnet that no bridge covers: without the route it goes round in circles.
+#[test]
+fn the_blackhole_route_ends_what_nobody_has_and_goes_with_cleanup() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let mut agent = Agent::start_with(lab.node("one"), &net, &["--ip-blackhole-route"]);
+    let nobody = agent.subnet().address(77);
+    let show = format!("ip route show {}", agent.subnet());
+    eventually("the blackhole route", SOON, || {
+        agent.exec(&show).contains("blackhole")
+    });
+    let refused = agent.try_exec(&format!("ip route get {nobody}"));
+    assert!(!refused.status.success(), "{refused:?}");
+
+    agent.exec(&format!("ip route del blackhole {}", agent.subnet()));
+    eventually("it comes back", SOON, || {
+        agent.exec(&show).contains("blackhole")
+    });
+    // The bridge's own route comes first.
+    let pod = Pod::on(&agent, "pod");
+    agent.ping(pod.address()).succeeds();
+    assert!(agent.terminate().success());
+    let said = run(&mut cleanup(&agent));
+    assert!(said.contains("the blackhole route"), "{said}");
+    assert!(!agent.exec(&show).contains("blackhole"));
+}

@@ -21,6 +21,8 @@ use rstest::rstest;
 #[case(Program::SnatOpen, 3_500)]
 #[case(Program::SnatOddTx, 3_200)]
 #[case(Program::SnatOddRx, 3_000)]
+#[case(Program::DirectRx, 2_500)]
+#[case(Program::DirectTx, 1_000)]
 fn verified_instructions_stay_below_the_ceiling(#[case] program: Program, #[case] ceiling: u32) {
     let mut node = Node::default().load();
     let info = match program {
@@ -47,7 +49,7 @@ fn verified_instructions_stay_below_the_ceiling(#[case] program: Program, #[case
 fn every_program_has_a_ceiling() {
     assert_eq!(
         Program::ALL.len(),
-        15,
+        17,
         "add the new program to the list above"
     );
 }

@@ -26,7 +26,9 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
     {
         steps.push(Step::CniNetwork(cni::path(folder)));
     }
-    for vni in ours.iter().copied().filter_map(mark::vni_of) {
+    // A network without a tunnel has no VNI.
+    let vnis = ours.iter().copied().filter_map(mark::vni_of);
+    for vni in vnis.chain([mark::tag(&name)]) {
         for device in &links {
             for direction in [Direction::Ingress, Direction::Egress] {
                 if dataplane::has_filters(net, device, direction, vni).await? {
@@ -49,6 +51,9 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
     // Where the agent left no subnet file it made no route that outlives its device.
     if let Some(network) = file.network {
         steps.extend(direct_routes(net, network).await?);
+        let blackholes = net.blackholes().await?.into_iter();
+        let inside = blackholes.filter(|subnet| network.contains(subnet));
+        steps.extend(inside.map(Step::Blackhole));
         if forward_rules::are_there(network).await? {
             steps.push(Step::ForwardRules(network));
         }

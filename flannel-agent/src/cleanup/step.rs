@@ -35,6 +35,8 @@ pub enum Step {
         via: Ipv4Addr,
         index: u32,
     },
+    /// The route of `--ip-blackhole-route`.
+    Blackhole(Ipv4Net),
     /// The accept rules in iptables.
     ForwardRules(Ipv4Net),
     /// What the network wants of a sysctl that the whole node shares.
@@ -68,6 +70,9 @@ impl Step {
             } => {
                 net.remove_route_via(*destination, *via, *index).await?;
             }
+            Self::Blackhole(subnet) => {
+                net.remove_blackhole(*subnet).await?;
+            }
             Self::ForwardRules(network) => forward_rules::remove(*network).await?,
             Self::Sysctl(key) => {
                 let network = mark::network_name(&config.etcd.prefix);
@@ -90,6 +95,7 @@ impl fmt::Display for Step {
             Self::Route {
                 destination, via, ..
             } => write!(f, "the route {destination} via {via}"),
+            Self::Blackhole(subnet) => write!(f, "the blackhole route {subnet}"),
             Self::ForwardRules(network) => {
                 write!(f, "the iptables rules that accept {network} in FORWARD")
             }
@@ -99,7 +105,7 @@ impl fmt::Display for Step {
 }
 
 /// Devices of ours, without those that go with another: people know the near end of a pair.
-pub(super) fn devices<'a>(ours: &[&'a Link]) -> Vec<&'a Link> {
+pub(crate) fn devices<'a>(ours: &[&'a Link]) -> Vec<&'a Link> {
     let is_near = |link: &Link| mark::vni_of(link).is_some();
     let goes_along = |link: &Link| {
         !is_near(link)

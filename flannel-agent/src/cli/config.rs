@@ -26,6 +26,7 @@ pub struct Config {
     pub snat: Option<SourceNat>,
     pub snat_entries: u32,
     pub forward_rules: bool,
+    pub blackhole: bool,
     /// `None`: no health endpoints.
     pub health: Option<SocketAddr>,
     pub bpffs: PathBuf,
@@ -112,6 +113,7 @@ impl Config {
             snat: snat::source_nat(flags)?,
             snat_entries: snat::entries(flags)?,
             forward_rules: flags.iptables_forward_rules,
+            blackhole: flags.ip_blackhole_route,
             health: health(flags)?,
             bpffs: path(&flags.bpffs)
                 .filter(|dir| dir.is_absolute())

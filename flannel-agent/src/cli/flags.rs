@@ -110,6 +110,10 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "true", value_parser = go_bool, action = ArgAction::Set, help_heading = "Node")]
     pub iptables_forward_rules: bool,
+    /// Drop packets to addresses of this node's subnet that nobody has (for CNI plugins without a bridge)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Node")]
+    pub ip_blackhole_route: bool,
     /// Address of the health endpoints
     #[arg(
         long,
@@ -271,10 +275,6 @@ pub struct InertFlags {
     /// No iptables rule has to be synchronised
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub iptables_resync: i64,
-    /// Blackhole route for the node's subnet: not installed yet
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "false", value_parser = go_bool, action = ArgAction::Set)]
-    pub ip_blackhole_route: bool,
     /// Per-module verbosity of Go's klog
     #[arg(long, value_name = "PATTERNS", default_value = "")]
     pub vmodule: String,

@@ -6,7 +6,7 @@ use super::layers::{Origin, Origins};
 const ONLY_KUBERNETES: &str = "only concerns the Kubernetes datastore, which is not supported yet";
 
 /// Each flag without effect, and why it has none.
-const INERT: [(&str, &str); 12] = [
+const INERT: [(&str, &str); 11] = [
     ("kube-api-url", ONLY_KUBERNETES),
     ("kubeconfig-file", ONLY_KUBERNETES),
     ("kube-annotation-prefix", ONLY_KUBERNETES),
@@ -20,10 +20,6 @@ const INERT: [(&str, &str); 12] = [
     (
         "iptables-resync",
         "there are no iptables rules to synchronise",
-    ),
-    (
-        "ip-blackhole-route",
-        "the blackhole route is not installed yet",
     ),
     ("vmodule", "only -v sets the verbosity"),
     ("log_backtrace_at", "stack traces are not logged"),

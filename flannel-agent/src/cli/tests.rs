@@ -47,7 +47,7 @@ fn defaults_are_flannelds() {
     );
     assert!(!flags.ip_masq && !flags.version && !flags.inert.kube_subnet_mgr);
     assert!(flags.iptables_forward_rules && flags.inert.set_node_network_unavailable);
-    assert!(!flags.inert.ip_blackhole_route && !flags.inert.ip_masq_fully_random_disable);
+    assert!(!flags.ip_blackhole_route && !flags.inert.ip_masq_fully_random_disable);
     assert_eq!(flags.inert.iptables_resync, 5);
     assert_eq!(
         flags.inert.kube_annotation_prefix,
@@ -122,7 +122,7 @@ type Get = fn(&Flags) -> String;
 #[case("ip-masq-fully-random-disable", "true", |f: &Flags| f.inert.ip_masq_fully_random_disable.to_string())]
 #[case("iptables-forward-rules", "false", |f: &Flags| f.iptables_forward_rules.to_string())]
 #[case("iptables-resync", "7", |f: &Flags| f.inert.iptables_resync.to_string())]
-#[case("ip-blackhole-route", "true", |f: &Flags| f.inert.ip_blackhole_route.to_string())]
+#[case("ip-blackhole-route", "true", |f: &Flags| f.ip_blackhole_route.to_string())]
 #[case("vmodule", "a=2", |f: &Flags| f.inert.vmodule.clone())]
 #[case("log_backtrace_at", "a.go:1", |f: &Flags| f.inert.log_backtrace_at.clone())]
 fn each_flag_each_way(#[case] name: &str, #[case] value: &str, #[case] get: Get) {

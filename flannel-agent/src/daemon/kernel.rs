@@ -1,8 +1,10 @@
 //! The real [`Node`]: this host's kernel.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -13,14 +15,16 @@ use crate::cli::flags::SourceCheck;
 use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::{AttachMode, Dataplane, Options, Report};
-use crate::desired::{self, Desired, DesiredError, Facts, FastPath, Inputs, SourceNat};
+use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
+use crate::direct::{self, Direct};
 use crate::flanneld_masq::FlanneldMasq;
 use crate::forward_rules::ForwardRules;
 use crate::lease::LeaseAttrs;
-use crate::net::{Monitor, Netlink};
+use crate::mac::MacAddr;
+use crate::net::{Changes, Monitor, Netlink};
 use crate::rescue::{self, Rescue};
 use crate::uplink::{self, Uplink};
-use crate::{direct, mac, mark, observe};
+use crate::{blackhole, mac, mark, observe};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -34,9 +38,14 @@ pub(super) struct Kernel {
     fast_path: FastPath,
     snat: Option<SourceNat>,
     facts: Facts,
+    /// When next hops were last looked up.
+    looked_up: Option<Instant>,
+    /// Since then.
+    announced: Changes,
     direct: direct::Keeper,
     rescue: Option<AbortOnDropHandle<()>>,
     bridge: Option<Mismatch>,
+    blackhole: bool,
     /// `None`: not wanted.
     forward_rules: Option<ForwardRules>,
     flanneld_masq: FlanneldMasq,
@@ -70,9 +79,12 @@ impl Kernel {
             fast_path: config.fast_path.clone(),
             snat: config.snat.clone(),
             facts: Facts::default(),
+            looked_up: None,
+            announced: Changes::default(),
             direct: direct::Keeper::default(),
             rescue: None,
             bridge: None,
+            blackhole: config.blackhole,
             forward_rules: config.forward_rules.then(ForwardRules::default),
             flanneld_masq: FlanneldMasq::default(),
         })
@@ -104,11 +116,11 @@ impl Kernel {
         Ok(())
     }
 
-    fn desired(&self, wanted: &Wanted) -> anyhow::Result<Desired> {
+    fn desired(&self, wanted: &Wanted, direct: &Direct) -> anyhow::Result<Desired> {
         // Our own lease says it, so that it never differs from what peers send to.
         let vtep_mac = match &wanted.network.backend {
             Backend::Vxlan(_) => wanted.own.attrs.vxlan_data().map(|data| data.vtep_mac),
-            backend @ Backend::HostGw => return Err(DesiredError::Backend(backend.name()).into()),
+            Backend::HostGw => Ok(MacAddr([0; 6])),
         };
         let desired = Desired::new(&Inputs {
             network: &self.network,
@@ -116,6 +128,7 @@ impl Kernel {
             subnet: wanted.own.subnet,
             leases: &wanted.leases,
             uplink: &wanted.uplink,
+            direct: &direct.routes,
             vtep_mac: vtep_mac.context("this node's own lease is damaged")?,
             facts: &self.facts,
             source_check: self.source_check,
@@ -123,6 +136,40 @@ impl Kernel {
             snat: self.snat.as_ref(),
         })?;
         Ok(desired)
+    }
+
+    fn sought<'a>(&'a self, wanted: &'a Wanted) -> Sought<'a> {
+        Sought {
+            config: &wanted.network,
+            uplink: &wanted.uplink,
+            leases: &wanted.leases,
+            fast_path: &self.fast_path,
+        }
+    }
+
+    /// Looks at what is true of the node, as thoroughly as what was announced since demands.
+    async fn look(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
+        let announced = std::mem::take(&mut self.announced);
+        let again = look_up_again(announced, self.looked_up.map(|at| at.elapsed()));
+        let mut facts = std::mem::take(&mut self.facts);
+        if again {
+            self.looked_up = None;
+        }
+        let netlink = self.dataplane.netlink();
+        facts.refresh(netlink, self.sought(wanted), again).await?;
+        self.facts = facts;
+        self.looked_up.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    fn direct(&self, wanted: &Wanted) -> Direct {
+        Direct::new(
+            &wanted.network,
+            wanted.own.subnet,
+            &wanted.leases,
+            &wanted.uplink,
+            &self.facts.on_link,
+        )
     }
 
     /// The bridge is the CNI plugin's: reported, never touched.
@@ -163,19 +210,9 @@ impl Kernel {
         }
     }
 
-    /// After the tunnel: until a peer's route is there, the tunnel serves it.
-    async fn routes(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
-        let Wanted {
-            network,
-            own,
-            leases,
-            uplink,
-        } = wanted;
+    async fn routes(&mut self, direct: &Direct) -> anyhow::Result<usize> {
         let net = self.dataplane.netlink();
-        Ok(self
-            .direct
-            .reconcile(net, network, own.subnet, leases, uplink)
-            .await?)
+        Ok(self.direct.reconcile(net, direct).await?)
     }
 }
 
@@ -205,6 +242,14 @@ pub(crate) async fn attrs(
     Ok(LeaseAttrs::vxlan(uplink.public_ip, vxlan.vni, mac))
 }
 
+/// As often as that, even if nothing was announced.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
+
+/// Whether next hops have to be looked up anew. `age`: of the last time.
+fn look_up_again(announced: Changes, age: Option<Duration>) -> bool {
+    announced.concern_next_hops() || age.is_none_or(|age| age >= LOOK_UP_EVERY)
+}
+
 fn actions(report: &Report) -> usize {
     report.done.len()
 }
@@ -228,21 +273,27 @@ impl Node for Kernel {
     }
 
     async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
+        self.look(wanted).await?;
+        let direct = self.direct(wanted);
+        let desired = self.desired(wanted, &direct)?;
         let mut done = 0;
-        if wanted.network.backend != Backend::HostGw {
-            let netlink = self.dataplane.netlink();
-            self.facts =
-                Facts::gather(netlink, &wanted.uplink, &wanted.leases, &self.fast_path).await?;
-            let desired = self.desired(wanted)?;
+        // The old way goes when the new one works: a tunnel after the routes that replace it, routes after
+        // the tunnel. (Until a neighbour's route is there, the tunnel serves it.)
+        if wanted.network.backend == Backend::HostGw {
+            done += self.routes(&direct).await?;
+            done += actions(&self.dataplane.reconcile(&desired).await?);
+        } else {
             done += actions(&self.dataplane.reconcile(&desired).await?);
             self.hold_port(&wanted.network).await?;
-        } else if self.snat.take().is_some() {
-            tracing::warn!("--ip-masq: with host-gw, pods' addresses are not translated yet");
+            done += self.routes(&direct).await?;
         }
+        let subnet = self.blackhole.then_some(wanted.own.subnet);
+        let network = wanted.network.network;
+        done += blackhole::keep(self.dataplane.netlink(), network, subnet).await?;
         self.look_at_bridge(wanted).await?;
         self.accept_forwarding(wanted).await;
         self.replace_masquerading(wanted).await;
-        Ok(done + self.routes(wanted).await?)
+        Ok(done)
     }
 
     fn complaint(&self) -> Option<String> {
@@ -250,19 +301,44 @@ impl Node for Kernel {
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
-        let mut done = 0;
-        if wanted.network.backend != Backend::HostGw {
-            let netlink = self.dataplane.netlink();
-            let Wanted { uplink, leases, .. } = wanted;
-            self.facts.update(netlink, uplink, leases).await;
-            let desired = self.desired(wanted)?;
-            done += actions(&self.dataplane.update_peers(&desired).await?);
-        }
-        Ok(done + self.routes(wanted).await?)
+        let mut facts = std::mem::take(&mut self.facts);
+        facts
+            .update(self.dataplane.netlink(), self.sought(wanted))
+            .await;
+        self.facts = facts;
+        let direct = self.direct(wanted);
+        let desired = self.desired(wanted, &direct)?;
+        let done = actions(&self.dataplane.update_peers(&desired).await?);
+        Ok(done + self.routes(&direct).await?)
     }
 
     async fn changed(&mut self) {
         let changes = self.monitor.changed().await;
         tracing::debug!(?changes, "the kernel announced changes");
+        self.announced.add(changes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn next_hops_are_looked_up_when_routes_change_and_from_time_to_time() {
+        let recently = Some(Duration::from_secs(1));
+        let pods = Changes {
+            links: true,
+            own_routes: true,
+            ..Changes::default()
+        };
+        assert!(!look_up_again(pods, recently), "a pod came or went");
+        let routes = Changes {
+            routes: true,
+            ..pods
+        };
+        assert!(look_up_again(routes, recently));
+        assert!(look_up_again(Changes::ALL, recently));
+        assert!(look_up_again(pods, Some(LOOK_UP_EVERY)));
+        assert!(look_up_again(Changes::default(), None), "the first look");
     }
 }

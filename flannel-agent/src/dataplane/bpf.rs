@@ -18,6 +18,7 @@ use super::snat_maps::{self, SnatMaps};
 use super::{DataplaneError, Options, carry, requirements};
 use crate::actual::{Generation, Loaded, PeerMaps, Programs, Stale};
 use crate::desired::Node;
+use crate::mark;
 use crate::net::{Direction, Link, Netlink};
 use crate::plan::PeerChanges;
 use ipnet::Ipv4Net;
@@ -254,7 +255,7 @@ impl Bpf {
         net: &Netlink,
         links: &[Link],
     ) -> Result<Programs, DataplaneError> {
-        let vni = node.globals.vni;
+        let tag = node.tag;
         let mut programs = Programs {
             loaded: self.loaded.as_ref().map(|running| running.told.clone()),
             stale: BTreeSet::new(),
@@ -270,7 +271,7 @@ impl Bpf {
             let target = Target {
                 attachment,
                 index: link.index,
-                vni,
+                tag,
             };
             pins.remove(&target.pin_name());
             let filters = net.filters(link.index, attachment.direction).await?;
@@ -332,24 +333,31 @@ pub(super) fn classifier(
         .map_err(|_| DataplaneError::Object(format!("its program {name} is no TC classifier")))
 }
 
-/// Filters of ours on hooks that are not wanted, say of an uplink of yesterday. A filter has no pin to
+/// Filters of ours on hooks that are not wanted, say of an uplink or a VNI of yesterday. A filter has no pin to
 /// find it by, so every interface is asked.
 async fn stray_filters(
     node: &Node,
     net: &Netlink,
     links: &[Link],
 ) -> Result<BTreeSet<Stale>, DataplaneError> {
-    let vni = node.globals.vni;
+    let alias = mark::alias(&node.network);
+    let former = links
+        .iter()
+        .filter(|link| link.alias.as_deref() == Some(alias.as_str()))
+        .filter_map(mark::vni_of);
+    let tags: BTreeSet<u32> = former.chain([node.tag, mark::tag(&node.network)]).collect();
     let mut strays = BTreeSet::new();
     for link in links {
         for direction in [Direction::Ingress, Direction::Egress] {
             for filter in net.filters(link.index, direction).await? {
-                let is_of = |program| hooks::is_filter_of(&filter, program, vni);
-                let wanted = node
-                    .attachments
+                let is_of = |program, tag| hooks::is_filter_of(&filter, program, tag);
+                let wanted = node.attachments.iter().any(|a| {
+                    a.device == link.name && a.direction == direction && is_of(a.program, node.tag)
+                });
+                let ours = tags
                     .iter()
-                    .any(|a| a.device == link.name && a.direction == direction && is_of(a.program));
-                if !wanted && Program::ALL.into_iter().any(is_of) {
+                    .any(|tag| Program::ALL.into_iter().any(|program| is_of(program, *tag)));
+                if ours && !wanted {
                     strays.insert(Stale::Filter {
                         device: link.name.clone(),
                         direction,

@@ -67,7 +67,8 @@ pub(crate) struct Target<'a> {
     pub(crate) attachment: &'a Attachment,
     /// ifindex of the device now.
     pub(crate) index: u32,
-    pub(crate) vni: u32,
+    /// See [`crate::desired::Node::tag`].
+    pub(crate) tag: u32,
 }
 
 impl Target<'_> {
@@ -81,9 +82,9 @@ impl Target<'_> {
         tc_type(self.attachment.direction)
     }
 
-    /// Program and VNI make the handle: several agents share a hook without meeting.
+    /// Program and tag make the handle: several agents share a hook without meeting.
     pub(super) fn handle(&self) -> u32 {
-        handle(self.attachment.program, self.vni)
+        handle(self.attachment.program, self.tag)
     }
 
     fn priority(&self) -> u16 {
@@ -108,18 +109,18 @@ impl Target<'_> {
 }
 
 /// Handle of a clsact filter of ours.
-fn handle(program: Program, vni: u32) -> u32 {
-    ((program as u32 + 1) << 24) | vni
+fn handle(program: Program, tag: u32) -> u32 {
+    ((program as u32 + 1) << 24) | tag
 }
 
-/// Whether a filter is the one of `program` in the network with this VNI.
-pub(super) fn is_filter_of(filter: &Filter, program: Program, vni: u32) -> bool {
-    filter.priority == priority(program) && filter.handle == handle(program, vni)
+/// Whether a filter is the one of `program` in the network with this tag.
+pub(super) fn is_filter_of(filter: &Filter, program: Program, tag: u32) -> bool {
+    filter.priority == priority(program) && filter.handle == handle(program, tag)
 }
 
-/// Whether a filter is one of ours, of the network with this VNI.
-pub(super) fn is_ours(filter: &Filter, vni: u32) -> bool {
-    [FIRST, PRIORITY].contains(&filter.priority) && filter.handle & 0x00ff_ffff == vni
+/// Whether a filter is one of ours, of the network with this tag.
+pub(super) fn is_ours(filter: &Filter, tag: u32) -> bool {
+    [FIRST, PRIORITY].contains(&filter.priority) && filter.handle & 0x00ff_ffff == tag
 }
 
 fn tc_type(direction: Direction) -> TcAttachType {
@@ -158,7 +159,7 @@ fn on_hook(target: &Target<'_>) -> BTreeSet<u32> {
 pub(super) fn filter_program(target: &Target<'_>, filters: &[Filter]) -> Option<u32> {
     filters
         .iter()
-        .find(|filter| is_filter_of(filter, target.attachment.program, target.vni))
+        .find(|filter| is_filter_of(filter, target.attachment.program, target.tag))
         .map(|f| f.program)
 }
 

@@ -202,10 +202,16 @@ pub(super) fn key(subnet: Ipv4Net) -> Key<Ipv4> {
 }
 
 fn understand(peer: &maps::Peer) -> Option<Peer> {
-    (peer.kind == maps::PEER_VXLAN).then(|| Peer {
+    let direct = match peer.kind {
+        maps::PEER_VXLAN => false,
+        maps::PEER_DIRECT => true,
+        _ => return None,
+    };
+    Some(Peer {
         public_ip: Ipv4Addr::from(peer.public_ip),
         next_hop: Ipv4Addr::from(peer.next_hop),
         vtep_mac: MacAddr(peer.vtep_mac),
+        direct,
     })
 }
 

@@ -72,6 +72,10 @@ impl Dataplane {
             return self.reconcile(desired).await;
         };
         self.name_ignored(&desired.peers);
+        if desired.node.programs.is_empty() {
+            self.mirror = Some(mirror);
+            return Ok(Report::default());
+        }
         let Some(changes) = PeerChanges::between(&desired.peers, &mirror.peers) else {
             self.mirror = Some(mirror);
             return Ok(Report::default());

@@ -1,47 +1,107 @@
 //! What is true of this node, read from the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::{Facts, FastPath, Hook, Ports, destinations};
+use crate::config::NetworkConfig;
 use crate::dataplane::online_cpus;
+use crate::direct;
 use crate::lease::Leases;
 use crate::net::{Link, NetError, Netlink, sysctl};
 use crate::uplink::Uplink;
+
+/// What decides which facts are needed.
+#[derive(Debug, Clone, Copy)]
+pub struct Sought<'a> {
+    pub config: &'a NetworkConfig,
+    pub uplink: &'a Uplink,
+    pub leases: &'a Leases,
+    pub fast_path: &'a FastPath,
+}
+
+/// What next hops were looked up over: when it changes, the kernel may answer otherwise without having
+/// announced a route (it drops the routes of a link that goes down in silence, `fib_sync_down_dev`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ways {
+    uplink: u32,
+    /// By index: up, and with carrier.
+    links: BTreeMap<u32, (bool, bool)>,
+}
 
 impl Facts {
     /// Reads everything anew.
     ///
     /// # Errors
     /// If the kernel does not say which local ports it uses.
-    pub async fn gather(
-        net: &Netlink,
-        uplink: &Uplink,
-        leases: &Leases,
-        fast_path: &FastPath,
-    ) -> Result<Self, NetError> {
-        let mut facts = Self {
-            local_ports: sysctl::local_port_range()?,
-            cpus: online_cpus(),
-            next_hops: BTreeMap::new(),
-            pod_ports: pod_ports(&net.links().await?, fast_path),
-        };
-        facts.update(net, uplink, leases).await;
+    pub async fn gather(net: &Netlink, sought: Sought<'_>) -> Result<Self, NetError> {
+        let mut facts = Self::default();
+        facts.refresh(net, sought, true).await?;
         Ok(facts)
     }
 
-    /// After a change of leases: looks up next hops that are not known yet and forgets those nobody
-    /// needs. After a change of routes, [`Self::gather`] everything.
-    pub async fn update(&mut self, net: &Netlink, uplink: &Uplink, leases: &Leases) {
-        let wanted = destinations(leases);
-        self.next_hops.retain(|ip, _| wanted.contains(ip));
-        let missing: Vec<Ipv4Addr> = wanted
-            .into_iter()
-            .filter(|ip| !self.next_hops.contains_key(ip))
-            .collect();
-        self.next_hops
-            .extend(net.next_hops(missing, Some(uplink.index)).await);
+    /// Reads what is cheap, and looks up next hops only where they may have changed: with thousands of peers
+    /// that is thousands of questions, and each new pod announces a link. `routes`: routes or addresses
+    /// changed, or nobody knows.
+    ///
+    /// # Errors
+    /// As [`Self::gather`].
+    pub async fn refresh(
+        &mut self,
+        net: &Netlink,
+        sought: Sought<'_>,
+        routes: bool,
+    ) -> Result<(), NetError> {
+        let links = net.links().await?;
+        self.local_ports = sysctl::local_port_range()?;
+        self.cpus = online_cpus();
+        self.pod_ports = pod_ports(&links, sought.fast_path);
+        if routes || self.ways != self.ways_now(&links, sought.uplink) {
+            self.next_hops.clear();
+            self.on_link.clear();
+        }
+        self.update(net, sought).await;
+        self.ways = self.ways_now(&links, sought.uplink);
+        Ok(())
     }
+
+    /// After a change of leases: looks up next hops that are not known yet and forgets those nobody
+    /// needs.
+    pub async fn update(&mut self, net: &Netlink, sought: Sought<'_>) {
+        let Sought { config, leases, .. } = sought;
+        let wanted = destinations(config, leases);
+        let index = Some(sought.uplink.index);
+        let missing = unknown(&mut self.next_hops, wanted);
+        self.next_hops.extend(net.next_hops(missing, index).await);
+
+        let missing = unknown(&mut self.on_link, direct::destinations(config, leases));
+        // Asked without naming an interface: with one, the kernel takes what it has no route to for a
+        // neighbour (`ip_route_output_key`).
+        let hops = net.next_hops(missing.iter().copied(), None).await;
+        self.on_link.extend(missing.into_iter().map(|address| {
+            let hop = hops.get(&address);
+            let neighbour = hop.filter(|hop| hop.via == address && !hop.local);
+            (address, neighbour.map(|hop| hop.index))
+        }));
+    }
+
+    fn ways_now(&self, links: &[Link], uplink: &Uplink) -> Ways {
+        let hops = self.next_hops.values().map(|hop| hop.index);
+        let neighbours = self.on_link.values().copied().flatten();
+        let used: BTreeSet<u32> = hops.chain(neighbours).chain([uplink.index]).collect();
+        let used = links.iter().filter(|link| used.contains(&link.index));
+        Ways {
+            uplink: uplink.index,
+            links: used.map(|l| (l.index, (l.up, l.running))).collect(),
+        }
+    }
+}
+
+/// Forgets what is not wanted; returns what is not known.
+fn unknown<T>(known: &mut BTreeMap<Ipv4Addr, T>, wanted: BTreeSet<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
+    known.retain(|address, _| wanted.contains(address));
+    let unknown = |address: &Ipv4Addr| !known.contains_key(address);
+    wanted.into_iter().filter(unknown).collect()
 }
 
 /// Where the programs of the fast path belong: nowhere while there is no bridge.
@@ -108,5 +168,55 @@ mod tests {
             pod_ports(&links(), &at_bridge),
             Ports::from([("cni0".to_owned(), 5)])
         );
+    }
+
+    fn uplink() -> Uplink {
+        Uplink {
+            name: "eth0".to_owned(),
+            index: 2,
+            mtu: 1500,
+            mac: [2, 0, 0, 0, 0, 9],
+            address: Ipv4Addr::new(192, 168, 0, 1),
+            public_ip: Ipv4Addr::new(192, 168, 0, 1),
+            why: "test".to_owned(),
+        }
+    }
+
+    #[test]
+    fn only_links_that_packets_to_peers_take_count_as_ways() {
+        let facts = Facts {
+            on_link: BTreeMap::from([
+                (Ipv4Addr::new(192, 168, 0, 2), Some(2)),
+                (Ipv4Addr::new(10, 0, 0, 9), None),
+            ]),
+            ..Facts::default()
+        };
+        let before = facts.ways_now(&links(), &uplink());
+        let mut now = links();
+        now.push(link(9, "vethc", Some(5)));
+        now[3].running = false;
+        assert_eq!(facts.ways_now(&now, &uplink()), before, "pods come and go");
+        now[0].running = false;
+        assert_ne!(
+            facts.ways_now(&now, &uplink()),
+            before,
+            "the uplink's cable"
+        );
+        let moved = Uplink {
+            index: 6,
+            ..uplink()
+        };
+        assert_ne!(facts.ways_now(&links(), &moved), before);
+    }
+
+    #[test]
+    fn what_is_known_is_not_asked_again_and_what_is_not_wanted_forgotten() {
+        let [a, b, c] = [1, 2, 3].map(|n| Ipv4Addr::new(192, 0, 2, n));
+        let mut known = BTreeMap::from([(a, ()), (b, ())]);
+        assert_eq!(
+            unknown(&mut known, BTreeSet::from([b, c])),
+            BTreeSet::from([c])
+        );
+        assert_eq!(known.into_keys().collect::<Vec<_>>(), [b]);
     }
 }

@@ -54,6 +54,16 @@ impl Default for FastPath {
     }
 }
 
+/// How packets get to peers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ways<'a> {
+    /// `None`: no tunnel.
+    pub(super) pair: Option<&'a Pair>,
+    pub(super) uplink: &'a str,
+    /// Some peers may be routed to without a tunnel.
+    pub(super) direct: bool,
+}
+
 /// The bridge's ports, and the bridge: name and ifindex. A name that comes back with another index is
 /// another pod.
 pub type Ports = BTreeMap<String, u32>;
@@ -82,12 +92,12 @@ impl FastPath {
     pub(super) fn programs(&self) -> &'static [Program] {
         match self.mode {
             Mode::Off => &[],
-            Mode::Verified | Mode::Always => &[Program::OverlayRx, Program::PodRx, Program::PodTx],
+            Mode::Verified | Mode::Always => &[Program::PodRx, Program::PodTx],
         }
     }
 
     /// Hooks, receiving first: a flow is proven only when all of them are there.
-    pub(super) fn attachments(&self, pair: &Pair, ports: &Ports) -> Vec<Attachment> {
+    pub(super) fn attachments(&self, ways: &Ways<'_>, ports: &Ports) -> Vec<Attachment> {
         if self.mode == Mode::Off {
             return Vec::new();
         }
@@ -96,7 +106,14 @@ impl FastPath {
             device: device.to_owned(),
             direction,
         };
-        let mut all = vec![at(Program::OverlayRx, &pair.name, Direction::Ingress)];
+        let mut all = Vec::new();
+        if let Some(pair) = ways.pair {
+            all.push(at(Program::OverlayRx, &pair.name, Direction::Ingress));
+        }
+        if ways.direct {
+            all.push(at(Program::DirectRx, ways.uplink, Direction::Ingress));
+            all.push(at(Program::DirectTx, ways.uplink, Direction::Egress));
+        }
         for port in ports.keys() {
             all.push(at(Program::PodRx, port, Direction::Egress));
             all.push(at(Program::PodTx, port, Direction::Ingress));

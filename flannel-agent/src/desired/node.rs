@@ -7,8 +7,9 @@ use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 
+use super::fast_path::Ways;
 use super::{DesiredError, Inputs, PortRange, Ports, SourceNat};
-use crate::config::{NetworkConfig, VxlanOptions};
+use crate::config::{Backend, NetworkConfig};
 use crate::mac::MacAddr;
 use crate::mark;
 use crate::net::Direction;
@@ -32,8 +33,11 @@ const QUEUES_MAX: u32 = 64;
 pub struct Node {
     /// Name in pin folders and aliases.
     pub network: String,
-    pub pair: Pair,
-    /// `<subnet>.0/32`, the source of what this node itself sends to pods elsewhere.
+    /// Tells our clsact filters from those of other networks on this node: the VNI, where there is one.
+    pub tag: u32,
+    /// `None`: no tunnel.
+    pub pair: Option<Pair>,
+    /// `<subnet>.0/32`, the source of what this node itself sends through the tunnel.
     pub address: Ipv4Net,
     /// The cluster's Network: destination of the one route, and no other address of it may be on the device.
     pub overlay: Ipv4Net,
@@ -110,8 +114,8 @@ fn program_name<S: Serializer>(program: &Program, serializer: S) -> Result<S::Ok
 #[must_use]
 pub fn overlay_mtu(config: &NetworkConfig, uplink: &Uplink) -> u32 {
     let option = match &config.backend {
-        crate::config::Backend::Vxlan(options) => options.mtu,
-        crate::config::Backend::HostGw => return uplink.mtu,
+        Backend::Vxlan(options) => options.mtu,
+        Backend::HostGw => return uplink.mtu,
     };
     option
         .unwrap_or(uplink.mtu)
@@ -119,50 +123,58 @@ pub fn overlay_mtu(config: &NetworkConfig, uplink: &Uplink) -> u32 {
         .saturating_sub(TUNNEL_OVERHEAD)
 }
 
-pub(super) fn node(inputs: &Inputs<'_>, vxlan: &VxlanOptions) -> Result<Node, DesiredError> {
-    let vni = vxlan.vni;
-    let pair = Pair {
-        name: mark::device(vni),
-        gro_name: mark::gro_device(vni),
-        aside_name: mark::aside_device(vni),
-        mac: inputs.vtep_mac,
-        gro_mac: other_mac(inputs.vtep_mac),
-        mtu: overlay_mtu(inputs.config, inputs.uplink),
-        gro_mtu: GRO_MTU,
-        alias: mark::alias(inputs.network),
-        queues: inputs.facts.cpus.clamp(1, QUEUES_MAX),
-    };
-    if pair.name.len() > NAME_MAX {
-        return Err(DesiredError::VniTooLong(vni));
-    }
+pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     let overlay = inputs.config.network;
-    let mut attachments = attachments(&pair, &inputs.uplink.name);
-    attachments.extend(inputs.fast_path.attachments(&pair, &inputs.facts.pod_ports));
+    let mtu = overlay_mtu(inputs.config, inputs.uplink);
+    let (pair, port, direct) = match &inputs.config.backend {
+        Backend::Vxlan(options) => {
+            let pair = pair(inputs, options.vni, mtu)?;
+            (
+                Some((options.vni, pair)),
+                options.port,
+                options.direct_routing,
+            )
+        }
+        Backend::HostGw => (None, 0, true),
+    };
+    let (vni, pair) = pair.unzip();
+    let uplink = inputs.uplink.name.as_str();
+    let mut attachments = pair
+        .as_ref()
+        .map_or_else(Vec::new, |pair| attachments(pair, uplink));
+    let ways = Ways {
+        pair: pair.as_ref(),
+        uplink,
+        direct,
+    };
+    let ports = &inputs.facts.pod_ports;
+    attachments.extend(inputs.fast_path.attachments(&ways, ports));
     if let Some(snat) = inputs.snat {
-        snat.check(vxlan.port)?;
-        let uplink = &inputs.uplink.name;
-        attachments.extend(SourceNat::attachments(uplink, Some(&pair.name)));
+        snat.check(port)?;
+        let overlay = pair.as_ref().map(|pair| pair.name.as_str());
+        attachments.extend(SourceNat::attachments(uplink, overlay));
     }
     let steps = inputs.snat.map_or(&[][..], |_| SourceNat::programs());
     Ok(Node {
         network: inputs.network.to_owned(),
+        tag: vni.unwrap_or_else(|| mark::tag(inputs.network)),
         address: inputs.subnet.network().into(),
         overlay,
-        sysctls: sysctls(&pair),
+        sysctls: pair.as_ref().map(sysctls).unwrap_or_default(),
         shared_sysctls: shared_sysctls(inputs),
-        features: features(&pair),
+        features: pair.as_ref().map(features).unwrap_or_default(),
         globals: Globals {
             uplink_index: inputs.uplink.index,
             uplink_ip: inputs.uplink.address,
             uplink_mac: MacAddr(inputs.uplink.mac),
             vtep_mac: inputs.vtep_mac,
-            vni,
-            port: vxlan.port,
+            vni: vni.unwrap_or(0),
+            port,
             network: overlay,
             subnet: inputs.subnet,
             local_ports: inputs.facts.local_ports,
             source_check: inputs.source_check,
-            overlay_mtu: pair.mtu,
+            overlay_mtu: mtu,
             fast_path: inputs.fast_path.mode_value(),
             pod_hook: inputs.fast_path.hook_value(),
             snat_ports: inputs.snat.map(|snat| snat.ports),
@@ -178,6 +190,24 @@ pub(super) fn node(inputs: &Inputs<'_>, vxlan: &VxlanOptions) -> Result<Node, De
         snat: inputs.snat.cloned(),
         pair,
     })
+}
+
+fn pair(inputs: &Inputs<'_>, vni: u32, mtu: u32) -> Result<Pair, DesiredError> {
+    let pair = Pair {
+        name: mark::device(vni),
+        gro_name: mark::gro_device(vni),
+        aside_name: mark::aside_device(vni),
+        mac: inputs.vtep_mac,
+        gro_mac: other_mac(inputs.vtep_mac),
+        mtu,
+        gro_mtu: GRO_MTU,
+        alias: mark::alias(inputs.network),
+        queues: inputs.facts.cpus.clamp(1, QUEUES_MAX),
+    };
+    if pair.name.len() > NAME_MAX {
+        return Err(DesiredError::VniTooLong(vni));
+    }
+    Ok(pair)
 }
 
 /// Transmit first: what arrives for us before is still handled by whoever handled it until now.

@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use super::Inputs;
+use crate::config::Backend;
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 
@@ -28,6 +29,8 @@ pub struct Peer {
     pub public_ip: Ipv4Addr,
     pub next_hop: Ipv4Addr,
     pub vtep_mac: MacAddr,
+    /// Reached without a tunnel.
+    pub direct: bool,
 }
 
 impl fmt::Display for Peer {
@@ -36,7 +39,11 @@ impl fmt::Display for Peer {
             public_ip,
             next_hop,
             vtep_mac,
+            direct,
         } = self;
+        if *direct {
+            return write!(f, "{public_ip} (without tunnel)");
+        }
         write!(f, "{public_ip} ({vtep_mac}")?;
         if next_hop != public_ip {
             write!(f, ", via {next_hop}")?;
@@ -51,13 +58,19 @@ impl From<Peer> for maps::Peer {
             public_ip: peer.public_ip.octets(),
             next_hop: peer.next_hop.octets(),
             vtep_mac: peer.vtep_mac.0,
-            kind: maps::PEER_VXLAN,
+            kind: match peer.direct {
+                true => maps::PEER_DIRECT,
+                false => maps::PEER_VXLAN,
+            },
             pad: 0,
         }
     }
 }
 
 pub(super) fn peers(inputs: &Inputs<'_>) -> Peers {
+    if inputs.config.backend == Backend::HostGw {
+        return routed(inputs);
+    }
     let mut peers = Peers::default();
     for (subnet, attrs) in inputs.leases.iter() {
         if *subnet == inputs.subnet {
@@ -72,6 +85,22 @@ pub(super) fn peers(inputs: &Inputs<'_>) -> Peers {
                 peers.ignored.insert(*subnet, why);
             }
         }
+    }
+    peers
+}
+
+/// host-gw: whom a route leads to. The routes name the leases that cannot be used.
+fn routed(inputs: &Inputs<'_>) -> Peers {
+    let mut peers = Peers::default();
+    for (subnet, hop) in inputs.direct {
+        *peers.vteps.entry(hop.via).or_default() += 1;
+        let peer = Peer {
+            public_ip: hop.via,
+            next_hop: hop.via,
+            vtep_mac: MacAddr([0; 6]),
+            direct: true,
+        };
+        peers.table.insert(*subnet, peer);
     }
     peers
 }
@@ -93,8 +122,12 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
     if public_ip.is_unspecified() || public_ip.is_multicast() || public_ip.is_broadcast() {
         return Err(format!("PublicIP {public_ip} is not the address of a node"));
     }
+    // Only where the programs send is what they may send there: out of the uplink.
+    let direct = inputs.direct.get(&subnet);
+    let direct = direct.filter(|hop| hop.index == inputs.uplink.index);
     Ok(Peer {
         public_ip,
+        direct: direct.is_some(),
         // Without an answer from the kernel, assume a neighbour, as the kernel does for a device
         // without routes.
         next_hop: hop.map_or(public_ip, |hop| hop.via),

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::direct::Direct;
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::net::Direction;
@@ -16,6 +17,7 @@ pub(crate) struct World {
     pub(crate) leases: BTreeMap<Ipv4Net, LeaseAttrs>,
     pub(crate) uplink: Uplink,
     pub(crate) facts: Facts,
+    pub(crate) direct: BTreeMap<Ipv4Net, Hop>,
     pub(crate) fast_path: FastPath,
     pub(crate) snat: Option<SourceNat>,
 }
@@ -39,9 +41,9 @@ impl Default for World {
             facts: Facts {
                 local_ports: (32768, 60999),
                 cpus: 4,
-                next_hops: BTreeMap::new(),
-                pod_ports: Ports::new(),
+                ..Facts::default()
             },
+            direct: BTreeMap::new(),
             fast_path: FastPath::default(),
             snat: None,
         }
@@ -54,6 +56,16 @@ impl World {
         self
     }
 
+    /// Every lease of the backend has a route, as far as there are any.
+    pub(crate) fn routed(mut self) -> Self {
+        let leases = Arc::new(self.leases.clone());
+        let addresses = leases.values().map(|attrs| attrs.public_ip);
+        let on_link = addresses.map(|ip| (ip, Some(self.uplink.index))).collect();
+        let direct = Direct::new(&self.config, self.subnet, &leases, &self.uplink, &on_link);
+        self.direct = direct.routes;
+        self
+    }
+
     pub(crate) fn build(&self) -> Result<Desired, DesiredError> {
         Desired::new(&Inputs {
             network: "coreos_com_network",
@@ -61,6 +73,7 @@ impl World {
             subnet: self.subnet,
             leases: &Arc::new(self.leases.clone()),
             uplink: &self.uplink,
+            direct: &self.direct,
             vtep_mac: MAC,
             facts: &self.facts,
             source_check: true,
@@ -68,6 +81,11 @@ impl World {
             snat: self.snat.as_ref(),
         })
     }
+}
+
+pub(crate) fn config(backend: &str) -> NetworkConfig {
+    let json = format!(r#"{{"Network":"10.244.0.0/16","Backend":{backend}}}"#);
+    NetworkConfig::parse(&json).unwrap()
 }
 
 pub(crate) fn net(text: &str) -> Ipv4Net {
@@ -85,14 +103,15 @@ fn lease(public_ip: &str) -> LeaseAttrs {
 #[test]
 fn a_node_as_flannel_makes_it() {
     let node = World::default().build().unwrap().node;
-    assert_eq!(node.pair.name, "flannel.1");
-    assert_eq!(node.pair.gro_name, "flgro.1");
-    assert_eq!((node.pair.mac, node.pair.mtu), (MAC, 1450));
-    assert_eq!(node.pair.alias, "flannel-ebpf:coreos_com_network");
+    let pair = node.pair.as_ref().unwrap();
+    assert_eq!(pair.name, "flannel.1");
+    assert_eq!(pair.gro_name, "flgro.1");
+    assert_eq!((pair.mac, pair.mtu), (MAC, 1450));
+    assert_eq!(pair.alias, "flannel-ebpf:coreos_com_network");
     assert_eq!(node.address, net("10.244.1.0/32"));
     assert_eq!(node.overlay, net("10.244.0.0/16"));
     assert_eq!(node.globals.port, 8472);
-    assert_ne!(node.pair.gro_mac, node.pair.mac);
+    assert_ne!(pair.gro_mac, pair.mac);
     let hooks: Vec<_> = node
         .attachments
         .iter()
@@ -147,6 +166,106 @@ fn switched_off_it_leaves_no_trace() {
     assert_eq!(node.attachments.len(), 3);
     assert_eq!(node.programs.len(), 3);
     assert!(node.shared_sysctls.is_empty());
+}
+
+fn hooks(node: &Node) -> Vec<(&'static str, &str)> {
+    let hooks = node.attachments.iter();
+    hooks
+        .map(|a| (a.program.name(), a.device.as_str()))
+        .collect()
+}
+
+#[test]
+fn host_gw_has_the_fast_path_and_no_tunnel() {
+    let mut world = World {
+        config: config(r#"{"Type":"host-gw"}"#),
+        ..World::default()
+    }
+    .with("10.244.2.0/24", LeaseAttrs::host_gw(ip("192.168.0.2")))
+    .routed();
+    world.facts.pod_ports = Ports::from([("vetha".to_owned(), 7)]);
+    let Desired { node, peers } = world.build().unwrap();
+    assert_eq!(node.pair, None);
+    assert!(node.sysctls.is_empty() && node.features.is_empty());
+    assert_eq!((node.globals.vni, node.globals.overlay_mtu), (0, 1500));
+    assert_eq!(
+        hooks(&node),
+        [
+            ("direct_rx", "eth0"),
+            ("direct_tx", "eth0"),
+            ("pod_rx", "vetha"),
+            ("pod_tx", "vetha"),
+        ]
+    );
+    let peer = peers.table[&net("10.244.2.0/24")];
+    assert!(
+        peer.direct && peer.next_hop == ip("192.168.0.2"),
+        "{peer:?}"
+    );
+
+    world.fast_path.mode = Mode::Off;
+    let node = world.build().unwrap().node;
+    assert!(node.attachments.is_empty() && node.programs.is_empty());
+}
+
+#[test]
+fn direct_routing_has_both_ways() {
+    let mut world = World {
+        config: config(r#"{"Type":"vxlan","DirectRouting":true}"#),
+        ..World::default()
+    }
+    .with("10.244.2.0/24", lease("192.168.0.2"))
+    .with("10.244.3.0/24", lease("172.16.0.3"))
+    .with("10.244.4.0/24", lease("192.168.9.4"));
+    let hop = |via, index| Hop {
+        via: ip(via),
+        index,
+    };
+    world.direct = BTreeMap::from([
+        (net("10.244.2.0/24"), hop("192.168.0.2", 2)),
+        // A neighbour on another link than the uplink, where no program of ours is.
+        (net("10.244.4.0/24"), hop("192.168.9.4", 9)),
+    ]);
+    let Desired { node, peers } = world.build().unwrap();
+    let hooks = hooks(&node);
+    for hook in [
+        ("uplink_rx", "eth0"),
+        ("direct_rx", "eth0"),
+        ("direct_tx", "eth0"),
+    ] {
+        assert!(hooks.contains(&hook), "{hooks:?}");
+    }
+    let direct = |subnet| peers.table[&net(subnet)].direct;
+    assert!(direct("10.244.2.0/24"));
+    assert!(!direct("10.244.3.0/24") && !direct("10.244.4.0/24"));
+    assert_eq!(peers.vteps.len(), 3, "any of them may send by the tunnel");
+}
+
+#[test]
+fn source_nat_of_host_gw_sits_on_the_uplink_alone() {
+    let world = World {
+        config: config(r#"{"Type":"host-gw"}"#),
+        snat: Some(source_nat(50_000, 60_000, &[])),
+        ..World::default()
+    };
+    let node = world.build().unwrap().node;
+    let hooks = hooks(&node);
+    assert!(hooks.contains(&("uplink_snat_rx", "eth0")) && hooks.contains(&("uplink_tx", "eth0")));
+    assert!(
+        hooks.iter().all(|(_, device)| *device == "eth0"),
+        "{hooks:?}"
+    );
+}
+
+#[test]
+fn ports_of_source_nat_are_reserved() {
+    let world = World {
+        snat: Some(source_nat(50_000, 60_000, &[])),
+        ..World::default()
+    };
+    let node = world.build().unwrap().node;
+    let wish = &node.shared_sysctls["net/ipv4/ip_local_reserved_ports"];
+    assert_eq!(wish.to_string(), "what it is and 50000-60000");
 }
 
 pub(crate) fn source_nat(min: u16, max: u16, exempt: &[&str]) -> SourceNat {
@@ -209,6 +328,7 @@ fn a_lease_becomes_a_peer_and_a_known_source() {
         public_ip: ip("192.168.0.2"),
         next_hop: ip("192.168.0.2"),
         vtep_mac: PEER_MAC,
+        direct: false,
     };
     assert_eq!(peers.table, BTreeMap::from([(net("10.244.2.0/24"), peer)]));
     assert_eq!(peers.vteps, BTreeMap::from([(ip("192.168.0.2"), 1)]));
@@ -282,7 +402,7 @@ fn the_mtu_option_lowers_but_never_raises() {
             config: NetworkConfig::parse(&json).unwrap(),
             ..World::default()
         };
-        world.build().unwrap().node.pair.mtu
+        world.build().unwrap().node.pair.unwrap().mtu
     };
     assert_eq!(with_mtu(1400), 1350);
     assert_eq!(with_mtu(9000), 1450);
@@ -297,8 +417,6 @@ fn what_this_node_cannot_do_is_named() {
         };
         world.build().unwrap_err().to_string()
     };
-    let error = build(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#);
-    assert!(error.contains("host-gw"), "{error}");
     let error = build(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","VNI":16777215}}"#);
     assert!(error.contains("16777215"), "{error}");
     let error = build(r#"{"Network":"10.9.0.0/16","Backend":{"Type":"vxlan"}}"#);

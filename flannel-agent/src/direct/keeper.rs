@@ -1,15 +1,11 @@
 //! Keeps the kernel's routes equal to what is wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Change, Direct, destinations, plan};
-use crate::config::NetworkConfig;
-use crate::lease::Leases;
+use super::{Change, Direct, plan};
 use crate::net::{NetError, Netlink, Outcome};
-use crate::uplink::Uplink;
 
 /// Remembers what was said, so that the same is not said again.
 #[derive(Debug, Default)]
@@ -25,20 +21,11 @@ impl Keeper {
     ///
     /// # Errors
     /// If the kernel does not list its routes.
-    pub async fn reconcile(
-        &mut self,
-        net: &Netlink,
-        config: &NetworkConfig,
-        own: Ipv4Net,
-        leases: &Leases,
-        uplink: &Uplink,
-    ) -> Result<usize, NetError> {
-        let on_link = on_link(net, destinations(config, leases)).await;
-        let wanted = Direct::new(config, own, leases, uplink, &on_link);
-        self.name_ignored(&wanted);
+    pub async fn reconcile(&mut self, net: &Netlink, wanted: &Direct) -> Result<usize, NetError> {
+        self.name_ignored(wanted);
         let mut said = BTreeSet::new();
         let mut done = 0;
-        for change in plan(&wanted, &net.routes().await?) {
+        for change in plan(wanted, &net.routes().await?) {
             match apply(net, &change).await {
                 Ok(()) => {
                     tracing::info!("{change}");
@@ -88,20 +75,4 @@ async fn apply(net: &Netlink, change: &Change) -> Result<(), String> {
         Ok(Outcome::Done | Outcome::Missing) => Ok(()),
         Err(error) => Err(format!(": {error}")),
     }
-}
-
-/// The interface of each address that the kernel reaches without a gateway. Asked without naming an
-/// interface: with one, the kernel takes what it has no route to for a neighbour (`ip_route_output_key`).
-pub(crate) async fn on_link(
-    net: &Netlink,
-    addresses: BTreeSet<Ipv4Addr>,
-) -> BTreeMap<Ipv4Addr, u32> {
-    if addresses.is_empty() {
-        return BTreeMap::new();
-    }
-    let hops = net.next_hops(addresses, None).await;
-    hops.into_iter()
-        .filter(|(address, hop)| hop.via == *address && !hop.local)
-        .map(|(address, hop)| (address, hop.index))
-        .collect()
 }

@@ -46,7 +46,10 @@ fn wanted(backend: &str, leases: &[(&str, LeaseAttrs)], on_link: &[(&str, u32)])
         net("10.1.1.0/24"),
         &Arc::new(leases.collect()),
         &uplink(),
-        &on_link.iter().map(|(a, index)| (ip(a), *index)).collect(),
+        &on_link
+            .iter()
+            .map(|(a, index)| (ip(a), Some(*index)))
+            .collect(),
     )
 }
 

@@ -79,7 +79,14 @@ fn packets(sums: &Sums, registry: &mut Registry) {
 /// As seen from the pods of this node.
 const fn direction(program: Program) -> &'static str {
     match program {
-        Program::OverlayTx | Program::OverlayCatch | Program::PodTx => "tx",
+        Program::OverlayTx
+        | Program::OverlayCatch
+        | Program::PodTx
+        | Program::DirectTx
+        | Program::UplinkTx
+        | Program::OverlaySnatTx
+        | Program::SnatOpen
+        | Program::SnatOddTx => "tx",
         _ => "rx",
     }
 }

@@ -69,6 +69,8 @@ impl Netlink {
         destinations: impl IntoIterator<Item = Ipv4Addr>,
         index: Option<u32>,
     ) -> BTreeMap<Ipv4Addr, NextHop> {
+        let destinations: Vec<Ipv4Addr> = destinations.into_iter().collect();
+        crate::metrics::looked_up(destinations.len());
         stream::iter(destinations)
             .map(|destination| async move {
                 match self.next_hop(destination, index).await {

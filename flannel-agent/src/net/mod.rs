@@ -5,6 +5,7 @@
 //! `/sys/class/net`, which belongs to whoever mounted it.
 
 mod address;
+mod blackhole;
 mod error;
 mod features;
 mod filter;

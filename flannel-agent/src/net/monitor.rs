@@ -13,13 +13,17 @@ use rtnetlink::MulticastGroup;
 use tokio::sync::Notify;
 
 use super::error::NetError;
+use super::route::PROTOCOL;
 
 /// What changed since the last look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Changes {
     pub links: bool,
     pub addresses: bool,
+    /// Routes that are not ours.
     pub routes: bool,
+    /// Routes with our mark, changed by us or by somebody.
+    pub own_routes: bool,
     /// Messages were lost (then all of the above are set too), or the monitor ended.
     pub lost: bool,
 }
@@ -30,6 +34,7 @@ impl Changes {
         links: true,
         addresses: true,
         routes: true,
+        own_routes: true,
         lost: true,
     };
 
@@ -38,10 +43,18 @@ impl Changes {
         self != Self::default()
     }
 
-    fn add(&mut self, other: Self) {
+    /// Whether the kernel may send packets to peers another way than before, as far as routes and
+    /// addresses say. Our own routes lead to pods, not to nodes.
+    #[must_use]
+    pub fn concern_next_hops(self) -> bool {
+        self.routes || self.addresses || self.lost
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
         self.links |= other.links;
         self.addresses |= other.addresses;
         self.routes |= other.routes;
+        self.own_routes |= other.own_routes;
         self.lost |= other.lost;
     }
 }
@@ -145,8 +158,11 @@ fn classify(message: &NetlinkMessage<RouteNetlinkMessage>) -> Changes {
             RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),
         ) => changes.addresses = true,
         NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_),
-        ) => changes.routes = true,
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+        ) => match u8::from(route.header.protocol) {
+            PROTOCOL => changes.own_routes = true,
+            _ => changes.routes = true,
+        },
         NetlinkPayload::Overrun(_) => {
             crate::metrics::netlink_overrun();
             changes = Changes::ALL;
@@ -159,6 +175,7 @@ fn classify(message: &NetlinkMessage<RouteNetlinkMessage>) -> Changes {
 #[cfg(test)]
 mod tests {
     use netlink_packet_core::NetlinkHeader;
+    use netlink_packet_route::route::RouteMessage;
 
     use super::*;
 
@@ -169,6 +186,26 @@ mod tests {
             NetlinkPayload::Overrun(Vec::new()),
         );
         assert_eq!(classify(&overrun), Changes::ALL);
+    }
+
+    #[test]
+    fn our_own_routes_say_nothing_about_next_hops() {
+        let announced = |protocol: u8| {
+            let mut route = RouteMessage::default();
+            route.header.protocol = protocol.into();
+            let message = RouteNetlinkMessage::NewRoute(route);
+            let payload = NetlinkPayload::InnerMessage(message);
+            classify(&NetlinkMessage::new(NetlinkHeader::default(), payload))
+        };
+        let own = announced(PROTOCOL);
+        assert!(own.any() && !own.concern_next_hops());
+        assert!(announced(3).concern_next_hops());
+        assert!(Changes::ALL.concern_next_hops());
+        let links = Changes {
+            links: true,
+            ..Changes::default()
+        };
+        assert!(!links.concern_next_hops(), "a pod came or went");
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@ use super::*;
 use crate::desired::tests::World;
 
 fn wanted() -> Pair {
-    World::default().build().unwrap().node.pair
+    World::default().build().unwrap().node.pair.unwrap()
 }
 
 fn veth(index: u32, name: &str, peer: Option<u32>, alias: Option<&str>) -> Link {

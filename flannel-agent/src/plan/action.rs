@@ -190,6 +190,9 @@ impl fmt::Display for Action {
                 }
                 Ok(())
             }
+            Self::Load { globals } if globals.vni == 0 => {
+                write!(f, "load the programs at {}", globals.uplink_ip)
+            }
             Self::Load { globals } => write!(
                 f,
                 "load the programs for VNI {} port {} at {}",

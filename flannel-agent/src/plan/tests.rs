@@ -5,7 +5,7 @@ mod properties;
 
 use super::*;
 use crate::actual::Stale;
-use crate::desired::tests::{World, ip, net, source_nat};
+use crate::desired::tests::{World, config, ip, net, source_nat};
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use model::{Model, empty};
@@ -181,6 +181,18 @@ fn drift_is_repaired_and_no_more() {
     );
     assert_eq!(
         drifted(|a| {
+            let former = (net("10.9.0.0/16"), Some(ip("10.9.1.0")));
+            model::pair(a).routes.extend([former]);
+            model::pair(a).addresses.insert(net("10.9.1.0/32"));
+        }),
+        [
+            "remove the route 10.9.0.0/16 dev flannel.1",
+            "remove 10.9.1.0/32 from flannel.1",
+        ],
+        "the network was another one before"
+    );
+    assert_eq!(
+        drifted(|a| {
             model::pair(a).up = false;
             model::pair(a).routes.clear();
         }),
@@ -246,6 +258,74 @@ fn a_moved_uplink_loads_anew_and_detaches_the_old_one_last() {
     assert_eq!(actions.last().unwrap(), "detach uplink_rx-2");
     assert!(actions.contains(&"attach uplink_rx to ingress of eth1".to_owned()));
     model.converge(&desired);
+}
+
+/// The node as another configuration of the network wants it.
+fn under(backend: &str) -> Desired {
+    let attrs = match backend.contains("host-gw") {
+        true => LeaseAttrs::host_gw(ip("192.168.0.2")),
+        false => LeaseAttrs::vxlan(ip("192.168.0.2"), 1, MacAddr([2, 0, 0, 0, 0, 2])),
+    };
+    let world = World {
+        config: config(backend),
+        ..World::default()
+    };
+    world.with("10.244.2.0/24", attrs).routed().build().unwrap()
+}
+
+#[test]
+fn host_gw_is_programs_and_peers() {
+    assert_eq!(
+        words(&plan(&under(r#"{"Type":"host-gw"}"#), &empty()).unwrap()),
+        [
+            "load the programs at 192.168.0.1",
+            "update peers: 10.244.2.0/24 at 192.168.0.2 (without tunnel)",
+            "attach direct_rx to ingress of eth0",
+            "attach direct_tx to egress of eth0",
+            "end the proofs of all flows",
+        ]
+    );
+}
+
+#[test]
+fn a_tunnel_goes_last_when_routes_take_its_place() {
+    let mut model = running();
+    model.new_process();
+    let wanted = under(r#"{"Type":"host-gw"}"#);
+    model.look(&wanted);
+    let words = words(&plan(&wanted, &model.actual).unwrap());
+    assert_eq!(words.last().unwrap(), "delete flannel.1");
+    let at = |word: &str| words.iter().position(|w| w.starts_with(word)).unwrap();
+    assert!(at("take routes and addresses off flannel.1") < at("delete"));
+    assert!(
+        !words.iter().any(|w| w.contains("add the route")),
+        "{words:?}"
+    );
+    model.converge(&wanted);
+    model.new_process();
+    model.converge(&self::wanted());
+}
+
+#[test]
+fn another_vni_has_another_pair_and_the_old_one_forwards_until_then() {
+    let mut model = running();
+    model.new_process();
+    let wanted = under(r#"{"Type":"vxlan","VNI":2}"#);
+    model.look(&wanted);
+    let words = words(&plan(&wanted, &model.actual).unwrap());
+    assert!(words[0].starts_with("create flannel.2"), "{words:?}");
+    let route = "replace the route 10.244.0.0/16 dev flannel.2 src 10.244.1.0";
+    let at = |word: &str| words.iter().position(|w| w.starts_with(word)).unwrap();
+    assert!(at("attach overlay_tx to egress of flannel.2") < at(route));
+    let turn = at("take routes and addresses off flannel.1");
+    assert!(at(route) < turn);
+    assert_eq!(
+        words[turn + 1],
+        route,
+        "the kernel took it with the address"
+    );
+    assert_eq!(words.last().unwrap(), "delete flannel.1");
+    model.converge(&wanted);
 }
 
 #[test]

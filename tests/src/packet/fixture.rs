@@ -10,7 +10,7 @@ use bytemuck::Zeroable as _;
 use flannel_agent::dataplane::Wire;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::globals;
-use flannel_common::maps::{self, PEER_VXLAN, Peer, Vtep};
+use flannel_common::maps::{self, PEER_DIRECT, PEER_VXLAN, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::stats::{Count, Counters};
@@ -165,6 +165,22 @@ impl Fixture {
         HashMap::<_, Ipv4, Wire<Vtep>>::try_from(map)
             .unwrap()
             .insert(public_ip, Wire(Vtep { leases: 1 }), 0)
+            .unwrap();
+    }
+
+    /// A peer that is reached without a tunnel.
+    pub fn direct_peer(&mut self, subnet: Ipv4, len: u32, public_ip: Ipv4) {
+        let peer = Peer {
+            public_ip,
+            next_hop: public_ip,
+            vtep_mac: [0; 6],
+            kind: PEER_DIRECT,
+            pad: 0,
+        };
+        let map = self.ebpf.map_mut(maps::PEERS).unwrap();
+        LpmTrie::<_, Ipv4, Wire<Peer>>::try_from(map)
+            .unwrap()
+            .insert(&Key::new(len, subnet), Wire(peer), 0)
             .unwrap();
     }
 

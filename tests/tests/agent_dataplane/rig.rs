@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use flannel_agent::config::NetworkConfig;
 use flannel_agent::dataplane::{AttachMode, Dataplane, Options, Report};
-use flannel_agent::desired::{Desired, Facts, FastPath, Inputs, Mode, SourceNat};
+use flannel_agent::desired::{Desired, Facts, FastPath, Inputs, Mode, Sought, SourceNat};
+use flannel_agent::direct::Direct;
 use flannel_agent::lease::LeaseAttrs;
 use flannel_agent::mac::MacAddr;
 use flannel_agent::uplink::{self, Uplink};
@@ -32,6 +33,8 @@ pub(crate) struct Rig {
     pub(crate) snat: Option<SourceNat>,
     pub(crate) flow_entries: u32,
     pub(crate) subnet: &'static str,
+    /// The network's config.
+    pub(crate) config: &'static str,
 }
 
 impl Rig {
@@ -59,6 +62,7 @@ impl Rig {
             snat: None,
             flow_entries: 8192,
             subnet: "10.244.1.0/24",
+            config: r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#,
         }
     }
 
@@ -119,7 +123,8 @@ impl Rig {
     }
 
     pub(crate) fn map_pin(&self, name: &str) -> PathBuf {
-        self.pins().join("v1/maps").join(name)
+        let layout = format!("v{}/maps", flannel_common::maps::LAYOUT_VERSION);
+        self.pins().join(layout).join(name)
     }
 
     /// The only pin of a program's link.
@@ -163,19 +168,28 @@ impl Agent<'_> {
         &self,
         leases: &BTreeMap<ipnet::Ipv4Net, LeaseAttrs>,
     ) -> Desired {
-        let json = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
         let uplink = self.uplink().await;
         let leases = Arc::new(leases.clone());
         let fast_path = &self.rig.fast_path;
-        let facts = Facts::gather(self.dataplane.netlink(), &uplink, &leases, fast_path)
+        let config = NetworkConfig::parse(self.rig.config).unwrap();
+        let sought = Sought {
+            config: &config,
+            uplink: &uplink,
+            leases: &leases,
+            fast_path,
+        };
+        let facts = Facts::gather(self.dataplane.netlink(), sought)
             .await
             .unwrap();
+        let subnet = self.rig.subnet.parse().unwrap();
+        let direct = Direct::new(&config, subnet, &leases, &uplink, &facts.on_link);
         Desired::new(&Inputs {
             network: NETWORK,
-            config: &NetworkConfig::parse(json).unwrap(),
-            subnet: self.rig.subnet.parse().unwrap(),
+            config: &config,
+            subnet,
             leases: &leases,
             uplink: &uplink,
+            direct: &direct.routes,
             vtep_mac: MAC,
             facts: &facts,
             source_check: true,

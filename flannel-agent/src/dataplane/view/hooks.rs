@@ -47,9 +47,9 @@ impl View {
             let vni = link.name.strip_prefix("flannel.").filter(|_| ours)?;
             vni.parse().ok()
         });
-        if let Some(vni) = vni {
-            hooks.extend(filters(net, links, vni).await?);
-        }
+        // A network without a tunnel has no VNI.
+        let tag = vni.unwrap_or_else(|| crate::mark::tag(&self.network));
+        hooks.extend(filters(net, links, tag).await?);
         hooks.sort_by(|a, b| (&a.program, a.ifindex).cmp(&(&b.program, b.ifindex)));
         Ok(hooks)
     }
@@ -172,14 +172,14 @@ fn on_hook(device: &str, program: u32) -> Option<Direction> {
     })
 }
 
-async fn filters(net: &Netlink, links: &[Link], vni: u32) -> Result<Vec<Hook>, NetError> {
+async fn filters(net: &Netlink, links: &[Link], tag: u32) -> Result<Vec<Hook>, NetError> {
     let mut hooks = Vec::new();
     for link in links {
         for direction in [Direction::Ingress, Direction::Egress] {
             for filter in net.filters(link.index, direction).await? {
                 let found = Program::ALL
                     .into_iter()
-                    .find(|program| is_filter_of(&filter, *program, vni));
+                    .find(|program| is_filter_of(&filter, *program, tag));
                 let Some(program) = found else {
                     continue;
                 };

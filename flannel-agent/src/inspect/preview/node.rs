@@ -6,12 +6,21 @@ use crate::cli::Config;
 use crate::cli::flags::SourceCheck;
 use crate::config::Backend;
 use crate::dataplane::{self, AttachMode, Options};
-use crate::desired::{self, Desired, Facts, Inputs};
+use crate::desired::{self, Desired, Facts, Inputs, Sought};
 use crate::direct::{self, Direct};
+use crate::mac::MacAddr;
 use crate::net::Netlink;
 use crate::subnet_env::{self, SubnetEnv};
 use crate::uplink::Uplink;
-use crate::{cni, forward_rules, plan};
+use crate::{blackhole, cni, forward_rules, plan};
+
+/// What was found out before.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    uplink: &'a Uplink,
+    facts: &'a Facts,
+    direct: &'a Direct,
+}
 
 impl Preview {
     pub(super) async fn add_node(
@@ -21,23 +30,42 @@ impl Preview {
         uplink: &Uplink,
         leased: &Leased,
     ) -> anyhow::Result<()> {
-        self.add_dataplane(config, net, uplink, leased).await?;
-        let network = leased.network.network;
+        let (network, lease) = (&leased.network, &leased.lease);
+        let sought = Sought {
+            config: network,
+            uplink,
+            leases: &lease.others,
+            fast_path: &config.fast_path,
+        };
+        let facts = Facts::gather(net, sought).await?;
+        let direct = Direct::new(network, lease.subnet, &lease.others, uplink, &facts.on_link);
+        if network.backend == Backend::HostGw {
+            self.add_routes(net, &direct).await?;
+        }
+        let known = Known {
+            uplink,
+            facts: &facts,
+            direct: &direct,
+        };
+        self.add_dataplane(config, known, leased).await?;
+        if network.backend != Backend::HostGw {
+            self.add_routes(net, &direct).await?;
+        }
+        let network = network.network;
+        self.add_blackhole(config, net, leased).await?;
         if config.forward_rules && forward_rules::are_missing(network).await? {
             let what =
                 format!("accept {network} in FORWARD by iptables rules, since its policy is DROP");
             self.steps
                 .push(Step::new("kernel", "add_forward_rules", what));
         }
-        self.add_routes(net, uplink, leased).await?;
         self.add_files(config, uplink, leased)
     }
 
     async fn add_dataplane(
         &mut self,
         config: &Config,
-        net: &Netlink,
-        uplink: &Uplink,
+        known: Known<'_>,
         leased: &Leased,
     ) -> anyhow::Result<()> {
         let dataplane = dataplane::Preview::open(&Options {
@@ -54,19 +82,19 @@ impl Preview {
             let what = format!("mount a BPF file system on {}", config.bpffs.display());
             self.steps.push(Step::new("kernel", "mount_bpffs", what));
         }
-        if leased.network.backend == Backend::HostGw {
-            return Ok(());
-        }
-        let leases = &leased.lease.others;
-        let facts = Facts::gather(net, uplink, leases, &config.fast_path).await?;
+        let vtep_mac = match leased.network.backend {
+            Backend::Vxlan(_) => leased.attrs.vxlan_data()?.vtep_mac,
+            Backend::HostGw => MacAddr([0; 6]),
+        };
         let desired = Desired::new(&Inputs {
             network: &self.network,
             config: &leased.network,
             subnet: leased.lease.subnet,
-            leases,
-            uplink,
-            vtep_mac: leased.attrs.vxlan_data()?.vtep_mac,
-            facts: &facts,
+            leases: &leased.lease.others,
+            uplink: known.uplink,
+            direct: &known.direct.routes,
+            vtep_mac,
+            facts: known.facts,
             source_check: config.source_check == SourceCheck::Strict,
             fast_path: &config.fast_path,
             snat: config.snat.as_ref(),
@@ -78,19 +106,34 @@ impl Preview {
         Ok(())
     }
 
-    async fn add_routes(
+    async fn add_routes(&mut self, net: &Netlink, direct: &Direct) -> anyhow::Result<()> {
+        let changes = direct::plan(direct, &net.routes().await?);
+        self.steps.extend(changes.iter().map(Step::from));
+        self.ignored.extend(direct.ignored.clone());
+        Ok(())
+    }
+
+    async fn add_blackhole(
         &mut self,
+        config: &Config,
         net: &Netlink,
-        uplink: &Uplink,
         leased: &Leased,
     ) -> anyhow::Result<()> {
-        let (network, lease) = (&leased.network, &leased.lease);
-        let asked = direct::destinations(network, &lease.others);
-        let on_link = direct::on_link(net, asked).await;
-        let wanted = Direct::new(network, lease.subnet, &lease.others, uplink, &on_link);
-        let changes = direct::plan(&wanted, &net.routes().await?);
-        self.steps.extend(changes.iter().map(Step::from));
-        self.ignored.extend(wanted.ignored);
+        let wanted = config.blackhole.then_some(leased.lease.subnet);
+        let held = net.blackholes().await?;
+        let (add, remove) = blackhole::plan(&held, leased.network.network, wanted);
+        let add = add.map(|subnet| ("add_blackhole_route", "add", subnet));
+        let remove = remove
+            .into_iter()
+            .map(|subnet| ("remove_blackhole_route", "remove", subnet));
+        self.steps
+            .extend(add.into_iter().chain(remove).map(|(name, verb, subnet)| {
+                Step::new(
+                    "kernel",
+                    name,
+                    format!("{verb} the blackhole route {subnet}"),
+                )
+            }));
         Ok(())
     }
 

@@ -54,9 +54,13 @@ pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
 }
 
 impl Status {
-    /// Routes to peers and no tunnel: nothing else of ours is in the kernel then.
+    /// Routes to peers and no tunnel: what else there is only makes flows faster.
     fn is_host_gw(&self) -> bool {
-        self.direct_routes > 0 && self.maps.is_empty() && self.hooks.is_empty()
+        let without_programs = self.maps.is_empty() && self.hooks.is_empty();
+        match &self.told {
+            Some(told) => told.vni == 0,
+            None => self.direct_routes > 0 && without_programs,
+        }
     }
 }
 

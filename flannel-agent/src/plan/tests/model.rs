@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use flannel_common::program::Program;
+use ipnet::Ipv4Net;
 
 use crate::actual::{Actual, Device, Generation, Loaded, PairState, PeerMaps, Programs, Stale};
 use crate::desired::Desired;
@@ -13,6 +14,8 @@ pub(super) fn empty() -> Actual {
     Actual {
         device: Device::Absent,
         aside: false,
+        former: BTreeSet::new(),
+        former_leads: false,
         programs: Programs::default(),
         peers: PeerMaps::default(),
         exempt: BTreeSet::new(),
@@ -31,6 +34,8 @@ pub(super) fn pair(actual: &mut Actual) -> &mut PairState {
 pub(super) struct Model {
     pub(super) actual: Actual,
     next_index: u32,
+    /// Name and route of the pair that is there.
+    tunnel: Option<(String, Ipv4Net)>,
 }
 
 impl Model {
@@ -38,11 +43,30 @@ impl Model {
         Self {
             actual,
             next_index: 100,
+            tunnel: None,
         }
+    }
+
+    /// What is observed depends on what is wanted: a pair of another name is one of an earlier configuration.
+    pub(super) fn look(&mut self, desired: &Desired) {
+        let wanted = desired.node.pair.as_ref().map(|pair| &pair.name);
+        let Some((name, overlay)) = &self.tunnel else {
+            return;
+        };
+        if Some(name) == wanted {
+            return;
+        }
+        let old = std::mem::replace(&mut self.actual.device, Device::Absent);
+        if let Device::Ours(pair) = old {
+            self.actual.former_leads = pair.routes.contains_key(overlay);
+            self.actual.former.insert(name.clone());
+        }
+        self.tunnel = None;
     }
 
     /// Plans and applies; afterwards there must be nothing left to do.
     pub(super) fn converge(&mut self, desired: &Desired) {
+        self.look(desired);
         for action in plan(desired, &self.actual).unwrap() {
             self.apply(&action);
         }
@@ -52,12 +76,20 @@ impl Model {
             "{:#?}",
             self.actual
         );
+        assert!(self.actual.former.is_empty(), "{:?}", self.actual.former);
+        self.tunnel = None;
+        if let Some(wanted) = &desired.node.pair {
+            self.tunnel = Some((wanted.name.clone(), desired.node.overlay));
+            let pair = pair(&mut self.actual);
+            assert!(pair.up && pair.gro_up && pair.aliased);
+            assert!(pair.addresses.contains(&desired.node.address));
+            let route = pair.routes.get(&desired.node.overlay);
+            assert_eq!(route, Some(&Some(desired.node.address.addr())));
+        }
+        if desired.node.programs.is_empty() {
+            return;
+        }
         assert_eq!(self.actual.peers, PeerMaps::from(&desired.peers));
-        let pair = pair(&mut self.actual);
-        assert!(pair.up && pair.gro_up && pair.aliased);
-        assert!(pair.addresses.contains(&desired.node.address));
-        let route = pair.routes.get(&desired.node.overlay);
-        assert_eq!(route, Some(&Some(desired.node.address.addr())));
         let programs = &self.actual.programs;
         assert_eq!(
             programs.loaded.as_ref().map(|l| &l.globals),
@@ -117,9 +149,19 @@ impl Model {
                 actual.aside = true;
             }
             // The address leaves a device; see `plan`.
-            Action::Retire { .. } => pair(actual).routes.clear(),
+            Action::Retire { device } => {
+                if actual.former.contains(device) {
+                    actual.former_leads = false;
+                }
+                if let Device::Ours(pair) = &mut actual.device {
+                    pair.routes.clear();
+                }
+            }
             Action::DeleteDevice { device } if device.starts_with("flold") => {
                 actual.aside = false;
+            }
+            Action::DeleteDevice { device } if actual.former.remove(device) => {
+                assert!(!actual.former_leads, "packets still go there");
             }
             Action::DeleteDevice { .. } => actual.device = Device::Absent,
             Action::CreatePair(wanted) => {
@@ -151,7 +193,10 @@ impl Model {
                 pair(actual).wrong_features.remove(device);
             }
             Action::Load { globals } => {
-                let (index, gro_index) = (pair(actual).index, pair(actual).gro_index);
+                let (index, gro_index) = match &actual.device {
+                    Device::Ours(pair) => (pair.index, pair.gro_index),
+                    _ => (0, 0),
+                };
                 actual.programs.loaded = Some(Loaded {
                     globals: globals.clone(),
                     index,
@@ -215,8 +260,11 @@ impl Model {
             Action::SetRoute {
                 destination,
                 source,
+                replace,
                 ..
             } => {
+                assert!(*replace || !actual.former_leads, "such a route exists");
+                actual.former_leads = false;
                 let pair = pair(actual);
                 assert!(pair.up, "a route needs its device up");
                 let held = pair.addresses.iter().any(|a| a.addr() == *source);

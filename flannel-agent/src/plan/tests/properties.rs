@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::model::{Model, empty};
 use crate::actual::{Actual, Device, Generation, PairState, PeerMaps, Stale};
-use crate::desired::tests::{World, source_nat};
+use crate::desired::tests::{World, config, source_nat};
 use crate::desired::{Desired, Peer};
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
@@ -27,30 +27,41 @@ fn lease() -> impl Strategy<Value = LeaseAttrs> {
     })
 }
 
-/// Another uplink, own subnet and set of peers each time.
+const BACKENDS: [&str; 4] = [
+    r#"{"Type":"vxlan"}"#,
+    r#"{"Type":"vxlan","VNI":2,"Port":4789}"#,
+    r#"{"Type":"vxlan","DirectRouting":true}"#,
+    r#"{"Type":"host-gw"}"#,
+];
+
+/// Another backend, uplink, own subnet and set of peers each time.
 fn desired() -> impl Strategy<Value = Desired> {
     let leases = prop::collection::btree_map(2..250u8, lease(), 0..20);
     let exempt = prop::collection::btree_set(exempt(), 0..3);
     let snat = prop::option::of((40_000..50_000u16, exempt));
     let uplink = (2..4u32, 600..9000u32);
-    (leases, 1..5u8, uplink, snat).prop_map(|(leases, own, (index, mtu), snat)| {
-        let mut world = World {
-            subnet: Ipv4Net::new(Ipv4Addr::new(10, 244, own, 0), 24).unwrap(),
-            ..World::default()
-        };
-        world.uplink.index = index;
-        world.uplink.name = format!("eth{index}");
-        world.uplink.mtu = mtu;
-        world.snat = snat.map(|(min, exempt)| {
-            let mut snat = source_nat(min, 60_000, &[]);
-            snat.exempt = exempt;
-            snat
-        });
-        for (third, attrs) in leases {
-            world = world.with(&format!("10.244.{third}.0/24"), attrs);
-        }
-        world.build().unwrap()
-    })
+    let backend = prop::sample::select(&BACKENDS[..]);
+    (leases, 1..5u8, uplink, snat, backend).prop_map(
+        |(leases, own, (index, mtu), snat, backend)| {
+            let mut world = World {
+                subnet: Ipv4Net::new(Ipv4Addr::new(10, 244, own, 0), 24).unwrap(),
+                config: config(backend),
+                ..World::default()
+            };
+            world.uplink.index = index;
+            world.uplink.name = format!("eth{index}");
+            world.uplink.mtu = mtu;
+            world.snat = snat.map(|(min, exempt)| {
+                let mut snat = source_nat(min, 60_000, &[]);
+                snat.exempt = exempt;
+                snat
+            });
+            for (third, attrs) in leases {
+                world = world.with(&format!("10.244.{third}.0/24"), attrs);
+            }
+            world.routed().build().unwrap()
+        },
+    )
 }
 
 fn exempt() -> impl Strategy<Value = Ipv4Net> {
@@ -65,6 +76,7 @@ fn peer_maps() -> impl Strategy<Value = PeerMaps> {
         public_ip: ip.into(),
         next_hop: hop.into(),
         vtep_mac,
+        direct: false,
     });
     let subnet = any::<u8>().prop_map(|n| Ipv4Net::new([10, 244, n, 0].into(), 24).unwrap());
     (
@@ -130,12 +142,20 @@ proptest! {
         peers in peer_maps(),
         stale in prop::collection::btree_set("[a-z]{3}-[0-9]", 0..3),
         exempt in prop::collection::btree_set(exempt(), 0..3),
+        former in prop::collection::btree_set("flannel\\.[89]", 0..3),
+        former_leads in any::<bool>(),
         steps in prop::collection::btree_set(prop::sample::select(&Program::STEPS[..]), 0..3),
     ) {
         let mut actual = Actual { device, aside, peers, exempt, ..empty() };
+        actual.former_leads = former_leads && !former.is_empty();
+        actual.former = former;
         actual.programs.steps = steps.into_iter().map(|s| (s, Generation::Earlier)).collect();
         actual.programs.stale = stale.into_iter().map(Stale::Pin).collect();
         actual.programs.old_layouts = BTreeMap::from([("v0".to_owned(), true)]);
+        if desired.node.pair.is_none() {
+            actual.device = Device::Absent;
+            actual.aside = false;
+        }
         for attachment in &desired.node.attachments {
             actual.programs.attached.insert(attachment.clone(), Generation::Earlier);
         }

@@ -29,12 +29,22 @@ pub enum OptionsError {
     },
 }
 
+/// A server that refuses a certificate just ends the connection (TLS 1.3 tells after the handshake).
+fn of_certificates(failures: &str) -> &'static str {
+    if failures.contains("https://") {
+        "; where a connection ends at once, that etcd accepts the certificate (--etcd-certfile) and that it has not expired"
+    } else {
+        ""
+    }
+}
+
 /// An operation on etcd failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
     /// Passes when etcd is back; worth waiting for.
     #[error(
-        "cannot {what}: no etcd endpoint answers ({failures}): check --etcd-endpoints and that etcd runs there"
+        "cannot {what}: no etcd endpoint answers ({failures}): check --etcd-endpoints and that etcd runs there{}",
+        of_certificates(failures)
     )]
     Unreachable { what: String, failures: String },
     /// etcd answered with a refusal.

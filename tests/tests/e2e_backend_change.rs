@@ -1,0 +1,127 @@
+//! Another backend or VNI in the network's config: the next start takes the new way, and leaves nothing of the old one.
+
+#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+
+use std::net::SocketAddrV4;
+
+use flannel_tests::pair::Pair;
+use flannel_tests::prelude::*;
+use flannel_tests::{talk, tcp};
+
+const PREFIX: &str = "/coreos.com/network";
+const CIDR: &str = "10.244.0.0/16";
+
+/// Writes another config, and starts both agents again.
+fn change(pair: &mut Pair<Agent>, net: Network) {
+    let net = pair.lab.network(net);
+    for agent in [&mut pair.one, &mut pair.two] {
+        assert!(agent.terminate().success());
+        agent.restart();
+    }
+    pair.net = net;
+    pair.pod1.reaches(&pair.pod2);
+    pair.pod2.reaches(&pair.pod1);
+}
+
+fn talk(pair: &Pair<Agent>) -> talk::Tcp {
+    let server = tcp::Server::on(&pair.pod2);
+    let to = SocketAddrV4::new(pair.pod2.address(), server.port());
+    let talk = talk::Tcp::open(&server, &pair.pod1, to);
+    talk
+}
+
+/// Names of pinned links, without the index.
+fn pinned(agent: &Agent) -> Vec<String> {
+    let folder = agent
+        .node()
+        .bpffs()
+        .join("flannel/coreos_com_network/links");
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .map(|name| name.rsplit_once('-').unwrap().0.to_owned())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn has_device(agent: &Agent, name: &str) -> bool {
+    !agent
+        .try_exec(&format!("ip link show {name}"))
+        .stdout
+        .is_empty()
+}
+
+fn goes(pair: &Pair<Agent>, words: &str) {
+    let way = pair
+        .one
+        .exec(&format!("ip route get {}", pair.pod2.address()));
+    assert!(way.contains(words), "{way}");
+}
+
+#[test]
+fn from_vxlan_to_host_gw_and_back() {
+    let mut pair = Pair::of_agents();
+    let subnet = pair.one.subnet();
+    let mut talk = talk(&pair);
+    talk.rounds(20);
+    goes(&pair, "dev flannel.1");
+
+    change(&mut pair, Network::host_gw(PREFIX, CIDR));
+    assert_eq!(pair.one.subnet(), subnet);
+    goes(&pair, "dev eth0");
+    for agent in [&pair.one, &pair.two] {
+        assert!(!has_device(agent, "flannel.1") && !has_device(agent, "flgro.1"));
+        assert_eq!(
+            pinned(agent),
+            ["direct_rx", "direct_tx", "pod_rx", "pod_tx"]
+        );
+        let lease = pair.lab.etcd().get(&pair.net.lease_key(agent.subnet()));
+        assert!(lease.unwrap().contains("host-gw"));
+    }
+    talk.rounds(20);
+
+    change(&mut pair, Network::vxlan(PREFIX, CIDR));
+    assert_eq!(pair.one.subnet(), subnet);
+    goes(&pair, "dev flannel.1");
+    for agent in [&pair.one, &pair.two] {
+        let routes = agent.exec("ip route show proto 102");
+        assert_eq!(routes.lines().count(), 1, "{routes}");
+        let pins = pinned(agent);
+        assert!(
+            !pins.iter().any(|pin| pin.starts_with("direct")),
+            "{pins:?}"
+        );
+    }
+    talk.rounds(20);
+    talk.close();
+}
+
+#[test]
+fn to_another_vni_and_port() {
+    let mut pair = Pair::of_agents();
+    let mut talk = talk(&pair);
+    talk.rounds(20);
+    change(&mut pair, Network::vxlan(PREFIX, CIDR).vni(7).port(4789));
+    goes(&pair, "dev flannel.7");
+    for agent in [&pair.one, &pair.two] {
+        assert!(has_device(agent, "flannel.7") && has_device(agent, "flgro.7"));
+        assert!(!has_device(agent, "flannel.1") && !has_device(agent, "flgro.1"));
+        let routes = agent.exec("ip route show proto 102");
+        assert_eq!(routes.lines().count(), 1, "{routes}");
+    }
+    talk.rounds(20);
+    talk.close();
+}
+
+/// The config is read at the start: a running agent keeps to what it has read.
+#[test]
+fn a_running_agent_keeps_its_backend() {
+    let pair = Pair::of_agents();
+    pair.lab.network(Network::host_gw(PREFIX, CIDR));
+    let mut talk = talk(&pair);
+    talk.rounds(50);
+    goes(&pair, "dev flannel.1");
+    talk.close();
+}

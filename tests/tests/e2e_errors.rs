@@ -6,6 +6,7 @@ use flannel_tests::agent::Daemon;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use flannel_tests::udp::{self, Flow};
+use nix::sys::signal::Signal;
 use rstest::rstest;
 
 /// Everything the container runtime of flannel's manifest grants, and the two that BPF needs.
@@ -198,4 +199,25 @@ fn a_config_that_goes_bad_later_stops_nothing() {
     pair.lab.network(pair.net.clone());
     daemon.wait_until_ready(pair.one.node());
     pair.pod1.ping(pair.pod2.address()).succeeds();
+}
+
+/// The first signal ends the agent in order, which an etcd that does not answer may hold up; the second at once.
+#[test]
+fn a_second_signal_does_not_wait() {
+    let mut pair = Pair::of_agents();
+    let flows = pair
+        .both_ways()
+        .map(|way| Flow::start(way.client, way.server, way.server.address()));
+    pair.one.kill();
+    // Waits for etcd before it has even read the config.
+    pair.lab.etcd().freeze();
+    let mut daemon = pair.one.spawn_again();
+    eventually("it has started", SOON, || daemon.log().contains("starts"));
+    daemon.process().signal(Signal::SIGTERM);
+    daemon.process().signal(Signal::SIGTERM);
+    assert_eq!(daemon.process().wait(SOON).code(), Some(0));
+    pair.lab.etcd().thaw();
+    for flow in flows {
+        flow.finish().assert_complete();
+    }
 }

@@ -81,6 +81,37 @@ impl Pki {
         ]);
     }
 
+    /// Signs the request of `name` anew, for a time that is over.
+    fn expire(&self, name: &str) {
+        let config = "[ca]\ndefault_ca = it\n[it]\ndatabase = index\nserial = numbers\nnew_certs_dir = .\n\
+                      default_md = sha256\npolicy = any\n[any]\ncommonName = supplied\n";
+        std::fs::write(self.file("ca.conf"), config).unwrap();
+        std::fs::write(self.file("index"), "").unwrap();
+        std::fs::write(self.file("numbers"), "01\n").unwrap();
+        let (csr, pem) = (format!("{name}.csr"), format!("{name}.pem"));
+        self.openssl(&[
+            "ca",
+            "-batch",
+            "-config",
+            "ca.conf",
+            "-cert",
+            "ca.pem",
+            "-keyfile",
+            "ca.key",
+            "-startdate",
+            "200101000000Z",
+            "-enddate",
+            "200102000000Z",
+            "-extfile",
+            "ext",
+            "-in",
+            &csr,
+            "-out",
+            &pem,
+            "-notext",
+        ]);
+    }
+
     fn openssl(&self, args: &[&str]) {
         let output = Command::new("openssl")
             .args(args)
@@ -162,4 +193,35 @@ async fn http_endpoints_work_although_certificates_are_given() {
     options.tls.identity = Some(pki.identity());
     let source = EtcdSource::new(&options).unwrap();
     assert_eq!(source.read_network_config().await.unwrap(), net.config);
+}
+
+#[tokio::test]
+async fn an_expired_certificate_of_the_server_is_named() {
+    let pki = Pki::new();
+    std::fs::write(pki.file("ext"), "subjectAltName=IP:127.0.0.1").unwrap();
+    pki.expire("server");
+    let etcd = pki.server(false);
+    let mut options = EtcdOptions::new(vec![etcd.url()], PREFIX);
+    options.tls.ca_file = Some(pki.file("ca.pem"));
+    let error = reached(&options).await.unwrap_err();
+    assert!(
+        error.contains(&etcd.url()) && error.contains("xpired"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_expired_certificate_of_ours_is_refused_and_etcd_named() {
+    let pki = Pki::new();
+    std::fs::write(pki.file("ext"), "extendedKeyUsage=clientAuth").unwrap();
+    pki.expire("client");
+    let etcd = pki.server(true);
+    let mut options = EtcdOptions::new(vec![etcd.url()], PREFIX);
+    options.tls.ca_file = Some(pki.file("ca.pem"));
+    options.tls.identity = Some(pki.identity());
+    let error = reached(&options).await.unwrap_err();
+    assert!(
+        error.contains(&etcd.url()) && error.contains("ertificate"),
+        "{error}"
+    );
 }

@@ -1,0 +1,144 @@
+//! The node: writes down what it is told, and fails when it shall.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::sync::{Notify, watch};
+
+use super::{attrs, uplink};
+use crate::config::NetworkConfig;
+use crate::daemon::node::{Node, Wanted};
+use crate::lease::LeaseAttrs;
+use crate::uplink::Uplink;
+
+/// What the run loop did with the node.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::daemon::tests) enum Call {
+    Reconcile(Wanted),
+    Peers(Wanted),
+}
+
+impl Call {
+    pub(in crate::daemon::tests) fn wanted(&self) -> &Wanted {
+        match self {
+            Self::Reconcile(wanted) | Self::Peers(wanted) => wanted,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Kernel {
+    uplink: Mutex<Option<Uplink>>,
+    calls: watch::Sender<Vec<Call>>,
+    failures: AtomicUsize,
+    slowness: Mutex<Duration>,
+    announced: AtomicBool,
+    announce: Notify,
+}
+
+#[derive(Debug, Clone)]
+pub(in crate::daemon::tests) struct FakeNode(Arc<Kernel>);
+
+impl FakeNode {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Kernel {
+            uplink: Mutex::new(Some(uplink("192.0.2.1"))),
+            calls: watch::Sender::default(),
+            failures: AtomicUsize::default(),
+            slowness: Mutex::default(),
+            announced: AtomicBool::default(),
+            announce: Notify::new(),
+        }))
+    }
+
+    /// Lets the next `n` changes of the kernel fail.
+    pub(in crate::daemon::tests) fn fail(&self, n: usize) {
+        self.0.failures.store(n, Ordering::Relaxed);
+    }
+
+    /// How long a full reconcile takes from now on.
+    pub(in crate::daemon::tests) fn takes(&self, slowness: Duration) {
+        *self.0.slowness.lock().unwrap() = slowness;
+    }
+
+    pub(in crate::daemon::tests) fn lose_uplink(&self) {
+        *self.0.uplink.lock().unwrap() = None;
+    }
+
+    pub(in crate::daemon::tests) fn set_uplink(&self, uplink: Uplink) {
+        *self.0.uplink.lock().unwrap() = Some(uplink);
+    }
+
+    pub(in crate::daemon::tests) fn announce_change(&self) {
+        self.0.announced.store(true, Ordering::Relaxed);
+        self.0.announce.notify_one();
+    }
+
+    pub(in crate::daemon::tests) fn so_far(&self) -> Vec<Call> {
+        self.0.calls.borrow().clone()
+    }
+
+    pub(in crate::daemon::tests) async fn calls(&self, n: usize) -> Vec<Call> {
+        self.until(|calls| calls.len() >= n).await
+    }
+
+    pub(in crate::daemon::tests) async fn until(
+        &self,
+        done: impl Fn(&[Call]) -> bool,
+    ) -> Vec<Call> {
+        let mut calls = self.0.calls.subscribe();
+        calls.wait_for(|calls| done(calls)).await.unwrap().clone()
+    }
+
+    fn act(&self, call: Call) -> anyhow::Result<usize> {
+        self.0.calls.send_modify(|calls| calls.push(call));
+        let fails = |n: usize| n.checked_sub(1);
+        match self
+            .0
+            .failures
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fails)
+        {
+            Ok(_) => bail!("kernel says no"),
+            Err(_) => Ok(1),
+        }
+    }
+}
+
+impl Node for FakeNode {
+    async fn uplink(&mut self) -> anyhow::Result<Uplink> {
+        self.0.uplink.lock().unwrap().clone().context("no uplink")
+    }
+
+    async fn attrs(
+        &mut self,
+        _: &NetworkConfig,
+        uplink: &Uplink,
+        published: Option<&LeaseAttrs>,
+    ) -> anyhow::Result<LeaseAttrs> {
+        let mut attrs = published.cloned().unwrap_or_else(|| attrs(1, "192.0.2.1"));
+        attrs.public_ip = uplink.public_ip;
+        Ok(attrs)
+    }
+
+    fn mtu(&self, wanted: &Wanted) -> u32 {
+        wanted.uplink.mtu - 50
+    }
+
+    async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
+        let slowness = *self.0.slowness.lock().unwrap();
+        tokio::time::sleep(slowness).await;
+        self.act(Call::Reconcile(wanted.clone()))
+    }
+
+    async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
+        self.act(Call::Peers(wanted.clone()))
+    }
+
+    async fn changed(&mut self) {
+        while !self.0.announced.swap(false, Ordering::Relaxed) {
+            self.0.announce.notified().await;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Leases that others write: Windows nodes, flanneld of other versions.
+
+#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+
+use flannel_tests::prelude::*;
+use rstest::rstest;
+
+/// What Windows nodes ask of the whole cluster.
+fn windows() -> Network {
+    Network::vxlan("/coreos.com/network", "10.244.0.0/16")
+        .vni(4096)
+        .port(4789)
+}
+
+/// As flanneld on Windows writes it: the MAC is the HNS network's, known only after the start.
+#[test]
+fn a_windows_peer_is_reached_and_its_late_mac_followed() {
+    let lab = Lab::new();
+    let net = lab.network(windows());
+    let ours = Agent::start(lab.node("one"), &net);
+    let theirs = KernelVxlan::join(lab.node("win"), &net);
+    let (pod1, pod2) = (Pod::on(&ours, "pod1"), Pod::on(&theirs, "pod2"));
+    theirs.change_mac("0e:2a:0a:f4:02:00");
+    theirs.follow_leases();
+    let wire = Capture::start(ours.node(), Node::UPLINK, "udp dst port 4789");
+    pod1.reaches(&pod2);
+    pod2.reaches(&pod1);
+    let frames = wire.finish();
+    assert!(!frames.is_empty(), "nothing on port 4789");
+    // Ethernet, IPv4 and UDP headers, then flags and VNI.
+    for frame in &frames {
+        assert_eq!(frame[42..50], [8, 0, 0, 0, 0, 0x10, 0, 0], "VNI 4096");
+    }
+}
+
+/// `{ip}` and `{mac}` are the peer's.
+#[rstest]
+#[case::before_vni_was_written(
+    r#"{"PublicIP":"{ip}","BackendType":"vxlan","BackendData":{"VtepMAC":"{mac}"}}"#
+)]
+#[case::with_fields_of_tomorrow(
+    r#"{"Zone":"b","PublicIP":"{ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"{mac}","GBP":true},"Labels":{"a":["b"]}}"#
+)]
+#[case::dual_stack(
+    r#"{"PublicIP":"{ip}","PublicIPv6":"2001:db8::2","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"{mac}"},"BackendV6Data":{"VNI":1,"VtepMAC":"{mac}"}}"#
+)]
+#[case::keys_in_another_case(
+    r#"{"publicip":"{ip}","backendtype":"vxlan","backenddata":{"vni":1,"vtepmac":"{mac}"}}"#
+)]
+fn a_peer_of_any_age_is_reached(#[case] lease: &str) {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let theirs = KernelVxlan::join(lab.node("old"), &net);
+    let address = theirs.node().address().to_string();
+    let lease = lease
+        .replace("{ip}", &address)
+        .replace("{mac}", &theirs.mac());
+    lab.etcd().put(&net.lease_key(theirs.subnet()), &lease);
+    let ours = Agent::start(lab.node("one"), &net);
+    theirs.follow_leases();
+    let (pod1, pod2) = (Pod::on(&ours, "pod1"), Pod::on(&theirs, "pod2"));
+    pod1.reaches(&pod2);
+    pod2.reaches(&pod1);
+}
+
+/// A node whose operator chose another backend is named, and disturbs nobody.
+#[test]
+fn leases_of_other_backends_are_named_and_left_alone() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let one = Agent::start(lab.node("one"), &net);
+    let key = |n: u8| format!("{}/subnets/10.244.{n}.0-24", net.prefix);
+    let udp = r#"{"PublicIP":"172.30.0.61","BackendType":"udp"}"#;
+    let wireguard = r#"{"PublicIP":"172.30.0.62","BackendType":"wireguard","BackendData":{"PublicKey":"bm90IGEga2V5"}}"#;
+    lab.etcd().put(&key(61), udp);
+    lab.etcd().put(&key(62), wireguard);
+    for (n, backend) in [(61, "udp"), (62, "wireguard")] {
+        eventually(format!("{backend} is named"), SOON, || {
+            let log = one.log();
+            log.contains(&format!("10.244.{n}.0/24")) && log.contains(backend)
+        });
+    }
+    let two = Agent::start(lab.node("two"), &net);
+    let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
+    pod1.reaches(&pod2);
+    assert_eq!(lab.etcd().get(&key(61)).unwrap(), udp);
+}

@@ -9,6 +9,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::globals::POD_HOOK_PORT;
 use crate::header::Ip;
 use crate::maps::Peer;
 use crate::transport::L4;
@@ -92,7 +93,10 @@ pub struct Flow {
     pub port: u32,
     pub pod_mac: Mac,
     pub gateway_mac: Mac,
-    pub pad: [u8; 4],
+    /// What `port` is, a pod's port or the bridge ([`crate::globals::POD_HOOK`] of whoever saw the packet there): the
+    /// programs of two settings run side by side while one replaces the other.
+    pub hook: u8,
+    pub pad: [u8; 3],
 }
 
 /// Which way a packet goes.
@@ -192,7 +196,8 @@ impl Flow {
         port: 0,
         pod_mac: [0; 6],
         gateway_mac: [0; 6],
-        pad: [0; 4],
+        hook: POD_HOOK_PORT,
+        pad: [0; 3],
     };
 
     /// Decides for one packet. `both`: the other direction must be proven too (TCP, where conntrack must have

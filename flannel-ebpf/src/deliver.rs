@@ -6,7 +6,6 @@ use flannel_common::header::Ip;
 use flannel_common::reason::Reason;
 use flannel_common::ttl;
 
-use crate::globals::POD_HOOK;
 use crate::headers::{self, Macs};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
@@ -15,6 +14,7 @@ use crate::verdict::Verdict;
 #[derive(Clone, Copy)]
 pub(crate) struct Target {
     port: u32,
+    hook: u8,
     macs: Macs,
 }
 
@@ -28,6 +28,7 @@ impl Target {
         };
         (flow.port != 0).then_some(Self {
             port: flow.port,
+            hook: flow.hook,
             macs,
         })
     }
@@ -44,7 +45,7 @@ pub(crate) fn to_pod(
 ) -> Result<Verdict, Reason> {
     headers::rewrite(skb, target.macs, &ttl::decremented(ip))?;
     skb.clear_mark();
-    let action = if POD_HOOK.load() == POD_HOOK_BRIDGE {
+    let action = if target.hook == POD_HOOK_BRIDGE {
         skb::redirect(target.port)
     } else {
         skb::redirect_peer(target.port)

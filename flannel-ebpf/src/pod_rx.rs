@@ -9,7 +9,7 @@ use flannel_common::reason::Reason;
 use flannel_common::transport;
 
 use crate::flows;
-use crate::globals::{NETWORK, NETWORK_MASK, SUBNET, SUBNET_MASK};
+use crate::globals::{NETWORK, NETWORK_MASK, POD_HOOK, SUBNET, SUBNET_MASK};
 use crate::headers::{self, Packet};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
@@ -41,6 +41,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     }
     let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
     flow.port = skb.ifindex();
+    flow.hook = POD_HOOK.load();
     flow.pod_mac = eth.dst;
     flow.gateway_mac = eth.src;
     flow.note_passed(Direction::Rx, now, epoch);
@@ -55,6 +56,7 @@ fn learn_pod(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
     let (now, epoch) = (flows::now(), flows::epoch());
     let mut fresh = flows::seen(Direction::Rx, now);
     fresh.port = skb.ifindex();
+    fresh.hook = POD_HOOK.load();
     fresh.pod_mac = eth.dst;
     fresh.gateway_mac = eth.src;
     fresh.note_passed(Direction::Rx, now, epoch);

@@ -6,12 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use crate::host::Host;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// No datagram for so long after the last was sent: no more will come.
 const SILENCE: Duration = Duration::from_millis(300);
 const PACE: Duration = Duration::from_millis(1);
+/// Bytes that wait in the receiver's socket: a busy machine may not let it run for seconds, and what then finds no
+/// room would look like a loss on the way.
+const ROOM: usize = 16 << 20;
 /// The largest datagram that IPv4 carries fits.
 const LARGEST: usize = 65_536;
 
@@ -141,6 +146,7 @@ impl Flow {
             n
         });
         rx.set_read_timeout(Some(SILENCE)).expect("set a time-out");
+        setsockopt(&rx, sockopt::RcvBufForce, &ROOM).expect("make room in a UDP socket");
         let stopped = stop.clone();
         let receiver = std::thread::spawn(move || receive_until(&rx, &stopped));
         Self {

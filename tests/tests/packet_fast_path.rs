@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
 
 use flannel_common::flow::{Flow, FlowKey, LIFETIME, REFRESH};
-use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF, POD_HOOK_BRIDGE};
+use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF, POD_HOOK_BRIDGE, POD_HOOK_PORT};
 use flannel_common::program::Program::{OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx};
 use flannel_common::reason::Reason;
 use flannel_tests::packet::{Fixture, Inner, Node, REDIRECT, Run, SHOT, UNSPEC, vxlan};
@@ -148,6 +148,21 @@ fn udp_needs_both_directions_at_the_bridge() {
     assert_eq!(node.run(PodTx, &Inner::from_pod().udp()).action, UNSPEC);
     through_the_stack_in(&mut node, Inner::udp);
     assert_eq!(node.run(PodTx, &Inner::from_pod().udp()).action, REDIRECT);
+}
+
+/// `bpf_redirect_peer` to a bridge drops: whoever delivers must know what was noted, also while a program of another
+/// setting is still about.
+#[test]
+fn a_flow_says_whether_it_is_delivered_to_a_port_or_to_the_bridge() {
+    for pod_hook in [POD_HOOK_PORT, POD_HOOK_BRIDGE] {
+        let mut node = Node {
+            pod_hook,
+            ..Node::default()
+        }
+        .load();
+        through_the_stack_in(&mut node, Inner::tcp);
+        assert_eq!(node.flow(&tcp_key()).unwrap().hook, pod_hook);
+    }
 }
 
 /// kube-proxy: the pod talks to a ClusterIP, the overlay sees the backend. Neither tuple passes both hooks.

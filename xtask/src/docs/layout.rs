@@ -161,7 +161,8 @@ fn layouts() -> [Layout; 10] {
             port: u32 = "index of the interface on which the stack delivered it",
             pod_mac: [u8; 6] = "destination MAC of what the stack delivered",
             gateway_mac: [u8; 6] = "source MAC of what the stack delivered",
-            pad: [u8; 4] = "0",
+            hook: u8 = "what `port` is: 0 a pod's port, 1 the bridge",
+            pad: [u8; 3] = "0",
         }),
         layout!(Half {
             seen: u32 =

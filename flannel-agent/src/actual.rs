@@ -25,6 +25,8 @@ pub struct Actual {
     pub peers: PeerMaps,
     /// Destinations exempt from source NAT, as the map holds them.
     pub exempt: BTreeSet<Ipv4Net>,
+    /// Addresses of devices besides the uplink, as the map holds them, by ifindex.
+    pub outlets: BTreeMap<u32, Ipv4Addr>,
     /// What is left to do about the sysctls of the whole node.
     pub shared_sysctls: Difference,
 }

@@ -6,6 +6,7 @@
 mod facts;
 mod fast_path;
 mod node;
+mod outlets;
 mod peers;
 mod snat;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use serde::Serialize;
 pub use facts::{Sought, Ways};
 pub use fast_path::{FastPath, Hook, Mode, Ports};
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
+pub use outlets::{Outlet, Outlets};
 pub use peers::{Peer, Peers};
 pub use snat::{PortRange, SourceNat};
 
@@ -76,6 +78,8 @@ pub struct Facts {
     pub(crate) ways: Ways,
     /// Where packets of pods are met now.
     pub pod_ports: Ports,
+    /// By which devices besides the uplink packets leave the node.
+    pub outlets: Outlets,
 }
 
 /// A network that this node cannot serve.

@@ -46,6 +46,7 @@ pub(crate) async fn observe(
         programs: bpf.observe(node, net, &links).await?,
         peers: bpf.peers()?,
         exempt: bpf.exempt()?,
+        outlets: bpf.outlets()?,
         shared_sysctls: shared_sysctls(shared, node),
     })
 }

@@ -43,6 +43,8 @@ pub const STEPS: &str = "fl_snat_steps";
 pub const WORK: &str = "fl_snat_work";
 /// LPM trie: destinations to which pods keep their address → 1.
 pub const EXEMPT: &str = "fl_nomasq";
+/// Hash: ifindex (`u32`) → address that pods' packets leave with there, for devices besides the uplink.
+pub const OUTLETS: &str = "fl_outlets";
 
 /// Default size of [`SNAT`]: two entries a flow.
 pub const MAX_SNAT: usize = 262_144;
@@ -50,6 +52,8 @@ pub const MAX_SNAT: usize = 262_144;
 pub const MAX_FRAGMENTS: usize = 16_384;
 /// `--snat-exempt` prefixes.
 pub const MAX_EXEMPT: usize = 1_024;
+/// Devices besides the uplink.
+pub const MAX_OUTLETS: usize = 1_024;
 
 /// Default size of [`FLOWS`]. Far above 128 entries a CPU, below which the LRU's per-CPU hoards starve it
 /// on kernels before 6.16 (commit d4adf1c9ee77).

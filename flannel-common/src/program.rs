@@ -18,11 +18,11 @@ pub enum Program {
     OverlayRx = 5,
     /// Ingress of the uplink, ahead of [`Self::UplinkRx`], where [`Self::UplinkXdp`] is on.
     XdpRx = 6,
-    /// Egress of the uplink: pods' packets to the outside leave as the node.
+    /// Egress of the uplink and of other devices: pods' packets to the outside leave as the node.
     UplinkTx = 7,
     /// The uplink's driver (XDP, not TC): takes outer headers off before GRO.
     UplinkXdp = 8,
-    /// Ingress of the uplink: the replies to [`Self::UplinkTx`] find their pods.
+    /// Ingress of the same devices: the replies to [`Self::UplinkTx`] find their pods.
     UplinkSnatRx = 9,
     /// Egress of `flannel.<VNI>`, ahead of [`Self::OverlayTx`]: outsiders reach other nodes' pods as this node.
     OverlaySnatTx = 10,

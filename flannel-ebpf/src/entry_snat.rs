@@ -8,24 +8,25 @@ use aya_ebpf::programs::TcContext;
 use flannel_common::Ipv4;
 use flannel_common::program::Program;
 
-use crate::globals::{SUBNET, uplink_ip};
+use crate::globals::{SUBNET, UPLINK_IFINDEX, uplink_ip};
+use crate::maps::OUTLETS;
 use crate::skb::Skb;
 use crate::verdict::finish;
 use crate::{snat_odd, snat_open, snat_rx, snat_tx};
 
-/// Egress of the uplink.
+/// Egress of the uplink, and of other devices by which packets leave the node.
 #[classifier]
 pub(crate) fn uplink_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_tx::run(&skb, uplink_ip());
+    let outcome = snat_tx::run(&skb, address_of_device(&skb));
     finish(&skb, Program::UplinkTx, outcome)
 }
 
-/// Ingress of the uplink.
+/// Ingress of the same.
 #[classifier]
 pub(crate) fn uplink_snat_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_rx::run(&skb, uplink_ip());
+    let outcome = snat_rx::run(&skb, address_of_device(&skb));
     finish(&skb, Program::UplinkSnatRx, outcome)
 }
 
@@ -67,6 +68,20 @@ pub(crate) fn snat_odd_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let outcome = snat_odd::arriving(&skb);
     finish(&skb, Program::SnatOddRx, outcome)
+}
+
+/// The address that packets leave with on the device at hand. One that nobody knows (yet) lets nothing out under a
+/// pod's address.
+#[inline(always)]
+fn address_of_device(skb: &Skb) -> Ipv4 {
+    let uplink = uplink_ip();
+    let index = skb.ifindex();
+    if index == UPLINK_IFINDEX.load() {
+        return uplink;
+    }
+    // SAFETY: the agent replaces entries, it does not change them; a replaced one is not freed while a program
+    // runs (RCU).
+    unsafe { OUTLETS.get(&index) }.copied().unwrap_or(uplink)
 }
 
 /// The address of `flannel.<VNI>`: the first of our subnet.

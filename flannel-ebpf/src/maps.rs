@@ -5,7 +5,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Progr
 use aya_ebpf::macros::btf_map;
 use flannel_common::Ipv4;
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::maps::{MAX_EXEMPT, MAX_FRAGMENTS, MAX_SNAT};
+use flannel_common::maps::{MAX_EXEMPT, MAX_FRAGMENTS, MAX_OUTLETS, MAX_SNAT};
 use flannel_common::maps::{MAX_FLOWS, MAX_PEERS, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::snat;
@@ -45,3 +45,7 @@ pub(crate) static SNAT_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
 #[btf_map(name = "fl_nomasq")]
 pub(crate) static EXEMPT: LpmTrie<Ipv4, u8, MAX_EXEMPT> = LpmTrie::new();
+
+#[btf_map(name = "fl_outlets")]
+pub(crate) static OUTLETS: HashMap<u32, Ipv4, MAX_OUTLETS, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();

@@ -9,11 +9,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
+use flannel_tests::netns::Netns;
 use flannel_tests::outside::Outside;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use flannel_tests::udp::Flow;
-use flannel_tests::{talk, tcp, udp};
+use flannel_tests::{sweep, talk, tcp, udp};
 
 /// Two nodes that masquerade, and a server that knows no pods.
 struct World {
@@ -126,4 +127,40 @@ fn connections_outlive_the_agent_and_new_ones_need_none() {
     flow.finish().assert_complete();
     talk.close();
     assert_eq!(leaks.finish(), <[Vec<u8>; 0]>::default());
+}
+
+/// A network card that comes later, say towards a storage that knows only its own link.
+#[test]
+fn pods_leave_by_another_card_under_its_address() {
+    let world = World::new();
+    let (node, pod) = (world.pair.one.node(), &world.pair.pod1);
+    let storage = Netns::create(&sweep::unique_name());
+    let (ours, its) = (
+        Ipv4Addr::new(192, 168, 77, 1),
+        Ipv4Addr::new(192, 168, 77, 2),
+    );
+    node.ip_batch(&[
+        format!(
+            "link add eth1 type veth peer name eth0 netns {}",
+            storage.name()
+        ),
+        format!("addr add {ours}/24 dev eth1"),
+        "link set eth1 up".to_owned(),
+    ]);
+    storage.ip_batch(&[
+        format!("addr add {its}/24 dev eth0"),
+        "link set eth0 up".to_owned(),
+    ]);
+    eventually("the storage answers", SOON, || {
+        pod.ping(its).count(1).lossless()
+    });
+    let leaks = Capture::start(node, "eth1", &format!("src net {}", world.pair.net.cidr));
+    pod.ping(its).succeeds();
+    assert_eq!(udp::exchange(pod, &storage, its, 8192).ip(), ours);
+    let server = tcp::Server::on(&storage);
+    let seen = server.exchange(pod, SocketAddrV4::new(its, server.port()), 1 << 20);
+    assert_eq!(seen.client.ip(), ours);
+    assert_eq!(leaks.finish(), <[Vec<u8>; 0]>::default());
+    let seen = udp::exchange(pod, &world.outside, world.outside.address(), 100);
+    assert_eq!(seen.ip(), world.node(), "the uplink's as before");
 }

@@ -80,6 +80,36 @@ fn leaves_as_the_node_and_comes_back(#[case] packet: Plain) {
     assert_eq!(node.counted(UplinkSnatRx), [(Reason::SnatReply, 1)]);
 }
 
+/// iptables masquerades under an address of the device that the packet leaves by.
+#[test]
+fn another_device_than_the_uplink_has_its_own_address() {
+    const THERE: [u8; 4] = [203, 0, 113, 7];
+    let elsewhere = Node {
+        uplink_index: 99,
+        ..Node::default()
+    };
+    let packet = Plain {
+        sport: 50_000,
+        ..to(POD, SERVER)
+    };
+    let mut node = elsewhere.load_snat();
+    node.outlet(THERE);
+    assert_eq!(node.leaves(&packet.tcp(SYN)), (THERE, 50_000));
+    let answer = packet.from(THERE, 50_000).answer();
+    let back = node.run(UplinkSnatRx, &answer.tcp(SYN_ACK));
+    assert_eq!(back.packet, packet.answer().tcp(SYN_ACK), "to the byte");
+    let at_uplink = packet.from(US, 50_000).answer().tcp(SYN_ACK);
+    let stray = node.run(UplinkSnatRx, &at_uplink);
+    assert_eq!(stray.packet, at_uplink, "no flow left as the uplink");
+
+    let mut node = elsewhere.load_snat();
+    assert_eq!(
+        node.leaves(&packet.tcp(SYN)),
+        (US, 50_000),
+        "an unknown device lets nothing out under a pod's address"
+    );
+}
+
 /// Row 6 where it matters: into the tunnel, as the address of `flannel.<VNI>`, so that the reply comes through it.
 #[rstest]
 #[case::outside(SERVER)]

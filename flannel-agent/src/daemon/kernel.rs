@@ -1,5 +1,6 @@
 //! The real [`Node`]: this host's kernel.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(super) struct Kernel {
     bpffs: PathBuf,
     fast_path: FastPath,
     snat: Option<SourceNat>,
+    /// Devices of which it was said that nothing is translated there.
+    unserved: BTreeSet<String>,
     facts: Facts,
     /// When next hops were last looked up.
     looked_up: Option<Instant>,
@@ -78,6 +81,7 @@ impl Kernel {
             bpffs: config.bpffs.clone(),
             fast_path: config.fast_path.clone(),
             snat: config.snat.clone(),
+            unserved: BTreeSet::new(),
             facts: Facts::default(),
             looked_up: None,
             announced: Changes::default(),
@@ -158,6 +162,7 @@ impl Kernel {
         let netlink = self.dataplane.netlink();
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
+        self.name_unserved();
         self.looked_up.get_or_insert_with(Instant::now);
         Ok(())
     }
@@ -196,6 +201,19 @@ impl Kernel {
             Ok(false) => {}
             Err(error) => tracing::warn!("{error}"),
         }
+    }
+
+    fn name_unserved(&mut self) {
+        let unserved = &self.facts.outlets.unserved;
+        for device in unserved.difference(&self.unserved) {
+            if self.snat.is_some() {
+                tracing::warn!(
+                    "what pods send by {device} leaves under their own addresses: it is no Ethernet \
+                     device, and --ip-masq translates only on those"
+                );
+            }
+        }
+        self.unserved.clone_from(unserved);
     }
 
     /// Only once our own programs translate. Rules that stay do no harm but cost time.

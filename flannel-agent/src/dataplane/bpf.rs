@@ -1,11 +1,12 @@
 //! The loaded object: maps, programs, and the hooks they are on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use aya::Ebpf;
 use aya::programs::SchedClassifier;
-use flannel_common::maps::{EPOCH, EXEMPT, PEERS, STEPS, VTEPS};
+use flannel_common::maps::{EPOCH, EXEMPT, OUTLETS, PEERS, STEPS, VTEPS};
 use flannel_common::program::Program;
 
 use super::alive::Alive;
@@ -211,6 +212,27 @@ impl Bpf {
             snat_maps::pinned_exempt(&self.pins)
         } else {
             Ok(BTreeSet::new())
+        }
+    }
+
+    pub(crate) fn update_outlets(
+        &mut self,
+        put: &BTreeMap<u32, Ipv4Addr>,
+        remove: &BTreeSet<u32>,
+    ) -> Result<(), DataplaneError> {
+        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
+        running.snat.update_outlets(put, remove)
+    }
+
+    /// Addresses of devices besides the uplink as the map holds them, be it ours or left by an earlier agent.
+    pub(crate) fn outlets(&self) -> Result<BTreeMap<u32, Ipv4Addr>, DataplaneError> {
+        if let Some(running) = &self.loaded {
+            return running.snat.outlets();
+        }
+        if self.object.has_usable_pin(OUTLETS, &self.pins) {
+            snat_maps::pinned_outlets(&self.pins)
+        } else {
+            Ok(BTreeMap::new())
         }
     }
 

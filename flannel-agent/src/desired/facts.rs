@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::{Facts, FastPath, Hook, Ports, destinations};
+use super::{Facts, FastPath, Hook, Outlets, Ports, destinations};
 use crate::config::NetworkConfig;
 use crate::dataplane::online_cpus;
 use crate::direct;
@@ -56,6 +56,13 @@ impl Facts {
         self.local_ports = sysctl::local_port_range()?;
         self.cpus = online_cpus();
         self.pod_ports = pod_ports(&links, sought.fast_path);
+        self.outlets = Outlets::find(
+            &links,
+            &net.addresses().await?,
+            sought.config.network,
+            sought.uplink.index,
+            &self.pod_ports,
+        );
         if routes || self.ways != self.ways_now(&links, sought.uplink) {
             self.next_hops.clear();
             self.on_link.clear();

@@ -56,6 +56,8 @@ pub struct Node {
     pub pod_ports: Ports,
     /// `None`: off.
     pub snat: Option<SourceNat>,
+    /// Devices besides the uplink where source NAT is done, by ifindex, with the address there.
+    pub outlets: BTreeMap<u32, Ipv4Addr>,
 }
 
 /// `flannel.<VNI>` and `flgro.<VNI>`.
@@ -149,10 +151,15 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     };
     let ports = &inputs.facts.pod_ports;
     attachments.extend(inputs.fast_path.attachments(&ways, ports));
+    let none = BTreeMap::new();
+    let outlets = inputs.snat.map_or(&none, |_| &inputs.facts.outlets.devices);
     if let Some(snat) = inputs.snat {
         snat.check(port)?;
         let overlay = pair.as_ref().map(|pair| pair.name.as_str());
         attachments.extend(SourceNat::attachments(uplink, overlay));
+        for device in outlets.keys() {
+            attachments.extend(SourceNat::attachments(device, None));
+        }
     }
     let steps = inputs.snat.map_or(&[][..], |_| SourceNat::programs());
     Ok(Node {
@@ -188,6 +195,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         attachments,
         pod_ports: inputs.facts.pod_ports.clone(),
         snat: inputs.snat.cloned(),
+        outlets: outlets.values().map(|o| (o.index, o.address)).collect(),
         pair,
     })
 }

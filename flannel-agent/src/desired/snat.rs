@@ -56,9 +56,9 @@ impl SourceNat {
         &Program::STEPS
     }
 
-    /// Hooks on the uplink and, where there is one, on the device of the overlay. Receiving first: a
+    /// Hooks on a device by which packets leave and, where there is one, on the device of the overlay. Receiving first: a
     /// connection that comes in is noted before its answer could be taken for a flow of the pod's own.
-    pub(super) fn attachments(uplink: &str, overlay: Option<&str>) -> Vec<Attachment> {
+    pub(super) fn attachments(device: &str, overlay: Option<&str>) -> Vec<Attachment> {
         let at = |program, device: &str, direction| Attachment {
             program,
             device: device.to_owned(),
@@ -69,8 +69,8 @@ impl SourceNat {
             all.push(at(Program::OverlaySnatRx, overlay, Direction::Ingress));
             all.push(at(Program::OverlaySnatTx, overlay, Direction::Egress));
         }
-        all.push(at(Program::UplinkSnatRx, uplink, Direction::Ingress));
-        all.push(at(Program::UplinkTx, uplink, Direction::Egress));
+        all.push(at(Program::UplinkSnatRx, device, Direction::Ingress));
+        all.push(at(Program::UplinkTx, device, Direction::Egress));
         all
     }
 }

@@ -72,6 +72,11 @@ pub enum Action {
         put: BTreeSet<Ipv4Net>,
         remove: BTreeSet<Ipv4Net>,
     },
+    /// Writes and removes devices, by ifindex, and the addresses that packets leave with there.
+    UpdateOutlets {
+        put: BTreeMap<u32, Ipv4Addr>,
+        remove: BTreeSet<u32>,
+    },
     /// Ends the proof of every flow: what it was made from has changed.
     BumpEpoch,
     SetUp {
@@ -130,6 +135,7 @@ impl Action {
             Self::UpdatePeers(_) => "update_peers",
             Self::SetSteps => "set_steps",
             Self::UpdateExempt { .. } => "update_exempt",
+            Self::UpdateOutlets { .. } => "update_outlets",
             Self::ClearSteps => "clear_steps",
             Self::SetUp { .. } => "set_up",
             Self::Attach(_) => "attach",
@@ -207,6 +213,16 @@ impl fmt::Display for Action {
                 }
                 for net in remove {
                     write!(f, " not {net}")?;
+                }
+                Ok(())
+            }
+            Self::UpdateOutlets { put, remove } => {
+                f.write_str("update the addresses that pods leave with:")?;
+                for (index, address) in put {
+                    write!(f, " {address} by interface #{index}")?;
+                }
+                for index in remove {
+                    write!(f, " none by #{index}")?;
                 }
                 Ok(())
             }

@@ -24,6 +24,15 @@ pub(super) fn prepare(node: &Node, actual: &Actual, reload: bool, actions: &mut 
             remove: &actual.exempt - wanted,
         });
     }
+    if node.outlets != actual.outlets {
+        let is_new = |(index, address): &(&u32, &_)| actual.outlets.get(index) != Some(*address);
+        let put = node.outlets.iter().filter(is_new);
+        let gone = |index: &&u32| !node.outlets.contains_key(index);
+        actions.push(Action::UpdateOutlets {
+            put: put.map(|(index, address)| (*index, *address)).collect(),
+            remove: actual.outlets.keys().filter(gone).copied().collect(),
+        });
+    }
 }
 
 /// Connections that an earlier version of the maps knows: in front of the hooks those that are there, and behind

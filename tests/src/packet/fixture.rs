@@ -21,6 +21,8 @@ use flannel_common::{Ipv4, Mac, cidr};
 #[derive(Debug, Clone)]
 pub struct Node {
     pub uplink_ip: Ipv4,
+    /// A test run's packets are on the loopback device, 1.
+    pub uplink_index: u32,
     pub vtep_mac: Mac,
     pub vni: u32,
     pub port: u16,
@@ -38,6 +40,7 @@ impl Default for Node {
     fn default() -> Self {
         Self {
             uplink_ip: [192, 168, 0, 1],
+            uplink_index: 1,
             vtep_mac: [2, 0, 0, 0, 0, 1],
             vni: 1,
             port: 8472,
@@ -91,7 +94,7 @@ impl Node {
         // Interface indexes only end up in a redirect that a test run does not carry out.
         EbpfLoader::new()
             .btf(None)
-            .override_global(globals::UPLINK_IFINDEX, &1u32, true)
+            .override_global(globals::UPLINK_IFINDEX, &self.uplink_index, true)
             .override_global(globals::FLANNEL_IFINDEX, &1u32, true)
             .override_global(globals::GRO_IFINDEX, &1u32, true)
             .override_global(globals::UPLINK_IP, &self.uplink_ip, true)

@@ -92,6 +92,15 @@ impl Fixture {
         source(&out.packet)
     }
 
+    /// Tells the address that packets leave with on the device of a test run, when it is not the uplink.
+    pub fn outlet(&mut self, address: Ipv4) {
+        let map = self.ebpf.map_mut(maps::OUTLETS).unwrap();
+        HashMap::<_, u32, Ipv4>::try_from(map)
+            .unwrap()
+            .insert(1, address, 0)
+            .unwrap();
+    }
+
     /// Lets pods keep their address towards a prefix.
     pub fn exempt(&mut self, addr: Ipv4, len: u32) {
         let map = self.ebpf.map_mut(maps::EXEMPT).unwrap();

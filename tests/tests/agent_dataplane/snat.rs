@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use aya::programs::{SchedClassifier, TcAttachType};
 use flannel_agent::dataplane::AttachMode;
 use flannel_agent::desired::{PortRange, SourceNat};
-use flannel_common::maps::{EXEMPT, FRAGMENTS, SNAT, STEPS};
+use flannel_common::maps::{EXEMPT, FRAGMENTS, OUTLETS, SNAT, STEPS};
 use rstest::rstest;
 
 use crate::rig::{Rig, sh};
@@ -219,5 +219,48 @@ fn hooks_detached_by_hand_are_back_in_their_order() {
             assert_eq!(egress, ["overlay_snat_tx", "overlay_tx"]);
             assert_eq!(order("eth0", TcAttachType::Egress), ["uplink_tx"]);
         }
+    });
+}
+
+#[test]
+fn every_device_that_leads_out_has_hooks_and_its_address() {
+    rig().agent(async |agent| {
+        agent.converge().await;
+        sh("ip link add eth1 type veth peer name far1");
+        sh("ip addr add 192.168.7.9/24 dev eth1");
+        sh("ip link set eth1 up");
+        let index = agent
+            .dataplane
+            .netlink()
+            .link("eth1")
+            .await
+            .unwrap()
+            .unwrap()
+            .index;
+        assert_eq!(
+            agent.converge().await,
+            [
+                &format!(
+                    "update the addresses that pods leave with: 192.168.7.9 by interface #{index}"
+                ),
+                "attach uplink_snat_rx to ingress of eth1",
+                "attach uplink_tx to egress of eth1",
+            ]
+        );
+        sh("ip addr add 192.168.8.9/24 dev eth1");
+        sh("ip addr del 192.168.7.9/24 dev eth1");
+        assert_eq!(
+            agent.converge().await,
+            [format!(
+                "update the addresses that pods leave with: 192.168.8.9 by interface #{index}"
+            )]
+        );
+        sh("ip addr del 192.168.8.9/24 dev eth1");
+        let did = agent.converge().await;
+        assert_eq!(did.len(), 3, "{did:?}");
+        assert_eq!(order("eth1", TcAttachType::Egress), <[&str; 0]>::default());
+        assert_eq!(entries(agent.rig, OUTLETS), 0);
+        // The uplink keeps its own.
+        assert_eq!(order("eth0", TcAttachType::Egress), ["uplink_tx"]);
     });
 }

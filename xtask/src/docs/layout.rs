@@ -88,6 +88,13 @@ pub(super) fn page() -> Page {
             maps::MAX_EXEMPT,
         ),
         (
+            maps::OUTLETS,
+            "hash",
+            "ifindex (`u32`)",
+            "address",
+            maps::MAX_OUTLETS,
+        ),
+        (
             maps::STEPS,
             "program array",
             "step",

@@ -1,6 +1,6 @@
 //! A kernel in memory: what each action does to the state that is observed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flannel_common::program::Program;
 use ipnet::Ipv4Net;
@@ -19,6 +19,7 @@ pub(super) fn empty() -> Actual {
         programs: Programs::default(),
         peers: PeerMaps::default(),
         exempt: BTreeSet::new(),
+        outlets: BTreeMap::new(),
         shared_sysctls: Difference::default(),
     }
 }
@@ -105,6 +106,7 @@ impl Model {
         let snat = desired.node.snat.as_ref();
         let exempt = snat.map(|snat| snat.exempt.clone()).unwrap_or_default();
         assert_eq!(self.actual.exempt, exempt);
+        assert_eq!(self.actual.outlets, desired.node.outlets);
         let steps = self.actual.programs.steps.values();
         let wanted = if snat.is_some() {
             Program::STEPS.len()
@@ -225,6 +227,11 @@ impl Model {
                 assert!(actual.programs.loaded.is_some(), "maps are open");
                 actual.exempt.extend(put);
                 actual.exempt.retain(|net| !remove.contains(net));
+            }
+            Action::UpdateOutlets { put, remove } => {
+                assert!(actual.programs.loaded.is_some(), "maps are open");
+                actual.outlets.extend(put);
+                actual.outlets.retain(|index, _| !remove.contains(index));
             }
             Action::BumpEpoch => {
                 assert!(actual.programs.loaded.is_some(), "maps are open");

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::model::{Model, empty};
 use crate::actual::{Actual, Device, Generation, PairState, PeerMaps, Stale};
 use crate::desired::tests::{World, config, source_nat};
-use crate::desired::{Desired, Peer};
+use crate::desired::{Desired, Outlet, Peer};
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 
@@ -38,7 +38,7 @@ const BACKENDS: [&str; 4] = [
 fn desired() -> impl Strategy<Value = Desired> {
     let leases = prop::collection::btree_map(2..250u8, lease(), 0..20);
     let exempt = prop::collection::btree_set(exempt(), 0..3);
-    let snat = prop::option::of((40_000..50_000u16, exempt));
+    let snat = prop::option::of((40_000..50_000u16, exempt, outlets()));
     let uplink = (2..4u32, 600..9000u32);
     let backend = prop::sample::select(&BACKENDS[..]);
     (leases, 1..5u8, uplink, snat, backend).prop_map(
@@ -51,7 +51,12 @@ fn desired() -> impl Strategy<Value = Desired> {
             world.uplink.index = index;
             world.uplink.name = format!("eth{index}");
             world.uplink.mtu = mtu;
-            world.snat = snat.map(|(min, exempt)| {
+            world.snat = snat.map(|(min, exempt, outlets)| {
+                for (index, address) in outlets {
+                    let outlet = Outlet { index, address };
+                    let devices = &mut world.facts.outlets.devices;
+                    devices.insert(format!("out{index}"), outlet);
+                }
                 let mut snat = source_nat(min, 60_000, &[]);
                 snat.exempt = exempt;
                 snat
@@ -62,6 +67,11 @@ fn desired() -> impl Strategy<Value = Desired> {
             world.routed().build().unwrap()
         },
     )
+}
+
+fn outlets() -> impl Strategy<Value = BTreeMap<u32, Ipv4Addr>> {
+    let address = (1..5u8).prop_map(|n| Ipv4Addr::new(192, 0, 2, n));
+    prop::collection::btree_map(20..24u32, address, 0..3)
 }
 
 fn exempt() -> impl Strategy<Value = Ipv4Net> {
@@ -142,11 +152,12 @@ proptest! {
         peers in peer_maps(),
         stale in prop::collection::btree_set("[a-z]{3}-[0-9]", 0..3),
         exempt in prop::collection::btree_set(exempt(), 0..3),
+        outlets in outlets(),
         former in prop::collection::btree_set("flannel\\.[89]", 0..3),
         former_leads in any::<bool>(),
         steps in prop::collection::btree_set(prop::sample::select(&Program::STEPS[..]), 0..3),
     ) {
-        let mut actual = Actual { device, aside, peers, exempt, ..empty() };
+        let mut actual = Actual { device, aside, peers, exempt, outlets, ..empty() };
         actual.former_leads = former_leads && !former.is_empty();
         actual.former = former;
         actual.programs.steps = steps.into_iter().map(|s| (s, Generation::Earlier)).collect();

@@ -1,0 +1,194 @@
+//! By which devices besides the uplink packets leave the node, and under which address.
+//!
+//! iptables masquerades whatever device a packet leaves by, under an address of that device; so do we.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use super::Ports;
+use crate::net::{Address, Kind, Link};
+
+/// The devices that have an address outside the network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Outlets {
+    /// By name.
+    pub devices: BTreeMap<String, Outlet>,
+    /// Without Ethernet header (WireGuard, tun): our programs do not know their packets.
+    pub unserved: BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Outlet {
+    pub index: u32,
+    pub address: Ipv4Addr,
+}
+
+impl Outlets {
+    /// `network` is the cluster's: whoever has an address of it – our own device, the bridge of the pods – is
+    /// inside. Ports of a bridge lead nowhere by themselves; `pods` are those that packets of pods come from.
+    pub(super) fn find(
+        links: &[Link],
+        addresses: &[Address],
+        network: Ipv4Net,
+        uplink: u32,
+        pods: &Ports,
+    ) -> Self {
+        let mut outlets = Self::default();
+        for link in links {
+            let inside = |address: &Address| network.contains(&address.ip());
+            let held = || addresses.iter().filter(|a| a.index == link.index);
+            let leads_out = link.up
+                && !link.loopback
+                && link.index != uplink
+                && link.controller.is_none()
+                // The kernel sends nothing by it; kube-proxy and DNS caches keep addresses there.
+                && link.kind != Kind::Other("dummy".to_owned())
+                && !pods.contains_key(&link.name)
+                && !held().any(inside);
+            let usable = |a: &&Address| a.global && !a.secondary && !a.deprecated;
+            let Some(address) = held().find(usable).filter(|_| leads_out) else {
+                continue;
+            };
+            if link.ethernet {
+                let outlet = Outlet {
+                    index: link.index,
+                    address: address.ip(),
+                };
+                outlets.devices.insert(link.name.clone(), outlet);
+            } else {
+                outlets.unserved.insert(link.name.clone());
+            }
+        }
+        outlets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            kind: Kind::Plain,
+            mac: None,
+            mtu: 1500,
+            alias: None,
+            up: true,
+            running: true,
+            noarp: false,
+            loopback: false,
+            ethernet: true,
+            peer: None,
+            controller: None,
+        }
+    }
+
+    fn address(index: u32, net: &str) -> Address {
+        Address {
+            index,
+            net: net.parse().unwrap(),
+            global: true,
+            permanent: true,
+            secondary: false,
+            deprecated: false,
+        }
+    }
+
+    fn find(links: &[Link], addresses: &[Address]) -> Outlets {
+        let pods = Ports::from([("vethpod".to_owned(), 20)]);
+        Outlets::find(links, addresses, "10.244.0.0/16".parse().unwrap(), 2, &pods)
+    }
+
+    fn names(outlets: &Outlets) -> Vec<&str> {
+        outlets.devices.keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn every_device_with_an_address_outside_the_network() {
+        let links = [
+            link(1, "eth1"),
+            link(2, "eth0"),
+            link(3, "docker0"),
+            link(4, "cni0"),
+            link(5, "flannel.1"),
+            link(6, "bare"),
+            link(20, "vethpod"),
+        ];
+        let addresses = [
+            address(1, "192.168.7.9/24"),
+            address(2, "192.168.0.1/24"),
+            address(3, "172.17.0.1/16"),
+            address(4, "10.244.1.1/24"),
+            address(5, "10.244.1.0/32"),
+            address(20, "192.0.2.1/32"),
+        ];
+        let outlets = find(&links, &addresses);
+        assert_eq!(names(&outlets), ["docker0", "eth1"]);
+        let outlet = Outlet {
+            index: 1,
+            address: Ipv4Addr::new(192, 168, 7, 9),
+        };
+        assert_eq!(outlets.devices["eth1"], outlet);
+        assert!(outlets.unserved.is_empty());
+    }
+
+    #[test]
+    fn no_device_that_packets_do_not_leave_by() {
+        let down = Link {
+            up: false,
+            ..link(3, "down")
+        };
+        let port = Link {
+            controller: Some(9),
+            ..link(4, "port")
+        };
+        let dummy = Link {
+            kind: Kind::Other("dummy".to_owned()),
+            ..link(5, "nodelocaldns")
+        };
+        let loopback = Link {
+            loopback: true,
+            ..link(6, "lo")
+        };
+        let addresses = [3, 4, 5, 6].map(|index| address(index, "192.0.2.1/24"));
+        let outlets = find(&[down, port, dummy, loopback], &addresses);
+        assert_eq!(outlets, Outlets::default());
+    }
+
+    #[test]
+    fn the_first_address_that_lasts() {
+        let deprecated = Address {
+            deprecated: true,
+            ..address(3, "192.0.2.1/24")
+        };
+        let local = Address {
+            global: false,
+            ..address(3, "169.254.0.1/16")
+        };
+        let secondary = Address {
+            secondary: true,
+            ..address(3, "192.0.2.2/24")
+        };
+        let good = [address(3, "192.0.2.3/24"), address(3, "198.51.100.1/24")];
+        let all = [vec![deprecated, local, secondary], good.to_vec()].concat();
+        let outlets = find(&[link(3, "eth1")], &all);
+        assert_eq!(outlets.devices["eth1"].address, Ipv4Addr::new(192, 0, 2, 3));
+        assert_eq!(find(&[link(3, "eth1")], &all[..3]), Outlets::default());
+    }
+
+    #[test]
+    fn what_is_no_ethernet_is_named() {
+        let wireguard = Link {
+            ethernet: false,
+            ..link(3, "wg0")
+        };
+        let outlets = find(&[wireguard], &[address(3, "192.0.2.1/24")]);
+        assert!(outlets.devices.is_empty());
+        assert!(outlets.unserved.contains("wg0"));
+    }
+}

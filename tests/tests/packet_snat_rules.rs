@@ -268,11 +268,6 @@ fn what_belongs_to_no_flow_is_dropped(#[case] packet: Vec<u8>) {
 #[case::ping(to(SERVER, US).ping())]
 #[case::pong(to(SERVER, US).pong())]
 #[case::esp(to(SERVER, US).other(50))]
-#[case::fragment({
-    let mut packet = to(SERVER, US).udp();
-    packet[21] = 9;
-    packet
-})]
 fn what_is_for_the_node_is_untouched(#[case] packet: Vec<u8>) {
     let mut node = Node::default().load_snat();
     let out = node.run(UplinkSnatRx, &packet);

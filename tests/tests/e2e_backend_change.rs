@@ -26,8 +26,7 @@ fn change(pair: &mut Pair<Agent>, net: Network) {
 fn talk(pair: &Pair<Agent>) -> talk::Tcp {
     let server = tcp::Server::on(&pair.pod2);
     let to = SocketAddrV4::new(pair.pod2.address(), server.port());
-    let talk = talk::Tcp::open(&server, &pair.pod1, to);
-    talk
+    talk::Tcp::open(&server, &pair.pod1, to)
 }
 
 /// Names of pinned links, without the index.

@@ -1,5 +1,11 @@
 //! What changes under a running agent: it follows, and keeps its subnet.
 
+#![allow(
+    clippy::expect_used,
+    reason = "test helpers fail by panicking: that is where the backtrace comes from"
+)]
+
+use flannel_tests::agent::http_get;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use rstest::rstest;
@@ -101,4 +107,49 @@ fn a_removed_address_and_route_come_back() {
             && node.exec("ip route show dev flannel.1") == route
     });
     recovers(&pair);
+}
+
+/// How many peers' ways the kernel was asked for since the agent's start.
+fn look_ups(agent: &Agent) -> u64 {
+    let text = http_get(agent.node(), agent.daemon().health_port(), "/metrics");
+    let name = "flannel_ebpf_next_hop_lookups_total ";
+    let text = text.expect("metrics");
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    value.and_then(|value| value.parse().ok()).expect("a count")
+}
+
+/// With thousands of peers a look at the way to each is not free, and pods come and go all the time.
+#[test]
+fn pods_that_come_cost_no_look_at_the_way_to_each_peer() {
+    const PEERS: u64 = 50;
+    const PODS: u64 = 8;
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    for n in 100..100 + PEERS {
+        let lease = format!(
+            r#"{{"PublicIP":"172.30.0.{n}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:00:{n:02x}"}}}}"#
+        );
+        let key = format!("{}/subnets/10.244.{n}.0-24", net.prefix);
+        lab.etcd().put(&key, &lease);
+    }
+    let agent = Agent::start(lab.node("one"), &net);
+    let hooked = || agent.log().matches("attach pod_tx").count() as u64;
+    // The first makes the bridge, which has an address and a route.
+    let mut pods = vec![Pod::on(&agent, "pod0")];
+    eventually("its port is met", SOON, || hooked() == 1);
+
+    let before = look_ups(&agent);
+    for n in 1..=PODS {
+        pods.push(Pod::on(&agent, &format!("pod{n}")));
+        // One at a time, so that each is a reconcile of its own.
+        eventually("its port is met", SOON, || hooked() == n + 1);
+    }
+    // Every half minute all are looked up anyway.
+    let after = look_ups(&agent);
+    assert!(after - before < PEERS * PODS / 2, "{before} to {after}");
+
+    agent.exec("ip route add 172.30.0.100/32 via 172.30.0.101");
+    eventually("a route is a reason", SOON, || {
+        look_ups(&agent) >= after + PEERS
+    });
 }

@@ -93,17 +93,33 @@ fn a_full_table_keeps_what_is_in_use() {
     assert!(SnatTable::of(&stage.node).entries().len() <= 8_192);
 }
 
-/// Other ports, and another table: flows are known by their entries no more.
 #[test]
-fn another_size_of_the_table_lets_new_flows_open_at_once() {
+fn flows_outlive_another_size_of_the_table() {
     let mut stage = Stage::new();
     let mirror = Mirror::on(&stage.outside, PORT);
-    Flows::open(&stage, &mirror).go_on();
+    let mut flows = Flows::open(&stage, &mirror);
+    for entries in ["--snat-entries=16384", "--snat-entries=65536"] {
+        stage.node.terminate();
+        stage.node.restart_with(&["--ip-masq", entries]);
+        flows.go_on();
+        Flows::open(&stage, &mirror).go_on();
+    }
+}
+
+/// The range is the programs' own: what left under another port has no way back.
+#[test]
+fn other_ports_end_what_left_under_the_old_ones() {
+    let mut stage = Stage::with(&["--snat-ports=50000-50999"]);
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let mut old = Client::tcp(&stage.pod, stage.outside.at(PORT)).unwrap();
+    old.ask(1);
     stage.node.terminate();
     stage
         .node
-        .restart_with(&["--ip-masq", "--snat-entries=16384"]);
-    Flows::open(&stage, &mirror).go_on();
+        .restart_with(&["--ip-masq", "--snat-ports=51000-51999"]);
+    assert!(old.try_ask(2).is_err());
+    let mut new = Client::tcp(&stage.pod, stage.outside.at(mirror.port())).unwrap();
+    assert!((51_000..52_000).contains(&new.ask(3).port()));
 }
 
 /// As with the kernel's MASQUERADE, connections of the old address end, and the next packet of a flow that can

@@ -1,4 +1,4 @@
-//! Translated connections from the maps of an earlier layout into ours.
+//! Translated connections from the maps of an earlier layout, or from a table of another size, into ours.
 
 use std::path::Path;
 
@@ -22,13 +22,17 @@ pub(super) fn is_carried(pins: &Pins, folder: &str) -> bool {
 
 /// Copies what is not here yet; returns how many entries that were.
 pub(super) fn carry(pins: &Pins, folder: &str) -> Result<usize, DataplaneError> {
-    let old = open(&pins.map_of(folder, SNAT))?;
+    copy(&open(&pins.map_of(folder, SNAT))?, pins)
+}
+
+/// Copies what our table does not hold yet; returns how many entries that were.
+pub(super) fn copy(old: &MapData, pins: &Pins) -> Result<usize, DataplaneError> {
     let new = Map::from_map_data(open(&pins.map(SNAT))?).map_err(failed("open"))?;
     let mut new: HashMap<MapData, Wire<Key>, Wire<Entry>> =
         HashMap::try_from(new).map_err(failed("open"))?;
     let unreadable = |error| failed("read")(MapError::IoError(error));
     let mut carried = 0;
-    for batch in Batches::<Key, Entry>::of(&old).map_err(unreadable)? {
+    for batch in Batches::<Key, Entry>::of(old).map_err(unreadable)? {
         for (key, entry) in batch.map_err(unreadable)? {
             match new.insert(Wire(key), Wire(entry), NO_EXIST) {
                 Ok(()) => carried += 1,
@@ -41,7 +45,7 @@ pub(super) fn carry(pins: &Pins, folder: &str) -> Result<usize, DataplaneError> 
     Ok(carried)
 }
 
-fn open(pin: &Path) -> Result<MapData, DataplaneError> {
+pub(super) fn open(pin: &Path) -> Result<MapData, DataplaneError> {
     MapData::from_pin(pin).map_err(failed("open"))
 }
 

@@ -10,6 +10,7 @@ use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr, globals};
 
 use super::bpffs::{self, Pins};
+use super::carry;
 use super::{DataplaneError, Options};
 use crate::actual::Loaded;
 
@@ -86,8 +87,14 @@ impl Object {
     /// Opens the pinned maps (or creates and pins them) and prepares the programs with `told` as their
     /// constants.
     pub(super) fn load(&self, told: &Loaded, pins: &Pins) -> Result<Ebpf, DataplaneError> {
+        let mut resized = None;
         for map in &self.maps {
-            map.discard_if_other(&pins.map(&map.name))?;
+            let path = pins.map(&map.name);
+            // Held while its successor is made: what it knows is worth keeping.
+            if map.is_resized_snat(&path) {
+                resized = Some(carry::open(&path)?);
+            }
+            map.discard_if_other(&path)?;
         }
         let constants = Constants::from(told);
         let mut loader = EbpfLoader::new();
@@ -105,9 +112,17 @@ impl Object {
         for map in &self.maps {
             loader.map_max_entries(&map.name, map.shape.max_entries);
         }
-        loader
+        let ebpf = loader
             .load(&self.bytes)
-            .map_err(|error| DataplaneError::Maps(Box::new(error)))
+            .map_err(|error| DataplaneError::Maps(Box::new(error)))?;
+        if let Some(old) = resized {
+            let entries = carry::copy(&old, pins)?;
+            tracing::info!(
+                entries,
+                "translated connections carried into a table of another size"
+            );
+        }
+        Ok(ebpf)
     }
 
     /// Whether every map of this object is pinned.
@@ -154,6 +169,20 @@ impl Definition {
             max_entries: info.max_entries(),
             flags: info.map_flags(),
         })
+    }
+
+    /// Whether the table of translated connections is pinned in another size, and both sizes are of use.
+    fn is_resized_snat(&self, path: &Path) -> bool {
+        let ours = self.shape;
+        self.name == SNAT
+            && self.pinned(path).is_some_and(|found| {
+                let sizes = [found.max_entries, ours.max_entries];
+                let same = Shape {
+                    max_entries: ours.max_entries,
+                    ..found
+                };
+                same == ours && sizes[0] != sizes[1] && !sizes.contains(&UNUSED_ENTRIES)
+            })
     }
 
     /// aya opens a pinned map without a look at its shape and would misread every entry. Everything in

@@ -164,3 +164,35 @@ fn offloads_that_were_switched_by_hand_are_found() {
     ward.agent.node().exec("ethtool -K flannel.1 gro off");
     assert_eq!(ward.finds("flannel.1 has rx-gro not on"), Some(1));
 }
+
+#[test]
+fn devices_where_nothing_is_translated_are_named() {
+    let ward = Ward::with(&["--ip-masq"]);
+    let node = ward.agent.node();
+    let (status, lines) = ward.findings(&["--ip-masq"]);
+    assert_eq!((status, trouble(&lines)), (Some(0), vec![]));
+    let on = "source NAT from ports 49152-65535 on eth0";
+    assert!(lines.iter().any(|(_, what)| what == on), "{lines:?}");
+    for line in [
+        "ip tuntap add mode tun name tun7",
+        "ip addr add 192.168.77.1/24 dev tun7",
+        "ip link set tun7 up",
+    ] {
+        node.exec(line);
+    }
+    let (status, lines) = ward.findings(&["--ip-masq"]);
+    let trouble = trouble(&lines);
+    assert_eq!((status, trouble.len()), (Some(1), 1), "{trouble:?}");
+    assert!(trouble[0].contains("by tun7 leaves under"), "{trouble:?}");
+    eventually("the agent says so, too", SOON, || {
+        ward.agent.log().contains("by tun7 leaves under")
+    });
+
+    let bpffs = format!("--bpffs={}", node.bpffs().display());
+    let shown = output(&mut command(node, &["status", &bpffs]));
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(
+        shown.contains("source NAT from ports 49152-65535"),
+        "{shown}"
+    );
+}

@@ -29,7 +29,7 @@ pub struct Outlet {
 impl Outlets {
     /// `network` is the cluster's: whoever has an address of it – our own device, the bridge of the pods – is
     /// inside. Ports of a bridge lead nowhere by themselves; `pods` are those that packets of pods come from.
-    pub(super) fn find(
+    pub(crate) fn find(
         links: &[Link],
         addresses: &[Address],
         network: Ipv4Net,

@@ -160,8 +160,13 @@ impl Status {
             lines.push([
                 "Settings".to_owned(),
                 format!(
-                    "fast path {}, source check {}",
-                    told.fast_path, told.source_check
+                    "fast path {}, source check {}, source NAT {}",
+                    told.fast_path,
+                    told.source_check,
+                    match told.snat_ports {
+                        Some(ports) => format!("from ports {ports}"),
+                        None => "off".to_owned(),
+                    }
                 ),
             ]);
         }

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::dataplane::object::EMBEDDED;
 use crate::dataplane::shadow::constants;
+use crate::desired::PortRange;
 use crate::mac::MacAddr;
 
 /// Constants of the node; see [`flannel_common::globals`].
@@ -28,6 +29,8 @@ pub struct Told {
     pub overlay_mtu: u32,
     pub source_check: &'static str,
     pub fast_path: &'static str,
+    /// Ports that pods' flows leave under; `None`: source NAT is off.
+    pub snat_ports: Option<PortRange>,
 }
 
 impl Told {
@@ -97,7 +100,13 @@ impl Layout {
             Ipv4Net::with_netmask(address, mask).ok()
         };
         let u32 = |name| Some(u32::from_ne_bytes(self.get(rodata, name)?));
+        let u16 = |name| Some(u16::from_ne_bytes(self.get(rodata, name)?));
+        let ports = PortRange {
+            min: u16(globals::SNAT_PORT_MIN)?,
+            max: u16(globals::SNAT_PORT_MAX)?,
+        };
         Some(Told {
+            snat_ports: (ports.max > 0).then_some(ports),
             vni: u32(globals::VNI)?,
             port: u16::from_ne_bytes(self.get(rodata, globals::VXLAN_PORT)?),
             uplink_index: u32(globals::UPLINK_IFINDEX)?,
@@ -161,6 +170,8 @@ mod tests {
                 (globals::SUBNET_MASK, &bits("255.255.255.0")),
                 (globals::SOURCE_CHECK, &[1]),
                 (globals::FAST_PATH, &[globals::FAST_PATH_VERIFIED]),
+                (globals::SNAT_PORT_MIN, &50_000_u16.to_ne_bytes()),
+                (globals::SNAT_PORT_MAX, &60_000_u16.to_ne_bytes()),
             ],
         );
         let told = layout.decode(&bytes).unwrap();
@@ -169,6 +180,17 @@ mod tests {
         assert_eq!(told.network.to_string(), "10.244.0.0/16");
         assert_eq!(told.subnet.to_string(), "10.244.3.0/24");
         assert_eq!((told.source_check, told.fast_path), ("strict", "verified"));
+        assert_eq!(told.snat_ports.unwrap().to_string(), "50000-60000");
+        let off = layout
+            .decode(&rodata(
+                &layout,
+                &[
+                    (globals::NETWORK_MASK, &bits("255.255.0.0")),
+                    (globals::SUBNET_MASK, &bits("255.255.255.0")),
+                ],
+            ))
+            .unwrap();
+        assert_eq!(off.snat_ports, None);
     }
 
     #[test]

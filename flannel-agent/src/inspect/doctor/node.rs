@@ -1,7 +1,7 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
 use crate::config::NetworkConfig;
-use crate::desired::{TUNNEL_OVERHEAD, overlay_mtu};
+use crate::desired::{Outlets, Ports, TUNNEL_OVERHEAD, overlay_mtu};
 use crate::net::{Features, sysctl};
 use crate::uplink::Uplink;
 
@@ -42,6 +42,44 @@ pub(super) async fn check(
         udp_port(patient, port, report);
     }
     bridge(patient, report);
+    if let Some((uplink, network)) = uplink.as_ref().zip(network) {
+        source_nat(patient, uplink, network, report);
+    }
+}
+
+/// Where pods' packets to the outside are translated, and where not.
+fn source_nat(
+    patient: &Patient<'_>,
+    uplink: &Uplink,
+    network: &NetworkConfig,
+    report: &mut Report,
+) {
+    let Some(snat) = &patient.config.snat else {
+        return;
+    };
+    let outlets = Outlets::find(
+        patient.links,
+        patient.addresses,
+        network.network,
+        uplink.index,
+        &Ports::new(),
+    );
+    let devices: Vec<_> = [&uplink.name]
+        .into_iter()
+        .chain(outlets.devices.keys())
+        .collect();
+    let devices = devices
+        .into_iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    report.ok(format!("source NAT from ports {} on {devices}", snat.ports));
+    for device in &outlets.unserved {
+        report.warning(
+            format!("what pods send by {device} leaves under their own addresses: it is no Ethernet device"),
+            format!("a masquerade rule of your own: iptables -t nat -A POSTROUTING -s {} -o {device} -j MASQUERADE", network.network),
+        );
+    }
 }
 
 fn mtu(uplink: &Uplink, network: &NetworkConfig, report: &mut Report) {

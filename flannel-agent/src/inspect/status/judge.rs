@@ -8,33 +8,38 @@ use crate::inspect::Verdict;
 
 /// Without one of these the node does not take part in its network.
 const NEEDED: [Program; 3] = [Program::OverlayTx, Program::OverlayCatch, Program::UplinkRx];
+/// Where source NAT is on, pods' packets would leave under their own addresses without these.
+const SNAT: [Program; 2] = [Program::UplinkTx, Program::UplinkSnatRx];
+/// The same for the tunnel.
+const OVERLAY_SNAT: [Program; 2] = [Program::OverlaySnatTx, Program::OverlaySnatRx];
 
 /// From here on a map that cannot forget is short of room. (The table of flows is an LRU: full is normal.)
 const PRESSURE_PERCENT: u32 = 90;
 
 pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if status.is_host_gw() {
-        return attention(status, mangled);
-    }
     let mut broken = |what: String, fix| {
         findings.push(finding(Verdict::Broken, what, fix));
     };
-    for name in [PEERS, VTEPS] {
-        if !status.maps.iter().any(|map| map.name == name) {
-            broken(
-                format!("the map {name} is not pinned"),
-                "start the agent: it makes missing maps anew",
-            );
-        }
-    }
-    for program in NEEDED {
+    for program in needed(status) {
         let name = program.name();
         let attached = status.hooks.iter().any(|h| h.program == name && h.attached);
         if !attached {
             broken(
                 format!("{name} is on no hook"),
                 "start the agent, or wait for it: it attaches what is missing within 30 seconds",
+            );
+        }
+    }
+    if status.is_host_gw() {
+        findings.extend(attention(status, mangled));
+        return findings;
+    }
+    for name in [PEERS, VTEPS] {
+        if !status.maps.iter().any(|map| map.name == name) {
+            broken(
+                format!("the map {name} is not pinned"),
+                "start the agent: it makes missing maps anew",
             );
         }
     }
@@ -51,6 +56,18 @@ pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
     }
     findings.extend(attention(status, mangled));
     findings
+}
+
+fn needed(status: &Status) -> impl Iterator<Item = Program> {
+    let tunnel = !status.is_host_gw();
+    let snat = status.told.as_ref().and_then(|told| told.snat_ports);
+    let parts = [
+        (tunnel, &NEEDED[..]),
+        (snat.is_some(), &SNAT),
+        (tunnel && snat.is_some(), &OVERLAY_SNAT),
+    ];
+    let wanted = parts.into_iter().filter(|(wanted, _)| *wanted);
+    wanted.flat_map(|(_, programs)| programs.iter().copied())
 }
 
 impl Status {
@@ -137,7 +154,8 @@ fn finding(verdict: Verdict, what: String, fix: &'static str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::view::{Hook, Mode};
+    use crate::dataplane::view::{Hook, Mode, Told};
+    use crate::desired::PortRange;
     use crate::inspect::maps::Row;
     use crate::net::Direction;
 
@@ -214,6 +232,42 @@ mod tests {
             Verdict::Attention,
             "no agent runs for this network".to_owned()
         )));
+    }
+
+    fn told(vni: u32) -> Told {
+        Told {
+            vni,
+            port: 8472,
+            uplink_index: 2,
+            uplink_ip: [192, 0, 2, 1].into(),
+            flannel_index: 3,
+            gro_index: 4,
+            vtep_mac: crate::mac::MacAddr([2; 6]),
+            network: "10.244.0.0/16".parse().unwrap(),
+            subnet: "10.244.1.0/24".parse().unwrap(),
+            overlay_mtu: 1450,
+            source_check: "strict",
+            fast_path: "off",
+            snat_ports: Some(PortRange { min: 1, max: 2 }),
+        }
+    }
+
+    #[test]
+    fn source_nat_without_its_programs_is_broken() {
+        let missing = |vni| {
+            let mut status = status();
+            status.told = Some(told(vni));
+            let said = said(&status).into_iter();
+            let broken = said.filter(|(verdict, _)| *verdict == Verdict::Broken);
+            broken.map(|(_, what)| what).collect::<Vec<_>>()
+        };
+        let of_uplink = ["uplink_tx is on no hook", "uplink_snat_rx is on no hook"];
+        let of_overlay = [
+            "overlay_snat_tx is on no hook",
+            "overlay_snat_rx is on no hook",
+        ];
+        assert_eq!(missing(1), [of_uplink, of_overlay].concat());
+        assert_eq!(missing(0), of_uplink, "host-gw has no tunnel");
     }
 
     #[test]

@@ -316,17 +316,13 @@ fn what_is_odd_takes_the_stack(#[case] odd: fn(&mut Vec<u8>), #[case] reason: Re
 #[test]
 fn what_is_too_long_takes_the_stack() {
     let mut node = verified_tcp();
-    let long = Inner {
-        payload: 1450 - 40 + 1,
+    let of = |payload| Inner {
+        payload,
         ..arriving()
     };
-    assert_eq!(node.run(DirectRx, &long.tcp()).action, UNSPEC);
+    assert_eq!(node.run(DirectRx, &of(1450 - 40 + 1).tcp()).action, UNSPEC);
     assert_eq!(node.count(DirectRx, Reason::OverMtu).packets, 1);
-    let fits = Inner {
-        payload: 1450 - 40,
-        ..arriving()
-    };
-    assert_eq!(node.run(DirectRx, &fits.tcp()).action, REDIRECT);
+    assert_eq!(node.run(DirectRx, &of(1450 - 40).tcp()).action, REDIRECT);
 }
 
 #[rstest]

@@ -5,6 +5,7 @@ mod doctor;
 mod flows;
 mod look;
 mod maps;
+mod monitor;
 mod nat;
 mod output;
 mod peers;
@@ -48,6 +49,8 @@ pub enum Inspect {
     ///
     /// Exit status: 0 our programs let it through; 1 it is dropped; 2 it cannot be traced.
     Trace(trace::Trace),
+    /// Show packets as the programs decide about them, until interrupted; one monitor at a time
+    Monitor(monitor::Monitor),
     /// Packets by program and reason
     Stats(Look),
 }
@@ -131,6 +134,7 @@ impl Inspect {
             Self::Flows(flows) => &flows.look,
             Self::Nat(nat) => &nat.look,
             Self::Trace(trace) => &trace.look,
+            Self::Monitor(monitor) => &monitor.look,
             Self::Maps(maps) => &maps.look,
         }
     }
@@ -144,6 +148,7 @@ fn show(inspect: &Inspect, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         Inspect::Flows(flows) => flows.show(out),
         Inspect::Nat(nat) => nat.show(out),
         Inspect::Trace(trace) => trace.show(out),
+        Inspect::Monitor(monitor) => monitor.show(out),
         Inspect::Maps(maps) => maps.show(out),
         Inspect::Stats(look) => stats::show(look, out),
     }

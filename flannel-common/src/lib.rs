@@ -10,6 +10,7 @@
 pub mod cidr;
 pub mod csum;
 pub mod ecn;
+pub mod event;
 pub mod flow;
 pub mod globals;
 pub mod header;

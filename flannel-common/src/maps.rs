@@ -46,6 +46,17 @@ pub const EXEMPT: &str = "fl_nomasq";
 /// Hash: ifindex (`u32`) → address that pods' packets leave with there, for devices besides the uplink.
 pub const OUTLETS: &str = "fl_outlets";
 
+/// Ring buffer of [`crate::event::Event`], for `flannel-agent monitor`.
+pub const EVENTS: &str = "fl_events";
+/// Array of one [`crate::event::Listen`].
+pub const LISTEN: &str = "fl_listen";
+
+/// Per-CPU array of one `u64`: events that found no room.
+pub const LOST: &str = "fl_lost";
+
+/// Room for two thousand events; a power of two of pages.
+pub const EVENTS_BYTES: usize = 256 << 10;
+
 /// Default size of [`SNAT`]: two entries a flow.
 pub const MAX_SNAT: usize = 262_144;
 /// Fragmented packets at once; each speaks for at most half a minute.

@@ -29,6 +29,8 @@ mod entry;
 #[cfg(target_arch = "bpf")]
 mod entry_snat;
 #[cfg(target_arch = "bpf")]
+mod events;
+#[cfg(target_arch = "bpf")]
 mod fast_rx;
 #[cfg(target_arch = "bpf")]
 mod flows;

@@ -1,11 +1,12 @@
 //! The maps. Names and layouts are those of [`flannel_common::maps`].
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use flannel_common::Ipv4;
+use flannel_common::event::{Event, Listen};
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::maps::{MAX_EXEMPT, MAX_FRAGMENTS, MAX_OUTLETS, MAX_SNAT};
+use flannel_common::maps::{EVENTS_BYTES, MAX_EXEMPT, MAX_FRAGMENTS, MAX_OUTLETS, MAX_SNAT};
 use flannel_common::maps::{MAX_FLOWS, MAX_PEERS, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::snat;
@@ -49,3 +50,12 @@ pub(crate) static EXEMPT: LpmTrie<Ipv4, u8, MAX_EXEMPT> = LpmTrie::new();
 #[btf_map(name = "fl_outlets")]
 pub(crate) static OUTLETS: HashMap<u32, Ipv4, MAX_OUTLETS, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
+
+#[btf_map(name = "fl_events")]
+pub(crate) static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
+
+#[btf_map(name = "fl_listen")]
+pub(crate) static LISTEN: Array<Listen, 1> = Array::new();
+
+#[btf_map(name = "fl_lost")]
+pub(crate) static LOST: PerCpuArray<u64, 1> = PerCpuArray::new();

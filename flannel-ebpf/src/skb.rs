@@ -8,13 +8,14 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{
     bpf_csum_level, bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
-    bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes,
+    bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use aya_ebpf::{EbpfContext, bpf_f_adj_room_encap_l2};
 use bytemuck::Pod;
 use core::mem::MaybeUninit;
 use flannel_common::Ipv4;
+use flannel_common::event::HEAD;
 use flannel_common::header::{ETHERTYPE_IPV4, Eth};
 use flannel_common::vxlan::Outer;
 use flannel_common::xdp::Meta;
@@ -164,6 +165,17 @@ impl Skb {
         unsafe { (*self.raw()).tc_index = passes };
     }
 
+    /// Copies as much of the packet as there is room for; returns how much.
+    #[inline(always)]
+    pub(crate) fn catch(&self, into: *mut [u8; HEAD]) -> u8 {
+        let len = self.len().min(HEAD as u32);
+        // Between 1 and HEAD, which the verifier sees: it refuses a copy of nothing.
+        let len = (len.wrapping_sub(1) & (HEAD as u32 - 1)) + 1;
+        // SAFETY: at most HEAD bytes are written, for which the caller has memory; the verifier checks it.
+        let failed = unsafe { bpf_skb_load_bytes(self.raw().cast(), 0, into.cast(), len) };
+        if failed == 0 { len as u8 } else { 0 }
+    }
+
     /// netfilter's mark.
     #[inline(always)]
     pub(crate) fn mark(&self) -> u32 {
@@ -300,4 +312,11 @@ pub(crate) fn redirect_peer(ifindex: u32) -> i32 {
 pub(crate) fn coarse_ns() -> u64 {
     // SAFETY: takes no arguments.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// Monotonic nanoseconds.
+#[inline(always)]
+pub(crate) fn exact_ns() -> u64 {
+    // SAFETY: takes no arguments.
+    unsafe { bpf_ktime_get_ns() }
 }

@@ -5,6 +5,7 @@ use flannel_common::program::Program;
 use flannel_common::reason::{Class, Reason};
 use flannel_common::stats::Count;
 
+use crate::events;
 use crate::maps::STATS;
 use crate::skb::Skb;
 use crate::xdp_frame::Frame;
@@ -32,6 +33,7 @@ pub(crate) fn finish(skb: &Skb, program: Program, outcome: Result<Verdict, Reaso
         },
     };
     count(program, reason, skb.len());
+    events::tell(skb, program, reason, action);
     action
 }
 

@@ -6,6 +6,7 @@ mod bpf;
 mod bpffs;
 mod carry;
 mod error;
+pub(crate) mod events;
 mod hooks;
 mod maps;
 mod object;

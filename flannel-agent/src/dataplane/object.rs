@@ -138,8 +138,10 @@ impl Object {
         loader.btf(None);
         constants.set(&mut loader);
         for map in &self.maps {
-            let entries = map.shape.max_entries.min(UNUSED_ENTRIES);
-            loader.map_max_entries(&map.name, entries);
+            // Of a ring buffer it is bytes.
+            if [FLOWS, SNAT, FRAGMENTS].contains(&map.name.as_str()) {
+                loader.map_max_entries(&map.name, UNUSED_ENTRIES);
+            }
         }
         loader
             .load(&self.bytes)

@@ -105,6 +105,10 @@ impl View {
         Ok(Self { network, root })
     }
 
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     #[must_use]
     pub fn network(&self) -> &str {
         &self.network
@@ -309,7 +313,10 @@ impl View {
         MapData::from_pin(self.map_path(name)).map_err(|e| self.failed(name, e))
     }
 
-    fn typed<T: TryFrom<Map, Error = MapError>>(&self, name: &'static str) -> Result<T, ViewError> {
+    pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(
+        &self,
+        name: &'static str,
+    ) -> Result<T, ViewError> {
         let map = Map::from_map_data(self.data(name)?).map_err(|e| self.failed(name, e))?;
         T::try_from(map).map_err(|e| self.failed(name, e))
     }

@@ -21,6 +21,7 @@ use crate::dataplane::Rehearsal;
 use crate::dataplane::view::{Hook, Told, View};
 use crate::net::{Address, Link, Netlink};
 use packet::{Proto, Segment, Tuple};
+pub(super) use walk::describe;
 
 /// `trace SRC DST …`
 #[derive(Debug, Clone, Args)]

@@ -1,6 +1,7 @@
 //! Packet tests: one program, its own maps, one packet in; verdict, packet and counters out.
 
 mod build;
+mod events;
 mod fixture;
 pub mod outside;
 mod snat;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::mem::offset_of;
 
+use flannel_common::event::{About, Listen};
 use flannel_common::flow::{Flow, FlowKey, Half};
 use flannel_common::maps::{self, Peer, Vtep};
 use flannel_common::program::Program;
@@ -109,6 +110,21 @@ pub(super) fn page() -> Page {
             "`Counters`",
             Program::SLOTS,
         ),
+        (maps::LISTEN, "array", "0", "`Listen`", 1),
+        (
+            maps::LOST,
+            "per-CPU array",
+            "0",
+            "events without room (`u64`)",
+            1,
+        ),
+        (
+            maps::EVENTS,
+            "ring buffer, bytes",
+            "",
+            "`About`, then 128 bytes of the packet",
+            maps::EVENTS_BYTES,
+        ),
     ] {
         let _ = writeln!(text, "| `{name}` | {kind} | {key} | {value} | {entries} |");
     }
@@ -138,7 +154,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 10] {
+fn layouts() -> [Layout; 12] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -215,6 +231,21 @@ fn layouts() -> [Layout; 10] {
         layout!(Count {
             packets: u64 = "packets; one that GRO merged or GSO will split counts as one",
             bytes: u64 = "bytes, Ethernet header included",
+        }),
+        layout!(Listen {
+            until: u64 = "monotonic nanoseconds up to which somebody listens; 0: nobody",
+            mask: u32 = "one packet in `mask` + 1 is reported, and every drop",
+            drops_only: u32 = "not 0: only drops",
+        }),
+        layout!(About {
+            at: u64 = "monotonic nanoseconds",
+            ifindex: u32 = "device whose hook the program is on",
+            len: u32 = "length from the Ethernet header on, bytes",
+            gso_size: u32 = "payload of each segment it stands for, bytes; 0: one packet",
+            program: u8 = "number of the program",
+            reason: u8 = "number of the reason",
+            caught: u8 = "how many of the 128 bytes are the packet's",
+            pad: u8 = "0",
         }),
     ]
 }

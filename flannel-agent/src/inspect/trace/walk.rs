@@ -307,7 +307,7 @@ impl Hop {
 }
 
 /// A frame in words, with its tunnel headers if it has any.
-fn describe(frame: &[u8]) -> String {
+pub(in crate::inspect) fn describe(frame: &[u8]) -> String {
     let inner = Described::of(frame, Eth::LEN + Outer::LEN);
     match (outer(frame), inner) {
         (Some(outer), Some(inner)) if outer.vxlan.flags == [0x08, 0, 0, 0] => {

@@ -84,6 +84,8 @@ pub struct Programs {
     pub steps: BTreeMap<Program, Generation>,
     /// Ours, attached where nothing of ours belongs (any more).
     pub stale: BTreeSet<Stale>,
+    /// The uplink's driver was asked for XDP, as it is now, and refused.
+    pub xdp_refused: bool,
     /// Pin folders of other layout versions, and whether their translated connections mean here what they mean there.
     pub old_layouts: BTreeMap<String, bool>,
 }

@@ -79,12 +79,10 @@ impl Executor<'_> {
                 found(device, net.set_up_noarp(index).await?)?;
             }
             Action::Attach(attachment) => {
-                let target = Target {
-                    attachment,
-                    index: self.index(&attachment.device).await?,
-                    tag: self.node.tag,
-                };
-                self.bpf.attach(&target)?;
+                let link = self.link(&attachment.device).await?;
+                let tag = self.node.tag;
+                self.bpf
+                    .attach(&Target::new(attachment, link.index, tag), &link)?;
             }
             Action::AddAddress { device, address } => {
                 let index = self.index(device).await?;

@@ -19,7 +19,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 pub use facts::{Sought, Ways};
-pub use fast_path::{FastPath, Hook, Mode, Ports};
+pub use fast_path::{FastPath, Hook, Mode, Ports, Xdp};
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use outlets::{Outlet, Outlets};
 pub use peers::{Peer, Peers};

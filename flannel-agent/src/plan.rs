@@ -69,6 +69,9 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
     }
 
     let attach = |attachment: &&Attachment| {
+        if actual.programs.xdp_refused && attachment.is_for_xdp() {
+            return false;
+        }
         let live = actual.programs.attached.get(*attachment);
         reload || live != Some(&Generation::Current)
     };

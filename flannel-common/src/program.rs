@@ -75,6 +75,11 @@ impl Program {
         }
     }
 
+    /// Whether its hook is the driver and not TC.
+    pub const fn is_xdp(self) -> bool {
+        matches!(self, Self::UplinkXdp)
+    }
+
     /// Symbol in the object and name in `bpftool prog`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -137,6 +137,7 @@ mod tests {
             loopback: false,
             ethernet: true,
             peer,
+            xdp_program: None,
             controller: None,
         }
     }

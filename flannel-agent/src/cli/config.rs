@@ -130,6 +130,7 @@ impl Config {
             fast_path: FastPath {
                 mode: flags.fast_path,
                 hook: flags.pod_hook,
+                xdp: flags.xdp,
                 bridge: bridge(flags)?,
             },
             flow_entries: flow_entries(flags)?,

@@ -1,6 +1,6 @@
 //! Every flag, once: name, default and help. What the values mean is decided in [`super::config`].
 
-use crate::desired::{Hook, Mode};
+use crate::desired::{Hook, Mode, Xdp};
 use std::fmt;
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -179,6 +179,14 @@ pub struct Flags {
     )]
     pub flow_entries: u32,
 
+    /// Take outer headers off in the uplink's driver (native XDP), before GRO
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "off",
+        help_heading = "Fast path"
+    )]
+    pub xdp: Xdp,
     /// Pods reach the outside under the node's address (source NAT)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Source NAT")]

@@ -107,6 +107,7 @@ type Get = fn(&Flags) -> String;
 #[case("fast-path", "off", |f: &Flags| format!("{:?}", f.fast_path).to_lowercase())]
 #[case("pod-hook", "bridge", |f: &Flags| format!("{:?}", f.pod_hook).to_lowercase())]
 #[case("pod-bridge", "br0", |f: &Flags| f.pod_bridge.clone())]
+#[case("xdp", "auto", |f: &Flags| format!("{:?}", f.xdp).to_lowercase())]
 #[case("flow-entries", "8192", |f: &Flags| f.flow_entries.to_string())]
 #[case("snat-ports", "50000-60000", |f: &Flags| f.snat_ports.clone())]
 #[case("snat-entries", "8192", |f: &Flags| f.snat_entries.to_string())]

@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use aya::Ebpf;
-use aya::programs::SchedClassifier;
 use flannel_common::maps::{EPOCH, EXEMPT, OUTLETS, PEERS, STEPS, VTEPS};
 use flannel_common::program::Program;
 
@@ -14,13 +13,15 @@ use super::bpffs::{self, Pins};
 use super::hooks::{self, Target, Way};
 use super::maps::{Maps, Stats};
 use super::object::Object;
+use super::programs::{at_driver, classifier, load};
 use super::shadow::Shadow;
 use super::snat_maps::{self, SnatMaps};
-use super::{DataplaneError, Options, carry, requirements};
+use super::strays::stray_filters;
+use super::xdp::{self, Refusal};
+use super::{DataplaneError, Options, carry};
 use crate::actual::{Generation, Loaded, PeerMaps, Programs, Stale};
 use crate::desired::Node;
-use crate::mark;
-use crate::net::{Direction, Link, Netlink};
+use crate::net::{Link, Netlink};
 use crate::plan::PeerChanges;
 use ipnet::Ipv4Net;
 
@@ -32,6 +33,7 @@ pub(crate) struct Bpf {
     pins: Pins,
     way: Way,
     loaded: Option<Running>,
+    xdp_refusal: Option<Refusal>,
     /// Tells `flannel-agent status` that somebody is here; worth no failure.
     _alive: Option<Alive>,
 }
@@ -60,6 +62,7 @@ impl Bpf {
             pins,
             way: options.attach.into(),
             loaded: None,
+            xdp_refusal: None,
         })
     }
 
@@ -89,6 +92,7 @@ impl Bpf {
             pins: Pins::of(&options.bpffs, &options.network),
             way: options.attach.into(),
             loaded: None,
+            xdp_refusal: None,
         })
     }
 
@@ -111,15 +115,14 @@ impl Bpf {
         let mut ebpf = self.object.load(told, &self.pins)?;
         let mut ids = BTreeMap::new();
         for program in programs.iter().copied() {
-            let classifier = classifier(&mut ebpf, program)?;
-            classifier
-                .load()
-                .map_err(|error| requirements::explain(program.name(), error))?;
-            let info = classifier.info().map_err(|error| DataplaneError::Load {
-                program: program.name(),
-                error: Box::new(error),
-            })?;
-            ids.insert(program, info.id());
+            match load(&mut ebpf, program) {
+                Ok(id) => {
+                    ids.insert(program, id);
+                }
+                // Nothing but speed depends on it: attaching it says what is the matter.
+                Err(_) if program.is_xdp() => {}
+                Err(error) => return Err(error),
+            }
         }
         self.loaded = Some(Running {
             maps: Maps::take(&mut ebpf)?,
@@ -132,11 +135,25 @@ impl Bpf {
         Ok(())
     }
 
-    /// Puts a loaded program on its hook.
-    pub(crate) fn attach(&mut self, target: &Target<'_>) -> Result<(), DataplaneError> {
+    /// Puts a loaded program on its hook, which is at `link`.
+    pub(crate) fn attach(&mut self, to: &Target<'_>, link: &Link) -> Result<(), DataplaneError> {
         let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
-        let program = classifier(&mut running.ebpf, target.attachment.program)?;
-        hooks::attach(program, target, &self.pins, &mut self.way)
+        if !to.attachment.program.is_xdp() {
+            let program = classifier(&mut running.ebpf, to.attachment.program)?;
+            return hooks::attach(program, to, &self.pins, &mut self.way);
+        }
+        let attached = if running.ids.contains_key(&to.attachment.program) {
+            let program = at_driver(&mut running.ebpf, to.attachment.program)?;
+            xdp::attach(program, to, &self.pins, link)
+        } else {
+            load(&mut running.ebpf, to.attachment.program).map(drop)
+        };
+        self.xdp_refusal = attached.is_err().then(|| Refusal::by(link));
+        if attached.is_err() {
+            // It would look at every packet in vain.
+            self.detach(&hooks::stale(Program::XdpRx, to, self.way))?;
+        }
+        attached
     }
 
     pub(crate) fn detach(&self, stale: &Stale) -> Result<(), DataplaneError> {
@@ -284,18 +301,22 @@ impl Bpf {
             attached: BTreeMap::new(),
             steps: self.steps()?,
             old_layouts: self.old_layouts()?,
+            xdp_refused: self.xdp_refusal.as_ref().is_some_and(|r| r.holds(links)),
         };
         let mut pins = self.pins.link_names()?;
         for attachment in &node.attachments {
             let Some(link) = links.iter().find(|link| link.name == attachment.device) else {
                 continue;
             };
-            let target = Target {
-                attachment,
-                index: link.index,
-                tag,
-            };
+            let target = Target::new(attachment, link.index, tag);
             pins.remove(&target.pin_name());
+            if attachment.program.is_xdp() {
+                if let Some(id) = xdp::pinned_program(&target, &self.pins, link) {
+                    let generation = self.generation(attachment.program, id);
+                    programs.attached.insert(attachment.clone(), generation);
+                }
+                continue;
+            }
             let filters = net.filters(link.index, attachment.direction).await?;
             let filter = hooks::filter_program(&target, &filters);
             let pinned = match self.way {
@@ -340,54 +361,4 @@ impl Bpf {
             Generation::Earlier
         }
     }
-}
-
-pub(super) fn classifier(
-    ebpf: &mut Ebpf,
-    program: Program,
-) -> Result<&mut SchedClassifier, DataplaneError> {
-    let name = program.name();
-    let found = ebpf
-        .program_mut(name)
-        .ok_or_else(|| DataplaneError::Object(format!("it has no program {name}")))?;
-    found
-        .try_into()
-        .map_err(|_| DataplaneError::Object(format!("its program {name} is no TC classifier")))
-}
-
-/// Filters of ours on hooks that are not wanted, say of an uplink or a VNI of yesterday. A filter has no pin to
-/// find it by, so every interface is asked.
-async fn stray_filters(
-    node: &Node,
-    net: &Netlink,
-    links: &[Link],
-) -> Result<BTreeSet<Stale>, DataplaneError> {
-    let alias = mark::alias(&node.network);
-    let former = links
-        .iter()
-        .filter(|link| link.alias.as_deref() == Some(alias.as_str()))
-        .filter_map(mark::vni_of);
-    let tags: BTreeSet<u32> = former.chain([node.tag, mark::tag(&node.network)]).collect();
-    let mut strays = BTreeSet::new();
-    for link in links {
-        for direction in [Direction::Ingress, Direction::Egress] {
-            for filter in net.filters(link.index, direction).await? {
-                let is_of = |program, tag| hooks::is_filter_of(&filter, program, tag);
-                let wanted = node.attachments.iter().any(|a| {
-                    a.device == link.name && a.direction == direction && is_of(a.program, node.tag)
-                });
-                let ours = tags
-                    .iter()
-                    .any(|tag| Program::ALL.into_iter().any(|program| is_of(program, *tag)));
-                if ours && !wanted {
-                    strays.insert(Stale::Filter {
-                        device: link.name.clone(),
-                        direction,
-                        handle: filter.handle,
-                    });
-                }
-            }
-        }
-    }
-    Ok(strays)
 }

@@ -69,6 +69,8 @@ pub enum DataplaneError {
     },
     #[error("the map {map} is full: it holds {capacity} peers, and the network has more nodes")]
     MapFull { map: &'static str, capacity: usize },
+    #[error("{0}")]
+    Xdp(String),
     #[error("the programs are not loaded yet")]
     NotLoaded,
     #[error(transparent)]

@@ -15,6 +15,7 @@ use flannel_common::program::Program;
 
 use super::DataplaneError;
 use super::bpffs::{self, Pins};
+use crate::actual::Stale;
 use crate::desired::Attachment;
 use crate::net::{Direction, Filter};
 
@@ -24,10 +25,13 @@ const PRIORITY: u16 = 0x66;
 /// The same for programs that [go first](goes_first).
 const FIRST: u16 = PRIORITY - 1;
 
-/// Programs that translate what leaves. netfilter, whose work they do, lies ahead of every hook: whoever else
+/// What `uplink_xdp` stripped is for `xdp_rx` alone. And programs that translate what leaves: netfilter, whose work they do, lies ahead of every hook: whoever else
 /// is on the hook sees the packet as it will leave, and no final verdict lets it out untranslated.
 const fn goes_first(program: Program) -> bool {
-    matches!(program, Program::UplinkTx | Program::OverlaySnatTx)
+    matches!(
+        program,
+        Program::XdpRx | Program::UplinkTx | Program::OverlaySnatTx
+    )
 }
 
 const fn priority(program: Program) -> u16 {
@@ -71,7 +75,15 @@ pub(crate) struct Target<'a> {
     pub(crate) tag: u32,
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    pub(crate) const fn new(attachment: &'a Attachment, index: u32, tag: u32) -> Self {
+        Self {
+            attachment,
+            index,
+            tag,
+        }
+    }
+
     /// The index is in the name: a link of a device that was deleted is never mistaken for one of its
     /// successor, and two uplinks are two files.
     pub(super) fn pin_name(&self) -> String {
@@ -278,6 +290,26 @@ fn is_unsupported(error: &Failed) -> bool {
             Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP)
         ),
         _ => false,
+    }
+}
+
+/// What to remove if `program` is to leave the hook of `target`.
+pub(super) fn stale(program: Program, target: &Target<'_>, way: Way) -> Stale {
+    let attachment = &Attachment {
+        program,
+        ..target.attachment.clone()
+    };
+    let target = Target {
+        attachment,
+        ..*target
+    };
+    match way {
+        Way::Clsact => Stale::Filter {
+            device: attachment.device.clone(),
+            direction: attachment.direction,
+            handle: target.handle(),
+        },
+        Way::Untried | Way::Tcx => Stale::Pin(target.pin_name()),
     }
 }
 

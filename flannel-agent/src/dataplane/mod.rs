@@ -12,14 +12,17 @@ mod maps;
 mod object;
 mod preview;
 pub(crate) mod probe;
+mod programs;
 mod reconcile;
 mod rehearsal;
 mod requirements;
 mod shadow;
 mod snat;
 mod snat_maps;
+mod strays;
 pub mod view;
 mod wire;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use super::{Dataplane, DataplaneError, Mirror};
 use crate::actual::PeerMaps;
 use crate::apply::Executor;
-use crate::desired::{Desired, Node, Peers};
+use crate::desired::{Desired, Node, Peers, Xdp};
 use crate::lease::SubnetKey;
 use crate::plan::{Action, Conflict, PeerChanges, plan};
 
@@ -115,7 +115,13 @@ impl Dataplane {
                 Err(error) => {
                     let text = format!("cannot {action}: {error}; going on without");
                     if !self.said.contains(&text) {
-                        tracing::warn!("{text}");
+                        // With `auto` it is no trouble, only news.
+                        let xdp = matches!(&action, Action::Attach(a) if a.program.is_xdp());
+                        if xdp && desired.node.xdp == Xdp::Auto {
+                            tracing::info!("{text}");
+                        } else {
+                            tracing::warn!("{text}");
+                        }
                         self.said.insert(text);
                     }
                     report.failed.push((action, error.to_string()));

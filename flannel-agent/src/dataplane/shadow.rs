@@ -10,7 +10,7 @@ use aya::maps::{Map, MapData, MapInfo};
 use aya::programs::{ProgramInfo, SchedClassifier};
 use flannel_common::program::Program;
 
-use super::bpf::classifier;
+use super::programs::classifier;
 use super::view::first_value;
 use super::{DataplaneError, requirements};
 

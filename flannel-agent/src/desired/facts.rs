@@ -143,6 +143,7 @@ mod tests {
             loopback: false,
             ethernet: true,
             peer: None,
+            xdp_program: None,
             controller,
         }
     }

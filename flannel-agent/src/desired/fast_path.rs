@@ -35,11 +35,25 @@ pub enum Hook {
     Bridge,
 }
 
+/// Whether outer headers come off in the uplink's driver, before GRO.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Xdp {
+    /// No
+    #[default]
+    Off,
+    /// If the driver can
+    Auto,
+    /// Yes, and it is a complaint if the driver cannot
+    On,
+}
+
 /// The fast path as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FastPath {
     pub mode: Mode,
     pub hook: Hook,
+    pub xdp: Xdp,
     /// The bridge that pods hang on.
     pub bridge: String,
 }
@@ -49,6 +63,7 @@ impl Default for FastPath {
         Self {
             mode: Mode::default(),
             hook: Hook::default(),
+            xdp: Xdp::default(),
             bridge: "cni0".to_owned(),
         }
     }
@@ -85,6 +100,20 @@ impl FastPath {
         match self.hook {
             Hook::Port => globals::POD_HOOK_PORT,
             Hook::Bridge => globals::POD_HOOK_BRIDGE,
+        }
+    }
+
+    /// In the order in which they are put up: nobody but `xdp_rx` knows what to do with what `uplink_xdp` has
+    /// stripped.
+    pub(super) fn at_uplink(&self, uplink: &str) -> Vec<Attachment> {
+        let at = |program| Attachment {
+            program,
+            device: uplink.to_owned(),
+            direction: Direction::Ingress,
+        };
+        match self.xdp {
+            Xdp::Off => Vec::new(),
+            Xdp::Auto | Xdp::On => vec![at(Program::XdpRx), at(Program::UplinkXdp)],
         }
     }
 

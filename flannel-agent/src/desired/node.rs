@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 
 use super::fast_path::Ways;
-use super::{DesiredError, Inputs, PortRange, Ports, SourceNat};
+use super::{DesiredError, Inputs, PortRange, Ports, SourceNat, Xdp};
 use crate::config::{Backend, NetworkConfig};
 use crate::mac::MacAddr;
 use crate::mark;
@@ -58,6 +58,7 @@ pub struct Node {
     pub snat: Option<SourceNat>,
     /// Devices besides the uplink where source NAT is done, by ifindex, with the address there.
     pub outlets: BTreeMap<u32, Ipv4Addr>,
+    pub xdp: Xdp,
 }
 
 /// `flannel.<VNI>` and `flgro.<VNI>`.
@@ -105,6 +106,14 @@ pub struct Attachment {
     pub program: Program,
     pub device: String,
     pub direction: Direction,
+}
+
+impl Attachment {
+    /// Of use only with a program at the driver.
+    #[must_use]
+    pub const fn is_for_xdp(&self) -> bool {
+        matches!(self.program, Program::XdpRx | Program::UplinkXdp)
+    }
 }
 
 fn program_name<S: Serializer>(program: &Program, serializer: S) -> Result<S::Ok, S::Error> {
@@ -162,6 +171,9 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         }
     }
     let steps = inputs.snat.map_or(&[][..], |_| SourceNat::programs());
+    if pair.is_some() {
+        attachments.extend(inputs.fast_path.at_uplink(uplink));
+    }
     Ok(Node {
         network: inputs.network.to_owned(),
         tag: vni.unwrap_or_else(|| mark::tag(inputs.network)),
@@ -196,6 +208,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         pod_ports: inputs.facts.pod_ports.clone(),
         snat: inputs.snat.cloned(),
         outlets: outlets.values().map(|o| (o.index, o.address)).collect(),
+        xdp: inputs.fast_path.xdp,
         pair,
     })
 }

@@ -84,6 +84,7 @@ mod tests {
             loopback: false,
             ethernet: true,
             peer: None,
+            xdp_program: None,
             controller: None,
         }
     }

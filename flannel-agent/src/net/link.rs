@@ -4,7 +4,7 @@ use flannel_common::Mac;
 use futures_util::TryStreamExt;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
-    LinkMessage,
+    LinkMessage, LinkXdp,
 };
 use nix::errno::Errno;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -32,6 +32,8 @@ pub struct Link {
     pub ethernet: bool,
     /// ifindex of the other end of a veth pair, if that end is in this network namespace.
     pub peer: Option<u32>,
+    /// Id of the XDP program on it, whoever's.
+    pub xdp_program: Option<u32>,
     /// ifindex of the bridge (or other device) that this one is a port of.
     pub controller: Option<u32>,
 }
@@ -223,6 +225,7 @@ impl From<&LinkMessage> for Link {
             loopback: flags.contains(LinkFlags::Loopback),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             peer: None,
+            xdp_program: None,
             controller: None,
         };
         let (mut lower, mut elsewhere) = (None, false);
@@ -236,6 +239,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::LinkNetNsId(_) => elsewhere = true,
                 LinkAttribute::LinkInfo(info) => link.kind = kind(info),
+                LinkAttribute::Xdp(xdp) => link.xdp_program = xdp_program(xdp),
                 _ => {}
             }
         }
@@ -244,6 +248,14 @@ impl From<&LinkMessage> for Link {
         }
         link
     }
+}
+
+/// `IFLA_XDP` also has the ids by mode, for devices that run several programs at once.
+fn xdp_program(attributes: &[LinkXdp]) -> Option<u32> {
+    attributes.iter().find_map(|attribute| match attribute {
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) => Some(*id),
+        _ => None,
+    })
 }
 
 fn kind(info: &[LinkInfo]) -> Kind {

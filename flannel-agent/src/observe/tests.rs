@@ -19,6 +19,7 @@ fn veth(index: u32, name: &str, peer: Option<u32>, alias: Option<&str>) -> Link 
         loopback: false,
         ethernet: true,
         peer,
+        xdp_program: None,
         controller: None,
     }
 }

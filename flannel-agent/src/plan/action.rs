@@ -153,7 +153,10 @@ impl Action {
 
     /// Whether the node forwards wrongly without it. What fails and is not essential is said once.
     #[must_use]
-    pub const fn is_essential(&self) -> bool {
+    pub fn is_essential(&self) -> bool {
+        if let Self::Attach(attachment) = self {
+            return !attachment.program.is_xdp();
+        }
         !matches!(
             self,
             Self::SetSysctl { .. }
@@ -285,6 +288,9 @@ impl fmt::Display for Attachment {
             device,
             direction,
         } = self;
+        if program.is_xdp() {
+            return write!(f, "{} to the driver of {device}", program.name());
+        }
         write!(f, "{} to {direction} of {device}", program.name())
     }
 }

@@ -20,6 +20,7 @@ fn link(index: u32, name: &str) -> Link {
         loopback: false,
         ethernet: true,
         peer: None,
+        xdp_program: None,
         controller: None,
     }
 }

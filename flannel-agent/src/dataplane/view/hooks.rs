@@ -64,14 +64,16 @@ impl View {
             };
             let path = folder.join(&pin);
             let failed = |error| unreadable_io(&path, std::io::Error::other(error));
-            let link = FdLink::from(PinnedLink::from_pin(&path).map_err(failed)?);
-            let info = link.info().map_err(failed)?;
+            let pinned = FdLink::from(PinnedLink::from_pin(&path).map_err(failed)?);
+            let info = pinned.info().map_err(failed)?;
             let mode = match info.link_type() {
                 Ok(LinkType::Xdp) => Mode::Xdp,
                 _ => Mode::Tcx,
             };
-            let device = links.iter().find(|link| link.index == ifindex);
-            let device = device.map(|link| link.name.clone());
+            let link = links.iter().find(|link| link.index == ifindex);
+            let at_driver = mode == Mode::Xdp
+                && link.is_some_and(|link| link.xdp_program == Some(info.program_id()));
+            let device = link.map(|link| link.name.clone());
             let direction = device
                 .as_deref()
                 .filter(|_| mode == Mode::Tcx)
@@ -79,7 +81,7 @@ impl View {
             hooks.push(Hook {
                 program: program.to_owned(),
                 ifindex,
-                attached: direction.is_some() || (mode == Mode::Xdp && device.is_some()),
+                attached: direction.is_some() || at_driver,
                 device,
                 direction,
                 mode,

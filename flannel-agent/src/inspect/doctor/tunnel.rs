@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 
 use aya::programs::{SchedClassifier, TcAttachType};
 
+use flannel_common::program::Program;
+
 use super::{Patient, Report};
 use crate::dataplane::view::{Hook, Mode, View};
+use crate::desired::Xdp;
 use crate::inspect::Verdict;
 use crate::inspect::status::Status;
 use crate::mark;
@@ -43,8 +46,27 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
     {
         liberal(report);
     }
+    if patient.config.fast_path.xdp == Xdp::On {
+        at_driver(&status.hooks, report);
+    }
     foreign(&status.hooks, report);
     Ok(())
+}
+
+/// Asked for with `--xdp=on`; with `auto` its absence is no trouble.
+fn at_driver(hooks: &[Hook], report: &mut Report) {
+    let name = Program::UplinkXdp.name();
+    if hooks
+        .iter()
+        .any(|hook| hook.program == name && hook.attached)
+    {
+        report.ok(format!("{name} is at the uplink's driver"));
+    } else {
+        report.warning(
+            format!("--xdp=on, but {name} is not at the uplink's driver"),
+            "look for uplink_xdp in the agent's log, which says why; --xdp=auto goes without in silence",
+        );
+    }
 }
 
 /// GRO merges what comes out of the tunnel only under both conditions; without it bulk TCP halves.

@@ -1,0 +1,49 @@
+//! The programs of the loaded object, by what they are.
+
+use aya::Ebpf;
+use aya::programs::{SchedClassifier, Xdp};
+use flannel_common::program::Program;
+
+use super::{DataplaneError, requirements};
+
+/// Loads one program. Returns its kernel id.
+pub(super) fn load(ebpf: &mut Ebpf, program: Program) -> Result<u32, DataplaneError> {
+    let explain = |error| requirements::explain(program.name(), error);
+    let info = if program.is_xdp() {
+        let xdp = at_driver(ebpf, program)?;
+        xdp.load().map_err(explain)?;
+        xdp.info()
+    } else {
+        let classifier = classifier(ebpf, program)?;
+        classifier.load().map_err(explain)?;
+        classifier.info()
+    };
+    let info = info.map_err(|error| DataplaneError::Load {
+        program: program.name(),
+        error: Box::new(error),
+    })?;
+    Ok(info.id())
+}
+
+pub(super) fn at_driver(ebpf: &mut Ebpf, program: Program) -> Result<&mut Xdp, DataplaneError> {
+    let name = program.name();
+    let found = ebpf
+        .program_mut(name)
+        .ok_or_else(|| DataplaneError::Object(format!("it has no program {name}")))?;
+    found
+        .try_into()
+        .map_err(|_| DataplaneError::Object(format!("its program {name} is no XDP program")))
+}
+
+pub(super) fn classifier(
+    ebpf: &mut Ebpf,
+    program: Program,
+) -> Result<&mut SchedClassifier, DataplaneError> {
+    let name = program.name();
+    let found = ebpf
+        .program_mut(name)
+        .ok_or_else(|| DataplaneError::Object(format!("it has no program {name}")))?;
+    found
+        .try_into()
+        .map_err(|_| DataplaneError::Object(format!("its program {name} is no TC classifier")))
+}

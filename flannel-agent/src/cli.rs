@@ -46,7 +46,7 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 Without a command, the agent follows the leases of a flannel network in etcd and keeps this
-node's tunnel equal to them until it gets SIGINT or SIGTERM.
+node's tunnel equal to them until it gets SIGINT or SIGTERM. SIGUSR1 has it log more, SIGUSR2 less.
 
 Settings:
   Each flag can also be given as an environment variable, FLANNELD_ and the flag's name in

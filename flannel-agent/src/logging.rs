@@ -1,13 +1,54 @@
 //! Logs go to stderr only, as flanneld's do: text for people, JSON lines for collectors.
 
 use std::io::IsTerminal as _;
+use std::sync::{Mutex, PoisonError};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::cli::flags::LogFormat;
+
+/// What a running process changes its level by.
+struct Level {
+    handle: reload::Handle<Targets, Registry>,
+    verbosity: i32,
+}
+
+static LEVEL: Mutex<Option<Level>> = Mutex::new(None);
+
+/// Values of `-v` from which more is logged.
+const STEPS: [i32; 3] = [0, 2, 6];
+
+/// Which way a running process changes its level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    More,
+    Less,
+}
+
+/// Logs one level more or less from now on; the last level of each end stays. Returns the `-v` that gives the same.
+pub fn change(change: Change) -> i32 {
+    let mut level = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(level) = level.as_mut() else {
+        return STEPS[0];
+    };
+    level.verbosity = stepped(level.verbosity, change);
+    // Fails only without a subscriber, and there is one.
+    let _ = level.handle.reload(filter(level.verbosity));
+    level.verbosity
+}
+
+fn stepped(verbosity: i32, change: Change) -> i32 {
+    let now = STEPS.iter().rposition(|step| *step <= verbosity);
+    let now = now.unwrap_or_default();
+    let next = match change {
+        Change::More => now + 1,
+        Change::Less => now.saturating_sub(1),
+    };
+    STEPS.get(next).copied().unwrap_or(STEPS[now])
+}
 
 /// Starts logging. Later calls change nothing: a process has one logger.
 pub fn init(verbosity: i32, format: LogFormat) {
@@ -30,8 +71,11 @@ pub fn init(verbosity: i32, format: LogFormat) {
             .with_target(verbosity >= 2)
             .boxed()
     };
-    let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter(verbosity)));
+    let (filter, handle) = reload::Layer::new(filter(verbosity));
+    let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
+        let level = Level { handle, verbosity };
+        *LEVEL.lock().unwrap_or_else(PoisonError::into_inner) = Some(level);
         // rtnetlink and aya write to `log`. This only fails when a logger exists already.
         let _ = tracing_log::LogTracer::init();
     }
@@ -81,6 +125,18 @@ mod tests {
             .context("cannot read x: no file")
             .context("stop");
         assert_eq!(describe(&error), "stop: cannot read x: no file");
+    }
+
+    #[rstest]
+    #[case(0, Change::More, 2)]
+    #[case(1, Change::More, 2)]
+    #[case(2, Change::More, 6)]
+    #[case(9, Change::More, 6)]
+    #[case(9, Change::Less, 2)]
+    #[case(3, Change::Less, 0)]
+    #[case(-1, Change::Less, 0)]
+    fn a_step_goes_to_the_next_level(#[case] v: i32, #[case] change: Change, #[case] then: i32) {
+        assert_eq!(stepped(v, change), then);
     }
 
     #[rstest]

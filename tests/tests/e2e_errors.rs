@@ -221,3 +221,23 @@ fn a_second_signal_does_not_wait() {
         flow.finish().assert_complete();
     }
 }
+
+#[test]
+fn signals_change_what_is_logged() {
+    let mut pair = Pair::of_agents();
+    for (signal, level) in [
+        (Signal::SIGUSR1, "-v=2"),
+        (Signal::SIGUSR1, "-v=6"),
+        (Signal::SIGUSR2, "-v=2"),
+    ] {
+        pair.one.daemon_mut().process().signal(signal);
+        let said = format!("{signal}: logging as with {level}");
+        eventually(&said, SOON, || pair.one.log().contains(&said));
+    }
+    // The agent notices every change of a link, and says so to those who ask for it.
+    let before = pair.one.log().len();
+    pair.one.exec("ip link add noticed type bridge");
+    eventually("debug messages", SOON, || {
+        pair.one.log()[before..].contains("\"DEBUG\"")
+    });
+}

@@ -1,8 +1,11 @@
-//! SIGINT and SIGTERM end the agent and leave forwarding in place; a second one does not wait.
+//! SIGINT and SIGTERM end the agent and leave forwarding in place; a second one does not wait. SIGUSR1 has it log
+//! more, SIGUSR2 less.
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+use crate::logging::{self, Change};
 
 /// The signals the agent answers to.
 #[derive(Debug)]
@@ -10,6 +13,8 @@ pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    more: Signal,
+    less: Signal,
 }
 
 impl Signals {
@@ -23,6 +28,8 @@ impl Signals {
             interrupt: handler(SignalKind::interrupt())?,
             terminate: handler(SignalKind::terminate())?,
             hangup: handler(SignalKind::hangup())?,
+            more: handler(SignalKind::user_defined1())?,
+            less: handler(SignalKind::user_defined2())?,
         })
     }
 
@@ -41,10 +48,17 @@ impl Signals {
             tokio::select! {
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.more.recv() => log("SIGUSR1", Change::More),
+                _ = self.less.recv() => log("SIGUSR2", Change::Less),
                 _ = self.hangup.recv() => {
                     tracing::info!("SIGHUP ignored: restart the agent to read its settings anew");
                 }
             }
         }
     }
+}
+
+fn log(signal: &str, change: Change) {
+    let verbosity = logging::change(change);
+    tracing::info!("{signal}: logging as with -v={verbosity} from now on");
 }

@@ -3,7 +3,7 @@
 use flannel_agent::rescue::frame::Frame;
 use flannel_common::header::Ip;
 use flannel_common::snat::{Packet, WAY_IN, WAY_OUT};
-use flannel_common::transport::{self, TcpTail};
+use flannel_common::transport::{self, L4};
 use flannel_common::vxlan::{self, Outer};
 
 use crate::bytes::take;
@@ -54,14 +54,13 @@ pub(super) fn sum(bytes: &[u8]) -> u16 {
 
 /// Keys of the two ways mirror each other; sizes are decided without overflow.
 pub(super) fn inner_packet(mut data: &[u8]) {
-    let (Some(ip), Some(head)) = (take::<Ip>(&mut data), take::<[u8; 8]>(&mut data)) else {
+    let (Some(ip), Some(l4)) = (take::<Ip>(&mut data), take::<L4>(&mut data)) else {
         return;
     };
-    let tail = take::<TcpTail>(&mut data);
     let gso = take::<u16>(&mut data).unwrap_or_default();
     if transport::check_fast(&ip).is_ok() {
         assert!(ip.ttl > 1 && !ip.is_fragment());
-        if let Ok(tcp) = transport::tcp(&ip, || tail) {
+        if let Ok(tcp) = transport::tcp(&ip, &l4) {
             let _ = transport::control(tcp);
             if transport::check_size(&ip, tcp, 0, 1450).is_ok() {
                 assert!(ip.total_len() <= 1450);
@@ -69,7 +68,8 @@ pub(super) fn inner_packet(mut data: &[u8]) {
             let _ = transport::check_size(&ip, tcp, u32::from(gso), 1450);
         }
     }
-    let flags = tail.map_or(0, |[_, flags]| flags);
+    let [a, b, c, d, e, f, g, h, .., flags, _, _] = l4;
+    let head = [a, b, c, d, e, f, g, h];
     for way in [WAY_OUT, WAY_IN] {
         if let Some(packet) = Packet::new(&ip, way, &head, flags) {
             assert_eq!(packet.key.way, way);

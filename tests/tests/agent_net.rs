@@ -8,6 +8,7 @@ use flannel_agent::net::{
 };
 use flannel_tests::netns::Netns;
 use flannel_tests::sweep::unique_name;
+use flannel_tests::wait::SOON;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -295,28 +296,35 @@ fn the_monitor_tells_links_addresses_and_routes_apart() {
         let net = Netlink::open().unwrap();
         let monitor = Monitor::open().unwrap();
         // Announcements of one request may come in several packets: gather until the last is there.
-        let until = async |wanted: fn(&Changes) -> bool| {
-            loop {
-                let changes = monitor.changed().await;
-                assert!(!changes.lost);
-                if wanted(&changes) {
-                    return;
+        let until = async |what: &str, wanted: fn(&Changes) -> bool| {
+            let gather = async {
+                loop {
+                    let changes = monitor.changed().await;
+                    assert!(!changes.lost);
+                    if wanted(&changes) {
+                        return;
+                    }
                 }
-            }
+            };
+            let told = tokio::time::timeout(SOON, gather).await;
+            told.unwrap_or_else(|_| panic!("nothing was announced of {what}"));
         };
         net.create_pair(&pair()).await.unwrap();
-        until(|c| c.links).await;
+        until("links", |c| c.links).await;
         let index = net.link("flannel.1").await.unwrap().unwrap().index;
         net.add_address(index, "10.244.1.0/32".parse().unwrap())
             .await
             .unwrap();
-        until(|c| c.addresses).await;
+        until("addresses", |c| c.addresses).await;
         net.set_up_noarp(index).await.unwrap();
         let source = Ipv4Addr::new(10, 244, 1, 0);
         net.add_route("10.244.0.0/16".parse().unwrap(), index, source, false)
             .await
             .unwrap();
-        until(|c| c.routes).await;
+        until("our own routes", |c| c.own_routes).await;
+        let foreign = ["route", "add", "10.99.0.0/16", "dev", "flannel.1"];
+        flannel_tests::netns::run(std::process::Command::new("ip").args(foreign));
+        until("other routes", |c| c.routes).await;
         assert!(monitor.is_alive());
     });
 }

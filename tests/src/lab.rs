@@ -141,7 +141,8 @@ impl Underlay {
         let switch = Netns::create(&format!("{name}-switch"));
         let mtu = options.underlay_mtu;
         switch.ip_batch(&[
-            "link add switch type bridge forward_delay 0".to_owned(),
+            // Of its own: else a bridge takes the lowest of its ports', and etcd is lost from sight when that port goes.
+            "link add switch address 02:00:00:00:ff:01 type bridge forward_delay 0".to_owned(),
             format!("link set switch mtu {mtu} up"),
             format!("addr add {ETCD}/24 dev switch"),
             format!("route add default via {}", address(0, ROUTER)),

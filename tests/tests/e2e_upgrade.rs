@@ -106,11 +106,12 @@ fn an_earlier_layout_reads_nothing_of_a_later_one() {
     let mut stage = Stage::new();
     let neighbour = stage.neighbour(&[]);
     stage.node.upgrade(Build::NextLayout, &["--ip-masq"]);
-    let [there, back, _] = flows(&stage, &neighbour);
+    let [there, back, outside] = flows(&stage, &neighbour);
     stage.node.upgrade(Build::This, &["--ip-masq"]);
     for flow in [there, back] {
         flow.finish().assert_complete();
     }
+    assert!(outside.finish().sent > 0);
     Connections::open(&stage).go_on(&stage);
     assert_eq!(layouts(&stage), layout(LAYOUT_VERSION));
     let log = stage.node.log();

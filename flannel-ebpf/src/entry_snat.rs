@@ -81,7 +81,7 @@ fn address_of_device(skb: &Skb) -> Ipv4 {
     }
     // SAFETY: the agent replaces entries, it does not change them; a replaced one is not freed while a program
     // runs (RCU).
-    unsafe { OUTLETS.get(&index) }.copied().unwrap_or(uplink)
+    unsafe { OUTLETS.get(index) }.copied().unwrap_or(uplink)
 }
 
 /// The address of `flannel.<VNI>`: the first of our subnet.

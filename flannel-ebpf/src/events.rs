@@ -23,11 +23,12 @@ pub(crate) fn tell(skb: &Skb, program: Program, reason: Reason, action: i32) {
 #[inline(always)]
 fn tell_listener(skb: &Skb, program: Program, reason: Reason, drop: bool, listen: *mut Listen) {
     // SAFETY: as in `tell`.
+    let wish = unsafe { *listen };
     let Listen {
         until,
         mask,
         drops_only,
-    } = unsafe { *listen };
+    } = wish;
     if !drop && (drops_only != 0 || skb::random() & mask != 0) {
         return;
     }

@@ -191,7 +191,7 @@ fn a_port_that_is_used_again_at_once_is_another_connection() {
         let mut client = Client::tcp(&stage.pod, to).unwrap();
         client.ask(number);
         let Client::Tcp(stream) = client else {
-            unreachable!()
+            panic!("Client::tcp made another kind of client")
         };
         // A reset, so that neither end remembers the connection.
         setsockopt(

@@ -121,25 +121,10 @@ pub(crate) fn devices<'a>(ours: &[&'a Link]) -> Vec<&'a Link> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Kind;
+    use crate::net::fixtures::veth;
 
     fn link(index: u32, name: &str, peer: Option<u32>) -> Link {
-        Link {
-            index,
-            name: name.to_owned(),
-            kind: Kind::Veth,
-            mac: None,
-            mtu: 1450,
-            alias: Some(mark::alias("net")),
-            up: true,
-            running: true,
-            noarp: true,
-            loopback: false,
-            ethernet: true,
-            peer,
-            xdp_program: None,
-            controller: None,
-        }
+        veth(index, name, peer, Some(&mark::alias("net")))
     }
 
     #[test]

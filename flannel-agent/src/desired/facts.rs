@@ -127,24 +127,12 @@ fn pod_ports(links: &[Link], fast_path: &FastPath) -> Ports {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Kind;
+    use crate::net::fixtures;
 
     fn link(index: u32, name: &str, controller: Option<u32>) -> Link {
         Link {
-            index,
-            name: name.to_owned(),
-            kind: Kind::Veth,
-            mac: None,
-            mtu: 1450,
-            alias: None,
-            up: true,
-            running: true,
-            noarp: false,
-            loopback: false,
-            ethernet: true,
-            peer: None,
-            xdp_program: None,
             controller,
+            ..fixtures::link(index, name)
         }
     }
 

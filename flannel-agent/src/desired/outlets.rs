@@ -69,36 +69,7 @@ impl Outlets {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn link(index: u32, name: &str) -> Link {
-        Link {
-            index,
-            name: name.to_owned(),
-            kind: Kind::Plain,
-            mac: None,
-            mtu: 1500,
-            alias: None,
-            up: true,
-            running: true,
-            noarp: false,
-            loopback: false,
-            ethernet: true,
-            peer: None,
-            xdp_program: None,
-            controller: None,
-        }
-    }
-
-    fn address(index: u32, net: &str) -> Address {
-        Address {
-            index,
-            net: net.parse().unwrap(),
-            global: true,
-            permanent: true,
-            secondary: false,
-            deprecated: false,
-        }
-    }
+    use crate::net::fixtures::{address, link};
 
     fn find(links: &[Link], addresses: &[Address]) -> Outlets {
         let pods = Ports::from([("vethpod".to_owned(), 20)]);

@@ -9,6 +9,8 @@ mod blackhole;
 mod error;
 mod features;
 mod filter;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod ioctl;
 mod link;
 mod lookup;

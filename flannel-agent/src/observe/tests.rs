@@ -1,27 +1,9 @@
 use super::*;
 use crate::desired::tests::World;
+use crate::net::fixtures::veth;
 
 fn wanted() -> Pair {
     World::default().build().unwrap().node.pair.unwrap()
-}
-
-fn veth(index: u32, name: &str, peer: Option<u32>, alias: Option<&str>) -> Link {
-    Link {
-        index,
-        name: name.to_owned(),
-        kind: Kind::Veth,
-        mac: Some([2, 0, 0, 0, 0, 1]),
-        mtu: 1450,
-        alias: alias.map(str::to_owned),
-        up: true,
-        running: true,
-        noarp: true,
-        loopback: false,
-        ethernet: true,
-        peer,
-        xdp_program: None,
-        controller: None,
-    }
 }
 
 const OURS: Option<&str> = Some("flannel-ebpf:coreos_com_network");

@@ -4,37 +4,8 @@ use regex::Regex;
 
 use super::select::Snapshot;
 use super::*;
-use crate::net::{Address, Kind, Link, NextHop, Path, Route};
-
-fn link(index: u32, name: &str) -> Link {
-    Link {
-        index,
-        name: name.to_owned(),
-        kind: Kind::Plain,
-        mac: Some([2, 0, 0, 0, 0, 1]),
-        mtu: 1500,
-        alias: None,
-        up: true,
-        running: true,
-        noarp: false,
-        loopback: false,
-        ethernet: true,
-        peer: None,
-        xdp_program: None,
-        controller: None,
-    }
-}
-
-fn address(index: u32, net: &str) -> Address {
-    Address {
-        index,
-        net: net.parse().unwrap(),
-        global: true,
-        permanent: true,
-        secondary: false,
-        deprecated: false,
-    }
-}
+use crate::net::fixtures::{address, link};
+use crate::net::{Address, Link, NextHop, Path, Route};
 
 fn default_route(metric: u32, indexes: &[u32]) -> Route {
     Route {

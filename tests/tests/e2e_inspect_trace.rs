@@ -56,15 +56,19 @@ fn pinned(node: &Node, name: &str) -> Map {
     Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap()
 }
 
-/// The agent puts its programs on a pod's port a moment after the pod is there.
+/// The agent puts its programs on a pod's port a moment after the pod is there, one after the other.
 #[track_caller]
 fn wait_for_ports(node: &Node) {
     let links = node.bpffs().join("flannel/coreos_com_network/links");
-    eventually("the pod's port has its programs", SOON, || {
-        std::fs::read_dir(&links).unwrap().any(|entry| {
-            let name = entry.unwrap().file_name();
-            name.to_string_lossy().starts_with("pod_rx-")
-        })
+    eventually("the pod's port has both its programs", SOON, || {
+        let entries = std::fs::read_dir(&links).unwrap();
+        let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        let any = |start| {
+            names
+                .iter()
+                .any(|name| name.to_string_lossy().starts_with(start))
+        };
+        any("pod_rx-") && any("pod_tx-")
     });
 }
 

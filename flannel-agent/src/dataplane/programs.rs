@@ -26,24 +26,29 @@ pub(super) fn load(ebpf: &mut Ebpf, program: Program) -> Result<u32, DataplaneEr
 }
 
 pub(super) fn at_driver(ebpf: &mut Ebpf, program: Program) -> Result<&mut Xdp, DataplaneError> {
-    let name = program.name();
-    let found = ebpf
-        .program_mut(name)
-        .ok_or_else(|| DataplaneError::Object(format!("it has no program {name}")))?;
-    found
-        .try_into()
-        .map_err(|_| DataplaneError::Object(format!("its program {name} is no XDP program")))
+    of_kind(ebpf, program, "XDP program")
 }
 
 pub(super) fn classifier(
     ebpf: &mut Ebpf,
     program: Program,
 ) -> Result<&mut SchedClassifier, DataplaneError> {
+    of_kind(ebpf, program, "TC classifier")
+}
+
+fn of_kind<'a, P>(
+    ebpf: &'a mut Ebpf,
+    program: Program,
+    kind: &str,
+) -> Result<&'a mut P, DataplaneError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+{
     let name = program.name();
     let found = ebpf
         .program_mut(name)
         .ok_or_else(|| DataplaneError::Object(format!("it has no program {name}")))?;
     found
         .try_into()
-        .map_err(|_| DataplaneError::Object(format!("its program {name} is no TC classifier")))
+        .map_err(|_| DataplaneError::Object(format!("its program {name} is no {kind}")))
 }

@@ -2,12 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteScope, RouteType};
 use rtnetlink::RouteMessageBuilder;
 
 use super::Netlink;
@@ -23,18 +19,9 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses the dump.
     pub async fn blackholes(&self) -> Result<Vec<Ipv4Net>, NetError> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
-        message.header.protocol = PROTOCOL.into();
-        let messages: Vec<RouteMessage> = self
-            .handle
-            .route()
-            .get(message)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|e| NetError::netlink("list the blackhole routes", &e))?;
+        let messages = self
+            .main_table(PROTOCOL.into(), "list the blackhole routes")
+            .await?;
         Ok(messages.iter().filter_map(parse).collect())
     }
 
@@ -74,11 +61,7 @@ fn blackhole(destination: Ipv4Net) -> RouteMessage {
 }
 
 fn parse(message: &RouteMessage) -> Option<Ipv4Net> {
-    // A kernel that does not filter dumps sends everything.
-    if message.header.kind != RouteType::BlackHole
-        || u8::from(message.header.protocol) != PROTOCOL
-        || message.header.table != RouteHeader::RT_TABLE_MAIN
-    {
+    if message.header.kind != RouteType::BlackHole {
         return None;
     }
     let destination = message.attributes.iter().find_map(|a| match a {

@@ -57,24 +57,36 @@ impl Netlink {
     }
 
     async fn dump(&self, protocol: RouteProtocol) -> Result<Vec<Route>, NetError> {
+        let messages = self.main_table(protocol, "list the routes").await?;
+        let mut routes: Vec<Route> = messages.iter().filter_map(parse).collect();
+        routes.sort_by_key(|route| route.metric);
+        Ok(routes)
+    }
+
+    /// What the main table holds under `protocol`, routes of every type; all of it if that is unspecified.
+    pub(super) async fn main_table(
+        &self,
+        protocol: RouteProtocol,
+        doing: &str,
+    ) -> Result<Vec<RouteMessage>, NetError> {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
         message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.protocol = protocol;
-        let messages: Vec<RouteMessage> = self
+        let mut messages: Vec<RouteMessage> = self
             .handle
             .route()
             .get(message)
             .execute()
             .try_collect()
             .await
-            .map_err(|e| NetError::netlink("list the routes", &e))?;
-        let mut routes: Vec<Route> = messages.iter().filter_map(parse).collect();
+            .map_err(|e| NetError::netlink(doing, &e))?;
         // A kernel that does not filter dumps sends everything.
-        let wanted = u8::from(protocol);
-        routes.retain(|route| wanted == 0 || route.protocol == wanted);
-        routes.sort_by_key(|route| route.metric);
-        Ok(routes)
+        messages.retain(|found| {
+            found.header.table == RouteHeader::RT_TABLE_MAIN
+                && (protocol == RouteProtocol::Unspec || found.header.protocol == protocol)
+        });
+        Ok(messages)
     }
 
     /// Adds our on-link route to `destination` by way of `index`. With `replace`, whatever route to

@@ -242,10 +242,24 @@ impl Flow {
         true
     }
 
-    /// SYN: a new connection on an old tuple owes nothing to the old one.
+    /// SYN: a new connection on an old tuple owes nothing to the old one. The actions may stay: each proof writes its own
+    /// before anyone acts on it.
     #[inline(always)]
-    pub fn reopen(&mut self) {
-        *self = Self::EMPTY;
+    pub const fn reopen(&mut self) {
+        self.tx.seen = 0;
+        self.tx.verified = 0;
+        self.rx.seen = 0;
+        self.rx.verified = 0;
+        self.closed = 0;
+        self.bulk = 0;
+    }
+
+    /// The answer to a SYN goes through the stack, and proves its direction if it comes out. The other one is proven
+    /// by what follows, so conntrack sees the handshake to its end.
+    #[inline(always)]
+    pub fn answer(&mut self, direction: Direction, now: Tick) {
+        self.reopen();
+        self.note_seen(direction, now);
     }
 
     /// FIN or RST, in either direction.

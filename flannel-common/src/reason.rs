@@ -63,7 +63,7 @@ macro_rules! reasons {
 reasons! {
     0 Encap encap Forward "encapsulated and sent to the peer" "nothing: this is the work";
     1 DecapGro decap_gro Forward "decapsulated and merged by GRO on the way to the stack" "nothing: this is the work";
-    2 DecapDirect decap_direct Forward "decapsulated and handed to the stack whole (GSO or longer than the overlay MTU)" "nothing: this is the work";
+    2 DecapDirect decap_direct Forward "decapsulated and handed straight to the stack: nothing that GRO could merge" "nothing: this is the work";
     3 NotIpv4 not_ipv4 Pass "not IPv4" "nothing, unless pods are meant to speak another protocol over the overlay";
     4 Truncated truncated Pass "shorter than its headers say" "find the sender: the packet is malformed";
     5 OuterOptions outer_options Pass "outer IPv4 header has options" "nothing: the VXLAN socket delivers it, slowly";

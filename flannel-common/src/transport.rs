@@ -17,13 +17,17 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
+const SYN_ACK: u8 = SYN | ACK;
 
 /// What a TCP segment does to its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
     /// Data or acknowledgement; always for UDP.
     None,
+    /// The first packet of a connection.
     Open,
+    /// The answer to it. Conntrack calls it established in its direction, as it will all that follow: it may prove that one.
+    Answer,
     Close,
 }
 
@@ -69,6 +73,7 @@ pub const fn control(tcp: Option<TcpTail>) -> Control {
         None => Control::None,
         Some([_, flags]) => match flags & (SYN | FIN | RST | ACK) {
             ACK => Control::None,
+            SYN_ACK => Control::Answer,
             flags if flags & SYN != 0 => Control::Open,
             _ => Control::Close,
         },
@@ -91,6 +96,21 @@ pub fn check_size(ip: &Ip, tcp: Option<TcpTail>, gso_size: u32, mtu: u32) -> Res
     } else {
         Ok(())
     }
+}
+
+/// Whether GRO could merge the packet with another (`tcp_gro_receive`): a TCP segment that takes up room in its stream,
+/// which must not overtake what GRO still holds of it either. Where the TCP header is not at hand, true.
+#[inline(always)]
+pub const fn may_merge(ip: &Ip, l4: &L4) -> bool {
+    if ip.proto != PROTO_TCP {
+        return false;
+    }
+    if ip.version_ihl != VERSION_IHL || ip.is_fragment() {
+        return true;
+    }
+    let [offset, flags] = [l4[TCP_TAIL], l4[TCP_TAIL + 1]];
+    let headers = Ip::LEN + (offset >> 4) as usize * 4;
+    flags & SYN == 0 && (flags & (FIN | RST) != 0 || ip.total_len() as usize > headers)
 }
 
 /// Whether a TCP packet is as long as bulk transfers make them: seven eighths of the MTU.
@@ -134,7 +154,10 @@ mod tests {
     #[case::ece_ack(0x50, Control::None)]
     #[case::urg_ack(0x30, Control::None)]
     #[case::syn(0x02, Control::Open)]
-    #[case::syn_ack(0x12, Control::Open)]
+    #[case::syn_ack(0x12, Control::Answer)]
+    #[case::syn_ack_with_ecn(0x52, Control::Answer)]
+    #[case::syn_ack_fin(0x13, Control::Open)]
+    #[case::syn_ack_rst(0x16, Control::Open)]
     #[case::fin_ack(0x11, Control::Close)]
     #[case::rst(0x04, Control::Close)]
     #[case::rst_ack(0x14, Control::Close)]
@@ -142,6 +165,42 @@ mod tests {
     #[case::psh_without_ack(0x08, Control::Close)]
     fn segment_kinds(#[case] flags: u8, #[case] want: Control) {
         assert_eq!(control(Some([0x50, flags])), want);
+    }
+
+    #[rstest]
+    #[case::udp(17, 0x45, 1000, 0x50, 0x10, false)]
+    #[case::icmp(1, 0x45, 1000, 0x50, 0x10, false)]
+    #[case::acknowledgement(6, 0x45, 52, 0x80, 0x10, false)]
+    #[case::one_byte(6, 0x45, 53, 0x80, 0x18, true)]
+    #[case::data(6, 0x45, 1450, 0x50, 0x10, true)]
+    #[case::syn(6, 0x45, 60, 0xa0, 0x02, false)]
+    #[case::syn_ack(6, 0x45, 60, 0xa0, 0x12, false)]
+    #[case::syn_with_data(6, 0x45, 90, 0xa0, 0x02, false)]
+    #[case::fin(6, 0x45, 52, 0x80, 0x11, true)]
+    #[case::rst(6, 0x45, 40, 0x50, 0x04, true)]
+    #[case::options(6, 0x46, 56, 0x80, 0x10, true)]
+    #[case::shorter_than_its_header(6, 0x45, 30, 0xf0, 0x10, false)]
+    fn what_gro_may_merge(
+        #[case] proto: u8,
+        #[case] version_ihl: u8,
+        #[case] len: u16,
+        #[case] offset: u8,
+        #[case] flags: u8,
+        #[case] want: bool,
+    ) {
+        let ip = Ip {
+            version_ihl,
+            total_len: len.to_be_bytes(),
+            ..ip(proto)
+        };
+        let mut l4 = L4::default();
+        l4[12..14].copy_from_slice(&[offset, flags]);
+        assert_eq!(may_merge(&ip, &l4), want);
+        let fragment = Ip {
+            fragment: [0x20, 0],
+            ..ip
+        };
+        assert_eq!(may_merge(&fragment, &l4), proto == 6, "flags unknown");
     }
 
     #[rstest]

@@ -11,6 +11,7 @@ use crate::deliver::{self, Target};
 use crate::globals::OVERLAY_MTU;
 use crate::headers::{self, Packet};
 use crate::pod_rx::came_from_overlay;
+use crate::pod_tx::reason_of;
 use crate::skb::Skb;
 use crate::verdict::Verdict;
 use crate::{flows, peers};
@@ -39,13 +40,13 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let key = FlowKey::inbound(&packet.ip, &packet.l4);
     let Some(flow) = flows::get(&key) else {
         check_source(packet)?;
-        if control != Control::None {
+        if let Control::Open | Control::Close = control {
             return Err(Reason::TcpControl);
         }
         let mut flow = flows::seen(Direction::Rx, flows::now());
         flow.rx_peer = packet.ip.src;
         flows::enter(&key, &flow)?;
-        return Err(Reason::Unverified);
+        return Err(reason_of(control));
     };
     // The source of a flow that came this way in this epoch was checked then.
     let epoch = flows::epoch();
@@ -57,6 +58,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         Control::None => judge(skb, packet, &key, flow, epoch),
         Control::Open => {
             flow.reopen();
+            Err(Reason::TcpControl)
+        }
+        Control::Answer => {
+            flow.answer(Direction::Rx, flows::now());
             Err(Reason::TcpControl)
         }
         Control::Close => {

@@ -1,7 +1,7 @@
 //! The receive fast path: where a decapsulated packet goes if its flow is proven.
 
 use flannel_common::cidr;
-use flannel_common::flow::{Direction, Flow, FlowKey, Step};
+use flannel_common::flow::{Direction, Flow, FlowKey, Step, Tick};
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control, TcpTail};
 
@@ -19,31 +19,41 @@ pub(crate) enum Merged {
     Already,
 }
 
-/// `None`: the stack decides, and what it is about to see has been noted. The source is checked either way.
+/// Where a decapsulated packet goes.
+pub(crate) enum Way {
+    /// Past the stack.
+    Pod(Target),
+    /// The stack decides, and what it is about to see has been noted.
+    Stack,
+    /// The same, and nothing of this flow is on the pair that the packet could overtake.
+    StackAtOnce,
+}
+
+/// Checks the source, and decides.
 #[inline(always)]
-pub(crate) fn target(
-    skb: &Skb,
-    packet: &Tunnelled<'_>,
-    merged: Merged,
-) -> Result<Option<Target>, Reason> {
+pub(crate) fn way(skb: &Skb, packet: &Tunnelled<'_>, merged: Merged) -> Result<Way, Reason> {
     let ip = &packet.inner.ip;
     if !is_between_pods(packet) || transport::check_fast(ip).is_err() {
         check_source(packet)?;
-        return Ok(None);
+        return Ok(Way::Stack);
     }
     let tcp = transport::tcp(ip, &packet.inner.l4)?;
+    let control = transport::control(tcp);
     if flows::always() {
         check_source(packet)?;
-        return Ok(without_proof(skb, packet, tcp));
+        return Ok(match without_proof(skb, packet, tcp) {
+            Some(target) => Way::Pod(target),
+            None => Way::Stack,
+        });
     }
 
     let key = FlowKey::inbound(ip, &packet.inner.l4);
     let Some(flow) = flows::get(&key) else {
         check_source(packet)?;
-        if transport::control(tcp) == Control::None {
+        if let Control::None | Control::Answer = control {
             enter(skb, &key, packet, merged);
         }
-        return Ok(None);
+        return Ok(Way::Stack);
     };
     // The source of a flow that is proven in this epoch was checked when it was proven.
     let epoch = flows::epoch();
@@ -51,17 +61,31 @@ pub(crate) fn target(
         check_source(packet)?;
         flow.rx_peer = packet.outer_src;
     }
-    match transport::control(tcp) {
-        Control::None => Ok(judge(skb, packet, &key, flow, tcp, epoch, merged)),
+    let now = flows::now();
+    Ok(match control {
+        Control::None => judge(skb, packet, &key, flow, tcp, (now, epoch), merged),
         Control::Open => {
             flow.reopen();
-            Ok(None)
+            Way::Stack
+        }
+        Control::Answer => {
+            flow.answer(Direction::Rx, now);
+            flow.rx_peer = packet.outer_src;
+            Way::Stack
         }
         Control::Close => {
-            flow.close(flows::now());
-            Ok(None)
+            let fast = flow.decide(Direction::Rx, now, epoch, true) != Step::Stack;
+            let way = past_the_pair(fast && !flow.is_bulk(now));
+            flow.close(now);
+            way
         }
-    }
+    })
+}
+
+/// What came before went to the pod at once, if the flow is fast without the pair.
+#[inline(always)]
+fn past_the_pair(fast: bool) -> Way {
+    if fast { Way::StackAtOnce } else { Way::Stack }
 }
 
 #[inline(always)]
@@ -71,12 +95,11 @@ fn judge(
     key: &FlowKey,
     flow: &mut Flow,
     tcp: Option<TcpTail>,
-    epoch: u32,
+    (now, epoch): (Tick, u32),
     merged: Merged,
-) -> Option<Target> {
-    let now = flows::now();
+) -> Way {
     if transport::check_size(&packet.inner.ip, tcp, skb.gso_size(), OVERLAY_MTU.load()).is_err() {
-        return None;
+        return Way::Stack;
     }
     if merged == Merged::NotYet && !skb.is_gso() {
         if is_full_size(packet) {
@@ -85,17 +108,17 @@ fn judge(
         // All packets of a bulk flow take the pair, lest they overtake one another; `overlay_rx` judges
         // them there, after GRO.
         if flow.is_bulk(now) {
-            return None;
+            return Way::Stack;
         }
     }
     let step = flow.decide(Direction::Rx, now, epoch, flows::needs_both(key));
     match (step, Target::of(flow)) {
-        (Step::Fast, Some(target)) => Some(target),
+        (Step::Fast, Some(target)) => Way::Pod(target),
         _ => {
             flow.note_seen(Direction::Rx, now);
             // Judged: `overlay_rx` must let it reach the stack.
             flow.bulk = 0;
-            None
+            past_the_pair(step == Step::Refresh)
         }
     }
 }

@@ -39,16 +39,20 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let control = transport::control(tcp);
     let now = flows::now();
     let Some(flow) = flows::get(&key) else {
-        if control != Control::None {
+        if let Control::Open | Control::Close = control {
             return Err(Reason::TcpControl);
         }
         flows::enter(&key, &flows::seen(Direction::Tx, now))?;
-        return Err(Reason::Unverified);
+        return Err(reason_of(control));
     };
     match control {
         Control::None => {}
         Control::Open => {
             flow.reopen();
+            return Err(Reason::TcpControl);
+        }
+        Control::Answer => {
+            flow.answer(Direction::Tx, now);
             return Err(Reason::TcpControl);
         }
         Control::Close => {
@@ -69,6 +73,15 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
             flow.note_seen(Direction::Tx, now);
             Err(Reason::Unverified)
         }
+    }
+}
+
+/// Why the first packet of a flow takes the stack.
+#[inline(always)]
+pub(crate) fn reason_of(control: Control) -> Reason {
+    match control {
+        Control::None => Reason::Unverified,
+        _ => Reason::TcpControl,
     }
 }
 

@@ -4,9 +4,10 @@ use core::mem::MaybeUninit;
 use flannel_common::Ipv4;
 use flannel_common::header::{Eth, Ip, PROTO_UDP, Udp, VERSION_IHL};
 use flannel_common::reason::Reason;
+use flannel_common::transport;
 use flannel_common::vxlan::{self, Outer};
 
-use crate::fast_rx::Merged;
+use crate::fast_rx::{Merged, Way};
 use crate::globals::{
     self, FLANNEL_IFINDEX, GRO_IFINDEX, OVERLAY_MTU, SOURCE_CHECK, VNI, VXLAN_PORT,
 };
@@ -71,13 +72,29 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
         inner,
     };
 
+    let mut at_once = false;
     if !flows::enabled() {
         check_source(&packet)?;
-    } else if let Some(target) = fast_rx::target(skb, &packet, Merged::NotYet)? {
-        let ip = decap::strip(skb, outer.ip.tos, &inner.ip)?;
-        return deliver::to_pod(skb, &ip, &target, Reason::FastRx);
+    } else {
+        match fast_rx::way(skb, &packet, Merged::NotYet)? {
+            Way::Pod(target) => {
+                let ip = decap::strip(skb, outer.ip.tos, &inner.ip)?;
+                return deliver::to_pod(skb, &ip, &target, Reason::FastRx);
+            }
+            Way::StackAtOnce => at_once = true,
+            Way::Stack => {}
+        }
     }
-    to_stack(skb, outer, &inner.ip)
+    let ip = decap::strip(skb, outer.ip.tos, &inner.ip)?;
+    decap::address_to_stack(skb, outer.eth.src, &ip)?;
+    Ok(if !at_once && is_for_gro(skb, inner) {
+        Verdict::Taken(skb::redirect(GRO_IFINDEX.load()), Reason::DecapGro)
+    } else {
+        Verdict::Taken(
+            skb::redirect_ingress(FLANNEL_IFINDEX.load()),
+            Reason::DecapDirect,
+        )
+    })
 }
 
 #[inline(always)]
@@ -88,19 +105,11 @@ pub(crate) fn check_source(packet: &Tunnelled<'_>) -> Result<(), Reason> {
     peers::may_send(packet.outer_src, packet.inner.ip.src)
 }
 
-/// Through the pair, where GRO merges what belongs together. Not so a GSO packet, which the GRO end would
-/// cut up, nor one longer than the pair's MTU, which the pair would drop and the stack will fragment.
+/// What may merge crosses the pair. Not so a GSO packet, which the GRO end would cut up, nor one longer than the
+/// pair's MTU, which the pair would drop and the stack will fragment.
 #[inline(always)]
-fn to_stack(skb: &Skb, outer: &Outer, ip: &Ip) -> Result<Verdict, Reason> {
-    let whole = skb.is_gso() || u32::from(ip.total_len()) > OVERLAY_MTU.load();
-    let ip = decap::strip(skb, outer.ip.tos, ip)?;
-    decap::address_to_stack(skb, outer.eth.src, &ip)?;
-    Ok(if whole {
-        Verdict::Taken(
-            skb::redirect_ingress(FLANNEL_IFINDEX.load()),
-            Reason::DecapDirect,
-        )
-    } else {
-        Verdict::Taken(skb::redirect(GRO_IFINDEX.load()), Reason::DecapGro)
-    })
+fn is_for_gro(skb: &Skb, packet: &Packet) -> bool {
+    transport::may_merge(&packet.ip, &packet.l4)
+        && !skb.is_gso()
+        && u32::from(packet.ip.total_len()) <= OVERLAY_MTU.load()
 }

@@ -5,6 +5,7 @@ use core::mem::MaybeUninit;
 use flannel_common::header::Eth;
 use flannel_common::reason::Reason;
 
+use crate::fast_rx::{Merged, Way};
 use crate::globals::FLANNEL_IFINDEX;
 use crate::headers;
 use crate::skb::{self, Skb};
@@ -24,7 +25,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         inner,
     };
     if flows::enabled()
-        && let Some(target) = fast_rx::target(skb, &packet, fast_rx::Merged::Already)?
+        && let Way::Pod(target) = fast_rx::way(skb, &packet, Merged::Already)?
     {
         return deliver::to_pod(skb, &inner.ip, &target, Reason::FastRxXdp);
     }

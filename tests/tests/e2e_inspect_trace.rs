@@ -130,7 +130,7 @@ fn every_way_is_shown_and_nothing_is_left_behind() {
 
     let back = trace(node, &format!("{there} {here} --proto=icmp"), 0);
     let expected = [
-        ("uplink_rx", "decap_gro"),
+        ("uplink_rx", "decap_direct"),
         ("overlay_rx", "-"),
         ("-", "-"),
         ("pod_rx", "-"),

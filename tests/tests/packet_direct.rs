@@ -2,16 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
 
-use flannel_common::flow::{Flow, FlowKey, LIFETIME, REFRESH};
+use flannel_common::flow::{LIFETIME, REFRESH};
 use flannel_common::globals::{FAST_MARK, FAST_PATH_ALWAYS, FAST_PATH_OFF};
 use flannel_common::maps::{PEER_DIRECT, PEER_VXLAN};
 use flannel_common::program::Program::{DirectRx, DirectTx, OverlayTx, PodRx, PodTx, UplinkRx};
 use flannel_common::reason::Reason;
+use flannel_tests::packet::flows::{FIN_ACK, SYN, SYN_ACK, age, change_flow, tcp_key, udp_key};
 use flannel_tests::packet::{Fixture, Inner, Node, REDIRECT, Run, UNSPEC, vxlan};
 use rstest::rstest;
-
-const FIN_ACK: u8 = 0x11;
-const SYN: u8 = 0x02;
 
 /// A node whose peer is routed to.
 fn node_with(node: &Node) -> Fixture {
@@ -22,21 +20,6 @@ fn node_with(node: &Node) -> Fixture {
 
 fn node() -> Fixture {
     node_with(&Node::default())
-}
-
-fn key(proto: u8, remote_port: u16) -> FlowKey {
-    FlowKey {
-        local: [10, 244, 1, 5],
-        remote: [10, 244, 2, 7],
-        local_port: 40_000u16.to_be_bytes(),
-        remote_port: remote_port.to_be_bytes(),
-        proto,
-        pad: [0; 3],
-    }
-}
-
-fn tcp_key() -> FlowKey {
-    key(6, 80)
 }
 
 /// As it comes out of the wire: to the device's own MAC, which in a test run is the loopback device's.
@@ -64,22 +47,6 @@ fn verified_tcp() -> Fixture {
     through_the_stack_out(&mut node, Inner::tcp);
     through_the_stack_in(&mut node, Inner::tcp);
     node
-}
-
-fn change(node: &mut Fixture, change: impl FnOnce(&mut Flow)) {
-    let mut flow = node.flow(&tcp_key()).unwrap();
-    change(&mut flow);
-    node.set_flow(&tcp_key(), &flow);
-}
-
-/// Ages the flow as if its last proof were `ticks` older.
-fn age(node: &mut Fixture, ticks: u32) {
-    change(node, |flow| {
-        for half in [&mut flow.tx, &mut flow.rx] {
-            half.verified = half.verified.wrapping_sub(ticks) | 1;
-            half.probed = half.probed.wrapping_sub(ticks);
-        }
-    });
 }
 
 fn is_fast_out(node: &mut Fixture) -> bool {
@@ -178,7 +145,7 @@ fn the_tunnel_proves_the_tunnel_and_the_uplink_the_way_without() {
     let mut node = node();
     node.run(PodTx, &Inner::from_pod().udp());
     node.run(OverlayTx, &Inner::outbound().udp());
-    assert_eq!(node.flow(&key(17, 53)).unwrap().peer.kind, PEER_VXLAN);
+    assert_eq!(node.flow(&udp_key()).unwrap().peer.kind, PEER_VXLAN);
     through_the_stack_out(&mut node, Inner::tcp);
     let flow = node.flow(&tcp_key()).unwrap();
     assert_eq!(flow.peer.kind, PEER_DIRECT);
@@ -212,7 +179,7 @@ fn a_proof_of_the_tunnel_is_none_for_plain_packets() {
 #[test]
 fn bulk_by_the_tunnel_is_no_bulk_without_it() {
     let mut node = verified_tcp();
-    change(&mut node, |flow| flow.bulk = flow.rx.seen);
+    change_flow(&mut node, |flow| flow.bulk = flow.rx.seen);
     assert!(is_fast_in(&mut node), "GRO had its turn at the uplink");
 }
 
@@ -223,7 +190,7 @@ fn packets_of_peers_behind_the_tunnel_prove_nothing_here() {
     assert_eq!(node.counted(DirectTx), []);
     assert_eq!(node.run(DirectRx, &arriving().udp()).action, UNSPEC);
     assert_eq!(node.counted(DirectRx), [(Reason::Unverified, 1)]);
-    let flow = node.flow(&key(17, 53)).unwrap();
+    let flow = node.flow(&udp_key()).unwrap();
     assert_eq!((flow.tx.verified, flow.rx.seen), (0, 0));
 }
 
@@ -285,10 +252,20 @@ fn conntrack_sees_what_opens_and_closes(#[case] flags: u8) {
 }
 
 #[test]
-fn a_handshake_makes_no_entry() {
+fn a_flow_is_fast_after_the_handshake() {
     let mut node = node();
-    node.run(DirectRx, &arriving().tcp_with(SYN));
-    assert_eq!(node.flows(), []);
+    through_the_stack_in(&mut node, |inner| inner.tcp_with(SYN));
+    assert_eq!(node.flows(), [], "only an answer makes an entry");
+    through_the_stack_out(&mut node, |inner| inner.tcp_with(SYN_ACK));
+    assert!(!is_fast_out(&mut node), "the handshake is not over");
+    through_the_stack_in(&mut node, Inner::tcp);
+    assert!(is_fast_out(&mut node) && is_fast_in(&mut node));
+    // And a new connection on the old tuple, from here.
+    through_the_stack_out(&mut node, |inner| inner.tcp_with(SYN));
+    through_the_stack_in(&mut node, |inner| inner.tcp_with(SYN_ACK));
+    assert!(!is_fast_in(&mut node), "the handshake is not over");
+    through_the_stack_out(&mut node, Inner::tcp);
+    assert!(is_fast_out(&mut node) && is_fast_in(&mut node));
 }
 
 #[rstest]

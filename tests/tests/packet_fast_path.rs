@@ -2,82 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
 
-use flannel_common::flow::{Flow, FlowKey, LIFETIME, REFRESH};
-use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF, POD_HOOK_BRIDGE, POD_HOOK_PORT};
-use flannel_common::program::Program::{OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx};
+use flannel_common::flow::{LIFETIME, REFRESH};
+use flannel_common::globals::{POD_HOOK_BRIDGE, POD_HOOK_PORT};
+use flannel_common::program::Program::{OverlayTx, PodRx, PodTx, UplinkRx};
 use flannel_common::reason::Reason;
-use flannel_tests::packet::{Fixture, Inner, Node, REDIRECT, Run, SHOT, UNSPEC, vxlan};
+use flannel_tests::packet::flows::{
+    FIN_ACK, RST, SYN, SYN_ACK, age, is_fast_in, is_fast_out, tcp_key, through_the_stack_in,
+    through_the_stack_out, udp_key, verified_tcp,
+};
+use flannel_tests::packet::{Inner, Node, REDIRECT, SHOT, UNSPEC, vxlan};
 use rstest::rstest;
-
-const FIN_ACK: u8 = 0x11;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-
-fn key(proto: u8, remote_port: u16) -> FlowKey {
-    FlowKey {
-        local: [10, 244, 1, 5],
-        remote: [10, 244, 2, 7],
-        local_port: 40_000u16.to_be_bytes(),
-        remote_port: remote_port.to_be_bytes(),
-        proto,
-        pad: [0; 3],
-    }
-}
-
-fn tcp_key() -> FlowKey {
-    key(6, 80)
-}
-
-fn udp_key() -> FlowKey {
-    key(17, 53)
-}
-
-/// A packet from the pod through the stack.
-fn through_the_stack_out(node: &mut Fixture, make: fn(&Inner) -> Vec<u8>) {
-    assert_eq!(node.run(PodTx, &make(&Inner::from_pod())).action, UNSPEC);
-    assert_eq!(
-        node.run(OverlayTx, &make(&Inner::outbound())).action,
-        REDIRECT
-    );
-}
-
-/// A packet from the overlay through the stack.
-fn through_the_stack_in(node: &mut Fixture, make: fn(&Inner) -> Vec<u8>) {
-    assert_eq!(
-        node.run(UplinkRx, &vxlan(&make(&Inner::inbound()))).action,
-        REDIRECT
-    );
-    assert_eq!(node.run(PodRx, &make(&Inner::to_pod())).action, UNSPEC);
-}
-
-fn verified_tcp() -> Fixture {
-    let mut node = Node::default().load();
-    through_the_stack_out(&mut node, Inner::tcp);
-    through_the_stack_in(&mut node, Inner::tcp);
-    node
-}
-
-/// Ages the flow as if its last proof were `ticks` older.
-fn age(node: &mut Fixture, ticks: u32) {
-    let mut flow = node.flow(&tcp_key()).unwrap();
-    for half in [&mut flow.tx, &mut flow.rx] {
-        half.verified = half.verified.wrapping_sub(ticks) | 1;
-        half.probed = half.probed.wrapping_sub(ticks);
-    }
-    node.set_flow(&tcp_key(), &flow);
-}
-
-fn is_fast_out(node: &mut Fixture) -> bool {
-    let before = node.count(PodTx, Reason::FastTx).packets;
-    node.run(PodTx, &Inner::from_pod().tcp());
-    node.count(PodTx, Reason::FastTx).packets > before
-}
-
-fn is_fast_in(node: &mut Fixture) -> bool {
-    let before = node.count(UplinkRx, Reason::FastRx).packets;
-    node.run(UplinkRx, &vxlan(&Inner::inbound().tcp()));
-    node.count(UplinkRx, Reason::FastRx).packets > before
-}
 
 #[test]
 fn tcp_is_fast_when_both_directions_came_through_the_stack() {
@@ -256,17 +190,60 @@ fn fin_and_rst_leave_no_live_entry(#[case] flags: u8, #[values(true, false)] fro
 
 #[rstest]
 #[case::syn(SYN)]
-#[case::syn_ack(0x12)]
-fn syn_takes_the_stack_and_forgets_the_old_connection(#[case] flags: u8) {
+#[case::syn_ack(SYN_ACK)]
+fn syn_takes_the_stack_and_forgets_the_old_connection(
+    #[case] flags: u8,
+    #[values(true, false)] from_pod: bool,
+) {
     let mut node = verified_tcp();
-    assert_eq!(
-        node.run(PodTx, &Inner::from_pod().tcp_with(flags)).action,
-        UNSPEC
-    );
-    assert_eq!(node.flow(&tcp_key()), Some(Flow::EMPTY));
+    if from_pod {
+        assert_eq!(
+            node.run(PodTx, &Inner::from_pod().tcp_with(flags)).action,
+            UNSPEC
+        );
+    } else {
+        let out = node.run(UplinkRx, &vxlan(&Inner::inbound().tcp_with(flags)));
+        assert_eq!(out.packet[0..6], Node::default().vtep_mac, "to the stack");
+    }
+    let flow = node.flow(&tcp_key()).unwrap();
+    assert_eq!((flow.tx.verified, flow.rx.verified), (0, 0));
+    assert!(!is_fast_out(&mut node) && !is_fast_in(&mut node));
     through_the_stack_out(&mut node, Inner::tcp);
     through_the_stack_in(&mut node, Inner::tcp);
     assert!(is_fast_out(&mut node));
+}
+
+/// The client's node: conntrack has seen all three packets of the handshake before the first one is fast.
+#[test]
+fn a_flow_opened_by_our_pod_is_fast_after_the_handshake() {
+    let mut node = Node::default().load();
+    through_the_stack_out(&mut node, |inner| inner.tcp_with(SYN));
+    assert_eq!(node.flows(), []);
+    through_the_stack_in(&mut node, |inner| inner.tcp_with(SYN_ACK));
+    assert!(!is_fast_in(&mut node), "the handshake is not over");
+    through_the_stack_out(&mut node, Inner::tcp);
+    assert!(is_fast_out(&mut node) && is_fast_in(&mut node));
+}
+
+/// The server's node.
+#[test]
+fn a_flow_opened_by_a_peers_pod_is_fast_after_the_handshake() {
+    let mut node = Node::default().load();
+    through_the_stack_in(&mut node, |inner| inner.tcp_with(SYN));
+    assert_eq!(node.flows(), []);
+    through_the_stack_out(&mut node, |inner| inner.tcp_with(SYN_ACK));
+    assert!(!is_fast_out(&mut node), "the handshake is not over");
+    through_the_stack_in(&mut node, Inner::tcp);
+    assert!(is_fast_out(&mut node) && is_fast_in(&mut node));
+}
+
+/// It does not come out, or not as it went in: a policy, or kube-proxy.
+#[test]
+fn an_answer_that_the_stack_keeps_proves_nothing() {
+    let mut node = Node::default().load();
+    node.run(UplinkRx, &vxlan(&Inner::inbound().tcp_with(SYN_ACK)));
+    through_the_stack_out(&mut node, Inner::tcp);
+    assert!(!is_fast_out(&mut node) && !is_fast_in(&mut node));
 }
 
 #[test]
@@ -331,78 +308,6 @@ fn after_a_lease_change_the_flow_follows() {
     assert_eq!(flow.peer.vtep_mac, [2, 0, 0, 0, 0, 0x20]);
 }
 
-/// Each is passed untouched, and says why.
-#[rstest]
-#[case::options(|p: &mut Vec<u8>| p[14] = 0x46, Reason::InnerOptions)]
-#[case::fragment(|p: &mut Vec<u8>| p[20] = 0x20, Reason::InnerFragment)]
-#[case::ttl_1(|p: &mut Vec<u8>| p[22] = 1, Reason::TtlExpiring)]
-#[case::sctp(|p: &mut Vec<u8>| p[23] = 132, Reason::OtherProtocol)]
-#[case::icmp(|p: &mut Vec<u8>| p[23] = 1, Reason::OtherProtocol)]
-#[case::cut_off(|p: &mut Vec<u8>| p.truncate(40), Reason::Truncated)]
-fn what_only_the_stack_can_do(#[case] change: fn(&mut Vec<u8>), #[case] reason: Reason) {
-    let mut node = verified_tcp();
-    let before = node.count(PodTx, reason).packets;
-    let mut packet = Inner::from_pod().tcp();
-    change(&mut packet);
-    let out = node.run(PodTx, &packet);
-    assert_eq!((out.action, out.packet), (UNSPEC, packet));
-    assert_eq!(node.count(PodTx, reason).packets, before + 1);
-}
-
-#[test]
-fn a_packet_over_the_mtu_takes_the_stack() {
-    let mut node = verified_tcp();
-    let packet = Inner {
-        payload: 1450 - 40 + 1,
-        ..Inner::from_pod()
-    }
-    .tcp();
-    assert_eq!(node.run(PodTx, &packet).action, UNSPEC);
-    assert_eq!(node.count(PodTx, Reason::OverMtu).packets, 1);
-    let packet = Inner {
-        payload: 1450 - 40,
-        ..Inner::from_pod()
-    }
-    .tcp();
-    assert_eq!(node.run(PodTx, &packet).action, REDIRECT);
-}
-
-#[test]
-fn udp_gso_takes_the_stack() {
-    let mut node = Node::default().load();
-    through_the_stack_out(&mut node, Inner::udp);
-    let packet = Inner {
-        payload: 2000,
-        ..Inner::from_pod()
-    }
-    .udp();
-    let out = node.run_with(
-        PodTx,
-        &Run {
-            packet: &packet,
-            gso_size: 1000,
-            ..Run::default()
-        },
-    );
-    assert_eq!((out.action, out.packet), (UNSPEC, packet));
-    assert_eq!(node.count(PodTx, Reason::UdpGso).packets, 1);
-}
-
-/// Not pod to overlay: not even counted.
-#[rstest]
-#[case::to_the_node(Inner { dst: [10, 244, 1, 1], ..Inner::from_pod() })]
-#[case::same_node(Inner { dst: [10, 244, 1, 9], ..Inner::from_pod() })]
-#[case::outside(Inner { dst: [8, 8, 8, 8], ..Inner::from_pod() })]
-#[case::forged_source(Inner { src: [10, 244, 2, 9], ..Inner::from_pod() })]
-fn other_traffic_of_pods_is_untouched(#[case] inner: Inner) {
-    let mut node = Node::default().load();
-    let packet = inner.tcp();
-    let out = node.run(PodTx, &packet);
-    assert_eq!((out.action, out.packet), (UNSPEC, packet));
-    assert_eq!(node.counted(PodTx), []);
-    assert_eq!(node.flows(), []);
-}
-
 /// Anti-spoofing holds for proven flows too: the proof names the peer.
 #[test]
 fn a_forged_outer_source_does_not_ride_on_a_proven_flow() {
@@ -423,94 +328,6 @@ fn the_source_is_checked_again_in_a_new_epoch() {
     assert_eq!(
         node.run(UplinkRx, &vxlan(&Inner::inbound().tcp())).action,
         SHOT
-    );
-}
-
-/// Full-size segments make a flow bulk: through the pair for GRO, judged behind it.
-#[test]
-fn bulk_goes_through_gro_and_is_delivered_behind_it() {
-    let mut node = verified_tcp();
-    let full = Inner {
-        payload: 1400,
-        ..Inner::inbound()
-    };
-    let out = node.run(UplinkRx, &vxlan(&full.tcp()));
-    assert_eq!(out.packet[0..6], Node::default().vtep_mac, "to the pair");
-    let small = node.run(UplinkRx, &vxlan(&Inner::inbound().tcp()));
-    assert_eq!(
-        small.packet[0..6],
-        Node::default().vtep_mac,
-        "not overtaking"
-    );
-
-    let merged = node.run(OverlayRx, &full.tcp());
-
-    assert_eq!(merged.action, REDIRECT);
-    assert_eq!(
-        merged.packet,
-        Inner {
-            payload: 1400,
-            ..Inner::to_pod()
-        }
-        .tcp()
-    );
-    assert_eq!(node.count(OverlayRx, Reason::FastRxGro).packets, 1);
-}
-
-#[test]
-fn bulk_is_renewed_behind_gro() {
-    let mut node = verified_tcp();
-    let full = Inner {
-        payload: 1400,
-        ..Inner::inbound()
-    };
-    node.run(UplinkRx, &vxlan(&full.tcp()));
-    age(&mut node, REFRESH + 100);
-    assert_eq!(node.run(OverlayRx, &full.tcp()).action, UNSPEC);
-    assert_eq!(node.count(OverlayRx, Reason::Refresh).packets, 1);
-    assert_eq!(node.run(OverlayRx, &full.tcp()).action, REDIRECT);
-}
-
-/// What `uplink_rx` sent to the stack must not be caught on the way.
-#[test]
-fn a_renewal_of_a_flow_that_is_not_bulk_reaches_the_stack() {
-    let mut node = verified_tcp();
-    age(&mut node, REFRESH + 100);
-    assert!(!is_fast_in(&mut node));
-    let frame = Inner::inbound().tcp();
-    let out = node.run(OverlayRx, &frame);
-    assert_eq!((out.action, out.packet), (UNSPEC, frame));
-}
-
-#[test]
-fn off_is_off() {
-    let mut node = Node {
-        fast_path: FAST_PATH_OFF,
-        ..Node::default()
-    }
-    .load();
-    for _ in 0..3 {
-        through_the_stack_out(&mut node, Inner::tcp);
-        through_the_stack_in(&mut node, Inner::tcp);
-    }
-    assert_eq!(node.flows(), []);
-}
-
-#[test]
-fn always_asks_for_no_proof() {
-    let mut node = Node {
-        fast_path: FAST_PATH_ALWAYS,
-        ..Node::default()
-    }
-    .load();
-    let syn = node.run(PodTx, &Inner::from_pod().tcp_with(SYN));
-    assert_eq!(syn.action, REDIRECT);
-    through_the_stack_in(&mut node, Inner::udp);
-    let fast = node.run(UplinkRx, &vxlan(&Inner::inbound().tcp_with(0x12)));
-    assert_eq!(
-        fast.packet[0..6],
-        Inner::POD_MAC,
-        "the pod is known from any packet to it"
     );
 }
 

@@ -24,16 +24,16 @@ fn patched(at: usize, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[rstest]
-#[case::udp(Inner::inbound().udp())]
-#[case::tcp(Inner::inbound().tcp())]
-fn decapsulates_to_the_byte(#[case] inner: Vec<u8>) {
+#[case::udp(Inner::inbound().udp(), Reason::DecapDirect)]
+#[case::tcp(Inner::inbound().tcp(), Reason::DecapGro)]
+fn decapsulates_to_the_byte(#[case] inner: Vec<u8>, #[case] reason: Reason) {
     let mut node = Node::default().load();
 
     let out = node.run(UplinkRx, &vxlan(&inner));
 
     assert_eq!(out.action, REDIRECT);
     assert_eq!(out.packet, inner, "the peer's frame, addressed to our VTEP");
-    let count = node.count(UplinkRx, Reason::DecapGro);
+    let count = node.count(UplinkRx, reason);
     assert_eq!((count.packets, count.bytes), (1, inner.len() as u64));
 }
 
@@ -61,7 +61,7 @@ fn longer_than_the_overlay_mtu_goes_to_the_stack_whole() {
         payload: 200,
         ..Inner::inbound()
     }
-    .udp();
+    .tcp();
     let out = node.run(UplinkRx, &vxlan(&inner));
     assert_eq!((out.action, out.packet), (REDIRECT, inner));
     assert_eq!(node.counted(UplinkRx), [(Reason::DecapDirect, 1)]);
@@ -73,10 +73,10 @@ fn longer_than_the_overlay_mtu_goes_to_the_stack_whole() {
 fn the_border_is_the_overlay_mtu(#[case] ip_len: usize, #[case] reason: Reason) {
     let mut node = Node::default().load();
     let inner = Inner {
-        payload: ip_len - 28,
+        payload: ip_len - 40,
         ..Inner::inbound()
     }
-    .udp();
+    .tcp();
     assert_eq!(node.run(UplinkRx, &vxlan(&inner)).action, REDIRECT);
     assert_eq!(node.counted(UplinkRx), [(reason, 1)]);
 }

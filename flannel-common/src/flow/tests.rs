@@ -145,7 +145,19 @@ fn syn_forgets_everything() {
     let mut flow = both_verified();
     flow.close(START);
     flow.reopen();
-    assert_eq!(flow, fresh());
+    assert!(!flow.is_live(START, EPOCH) && !flow.is_closing(START));
+    assert!(!flow.may_pass(Tx, START) && !flow.may_pass(Rx, START));
+}
+
+#[test]
+fn the_answer_to_a_syn_may_prove_its_own_direction_only() {
+    let mut flow = both_verified();
+    flow.close(START);
+    flow.answer(Rx, at(10));
+    assert!(!flow.is_live(at(10), EPOCH));
+    assert!(!flow.note_passed(Tx, at(10), EPOCH));
+    assert!(flow.note_passed(Rx, at(10), EPOCH));
+    assert_eq!(flow.decide(Rx, at(11), EPOCH, true), Step::Stack);
 }
 
 #[test]
@@ -169,6 +181,7 @@ enum Event {
     Passed(bool),
     Close,
     Reopen,
+    Answer(bool),
     Epoch,
     Wait(u32),
 }
@@ -179,6 +192,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         any::<bool>().prop_map(Event::Passed),
         Just(Event::Close),
         Just(Event::Reopen),
+        any::<bool>().prop_map(Event::Answer),
         Just(Event::Epoch),
         (0u32..20_000).prop_map(Event::Wait),
     ];
@@ -215,6 +229,12 @@ proptest! {
                     flow.reopen();
                     proof = [None; 2];
                     seen = [None; 2];
+                }
+                Event::Answer(rx) => {
+                    flow.answer(if rx { Rx } else { Tx }, now);
+                    proof = [None; 2];
+                    seen = [None; 2];
+                    seen[usize::from(rx)] = Some(now);
                 }
                 Event::Epoch => epoch += 1,
                 Event::Wait(ms) => now = now.wrapping_add(ticks(ms)) | 1,

@@ -3,6 +3,7 @@
 mod build;
 mod events;
 mod fixture;
+pub mod flows;
 pub mod outside;
 mod snat;
 

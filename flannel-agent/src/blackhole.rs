@@ -8,8 +8,8 @@ use ipnet::Ipv4Net;
 
 use crate::net::{NetError, Netlink};
 
-/// Makes the blackhole route of `subnet`, if it is wanted, the only one of ours into `network`. Returns the number of
-/// changes.
+/// Makes the blackhole route of `subnet`, if it is wanted, the only one of ours into `network`. Returns what it
+/// did, in words.
 ///
 /// # Errors
 /// What the kernel refuses.
@@ -17,18 +17,22 @@ pub async fn keep(
     net: &Netlink,
     network: Ipv4Net,
     subnet: Option<Ipv4Net>,
-) -> Result<usize, NetError> {
+) -> Result<Vec<String>, NetError> {
     let held = net.blackholes().await?;
     let (add, remove) = plan(&held, network, subnet);
+    let mut done = Vec::new();
     if let Some(subnet) = add {
         net.add_blackhole(subnet).await?;
-        tracing::info!("added the blackhole route {subnet}");
+        done.push(format!("added the blackhole route {subnet}"));
     }
-    for subnet in &remove {
-        net.remove_blackhole(*subnet).await?;
-        tracing::info!("removed the blackhole route {subnet}");
+    for subnet in remove {
+        net.remove_blackhole(subnet).await?;
+        done.push(format!("removed the blackhole route {subnet}"));
     }
-    Ok(usize::from(add.is_some()) + remove.len())
+    for what in &done {
+        tracing::info!("{what}");
+    }
+    Ok(done)
 }
 
 /// The route to add, and those to remove.

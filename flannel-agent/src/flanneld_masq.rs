@@ -66,20 +66,45 @@ impl FlanneldMasq {
     }
 }
 
+/// What there is of `network`, as the kernel's tools name it: what [`remove`] would remove.
+///
+/// # Errors
+/// A tool is there and refuses.
+pub async fn find(network: Ipv4Net) -> Result<Vec<&'static str>, MasqError> {
+    let mut found = Vec::new();
+    for (program, _) in tools() {
+        if iptables_script(program, network).await?.is_some() {
+            found.push(program);
+        }
+    }
+    if is_in_nft(network).await? {
+        found.push("nft");
+    }
+    Ok(found)
+}
+
 /// Removes flanneld's masquerading of `network` from both kinds of iptables and from nftables. Returns
 /// whether there was any.
 ///
 /// # Errors
 /// A tool is there and refuses.
 pub async fn remove(network: Ipv4Net) -> Result<bool, MasqError> {
-    let mut any = remove_iptables("iptables-nft", "iptables-nft-restore", network).await?;
-    // Each kind has rules of its own, whichever goes by the plain name (before 1.8 there was one, with no
-    // other name). Asking for legacy tables would load a module and put its hooks in place.
-    if legacy_nat_is_there() {
-        any |= remove_iptables("iptables-legacy", "iptables-legacy-restore", network).await?;
-        any |= remove_iptables("iptables", "iptables-restore", network).await?;
+    let mut any = false;
+    for (program, restore) in tools() {
+        any |= remove_iptables(program, restore, network).await?;
     }
     Ok(any | remove_nft(network).await?)
+}
+
+/// Each kind has rules of its own, whichever goes by the plain name (before 1.8 there was one, with no other
+/// name). Asking for legacy tables would load a module and put its hooks in place.
+fn tools() -> Vec<(&'static str, &'static str)> {
+    let mut tools = vec![("iptables-nft", "iptables-nft-restore")];
+    if legacy_nat_is_there() {
+        tools.push(("iptables-legacy", "iptables-legacy-restore"));
+        tools.push(("iptables", "iptables-restore"));
+    }
+    tools
 }
 
 fn legacy_nat_is_there() -> bool {
@@ -92,11 +117,7 @@ async fn remove_iptables(
     restore: &'static str,
     network: Ipv4Net,
 ) -> Result<bool, MasqError> {
-    let arguments = ["-w", PATIENCE, "-t", "nat", "-S"];
-    let Some(rules) = run(program, &arguments, None).await? else {
-        return Ok(false);
-    };
-    let Some(script) = script(&rules, network) else {
+    let Some(script) = iptables_script(program, network).await? else {
         return Ok(false);
     };
     let restored = run(restore, &["-w", PATIENCE, "--noflush"], Some(&script)).await?;
@@ -104,6 +125,15 @@ async fn remove_iptables(
         program: restore,
         error: io::ErrorKind::NotFound.into(),
     })
+}
+
+async fn iptables_script(
+    program: &'static str,
+    network: Ipv4Net,
+) -> Result<Option<String>, MasqError> {
+    let arguments = ["-w", PATIENCE, "-t", "nat", "-S"];
+    let rules = run(program, &arguments, None).await?;
+    Ok(rules.and_then(|rules| script(&rules, network)))
 }
 
 /// What `iptables-restore` has to do; `None`: nothing of `network` is in `rules` (`iptables -t nat -S`).
@@ -151,21 +181,26 @@ fn is_in(chain: &str, rule: &str) -> bool {
         == Some(chain)
 }
 
-async fn remove_nft(network: Ipv4Net) -> Result<bool, MasqError> {
-    let nft = |verb| ["-n", verb, "chain"].into_iter().chain(NFT_CHAIN);
-    let list: Vec<&str> = nft("list").collect();
-    let rules = match run("nft", &list, None).await {
+fn nft(verb: &'static str) -> Vec<&'static str> {
+    ["-n", verb, "chain"].into_iter().chain(NFT_CHAIN).collect()
+}
+
+async fn is_in_nft(network: Ipv4Net) -> Result<bool, MasqError> {
+    let rules = match run("nft", &nft("list"), None).await {
         Ok(rules) => rules.unwrap_or_default(),
         // No such table or chain.
         Err(MasqError::Refused { .. }) => return Ok(false),
         Err(error) => return Err(error),
     };
     let network = network.to_string();
-    if !rules.split_whitespace().any(|word| word == network) {
+    Ok(rules.split_whitespace().any(|word| word == network))
+}
+
+async fn remove_nft(network: Ipv4Net) -> Result<bool, MasqError> {
+    if !is_in_nft(network).await? {
         return Ok(false);
     }
-    let flush: Vec<&str> = nft("flush").collect();
-    run("nft", &flush, None).await.map(|_| true)
+    run("nft", &nft("flush"), None).await.map(|_| true)
 }
 
 /// What `program` prints; `None` if there is no such program.

@@ -34,7 +34,7 @@ pub enum Inspect {
     ///
     /// Exit status: 0 all well; 1 it forwards, but something needs attention; 2 it does not forward, or
     /// cannot be looked at.
-    Status(Look),
+    Status(status::Command),
     /// The other nodes' subnets and how they are reached
     Peers(Look),
     /// Routes into the network, ours and others
@@ -130,7 +130,8 @@ fn repeat(inspect: &Inspect) -> anyhow::Result<Verdict> {
 impl Inspect {
     fn look(&self) -> &Look {
         match self {
-            Self::Status(look) | Self::Peers(look) | Self::Routes(look) | Self::Stats(look) => look,
+            Self::Peers(look) | Self::Routes(look) | Self::Stats(look) => look,
+            Self::Status(status) => &status.look,
             Self::Flows(flows) => &flows.look,
             Self::Nat(nat) => &nat.look,
             Self::Trace(trace) => &trace.look,
@@ -142,7 +143,7 @@ impl Inspect {
 
 fn show(inspect: &Inspect, out: &mut dyn Write) -> anyhow::Result<Verdict> {
     match inspect {
-        Inspect::Status(look) => status::show(look, out),
+        Inspect::Status(status) => status.show(out),
         Inspect::Peers(look) => peers::show(look, out),
         Inspect::Routes(look) => routes::show(look, out),
         Inspect::Flows(flows) => flows.show(out),

@@ -10,7 +10,7 @@ mod vxlan;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 
@@ -23,6 +23,14 @@ pub use vxlan::{VtepError, VxlanData};
 pub const TTL: Duration = Duration::from_hours(24);
 /// How long before expiry a lease is renewed unless told otherwise.
 pub const RENEW_MARGIN: Duration = Duration::from_mins(60);
+/// However large the margin, etcd is not written to more often.
+const SHORTEST_RENEWAL: Duration = Duration::from_secs(1);
+
+/// `margin`, or the largest that leaves time between two renewals.
+#[must_use]
+pub fn usable_margin(margin: Duration) -> Duration {
+    margin.min(TTL - SHORTEST_RENEWAL)
+}
 
 /// What a node publishes about itself under its subnet's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +54,7 @@ pub type Leases = Arc<BTreeMap<Ipv4Net, LeaseAttrs>>;
 pub struct OwnLease {
     pub subnet: Ipv4Net,
     pub attrs: LeaseAttrs,
-    /// `None` for a reservation: a key without an etcd lease, which never expires.
-    pub expires: Option<SystemTime>,
+    /// When it ends unless it is renewed; `None` for a reservation: a key without an etcd lease, which never
+    /// expires.
+    pub expires: Option<Instant>,
 }

@@ -2,11 +2,12 @@
 //!
 //! Names and alerts are in docs/metrics.md.
 
+mod peers;
 mod pinned;
 
 use std::path::PathBuf;
-use std::sync::LazyLock;
-use std::time::{Duration, SystemTime};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -16,6 +17,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::dataplane::view::View;
+use crate::wall::Moment;
+pub use peers::PeerStates;
 
 /// Label names and values.
 type Labels = Vec<(&'static str, String)>;
@@ -33,9 +36,12 @@ const RECONCILE_BUCKETS: [f64; 8] = [0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60
 struct Done {
     reconciles: Histogram,
     failures: Counter,
-    last_success: Gauge,
+    succeeded: Mutex<Option<Instant>>,
     actions: Family<Labels, Counter>,
-    lease_expiry: Gauge,
+    drift: Family<Labels, Counter>,
+    peers: Family<Labels, Gauge>,
+    /// `None`: it never does.
+    lease_ends: Mutex<Option<Instant>>,
     datastore_troubles: Counter,
     netlink_overruns: Counter,
     next_hop_lookups: Counter,
@@ -46,9 +52,11 @@ struct Done {
 static DONE: LazyLock<Done> = LazyLock::new(|| Done {
     reconciles: Histogram::new(RECONCILE_BUCKETS),
     failures: Counter::default(),
-    last_success: Gauge::default(),
+    succeeded: Mutex::default(),
     actions: Family::default(),
-    lease_expiry: Gauge::default(),
+    drift: Family::default(),
+    peers: Family::default(),
+    lease_ends: Mutex::default(),
     datastore_troubles: Counter::default(),
     netlink_overruns: Counter::default(),
     next_hop_lookups: Counter::default(),
@@ -60,7 +68,10 @@ static DONE: LazyLock<Done> = LazyLock::new(|| Done {
 pub fn reconciled(took: Duration, succeeded: bool) {
     DONE.reconciles.observe(took.as_secs_f64());
     if succeeded {
-        DONE.last_success.set(unix_seconds(SystemTime::now()));
+        *DONE
+            .succeeded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     } else {
         DONE.failures.inc();
     }
@@ -78,8 +89,27 @@ pub fn acted(action: &'static str, succeeded: bool) {
 }
 
 /// This node's lease was acquired or renewed; a reservation never expires.
-pub fn lease_expires(at: Option<SystemTime>) {
-    DONE.lease_expiry.set(at.map_or(0, unix_seconds));
+pub fn lease_expires(at: Option<Instant>) {
+    *DONE
+        .lease_ends
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner) = at;
+}
+
+/// Something was put right that nobody asked to be otherwise.
+pub fn drift_repaired(action: &'static str) {
+    DONE.drift
+        .get_or_create(&vec![("action", action.to_owned())])
+        .inc();
+}
+
+/// The leases of others, by what they are for this node.
+pub fn count_peers(states: &PeerStates) {
+    for (state, count) in states.by_name() {
+        DONE.peers
+            .get_or_create(&vec![("state", state.to_owned())])
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
 }
 
 /// Following leases was interrupted and begins anew.
@@ -104,9 +134,16 @@ pub fn swept(entries: usize, flows: usize) {
     DONE.snat_swept.inc_by(flows as u64);
 }
 
-fn unix_seconds(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+/// Named at the moment of asking: whoever set the clock since has moved the name, not the instant.
+fn named(instant: &Mutex<Option<Instant>>) -> Gauge {
+    let gauge = Gauge::default();
+    let instant = *instant.lock().unwrap_or_else(PoisonError::into_inner);
+    gauge.set(instant.map_or(0, |instant| unix_seconds(Moment::of(instant))));
+    gauge
+}
+
+fn unix_seconds(moment: Moment) -> i64 {
+    i64::try_from(moment.unix().as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Which network's pinned objects are shown.
@@ -155,7 +192,7 @@ impl Done {
         registry.register(
             "reconcile_last_success_timestamp_seconds",
             "When the node last was what it should be",
-            self.last_success.clone(),
+            named(&self.succeeded),
         );
         registry.register(
             "reconcile_actions",
@@ -163,9 +200,19 @@ impl Done {
             self.actions.clone(),
         );
         registry.register(
+            "drift_repaired",
+            "Steps that put right what somebody else had changed",
+            self.drift.clone(),
+        );
+        registry.register(
+            "peers",
+            "Leases of other nodes, by how they are reached",
+            self.peers.clone(),
+        );
+        registry.register(
             "lease_expiry_timestamp_seconds",
             "When this node's lease expires if it is not renewed; 0 for a reservation",
-            self.lease_expiry.clone(),
+            named(&self.lease_ends),
         );
         registry.register(
             "watch_restarts",
@@ -223,7 +270,9 @@ mod tests {
         acted("test-only", true);
         acted("test-only", false);
         reconciled(Duration::from_millis(3), true);
-        lease_expires(Some(SystemTime::UNIX_EPOCH + Duration::from_secs(77)));
+        let hour = Duration::from_hours(1);
+        lease_expires(Some(Instant::now() + hour));
+        drift_repaired("test-only");
         let text = exporter.text().unwrap();
         let actions = |outcome| {
             format!(
@@ -239,6 +288,11 @@ mod tests {
                 "flannel_ebpf_reconcile_last_success_timestamp_seconds"
             ) > 1e9
         );
+        let expiry = value(&text, "flannel_ebpf_lease_expiry_timestamp_seconds");
+        let ahead = expiry - Moment::now().unix().as_secs_f64();
+        assert!((0.0..=3600.0).contains(&ahead), "{ahead}");
+        let drift = "flannel_ebpf_drift_repaired_total{action=\"test-only\"}";
+        assert_eq!(value(&text, drift), 1.0);
         assert!(text.contains("flannel_ebpf_build_info{version="), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
     }

@@ -20,12 +20,15 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
 use crate::files;
-use crate::net::{NetError, sysctl};
+use crate::net::{NetError, namespace, sysctl};
 use ledger::Ledger;
 pub use ledger::Wish;
 pub use ports::PortSet;
 
-const FILE: &str = "sysctls.json";
+/// Each network namespace has sysctls of its own, and agents in several may be given the same folder.
+fn file(namespace: u64) -> String {
+    format!("sysctls-{namespace}.json")
+}
 
 /// Paths below `/proc/sys`, and what a network wants of each.
 pub type Wishes = BTreeMap<String, Wish>;
@@ -50,7 +53,7 @@ pub struct NodeSysctls {
 }
 
 impl NodeSysctls {
-    /// `folder` is the same for all agents of a node.
+    /// `folder` is the same for all agents of a node; those in other network namespaces have other files there.
     #[must_use]
     pub fn new(folder: &Path, network: &str) -> Self {
         Self {
@@ -114,8 +117,8 @@ impl NodeSysctls {
         Ok(true)
     }
 
-    fn path(&self) -> PathBuf {
-        self.folder.join(FILE)
+    fn path(&self) -> Result<PathBuf, NetError> {
+        Ok(self.folder.join(file(namespace()?)))
     }
 
     /// One agent at a time; the kernel ends the lock with the process.
@@ -132,7 +135,7 @@ impl NodeSysctls {
     }
 
     fn read(&self) -> Result<Ledger, NetError> {
-        let path = self.path();
+        let path = self.path()?;
         let boot = sysctl::read("kernel/random/boot_id")?.unwrap_or_default();
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -147,7 +150,7 @@ impl NodeSysctls {
 
     /// The last one out leaves no file.
     fn write(&self, ledger: &Ledger) -> Result<(), NetError> {
-        let path = self.path();
+        let path = self.path()?;
         let written = if ledger.is_empty() {
             match std::fs::remove_file(&path) {
                 Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(()),

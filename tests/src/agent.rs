@@ -59,6 +59,11 @@ impl Agent {
         &mut self.daemon
     }
 
+    /// The node, for as long as anybody needs it.
+    pub fn node_arc(&self) -> Arc<Node> {
+        self.node.clone()
+    }
+
     /// What it has logged since its last start.
     pub fn log(&self) -> String {
         self.daemon.log()

@@ -55,6 +55,7 @@ pub mod snat_table;
 pub mod sniffer;
 pub mod sockopt;
 pub mod stage;
+pub mod stranger;
 pub mod subnet_env;
 pub mod supervise;
 pub mod sweep;
@@ -62,6 +63,7 @@ pub mod talk;
 pub mod tcp;
 pub mod traceroute;
 pub mod udp;
+pub mod unprivileged;
 pub mod vxlan_frame;
 pub mod wait;
 

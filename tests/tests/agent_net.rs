@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use flannel_agent::net::{
     Changes, Direction, Features, Kind, Monitor, Netlink, Outcome, PROTOCOL, VethPair, sysctl,
 };
+use flannel_agent::node_sysctls::{Difference, NodeSysctls, Wish, Wishes};
 use flannel_tests::netns::Netns;
 use flannel_tests::sweep::unique_name;
 use flannel_tests::wait::SOON;
@@ -327,4 +328,35 @@ fn the_monitor_tells_links_addresses_and_routes_apart() {
         until("other routes", |c| c.routes).await;
         assert!(monitor.is_alive());
     });
+}
+
+/// Two agents of one folder and one network name, as in two containers with networks of their own.
+#[test]
+fn each_network_namespace_remembers_its_own_sysctls() {
+    let folder = tempfile::tempdir().unwrap();
+    let sysctls = NodeSysctls::new(folder.path(), "net");
+    let key = "net/ipv4/ip_forward";
+    let wish = |value: &str| Wish::Value(value.to_owned());
+    let [one, two] = [netns(), netns()];
+    one.enter(|| sysctl::set(key, "0").unwrap());
+    two.enter(|| sysctl::set(key, "1").unwrap());
+    one.enter(|| sysctls.claim(key, &wish("1")).unwrap());
+    two.enter(|| {
+        assert_eq!(
+            sysctls.difference(&Wishes::new()).unwrap(),
+            Difference::default(),
+            "the other's wish is not ours"
+        );
+        sysctls.claim(key, &wish("0")).unwrap();
+    });
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    let given_back = |netns: &Netns| {
+        netns.enter(|| {
+            assert!(sysctls.release(key).unwrap());
+            sysctl::read(key).unwrap().unwrap()
+        })
+    };
+    assert_eq!(given_back(&one), "0");
+    assert_eq!(given_back(&two), "1");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

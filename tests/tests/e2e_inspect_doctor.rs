@@ -9,9 +9,12 @@
 
 use std::process::Output;
 
+use aya::programs::LinkOrder;
+use aya::programs::tc::{SchedClassifier, TcAttachOptions, TcAttachType};
 use flannel_tests::agent::command;
 use flannel_tests::netns::output;
 use flannel_tests::prelude::*;
+use flannel_tests::stranger;
 use serde_json::Value;
 
 fn doctor(node: &Node, flags: &[&str]) -> Output {
@@ -195,4 +198,93 @@ fn devices_where_nothing_is_translated_are_named() {
         shown.contains("source NAT from ports 49152-65535"),
         "{shown}"
     );
+}
+
+#[test]
+fn a_strict_rp_filter_is_found_on_the_tunnel_and_where_the_way_back_leads_elsewhere() {
+    let ward = Ward::new();
+    let node = ward.agent.node();
+    let strict =
+        |device: &str| node.exec(&format!("sysctl -qw net/ipv4/conf/{device}/rp_filter=1"));
+    strict("flannel.1");
+    assert_eq!(ward.finds("rp_filter is strict on flannel.1"), Some(1));
+    node.exec("sysctl -qw net/ipv4/conf/flannel.1/rp_filter=2");
+
+    strict(Node::UPLINK);
+    let two = KernelVxlan::join(ward.lab.node("two"), ward.agent.net());
+    let peer = two.node().address();
+    let bpffs = format!("--bpffs={}", node.bpffs().display());
+    eventually("the peer is known", SOON, || {
+        let peers = output(&mut command(node, &["peers", &bpffs])).stdout;
+        String::from_utf8(peers)
+            .unwrap()
+            .contains(&peer.to_string())
+    });
+    let (status, lines) = ward.findings(&[]);
+    assert_eq!((status, trouble(&lines)), (Some(0), vec![]), "{lines:#?}");
+    let fine = "rp_filter is strict on eth0, and the way back to the peers leads there";
+    assert!(lines.iter().any(|(_, what)| what == fine), "{lines:#?}");
+
+    node.ip_batch(&[
+        "link add side type veth peer name far-side".to_owned(),
+        "link set side up".to_owned(),
+        format!("route add {peer}/32 dev side"),
+    ]);
+    assert_eq!(
+        ward.finds(&format!("1 peers ({peer}, …) leads elsewhere")),
+        Some(2)
+    );
+}
+
+#[test]
+fn programs_of_others_on_our_hooks_are_named_with_their_place() {
+    let ward = Ward::new();
+    let node = ward.agent.node();
+    let (tc, xdp) = (node.bpffs().join("tc"), node.bpffs().join("xdp"));
+    node.netns().enter(|| {
+        stranger::pin(stranger::Kind::Tc, &tc);
+        stranger::pin(stranger::Kind::Xdp, &xdp);
+    });
+    let uplink = Node::UPLINK;
+    node.exec(&format!("tc qdisc add dev {uplink} clsact"));
+    node.exec(&format!(
+        "tc filter add dev {uplink} ingress pref 1 bpf direct-action object-pinned {}",
+        tc.display()
+    ));
+    let (status, lines) = ward.findings(&[]);
+    assert_eq!((status, trouble(&lines)), (Some(0), vec![]), "{lines:#?}");
+    let said = |what: &str| {
+        lines
+            .iter()
+            .any(|(_, line)| line.starts_with("the filter stranger") && line.ends_with(what))
+    };
+    assert!(
+        said("pref 1) at ingress of eth0 runs after ours"),
+        "{lines:#?}"
+    );
+
+    node.exec(&format!(
+        "ip link set dev {uplink} xdpgeneric pinned {}",
+        xdp.display()
+    ));
+    assert_eq!(ward.finds("the XDP program stranger"), Some(1));
+    node.exec(&format!("ip link set dev {uplink} xdpgeneric off"));
+
+    // In front of ours by the order of links.
+    let first = node.netns().enter(|| {
+        let mut program = SchedClassifier::from_pin(&tc).unwrap();
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let link = program.attach_with_options(uplink, TcAttachType::Ingress, options);
+        program.take_link(link.unwrap()).unwrap()
+    });
+    assert_eq!(ward.finds("at ingress of eth0 runs before ours"), Some(1));
+    drop(first);
+}
+
+#[test]
+fn an_uplink_that_computes_no_checksums_is_found() {
+    let ward = Ward::new();
+    let node = ward.agent.node();
+    node.exec(&format!("ethtool -K {} tx off", Node::UPLINK));
+    assert_eq!(ward.finds("eth0 computes no checksums"), Some(1));
 }

@@ -37,7 +37,11 @@ fn packets_peers_lease_and_actions_are_shown() {
     let pair = Pair::of_agents();
     let encap = ["flannel_ebpf_forwarded_packets_total", r#"path="encap""#];
     let before = scrape(&pair.one);
-    assert_eq!(sum(&before, &["flannel_ebpf_peers "]), 1.0);
+    let state = |state| sum(&before, &["flannel_ebpf_peers{", state]);
+    assert_eq!(state(r#""tunnel""#), 1.0, "{before}");
+    let others = [r#""direct""#, r#""no_route""#, r#""ignored""#].map(state);
+    assert_eq!(others, [0.0; 3], "{before}");
+    assert!(before.contains("flannel_ebpf_ringbuf_lost_total 0"));
     assert_eq!(sum(&before, &["flannel_ebpf_map_entries", "fl_peers"]), 1.0);
     assert!(sum(&before, &["flannel_ebpf_map_capacity", "fl_peers"]) >= 5_000.0);
     assert!(sum(&before, &["reconcile_actions_total", "attach", "done"]) >= 3.0);

@@ -18,10 +18,11 @@ use flannel_agent::dataplane::Wire;
 use flannel_common::Ipv4;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::maps::{FLOWS, LAYOUT_VERSION, PEER_VXLAN, PEERS, Peer};
-use flannel_tests::agent::{binary, command};
+use flannel_tests::agent::command;
 use flannel_tests::netns::output;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
+use flannel_tests::unprivileged;
 use serde_json::Value;
 
 /// `flannel-agent LINE --bpffs=…` on `node`.
@@ -58,8 +59,18 @@ fn a_healthy_node_is_ok_and_without_its_agent_it_needs_attention() {
     let other = pair.two.node().address().to_string();
     let subnet = pair.two.subnet_env().subnet().to_string();
 
-    let status = json(pair.one.node(), "status", 0);
+    let state = format!("--state-dir={}", pair.one.node().state_dir().display());
+    let status = json(pair.one.node(), &format!("status {state}"), 0);
     assert_eq!(status["verdict"], "ok", "{status}");
+    let lease = &status["lease"];
+    let left = lease["expires_in_s"].as_i64().unwrap();
+    let day = 24 * 3600;
+    assert!((day - 600..=day).contains(&left), "{status}");
+    assert_eq!(left - lease["renewal_in_s"].as_i64().unwrap(), 3600);
+    let last = &status["last_reconcile"];
+    assert!(last["ago_s"].as_u64() < Some(600), "{status}");
+    assert!(!last["causes"].as_array().unwrap().is_empty(), "{status}");
+    assert_eq!(status["error"], Value::Null);
     assert_eq!(status["agent_running"], true);
     assert_eq!(status["peers"], 1);
     let uplink = pair.one.node().address().to_string();
@@ -71,11 +82,15 @@ fn a_healthy_node_is_ok_and_without_its_agent_it_needs_attention() {
     pair.one.kill();
     let status = json(pair.one.node(), "status", 1);
     assert_eq!(status["agent_running"], false);
-    let shown = String::from_utf8(look(pair.one.node(), "status").stdout).unwrap();
+    let shown = look(pair.one.node(), &format!("status {state}")).stdout;
+    let shown = String::from_utf8(shown).unwrap();
     assert!(
         shown.contains("! no agent runs for this network"),
         "{shown}"
     );
+    let of_the_past = format!("Lease      {own}, expires in 23 h 5");
+    assert!(shown.contains(&of_the_past), "{shown}");
+    assert!(shown.contains("\nCompared "), "{shown}");
 
     let node = pair.one.node();
     let peers = text(node, "peers");
@@ -138,6 +153,7 @@ fn a_node_without_a_network_says_so() {
         "stats",
         "nat",
         "trace 10.244.1.2 10.244.2.2",
+        "monitor",
     ] {
         let output = look(&node, line);
         assert_eq!(output.status.code(), Some(2), "{line}: {output:?}");
@@ -173,13 +189,7 @@ fn without_root_it_says_what_is_missing() {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
     let agent = Agent::start(lab.node("one"), &net);
-    // Where nobody may execute it, wherever the build tree is.
-    let copy = tempfile::Builder::new()
-        .prefix("flannel-agent")
-        .tempfile()
-        .unwrap();
-    std::fs::copy(binary(), copy.path()).unwrap();
-    let (_, copy) = copy.keep().unwrap();
+    let copy = unprivileged::Copy::new();
     for line in [
         "status",
         "peers",
@@ -187,18 +197,17 @@ fn without_root_it_says_what_is_missing() {
         "nat",
         "stats",
         "maps",
+        "routes",
         "trace 10.244.1.2 10.244.2.2",
+        "monitor --count=1",
     ] {
-        let output = agent.node().try_exec(&format!(
-            "setpriv --reuid=65534 --regid=65534 --clear-groups {} {line} --bpffs={}",
-            copy.display(),
-            agent.node().bpffs().display()
-        ));
+        let bpffs = agent.node().bpffs();
+        let line_with = format!("{line} --bpffs={}", bpffs.display());
+        let output = agent.node().try_exec(&copy.line(&line_with));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{line}: {said}");
         assert!(said.contains("run it as root"), "{line}: {said}");
     }
-    std::fs::remove_file(copy).unwrap();
 }
 
 #[test]

@@ -11,8 +11,10 @@ use std::process::Output;
 use std::sync::Arc;
 
 use flannel_tests::agent::command;
+use flannel_tests::iptables::Iptables;
 use flannel_tests::netns::output;
 use flannel_tests::prelude::*;
+use flannel_tests::{flannel_rules, unprivileged};
 use serde_json::Value;
 
 /// `flannel-agent plan` on `node`, with the flags that the harness gives the agent.
@@ -46,14 +48,20 @@ fn steps(node: &Node, flags: &[&str]) -> (Option<i32>, Vec<String>) {
     (output.status.code(), steps.collect())
 }
 
-/// Whatever a plan might have changed.
+/// Whatever a plan might have changed. (Not what changes by itself: carrier, and IPv6 addresses that settle.)
 fn traces(lab: &Lab, net: &Network, node: &Node) -> String {
     let folder = node.bpffs().join("flannel");
     let leases = lab.etcd().leases(net);
+    let links: Value = serde_json::from_str(&node.exec("ip -j link")).unwrap();
+    let links = links.as_array().unwrap().iter();
+    let links: Vec<_> = links
+        .map(|link| (&link["ifname"], &link["address"], &link["mtu"]))
+        .map(|link| format!("{link:?}"))
+        .collect();
     format!(
-        "{}{}{}{leases:?}",
-        node.exec("ip -d addr"),
-        node.exec("ip route"),
+        "{links:?}{}{}{}{leases:?}",
+        node.exec("ip -o -4 addr"),
+        node.exec("ip route").replace(" linkdown", ""),
         folder.exists()
     )
 }
@@ -122,6 +130,97 @@ fn without_etcd_nothing_can_be_told() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
         said.contains("127.0.0.1:9") && said.contains("what is pinned forwards on"),
+        "{said}"
+    );
+}
+
+/// What the daemon does late in a reconcile, each in its own words.
+#[test]
+fn the_late_steps_are_shown_too() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let mut agent = Agent::start(lab.node("one"), &net);
+    let node = agent.node_arc();
+    let small = ["--ip-masq", "--snat-entries=8192"];
+    flannel_rules::masquerade(&agent, Iptables::Nft);
+    agent.kill();
+
+    let (status, planned) = steps(&node, &[&small[..], &["--ip-blackhole-route"]].concat());
+    assert_eq!(status, Some(1));
+    for action in [
+        "remove_flanneld_masquerade",
+        "add_blackhole_route",
+        "set_steps",
+    ] {
+        assert!(planned.contains(&action.to_owned()), "{planned:?}");
+    }
+    // The table was made for nobody: nothing in it to carry.
+    assert!(planned.contains(&"replace_map".to_owned()), "{planned:?}");
+    let rules = node.exec("iptables-nft -t nat -S");
+    assert!(rules.contains("flanneld masq"), "it was only said: {rules}");
+
+    agent.restart_with(&small);
+    eventually("nothing is left to do", SOON, || {
+        steps(&node, &small) == (Some(0), vec![])
+    });
+    let rules = node.exec("iptables-nft -t nat -S");
+    assert!(!rules.contains("flanneld masq"), "{rules}");
+
+    let large = ["--ip-masq", "--snat-entries=16384"];
+    let (_, planned) = steps(&node, &large);
+    assert!(planned.contains(&"resize_map".to_owned()), "{planned:?}");
+    let said = String::from_utf8(plan(&node, &large).stdout).unwrap();
+    let words = "resize fl_snat from 8192 to 16384 entries, carrying its connections over";
+    assert!(said.contains(words), "{said}");
+    agent.kill();
+    agent.restart_with(&large);
+    eventually("nothing is left to do", SOON, || {
+        steps(&node, &large) == (Some(0), vec![])
+    });
+}
+
+#[test]
+fn a_node_without_a_tunnel_has_nothing_to_do_either() {
+    let lab = Lab::new();
+    let net = lab.network(Network::host_gw("/coreos.com/network", "10.244.0.0/16"));
+    let mut one = Agent::start(lab.node("one"), &net);
+    let two = Agent::start(lab.node("two"), &net);
+    let node = one.node_arc();
+    eventually("nothing is left to do", SOON, || {
+        steps(&node, &[]) == (Some(0), vec![])
+    });
+    one.kill();
+    node.exec(&format!("ip route del {}", two.subnet()));
+    assert_eq!(
+        steps(&node, &[]),
+        (Some(1), vec!["set_peer_route".to_owned()])
+    );
+}
+
+#[test]
+fn the_driver_s_program_counts_as_ours() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let agent = Agent::start_with(lab.node("one"), &net, &["--xdp=on"]);
+    assert_eq!(steps(agent.node(), &["--xdp=on"]), (Some(0), vec![]));
+}
+
+#[test]
+fn without_root_it_says_which_rights_it_needs() {
+    let lab = Lab::new();
+    lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let node = lab.node("one");
+    let copy = unprivileged::Copy::new();
+    let output = node.try_exec(&copy.line(&format!(
+        "plan --bpffs={} --etcd-endpoints={} --iface={}",
+        node.bpffs().display(),
+        node.etcd(),
+        Node::UPLINK
+    )));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("CAP_BPF") && said.contains("CAP_NET_ADMIN"),
         "{said}"
     );
 }

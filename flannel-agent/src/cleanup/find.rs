@@ -7,7 +7,7 @@ use super::step::devices;
 use crate::cli::Config;
 use crate::net::{Direction, Link, Netlink};
 use crate::node_sysctls::{NodeSysctls, Wishes};
-use crate::{cni, dataplane, forward_rules, mark, subnet_env};
+use crate::{cni, dataplane, forward_rules, logbook, mark, subnet_env};
 
 /// Hooks before devices: what arrives goes back to the kernel at once.
 pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<Step>> {
@@ -61,6 +61,10 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
     let shared = NodeSysctls::new(&config.state_dir, &name);
     let entered = shared.difference(&Wishes::new())?.unwanted;
     steps.extend(entered.into_iter().map(Step::Sysctl));
+    let logbook = logbook::path(&config.state_dir, &name)?;
+    if logbook.exists() {
+        steps.push(Step::Logbook(logbook));
+    }
     Ok(steps)
 }
 

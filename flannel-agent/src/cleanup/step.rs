@@ -41,12 +41,14 @@ pub enum Step {
     ForwardRules(Ipv4Net),
     /// What the network wants of a sysctl that the whole node shares.
     Sysctl(String),
+    /// What `status` says of the last agent.
+    Logbook(PathBuf),
 }
 
 impl Step {
     pub(super) async fn perform(&self, net: &Netlink, config: &Config) -> anyhow::Result<()> {
         match self {
-            Self::CniNetwork(path) => match std::fs::remove_file(path) {
+            Self::CniNetwork(path) | Self::Logbook(path) => match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     Err(error).with_context(|| format!("cannot remove {}", path.display()))?;
                 }
@@ -100,6 +102,7 @@ impl fmt::Display for Step {
                 write!(f, "the iptables rules that accept {network} in FORWARD")
             }
             Self::Sysctl(key) => write!(f, "this network's part in the sysctl {key}"),
+            Self::Logbook(path) => write!(f, "what the agent wrote down in {}", path.display()),
         }
     }
 }

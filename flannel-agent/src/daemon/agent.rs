@@ -1,17 +1,19 @@
 //! After the start: whatever changes – leases, our own subnet, links – ends in one reconcile.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::node::{Node, Wanted};
+use super::node::{Done, Node, Wanted};
 use super::retry::Retry;
 use super::subnet_file::SubnetFile;
 use super::systemd::Systemd;
 use crate::health::Ready;
 use crate::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::logbook::Logbook;
 use crate::metrics;
 
 /// How often everything is compared with the kernel, even when nothing was announced.
@@ -34,6 +36,30 @@ enum Work {
     Uplink,
 }
 
+/// Why there is something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    Start,
+    OwnLease,
+    Leases,
+    Kernel,
+    Timer,
+    Retry,
+}
+
+impl Cause {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Start => "the start",
+            Self::OwnLease => "this node's lease changed",
+            Self::Leases => "leases of others changed",
+            Self::Kernel => "the kernel announced changes",
+            Self::Timer => "the look every 30 s",
+            Self::Retry => "another try",
+        }
+    }
+}
+
 /// The running agent's state.
 #[derive(Debug)]
 pub(super) struct Agent<N> {
@@ -46,50 +72,56 @@ pub(super) struct Agent<N> {
     pub(super) subnet_file: SubnetFile,
     pub(super) ready: Ready,
     pub(super) systemd: Systemd,
+    pub(super) logbook: Logbook,
 }
 
 impl<N: Node> Agent<N> {
     /// Follows changes until cancelled. What fails is logged and tried again; it takes nothing down.
     pub(super) async fn follow(&mut self, cancel: &CancellationToken) {
         let mut work = Work::Nothing;
+        let mut causes = BTreeSet::new();
         let mut retry = Retry::default();
         let mut settle = None;
         let mut rested = Instant::now();
         let mut drift = interval_at(Instant::now() + DRIFT_CHECK, DRIFT_CHECK);
         drift.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
+            let (new, cause) = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
                 () = self.systemd.due() => {
                     self.systemd.alive();
                     continue;
                 }
-                Ok(()) = self.own.changed() => work = work.max(self.take_own_lease()),
-                Ok(()) = self.leases.changed() => work = work.max(self.take_leases()),
+                Ok(()) = self.own.changed() => (self.take_own_lease(), Cause::OwnLease),
+                Ok(()) = self.leases.changed() => (self.take_leases(), Cause::Leases),
                 () = at(settle) => {
                     settle = None;
-                    work = Work::Uplink;
+                    (Work::Uplink, Cause::Kernel)
                 }
                 () = self.node.changed() => {
                     settle.get_or_insert(rested.max(Instant::now() + SETTLE));
                     continue;
                 }
-                () = at(retry.at()) => {}
-                _ = drift.tick() => work = work.max(Work::Uplink),
+                () = at(retry.at()) => (work, Cause::Retry),
+                _ = drift.tick() => (Work::Uplink, Cause::Timer),
+            };
+            if new > Work::Nothing {
+                causes.insert(cause);
             }
+            work = work.max(new);
             if work == Work::Nothing {
                 continue;
             }
             let begun = Instant::now();
-            let outcome = self.perform(work).await;
-            metrics::reconciled(begun.elapsed(), outcome.is_ok());
+            let outcome = self.attempt(work, &causes).await;
             if work > Work::Peers {
                 rested = Instant::now() + begun.elapsed() * (LOOK_ONE_PART_IN - 1);
             }
             match outcome {
                 Ok(()) => {
                     work = Work::Nothing;
+                    causes.clear();
                     retry.succeeded();
                 }
                 Err(error) => {
@@ -107,27 +139,49 @@ impl<N: Node> Agent<N> {
     /// # Errors
     /// The node cannot forward; what it forwarded before, it still does.
     pub(super) async fn bring_up(&mut self) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        let outcome = self.perform(Work::All).await;
-        metrics::reconciled(begun.elapsed(), outcome.is_ok());
-        metrics::lease_expires(self.own.borrow().expires);
-        outcome
+        self.note_lease();
+        let causes = BTreeSet::from([Cause::Start]);
+        self.attempt(Work::All, &causes).await
     }
 
-    async fn perform(&mut self, work: Work) -> anyhow::Result<()> {
+    /// Does the work, and writes down how it went.
+    async fn attempt(&mut self, work: Work, causes: &BTreeSet<Cause>) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let outcome = self.perform(work).await;
+        metrics::reconciled(begun.elapsed(), outcome.is_ok());
+        match outcome {
+            Ok(done) => {
+                let causes = causes.iter().map(|cause| cause.words().to_owned());
+                self.logbook
+                    .reconciled(causes.collect(), begun.elapsed(), &done);
+                Ok(())
+            }
+            Err(error) => {
+                self.logbook.failed(crate::logging::describe(&error));
+                Err(error)
+            }
+        }
+    }
+
+    fn note_lease(&mut self) {
+        metrics::lease_expires(self.wanted.own.expires);
+        self.logbook.lease(&self.wanted.own);
+    }
+
+    async fn perform(&mut self, work: Work) -> anyhow::Result<Done> {
         // Without an uplink, what we know of it still forwards as soon as it is back.
         let uplink = match work {
             Work::Uplink => self.look_for_uplink().await,
             _ => Ok(()),
         };
-        let actions = match work {
-            Work::Nothing => 0,
+        let done = match work {
+            Work::Nothing => Done::new(),
             Work::Peers => self.node.update_peers(&self.wanted).await?,
             Work::All | Work::Uplink => self.node.reconcile(&self.wanted).await?,
         };
-        if actions > 0 {
+        if !done.is_empty() {
             tracing::info!(
-                actions,
+                actions = done.len(),
                 peers = self.wanted.leases.len(),
                 "node brought up to date"
             );
@@ -140,7 +194,7 @@ impl<N: Node> Agent<N> {
         if uplink.is_ok() {
             self.systemd.status(self.status());
         }
-        uplink
+        uplink.map(|()| done)
     }
 
     fn status(&self) -> String {
@@ -159,8 +213,8 @@ impl<N: Node> Agent<N> {
 
     fn take_own_lease(&mut self) -> Work {
         let own = self.own.borrow_and_update().clone();
-        metrics::lease_expires(own.expires);
         let before = std::mem::replace(&mut self.wanted.own, own).subnet;
+        self.note_lease();
         let now = self.wanted.own.subnet;
         if before == now {
             // A renewal or new attributes; those of the node were decided here.

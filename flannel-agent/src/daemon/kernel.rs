@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use ipnet::Ipv4Net;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::node::{Node, Wanted};
+use super::node::{Done, Node, Wanted};
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
@@ -25,7 +26,7 @@ use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::rescue::{self, Rescue};
 use crate::uplink::{self, Uplink};
-use crate::{blackhole, mac, mark, observe};
+use crate::{blackhole, mac, mark, metrics, observe};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub(super) struct Kernel {
     rescue: Option<AbortOnDropHandle<()>>,
     bridge: Option<Mismatch>,
     blackhole: bool,
+    /// What the last reconcile made of it.
+    blackhole_held: Option<Option<Ipv4Net>>,
     /// `None`: not wanted.
     forward_rules: Option<ForwardRules>,
     flanneld_masq: FlanneldMasq,
@@ -89,6 +92,7 @@ impl Kernel {
             rescue: None,
             bridge: None,
             blackhole: config.blackhole,
+            blackhole_held: None,
             forward_rules: config.forward_rules.then(ForwardRules::default),
             flanneld_masq: FlanneldMasq::default(),
         })
@@ -189,18 +193,20 @@ impl Kernel {
     }
 
     /// What takes the fast path does not need it: no reason to stop.
-    async fn accept_forwarding(&mut self, wanted: &Wanted) {
+    async fn accept_forwarding(&mut self, wanted: &Wanted) -> Option<String> {
         let network = wanted.network.network;
-        let Some(rules) = &mut self.forward_rules else {
-            return;
+        let done = match self.forward_rules.as_mut()?.keep(network).await {
+            Ok(true) => {
+                format!("iptables drops what is forwarded: rules added that accept {network}")
+            }
+            Ok(false) => return None,
+            Err(error) => {
+                tracing::warn!("{error}");
+                return None;
+            }
         };
-        match rules.keep(network).await {
-            Ok(true) => tracing::info!(
-                "iptables drops what is forwarded: rules added that accept {network}"
-            ),
-            Ok(false) => {}
-            Err(error) => tracing::warn!("{error}"),
-        }
+        tracing::info!("{done}");
+        Some(done)
     }
 
     fn name_unserved(&mut self) {
@@ -217,18 +223,27 @@ impl Kernel {
     }
 
     /// Only once our own programs translate. Rules that stay do no harm but cost time.
-    async fn replace_masquerading(&mut self, wanted: &Wanted) {
-        if self.snat.is_none() {
-            return;
-        }
+    async fn replace_masquerading(&mut self, wanted: &Wanted) -> Option<String> {
+        self.snat.as_ref()?;
         match self.flanneld_masq.replace(wanted.network.network).await {
-            Ok(true) => tracing::info!("flanneld's masquerade rules removed: programs translate"),
-            Ok(false) => {}
-            Err(error) => tracing::warn!("{error}"),
+            Ok(true) => {
+                let done = "flanneld's masquerade rules removed: programs translate";
+                tracing::info!("{done}");
+                Some(done.to_owned())
+            }
+            Ok(false) => None,
+            Err(error) => {
+                tracing::warn!("{error}");
+                None
+            }
         }
     }
 
-    async fn routes(&mut self, direct: &Direct) -> anyhow::Result<usize> {
+    fn count_peers(&self, desired: &Desired, direct: &Direct) {
+        metrics::count_peers(&metrics::PeerStates::new(desired, direct, &self.facts));
+    }
+
+    async fn routes(&mut self, direct: &Direct) -> anyhow::Result<Done> {
         let net = self.dataplane.netlink();
         Ok(self.direct.reconcile(net, direct).await?)
     }
@@ -268,8 +283,8 @@ fn look_up_again(announced: Changes, age: Option<Duration>) -> bool {
     announced.concern_next_hops() || age.is_none_or(|age| age >= LOOK_UP_EVERY)
 }
 
-fn actions(report: &Report) -> usize {
-    report.done.len()
+fn words(report: &Report) -> Done {
+    report.done.iter().map(ToString::to_string).collect()
 }
 
 impl Node for Kernel {
@@ -290,27 +305,33 @@ impl Node for Kernel {
         desired::overlay_mtu(&wanted.network, &wanted.uplink)
     }
 
-    async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
+    async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
         self.look(wanted).await?;
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
-        let mut done = 0;
+        let mut done = Done::new();
         // The old way goes when the new one works: a tunnel after the routes that replace it, routes after
         // the tunnel. (Until a neighbour's route is there, the tunnel serves it.)
         if wanted.network.backend == Backend::HostGw {
-            done += self.routes(&direct).await?;
-            done += actions(&self.dataplane.reconcile(&desired).await?);
+            done.extend(self.routes(&direct).await?);
+            done.extend(words(&self.dataplane.reconcile(&desired).await?));
         } else {
-            done += actions(&self.dataplane.reconcile(&desired).await?);
+            done.extend(words(&self.dataplane.reconcile(&desired).await?));
             self.hold_port(&wanted.network).await?;
-            done += self.routes(&direct).await?;
+            done.extend(self.routes(&direct).await?);
         }
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;
-        done += blackhole::keep(self.dataplane.netlink(), network, subnet).await?;
+        let held = blackhole::keep(self.dataplane.netlink(), network, subnet).await?;
+        if self.blackhole_held.replace(subnet) == Some(subnet) {
+            held.iter()
+                .for_each(|_| metrics::drift_repaired("add_blackhole_route"));
+        }
+        done.extend(held);
         self.look_at_bridge(wanted).await?;
-        self.accept_forwarding(wanted).await;
-        self.replace_masquerading(wanted).await;
+        done.extend(self.accept_forwarding(wanted).await);
+        done.extend(self.replace_masquerading(wanted).await);
+        self.count_peers(&desired, &direct);
         Ok(done)
     }
 
@@ -318,7 +339,7 @@ impl Node for Kernel {
         self.bridge.as_ref().map(ToString::to_string)
     }
 
-    async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
+    async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
         let mut facts = std::mem::take(&mut self.facts);
         facts
             .update(self.dataplane.netlink(), self.sought(wanted))
@@ -326,8 +347,10 @@ impl Node for Kernel {
         self.facts = facts;
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
-        let done = actions(&self.dataplane.update_peers(&desired).await?);
-        Ok(done + self.routes(&direct).await?)
+        let mut done = words(&self.dataplane.update_peers(&desired).await?);
+        done.extend(self.routes(&direct).await?);
+        self.count_peers(&desired, &direct);
+        Ok(done)
     }
 
     async fn changed(&mut self) {

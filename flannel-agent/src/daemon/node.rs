@@ -16,6 +16,9 @@ pub struct Wanted {
     pub uplink: Uplink,
 }
 
+/// What was done, in words.
+pub type Done = Vec<String>;
+
 /// The node's uplink, devices and dataplane. Nothing here ever takes away what already forwards
 /// because something else failed.
 pub trait Node: Send + 'static {
@@ -34,15 +37,14 @@ pub trait Node: Send + 'static {
     /// MTU for pods: what fits into a packet on the uplink.
     fn mtu(&self, wanted: &Wanted) -> u32;
 
-    /// Observes the kernel, plans and applies the difference to `wanted`. Returns how many actions
-    /// it took.
-    fn reconcile(&mut self, wanted: &Wanted) -> impl Future<Output = anyhow::Result<usize>> + Send;
+    /// Observes the kernel, plans and applies the difference to `wanted`.
+    fn reconcile(&mut self, wanted: &Wanted) -> impl Future<Output = anyhow::Result<Done>> + Send;
 
     /// As [`Self::reconcile`], when only leases of peers changed: touches the maps alone.
     fn update_peers(
         &mut self,
         wanted: &Wanted,
-    ) -> impl Future<Output = anyhow::Result<usize>> + Send;
+    ) -> impl Future<Output = anyhow::Result<Done>> + Send;
 
     /// What an operator has to put right: found by the last reconcile, in one sentence.
     fn complaint(&self) -> Option<String> {

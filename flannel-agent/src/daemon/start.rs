@@ -16,18 +16,21 @@ use super::subnet_file::SubnetFile;
 use super::systemd::Systemd;
 use crate::cli::Config;
 use crate::health::Ready;
-use crate::lease::Leases;
+use crate::lease::{self, Leases};
+use crate::logbook::Logbook;
+use crate::mark;
 use crate::source::{LeaseRequest, LeaseSource};
 
 /// How long the tasks get to notice the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What of the settings concerns the run loop itself.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Options {
     pub(super) subnet_file: PathBuf,
     pub(super) cni_conf_dir: Option<PathBuf>,
     pub(super) ip_masq: bool,
+    pub(super) logbook: Logbook,
 }
 
 impl From<&Config> for Options {
@@ -36,6 +39,11 @@ impl From<&Config> for Options {
             subnet_file: config.subnet_file.clone(),
             cni_conf_dir: config.cni_conf_dir.clone(),
             ip_masq: config.snat.is_some(),
+            logbook: Logbook::new(
+                &config.state_dir,
+                &mark::network_name(&config.etcd.prefix),
+                lease::usable_margin(config.etcd.renew_margin),
+            ),
         }
     }
 }
@@ -164,6 +172,7 @@ async fn start<S: LeaseSource, N: Node>(
         subnet_file,
         ready,
         systemd: Systemd::from_env(),
+        logbook: options.logbook,
     };
     agent.bring_up().await?;
     Ok(agent)

@@ -75,8 +75,12 @@ impl SubnetFile {
         if self.written.as_ref() == Some(env) && self.path.exists() {
             return true;
         }
+        let is_gone = self.written.as_ref() == Some(env);
         match env.write(&self.path) {
             Ok(()) => {
+                if is_gone {
+                    crate::metrics::drift_repaired("write_subnet_file");
+                }
                 tracing::info!(
                     subnet = %env.subnet,
                     mtu = env.mtu,

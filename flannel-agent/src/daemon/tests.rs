@@ -5,7 +5,7 @@ mod fakes;
 
 use std::time::Duration;
 
-use fakes::{Call, Stage, lease, subnet, uplink};
+use fakes::{Call, Stage, lease, subnet, until, uplink};
 
 /// A started stage: the node was brought up once.
 async fn started() -> Stage {
@@ -155,7 +155,7 @@ async fn another_subnet_is_planned_and_written() {
 async fn a_renewal_is_no_work() {
     let mut stage = started().await;
     let mut renewed = lease(1, "192.0.2.1");
-    renewed.expires = Some(std::time::SystemTime::now());
+    renewed.expires = Some(std::time::Instant::now());
     stage.source.own(renewed);
     stage.idle().await;
     assert_eq!(stage.node.so_far().len(), 1);
@@ -310,4 +310,34 @@ async fn a_datastore_that_gives_up_ends_the_agent() {
     let text = format!("{error:#}");
     assert!(text.contains("follow the leases"), "{text}");
     assert!(text.contains("etcd is no more"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_done_and_why_is_written_down() {
+    let mut stage = started().await;
+    until(|| stage.page().last.is_some()).await;
+    let page = stage.page();
+    assert_eq!(page.lease.unwrap().subnet, subnet(1));
+    let first = page.last.unwrap();
+    assert_eq!(
+        (first.causes, first.done),
+        (words(&["the start"]), words(&["play"]))
+    );
+
+    stage.source.leases(&[(2, "192.0.2.2"), (3, "192.0.2.3")]);
+    let leases = words(&["leases of others changed"]);
+    until(|| stage.page().last.unwrap().causes == leases).await;
+
+    stage.node.fail(1);
+    stage.node.announce_change();
+    until(|| stage.page().failing.is_some()).await;
+    assert_eq!(stage.page().failing.unwrap().error, "kernel says no");
+    let both = words(&["the kernel announced changes", "another try"]);
+    until(|| stage.page().last.unwrap().causes == both).await;
+    assert_eq!(stage.page().failing, None);
+    stage.end().await.unwrap();
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }

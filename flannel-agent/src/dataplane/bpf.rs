@@ -10,6 +10,7 @@ use flannel_common::program::Program;
 
 use super::alive::Alive;
 use super::bpffs::{self, Pins};
+use super::definition::ReplacedMap;
 use super::hooks::{self, Target, Way};
 use super::maps::{Maps, Stats};
 use super::object::Object;
@@ -99,6 +100,11 @@ impl Bpf {
     /// The programs that [`Self::load`] would load, with maps of their own.
     pub(super) fn shadow(&self, told: &Loaded) -> Result<Shadow, DataplaneError> {
         self.object.load_alone(told).map(Shadow::new)
+    }
+
+    /// Pinned maps that [`Self::load`] would make anew.
+    pub(super) fn replaced_maps(&self) -> Vec<ReplacedMap> {
+        self.object.replaced_maps(&self.pins)
     }
 
     /// Whether every map is pinned in the shape that the object wants.

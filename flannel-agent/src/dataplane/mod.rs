@@ -5,6 +5,7 @@ mod alive;
 mod bpf;
 mod bpffs;
 mod carry;
+mod definition;
 mod error;
 pub(crate) mod events;
 mod hooks;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 
 pub(crate) use bpf::Bpf;
+pub(crate) use definition::ReplacedMap;
 pub use error::DataplaneError;
 pub use hooks::AttachMode;
 pub(crate) use hooks::Target;

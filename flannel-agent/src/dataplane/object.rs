@@ -1,47 +1,27 @@
 //! The compiled programs: the built-in object or a file, its constants, its maps.
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use aya::maps::MapInfo;
 use aya::{Ebpf, EbpfLoader};
 use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
 use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr, globals};
 
-use super::bpffs::{self, Pins};
+use super::bpffs::Pins;
 use super::carry;
+use super::definition::{Definition, ReplacedMap, Shape, UNUSED_ENTRIES};
 use super::{DataplaneError, Options};
 use crate::actual::Loaded;
 
 pub(super) static EMBEDDED: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
 
-/// Size of a table that no attached program uses.
-const UNUSED_ENTRIES: u32 = 1_024;
-
 /// An object file in memory.
 #[derive(Debug)]
 pub(super) struct Object {
     bytes: Cow<'static, [u8]>,
     maps: Vec<Definition>,
-}
-
-/// A map as the object defines it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Definition {
-    name: String,
-    shape: Shape,
-}
-
-/// What has to be equal for a pinned map to be usable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Shape {
-    kind: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    flags: u32,
 }
 
 impl Object {
@@ -153,56 +133,28 @@ impl Object {
         self.maps.iter().all(usable)
     }
 
+    /// Pinned maps of another shape than the object wants.
+    pub(super) fn replaced_maps(&self, pins: &Pins) -> Vec<ReplacedMap> {
+        let replaced = |map: &Definition| {
+            let path = pins.map(&map.name);
+            let found = map.pinned(&path)?;
+            (found != map.shape).then(|| ReplacedMap {
+                name: map.name.clone(),
+                resized: map
+                    .is_resized(&found)
+                    .then_some((found.max_entries, map.shape.max_entries)),
+                carried: map.is_resized_snat(&path),
+            })
+        };
+        self.maps.iter().filter_map(replaced).collect()
+    }
+
     /// Whether a map is pinned that this object can use.
     pub(super) fn has_usable_pin(&self, name: &str, pins: &Pins) -> bool {
         self.maps
             .iter()
             .find(|map| map.name == name)
             .is_some_and(|map| map.pinned(&pins.map(name)) == Some(map.shape))
-    }
-}
-
-impl Definition {
-    fn pinned(&self, path: &Path) -> Option<Shape> {
-        MapInfo::from_pin(path).ok().map(|info| Shape {
-            kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
-            key_size: info.key_size(),
-            value_size: info.value_size(),
-            max_entries: info.max_entries(),
-            flags: info.map_flags(),
-        })
-    }
-
-    /// Whether the table of translated connections is pinned in another size, and both sizes are of use.
-    fn is_resized_snat(&self, path: &Path) -> bool {
-        let ours = self.shape;
-        self.name == SNAT
-            && self.pinned(path).is_some_and(|found| {
-                let sizes = [found.max_entries, ours.max_entries];
-                let same = Shape {
-                    max_entries: ours.max_entries,
-                    ..found
-                };
-                same == ours && sizes[0] != sizes[1] && !sizes.contains(&UNUSED_ENTRIES)
-            })
-    }
-
-    /// aya opens a pinned map without a look at its shape and would misread every entry. Everything in
-    /// our maps follows from the leases, so a map of another shape is made anew; the attached programs
-    /// keep the old one until they are swapped.
-    fn discard_if_other(&self, path: &Path) -> Result<(), DataplaneError> {
-        let found = match self.pinned(path) {
-            Some(found) if found != self.shape => format!("{found:?}"),
-            // Something else than a map is pinned there.
-            None if path.exists() => "no map".to_owned(),
-            _ => return Ok(()),
-        };
-        tracing::warn!(
-            "{} is {found} and not {:?}: making it anew",
-            path.display(),
-            self.shape
-        );
-        bpffs::unpin(path)
     }
 }
 
@@ -300,6 +252,8 @@ impl Constants {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use flannel_common::maps;
 
     use super::*;

@@ -5,7 +5,7 @@ use flannel_common::program::Program;
 
 use super::shadow::{Likeness, Shadow};
 use super::view::{Hook, View, program};
-use super::{Bpf, Dataplane, DataplaneError, Options, bpffs, requirements};
+use super::{Bpf, Dataplane, DataplaneError, Options, ReplacedMap, bpffs, requirements};
 use crate::actual::{Actual, Device, Generation, Loaded};
 use crate::desired::{Attachment, Desired};
 use crate::net::Netlink;
@@ -52,6 +52,11 @@ impl Preview {
             .is_some_and(|view| view.agent_runs().unwrap_or(false))
     }
 
+    /// Pinned maps that a load would make anew, since they are not what the object wants.
+    pub(crate) fn replaced_maps(&self) -> Vec<ReplacedMap> {
+        self.dataplane.bpf.replaced_maps()
+    }
+
     /// What the kernel holds, as an agent sees it that loaded this very object: programs that are what it
     /// would load count as its own.
     ///
@@ -59,8 +64,10 @@ impl Preview {
     /// If the kernel does not answer, or does not take our programs.
     pub(crate) async fn actual(&self, desired: &Desired) -> Result<Actual, DataplaneError> {
         let mut actual = self.dataplane.actual(desired).await?;
-        let Device::Ours(pair) = &actual.device else {
-            return Ok(actual);
+        let (index, gro_index) = match (&desired.node.pair, &actual.device) {
+            (None, _) => (0, 0),
+            (Some(_), Device::Ours(pair)) => (pair.index, pair.gro_index),
+            (Some(_), _) => return Ok(actual),
         };
         let Some(view) = &self.view else {
             return Ok(actual);
@@ -70,8 +77,8 @@ impl Preview {
         let hooks = hooks.map_err(|error| DataplaneError::Object(error.to_string()))?;
         let told = Loaded {
             globals: desired.node.globals.clone(),
-            index: pair.index,
-            gro_index: pair.gro_index,
+            index,
+            gro_index,
         };
         let mut shadow = self.dataplane.bpf.shadow(&told)?;
         for (attachment, generation) in &mut actual.programs.attached {
@@ -103,7 +110,8 @@ fn is_ours(
     let id = hooks.iter().find(|hook| {
         hook.program == attachment.program.name()
             && hook.device.as_deref() == Some(attachment.device.as_str())
-            && hook.direction == Some(attachment.direction)
+            && (hook.direction == Some(attachment.direction) || attachment.program.is_xdp())
+            && hook.attached
     });
     is_like(shadow, attachment.program, id.and_then(Hook::live))
 }

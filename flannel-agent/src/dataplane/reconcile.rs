@@ -48,12 +48,16 @@ impl Dataplane {
         let observed = self.actual(desired).await;
         let actual = observed.map_err(ReconcileError::Observe)?;
         let mut actions = plan(desired, &actual)?;
+        // Nothing else was wanted, and yet something is to do: somebody else undid it.
+        let drift = before.as_ref().is_some_and(|before| {
+            before.node == desired.node && before.peers == PeerMaps::from(&desired.peers)
+        });
         if before.is_some_and(|before| a_port_went(&before.node, &desired.node))
             && !actions.contains(&Action::BumpEpoch)
         {
             actions.push(Action::BumpEpoch);
         }
-        let report = self.apply(desired, actions).await?;
+        let report = self.apply(desired, actions, drift).await?;
         self.mirror = Some(Mirror {
             node: desired.node.clone(),
             peers: PeerMaps::from(&desired.peers),
@@ -82,7 +86,7 @@ impl Dataplane {
         };
         mirror.peers.apply(&changes);
         let report = self
-            .apply(desired, vec![Action::UpdatePeers(changes)])
+            .apply(desired, vec![Action::UpdatePeers(changes)], false)
             .await?;
         self.mirror = Some(mirror);
         Ok(report)
@@ -92,6 +96,7 @@ impl Dataplane {
         &mut self,
         desired: &Desired,
         actions: Vec<Action>,
+        drift: bool,
     ) -> Result<Report, ReconcileError> {
         let mut report = Report::default();
         for action in actions {
@@ -105,7 +110,12 @@ impl Dataplane {
             crate::metrics::acted(action.name(), outcome.is_ok());
             match outcome {
                 Ok(()) => {
-                    tracing::info!("{action}");
+                    if drift {
+                        crate::metrics::drift_repaired(action.name());
+                        tracing::info!(drift, "{action}");
+                    } else {
+                        tracing::info!("{action}");
+                    }
                     report.done.push(action);
                 }
                 Err(source) if action.is_essential() => {

@@ -7,10 +7,10 @@ use std::io;
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData, MapInfo};
-use aya::programs::{ProgramInfo, SchedClassifier};
+use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use flannel_common::program::Program;
 
-use super::programs::classifier;
+use super::programs::{at_driver, classifier};
 use super::view::first_value;
 use super::{DataplaneError, requirements};
 
@@ -47,6 +47,15 @@ impl Shadow {
         Ok(classifier)
     }
 
+    fn at_driver(&mut self, program: Program) -> Result<&mut Xdp, DataplaneError> {
+        let xdp = at_driver(&mut self.ebpf, program)?;
+        if xdp.fd().is_err() {
+            xdp.load()
+                .map_err(|error| requirements::explain(program.name(), error))?;
+        }
+        Ok(xdp)
+    }
+
     pub(super) fn map(&mut self, name: &'static str) -> Result<&mut Map, DataplaneError> {
         self.ebpf
             .map_mut(name)
@@ -54,7 +63,10 @@ impl Shadow {
     }
 
     pub(super) fn likeness(&mut self, program: Program) -> Result<Likeness, DataplaneError> {
-        let info = self.program(program)?.info();
+        let info = match program.is_xdp() {
+            true => self.at_driver(program)?.info(),
+            false => self.program(program)?.info(),
+        };
         let info = info.map_err(|error| DataplaneError::Load {
             program: program.name(),
             error: Box::new(error),

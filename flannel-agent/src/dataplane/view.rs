@@ -17,7 +17,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use flannel_common::Ipv4;
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::maps::{self, EPOCH, FLOWS, LAYOUT_VERSION, PEERS, SNAT, STATS, VTEPS};
+use flannel_common::maps::{self, EPOCH, FLOWS, LAYOUT_VERSION, LOST, PEERS, SNAT, STATS, VTEPS};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat;
@@ -213,6 +213,16 @@ impl View {
             all.insert(program, sums);
         }
         Ok(all)
+    }
+
+    /// Events that found no room in the ring buffer, ever.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn events_lost(&self) -> Result<u64, ViewError> {
+        let map: PerCpuArray<MapData, u64> = self.typed(LOST)?;
+        let by_cpu = map.get(&0, 0).map_err(|e| self.failed(LOST, e))?;
+        Ok(by_cpu.iter().sum())
     }
 
     /// Shows every flow to `look`, a few thousand in memory at a time. The table is not frozen: what is

@@ -12,24 +12,36 @@ use crate::net::{NetError, Netlink, Outcome};
 pub struct Keeper {
     said: BTreeSet<String>,
     ignored: BTreeMap<Ipv4Net, String>,
+    /// What was wanted when the routes were last made so.
+    settled: Option<Direct>,
 }
 
 impl Keeper {
-    /// Looks at the kernel's routes and repairs what differs. Returns the number of changes. A route
+    /// Looks at the kernel's routes and repairs what differs. Returns the changes in words. A route
     /// that the kernel refuses (its gateway is not on the link, say) is logged, and tried again with the
     /// next call.
     ///
     /// # Errors
     /// If the kernel does not list its routes.
-    pub async fn reconcile(&mut self, net: &Netlink, wanted: &Direct) -> Result<usize, NetError> {
+    pub async fn reconcile(
+        &mut self,
+        net: &Netlink,
+        wanted: &Direct,
+    ) -> Result<Vec<String>, NetError> {
         self.name_ignored(wanted);
         let mut said = BTreeSet::new();
-        let mut done = 0;
+        let mut done = Vec::new();
+        let drift = self.settled.as_ref() == Some(wanted);
         for change in plan(wanted, &net.routes().await?) {
             match apply(net, &change).await {
                 Ok(()) => {
-                    tracing::info!("{change}");
-                    done += 1;
+                    if drift {
+                        crate::metrics::drift_repaired(change.name());
+                        tracing::info!(drift, "{change}");
+                    } else {
+                        tracing::info!("{change}");
+                    }
+                    done.push(change.to_string());
                 }
                 Err(problem) => {
                     let text = format!("cannot {change}{problem}");
@@ -40,6 +52,7 @@ impl Keeper {
                 }
             }
         }
+        self.settled = said.is_empty().then(|| wanted.clone());
         self.said = said;
         Ok(done)
     }

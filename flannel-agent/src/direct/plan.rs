@@ -31,6 +31,18 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// One word for metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Set { .. } => "set_peer_route",
+            Self::Remove { .. } => "remove_peer_route",
+            Self::Leave { .. } => "leave_foreign_route",
+        }
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

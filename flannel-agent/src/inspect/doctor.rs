@@ -3,8 +3,11 @@
 
 mod datastore;
 mod firewall;
+mod foreign;
 mod kernel;
 mod node;
+mod offloads;
+mod reverse_path;
 mod tunnel;
 
 use std::io::Write;

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::thread::sleep;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use flannel_common::event::Event;
@@ -16,6 +16,7 @@ use super::trace::describe;
 use super::{Verdict, stats};
 use crate::dataplane::clock;
 use crate::dataplane::events::Events;
+use crate::wall::Moment;
 
 /// How long the kernel keeps events before they are fetched: the buffer has room for two thousand.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -71,8 +72,7 @@ impl Monitor {
     /// Until interrupted, or until `--count`.
     pub(super) fn show(&self, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         let mut events = Events::open(&self.look.view()?)?;
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-        let booted = since_1970.saturating_sub(Duration::from_nanos(clock()));
+        let booted = Moment::now().before(Duration::from_nanos(clock())).unix();
         let (mut shown, mut lost) = (0, 0);
         loop {
             events.listen(self.sample, self.drops)?;

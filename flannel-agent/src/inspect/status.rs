@@ -1,9 +1,13 @@
 //! `status`: one screen.
 
 mod judge;
+mod past;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::{Path as FilePath, PathBuf};
+
+use clap::Args;
 
 use flannel_common::reason::{Class, Reason};
 use flannel_common::stats::Count;
@@ -16,6 +20,17 @@ use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
 use crate::mac::MacAddr;
 use crate::mark;
 use crate::net::{Address, Link, Netlink, Path};
+use past::Past;
+
+/// `status …`
+#[derive(Debug, Clone, Args)]
+pub struct Command {
+    #[command(flatten)]
+    pub look: Look,
+    /// Where the agent writes down what it did (its --state-dir)
+    #[arg(long, value_name = "DIR", default_value = "/run/flannel")]
+    pub state_dir: PathBuf,
+}
 
 /// Everything on the screen.
 #[derive(Debug, Serialize)]
@@ -25,6 +40,9 @@ pub(super) struct Status {
     network: String,
     layout: u32,
     agent_running: bool,
+    /// What the last agent of this boot wrote down; `None` if it wrote nothing, or somewhere else.
+    #[serde(flatten)]
+    past: Option<Past>,
     /// What the live programs were told; `None` if they come from another build, or there are none.
     pub(super) told: Option<Told>,
     uplink: Option<Device>,
@@ -65,19 +83,21 @@ pub(super) struct Finding {
     pub(super) verdict: Verdict,
 }
 
-pub(super) fn show(look: &Look, out: &mut dyn Write) -> anyhow::Result<Verdict> {
-    let view = look.view()?;
-    let status = asking(async || Status::read(&view).await)?;
-    match look.output {
-        Format::Json => json(out, &status)?,
-        Format::Table => status.print(out)?,
+impl Command {
+    pub(super) fn show(&self, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+        let view = self.look.view()?;
+        let status = asking(async || Status::read(&view, &self.state_dir).await)?;
+        match self.look.output {
+            Format::Json => json(out, &status)?,
+            Format::Table => status.print(out)?,
+        }
+        Ok(status.verdict())
     }
-    Ok(status.verdict())
 }
 
 impl Status {
     /// Looks at everything once.
-    pub(super) async fn read(view: &View) -> anyhow::Result<Self> {
+    pub(super) async fn read(view: &View, state_dir: &FilePath) -> anyhow::Result<Self> {
         let net = Netlink::open()?;
         let links = net.links().await?;
         let addresses = net.addresses().await?;
@@ -108,6 +128,7 @@ impl Status {
             network: view.network().to_owned(),
             layout: flannel_common::maps::LAYOUT_VERSION,
             agent_running: view.agent_runs()?,
+            past: Past::read(state_dir, view.network()),
             uplink: uplink.map(|link| Device::new(link, &addresses)),
             devices: ours.map(|link| Device::new(link, &addresses)).collect(),
             told,
@@ -149,6 +170,7 @@ impl Status {
                 },
             ],
         ];
+        lines.extend(self.past.iter().flat_map(Past::lines));
         if let Some(told) = &self.told {
             lines.push([
                 "Overlay".to_owned(),

@@ -16,10 +16,14 @@ pub(super) fn register(view: &View, registry: &mut Registry) {
     if let Ok(sums) = view.stats() {
         packets(&sums, registry);
     }
-    if let Ok(peers) = view.peers() {
-        let gauge = Gauge::<i64>::default();
-        gauge.set(signed(peers.len()));
-        registry.register("peers", "Subnets of other nodes that can be reached", gauge);
+    if let Ok(lost) = view.events_lost() {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(lost);
+        registry.register(
+            "ringbuf_lost",
+            "Events for `monitor` that found no room",
+            counter,
+        );
     }
     maps(view, registry);
 }

@@ -46,6 +46,22 @@ impl Features {
         Ok(Self { bits })
     }
 
+    /// Offloads that are on or off, and cannot be changed.
+    #[cfg(test)]
+    pub(crate) fn with<'a>(names: impl Iterator<Item = (&'a str, bool)>) -> Self {
+        let bit = |index, on| Bit {
+            index,
+            on,
+            changeable: false,
+        };
+        let bits = names.enumerate();
+        Self {
+            bits: bits
+                .map(|(index, (name, on))| (name.to_owned(), bit(index, on)))
+                .collect(),
+        }
+    }
+
     /// Whether an offload is on; `None` if the kernel does not know the name.
     #[must_use]
     pub fn is_on(&self, name: &str) -> Option<bool> {

@@ -15,6 +15,7 @@ mod ioctl;
 mod link;
 mod lookup;
 mod monitor;
+mod namespace;
 mod route;
 pub mod sysctl;
 
@@ -25,6 +26,7 @@ pub use filter::{Direction, Filter};
 pub use link::{Kind, Link, VethPair};
 pub use lookup::NextHop;
 pub use monitor::{Changes, Monitor};
+pub use namespace::namespace;
 pub use route::{PROTOCOL, Path, Route};
 
 /// A connection to the kernel's routing tables. Cheap to clone.

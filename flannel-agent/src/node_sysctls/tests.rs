@@ -4,6 +4,10 @@ use rstest::rstest;
 use super::ledger::Ledger;
 use super::*;
 
+fn own_file() -> String {
+    file(namespace().unwrap())
+}
+
 const KEY: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
 
 fn value(text: &str) -> Wish {
@@ -146,17 +150,17 @@ fn what_the_kernel_lacks_is_not_missed_and_nothing_is_written() {
     assert_eq!(sysctls.difference(&wishes).unwrap(), Difference::default());
     sysctls.claim("net/no/such/sysctl", &value("1")).unwrap();
     assert!(!sysctls.release("net/no/such/sysctl").unwrap());
-    assert!(!folder.path().join("run/sysctls.json").exists());
+    assert!(!folder.path().join("run").join(own_file()).exists());
 }
 
 #[test]
 fn a_damaged_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("sysctls.json"), "{").unwrap();
+    std::fs::write(folder.path().join(own_file()), "{").unwrap();
     let sysctls = NodeSysctls::new(folder.path(), "red");
     let error = sysctls.difference(&Wishes::new()).unwrap_err().to_string();
     assert!(
-        error.contains("sysctls.json") && error.contains("delete it"),
+        error.contains(&own_file()) && error.contains("delete it"),
         "{error}"
     );
 }

@@ -47,7 +47,7 @@ pub(super) fn uplink(ip: &str) -> Uplink {
 }
 
 /// Waits for `condition` for at most ten minutes of tokio's time.
-async fn until(condition: impl Fn() -> bool) {
+pub(super) async fn until(condition: impl Fn() -> bool) {
     let wait = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(50)).await;

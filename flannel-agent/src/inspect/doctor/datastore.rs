@@ -10,6 +10,7 @@ use super::{Patient, Report};
 use crate::config::NetworkConfig;
 use crate::logging::describe;
 use crate::source::etcd::EtcdSource;
+use crate::wall::Moment;
 
 /// Long enough for a cluster that elects a leader.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -69,8 +70,7 @@ async fn clock(endpoint: &str, report: &mut Report) {
     let Some(theirs) = date(&answer) else {
         return;
     };
-    let now = SystemTime::now();
-    let skew = now.duration_since(theirs).unwrap_or_else(|e| e.duration());
+    let skew = Moment::now().apart(theirs);
     if skew > SKEW {
         report.warning(
             format!(

@@ -2,10 +2,10 @@
 
 use crate::config::NetworkConfig;
 use crate::desired::{Outlets, Ports, TUNNEL_OVERHEAD, overlay_mtu};
-use crate::net::{Features, sysctl};
+use crate::net::sysctl;
 use crate::uplink::Uplink;
 
-use super::{Patient, Report, vxlan_port};
+use super::{Patient, Report, offloads, reverse_path, vxlan_port};
 
 /// IPv4 hosts have to take this much (RFC 791); below it DNS and TLS break.
 const MTU_MIN: u32 = 576;
@@ -35,9 +35,10 @@ pub(super) async fn check(
         mtu(uplink, network, report);
     }
     if let Some(uplink) = &uplink {
-        udp_gro(&uplink.name, report);
+        offloads::check(patient, &uplink.name, report);
     }
     forwarding(report);
+    reverse_path::check(patient, uplink.as_ref(), network, report).await;
     if let Some(port) = network.and_then(vxlan_port) {
         udp_port(patient, port, report);
     }
@@ -92,20 +93,6 @@ fn mtu(uplink: &Uplink, network: &NetworkConfig, report: &mut Report) {
         report.failure(text, format!("raise the MTU of {} to 1500", uplink.name));
     } else {
         report.ok(text);
-    }
-}
-
-/// It merges datagrams that are on their way to somebody else; outer packets then no longer fit their headers.
-fn udp_gro(uplink: &str, report: &mut Report) {
-    if Features::read(uplink)
-        .ok()
-        .and_then(|f| f.is_on("rx-udp-gro-forwarding"))
-        == Some(true)
-    {
-        report.warning(
-            format!("rx-udp-gro-forwarding is on at {uplink}: it merges tunnel packets, which then take the slow way"),
-            format!("ethtool -K {uplink} rx-udp-gro-forwarding off"),
-        );
     }
 }
 

@@ -1,18 +1,14 @@
 //! What the agent brings: programs on hooks, offloads, conntrack's leniency, room in the maps.
 
-use std::collections::BTreeSet;
-
-use aya::programs::{SchedClassifier, TcAttachType};
-
 use flannel_common::program::Program;
 
-use super::{Patient, Report};
-use crate::dataplane::view::{Hook, Mode, View};
+use super::{Patient, Report, foreign};
+use crate::dataplane::view::{Hook, View};
 use crate::desired::Xdp;
 use crate::inspect::Verdict;
 use crate::inspect::status::Status;
 use crate::mark;
-use crate::net::{Direction, Features, sysctl};
+use crate::net::{Features, sysctl};
 
 pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow::Result<()> {
     let view = match &patient.view {
@@ -25,7 +21,7 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
             return Ok(());
         }
     };
-    let status = Status::read(view).await?;
+    let status = Status::read(view, &patient.config.state_dir).await?;
     for finding in &status.findings {
         match finding.verdict {
             Verdict::Broken => report.failure(finding.what.clone(), finding.fix),
@@ -49,7 +45,7 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
     if patient.config.fast_path.xdp == Xdp::On {
         at_driver(&status.hooks, report);
     }
-    foreign(&status.hooks, report);
+    foreign::check(patient, &status.hooks, report).await;
     Ok(())
 }
 
@@ -109,54 +105,5 @@ fn liberal(report: &mut Report) {
             "the fast path is on, but conntrack is strict: it drops TCP segments of fast flows as INVALID",
             "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1; the agent does it within 30 s",
         );
-    }
-}
-
-/// Others on our hooks are welcome; whoever comes first sees the packets first and may keep them.
-fn foreign(hooks: &[Hook], report: &mut Report) {
-    let ours: BTreeSet<u32> = hooks.iter().map(|hook| hook.program_id).collect();
-    let places: BTreeSet<(&str, Direction)> = hooks
-        .iter()
-        .filter(|hook| hook.attached && hook.mode == Mode::Tcx)
-        .filter_map(|hook| Some((hook.device.as_deref()?, hook.direction?)))
-        .collect();
-    let mut strangers = false;
-    for (device, direction) in places {
-        let kind = match direction {
-            Direction::Ingress => TcAttachType::Ingress,
-            Direction::Egress => TcAttachType::Egress,
-        };
-        let Ok((_, programs)) = SchedClassifier::query_tcx(device, kind) else {
-            continue;
-        };
-        let first_of_ours = programs.iter().position(|info| ours.contains(&info.id()));
-        for (place, info) in programs.iter().enumerate() {
-            // Another network's agent is family.
-            let name = info.name_as_str().unwrap_or("?");
-            let is_family = flannel_common::program::Program::ALL
-                .iter()
-                .any(|program| program.name() == name);
-            if ours.contains(&info.id()) || is_family {
-                continue;
-            }
-            strangers = true;
-            let where_ = format!(
-                "the program {name} (id {}) at {direction} of {device}",
-                info.id()
-            );
-            if first_of_ours.is_some_and(|first| place < first) {
-                report.warning(
-                    format!("{where_} runs before ours"),
-                    format!(
-                        "make sure that it lets tunnel packets pass: bpftool net show dev {device}"
-                    ),
-                );
-            } else {
-                report.ok(format!("{where_} runs after ours"));
-            }
-        }
-    }
-    if !strangers {
-        report.ok("nobody else's programs on our hooks");
     }
 }

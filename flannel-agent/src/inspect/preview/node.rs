@@ -10,9 +10,10 @@ use crate::desired::{self, Desired, Facts, Inputs, Sought};
 use crate::direct::{self, Direct};
 use crate::mac::MacAddr;
 use crate::net::Netlink;
+use crate::plan::Action;
 use crate::subnet_env::{self, SubnetEnv};
 use crate::uplink::Uplink;
-use crate::{blackhole, cni, forward_rules, plan};
+use crate::{blackhole, cni, flanneld_masq, forward_rules, plan};
 
 /// What was found out before.
 #[derive(Clone, Copy)]
@@ -59,6 +60,15 @@ impl Preview {
             self.steps
                 .push(Step::new("kernel", "add_forward_rules", what));
         }
+        if config.snat.is_some() {
+            let found = flanneld_masq::find(network).await?;
+            self.steps.extend(found.into_iter().map(|tool| {
+                let what = format!(
+                    "remove flanneld's masquerade rules of {network} ({tool}): programs translate"
+                );
+                Step::new("kernel", "remove_flanneld_masquerade", what)
+            }));
+        }
         self.add_files(config, uplink, leased)
     }
 
@@ -101,7 +111,13 @@ impl Preview {
         })?;
         let actual = dataplane.actual(&desired).await?;
         let actions = plan::plan(&desired, &actual)?;
-        self.steps.extend(actions.iter().map(Step::from));
+        for action in &actions {
+            if matches!(action, Action::Load { .. }) {
+                self.steps
+                    .extend(dataplane.replaced_maps().iter().map(Step::from));
+            }
+            self.steps.push(Step::from(action));
+        }
         self.ignored.extend(desired.peers.ignored);
         Ok(())
     }

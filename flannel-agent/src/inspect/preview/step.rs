@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::dataplane::ReplacedMap;
 use crate::direct::Change;
 use crate::lease::LeaseAttrs;
 use crate::plan::Action;
@@ -72,16 +73,21 @@ impl From<&Action> for Step {
     }
 }
 
+impl From<&ReplacedMap> for Step {
+    fn from(map: &ReplacedMap) -> Self {
+        let action = match map.resized {
+            Some(_) if map.carried => "resize_map",
+            _ => "replace_map",
+        };
+        Self::new("kernel", action, map.to_string())
+    }
+}
+
 impl From<&Change> for Step {
     fn from(change: &Change) -> Self {
-        let action = match change {
-            Change::Set { .. } => "set_peer_route",
-            Change::Remove { .. } => "remove_peer_route",
-            Change::Leave { .. } => "leave_foreign_route",
-        };
         Self {
             detail: serde_json::to_value(change).unwrap_or_default(),
-            ..Self::new("kernel", action, change.to_string())
+            ..Self::new("kernel", change.name(), change.to_string())
         }
     }
 }

@@ -92,6 +92,9 @@ fn attention(status: &Status, mangled: u64) -> Vec<Finding> {
             "start it: leases that come and go are not followed, and this node's own lease expires",
         );
     }
+    if let Some(past) = &status.past {
+        past.judge(status.agent_running, &mut attention);
+    }
     match (&status.told, &status.uplink) {
         (None, _) if status.hooks.iter().any(|hook| hook.attached) => attention(
             "the programs come from another build: their settings cannot be shown".to_owned(),
@@ -192,6 +195,7 @@ mod tests {
             network: "net".to_owned(),
             layout: 1,
             agent_running: true,
+            past: None,
             told: None,
             uplink: None,
             devices: Vec::new(),

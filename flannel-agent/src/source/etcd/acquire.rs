@@ -141,6 +141,6 @@ pub(super) async fn previous_lease(
     Ok(Some(OwnLease {
         subnet: key.v4,
         attrs,
-        expires: grant.map(|grant| grant.expires()),
+        expires: grant.map(|grant| grant.until),
     }))
 }

@@ -4,7 +4,7 @@
 //! else's write, a lost connection) leads to the same [`Keeper::settle`], so no event can be missed
 //! and none has to be told from another.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use etcd_client::Event;
 use tokio::sync::watch;
@@ -23,8 +23,6 @@ use crate::source::LeaseRequest;
 /// what somebody else writes to our key.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// However large the margin, etcd is not written to more often.
-const SHORTEST_RENEWAL: Duration = Duration::from_secs(1);
 /// Two looks at one etcd lease give times of expiry that differ by rounding only.
 const SAME_EXPIRY: Duration = Duration::from_secs(2);
 
@@ -60,7 +58,7 @@ impl<'a> Keeper<'a> {
     ) -> Self {
         Self {
             store,
-            renew_margin: renew_margin.min(lease::TTL - SHORTEST_RENEWAL),
+            renew_margin: lease::usable_margin(renew_margin),
             config,
             own,
             attrs,
@@ -273,11 +271,11 @@ async fn touched(watch: &mut Watch, known: i64) -> Result<(), EtcdError> {
     }
 }
 
-fn same_expiry(a: Option<SystemTime>, b: Option<SystemTime>) -> bool {
+fn same_expiry(a: Option<Instant>, b: Option<Instant>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => {
-            let apart = a.duration_since(b).or_else(|_| b.duration_since(a));
-            apart.unwrap_or_default() <= SAME_EXPIRY
+            let apart = a.saturating_duration_since(b) + b.saturating_duration_since(a);
+            apart <= SAME_EXPIRY
         }
         (a, b) => a == b,
     }

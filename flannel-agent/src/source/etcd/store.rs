@@ -1,6 +1,6 @@
 //! The operations on one network's keys, each a single round trip unless it says otherwise.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
 
@@ -44,12 +44,6 @@ pub(super) struct Grant {
     pub(super) until: Instant,
 }
 
-impl Grant {
-    pub(super) fn expires(&self) -> SystemTime {
-        SystemTime::now() + self.until.saturating_duration_since(Instant::now())
-    }
-}
-
 /// What a written key hangs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hold {
@@ -59,9 +53,9 @@ pub(super) enum Hold {
 }
 
 impl Hold {
-    pub(super) fn expires(&self) -> Option<SystemTime> {
+    pub(super) fn expires(&self) -> Option<Instant> {
         match self {
-            Self::Until(grant) => Some(grant.expires()),
+            Self::Until(grant) => Some(grant.until),
             Self::Forever => None,
         }
     }

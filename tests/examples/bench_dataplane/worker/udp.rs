@@ -270,6 +270,10 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool, start: &OnceLock<Meter>) -> Re
 }
 
 /// The same for both sides, which are processes of one machine.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "times of two processes are compared that lie a moment apart"
+)]
 fn wall_clock() -> f64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.expect("a clock set after 1970").as_secs_f64()

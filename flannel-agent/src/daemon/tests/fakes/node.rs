@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{attrs, uplink};
 use crate::config::NetworkConfig;
-use crate::daemon::node::{Node, Wanted};
+use crate::daemon::node::{Done, Node, Wanted};
 use crate::lease::LeaseAttrs;
 use crate::uplink::Uplink;
 
@@ -92,7 +92,7 @@ impl FakeNode {
         calls.wait_for(|calls| done(calls)).await.unwrap().clone()
     }
 
-    fn act(&self, call: Call) -> anyhow::Result<usize> {
+    fn act(&self, call: Call) -> anyhow::Result<Done> {
         self.0.calls.send_modify(|calls| calls.push(call));
         let fails = |n: usize| n.checked_sub(1);
         match self
@@ -101,7 +101,7 @@ impl FakeNode {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fails)
         {
             Ok(_) => bail!("kernel says no"),
-            Err(_) => Ok(1),
+            Err(_) => Ok(vec!["play".to_owned()]),
         }
     }
 }
@@ -126,13 +126,13 @@ impl Node for FakeNode {
         wanted.uplink.mtu - 50
     }
 
-    async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
+    async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
         let slowness = *self.0.slowness.lock().unwrap();
         tokio::time::sleep(slowness).await;
         self.act(Call::Reconcile(wanted.clone()))
     }
 
-    async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
+    async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
         self.act(Call::Peers(wanted.clone()))
     }
 

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{FakeNode, FakeSource, until};
 use crate::daemon::start::{self, Options};
 use crate::health::Ready;
+use crate::logbook::{Logbook, Page};
 
 /// An agent between the two.
 pub(in crate::daemon::tests) struct Stage {
@@ -37,6 +38,7 @@ impl Stage {
             subnet_file: self.subnet_file(),
             cni_conf_dir: Some(self.subnet_file().with_file_name("net.d")),
             ip_masq: true,
+            logbook: Logbook::new(self.folder.path(), "played", Duration::from_hours(1)),
         };
         self.agent = Some(tokio::spawn(start::run(
             options,
@@ -49,6 +51,11 @@ impl Stage {
 
     pub(in crate::daemon::tests) fn subnet_file(&self) -> PathBuf {
         self.folder.path().join("subnet.env")
+    }
+
+    /// What `status` would read.
+    pub(in crate::daemon::tests) fn page(&self) -> Page {
+        Page::read(self.folder.path(), "played").unwrap()
     }
 
     pub(in crate::daemon::tests) fn subnet_env(&self) -> String {

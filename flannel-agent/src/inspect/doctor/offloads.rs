@@ -1,0 +1,77 @@
+//! Offloads of the uplink that are known to bite, or to be missed.
+
+use super::{Patient, Report};
+use crate::net::{Features, Kind};
+
+/// Either of them spares the CPU the sum over a packet's bytes.
+const CHECKSUMS: [&str; 2] = ["tx-checksum-ip-generic", "tx-checksum-ipv4"];
+
+pub(super) fn check(patient: &Patient<'_>, uplink: &str, report: &mut Report) {
+    if let Ok(features) = Features::read(uplink) {
+        // A veth has GRO off unless told otherwise, and its other end hands on what it merged.
+        let is_hardware = patient.link(uplink).is_some_and(|l| l.kind == Kind::Plain);
+        judge(uplink, is_hardware, &features, report);
+    }
+}
+
+fn judge(uplink: &str, is_hardware: bool, features: &Features, report: &mut Report) {
+    let before = report.checks.len();
+    // It merges datagrams that are on their way to somebody else; outer packets then no longer fit their
+    // headers.
+    if features.is_on("rx-udp-gro-forwarding") == Some(true) {
+        report.warning(
+            format!("rx-udp-gro-forwarding is on at {uplink}: it merges tunnel packets, which then take the slow way"),
+            format!("ethtool -K {uplink} rx-udp-gro-forwarding off"),
+        );
+    }
+    if is_hardware && features.is_on("rx-gro") == Some(false) {
+        report.warning(
+            format!("{uplink} has rx-gro off: bulk traffic is slow"),
+            format!("ethtool -K {uplink} gro on"),
+        );
+    }
+    if CHECKSUMS
+        .iter()
+        .all(|name| features.is_on(name) != Some(true))
+    {
+        report.warning(
+            format!("{uplink} computes no checksums: the CPU adds up every byte that leaves"),
+            format!("ethtool -K {uplink} tx on, if its driver has no bug that speaks against it"),
+        );
+    }
+    if report.checks.len() == before {
+        report.ok(format!("offloads of {uplink}: GRO, checksums"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::Verdict;
+
+    fn said(is_hardware: bool, on: &[&str], off: &[&str]) -> (Verdict, Vec<String>) {
+        let on = on.iter().map(|name| (*name, true));
+        let off = off.iter().map(|name| (*name, false));
+        let mut report = Report::default();
+        let features = Features::with(on.chain(off));
+        judge("eth0", is_hardware, &features, &mut report);
+        let lines = report.checks.iter().map(|check| check.what.clone());
+        (report.verdict(), lines.collect())
+    }
+
+    #[test]
+    fn gro_counts_for_hardware_and_checksums_for_all() {
+        let (verdict, lines) = said(true, &["tx-checksum-ipv4", "rx-gro"], &[]);
+        assert_eq!((verdict, lines.len()), (Verdict::Fine, 1), "{lines:?}");
+        let off = ["rx-gro"];
+        let (verdict, lines) = said(true, &["tx-checksum-ip-generic"], &off);
+        assert_eq!(verdict, Verdict::Attention);
+        assert!(lines[0].starts_with("eth0 has rx-gro off"), "{lines:?}");
+        assert_eq!(
+            said(false, &["tx-checksum-ip-generic"], &off).0,
+            Verdict::Fine
+        );
+        let (_, lines) = said(false, &["rx-udp-gro-forwarding"], &[]);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+    }
+}

@@ -1,0 +1,290 @@
+//! What the agent wrote down: its lease, and when it last compared the node with what is wanted.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::dataplane::clock;
+use crate::logbook::{self, Page};
+use crate::wall::Moment;
+
+/// The agent looks at everything every 30 s; after this long it hangs, or was not given time to run.
+const OVERDUE: Duration = Duration::from_mins(2);
+/// etcd refuses for a while, or is elected anew: no reason to call somebody.
+const RENEWAL_LATE: Duration = Duration::from_mins(10);
+
+/// The page as it looks now.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Past {
+    lease: Option<Lease>,
+    last_reconcile: Option<Reconcile>,
+    /// The last one that changed something.
+    last_change: Option<Reconcile>,
+    error: Option<Failure>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Lease {
+    subnet: String,
+    /// Unix time by today's clock; `None`: never.
+    expires: Option<Moment>,
+    /// Negative: so long ago.
+    expires_in_s: Option<i64>,
+    renewal_in_s: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Reconcile {
+    at: Moment,
+    ago_s: u64,
+    took_ms: u64,
+    causes: Vec<String>,
+    actions: usize,
+    done: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Failure {
+    error: String,
+    since_s: u64,
+}
+
+impl Past {
+    pub(super) fn read(state_dir: &Path, network: &str) -> Option<Self> {
+        Some(Self::at(Page::read(state_dir, network)?, clock()))
+    }
+
+    /// `now`: on the programs' clock.
+    fn at(page: Page, now: u64) -> Self {
+        let ago = |at: u64| now.saturating_sub(at) / NANOS;
+        let reconcile = |done: logbook::Reconcile| Reconcile {
+            at: Moment::now().before(Duration::from_secs(ago(done.at))),
+            ago_s: ago(done.at),
+            took_ms: done.took_ms,
+            causes: done.causes,
+            actions: done.actions,
+            done: done.done,
+        };
+        Self {
+            lease: page.lease.map(|lease| Lease {
+                subnet: lease.subnet.to_string(),
+                expires: lease.ends.and_then(named),
+                expires_in_s: lease.ends.map(|ends| until(ends, now)),
+                renewal_in_s: lease.renewal.map(|at| until(at, now)),
+            }),
+            last_reconcile: page.last.map(reconcile),
+            last_change: page.last_change.map(reconcile),
+            error: page.failing.map(|failing| Failure {
+                error: failing.error,
+                since_s: ago(failing.since),
+            }),
+        }
+    }
+
+    pub(super) fn lines(&self) -> Vec<[String; 2]> {
+        let mut lines = Vec::new();
+        let mut line = |label: &str, text| lines.push([label.to_owned(), text]);
+        if let Some(lease) = &self.lease {
+            line("Lease", lease.text());
+        }
+        if let Some(last) = &self.last_reconcile {
+            line("Compared", last.text());
+        }
+        if let Some(change) = self
+            .last_change
+            .as_ref()
+            .filter(|change| self.last_reconcile.as_ref() != Some(*change))
+        {
+            line("Changed", change.text());
+        }
+        if let Some(failing) = &self.error {
+            let since = duration(failing.since_s);
+            line("Failing", format!("for {since}: {}", failing.error));
+        }
+        lines
+    }
+
+    pub(super) fn judge(&self, runs: bool, attention: &mut impl FnMut(String, &'static str)) {
+        if let Some(Failure { error, since_s }) = &self.error {
+            attention(
+                format!(
+                    "for {} the agent has not brought the node up to date: {error}",
+                    duration(*since_s)
+                ),
+                "see the agent's log; it tries again by itself",
+            );
+        } else if let Some(last) = self.last_reconcile.as_ref().filter(|_| runs)
+            && last.ago_s > OVERDUE.as_secs()
+        {
+            attention(
+                format!(
+                    "the agent last looked at the node {} ago",
+                    duration(last.ago_s)
+                ),
+                "it hangs or gets no CPU: see its log, then restart it",
+            );
+        }
+        let Some(lease) = &self.lease else { return };
+        let (Some(left), Some(renewal)) = (lease.expires_in_s, lease.renewal_in_s) else {
+            return;
+        };
+        if left <= 0 {
+            attention(
+                format!("the lease of {} has expired", lease.subnet),
+                "start the agent, which takes it again if nobody else did; other nodes send nothing meanwhile",
+            );
+        } else if renewal < -RENEWAL_LATE.as_secs().cast_signed() {
+            attention(
+                format!(
+                    "the lease of {} ends in {} and should have been renewed",
+                    lease.subnet,
+                    duration(left.unsigned_abs())
+                ),
+                "start the agent, or see in its log why etcd does not take the renewal",
+            );
+        }
+    }
+}
+
+const NANOS: u64 = 1_000_000_000;
+
+/// Seconds from `now` to `then`.
+fn until(then: u64, now: u64) -> i64 {
+    let apart = |a: u64, b: u64| i64::try_from((a - b) / NANOS).unwrap_or(i64::MAX);
+    match then >= now {
+        true => apart(then, now),
+        false => -apart(now, then),
+    }
+}
+
+fn named(moment: u64) -> Option<Moment> {
+    logbook::instant(moment).map(|instant: Instant| Moment::of(instant))
+}
+
+impl Lease {
+    fn text(&self) -> String {
+        let Some(left) = self.expires_in_s else {
+            return format!("{}, reserved: it never expires", self.subnet);
+        };
+        let end = self
+            .expires
+            .map_or_else(String::new, |end| format!(" ({end})"));
+        let left = match left > 0 {
+            true => format!("expires in {}", duration(left.unsigned_abs())),
+            false => format!("expired {} ago", duration(left.unsigned_abs())),
+        };
+        let renewal = match self.renewal_in_s {
+            Some(at) if at > 0 => format!(", renewal in {}", duration(at.unsigned_abs())),
+            Some(_) => ", renewal due".to_owned(),
+            None => String::new(),
+        };
+        format!("{}, {left}{end}{renewal}", self.subnet)
+    }
+}
+
+impl Reconcile {
+    fn text(&self) -> String {
+        let causes = self.causes.join(", ");
+        let ago = duration(self.ago_s);
+        let done = match (self.actions, self.done.as_slice()) {
+            (0, _) => "nothing to do".to_owned(),
+            (1, [one]) => one.clone(),
+            (all, [first, ..]) => format!("{all} actions: {first} …"),
+            (all, []) => format!("{all} actions"),
+        };
+        format!("{ago} ago in {} ms, for {causes}: {done}", self.took_ms)
+    }
+}
+
+/// The two largest units that say something.
+fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 100_000 * NANOS;
+
+    fn page() -> Page {
+        let at = |ago: u64, actions: &[&str]| logbook::Reconcile {
+            at: NOW - ago * NANOS,
+            took_ms: 4,
+            causes: vec!["the look every 30 s".to_owned()],
+            actions: actions.len(),
+            done: actions.iter().map(|a| (*a).to_owned()).collect(),
+        };
+        Page {
+            lease: Some(logbook::Lease {
+                subnet: "10.244.3.0/24".parse().unwrap(),
+                ends: Some(NOW + 7_260 * NANOS),
+                renewal: Some(NOW + 3_660 * NANOS),
+            }),
+            last: Some(at(12, &[])),
+            last_change: Some(at(90_000, &["attach x", "bump"])),
+            ..Page::default()
+        }
+    }
+
+    fn findings(page: Page, runs: bool) -> Vec<String> {
+        let mut said = Vec::new();
+        Past::at(page, NOW).judge(runs, &mut |what, _| said.push(what));
+        said
+    }
+
+    #[test]
+    fn lease_and_reconciles_are_told_in_words() {
+        let lines = Past::at(page(), NOW).lines();
+        let [lease, last, change] = &lines[..] else {
+            panic!("{lines:?}");
+        };
+        assert!(lease[1].starts_with("10.244.3.0/24, expires in 2 h 1 min ("));
+        assert!(lease[1].ends_with("), renewal in 1 h 1 min"), "{lease:?}");
+        assert_eq!(
+            last[1],
+            "12 s ago in 4 ms, for the look every 30 s: nothing to do"
+        );
+        assert!(change[1].starts_with("1 d 1 h ago"), "{change:?}");
+        assert!(change[1].ends_with(": 2 actions: attach x …"), "{change:?}");
+        assert_eq!(findings(page(), true), <[&str; 0]>::default());
+    }
+
+    #[test]
+    fn what_is_late_or_fails_needs_attention() {
+        let mut late = page();
+        late.lease.as_mut().unwrap().renewal = Some(NOW - 601 * NANOS);
+        assert!(findings(late.clone(), true)[0].contains("should have been renewed"));
+        late.lease.as_mut().unwrap().ends = Some(NOW - NANOS);
+        assert!(findings(late, true)[0].contains("has expired"));
+
+        let mut stuck = page();
+        stuck.last.as_mut().unwrap().at = NOW - 200 * NANOS;
+        assert!(findings(stuck.clone(), true)[0].contains("3 min 20 s ago"));
+        assert_eq!(findings(stuck, false), <[&str; 0]>::default());
+
+        let mut failing = page();
+        failing.failing = Some(logbook::Failure {
+            since: NOW - 60 * NANOS,
+            error: "no".to_owned(),
+        });
+        assert!(findings(failing, true)[0].contains("for 1 min 0 s"));
+    }
+
+    #[test]
+    fn a_reservation_is_said_to_be_one() {
+        let mut page = page();
+        page.lease.as_mut().unwrap().ends = None;
+        page.lease.as_mut().unwrap().renewal = None;
+        let lines = Past::at(page.clone(), NOW).lines();
+        assert!(lines[0][1].contains("never expires"), "{lines:?}");
+        assert_eq!(findings(page, true), <[&str; 0]>::default());
+    }
+}

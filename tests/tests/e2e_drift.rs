@@ -1,0 +1,92 @@
+//! What somebody changes by hand is put right within 30 seconds, counted, and told by `status`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
+
+use std::time::Duration;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Map, MapData};
+use flannel_agent::dataplane::Wire;
+use flannel_common::Ipv4;
+use flannel_common::maps::{LAYOUT_VERSION, PEERS, Peer};
+use flannel_tests::agent::{command, http_get};
+use flannel_tests::netns::run;
+use flannel_tests::pair::Pair;
+use flannel_tests::prelude::*;
+use serde_json::Value;
+
+/// A look at everything, and time to do what it found.
+const DRIFT: Duration = Duration::from_secs(60);
+
+fn peers(node: &Node) -> LpmTrie<MapData, Ipv4, Wire<Peer>> {
+    let folder = node.bpffs().join("flannel/coreos_com_network");
+    let path = folder.join(format!("v{LAYOUT_VERSION}/maps")).join(PEERS);
+    let map = Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap();
+    map.try_into().unwrap()
+}
+
+/// Repairs of one kind so far.
+fn repaired(agent: &Agent, action: &str) -> u64 {
+    let text = http_get(agent.node(), agent.daemon().health_port(), "/metrics").unwrap();
+    let name = format!("flannel_ebpf_drift_repaired_total{{action=\"{action}\"}} ");
+    let sample = text.lines().find_map(|line| line.strip_prefix(&name));
+    sample.map_or(0, |value| value.parse().unwrap())
+}
+
+fn status(agent: &Agent) -> Value {
+    let node = agent.node();
+    let bpffs = format!("--bpffs={}", node.bpffs().display());
+    let state = format!("--state-dir={}", node.state_dir().display());
+    let flags = ["status", "-o", "json", &bpffs, &state];
+    serde_json::from_str(&run(&mut command(node, &flags))).unwrap()
+}
+
+#[test]
+fn entry_program_and_route_come_back_and_are_counted() {
+    let pair = Pair::of_agents();
+    let (agent, node) = (&pair.one, pair.one.node());
+    pair.pod1.reaches(&pair.pod2);
+    for action in ["update_peers", "attach", "set_route"] {
+        assert_eq!(
+            repaired(agent, action),
+            0,
+            "{action}: nobody changed anything"
+        );
+    }
+
+    let subnet = pair.two.subnet();
+    let key = Key::new(24, subnet.base.octets());
+    peers(node).remove(&key).unwrap();
+    let links = node.bpffs().join("flannel/coreos_com_network/links");
+    let pin = std::fs::read_dir(links)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().contains("/uplink_rx-"))
+        .unwrap();
+    node.exec(&format!("bpftool link detach pinned {}", pin.display()));
+    node.exec("ip route del 10.244.0.0/16");
+
+    for action in ["update_peers", "attach", "set_route"] {
+        eventually(format!("{action} is counted"), DRIFT, || {
+            repaired(agent, action) >= 1
+        });
+    }
+    assert!(peers(node).get(&key, 0).is_ok());
+    pair.pod1.reaches(&pair.pod2);
+    let change = &status(agent)["last_change"];
+    assert!(change["actions"].as_u64() >= Some(1), "{change}");
+
+    // A wish that changes is no drift.
+    let before = repaired(agent, "update_peers");
+    let third = KernelVxlan::join(pair.lab.node("three"), &pair.net);
+    eventually("the third node is known", SOON, || {
+        let key = Key::new(24, third.subnet().base.octets());
+        peers(node).get(&key, 0).is_ok()
+    });
+    assert_eq!(repaired(agent, "update_peers"), before);
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use etcd_client::{Event, EventType, WatchResponse};
 use ipnet::Ipv4Net;
@@ -14,6 +15,10 @@ use super::store::{self, Store};
 use super::table::Table;
 use crate::lease::{Leases, OwnLease};
 
+/// An etcd restored from a backup lacks leases of nodes that live. Each takes its own again as soon as it notices,
+/// within seconds; for so long what was known of it counts.
+const RESTORED: Duration = Duration::from_mins(1);
+
 /// Keeps `leases` equal to what other nodes hold.
 pub(super) struct Follower<'a> {
     store: &'a Store,
@@ -23,6 +28,8 @@ pub(super) struct Follower<'a> {
     /// All up to here is in the table; `None` until the first list and after a compaction.
     revision: Option<i64>,
     published: bool,
+    /// When what a restored etcd lacks is given up.
+    settled: Option<Instant>,
 }
 
 impl<'a> Follower<'a> {
@@ -39,6 +46,7 @@ impl<'a> Follower<'a> {
             table: Table::new(subnet),
             revision: None,
             published: false,
+            settled: None,
         }
     }
 
@@ -63,7 +71,16 @@ impl<'a> Follower<'a> {
         let revision = match self.revision {
             // An etcd restored from a backup would stay silent until it has counted up to ours.
             Some(revision) if self.store.revision().await? >= revision => revision,
-            _ => self.list().await?,
+            Some(_) => {
+                tracing::warn!(
+                    "etcd knows less than before: was it restored from a backup? leases that are missing count \
+                     for another {} s",
+                    RESTORED.as_secs()
+                );
+                self.settled = Some(Instant::now() + RESTORED);
+                self.list().await?
+            }
+            None => self.list().await?,
         };
         let mut watch = self.store.watch_leases(revision + 1).await?;
         loop {
@@ -72,6 +89,10 @@ impl<'a> Follower<'a> {
                     let response = response?;
                     patience.over();
                     self.apply(&response);
+                }
+                () = until(self.settled) => {
+                    self.settled = None;
+                    self.list().await?;
                 }
                 own = owned(&mut self.own) => {
                     let touched = self.table.set_own(own);
@@ -87,7 +108,10 @@ impl<'a> Follower<'a> {
         for error in &listing.foreign {
             self.table.blame(&error.key, false, error);
         }
-        self.table.replace(listing.entries);
+        match self.settled {
+            None => self.table.replace(listing.entries),
+            Some(_) => self.table.add(listing.entries),
+        }
         self.revision = Some(listing.revision);
         let others = self.table.others();
         let first = !std::mem::replace(&mut self.published, true);
@@ -172,6 +196,13 @@ pub(super) async fn next(watch: &mut Watch) -> Result<WatchResponse, EtcdError> 
         Ok(Some(response)) => Ok(response),
         Ok(None) => Err(ended("the stream is closed".to_owned())),
         Err(error) => Err(ended(super::error::describe(&error))),
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
     }
 }
 

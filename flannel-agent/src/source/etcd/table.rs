@@ -35,6 +35,11 @@ impl Table {
     pub(super) fn replace(&mut self, listed: Vec<Entry>) {
         let present: BTreeSet<_> = listed.iter().map(|entry| entry.key).collect();
         self.entries.retain(|key, _| present.contains(key));
+        self.add(listed);
+    }
+
+    /// What is listed anew, and what was known before.
+    pub(super) fn add(&mut self, listed: Vec<Entry>) {
         for entry in listed {
             self.put(entry);
         }
@@ -174,6 +179,15 @@ mod tests {
     fn a_new_list_drops_what_it_lacks() {
         let mut table = table();
         table.replace(vec![lease("10.1.4.0-24", 4, 9)]);
+        assert_eq!(others(&table), [(4, 4)]);
+    }
+
+    #[test]
+    fn what_a_restored_etcd_lacks_counts_until_it_is_given_up() {
+        let mut table = table();
+        table.add(vec![lease("10.1.4.0-24", 4, 1)]);
+        assert_eq!(others(&table), [(2, 2), (4, 4)]);
+        table.replace(vec![lease("10.1.4.0-24", 4, 1)]);
         assert_eq!(others(&table), [(4, 4)]);
     }
 

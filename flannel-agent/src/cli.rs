@@ -19,7 +19,7 @@ use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, S
 
 use crate::cleanup::Outcome;
 use crate::docker_opts::{self, DockerOpts};
-use crate::inspect::{Doctor, Inspect, Plan};
+use crate::inspect::{DebugTask, Doctor, Inspect, Plan};
 use crate::logging::describe;
 use crate::source::etcd::EtcdSource;
 pub use config::Config;
@@ -87,6 +87,9 @@ pub enum Task {
     /// Exit status: 0 done, or nothing to do; 1 something could not be removed; 2 a dry run that found
     /// something to remove.
     Cleanup(Box<Cleanup>),
+    /// Help others to help
+    #[command(subcommand)]
+    Debug(Box<DebugTask>),
     /// Turn the subnet file into options for Docker's daemon, as flannel's mk-docker-opts.sh does
     MkDockerOpts(DockerOpts),
     /// Print a completion script, for example: flannel-agent completions bash > /etc/bash_completion.d/flannel-agent
@@ -169,6 +172,12 @@ pub fn main() -> ExitCode {
                 Ok(Outcome::Removed | Outcome::NothingToDo) => ExitCode::SUCCESS,
                 Err(error) => refuse(&error, 1),
             }
+        }
+        Some(Task::Debug(task)) => {
+            let DebugTask::Bundle(bundle) = &**task;
+            let config = configure(&bundle.flags, origins);
+            let shown = show::show(layers::innermost(matches), origins, Output::Toml);
+            crate::inspect::debug(task, config.as_ref(), &shown)
         }
         Some(Task::MkDockerOpts(opts)) => match docker_opts::make(opts, &env) {
             Ok(()) => ExitCode::SUCCESS,

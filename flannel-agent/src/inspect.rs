@@ -1,6 +1,7 @@
 //! Commands that look at the node and change nothing. They read what is pinned, so they work without an
 //! agent, too.
 
+mod bundle;
 mod doctor;
 mod flows;
 mod look;
@@ -23,6 +24,7 @@ use clap::Subcommand;
 
 use crate::cli::Config;
 use crate::logging::describe;
+pub use bundle::Debug as DebugTask;
 pub use doctor::Doctor;
 pub use look::Look;
 pub use preview::Plan;
@@ -83,6 +85,14 @@ pub fn run(inspect: &Inspect) -> ExitCode {
 pub fn examine(doctor: &Doctor, config: &Config) -> ExitCode {
     let mut out = io::stdout().lock();
     end(doctor.examine(config, &mut out))
+}
+
+/// Runs a `debug` command; `config`: what its flags mean, `shown`: as `config show` prints them.
+#[must_use]
+pub fn debug(task: &DebugTask, config: Result<&Config, &anyhow::Error>, shown: &str) -> ExitCode {
+    let DebugTask::Bundle(bundle) = task;
+    let mut out = io::stdout().lock();
+    end(bundle.make(config, shown, &mut out))
 }
 
 /// Runs `plan` on a node with these settings.

@@ -32,6 +32,7 @@ pub mod net;
 pub mod node_sysctls;
 pub mod observe;
 pub mod plan;
+pub mod redact;
 pub mod rescue;
 pub mod source;
 pub mod subnet_env;

@@ -23,6 +23,8 @@ pub struct Page {
     /// `kernel.random.boot_id`
     pub(crate) boot: String,
     pub version: String,
+    /// Of the agent.
+    pub pid: u32,
     pub lease: Option<Lease>,
     /// The last comparison of the node with what is wanted.
     pub last: Option<Reconcile>,
@@ -98,6 +100,7 @@ impl Logbook {
             page: Page {
                 boot: boot(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
                 // What the agent before did is still the last thing that was done.
                 ..Page::read(folder, network).unwrap_or_default()
             },

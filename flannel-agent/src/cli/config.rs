@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::flags::{Flags, SourceCheck};
 use super::snat;
 use crate::desired::{FastPath, SourceNat};
+use crate::redact::without_login;
 use crate::source::etcd::{ClientIdentity, EtcdOptions, Login, Tls};
 
 /// The agent's settings, validated.
@@ -217,7 +218,7 @@ fn etcd(flags: &Flags) -> Result<EtcdOptions, ConfigError> {
     Ok(EtcdOptions {
         endpoints: endpoints
             .filter(|endpoint| !endpoint.is_empty())
-            .map(str::to_owned)
+            .map(without_login)
             .collect(),
         prefix: prefix(&flags.etcd_prefix)?,
         tls: Tls {

@@ -2,6 +2,7 @@
 
 use super::flags::Flags;
 use super::layers::{Origin, Origins};
+use crate::redact::without_logins;
 
 const ONLY_KUBERNETES: &str = "only concerns the Kubernetes datastore, which is not supported yet";
 
@@ -46,6 +47,12 @@ pub(super) fn notices(flags: &Flags, origins: &Origins) -> Vec<String> {
                 "--{flag} (from the {origin}) has no effect: --ip-masq is off"
             ))
         }));
+    }
+    if without_logins(&flags.etcd_endpoints) != flags.etcd_endpoints {
+        notices.push(
+            "a user name in --etcd-endpoints has no effect: give --etcd-username and FLANNELD_ETCD_PASSWORD"
+                .to_owned(),
+        );
     }
     notices
 }

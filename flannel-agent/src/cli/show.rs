@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::file::Shape;
 use super::flags::{Flags, Secret};
 use super::layers::{Flag, Origins};
+use crate::redact::without_logins;
 
 /// `--output`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,6 +63,8 @@ fn settings(matches: &ArgMatches, origins: &Origins) -> Vec<Setting> {
                             .copied()
                             .unwrap_or_default(),
                     )
+                } else if flag.name == "etcd-endpoints" {
+                    Value::from(without_logins(&text))
                 } else if is(&flag, TypeId::of::<String>()) {
                     Value::from(text)
                 } else {

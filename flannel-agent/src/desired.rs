@@ -76,6 +76,9 @@ pub struct Facts {
     /// What the look-ups above rest on.
     #[serde(skip)]
     pub(crate) ways: Ways,
+    /// Raised whenever packets to the outside may leave another way than before.
+    #[serde(skip)]
+    pub ways_out: u32,
     /// Where packets of pods are met now.
     pub pod_ports: Ports,
     /// By which devices besides the uplink packets leave the node.

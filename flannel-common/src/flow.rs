@@ -12,6 +12,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::globals::POD_HOOK_PORT;
 use crate::header::Ip;
 use crate::maps::Peer;
+use crate::snat::Key;
 use crate::transport::L4;
 use crate::{Ipv4, Mac};
 
@@ -85,7 +86,7 @@ pub struct Flow {
     pub closed: Tick,
     /// When a full-size segment last arrived; 0: never.
     pub bulk: Tick,
-    /// Where the stack sent it: the transmit action.
+    /// Where the stack sent it: the transmit action. For the outside a [`Way`](crate::outside::Way) in its place.
     pub peer: Peer,
     /// Whence it may arrive: the outer source or, without a tunnel, the remote pod itself.
     pub rx_peer: Ipv4,
@@ -140,6 +141,19 @@ impl FlowKey {
             local_port: [l4[2], l4[3]],
             remote_port: [l4[0], l4[1]],
             proto: ip.proto,
+            pad: [0; 3],
+        }
+    }
+
+    /// Of a packet that leaves as the node, from before it was translated.
+    #[inline(always)]
+    pub const fn untranslated(key: &Key) -> Self {
+        Self {
+            local: key.src,
+            remote: key.dst,
+            local_port: key.src_port,
+            remote_port: key.dst_port,
+            proto: key.proto,
             pad: [0; 3],
         }
     }

@@ -15,6 +15,7 @@ pub mod flow;
 pub mod globals;
 pub mod header;
 pub mod maps;
+pub mod outside;
 pub mod program;
 pub mod reason;
 pub mod snat;

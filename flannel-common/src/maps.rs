@@ -77,6 +77,8 @@ pub const MAX_PEERS: usize = 65_536;
 pub const PEER_VXLAN: u8 = 1;
 /// [`Peer::kind`]: on-link, routed without encapsulation (host-gw, DirectRouting).
 pub const PEER_DIRECT: u8 = 2;
+/// [`Peer::kind`]: no peer, but a [`Way`](crate::outside::Way) out of the cluster. Of a flow only, never in [`PEERS`].
+pub const PEER_OUTSIDE: u8 = 3;
 
 /// How to reach the pods of one leased subnet.
 #[repr(C, align(4))]

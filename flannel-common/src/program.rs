@@ -38,10 +38,14 @@ pub enum Program {
     DirectRx = 15,
     /// Egress of the uplink: what the stack let out to such peers.
     DirectTx = 16,
+    /// No hook: what [`Self::UplinkTx`] hands a translated packet to, which the stack let out: that proves its flow.
+    OutsideTx = 17,
+    /// No hook: the same for replies that [`Self::UplinkSnatRx`] translated; those of verified flows go to the pod.
+    OutsideRx = 18,
 }
 
 impl Program {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::OverlayTx,
         Self::OverlayCatch,
         Self::UplinkRx,
@@ -59,9 +63,19 @@ impl Program {
         Self::SnatOddRx,
         Self::DirectRx,
         Self::DirectTx,
+        Self::OutsideTx,
+        Self::OutsideRx,
     ];
     /// What is reached by tail call only; the place is the key in [`crate::maps::STEPS`].
-    pub const STEPS: [Self; 3] = [Self::SnatOpen, Self::SnatOddTx, Self::SnatOddRx];
+    pub const STEPS: [Self; 5] = [
+        Self::SnatOpen,
+        Self::SnatOddTx,
+        Self::SnatOddRx,
+        Self::OutsideTx,
+        Self::OutsideRx,
+    ];
+    /// Slots in the map of steps; more than there are steps, so that one more needs no new layout.
+    pub const STEP_SLOTS: usize = 8;
     /// Slots in the statistics map; more than there are programs, so that one more needs no new layout.
     pub const SLOTS: usize = 24;
 
@@ -71,6 +85,8 @@ impl Program {
             Self::SnatOpen => 0,
             Self::SnatOddTx => 1,
             Self::SnatOddRx => 2,
+            Self::OutsideTx => 3,
+            Self::OutsideRx => 4,
             _ => u32::MAX,
         }
     }
@@ -100,6 +116,8 @@ impl Program {
             Self::SnatOddRx => "snat_odd_rx",
             Self::DirectRx => "direct_rx",
             Self::DirectTx => "direct_tx",
+            Self::OutsideTx => "outside_tx",
+            Self::OutsideRx => "outside_rx",
         }
     }
 }

@@ -80,12 +80,12 @@ pub const fn control(tcp: Option<TcpTail>) -> Control {
     }
 }
 
-/// Whether the packet, or each segment it stands for, fits the overlay's MTU.
+/// Length of the packet, or of each segment it stands for, from the IPv4 header on, if it fits the overlay's MTU.
 ///
 /// # Errors
 /// [`Reason::OverMtu`], or [`Reason::UdpGso`] for UDP segments, whose header length says nothing here.
 #[inline(always)]
-pub fn check_size(ip: &Ip, tcp: Option<TcpTail>, gso_size: u32, mtu: u32) -> Result<(), Reason> {
+pub fn check_size(ip: &Ip, tcp: Option<TcpTail>, gso_size: u32, mtu: u32) -> Result<u32, Reason> {
     let len = match (gso_size, tcp) {
         (0, _) => u32::from(ip.total_len()),
         (_, None) => return Err(Reason::UdpGso),
@@ -94,7 +94,7 @@ pub fn check_size(ip: &Ip, tcp: Option<TcpTail>, gso_size: u32, mtu: u32) -> Res
     if len > mtu {
         Err(Reason::OverMtu)
     } else {
-        Ok(())
+        Ok(len)
     }
 }
 
@@ -216,17 +216,17 @@ mod tests {
     }
 
     #[rstest]
-    #[case::fits(6, 1450, 0, Ok(()))]
+    #[case::fits(6, 1450, 0, Ok(1450))]
     #[case::too_long(6, 1451, 0, Err(Reason::OverMtu))]
     #[case::udp(17, 1451, 0, Err(Reason::OverMtu))]
-    #[case::gso_fits(6, 60_000, 1398, Ok(()))]
+    #[case::gso_fits(6, 60_000, 1398, Ok(1450))]
     #[case::gso_too_long(6, 60_000, 1399, Err(Reason::OverMtu))]
     #[case::udp_gso(17, 60_000, 1000, Err(Reason::UdpGso))]
     fn sizes(
         #[case] proto: u8,
         #[case] len: u16,
         #[case] gso_size: u32,
-        #[case] want: Result<(), Reason>,
+        #[case] want: Result<u32, Reason>,
     ) {
         let ip = Ip {
             total_len: len.to_be_bytes(),

@@ -71,8 +71,9 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     }
 }
 
+/// A packet of a known flow whose source was checked.
 #[inline(always)]
-fn judge(
+pub(crate) fn judge(
     skb: &Skb,
     packet: &Packet,
     key: &FlowKey,

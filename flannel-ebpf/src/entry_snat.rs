@@ -7,18 +7,19 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_common::Ipv4;
 use flannel_common::program::Program;
+use flannel_common::reason::Reason;
 
 use crate::globals::{SUBNET, UPLINK_IFINDEX, uplink_ip};
 use crate::maps::OUTLETS;
 use crate::skb::Skb;
 use crate::verdict::finish;
-use crate::{snat_odd, snat_open, snat_rx, snat_tx};
+use crate::{outside_rx, outside_tx, snat_odd, snat_open, snat_rx, snat_tx};
 
 /// Egress of the uplink, and of other devices by which packets leave the node.
 #[classifier]
 pub(crate) fn uplink_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_tx::run(&skb, address_of_device(&skb));
+    let outcome = snat_tx::run(&skb, address_of_device(&skb), Some(Program::OutsideTx));
     finish(&skb, Program::UplinkTx, outcome)
 }
 
@@ -26,7 +27,7 @@ pub(crate) fn uplink_tx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn uplink_snat_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_rx::run(&skb, address_of_device(&skb));
+    let outcome = snat_rx::run(&skb, address_of_device(&skb), Some(Program::OutsideRx));
     finish(&skb, Program::UplinkSnatRx, outcome)
 }
 
@@ -34,7 +35,7 @@ pub(crate) fn uplink_snat_rx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn overlay_snat_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_tx::run(&skb, overlay_ip());
+    let outcome = snat_tx::run(&skb, overlay_ip(), None);
     finish(&skb, Program::OverlaySnatTx, outcome)
 }
 
@@ -42,7 +43,7 @@ pub(crate) fn overlay_snat_tx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn overlay_snat_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_rx::run(&skb, overlay_ip());
+    let outcome = snat_rx::run(&skb, overlay_ip(), None);
     finish(&skb, Program::OverlaySnatRx, outcome)
 }
 
@@ -68,6 +69,24 @@ pub(crate) fn snat_odd_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let outcome = snat_odd::arriving(&skb);
     finish(&skb, Program::SnatOddRx, outcome)
+}
+
+/// A packet that left under our address by way of the stack. `uplink_tx`, which does not get it back, counts it here.
+#[classifier]
+pub(crate) fn outside_tx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    finish(&skb, Program::UplinkTx, Err(Reason::Snat));
+    let outcome = outside_tx::run(&skb);
+    finish(&skb, Program::OutsideTx, outcome)
+}
+
+/// A reply that was translated. The same for `uplink_snat_rx`.
+#[classifier]
+pub(crate) fn outside_rx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    finish(&skb, Program::UplinkSnatRx, Err(Reason::SnatReply));
+    let outcome = outside_rx::run(&skb);
+    finish(&skb, Program::OutsideRx, outcome)
 }
 
 /// The address that packets leave with on the device at hand. One that nobody knows (yet) lets nothing out under a

@@ -37,6 +37,12 @@ globals! {
     SNAT_PORT_MAX: u16 = 0;
 }
 
+/// Whether pods' packets to the outside leave as the node.
+#[inline(always)]
+pub(crate) fn masquerades() -> bool {
+    SNAT_PORT_MAX.load() != 0
+}
+
 /// Our outer address: one load, where four bytes would be four.
 #[inline(always)]
 pub(crate) fn uplink_ip() -> Ipv4 {

@@ -41,6 +41,10 @@ mod headers;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod outside_rx;
+#[cfg(target_arch = "bpf")]
+mod outside_tx;
+#[cfg(target_arch = "bpf")]
 mod overlay_rx;
 #[cfg(target_arch = "bpf")]
 mod overlay_tx;
@@ -50,6 +54,8 @@ mod peers;
 mod pod_rx;
 #[cfg(target_arch = "bpf")]
 mod pod_tx;
+#[cfg(target_arch = "bpf")]
+mod route;
 #[cfg(target_arch = "bpf")]
 mod skb;
 #[cfg(target_arch = "bpf")]

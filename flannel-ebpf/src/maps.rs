@@ -39,7 +39,7 @@ pub(crate) static FRAGMENTS: LruHashMap<snat::FragmentKey, snat::Fragment, MAX_F
     LruHashMap::new();
 
 #[btf_map(name = "fl_snat_steps")]
-pub(crate) static SNAT_STEPS: ProgramArray<{ Program::STEPS.len() }> = ProgramArray::new();
+pub(crate) static SNAT_STEPS: ProgramArray<{ Program::STEP_SLOTS }> = ProgramArray::new();
 
 #[btf_map(name = "fl_snat_work")]
 pub(crate) static SNAT_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();

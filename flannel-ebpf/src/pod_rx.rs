@@ -9,7 +9,7 @@ use flannel_common::reason::Reason;
 use flannel_common::transport;
 
 use crate::flows;
-use crate::globals::{NETWORK, NETWORK_MASK, POD_HOOK, SUBNET, SUBNET_MASK};
+use crate::globals::{self, NETWORK, NETWORK_MASK, POD_HOOK, SUBNET, SUBNET_MASK};
 use crate::headers::{self, Packet};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
@@ -23,11 +23,12 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
         return Ok(Verdict::Untouched);
     };
-    if !came_from_overlay(packet) {
+    if came_from_overlay(packet) {
+        if flows::always() {
+            return learn_pod(skb, packet);
+        }
+    } else if !came_from_outside(packet) {
         return Ok(Verdict::Untouched);
-    }
-    if flows::always() {
-        return learn_pod(skb, packet);
     }
     if transport::check_fast(&packet.ip).is_err() {
         return Ok(Verdict::Untouched);
@@ -65,6 +66,14 @@ fn learn_pod(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
         None => flows::enter(&key, &fresh)?,
     }
     Err(Reason::Verified)
+}
+
+/// What could be a reply that `uplink_snat_rx` translated.
+#[inline(always)]
+fn came_from_outside(packet: &Packet) -> bool {
+    globals::masquerades()
+        && cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.dst)
+        && !cidr::contains(NETWORK.load(), NETWORK_MASK.load(), packet.ip.src)
 }
 
 #[inline(always)]

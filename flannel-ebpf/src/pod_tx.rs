@@ -1,15 +1,18 @@
-//! What a pod sends: verified flows to the overlay skip the stack here.
+//! What a pod sends: verified flows to other nodes' pods, and out of the cluster, skip the stack here.
 
 use core::mem::MaybeUninit;
 
 use flannel_common::flow::{Direction, FlowKey, Step};
 use flannel_common::globals::FAST_MARK;
-use flannel_common::maps::{PEER_DIRECT, Peer};
+use flannel_common::maps::{PEER_DIRECT, PEER_OUTSIDE, Peer};
+use flannel_common::outside::Way;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
 use flannel_common::{cidr, ttl};
 
-use crate::globals::{NETWORK, NETWORK_MASK, OVERLAY_MTU, SUBNET, SUBNET_MASK, UPLINK_IFINDEX};
+use crate::globals::{
+    self, NETWORK, NETWORK_MASK, OVERLAY_MTU, SUBNET, SUBNET_MASK, UPLINK_IFINDEX,
+};
 use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
@@ -24,14 +27,16 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
         return Ok(Verdict::Untouched);
     };
-    if !leaves_for_overlay(packet) {
+    let outside = !leaves_for_overlay(packet);
+    if outside && !leaves_cluster(packet) {
         return Ok(Verdict::Untouched);
     }
     transport::check_fast(&packet.ip)?;
     let tcp = transport::tcp(&packet.ip, &packet.l4)?;
-    transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;
+    let len = transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;
 
-    if flows::always() {
+    // Only the stack knows the way out of the cluster.
+    if flows::always() && !outside {
         let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
         return send(skb, &peer, packet);
     }
@@ -41,6 +46,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(flow) = flows::get(&key) else {
         if let Control::Open | Control::Close = control {
             return Err(Reason::TcpControl);
+        }
+        // Most of what has no entry is for a service, which never gets one: `outside_tx` enters what does leave.
+        if outside {
+            return Ok(Verdict::Untouched);
         }
         flows::enter(&key, &flows::seen(Direction::Tx, now))?;
         return Err(reason_of(control));
@@ -61,7 +70,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         }
     }
     match flow.decide(Direction::Tx, now, flows::epoch(), flows::needs_both(&key)) {
-        Step::Fast if flow.peer.kind != 0 => {
+        Step::Fast if may_skip(&flow.peer, outside, len) => {
             let peer = flow.peer;
             send(skb, &peer, packet)
         }
@@ -93,11 +102,30 @@ pub(crate) fn leaves_for_overlay(packet: &Packet) -> bool {
         && cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.src)
 }
 
+/// From a pod of ours to an address that is no pod's, where such packets leave as the node.
+#[inline(always)]
+fn leaves_cluster(packet: &Packet) -> bool {
+    globals::masquerades()
+        && cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.src)
+        && !cidr::contains(NETWORK.load(), NETWORK_MASK.load(), packet.ip.dst)
+        && !cidr::is_not_unicast(packet.ip.dst)
+}
+
+/// Whether the stack showed where to send packets of this length. A way out of the cluster is one only for what leaves
+/// it: no other packet is translated there.
+#[inline(always)]
+fn may_skip(peer: &Peer, outside: bool, len: u32) -> bool {
+    match Way::of(peer) {
+        Some(way) => outside && way.carries(UPLINK_IFINDEX.load(), len),
+        None => !outside && peer.kind != 0,
+    }
+}
+
 /// Skipping the stack is still a hop: the TTL goes down by one.
 #[inline(always)]
 fn send(skb: &Skb, peer: &Peer, packet: &Packet) -> Result<Verdict, Reason> {
     let ip = ttl::decremented(&packet.ip);
-    if peer.kind == PEER_DIRECT {
+    if peer.kind == PEER_DIRECT || peer.kind == PEER_OUTSIDE {
         skb.store(headers::IP, &ip.front())
             .map_err(|_| Reason::Mangled)?;
         skb.set_mark(FAST_MARK);

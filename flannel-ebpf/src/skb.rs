@@ -3,12 +3,13 @@
 use aya_ebpf::bindings::{
     __sk_buff, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
-    BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh,
+    BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup, bpf_redir_neigh,
     bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::{
-    bpf_csum_level, bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
-    bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes,
+    bpf_csum_level, bpf_fib_lookup as bpf_fib_lookup_helper, bpf_get_hash_recalc,
+    bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
+    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use aya_ebpf::{EbpfContext, bpf_f_adj_room_encap_l2};
@@ -106,6 +107,21 @@ impl Skb {
     pub(crate) fn ifindex(&self) -> u32 {
         // SAFETY: as in `new`.
         unsafe { (*self.raw()).ifindex }
+    }
+
+    /// The device that the stack last received it on; 0 for what the node sends itself.
+    #[inline(always)]
+    pub(crate) fn came_by(&self) -> u32 {
+        // SAFETY: as in `new`.
+        unsafe { (*self.raw()).ingress_ifindex }
+    }
+
+    /// Asks the routing table, with rules and neighbours. Returns `BPF_FIB_LKUP_RET_*`, or an error below 0.
+    #[inline(always)]
+    pub(crate) fn look_up_route(&self, params: &mut bpf_fib_lookup) -> i64 {
+        let len = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: the helper reads and writes `len` bytes, all of `params`.
+        unsafe { bpf_fib_lookup_helper(self.raw().cast(), params, len, 0) }
     }
 
     /// Whether the frame was addressed to this host.

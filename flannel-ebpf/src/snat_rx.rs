@@ -8,14 +8,14 @@ use flannel_common::snat::{Packet, WAY_IN, decide, inbound};
 use crate::skb::{self, Skb};
 use crate::snat_fragments::{self, First};
 use crate::snat_read::{self, Content};
-use crate::snat_rewrite;
 use crate::snat_table::{self, Snat, cluster};
 use crate::snat_work::{self, Odd};
 use crate::verdict::Verdict;
+use crate::{flows, snat_rewrite};
 
-/// `local` is the address that pods' packets leave with on this device.
+/// `local` is the address that pods' packets leave with on this device; `deliver` takes replies to the pod if it can.
 #[inline(always)]
-pub(crate) fn run(skb: &Skb, local: Ipv4) -> Result<Verdict, Reason> {
+pub(crate) fn run(skb: &Skb, local: Ipv4, deliver: Option<Program>) -> Result<Verdict, Reason> {
     if !skb.is_ipv4() || !skb.is_for_host() {
         return Ok(Verdict::Untouched);
     }
@@ -40,7 +40,14 @@ pub(crate) fn run(skb: &Skb, local: Ipv4) -> Result<Verdict, Reason> {
             {
                 work.to = to;
                 snat_fragments::remember(work, WAY_IN, First::Translated(to.addr));
-                return Err(snat_rewrite::endpoint(skb, work, Reason::SnatReply));
+                let done = snat_rewrite::endpoint(skb, work, Reason::SnatReply);
+                if done == Reason::SnatReply
+                    && flows::enabled()
+                    && let Some(deliver) = deliver
+                {
+                    skb.step(deliver.step());
+                }
+                return Err(done);
             }
             if answered {
                 work.odd = Odd::CameIn;

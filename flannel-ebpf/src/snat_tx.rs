@@ -4,10 +4,11 @@ use core::mem::MaybeUninit;
 
 use flannel_common::Ipv4;
 use flannel_common::cidr;
+use flannel_common::globals::FAST_MARK;
 use flannel_common::header::{PROTO_UDP, VERSION_IHL};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Outbound, Rule, Transport, WAY_OUT, Whose, decide, known};
+use flannel_common::snat::{Outbound, Rule, Seen, Transport, WAY_OUT, Whose, decide, known};
 
 use crate::globals::VXLAN_PORT;
 use crate::skb::Skb;
@@ -16,11 +17,11 @@ use crate::snat_read::{self, Content};
 use crate::snat_table::{self, Snat, cluster};
 use crate::snat_work::{self, Work};
 use crate::verdict::Verdict;
-use crate::{headers, snat_rewrite};
+use crate::{flows, headers, snat_rewrite};
 
-/// `local` is the address packets get on this device.
+/// `local` is the address packets get on this device; `proves` is told of those that the stack let out.
 #[inline(always)]
-pub(crate) fn run(skb: &Skb, local: Ipv4) -> Result<Verdict, Reason> {
+pub(crate) fn run(skb: &Skb, local: Ipv4, proves: Option<Program>) -> Result<Verdict, Reason> {
     if !skb.is_ipv4() {
         return Ok(Verdict::Untouched);
     }
@@ -44,8 +45,13 @@ pub(crate) fn run(skb: &Skb, local: Ipv4) -> Result<Verdict, Reason> {
     work.node = snat_table::node(local);
     work.whose = whose;
     work.rounds = 0;
+    // The mark has done its work here: `direct_tx` is not on every uplink.
+    work.past_stack = whose == Whose::Pod && skb.mark() == FAST_MARK;
+    if work.past_stack {
+        skb.clear_mark();
+    }
     match snat_read::content(skb, work, WAY_OUT) {
-        Content::Flow => flow(skb, work),
+        Content::Flow => flow(skb, work, proves),
         Content::Odd => next(skb, Program::SnatOddTx),
         Content::Neither => odd(work, Reason::SnatNoFlow),
         Content::Cut => odd(work, Reason::SnatMalformed),
@@ -53,15 +59,33 @@ pub(crate) fn run(skb: &Skb, local: Ipv4) -> Result<Verdict, Reason> {
 }
 
 #[inline(always)]
-fn flow(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
+fn flow(skb: &Skb, work: &mut Work, proves: Option<Program>) -> Result<Verdict, Reason> {
     match known(&Snat, &work.node, &work.packet, work.whose) {
         Some(Outbound::Translate(to)) => {
             work.to = to;
-            Err(rewrite(skb, work))
+            let done = rewrite(skb, work);
+            if done == Reason::Snat
+                && let Some(proves) = proves
+                && may_prove(work)
+            {
+                skb.step(proves.step());
+            }
+            Err(done)
         }
         Some(Outbound::Leave) => leave(work),
         None => next(skb, Program::SnatOpen),
     }
+}
+
+/// A packet in the middle of a flow that came by way of the stack.
+#[inline(always)]
+fn may_prove(work: &Work) -> bool {
+    let packet = &work.packet;
+    flows::enabled()
+        && work.whose == Whose::Pod
+        && !work.past_stack
+        && packet.bits == Seen::ACK
+        && matches!(packet.transport, Transport::Tcp | Transport::Udp)
 }
 
 /// The packet gets the source [`Work::to`], and so will the fragments behind it.

@@ -32,6 +32,8 @@ pub(crate) struct Work {
     pub(crate) node: Node,
     pub(crate) whose: Whose,
     pub(crate) odd: Odd,
+    /// It was sent past the stack by `pod_tx`, and proves nothing.
+    pub(crate) past_stack: bool,
     /// How often a port was looked for.
     pub(crate) rounds: u32,
     /// The new source (on the way out) or destination (on the way in).

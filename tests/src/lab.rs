@@ -24,6 +24,13 @@ pub(crate) const ETCD: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
 const ROUTER: u8 = 254;
 const FIRST_NODE: u8 = 11;
 
+/// Whom a node may send what is not for its own link.
+#[derive(Debug, Clone, Copy)]
+pub struct Gateway {
+    pub address: Ipv4Addr,
+    pub mac: &'static str,
+}
+
 /// What the wires between nodes carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
@@ -107,6 +114,29 @@ impl Lab {
     /// The router; the default route of every node leads to it.
     pub fn router(&self) -> &Netns {
         self.underlay.router()
+    }
+
+    /// Another way to the router: its second interface on the switch, with an address and a MAC of its own.
+    pub fn other_gateway(&self) -> Gateway {
+        let gateway = Gateway {
+            address: address(0, ROUTER - 1),
+            mac: "02:00:00:00:fe:01",
+        };
+        let router = self.router();
+        // Each interface answers for its own address only, and takes what the other would answer.
+        for (key, value) in [("arp_ignore", 1), ("rp_filter", 0)] {
+            router.sysctl(&format!("net.ipv4.conf.all.{key}"), value);
+        }
+        router.sysctl("net.ipv4.conf.default.rp_filter", 0);
+        router.ip_batch(&[
+            format!(
+                "link add other link switch address {} type macvlan mode bridge",
+                gateway.mac
+            ),
+            format!("addr add {}/24 dev other", gateway.address),
+            "link set other up".to_owned(),
+        ]);
+        gateway
     }
 
     /// A server beyond the router, at an address outside the cluster. It has no route to any pod.

@@ -56,10 +56,16 @@ impl Stage {
         Self::built(Options::default(), flags)
     }
 
-    /// Starts everything, and waits until the pod reaches the server.
+    /// On wires and devices of this kind.
     pub fn built(options: Options, flags: &[&str]) -> Self {
+        let net = Network::vxlan("/coreos.com/network", CLUSTER);
+        Self::of(net, options, flags)
+    }
+
+    /// Starts everything, and waits until the pod reaches the server. `net` is of [`CLUSTER`].
+    pub fn of(net: Network, options: Options, flags: &[&str]) -> Self {
         let lab = Lab::with(options);
-        let net = lab.network(Network::vxlan("/coreos.com/network", CLUSTER));
+        let net = lab.network(net);
         let outside = lab.outside();
         let node = Agent::start_with(lab.node("one"), &net, &with_masquerading(flags));
         let pod = Pod::on(&node, "pod");

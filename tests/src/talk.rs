@@ -4,6 +4,9 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Linger;
+
 use crate::host::Host;
 use crate::{tcp, udp};
 
@@ -46,6 +49,16 @@ impl Tcp {
             self.client.read_exact(&mut byte).expect("the answer");
             assert_eq!(byte, sent, "round {round}");
         }
+    }
+
+    /// The client gives up: a reset.
+    pub fn reset(self) {
+        let at_once = libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        setsockopt(&self.client, Linger, &at_once).expect("set SO_LINGER");
+        drop(self.client);
     }
 
     /// Ends both directions in the orderly way.

@@ -163,6 +163,9 @@ impl Kernel {
         if again {
             self.looked_up = None;
         }
+        if announced.ways || announced.lost {
+            facts.new_ways_out();
+        }
         let netlink = self.dataplane.netlink();
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;

@@ -1,5 +1,7 @@
 //! Keeping the node equal to what is wanted: observe, plan, apply.
 
+use flannel_common::globals::FAST_PATH_OFF;
+
 use super::{Dataplane, DataplaneError, Mirror};
 use crate::actual::PeerMaps;
 use crate::apply::Executor;
@@ -13,6 +15,13 @@ pub struct Report {
     pub done: Vec<Action>,
     /// Actions that failed and are not essential, with the reason.
     pub failed: Vec<(Action, String)>,
+}
+
+/// Whether something changed that no observation tells, and under which flows were proven. `None`: a look at the node
+/// failed, and what changed since the one before is forgotten.
+fn ends_proofs(before: Option<&Node>, now: &Node) -> bool {
+    let any = !now.programs.is_empty() && now.globals.fast_path != FAST_PATH_OFF;
+    any && before.is_none_or(|before| before.ways_out != now.ways_out || a_port_went(before, now))
 }
 
 /// A flow to a pod that is gone must not be delivered to where the pod was: its address may be another
@@ -52,9 +61,8 @@ impl Dataplane {
         let drift = before.as_ref().is_some_and(|before| {
             before.node == desired.node && before.peers == PeerMaps::from(&desired.peers)
         });
-        if before.is_some_and(|before| a_port_went(&before.node, &desired.node))
-            && !actions.contains(&Action::BumpEpoch)
-        {
+        let before = before.map(|before| before.node);
+        if ends_proofs(before.as_ref(), &desired.node) && !actions.contains(&Action::BumpEpoch) {
             actions.push(Action::BumpEpoch);
         }
         let report = self.apply(desired, actions, drift).await?;

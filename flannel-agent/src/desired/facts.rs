@@ -63,13 +63,22 @@ impl Facts {
             sought.uplink.index,
             &self.pod_ports,
         );
-        if routes || self.ways != self.ways_now(&links, sought.uplink) {
+        let moved = self.ways != self.ways_now(&links, sought.uplink);
+        if moved {
+            self.new_ways_out();
+        }
+        if routes || moved {
             self.next_hops.clear();
             self.on_link.clear();
         }
         self.update(net, sought).await;
         self.ways = self.ways_now(&links, sought.uplink);
         Ok(())
+    }
+
+    /// Routes to the outside changed, or may have.
+    pub fn new_ways_out(&mut self) {
+        self.ways_out = self.ways_out.wrapping_add(1);
     }
 
     /// After a change of leases: looks up next hops that are not known yet and forgets those nobody

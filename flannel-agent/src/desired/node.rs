@@ -7,7 +7,7 @@ use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 
-use super::fast_path::Ways;
+use super::fast_path::{Mode, Ways};
 use super::{DesiredError, Inputs, PortRange, Ports, SourceNat, Xdp};
 use crate::config::{Backend, NetworkConfig};
 use crate::mac::MacAddr;
@@ -58,6 +58,9 @@ pub struct Node {
     pub snat: Option<SourceNat>,
     /// Devices besides the uplink where source NAT is done, by ifindex, with the address there.
     pub outlets: BTreeMap<u32, Ipv4Addr>,
+    /// Another number means that flows to the outside were proven under other routes. 0: none are.
+    #[serde(skip)]
+    pub ways_out: u32,
     pub xdp: Xdp,
 }
 
@@ -207,6 +210,10 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         attachments,
         pod_ports: inputs.facts.pod_ports.clone(),
         snat: inputs.snat.cloned(),
+        ways_out: match (inputs.snat, inputs.fast_path.mode) {
+            (None, _) | (_, Mode::Off) => 0,
+            _ => inputs.facts.ways_out,
+        },
         outlets: outlets.values().map(|o| (o.index, o.address)).collect(),
         xdp: inputs.fast_path.xdp,
         pair,

@@ -2,6 +2,8 @@ mod direct;
 
 use std::sync::Arc;
 
+use flannel_common::program::Program;
+
 use super::*;
 use crate::direct::Direct;
 use crate::lease::LeaseAttrs;
@@ -209,12 +211,32 @@ fn source_nat_sits_on_the_uplink_and_on_the_overlay_and_has_its_steps() {
             ("uplink_tx", "eth0", Direction::Egress),
         ]
     );
-    assert_eq!(node.programs.len(), plain.programs.len() + 7);
+    assert_eq!(
+        node.programs.len(),
+        plain.programs.len() + hooks.len() + Program::STEPS.len()
+    );
     assert_eq!(
         node.globals.snat_ports.map(|p| p.to_string()),
         Some("50000-60000".to_owned())
     );
     assert_eq!(plain.globals.snat_ports, None);
+}
+
+#[test]
+fn ways_to_the_outside_matter_to_flows_that_are_proven_there() {
+    let ways_out = |snat: bool, mode| {
+        let mut world = World {
+            snat: snat.then(|| source_nat(50_000, 60_000, &[])),
+            ..World::default()
+        };
+        world.fast_path.mode = mode;
+        world.facts.ways_out = 3;
+        world.build().unwrap().node.ways_out
+    };
+    assert_eq!(ways_out(true, Mode::Verified), 3);
+    assert_eq!(ways_out(true, Mode::Always), 3);
+    assert_eq!(ways_out(true, Mode::Off), 0);
+    assert_eq!(ways_out(false, Mode::Verified), 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use clap::Args;
 use flannel_common::flow::{Direction, Flow, FlowKey, Half, Step, Tick, tick};
 use flannel_common::header::{PROTO_TCP, PROTO_UDP};
+use flannel_common::outside;
 use serde::Serialize;
 
 use super::output::{Format, json};
@@ -47,6 +48,9 @@ pub(super) struct Row {
     bulk: bool,
     /// Outer address it is sent to, once proven.
     peer: Option<Ipv4Addr>,
+    /// Next hop of what leaves the cluster, once proven, and the longest packet that may take the short way.
+    via: Option<Ipv4Addr>,
+    longest: Option<u16>,
     /// Port of the bridge it is delivered to, once proven.
     port_ifindex: Option<u32>,
     pod_mac: Option<MacAddr>,
@@ -105,6 +109,8 @@ impl Row {
         let tx = Way::new(flow, &flow.tx, Direction::Tx, both, now);
         let rx = Way::new(flow, &flow.rx, Direction::Rx, both, now);
         let delivered = (flow.port != 0).then_some(flow.port);
+        let sent = Some(flow.peer).filter(|_| flow.tx.verified != 0);
+        let way = sent.and_then(|peer| outside::Way::of(&peer));
         Self {
             local: socket(key.local, key.local_port),
             remote: socket(key.remote, key.remote_port),
@@ -117,7 +123,11 @@ impl Row {
             live: tx.state == FAST || rx.state == FAST,
             closing: flow.is_closing(now.tick),
             bulk: flow.is_bulk(now.tick),
-            peer: (flow.tx.verified != 0).then(|| flow.peer.public_ip.into()),
+            peer: sent
+                .filter(|_| way.is_none())
+                .map(|peer| peer.public_ip.into()),
+            via: way.map(|way| way.next_hop.into()),
+            longest: way.map(|way| way.longest),
             port_ifindex: delivered,
             pod_mac: delivered.map(|_| MacAddr(flow.pod_mac)),
             epoch: flow.tx.epoch.max(flow.rx.epoch),
@@ -129,6 +139,7 @@ impl Row {
     fn line(&self) -> String {
         let mut notes = Vec::new();
         notes.extend(self.peer.map(|peer| format!("to {peer}")));
+        notes.extend(self.via.map(|via| format!("out via {via}")));
         notes.extend(self.port_ifindex.map(|port| format!("port #{port}")));
         notes.extend(self.bulk.then(|| "bulk".to_owned()));
         notes.extend(self.closing.then(|| "closing".to_owned()));
@@ -282,6 +293,24 @@ mod tests {
         let row = serde_json::to_value(Row::new(&key(PROTO_TCP), &flow, now())).unwrap();
         assert_eq!(row["tx"]["verified_ms_ago"], 1048);
         assert_eq!(row["local"], "10.244.1.2:40000");
+    }
+
+    #[test]
+    fn what_leaves_the_cluster_has_a_next_hop_and_no_peer() {
+        let mut flow = flow(proven(3), proven(3));
+        flow.peer = outside::Way::new(2, [192, 0, 2, 254], 1450).into();
+        let row = Row::new(&key(PROTO_TCP), &flow, now());
+        assert!(
+            row.line().ends_with("out via 192.0.2.254"),
+            "{}",
+            row.line()
+        );
+        let row = serde_json::to_value(row).unwrap();
+        assert_eq!(
+            (&row["via"], &row["longest"]),
+            (&"192.0.2.254".into(), &1450.into())
+        );
+        assert!(row["peer"].is_null());
     }
 
     #[test]

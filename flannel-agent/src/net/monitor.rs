@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::StreamExt;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::RouteType;
 use rtnetlink::MulticastGroup;
 use tokio::sync::Notify;
 
@@ -22,6 +23,8 @@ pub struct Changes {
     pub addresses: bool,
     /// Routes that are not ours.
     pub routes: bool,
+    /// Those of them that lead away from this node, and rules that choose among tables.
+    pub ways: bool,
     /// Routes with our mark, changed by us or by somebody.
     pub own_routes: bool,
     /// Messages were lost (then all of the above are set too), or the monitor ended.
@@ -34,6 +37,7 @@ impl Changes {
         links: true,
         addresses: true,
         routes: true,
+        ways: true,
         own_routes: true,
         lost: true,
     };
@@ -54,6 +58,7 @@ impl Changes {
         self.links |= other.links;
         self.addresses |= other.addresses;
         self.routes |= other.routes;
+        self.ways |= other.ways;
         self.own_routes |= other.own_routes;
         self.lost |= other.lost;
     }
@@ -94,6 +99,7 @@ impl Monitor {
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv4Rule,
         ];
         let (connection, handle, mut messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(NetError::Open)?;
@@ -161,8 +167,21 @@ fn classify(message: &NetlinkMessage<RouteNetlinkMessage>) -> Changes {
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
         ) => match u8::from(route.header.protocol) {
             PROTOCOL => changes.own_routes = true,
-            _ => changes.routes = true,
+            _ => {
+                changes.routes = true;
+                // Of the node's own addresses, which proxies keep by the thousand.
+                changes.ways = !matches!(
+                    route.header.kind,
+                    RouteType::Local | RouteType::Broadcast | RouteType::Multicast
+                );
+            }
         },
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_),
+        ) => {
+            changes.routes = true;
+            changes.ways = true;
+        }
         NetlinkPayload::Overrun(_) => {
             crate::metrics::netlink_overrun();
             changes = Changes::ALL;
@@ -206,6 +225,25 @@ mod tests {
             ..Changes::default()
         };
         assert!(!links.concern_next_hops(), "a pod came or went");
+    }
+
+    #[test]
+    fn routes_of_our_own_addresses_lead_nowhere() {
+        let announced = |kind| {
+            let mut route = RouteMessage::default();
+            (route.header.kind, route.header.protocol) = (kind, 2.into());
+            let message = RouteNetlinkMessage::DelRoute(route);
+            let payload = NetlinkPayload::InnerMessage(message);
+            classify(&NetlinkMessage::new(NetlinkHeader::default(), payload))
+        };
+        assert!(announced(RouteType::Unicast).ways);
+        assert!(announced(RouteType::BlackHole).ways);
+        let service = announced(RouteType::Local);
+        assert!(service.routes && !service.ways);
+        let rule = RouteNetlinkMessage::NewRule(Default::default());
+        let payload = NetlinkPayload::InnerMessage(rule);
+        let rule = classify(&NetlinkMessage::new(NetlinkHeader::default(), payload));
+        assert!(rule.ways && rule.concern_next_hops());
     }
 
     #[tokio::test]

@@ -140,6 +140,10 @@ pub struct Run<'a> {
     /// Segment size of a GSO packet; 0 for one packet.
     pub gso_size: u32,
     pub mark: u32,
+    /// Device the packet came by, of this network namespace; 0: the node sends it.
+    pub came_by: u32,
+    /// Device whose hook it is at; 0: the loopback device.
+    pub device: u32,
 }
 
 #[derive(Debug)]
@@ -335,6 +339,8 @@ impl Fixture {
 /// Offsets in `struct __sk_buff` (`linux/bpf.h`).
 const CTX_LEN: usize = 192;
 const MARK: usize = 8;
+const INGRESS_IFINDEX: usize = 36;
+const IFINDEX: usize = 40;
 const GSO_SEGS: usize = 164;
 const GSO_SIZE: usize = 176;
 
@@ -342,6 +348,8 @@ fn context(run: &Run<'_>) -> Vec<u8> {
     let mut ctx = vec![0u8; CTX_LEN];
     let mut set = |at: usize, value: u32| ctx[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     set(MARK, run.mark);
+    set(INGRESS_IFINDEX, run.came_by);
+    set(IFINDEX, run.device);
     if run.gso_size > 0 {
         let payload = u32::try_from(run.packet.len()).unwrap();
         set(GSO_SIZE, run.gso_size);

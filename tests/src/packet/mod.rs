@@ -6,6 +6,7 @@ mod fixture;
 pub mod flows;
 pub mod outside;
 mod snat;
+pub mod world;
 
 pub use build::{Inner, outer, vxlan};
 pub use fixture::{Fixture, Node, Outcome, Run};

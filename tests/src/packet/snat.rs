@@ -84,6 +84,13 @@ impl Fixture {
         }
     }
 
+    /// As if somebody had removed it by hand.
+    pub fn remove_step(&mut self, program: Program) {
+        let map = self.steps.as_mut().expect("loaded with its steps");
+        let mut steps = ProgramArray::try_from(map).unwrap();
+        steps.clear_index(&program.step()).unwrap();
+    }
+
     /// Runs `uplink_tx` on a pod's packet that must not be dropped; returns the source it leaves with.
     pub fn leaves(&mut self, packet: &[u8]) -> (Ipv4, u16) {
         let out = self.run(Program::UplinkTx, packet);

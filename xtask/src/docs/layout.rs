@@ -6,6 +6,7 @@ use std::mem::offset_of;
 use flannel_common::event::{About, Listen};
 use flannel_common::flow::{Flow, FlowKey, Half};
 use flannel_common::maps::{self, Peer, Vtep};
+use flannel_common::outside::Way;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Entry, Fragment, FragmentKey, Key};
@@ -100,7 +101,7 @@ pub(super) fn page() -> Page {
             "program array",
             "step",
             "program",
-            Program::STEPS.len(),
+            Program::STEP_SLOTS,
         ),
         (maps::WORK, "per-CPU array", "0", "the packet at hand", 1),
         (
@@ -154,7 +155,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 12] {
+fn layouts() -> [Layout; 13] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -163,23 +164,32 @@ fn layouts() -> [Layout; 12] {
             kind: u8 = "1: by VXLAN; 2: routed without encapsulation",
             pad: u8 = "0",
         }),
+        layout!(Way {
+            ifindex: u32 = "index of the interface that packets leave the cluster by",
+            next_hop: [u8; 4] = "gateway, or the destination itself when on-link",
+            longest: u16 =
+                "bytes of the longest packet that the stack let out, from the IPv4 header on",
+            pad: [u8; 4] = "0",
+            kind: u8 = "3: out of the cluster",
+            end: u8 = "0",
+        }),
         layout!(Vtep {
             leases: u32 = "number of leases that name this address",
         }),
         layout!(FlowKey {
             local: [u8; 4] = "the pod on this node",
-            remote: [u8; 4] = "the pod on the other node",
+            remote: [u8; 4] = "the pod on the other node, or the address outside",
             local_port: [u8; 2] = "port of the pod on this node",
-            remote_port: [u8; 2] = "port of the pod on the other node",
+            remote_port: [u8; 2] = "port of that",
             proto: u8 = "6: TCP; 17: UDP",
             pad: [u8; 3] = "0",
         }),
         layout!(Flow {
-            tx: Half = "from the pod to the overlay",
-            rx: Half = "from the overlay to the pod",
+            tx: Half = "from the pod to the overlay or the outside",
+            rx: Half = "from there to the pod",
             closed: u32 = "tick at which FIN or RST was seen; 0: open",
             bulk: u32 = "tick at which a full-size segment last arrived; 0: never",
-            peer: Peer = "where the stack sent it",
+            peer: Peer = "where the stack sent it; a `Way` if its `kind` is 3",
             rx_peer: [u8; 4] = "the outer source from which it may arrive",
             port: u32 = "index of the interface on which the stack delivered it",
             pod_mac: [u8; 6] = "destination MAC of what the stack delivered",

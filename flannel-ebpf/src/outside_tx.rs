@@ -1,0 +1,55 @@
+//! What the stack let out of the cluster with the tuple it came with, and `uplink_tx` translated after that: this proves
+//! its flow.
+
+use core::mem::MaybeUninit;
+
+use flannel_common::cidr;
+use flannel_common::flow::{Direction, Flow, FlowKey};
+use flannel_common::outside::Way;
+use flannel_common::reason::Reason;
+use flannel_common::transport;
+
+use crate::globals::{OVERLAY_MTU, SUBNET, SUBNET_MASK, UPLINK_IFINDEX};
+use crate::skb::Skb;
+use crate::verdict::Verdict;
+use crate::{flows, headers, route, snat_work};
+
+#[inline(always)]
+pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
+    let Some(work) = snat_work::get() else {
+        return Ok(Verdict::Untouched);
+    };
+    let is_pods = cidr::contains(SUBNET.load(), SUBNET_MASK.load(), work.ip.src);
+    if !is_pods
+        || skb.ifindex() != UPLINK_IFINDEX.load()
+        || transport::check_fast(&work.ip).is_err()
+    {
+        return Ok(Verdict::Untouched);
+    }
+    let epoch = flows::epoch();
+    let key = FlowKey::untranslated(&work.packet.key);
+    let Some(flow) = flows::get(&key) else {
+        // Here and not before the stack: what kube-proxy translates has another tuple by now, and takes no room.
+        flows::enter(&key, &Flow::EMPTY)?;
+        return Ok(Verdict::Untouched);
+    };
+    let now = flows::now();
+    if !flow.may_pass(Direction::Tx, now) {
+        return Ok(Verdict::Untouched);
+    }
+    let mut room = MaybeUninit::uninit();
+    let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
+        return Ok(Verdict::Untouched);
+    };
+    let tcp = transport::tcp(&packet.ip, &packet.l4)?;
+    let len = transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;
+    let next_hop = route::next_hop(skb, &key, work.ip.tos).ok_or(Reason::Unverified)?;
+    let way = Way::new(UPLINK_IFINDEX.load(), next_hop, len);
+    // A route may have got a smaller MTU with the new epoch.
+    flow.peer = match flow.tx.epoch == epoch {
+        true => way.joined(&flow.peer).into(),
+        false => way.into(),
+    };
+    flow.note_passed(Direction::Tx, now, epoch);
+    Err(Reason::Verified)
+}

@@ -1,0 +1,323 @@
+//! The way to the outside changes under a running fast flow, or is one that no look-up tells.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::time::Duration;
+
+use flannel_common::maps::{FLOWS, LAYOUT_VERSION, PEER_OUTSIDE, STEPS};
+use flannel_common::program::Program::{OutsideTx, PodTx};
+use flannel_common::reason::Reason;
+use flannel_tests::bpftool::{count, dump};
+use flannel_tests::mirror::{Client, Mirror};
+use flannel_tests::prelude::*;
+use flannel_tests::stage::Stage;
+use flannel_tests::{netns, talk, udp};
+use rstest::rstest;
+
+/// A proof ends 15 s after its last renewal; the rest is for a busy machine.
+const PROOF_ENDS: Duration = Duration::from_secs(30);
+const PORT: u16 = 7000;
+
+fn stage() -> Stage {
+    stage_with(&[])
+}
+
+fn stage_with(flags: &[&str]) -> Stage {
+    let stage = Stage::with(flags);
+    eventually("programs at the pod", SOON, || {
+        stage.node.log().contains("attach pod_tx")
+    });
+    stage
+}
+
+fn fast_out(stage: &Stage) -> u64 {
+    count(&stage.node, PodTx, Reason::FastTx)
+}
+
+fn talk_udp(stage: &Stage) -> talk::Udp {
+    let server = udp::Server::on(&stage.outside);
+    let to = stage.outside.at(server.port());
+    talk::Udp::open(server, &stage.pod, to)
+}
+
+/// Next hops of the flows that leave the cluster.
+fn next_hops(stage: &Stage) -> Vec<Ipv4Addr> {
+    let mut flows = dump(&stage.node, FLOWS);
+    flows.retain(|flow| flow["value"]["peer"]["kind"] == PEER_OUTSIDE);
+    let byte = |value: &serde_json::Value| {
+        // bpftool prints bytes as numbers or as hexadecimal strings, by its version.
+        value.as_u64().map_or_else(
+            || u8::from_str_radix(value.as_str().unwrap().trim_start_matches("0x"), 16).unwrap(),
+            |byte| byte.try_into().unwrap(),
+        )
+    };
+    flows
+        .iter()
+        .map(|flow| {
+            let bytes = flow["value"]["peer"]["next_hop"].as_array().unwrap();
+            let octets: Vec<u8> = bytes.iter().map(byte).collect();
+            Ipv4Addr::from(<[u8; 4]>::try_from(octets).unwrap())
+        })
+        .collect()
+}
+
+/// How often the agent ended all proofs.
+fn ended(stage: &Stage) -> usize {
+    let log = stage.node.log();
+    log.matches("end the proofs of all flows").count()
+}
+
+#[rstest]
+#[case::the_default_route("route replace default via")]
+#[case::a_better_one("route add 198.51.100.0/24 via")]
+fn a_fast_flow_follows_the_gateway(#[case] change: &str) {
+    let stage = stage();
+    let other = stage.lab.other_gateway();
+    let talk = talk_udp(&stage);
+    talk.rounds(50);
+    assert!(fast_out(&stage) > 30);
+    let before = ended(&stage);
+
+    stage.node.exec(&format!("ip {change} {}", other.address));
+    eventually("the agent ends all proofs", SOON, || ended(&stage) > before);
+    talk.rounds(20);
+    assert_eq!(next_hops(&stage), [other.address]);
+    let fast = fast_out(&stage);
+    let filter = format!(
+        "udp and ether dst {} and dst host {}",
+        other.mac,
+        stage.outside.address()
+    );
+    let there = Capture::start(stage.node.node(), Node::UPLINK, &filter);
+    talk.rounds(50);
+    assert!(fast_out(&stage) > fast + 40);
+    // Of a burst tcpdump sees what its buffer holds.
+    there.packets(10);
+}
+
+#[test]
+fn a_rule_that_comes_ends_all_proofs() {
+    let stage = stage();
+    let before = ended(&stage);
+    stage
+        .node
+        .exec("ip rule add from 203.0.113.0/24 table main");
+    eventually("the agent ends all proofs", SOON, || ended(&stage) > before);
+}
+
+/// Addresses of services come and go by the thousand on a node of IPVS; that is no other way out.
+#[test]
+fn an_address_of_the_node_alone_ends_none() {
+    let stage = stage();
+    let steady = talk_udp(&stage);
+    steady.rounds(20);
+    let before = ended(&stage);
+    stage.node.exec("ip addr add 10.96.0.10/32 dev lo");
+    // What comes after it, in the order of the kernel's announcements.
+    stage.node.exec("ip route add blackhole 203.0.113.0/24");
+    eventually("the agent ends all proofs", SOON, || ended(&stage) > before);
+    assert_eq!(ended(&stage), before + 1);
+}
+
+/// Without the agent the next renewal finds out.
+#[test]
+fn without_an_agent_a_flow_follows_with_its_next_renewal() {
+    let mut stage = stage();
+    let other = stage.lab.other_gateway();
+    let talk = talk_udp(&stage);
+    talk.rounds(50);
+    stage.node.kill();
+    stage
+        .node
+        .exec(&format!("ip route replace default via {}", other.address));
+    eventually("the flow takes the new way", PROOF_ENDS, || {
+        talk.round() && next_hops(&stage) == [other.address]
+    });
+    let before = fast_out(&stage);
+    talk.rounds(50);
+    assert!(fast_out(&stage) > before + 30);
+}
+
+/// A rule that the look-up sees is obeyed; of marks it knows nothing, and the flow stays on the stack.
+#[rstest]
+#[case::by_source("from 10.244.0.0/16", true)]
+#[case::by_mark("fwmark 7", false)]
+fn rules_choose_the_way(#[case] selector: &str, #[case] fast: bool) {
+    let stage = stage();
+    let other = stage.lab.other_gateway();
+    let node = stage.node.node();
+    node.exec(&format!(
+        "ip route add default via {} table 100",
+        other.address
+    ));
+    node.exec("iptables-nft -t mangle -A PREROUTING -i cni0 -j MARK --set-mark 7");
+    let before = ended(&stage);
+    node.exec(&format!("ip rule add {selector} table 100"));
+    eventually("the agent ends all proofs", SOON, || ended(&stage) > before);
+    let filter = format!(
+        "udp and dst host {} and not ether dst {}",
+        stage.outside.address(),
+        other.mac
+    );
+    let astray = Capture::start(node, Node::UPLINK, &filter);
+    let before = fast_out(&stage);
+    talk_udp(&stage).rounds(100);
+    assert_eq!(astray.finish().len(), 0);
+    if fast {
+        assert!(fast_out(&stage) > before + 80);
+    } else {
+        assert_eq!(fast_out(&stage), before);
+        assert!(count(&stage.node, OutsideTx, Reason::Unverified) > 0);
+    }
+}
+
+/// Packets that fit the device but not the route.
+#[test]
+fn nothing_longer_than_the_stack_lets_out() {
+    let stage = stage();
+    stage
+        .node
+        .exec("ip route add 198.51.100.0/24 via 172.30.0.254 mtu 1000");
+    let server = udp::Server::on(&stage.outside);
+    let to = stage.outside.at(server.port());
+    let too_long = Capture::start(stage.node.node(), Node::UPLINK, "udp and greater 1015");
+    let (client, server) = (
+        udp::Server::on(&stage.pod).into_socket(),
+        server.into_socket(),
+    );
+    client.connect(to).unwrap();
+    let mut buffer = [0; 2000];
+    for _ in 0..50 {
+        client.send(&[7; 900]).unwrap();
+        assert_eq!(server.recv(&mut buffer).unwrap(), 900);
+    }
+    assert!(fast_out(&stage) > 30);
+    server
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    eventually("1200 bytes arrive in pieces", SOON, || {
+        // The first learns of the path's MTU.
+        client.send(&[7; 1200]).is_ok() && server.recv(&mut buffer).is_ok_and(|len| len == 1200)
+    });
+    assert_eq!(too_long.finish().len(), 0);
+}
+
+/// As with the kernel's MASQUERADE: UDP goes on as a new flow, TCP ends; nothing leaves under another address.
+#[test]
+fn an_address_that_changes_under_fast_flows() {
+    let stage = stage();
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let to = stage.outside.at(mirror.port());
+    let (mut udp, mut tcp) = (
+        Client::udp(&stage.pod, 0, to),
+        Client::tcp(&stage.pod, to).unwrap(),
+    );
+    for number in 0..50 {
+        assert_eq!(*udp.ask(number).ip(), stage.address());
+        tcp.ask(number);
+    }
+    assert!(fast_out(&stage) > 60);
+    let new = Ipv4Addr::new(172, 30, 0, 99);
+    let (uplink, node) = (Node::UPLINK, stage.node.node());
+    // As systemd has it; else the second address goes with the first.
+    node.sysctl("net.ipv4.conf.all.promote_secondaries", 1);
+    node.ip_batch(&[
+        format!("addr add {new}/24 dev {uplink}"),
+        format!("addr del {}/24 dev {uplink}", stage.address()),
+        format!("route replace default via 172.30.0.254 dev {uplink}"),
+    ]);
+    let mut number = 50;
+    eventually("the flow leaves under the new address", SOON, || {
+        number += 1;
+        udp.try_ask(number).is_ok_and(|seen| *seen.ip() == new)
+    });
+    let before = fast_out(&stage);
+    for _ in 0..50 {
+        number += 1;
+        assert_eq!(*udp.ask(number).ip(), new);
+    }
+    assert!(fast_out(&stage) > before + 40, "and is fast again");
+    assert!(
+        tcp.try_ask(number).is_err(),
+        "the server knows no such connection"
+    );
+}
+
+/// The default route moves to another card, which then is the uplink, or is not.
+#[rstest]
+#[case::that_is_preferred(&["--iface=lan1", "--iface=eth0"], true)]
+#[case::that_is_not(&["--iface=eth0"], false)]
+fn a_fast_flow_follows_to_another_card(#[case] flags: &[&str], #[case] fast: bool) {
+    let stage = stage_with(flags);
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let to = stage.outside.at(mirror.port());
+    let mut udp = Client::udp(&stage.pod, 0, to);
+    for number in 0..50 {
+        udp.ask(number);
+    }
+    assert!(fast_out(&stage) > 30);
+    let new = Ipv4Addr::new(172, 30, 0, 91);
+    let node = stage.node.node();
+    node.ip_batch(&[
+        "link add lan1 link eth0 type macvlan mode bridge".to_owned(),
+        format!("addr add {new}/24 dev lan1 noprefixroute"),
+        "link set lan1 up".to_owned(),
+    ]);
+    eventually("lan1 translates", SOON, || {
+        stage
+            .node
+            .log()
+            .contains("attach uplink_tx to egress of lan1")
+    });
+    node.exec("ip route replace default via 172.30.0.254 dev lan1 onlink");
+    let mut number = 50;
+    eventually("the flow leaves by the new card", PROOF_ENDS, || {
+        number += 1;
+        udp.try_ask(number).is_ok_and(|seen| *seen.ip() == new)
+    });
+    let before = fast_out(&stage);
+    let mut ask = || {
+        number += 1;
+        assert_eq!(*udp.ask(number).ip(), new);
+    };
+    if fast {
+        eventually("the flow is fast again", SOON, || {
+            ask();
+            fast_out(&stage) > before
+        });
+    } else {
+        (0..50).for_each(|_| ask());
+        assert_eq!(fast_out(&stage), before, "only by the uplink");
+    }
+}
+
+/// By hand and without an agent that would mend it: proofs end, and packets are translated as before.
+#[test]
+fn without_the_step_that_proves_flows_take_the_stack() {
+    let mut stage = stage();
+    let talk = talk_udp(&stage);
+    talk.rounds(50);
+    assert!(fast_out(&stage) > 30);
+    stage.node.kill();
+    let steps = format!(
+        "{}/flannel/coreos_com_network/v{LAYOUT_VERSION}/maps/{STEPS}",
+        stage.node.node().bpffs().display()
+    );
+    let key = OutsideTx.step().to_string();
+    netns::run(Command::new("bpftool").args([
+        "map", "delete", "pinned", &steps, "key", &key, "0", "0", "0",
+    ]));
+    eventually("the proof ends", PROOF_ENDS, || {
+        let before = fast_out(&stage);
+        talk.rounds(5);
+        fast_out(&stage) == before
+    });
+    talk.rounds(50);
+}

@@ -27,7 +27,10 @@ pub(crate) fn uplink_tx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn uplink_snat_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_rx::run(&skb, address_of_device(&skb), Some(Program::OutsideRx));
+    // Routing need not be symmetric: what left by the uplink may be answered by another device, and what left by the
+    // tunnel without one.
+    let locals = [address_of_device(&skb), uplink_ip(), overlay_ip()];
+    let outcome = snat_rx::run(&skb, locals, Some(Program::OutsideRx));
     finish(&skb, Program::UplinkSnatRx, outcome)
 }
 
@@ -43,7 +46,7 @@ pub(crate) fn overlay_snat_tx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn overlay_snat_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_rx::run(&skb, overlay_ip(), None);
+    let outcome = snat_rx::run(&skb, [overlay_ip(); 3], None);
     finish(&skb, Program::OverlaySnatRx, outcome)
 }
 

@@ -13,9 +13,13 @@ use crate::snat_work::{self, Odd};
 use crate::verdict::Verdict;
 use crate::{flows, snat_rewrite};
 
-/// `local` is the address that pods' packets leave with on this device; `deliver` takes replies to the pod if it can.
+/// `locals` are the addresses that replies may come to here; `deliver` takes them to the pod if it can.
 #[inline(always)]
-pub(crate) fn run(skb: &Skb, local: Ipv4, deliver: Option<Program>) -> Result<Verdict, Reason> {
+pub(crate) fn run(
+    skb: &Skb,
+    locals: [Ipv4; 3],
+    deliver: Option<Program>,
+) -> Result<Verdict, Reason> {
     if !skb.is_ipv4() || !skb.is_for_host() {
         return Ok(Verdict::Untouched);
     }
@@ -24,14 +28,14 @@ pub(crate) fn run(skb: &Skb, local: Ipv4, deliver: Option<Program>) -> Result<Ve
     };
     // Would an answer be translated, if nobody knew that it is one?
     let answered = decide(&cluster(), ip.dst, ip.src, 0).translates();
-    if ip.dst != local && !answered {
+    let to_us = ip.dst == locals[0] || ip.dst == locals[1] || ip.dst == locals[2];
+    if !to_us && !answered {
         return Ok(Verdict::Untouched);
     }
     let Some(work) = snat_work::get() else {
         return Ok(Verdict::Untouched);
     };
     work.ip = ip;
-    let to_us = ip.dst == local;
     match snat_read::content(skb, work, WAY_IN) {
         Content::Flow => {
             if to_us

@@ -11,7 +11,7 @@ use crate::bpftool;
 use crate::host::Host as _;
 use crate::lab::{Lab, Options};
 use crate::member::Member as _;
-use crate::network::Network;
+use crate::network::{Backend, Network};
 use crate::outside::Outside;
 use crate::pod::Pod;
 use crate::sniffer::Sniffer;
@@ -69,7 +69,7 @@ impl Stage {
         let outside = lab.outside();
         let node = Agent::start_with(lab.node("one"), &net, &with_masquerading(flags));
         let pod = Pod::on(&node, "pod");
-        let sniffer = Sniffer::on(node.node(), CLUSTER);
+        let sniffer = watch(&node, &net);
         eventually("the pod reaches the server", SOON, || {
             pod.ping(outside.address()).count(1).lossless()
         });
@@ -87,7 +87,7 @@ impl Stage {
     pub fn neighbour(&self, flags: &[&str]) -> Neighbour {
         let node = Agent::start_with(self.lab.node("two"), &self.net, &with_masquerading(flags));
         let pod = Pod::on(&node, "pod");
-        let sniffer = Sniffer::on(node.node(), CLUSTER);
+        let sniffer = watch(&node, &self.net);
         pod.reaches(&self.pod);
         self.pod.reaches(&pod);
         Neighbour { sniffer, pod, node }
@@ -118,6 +118,15 @@ impl Stage {
         .map(|program| bpftool::count(&self.node, program, reason))
         .sum()
     }
+}
+
+/// Where there is no tunnel, neighbours see each other's pods on the wire.
+fn watch(node: &Agent, net: &Network) -> Sniffer {
+    let sniffer = Sniffer::on(node.node(), CLUSTER);
+    if net.backend != Backend::Vxlan {
+        sniffer.allow_between_pods();
+    }
+    sniffer
 }
 
 fn with_masquerading<'a>(flags: &[&'a str]) -> Vec<&'a str> {

@@ -10,10 +10,10 @@
 use flannel_common::flow::{FlowKey, REFRESH};
 use flannel_common::maps::{PEER_DIRECT, Peer};
 use flannel_common::outside::Way;
-use flannel_common::program::Program::{OutsideTx, PodRx, PodTx, UplinkTx};
+use flannel_common::program::Program::{OutsideTx, PodRx, PodTx, UplinkSnatRx, UplinkTx};
 use flannel_common::reason::Reason;
 use flannel_tests::packet::outside::{ACK, POD, Plain, REMOTE_POD, SERVER, US, source};
-use flannel_tests::packet::world::{BRIDGE, GATEWAY, UPLINK, ask, here, key, routed};
+use flannel_tests::packet::world::{BRIDGE, GATEWAY, UPLINK, ask, here, key, reply, routed};
 use flannel_tests::packet::{Node, REDIRECT, Run, UNSPEC};
 use rstest::rstest;
 
@@ -192,5 +192,23 @@ fn a_way_by_another_device_is_none() {
             flow.peer = Way::new(UPLINK + 1, GATEWAY, 1450).into();
         });
         assert!(!world.is_fast_out(&ask().udp()));
+    });
+}
+
+/// Routing need not be symmetric.
+#[test]
+fn a_reply_to_the_uplinks_address_finds_its_pod_at_any_device() {
+    here(|_, world| {
+        world.verified_udp();
+        world.node.outlet([203, 0, 113, 200]);
+        let came = world.node.run(UplinkSnatRx, &reply().udp());
+        assert_eq!(came.action, REDIRECT);
+        assert_eq!(came.packet[14 + 16..14 + 20], POD);
+        let stray = Plain {
+            dst: [203, 0, 113, 201],
+            ..reply()
+        };
+        let came = world.node.run(UplinkSnatRx, &stray.udp());
+        assert_eq!((came.action, came.packet), (UNSPEC, stray.udp()));
     });
 }

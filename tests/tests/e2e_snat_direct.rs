@@ -1,0 +1,229 @@
+//! Who leaves as whom where neighbours are reached without a tunnel (DirectRouting, host-gw), and replies that come back
+//! another way than the packet left.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+
+use flannel_common::program::Program::{OverlaySnatTx, UplinkRx};
+use flannel_common::reason::Reason;
+use flannel_tests::bpftool::count;
+use flannel_tests::lab::Options;
+use flannel_tests::mirror::{Client, Mirror};
+use flannel_tests::prelude::*;
+use flannel_tests::stage::{CLUSTER, Neighbour, Stage};
+use flannel_tests::{tcp, udp};
+use rstest::rstest;
+
+const PORT: u16 = 7000;
+
+fn direct_routing() -> Network {
+    Network::vxlan("/coreos.com/network", CLUSTER).direct_routing()
+}
+
+fn host_gw() -> Network {
+    Network::host_gw("/coreos.com/network", CLUSTER)
+}
+
+fn stage(net: Network) -> (Stage, Neighbour) {
+    let stage = Stage::of(net, Options::default(), &[]);
+    let other = stage.neighbour(&[]);
+    for (node, pod) in [(&stage.node, &other.pod), (&other.node, &stage.pod)] {
+        eventually("the route of a neighbour", SOON, || {
+            let way = node.exec(&format!("ip route get {}", pod.address()));
+            way.contains("dev eth0")
+        });
+    }
+    (stage, other)
+}
+
+/// As whom `server` sees `client`, over TCP with a megabyte each way and over UDP.
+#[track_caller]
+fn seen(client: &impl Host, server: &impl Host, at: Ipv4Addr) -> Ipv4Addr {
+    let listener = tcp::Server::on(server);
+    let to = SocketAddrV4::new(at, listener.port());
+    let stream = listener.exchange(client, to, 1 << 20).client.ip();
+    assert_eq!(stream, udp::exchange(client, server, at, 1000).ip());
+    match stream {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(other) => panic!("{other}"),
+    }
+}
+
+#[rstest]
+#[case::direct_routing(direct_routing())]
+#[case::host_gw(host_gw())]
+fn the_table_holds_without_a_tunnel(#[case] net: Network) {
+    let (stage, other) = stage(net);
+    let (here, there) = (stage.pod.address(), other.pod.address());
+    // Row 5, to the outside and to another node; rows 2 and 3.
+    let server = stage.outside.address();
+    assert_eq!(seen(&stage.pod, &stage.outside, server), stage.address());
+    stage.pod.ping(server).succeeds();
+    let node = other.node.node().address();
+    assert_eq!(seen(&stage.pod, other.node.node(), node), stage.address());
+    assert_eq!(seen(&stage.pod, &other.pod, there), here);
+    assert_eq!(seen(&other.pod, &stage.pod, here), there);
+    assert_eq!(
+        count(&stage.node, UplinkRx, Reason::DecapGro),
+        0,
+        "no tunnel"
+    );
+}
+
+/// Row 4: a client outside sees the pod's own address, and the pod the client's.
+#[rstest]
+#[case::direct_routing(direct_routing())]
+#[case::host_gw(host_gw())]
+fn the_outside_reaches_a_pod_of_the_node_as_itself(#[case] net: Network) {
+    let (stage, _other) = stage(net);
+    stage
+        .outside
+        .routes_to(&stage.node.subnet().to_string(), &stage.node);
+    stage.sniffer.allow_all(stage.pod.address());
+    let pod = stage.pod.address();
+    assert_eq!(
+        seen(&stage.outside, &stage.pod, pod),
+        stage.outside.address()
+    );
+    stage.outside.ping(pod).succeeds();
+}
+
+/// Row 6: by the uplink and not into a tunnel, so under the uplink's address. The reply comes back by this node.
+#[rstest]
+#[case::direct_routing(direct_routing())]
+#[case::host_gw(host_gw())]
+fn the_outside_reaches_a_neighbours_pod_as_the_node_in_between(#[case] net: Network) {
+    let (stage, other) = stage(net);
+    stage.outside.routes_to(CLUSTER, &stage.node);
+    let pod = other.pod.address();
+    // Its answer to the node in between.
+    other.sniffer.allow_all(pod);
+    stage.sniffer.allow_all(pod);
+    assert_eq!(seen(&stage.outside, &other.pod, pod), stage.address());
+    stage.outside.ping(pod).succeeds();
+    assert!(stage.counted(Reason::SnatReply) > 0);
+}
+
+/// The neighbour is behind the tunnel from one moment to the next, for this node: one from the outside to its pod leaves
+/// under the tunnel's address, and the neighbour, for which nothing changed, answers without the tunnel. A flow to the outside
+/// does not care.
+#[test]
+fn a_neighbour_that_goes_behind_a_router_is_reached_as_the_vtep() {
+    let (stage, other) = stage(direct_routing());
+    let neighbour = other.node.node().address();
+    stage.outside.routes_to(CLUSTER, &stage.node);
+    let pod = other.pod.address();
+    other.sniffer.allow_all(pod);
+    stage.sniffer.allow_all(pod);
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let mut out = Client::tcp(&stage.pod, stage.outside.at(mirror.port())).unwrap();
+    out.ask(1);
+    stage
+        .node
+        .exec(&format!("ip route add {neighbour}/32 via 172.30.0.254"));
+    eventually("the tunnel takes over", SOON, || {
+        let way = stage.node.exec(&format!("ip route get {pod}"));
+        way.contains("dev flannel.1")
+    });
+    assert_eq!(seen(&stage.outside, &other.pod, pod), stage.node.vtep());
+    assert!(count(&stage.node, OverlaySnatTx, Reason::Snat) > 0);
+    out.ask(2);
+}
+
+/// A second wire between the node and the router.
+fn second_wire(stage: &Stage) {
+    let (node, router) = (stage.node.node(), stage.lab.router());
+    for netns in [node.netns(), router] {
+        for scope in ["all", "default"] {
+            netns.sysctl(&format!("net.ipv4.conf.{scope}.rp_filter"), 0);
+        }
+    }
+    node.ip_batch(&[
+        format!(
+            "link add eth1 type veth peer name side netns {}",
+            router.name()
+        ),
+        "addr add 192.168.77.1/24 dev eth1".to_owned(),
+        "link set eth1 up".to_owned(),
+    ]);
+    router.ip_batch(&[
+        "addr add 192.168.77.2/24 dev side".to_owned(),
+        "link set side up".to_owned(),
+    ]);
+    node.sysctl("net.ipv4.conf.eth1.rp_filter", 0);
+    eventually("programs at the second wire", SOON, || {
+        stage
+            .node
+            .log()
+            .contains("attach uplink_tx to egress of eth1")
+    });
+}
+
+/// What left by the uplink is answered by way of the second wire.
+#[test]
+fn replies_to_the_uplinks_address_may_come_by_another_device() {
+    let stage = Stage::new();
+    second_wire(&stage);
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let to = stage.outside.at(mirror.port());
+    let mut clients = [
+        Client::tcp(&stage.pod, to).unwrap(),
+        Client::udp(&stage.pod, 0, to),
+    ];
+    let mut seen = clients.each_mut().map(|client| client.ask(0));
+    let back = format!(
+        "ip route replace {}/32 via 192.168.77.1 dev side",
+        stage.address()
+    );
+    stage.lab.router().run(&back);
+    let came = Capture::start(stage.node.node(), "eth1", &format!("src host {}", to.ip()));
+    for number in 1..20 {
+        assert_eq!(clients.each_mut().map(|client| client.ask(number)), seen);
+    }
+    // New ones, as well; and ICMP.
+    clients = [
+        Client::tcp(&stage.pod, to).unwrap(),
+        Client::udp(&stage.pod, 0, to),
+    ];
+    seen = clients.each_mut().map(|client| client.ask(20));
+    assert_eq!(seen.map(|seen| *seen.ip()), [stage.address(); 2]);
+    stage.pod.ping(stage.outside.address()).succeeds();
+    came.packets(20);
+}
+
+/// What left by the second wire under its address is answered by way of the uplink, where nobody knows that address: the node
+/// refuses it, the pod gets nothing, and nothing leaves as the pod.
+#[test]
+fn replies_to_another_devices_address_must_come_by_that() {
+    let stage = Stage::new();
+    second_wire(&stage);
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let to = stage.outside.at(mirror.port());
+    stage
+        .node
+        .exec("ip route add 198.51.100.0/24 via 192.168.77.2 dev eth1");
+    let leaks = Capture::start(stage.node.node(), "eth1", &format!("src net {CLUSTER}"));
+    let mut client = Client::tcp(&stage.pod, to).unwrap();
+    assert_eq!(*client.ask(1).ip(), Ipv4Addr::new(192, 168, 77, 1));
+    let back = format!(
+        "ip route replace 192.168.77.1/32 via {} dev switch",
+        stage.address()
+    );
+    stage.lab.router().run(&back);
+    let replies = stage.counted(Reason::SnatReply);
+    assert!(client.try_ask(2).is_err());
+    assert_eq!(stage.counted(Reason::SnatReply), replies);
+    assert_eq!(leaks.finish().len(), 0);
+    let back = "ip route del 192.168.77.1/32 dev switch";
+    stage.lab.router().run(back);
+    assert_eq!(
+        *Client::tcp(&stage.pod, to).unwrap().ask(3).ip(),
+        Ipv4Addr::new(192, 168, 77, 1)
+    );
+}

@@ -17,7 +17,7 @@ use crate::netns::run;
 /// If the map is not pinned.
 #[track_caller]
 pub fn dump(agent: &Agent, map: &str) -> Vec<Value> {
-    let file = pins(agent).join("maps").join(map);
+    let file = map_pin(agent, map);
     let text = run(Command::new("bpftool")
         .args(["-j", "map", "dump", "pinned"])
         .arg(&file));
@@ -48,8 +48,13 @@ pub fn count(agent: &Agent, program: Program, reason: Reason) -> u64 {
         .sum()
 }
 
+/// Where the agent pins a map.
+pub fn map_pin(agent: &Agent, map: &str) -> PathBuf {
+    pins(agent).join("maps").join(map)
+}
+
 /// Where the agent pins: below its bpffs, by network and layout.
-pub(crate) fn pins(agent: &Agent) -> PathBuf {
+fn pins(agent: &Agent) -> PathBuf {
     let network: String = agent
         .net()
         .prefix

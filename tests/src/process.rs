@@ -106,7 +106,7 @@ impl Drop for Process {
 }
 
 /// A test process that is killed takes its children along (the kernel's parent-death signal).
-fn die_with_parent(command: &mut Command) {
+pub fn die_with_parent(command: &mut Command) {
     let arm = || -> io::Result<()> {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         Ok(())

@@ -23,7 +23,7 @@ impl SnatTable {
     /// # Panics
     /// If it is not pinned.
     pub fn of(agent: &Agent) -> Self {
-        let pin = bpftool::pins(agent).join("maps").join(SNAT);
+        let pin = bpftool::map_pin(agent, SNAT);
         let map = MapData::from_pin(&pin).unwrap_or_else(|e| panic!("{}: {e}", pin.display()));
         let map = Map::from_map_data(map).expect("a map");
         Self {

@@ -7,6 +7,7 @@ use crate::mode::Mode;
 use crate::outside;
 use crate::plan::Cores;
 use crate::rounds::Series;
+use crate::stats::Spread;
 
 /// The mode that the goals are for.
 pub(crate) const JUDGED: Mode = Mode::Verified;
@@ -45,7 +46,7 @@ impl Goal {
         }
     }
 
-    pub(crate) fn is_met(self, ratio: f64) -> bool {
+    fn is_met(self, ratio: f64) -> bool {
         match self {
             Self::AtMost(bound) => ratio <= bound,
             Self::AtLeast(bound) => ratio >= bound,
@@ -56,19 +57,86 @@ impl Goal {
 impl std::fmt::Display for Goal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::AtMost(bound) => write!(f, "<={bound:.2}"),
-            Self::AtLeast(bound) => write!(f, ">={bound:.2}"),
+            Self::AtMost(bound) => write!(f, "≤ {bound:.2}"),
+            Self::AtLeast(bound) => write!(f, "≥ {bound:.2}"),
         }
     }
 }
 
-/// A goal and what became of it, by [`Series::cost`]; `None` where there is no goal or it was not measured.
-pub(crate) fn verdict(series: &Series) -> Option<(Goal, bool)> {
-    let goal = Goal::of(series)?;
-    let ratio = if series.traffic.is_rate() {
-        series.speed(JUDGED, BASE)
-    } else {
-        series.ratio(JUDGED, BASE, |s| series.cost(s))
-    };
-    Some((goal, goal.is_met(ratio?.median)))
+/// A goal and what became of it, by [`Series::compared`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Verdict {
+    pub(crate) goal: Goal,
+    pub(crate) reached: Spread,
+    /// Speed as a part of that from host to host.
+    pub(crate) of_bare: Option<f64>,
+}
+
+impl Verdict {
+    pub(crate) fn is_met(self) -> bool {
+        self.goal.is_met(self.reached.median)
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        if self.is_met() { "met" } else { "MISSED" }
+    }
+}
+
+/// `None` where there is no goal or it was not measured.
+pub(crate) fn verdict(series: &Series) -> Option<Verdict> {
+    Some(Verdict {
+        goal: Goal::of(series)?,
+        reached: series.compared(JUDGED, BASE)?,
+        of_bare: series.speed(JUDGED, Mode::Bare).map(|s| s.median),
+    })
+}
+
+/// Goals missed, of how many.
+pub(crate) fn missed(all: &[Series]) -> (usize, usize) {
+    let verdicts: Vec<Verdict> = all.iter().filter_map(verdict).collect();
+    let missed = verdicts.iter().filter(|v| !v.is_met()).count();
+    (missed, verdicts.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{document, same, series};
+
+    #[test]
+    fn a_time_must_not_be_longer_and_a_speed_not_lower() {
+        let judge = |traffic, cost: f64| {
+            let series = series(traffic, &[(BASE, &[1.0]), (JUDGED, &[cost])]);
+            verdict(&series).map(Verdict::is_met)
+        };
+        assert_eq!(judge(Traffic::TcpRr, 0.62), Some(true));
+        assert_eq!(judge(Traffic::TcpRr, 0.63), Some(false));
+        assert_eq!(judge(Traffic::TcpStream(1), 1.0 / 1.21), Some(true));
+        assert_eq!(judge(Traffic::TcpStream(1), 1.0 / 1.19), Some(false));
+        assert_eq!(judge(Traffic::TcpStream(8), 9.0), None, "no goal");
+    }
+
+    #[test]
+    fn a_goal_that_was_not_measured_is_neither_met_nor_missed() {
+        let mut series = series(Traffic::TcpRr, &[(BASE, &[1.0]), (JUDGED, &[0.5])]);
+        assert!(verdict(&series).is_some());
+        series.failed.insert(BASE, "gone".to_owned());
+        assert!(verdict(&series).is_none());
+    }
+
+    #[test]
+    fn every_goal_is_judged_in_every_place_it_is_for() {
+        let all = document().series;
+        let (missed, of) = missed(&all);
+        // Seven places with one or 1,000 flows, four goals each; eight kinds of traffic at 100,000; twenty outside.
+        assert_eq!(of, 7 * 4 + 8 + 20);
+        // UDP of 64 bytes is as fast as the kernel's: enough at 100,000 flows, nowhere else.
+        assert_eq!(missed, 7);
+        let udp = all.iter().find(|s| s.traffic == Traffic::UdpOneWay(64));
+        let verdict = verdict(udp.unwrap()).unwrap();
+        assert_eq!(verdict.word(), "MISSED");
+        assert_eq!(verdict.goal.to_string(), "≤ 0.45");
+        same(verdict.reached.median, 1.0);
+        same(verdict.of_bare.unwrap(), 1.0);
+    }
 }

@@ -49,6 +49,20 @@ impl Traffic {
         }
     }
 
+    /// For people.
+    pub(crate) fn label(self) -> String {
+        match self {
+            Self::TcpStream(1) => "TCP stream".to_owned(),
+            Self::TcpStream(connections) => format!("{connections} TCP streams"),
+            Self::TcpRr => "TCP request, response".to_owned(),
+            Self::TcpCrr => "connect, request, close".to_owned(),
+            Self::TcpConnect => "new connection".to_owned(),
+            Self::UdpOneWay(bytes) => format!("UDP one way, {bytes} B"),
+            Self::UdpRr => "UDP request, response".to_owned(),
+            Self::Fill => self.name(),
+        }
+    }
+
     /// Whether a sample's value is a rate: more is better. The others are times.
     pub(crate) fn is_rate(self) -> bool {
         matches!(self, Self::TcpStream(_))
@@ -90,6 +104,9 @@ pub(crate) struct Job {
     pub(crate) ports: Vec<u16>,
 }
 
+/// What both sides answer with: the thing asked for, or what went wrong.
+pub(crate) type Answer<T> = Result<T, String>;
+
 /// The server listens.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Ready {
@@ -119,7 +136,7 @@ pub(crate) struct Side {
 }
 
 /// From `/proc/net/netstat` and `/proc/net/snmp` of the pod.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TcpCounters {
     /// Times the sender found that segments had overtaken one another.
     pub(crate) reordered: u64,

@@ -1,16 +1,22 @@
 //! The dataplanes that are compared.
 
 use clap::ValueEnum;
+use flannel_tests::prelude::Wire;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Condition;
+use crate::topology::Beside;
 
 /// A column of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Mode {
     /// Host to host, no overlay, no pods, no rules
     Bare,
     /// flannel: kernel vxlan device and its iptables rules
     Kernel,
     /// flannel: host-gw routes and its iptables rules
-    HostGw,
+    KernelHostGw,
     /// ours with the defaults
     Verified,
     /// ours, hooks on the bridge instead of its ports
@@ -19,34 +25,61 @@ pub(crate) enum Mode {
     Always,
     /// ours, everything through the stack
     Off,
+    /// ours with the host-gw backend
+    HostGw,
+    /// ours with --xdp=on
+    Xdp,
 }
 
 impl Mode {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Bare,
         Self::Kernel,
-        Self::HostGw,
+        Self::KernelHostGw,
         Self::Verified,
         Self::Bridge,
         Self::Always,
         Self::Off,
+        Self::HostGw,
+        Self::Xdp,
     ];
     /// What others are compared with, and what the goals are for.
-    pub(crate) const QUICK: [Self; 3] = [Self::Bare, Self::Kernel, Self::Verified];
+    pub(crate) const JUDGED: [Self; 3] = [Self::Bare, Self::Kernel, Self::Verified];
 
     pub(crate) fn name(self) -> String {
         let value = self.to_possible_value().expect("no value is skipped");
         value.get_name().to_owned()
     }
 
+    pub(crate) fn help(self) -> String {
+        let value = self.to_possible_value().expect("no value is skipped");
+        value
+            .get_help()
+            .map(ToString::to_string)
+            .unwrap_or_default()
+    }
+
     /// The agent's flags, for modes with an agent.
     pub(crate) fn flags(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Bare | Self::Kernel | Self::HostGw => None,
-            Self::Verified => Some(&["--fast-path=verified", "--pod-hook=port"]),
+            Self::Bare | Self::Kernel | Self::KernelHostGw => None,
+            Self::Verified | Self::HostGw => Some(&["--fast-path=verified", "--pod-hook=port"]),
             Self::Bridge => Some(&["--fast-path=verified", "--pod-hook=bridge"]),
             Self::Always => Some(&["--fast-path=always", "--pod-hook=port"]),
             Self::Off => Some(&["--fast-path=off", "--pod-hook=port"]),
+            Self::Xdp => Some(&["--fast-path=verified", "--pod-hook=port", "--xdp=on"]),
         }
+    }
+
+    /// Whether it is measured under these circumstances.
+    pub(crate) fn fits(self, condition: Condition) -> bool {
+        // A veth whose peer runs XDP takes nothing above its MTU (`veth_xdp_set`): there is no such wire.
+        let has_wire = self != Self::Xdp || condition.wire == Wire::Segmented;
+        has_wire && self.is_built(condition.beside)
+    }
+
+    /// Whether it has nodes in such a lab: the way out and kube-proxy's rules are the same for many.
+    pub(crate) fn is_built(self, beside: Beside) -> bool {
+        beside == Beside::Nothing || Self::JUDGED.contains(&self)
     }
 }

@@ -3,21 +3,17 @@
 
 use std::sync::Arc;
 
-use flannel_tests::flannel_rules;
 use flannel_tests::iptables::Iptables;
-use flannel_tests::member::AnyMember;
 use flannel_tests::prelude::*;
-use flannel_tests::snat_table::SnatTable;
 
 use crate::goals::Goal;
 use crate::job::Traffic;
 use crate::mode::Mode;
 use crate::plan::{Condition, Cores, Group};
-use crate::remote::Ends;
 use crate::rounds::Series;
-use crate::topology::{Beside, CLUSTER, Stage, service};
+use crate::topology::{Beside, CLUSTER, Members, Stage, service};
 
-const TRAFFIC: [Traffic; 5] = [
+pub(crate) const TRAFFIC: [Traffic; 5] = [
     Traffic::TcpRr,
     Traffic::TcpCrr,
     Traffic::TcpConnect,
@@ -25,12 +21,24 @@ const TRAFFIC: [Traffic; 5] = [
     Traffic::TcpStream(1),
 ];
 
-/// The dataplanes that differ on the way out.
-pub(crate) const MODES: [Mode; 3] = [Mode::Bare, Mode::Kernel, Mode::Verified];
+/// The agent's flag that translates.
+pub(crate) const MASQUERADE: &str = "--ip-masq";
 
 /// What is measured, in an order that builds the nodes once per [`Beside`].
 pub(crate) fn groups() -> Vec<Group> {
-    let group = |beside, flows| Group {
+    [Beside::Outside, Beside::OutsideAndKubeProxy]
+        .into_iter()
+        .flat_map(|beside| [group(beside, 1), group(beside, 100_000)])
+        .collect()
+}
+
+/// Of that, what `--quick` has time for.
+pub(crate) fn quick() -> Group {
+    group(Beside::Outside, 1)
+}
+
+fn group(beside: Beside, flows: u32) -> Group {
+    Group {
         condition: Condition {
             beside,
             ..Condition::USUAL
@@ -38,11 +46,7 @@ pub(crate) fn groups() -> Vec<Group> {
         cores: Cores::One,
         flows,
         traffic: TRAFFIC.to_vec(),
-    };
-    [Beside::Outside, Beside::OutsideAndKubeProxy]
-        .into_iter()
-        .flat_map(|beside| [group(beside, 1), group(beside, 100_000)])
-        .collect()
+    }
 }
 
 /// Times for what begins or waits for packets; nothing may be slower.
@@ -62,42 +66,17 @@ pub(crate) fn build(lab: &Lab, mode: Mode, beside: Beside, iptables: Iptables) -
     lab.cable(&node, &server);
     let nodes = [node.clone(), server.clone()];
     if mode == Mode::Bare {
-        return Stage {
-            mode,
-            ends: Ends::start(node.netns(), server.netns(), server.address()),
-            translated: None,
-            nodes,
-            _members: Vec::new(),
-            _pods: Vec::new(),
-        };
+        return Stage::new(mode, nodes, Members::default(), Vec::new());
     }
     if beside == Beside::OutsideAndKubeProxy {
         service().install(&*node, iptables, CLUSTER);
     }
     let net = lab.network(Network::vxlan(&format!("/bench/{name}"), CLUSTER));
-    let mut translated = None;
-    let member: AnyMember = if let Some(flags) = mode.flags() {
-        let flags: Vec<&str> = flags.iter().copied().chain(["--ip-masq"]).collect();
-        let agent = Agent::start_with(node, &net, &flags);
-        translated = Some(SnatTable::of(&agent));
-        Box::new(agent)
-    } else {
-        let kernel = KernelVxlan::join(node, &net);
-        kernel.follow_leases();
-        flannel_rules::install(&kernel, iptables);
-        Box::new(kernel)
-    };
-    let pod = Pod::on(&member, "pod1");
+    let mut members = Members::default();
+    members.join(mode, &node, &net, &[MASQUERADE], iptables);
+    let pod = Pod::on(&members.all[0], "pod1");
     eventually("the pod reaches the server", SOON, || {
         pod.ping(server.address()).count(1).lossless()
     });
-    pod.sysctl("net.ipv4.ip_local_port_range", "1024 65535");
-    Stage {
-        mode,
-        ends: Ends::start(pod.netns(), server.netns(), server.address()),
-        translated,
-        nodes,
-        _members: vec![member],
-        _pods: vec![pod],
-    }
+    Stage::new(mode, nodes, members, vec![pod])
 }

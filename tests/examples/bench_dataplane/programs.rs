@@ -3,25 +3,45 @@
 //! A program that changes the packet sees the changed one when the kernel repeats the run. So each run is a
 //! call of its own, and the cost of the call (that of a frame which the program leaves alone) is taken off.
 
+use flannel_common::globals::FAST_PATH_OFF;
 use flannel_common::program::Program;
-use flannel_tests::packet::{Fixture, Inner, Node, Run, vxlan};
-use serde_json::{Value, json};
+use flannel_tests::packet::outside::{Plain, SYN, US};
+use flannel_tests::packet::{Fixture, Inner, Node, Outcome, vxlan};
+use serde::{Deserialize, Serialize};
 
 use crate::stats::quantile;
 
-const RUNS: usize = 5_000;
+pub(crate) const TITLE: &str = "programs on their own, ns a packet";
 
-#[derive(Debug)]
+const RUNS: usize = 4_000;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Cost {
-    program: Program,
-    what: &'static str,
-    nanos: f64,
+    pub(crate) program: String,
+    /// The path through it.
+    pub(crate) what: String,
+    pub(crate) nanos: f64,
 }
 
 pub(crate) fn measure() -> Vec<Cost> {
+    let mut costs = tunnel();
+    costs.extend(through_the_stack());
+    costs.extend(without_tunnel());
+    costs.extend(translated());
+    costs
+}
+
+/// To and from a peer by VXLAN.
+fn tunnel() -> Vec<Cost> {
+    use Program::{OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx, UplinkXdp, XdpRx};
     let mut node = Node::default().load();
-    let out = Inner::from_pod().udp();
-    let encapsulated = vxlan(&Inner::inbound().udp());
+    // Both directions of a UDP and a TCP flow through the stack: from then on they are fast.
+    for make in [Inner::udp, Inner::tcp] {
+        node.run(PodTx, &make(&Inner::from_pod()));
+        node.run(OverlayTx, &make(&Inner::outbound()));
+        node.run(UplinkRx, &vxlan(&make(&Inner::inbound())));
+        node.run(PodRx, &make(&Inner::to_pod()));
+    }
     let bulk = Inner {
         payload: 1400,
         ..Inner::inbound()
@@ -30,117 +50,152 @@ pub(crate) fn measure() -> Vec<Cost> {
         src: [10, 244, 1, 99],
         ..Inner::from_pod()
     };
-    // Both directions of a UDP and a TCP flow through the stack: from then on they are fast.
-    for make in [Inner::udp, Inner::tcp] {
-        node.run(Program::PodTx, &make(&Inner::from_pod()));
-        node.run(Program::OverlayTx, &make(&Inner::outbound()));
-        node.run(Program::UplinkRx, &vxlan(&make(&Inner::inbound())));
-        node.run(Program::PodRx, &make(&Inner::to_pod()));
-    }
-    let mut costs = vec![
-        cost(
-            &mut node,
-            Program::PodTx,
-            "not proven, to the stack",
-            &unknown.udp(),
-        ),
-        cost(
-            &mut node,
-            Program::OverlayTx,
-            "encapsulate",
-            &Inner::outbound().udp(),
-        ),
-        cost(&mut node, Program::PodTx, "proven, encapsulate", &out),
-        cost(
-            &mut node,
-            Program::UplinkRx,
-            "proven, decapsulate",
-            &encapsulated,
-        ),
-        cost(&mut node, Program::PodRx, "note", &Inner::to_pod().udp()),
-    ];
-    costs.extend([
-        cost(
-            &mut node,
-            Program::PodTx,
-            "TCP: proven, encapsulate",
-            &Inner::from_pod().tcp(),
-        ),
-        cost(
-            &mut node,
-            Program::UplinkRx,
-            "TCP: proven, decapsulate",
-            &vxlan(&Inner::inbound().tcp()),
-        ),
-    ]);
-    node.run(Program::UplinkRx, &vxlan(&bulk.tcp()));
-    costs.push(cost(
-        &mut node,
-        Program::UplinkRx,
-        "TCP: bulk, to GRO",
-        &vxlan(&bulk.tcp()),
-    ));
-    costs.push(cost(
-        &mut node,
-        Program::OverlayRx,
-        "proven, bulk",
-        &bulk.tcp(),
-    ));
+    let inbound = Inner::inbound();
+    let mut bench = Bench::new(&mut node);
+    bench.add(PodTx, "not proven, to the stack", &unknown.udp());
+    bench.add(OverlayTx, "encapsulate", &Inner::outbound().udp());
+    bench.add(PodTx, "proven, encapsulate", &Inner::from_pod().udp());
+    bench.add(UplinkRx, "proven, decapsulate", &vxlan(&inbound.udp()));
+    bench.add(PodRx, "note", &Inner::to_pod().udp());
+    bench.add(PodTx, "TCP: proven, encapsulate", &Inner::from_pod().tcp());
+    bench.add(UplinkRx, "TCP: proven, decapsulate", &vxlan(&inbound.tcp()));
+    bench.node.run(UplinkRx, &vxlan(&bulk.tcp()));
+    bench.add(UplinkRx, "TCP: bulk, to GRO", &vxlan(&bulk.tcp()));
+    bench.add(OverlayRx, "proven, bulk", &bulk.tcp());
+    bench.add(UplinkXdp, "decapsulate", &vxlan(&inbound.tcp()));
+    bench.add(XdpRx, "not marked by uplink_xdp", &inbound.tcp());
+    bench.costs
+}
+
+/// `--fast-path=off`.
+fn through_the_stack() -> Vec<Cost> {
     let mut node = Node {
-        fast_path: flannel_common::globals::FAST_PATH_OFF,
+        fast_path: FAST_PATH_OFF,
         ..Node::default()
     }
     .load();
-    costs.push(cost(
-        &mut node,
+    let mut bench = Bench::new(&mut node);
+    let encapsulated = vxlan(&Inner::inbound().udp());
+    bench.add(
         Program::UplinkRx,
         "decapsulate, to the stack",
         &encapsulated,
-    ));
-    costs
+    );
+    bench.costs
 }
 
-fn cost(node: &mut Fixture, program: Program, what: &'static str, packet: &[u8]) -> Cost {
-    let mut arp = packet.to_vec();
-    arp[12..14].copy_from_slice(&[0x08, 0x06]);
-    Cost {
-        program,
-        what,
-        nanos: typical(node, program, packet) - typical(node, program, &arp),
-    }
-}
-
-fn typical(node: &mut Fixture, program: Program, packet: &[u8]) -> f64 {
-    let run = Run {
-        packet,
-        ..Run::default()
+/// host-gw, DirectRouting.
+fn without_tunnel() -> Vec<Cost> {
+    use Program::{DirectRx, DirectTx, PodRx, PodTx};
+    let mut node = Node::default().load();
+    node.direct_peer(Node::PEER_SUBNET, 24, Node::PEER_IP);
+    let arriving = Inner {
+        dst_mac: [0; 6],
+        ..Inner::inbound()
     };
-    let mut nanos: Vec<f64> = (0..RUNS)
-        .map(|_| {
-            let nanos = node.repeat(program, &run, 1).nanos_per_packet;
-            #[expect(clippy::cast_precision_loss, reason = "far below 2^52 ns")]
-            let nanos = nanos as f64;
-            nanos
-        })
-        .collect();
-    nanos.sort_by(f64::total_cmp);
-    // What interrupts and neighbours add only ever adds: low quantiles are the program.
-    quantile(&nanos, 0.25).expect("RUNS values")
+    node.run(PodTx, &Inner::from_pod().udp());
+    node.run(DirectTx, &Inner::outbound().udp());
+    node.run(DirectRx, &arriving.udp());
+    node.run(PodRx, &Inner::to_pod().udp());
+    let mut bench = Bench::new(&mut node);
+    bench.add(
+        PodTx,
+        "no tunnel: proven, to the uplink",
+        &Inner::from_pod().udp(),
+    );
+    bench.add(DirectTx, "note", &Inner::outbound().udp());
+    bench.add(DirectRx, "proven, to the pod", &arriving.udp());
+    bench.costs
 }
 
-pub(crate) fn print(costs: &[Cost]) {
-    println!("\nprograms on their own, ns a packet");
-    for cost in costs {
-        let Cost {
-            program,
-            what,
-            nanos,
-        } = cost;
-        println!("{:<14}{what:<28}{nanos:>8.0}", program.name());
+/// `--ip-masq`.
+fn translated() -> Vec<Cost> {
+    use Program::{OverlaySnatRx, OverlaySnatTx, UplinkSnatRx, UplinkTx};
+    let mut node = Node::default().load_snat();
+    let packet = Plain {
+        sport: 50_000,
+        ..Plain::default()
+    };
+    let answer = packet.from(US, 50_000).answer();
+    let to_peer = Inner::outbound();
+    node.run(UplinkTx, &packet.udp());
+    node.run(UplinkSnatRx, &answer.udp());
+    let mut bench = Bench::new(&mut node);
+    bench.add(UplinkTx, "to the outside, translate", &packet.udp());
+    bench.add(
+        UplinkSnatRx,
+        "from the outside, translate back",
+        &answer.udp(),
+    );
+    bench.add(
+        UplinkTx,
+        "a tunnel packet, left alone",
+        &vxlan(&to_peer.udp()),
+    );
+    bench.add(OverlaySnatTx, "between pods, left alone", &to_peer.udp());
+    bench.add(
+        OverlaySnatRx,
+        "between pods, left alone",
+        &Inner::inbound().udp(),
+    );
+    bench.add_each(UplinkTx, "first packet (with snat_open)", |n| {
+        // A port of its own each time: all of them are new.
+        let sport = 20_000 + u16::try_from(n).unwrap_or(0);
+        Plain { sport, ..packet }.tcp(SYN)
+    });
+    bench.costs
+}
+
+struct Bench<'a> {
+    node: &'a mut Fixture,
+    costs: Vec<Cost>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(node: &'a mut Fixture) -> Self {
+        Self {
+            node,
+            costs: Vec::new(),
+        }
     }
-}
 
-pub(crate) fn json(costs: &[Cost]) -> Value {
-    let row = |c: &Cost| json!({"program": c.program.name(), "path": c.what, "ns": c.nanos});
-    costs.iter().map(row).collect()
+    fn add(&mut self, program: Program, what: &str, packet: &[u8]) {
+        self.add_each(program, what, |_| packet.to_vec());
+    }
+
+    /// With a packet for each run.
+    fn add_each(&mut self, program: Program, what: &str, packet: impl Fn(usize) -> Vec<u8>) {
+        let mut arp = packet(0);
+        arp[12..14].copy_from_slice(&[0x08, 0x06]);
+        let call = self.typical(program, |_| arp.clone());
+        // The clock of a test run has steps of 10 ns.
+        let nanos = (self.typical(program, packet) - call).max(0.0);
+        self.costs.push(Cost {
+            program: program.name().to_owned(),
+            what: what.to_owned(),
+            nanos,
+        });
+    }
+
+    fn typical(&mut self, program: Program, packet: impl Fn(usize) -> Vec<u8>) -> f64 {
+        let mut nanos: Vec<f64> = (0..RUNS)
+            .map(|n| {
+                let nanos = self.run(program, &packet(n)).nanos_per_packet;
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^52 ns")]
+                let nanos = nanos as f64;
+                nanos
+            })
+            .collect();
+        nanos.sort_by(f64::total_cmp);
+        // What interrupts and neighbours add only ever adds: low quantiles are the program.
+        quantile(&nanos, 0.25).expect("RUNS values")
+    }
+
+    fn run(&mut self, program: Program, packet: &[u8]) -> Outcome {
+        if program.is_xdp() {
+            self.node.run_xdp(packet)
+        } else {
+            self.node.run(program, packet)
+        }
+    }
 }

@@ -1,8 +1,11 @@
 //! Two nodes and a cable for each mode, all of them up at the same time.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use flannel_common::maps::STATS;
+use flannel_tests::bpftool::map_pin;
 use flannel_tests::cable::set_wire;
 use flannel_tests::flannel_rules;
 use flannel_tests::iptables::Iptables;
@@ -10,14 +13,14 @@ use flannel_tests::kube_proxy::Service;
 use flannel_tests::member::AnyMember;
 use flannel_tests::prelude::*;
 use flannel_tests::snat_table::SnatTable;
+use serde::{Deserialize, Serialize};
 
-use crate::host_gw::HostGw;
 use crate::mode::Mode;
 use crate::outside;
 use crate::remote::Ends;
 
 /// What else the nodes have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Beside {
     Nothing,
     /// Rules of kube-proxy for one service, with its INVALID drop and FORWARD policy DROP.
@@ -42,11 +45,22 @@ pub(crate) struct Stage {
     pub(crate) mode: Mode,
     pub(crate) ends: Ends,
     /// Our table of translated flows.
-    pub(crate) translated: Option<SnatTable>,
-    pub(crate) nodes: [Arc<Node>; 2],
+    translated: Option<SnatTable>,
+    /// Where our programs count.
+    pub(crate) counters: Vec<PathBuf>,
+    nodes: [Arc<Node>; 2],
+    /// The client's and, if it is no node, the server's.
+    pods: Vec<Pod>,
     // Kept alive.
-    pub(crate) _members: Vec<AnyMember>,
-    pub(crate) _pods: Vec<Pod>,
+    _members: Vec<AnyMember>,
+}
+
+/// Who takes part in a network, and what is known of our own agents among them.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    pub(crate) all: Vec<AnyMember>,
+    pub(crate) counters: Vec<PathBuf>,
+    pub(crate) translated: Option<SnatTable>,
 }
 
 impl Stage {
@@ -58,43 +72,52 @@ impl Stage {
         let nodes = ["1", "2"].map(|n| Arc::new(lab.node(&format!("{name}{n}"))));
         lab.cable(&nodes[0], &nodes[1]);
         if mode == Mode::Bare {
-            let (client, server) = (nodes[0].netns(), nodes[1].netns());
-            let ends = Ends::start(client, server, nodes[1].address());
-            return Self {
-                mode,
-                ends,
-                translated: None,
-                nodes,
-                _members: Vec::new(),
-                _pods: Vec::new(),
-            };
+            return Self::new(mode, nodes, Members::default(), Vec::new());
         }
-
-        let net = lab.network(Network::vxlan(&format!("/bench/{name}"), CLUSTER));
+        let prefix = format!("/bench/{name}");
+        let net = lab.network(match mode {
+            Mode::HostGw | Mode::KernelHostGw => Network::host_gw(&prefix, CLUSTER),
+            _ => Network::vxlan(&prefix, CLUSTER),
+        });
         if beside == Beside::KubeProxy {
             for node in &nodes {
                 service().install(&**node, iptables, CLUSTER);
             }
         }
-        let members = join(mode, &nodes, &net, iptables);
-        for member in &members {
+        let mut members = Members::default();
+        for node in &nodes {
+            members.join(mode, node, &net, &[], iptables);
+        }
+        for member in &members.all {
             member.follow_leases();
         }
-        let pods = ["pod1", "pod2"].iter().zip(&members);
+        let pods = ["pod1", "pod2"].iter().zip(&members.all);
         let pods: Vec<Pod> = pods.map(|(pod, member)| Pod::on(member, pod)).collect();
         pods[0].reaches(&pods[1]);
+        Self::new(mode, nodes, members, pods)
+    }
+
+    /// Traffic goes from the first pod to the second, or to the second node; without pods, from node to node.
+    pub(crate) fn new(mode: Mode, nodes: [Arc<Node>; 2], members: Members, pods: Vec<Pod>) -> Self {
         for pod in &pods {
             // Connections that are opened and closed thousands of times.
             pod.sysctl("net.ipv4.ip_local_port_range", "1024 65535");
         }
         Self {
             mode,
-            ends: Ends::start(pods[0].netns(), pods[1].netns(), pods[1].address()),
-            translated: None,
+            ends: ends(&nodes, &pods),
+            translated: members.translated,
+            counters: members.counters,
             nodes,
-            _members: members,
-            _pods: pods,
+            pods,
+            _members: members.all,
         }
+    }
+
+    /// Other workers in place of those that failed.
+    pub(crate) fn restart(&mut self) {
+        self.ends = ends(&self.nodes, &self.pods);
+        self.flush_conntrack();
     }
 
     pub(crate) fn set(&self, wire: Wire, br_netfilter: bool) {
@@ -116,28 +139,43 @@ impl Stage {
     }
 }
 
-fn join(mode: Mode, nodes: &[Arc<Node>; 2], net: &Network, iptables: Iptables) -> Vec<AnyMember> {
-    let members: Vec<AnyMember> = if let Some(flags) = mode.flags() {
-        let agent = |node: &Arc<Node>| -> AnyMember {
-            Box::new(Agent::start_with(node.clone(), net, flags))
-        };
-        nodes.iter().map(agent).collect()
-    } else if mode == Mode::HostGw {
-        let [one, two] = [0, 1].map(|n| HostGw::join(&nodes[n], net, n));
-        one.add_route(&two);
-        two.add_route(&one);
-        vec![Box::new(one), Box::new(two)]
-    } else {
-        let kernel =
-            |node: &Arc<Node>| -> AnyMember { Box::new(KernelVxlan::join(node.clone(), net)) };
-        nodes.iter().map(kernel).collect()
-    };
-    if mode.flags().is_none() {
-        for member in &members {
-            flannel_rules::install(member, iptables);
-        }
+fn ends(nodes: &[Arc<Node>; 2], pods: &[Pod]) -> Ends {
+    let client = pods.first().map_or(nodes[0].netns(), Host::netns);
+    match pods.get(1) {
+        Some(pod) => Ends::start(client, pod.netns(), pod.address()),
+        None => Ends::start(client, nodes[1].netns(), nodes[1].address()),
     }
-    members
+}
+
+impl Members {
+    /// Makes `node` one of them, with flannel's rules where it is the kernel's.
+    pub(crate) fn join(
+        &mut self,
+        mode: Mode,
+        node: &Arc<Node>,
+        net: &Network,
+        more: &[&str],
+        iptables: Iptables,
+    ) {
+        let member: AnyMember = if let Some(flags) = mode.flags() {
+            let flags: Vec<&str> = flags.iter().chain(more).copied().collect();
+            let agent = Agent::start_with(node.clone(), net, &flags);
+            self.counters.push(map_pin(&agent, STATS));
+            if more.contains(&outside::MASQUERADE) {
+                self.translated = Some(SnatTable::of(&agent));
+            }
+            Box::new(agent)
+        } else {
+            let member: AnyMember = if mode == Mode::KernelHostGw {
+                Box::new(KernelHostGw::join(node.clone(), net))
+            } else {
+                Box::new(KernelVxlan::join(node.clone(), net))
+            };
+            flannel_rules::install(&member, iptables);
+            member
+        };
+        self.all.push(member);
+    }
 }
 
 /// Nobody calls it; its rules are passed by all.

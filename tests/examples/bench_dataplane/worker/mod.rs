@@ -15,7 +15,8 @@ use clap::ValueEnum;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::job::{Job, Ready, Side, Stop, Traffic};
+use crate::failure;
+use crate::job::{Answer, Job, Ready, Side, Stop, Traffic};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Role {
@@ -23,18 +24,28 @@ pub(crate) enum Role {
     Server,
 }
 
-/// Takes jobs until the standard input ends.
+/// Takes jobs until the standard input ends, or one fails.
 pub(crate) fn run(role: Role) {
+    failure::keep_first();
     process::prepare(role);
     while let Some(job) = read::<Job>() {
-        process::pin(job.core);
-        let before = counters::read();
-        let mut side = match role {
-            Role::Client => client(&job),
-            Role::Server => server(&job),
+        let work = || {
+            process::pin(job.core);
+            let before = counters::read();
+            let side = match role {
+                Role::Client => client(&job),
+                Role::Server => server(&job),
+            };
+            Side {
+                tcp: counters::since(before),
+                ..side
+            }
         };
-        side.tcp = counters::since(before);
+        let side: Answer<Side> = failure::caught(work).map_err(|_| failure::first());
         write(&side);
+        if side.is_err() {
+            return;
+        }
     }
 }
 
@@ -55,7 +66,7 @@ fn server(job: &Job) -> Side {
     let serve = |ports: Vec<u16>, serve: &(dyn Fn() -> Side + Sync)| {
         std::thread::scope(|scope| {
             let server = scope.spawn(serve);
-            write(&Ready { ports });
+            write(&Answer::Ok(Ready { ports }));
             // At the end of the input the coordinator is gone, and so are its clients.
             let _ = read::<Stop>();
             stop.store(true, Ordering::Relaxed);

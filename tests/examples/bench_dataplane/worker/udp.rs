@@ -1,7 +1,7 @@
 //! UDP over any number of flows in turn.
 //!
-//! The flows are real: source ports with a socket each, times destination ports; every flow is warmed by one
-//! datagram there and one back before anything is counted.
+//! The flows are real: source ports with a socket each, times destination ports. Many are warmed by a job of its
+//! own ([`Traffic::Fill`]), one by the job that uses it.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
@@ -115,7 +115,6 @@ impl Flows {
 
     fn warm_for(&self, time: Duration) {
         let until = Instant::now() + time;
-        self.warm();
         while Instant::now() < until && self.len() == 1 {
             self.warm();
         }

@@ -4,15 +4,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 
+use crate::flanneld::Flanneld;
 use crate::host::{Host, batch};
 use crate::member::Member;
-use crate::netns::{output, run};
+use crate::netns::output;
 use crate::network::{Network, Subnet};
 use crate::node::Node;
-use crate::subnet_env::SubnetEnv;
 
 /// What VXLAN over IPv4 adds to a packet.
 const OVERHEAD: u32 = 50;
@@ -27,9 +26,7 @@ struct Vtep {
 /// A node with real flannel's dataplane. Follows leases when told to ([`Member::follow_leases`]).
 #[derive(Debug)]
 pub struct KernelVxlan {
-    node: Arc<Node>,
-    net: Network,
-    subnet: Subnet,
+    flanneld: Flanneld,
     own: RefCell<Vtep>,
     peers: RefCell<BTreeMap<Subnet, Vtep>>,
 }
@@ -37,37 +34,29 @@ pub struct KernelVxlan {
 impl KernelVxlan {
     /// Makes the device, writes the lease for the first free subnet and `subnet.env`.
     pub fn join(node: impl Into<Arc<Node>>, net: &Network) -> Self {
-        let node = node.into();
-        let held: Vec<Subnet> = leases(&node, net).into_iter().map(|(s, _)| s).collect();
-        let subnet = net
-            .subnets()
-            .find(|s| !held.contains(s))
-            .expect("a free subnet");
-        Self::with_subnet(node, net, subnet)
+        Self::start(Flanneld::on(node.into(), net))
     }
 
-    /// The same with a subnet that the node had before: flanneld finds its own lease by its address.
+    /// The same with a subnet that the node had before.
     pub fn with_subnet(node: impl Into<Arc<Node>>, net: &Network, subnet: Subnet) -> Self {
-        let node = node.into();
+        Self::start(Flanneld::with_subnet(node.into(), net, subnet))
+    }
+
+    fn start(flanneld: Flanneld) -> Self {
+        let address = flanneld.node.address();
         let own = Vtep {
-            public_ip: node.address(),
-            mac: mac_of(node.address()),
+            public_ip: address,
+            mac: mac_of(address),
         };
         let member = Self {
-            node,
-            net: net.clone(),
-            subnet,
+            flanneld,
             own: own.into(),
             peers: RefCell::default(),
         };
         member.create_device();
         member.write_lease();
-        let mtu = member.node.uplink_mtu() - OVERHEAD;
-        // Real flanneld masquerades; its rules are in `flannel_rules`.
-        let env = SubnetEnv::new(net, subnet, mtu, true);
-        let file = member.subnet_file();
-        std::fs::create_dir_all(file.parent().expect("a folder")).expect("make the run folder");
-        std::fs::write(&file, env.text()).expect("write subnet.env");
+        let mtu = member.node().uplink_mtu() - OVERHEAD;
+        member.flanneld.write_subnet_env(mtu);
         member.follow_leases();
         member
     }
@@ -79,8 +68,9 @@ impl KernelVxlan {
 
     /// Gives the device another MAC, as after a reboot, and says so in the lease.
     pub fn change_mac(&self, mac: &str) {
-        self.node
-            .exec(&format!("ip link set {} address {mac}", self.net.device()));
+        let dev = self.net().device();
+        self.node()
+            .exec(&format!("ip link set {dev} address {mac}"));
         mac.clone_into(&mut self.own.borrow_mut().mac);
         self.write_lease();
         // The kernel forgot the neighbours with the address (NETDEV_CHANGEADDR).
@@ -90,8 +80,8 @@ impl KernelVxlan {
 
     /// Moves the tunnel end to another address of the underlay and says so in the lease.
     pub fn change_address(&self, address: Ipv4Addr) {
-        let (dev, uplink) = (self.net.device(), Node::UPLINK);
-        self.node.ip_batch(&[
+        let (dev, uplink) = (self.net().device(), Node::UPLINK);
+        self.node().ip_batch(&[
             format!("addr add {address}/24 dev {uplink}"),
             format!("link set {dev} type vxlan local {address}"),
         ]);
@@ -101,12 +91,13 @@ impl KernelVxlan {
 
     /// Ends flanneld: everything stays as it is on the node, as flanneld leaves it.
     pub fn stop(self) -> Arc<Node> {
-        self.node
+        self.flanneld.node
     }
 
     /// What flanneld gives to the kernel, attribute by attribute.
     fn create_device(&self) {
-        let (dev, node, net) = (self.net.device(), &self.node, &self.net);
+        let Flanneld { node, net, subnet } = &self.flanneld;
+        let dev = net.device();
         let Vtep { public_ip, mac } = self.own.borrow().clone();
         node.ip_batch(&[
             format!(
@@ -117,43 +108,43 @@ impl KernelVxlan {
                 net.port
             ),
             format!("link set {dev} up"),
-            format!("addr add {}/32 dev {dev}", self.subnet.base),
+            format!("addr add {}/32 dev {dev}", subnet.base),
         ]);
     }
 
     fn write_lease(&self) {
         let Vtep { public_ip, mac } = self.own.borrow().clone();
-        let vni = self.net.vni;
+        let vni = self.net().vni;
         let value = format!(
             r#"{{"PublicIP":"{public_ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":{vni},"VtepMAC":"{mac}"}}}}"#
         );
-        put_lease(&self.node, &self.net.lease_key(self.subnet), &value);
+        self.flanneld.put_lease(&value);
     }
 
     fn add(&self, subnet: Subnet, peer: &Vtep) {
-        let (dev, Vtep { public_ip, mac }) = (self.net.device(), peer);
+        let (dev, Vtep { public_ip, mac }) = (self.net().device(), peer);
         let base = subnet.base;
-        self.node.ip_batch(&[format!(
+        self.node().ip_batch(&[format!(
             "neigh replace {base} lladdr {mac} nud permanent dev {dev}"
         )]);
         bridge(
-            &self.node,
+            self.node(),
             format!("fdb replace {mac} dev {dev} dst {public_ip} self permanent"),
         );
-        self.node.ip_batch(&[format!(
+        self.node().ip_batch(&[format!(
             "route replace {subnet} via {base} dev {dev} onlink"
         )]);
     }
 
     fn remove(&self, subnet: Subnet, peer: &Vtep) {
-        let (dev, Vtep { public_ip, mac }) = (self.net.device(), peer);
+        let (dev, Vtep { public_ip, mac }) = (self.net().device(), peer);
         let base = subnet.base;
-        self.node.ip_batch(&[
+        self.node().ip_batch(&[
             format!("neigh del {base} dev {dev}"),
             format!("route del {subnet} via {base} dev {dev} onlink"),
         ]);
         bridge(
-            &self.node,
+            self.node(),
             format!("fdb del {mac} dev {dev} dst {public_ip} self"),
         );
     }
@@ -161,21 +152,21 @@ impl KernelVxlan {
 
 impl Member for KernelVxlan {
     fn node(&self) -> &Node {
-        &self.node
+        &self.flanneld.node
     }
 
     fn net(&self) -> &Network {
-        &self.net
+        &self.flanneld.net
     }
 
     fn subnet_file(&self) -> PathBuf {
-        self.node.folder().join("run/flannel/subnet.env")
+        self.flanneld.subnet_file()
     }
 
     fn follow_leases(&self) {
-        let wanted: BTreeMap<Subnet, Vtep> = leases(&self.node, &self.net)
-            .into_iter()
-            .filter(|(subnet, _)| *subnet != self.subnet)
+        let wanted: BTreeMap<Subnet, Vtep> = self
+            .flanneld
+            .peers("vxlan")
             .filter_map(|(subnet, lease)| Some((subnet, vtep(&lease)?)))
             .collect();
         let known = self.peers.replace(wanted.clone());
@@ -190,42 +181,16 @@ impl Member for KernelVxlan {
 
 impl Host for KernelVxlan {
     fn netns(&self) -> &crate::netns::Netns {
-        self.node.netns()
+        self.node().netns()
     }
 }
 
-/// Reads a peer's lease; flanneld ignores those of other backends.
+/// Reads a peer's lease; flanneld ignores damaged ones.
 fn vtep(lease: &serde_json::Value) -> Option<Vtep> {
-    if lease["BackendType"] != "vxlan" {
-        return None;
-    }
     Some(Vtep {
         public_ip: lease["PublicIP"].as_str()?.parse().ok()?,
         mac: lease["BackendData"]["VtepMAC"].as_str()?.to_owned(),
     })
-}
-
-/// Writes a lease that ends with its etcd lease after 24 hours, as flanneld does.
-pub(crate) fn put_lease(node: &Node, key: &str, value: &str) {
-    let granted = run(etcdctl(node).args(["lease", "grant", "86400"]));
-    // "lease 694d77aa9e38260f granted with TTL(86400s)"
-    let id = granted.split_whitespace().nth(1).expect("the lease's id");
-    run(etcdctl(node).args(["put", key, "--lease", id, "--", value]));
-}
-
-/// The leases as this node sees them: over its uplink.
-pub(crate) fn leases(node: &Node, net: &Network) -> Vec<(Subnet, serde_json::Value)> {
-    let prefix = format!("{}/subnets/", net.prefix);
-    let text = run(etcdctl(node).args(["get", "--prefix", &prefix]));
-    crate::datastore::parse_leases(&text)
-}
-
-fn etcdctl(node: &Node) -> Command {
-    let mut command = node.netns().command("etcdctl");
-    command
-        .env("ETCDCTL_API", "3")
-        .args(["--endpoints", node.etcd()]);
-    command
 }
 
 fn bridge(node: &Node, line: String) {

@@ -24,13 +24,16 @@
 
 pub mod agent;
 pub mod bpftool;
+mod bytes;
 pub mod cable;
 pub mod capture;
 pub mod cni;
 pub mod crowd;
 pub mod datastore;
 pub mod etcd;
+pub mod fast_path;
 pub mod flannel_rules;
+mod flanneld;
 pub mod gate;
 pub mod host;
 pub mod iptables;

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::time::Duration;
 
+use crate::bytes::{assert_same, pattern};
 use crate::host::Host;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -106,19 +107,4 @@ fn receive(mut stream: &TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("receive");
     bytes
-}
-
-/// Bytes in which every eight differ from every other eight: a lost, doubled or moved piece shows.
-fn pattern(bytes: usize) -> Vec<u8> {
-    (0..u64::MAX)
-        .flat_map(u64::to_be_bytes)
-        .take(bytes)
-        .collect()
-}
-
-#[track_caller]
-fn assert_same(sent: &[u8], got: &[u8], way: &str) {
-    assert_eq!(sent.len(), got.len(), "{way}: bytes lost or added");
-    let changed = sent.iter().zip(got).position(|(a, b)| a != b);
-    assert_eq!(changed, None, "{way}: first changed byte");
 }

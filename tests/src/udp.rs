@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::bytes::{assert_same, pattern};
 use crate::host::Host;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,10 +68,7 @@ impl Server {
         bytes: usize,
     ) -> SocketAddr {
         let client = Self::on(client).socket;
-        let payload: Vec<u8> = (0..u16::MAX)
-            .flat_map(u16::to_be_bytes)
-            .take(bytes)
-            .collect();
+        let payload = pattern(bytes);
         client
             .send_to(&payload, to)
             .unwrap_or_else(|e| panic!("{bytes} bytes to {to}: {e}"));
@@ -88,7 +86,7 @@ fn receive(socket: &UdpSocket, expected: &[u8], way: &str) -> SocketAddr {
     let (n, sender) = socket
         .recv_from(&mut buffer)
         .unwrap_or_else(|e| panic!("{bytes} bytes {way} did not arrive: {e}"));
-    assert!(buffer[..n] == *expected, "{bytes} bytes {way} were changed");
+    assert_same(expected, &buffer[..n], way);
     sender
 }
 

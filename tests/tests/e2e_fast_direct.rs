@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
 
 use flannel_common::program::Program::{DirectRx, OverlayRx, PodTx, UplinkRx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
+use flannel_tests::fast_path::{hooked, obeys_a_drop_rule, talk_tcp, talk_udp, to};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
@@ -15,9 +15,6 @@ use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use flannel_tests::{flannel_rules, talk, tcp, udp};
 use rstest::rstest;
-
-/// A proof ends 15 s after its last renewal; the rest is for a busy machine.
-const RULE_REACHES: Duration = Duration::from_secs(30);
 
 fn host_gw() -> Network {
     Network::host_gw("/coreos.com/network", "10.244.0.0/16")
@@ -46,12 +43,6 @@ fn agents_on(options: Options, net: Network, flags: &[&str]) -> Pair<Agent> {
     pair
 }
 
-/// Waits until the programs sit where pods' packets pass: the agent learns of a new pod a moment later.
-fn hooked(agent: &Agent) {
-    let what = format!("programs at the pods of {}", agent.node().name());
-    eventually(what, SOON, || agent.log().contains("attach pod_tx"));
-}
-
 fn goes_without_tunnel(agent: &Agent, pod: &Pod) {
     eventually("the route of a neighbour", SOON, || {
         let way = agent.exec(&format!("ip route get {}", pod.address()));
@@ -65,21 +56,6 @@ fn fast_out(agent: &Agent) -> u64 {
 
 fn fast_in(agent: &Agent) -> u64 {
     count(agent, DirectRx, Reason::FastRx)
-}
-
-fn to(pod: &Pod, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(pod.address(), port)
-}
-
-fn talk_tcp(client: &Pod, server: &Pod) -> talk::Tcp {
-    let listener = tcp::Server::on(server);
-    talk::Tcp::open(&listener, client, to(server, listener.port()))
-}
-
-fn talk_udp(client: &Pod, server: &Pod) -> talk::Udp {
-    let socket = udp::Server::on(server);
-    let to = to(server, socket.port());
-    talk::Udp::open(socket, client, to)
 }
 
 #[rstest]
@@ -219,15 +195,8 @@ fn a_drop_rule_stops_a_fast_flow_and_its_removal_lets_it_go_on() {
     let talk = talk_udp(&pair.pod1, &pair.pod2);
     talk.rounds(50);
     assert!(fast_out(&pair.one) > 0);
-    let (from, to) = (pair.pod1.address(), pair.pod2.address());
-    let rule = format!("FORWARD -s {from} -d {to} -j DROP");
     // On the sender's node: the packets that went past the stack must not renew the proof.
-    pair.one.node().exec(&format!("iptables-nft -I {rule}"));
-    eventually("the rule stops the flow", RULE_REACHES, || {
-        (0..3).all(|_| !talk.round())
-    });
-    pair.one.node().exec(&format!("iptables-nft -D {rule}"));
-    eventually("the flow goes on", SOON, || talk.round());
+    obeys_a_drop_rule(&talk, pair.one.node(), &pair.pod1, &pair.pod2);
 }
 
 #[test]

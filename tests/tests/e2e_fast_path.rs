@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
+use std::net::Ipv4Addr;
 
 use flannel_common::program::Program::{OverlayRx, PodTx, UplinkRx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::{count, dump};
+use flannel_tests::fast_path::{hooked, obeys_a_drop_rule, talk_tcp, talk_udp, to};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
@@ -16,9 +16,6 @@ use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use flannel_tests::{flannel_rules, sweep, talk, tcp, udp};
 use rstest::rstest;
-
-/// A proof ends 15 s after its last renewal; the rest is for a busy machine.
-const RULE_REACHES: Duration = Duration::from_secs(30);
 
 fn agents(flags: &[&str]) -> Pair<Agent> {
     agents_on(Options::default(), flags)
@@ -37,12 +34,6 @@ fn agents_on(options: Options, flags: &[&str]) -> Pair<Agent> {
     pair
 }
 
-/// Waits until the programs sit where pods' packets pass: the agent learns of a new pod a moment later.
-fn hooked(agent: &Agent) {
-    let what = format!("programs at the pods of {}", agent.node().name());
-    eventually(what, SOON, || agent.log().contains("attach pod_tx"));
-}
-
 fn fast_out(agent: &Agent) -> u64 {
     count(agent, PodTx, Reason::FastTx)
 }
@@ -51,30 +42,15 @@ fn fast_in(agent: &Agent) -> u64 {
     count(agent, UplinkRx, Reason::FastRx) + count(agent, OverlayRx, Reason::FastRxGro)
 }
 
-fn to(pod: &Pod, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(pod.address(), port)
-}
-
-fn talk_tcp(pair: &Pair<Agent>) -> talk::Tcp {
-    let server = tcp::Server::on(&pair.pod2);
-    talk::Tcp::open(&server, &pair.pod1, to(&pair.pod2, server.port()))
-}
-
-fn talk_udp(pair: &Pair<Agent>) -> talk::Udp {
-    let server = udp::Server::on(&pair.pod2);
-    let to = to(&pair.pod2, server.port());
-    talk::Udp::open(server, &pair.pod1, to)
-}
-
 #[rstest]
 #[case::at_the_ports(&[])]
 #[case::at_the_bridge(&["--pod-hook=bridge"])]
 #[case::without_proof(&["--fast-path=always"])]
 fn flows_become_fast_in_both_directions(#[case] flags: &[&str]) {
     let pair = agents(flags);
-    let mut tcp = talk_tcp(&pair);
+    let mut tcp = talk_tcp(&pair.pod1, &pair.pod2);
     tcp.rounds(200);
-    talk_udp(&pair).rounds(200);
+    talk_udp(&pair.pod1, &pair.pod2).rounds(200);
     for agent in [&pair.one, &pair.two] {
         let (out, inwards) = (fast_out(agent), fast_in(agent));
         assert!(
@@ -87,7 +63,7 @@ fn flows_become_fast_in_both_directions(#[case] flags: &[&str]) {
 #[test]
 fn switched_off_nothing_is_fast() {
     let pair = agents(&["--fast-path=off"]);
-    talk_tcp(&pair).rounds(50);
+    talk_tcp(&pair.pod1, &pair.pod2).rounds(50);
     assert_eq!(fast_out(&pair.one) + fast_in(&pair.one), 0);
 }
 
@@ -100,7 +76,7 @@ fn conntrack_sees_a_fast_flow_established_and_assured() {
         let rule = "FORWARD -m conntrack --ctstate INVALID -j DROP";
         agent.node().exec(&format!("iptables-nft -I {rule}"));
     }
-    let mut talk = talk_tcp(&pair);
+    let mut talk = talk_tcp(&pair.pod1, &pair.pod2);
     talk.rounds(500);
     for agent in [&pair.one, &pair.two] {
         assert!(fast_out(agent) > 400);
@@ -164,24 +140,16 @@ fn a_translated_flow_is_never_fast(
 #[test]
 fn a_drop_rule_stops_a_fast_flow_and_its_removal_lets_it_go_on() {
     let pair = agents(&[]);
-    let talk = talk_udp(&pair);
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
     talk.rounds(50);
     assert!(fast_out(&pair.one) > 0);
-    let (from, to) = (pair.pod1.address(), pair.pod2.address());
-    let rule = format!("FORWARD -s {from} -d {to} -j DROP");
-    pair.two.node().exec(&format!("iptables-nft -I {rule}"));
-    // Before that, the rule takes only the packets that were to renew the proof.
-    eventually("the rule stops the flow", RULE_REACHES, || {
-        (0..3).all(|_| !talk.round())
-    });
-    pair.two.node().exec(&format!("iptables-nft -D {rule}"));
-    eventually("the flow goes on", SOON, || talk.round());
+    obeys_a_drop_rule(&talk, pair.two.node(), &pair.pod1, &pair.pod2);
 }
 
 #[test]
 fn a_closed_connection_leaves_no_live_entry() {
     let pair = agents(&[]);
-    let mut talk = talk_tcp(&pair);
+    let mut talk = talk_tcp(&pair.pod1, &pair.pod2);
     talk.rounds(50);
     talk.close();
     for agent in [&pair.one, &pair.two] {
@@ -239,7 +207,7 @@ fn more_flows_than_the_table_holds_all_get_through() {
 fn flows_go_on_when_an_agent_is_killed_and_comes_back() {
     let mut pair = agents(&[]);
     let flow = udp::Flow::start(&pair.pod1, &pair.pod2, pair.pod2.address());
-    let mut talk = talk_tcp(&pair);
+    let mut talk = talk_tcp(&pair.pod1, &pair.pod2);
     talk.rounds(50);
     pair.one.kill();
     let before = fast_out(&pair.one);

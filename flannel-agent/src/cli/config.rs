@@ -9,7 +9,9 @@ use thiserror::Error;
 
 use super::flags::{Flags, SourceCheck};
 use super::snat;
+use crate::dataplane::{AttachMode, Options};
 use crate::desired::{FastPath, SourceNat};
+use crate::mark;
 use crate::redact::without_login;
 use crate::source::etcd::{ClientIdentity, EtcdOptions, Login, Tls};
 
@@ -78,6 +80,19 @@ impl ConfigError {
 const RENEW_MARGIN_MINUTES: std::ops::RangeInclusive<i64> = 1..=1439;
 
 impl Config {
+    /// What the dataplane is opened with, to change it or only to look.
+    pub(crate) fn dataplane(&self) -> Options {
+        Options {
+            bpffs: self.bpffs.clone(),
+            network: mark::network_name(&self.etcd.prefix),
+            ebpf_object: self.ebpf_object.clone(),
+            attach: AttachMode::Auto,
+            state_dir: self.state_dir.clone(),
+            flow_entries: self.flow_entries,
+            snat_entries: self.snat.is_some().then_some(self.snat_entries),
+        }
+    }
+
     /// # Errors
     /// The first flag whose value makes no sense.
     pub fn new(flags: &Flags) -> Result<Self, ConfigError> {

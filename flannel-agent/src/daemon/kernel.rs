@@ -16,7 +16,7 @@ use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
 use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
-use crate::dataplane::{AttachMode, Dataplane, Options, Report};
+use crate::dataplane::{Dataplane, Report};
 use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
 use crate::flanneld_masq::FlanneldMasq;
@@ -26,7 +26,7 @@ use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::rescue::{self, Rescue};
 use crate::uplink::{self, Uplink};
-use crate::{blackhole, mac, mark, metrics, observe};
+use crate::{blackhole, mac, metrics, observe};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -63,23 +63,15 @@ impl Kernel {
     /// # Errors
     /// A missing capability, no bpffs, programs that cannot be read.
     pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
-        let network = mark::network_name(&config.etcd.prefix);
+        let options = config.dataplane();
         // Before the first look, or a change right after it would go unnoticed.
         let monitor = Monitor::open()?;
-        let dataplane = Dataplane::open(&Options {
-            bpffs: config.bpffs.clone(),
-            network: network.clone(),
-            ebpf_object: config.ebpf_object.clone(),
-            attach: AttachMode::Auto,
-            state_dir: config.state_dir.clone(),
-            flow_entries: config.flow_entries,
-            snat_entries: config.snat.is_some().then_some(config.snat_entries),
-        })?;
+        let dataplane = Dataplane::open(&options)?;
         Ok(Self {
             dataplane,
             monitor,
             choice: config.uplink.clone(),
-            network,
+            network: options.network,
             source_check: config.source_check == SourceCheck::Strict,
             bpffs: config.bpffs.clone(),
             fast_path: config.fast_path.clone(),

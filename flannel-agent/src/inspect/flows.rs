@@ -9,7 +9,7 @@ use flannel_common::header::{PROTO_TCP, PROTO_UDP};
 use flannel_common::outside;
 use serde::Serialize;
 
-use super::output::{Format, json};
+use super::output::Rows;
 use super::{Look, Verdict};
 use crate::dataplane::clock;
 use crate::mac::MacAddr;
@@ -69,17 +69,11 @@ impl Flows {
     pub(super) fn show(&self, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         let view = self.look.view()?;
         let now = Now::read(view.epoch()?);
-        if self.look.output == Format::Table {
-            writeln!(out, "{}", heading())?;
-        }
+        let mut rows = Rows::begin(out, self.look.output, &heading())?;
         view.flows(|key, flow| {
             let row = Row::new(key, flow, now);
-            if !self.wants(&row) {
-                return Ok(());
-            }
-            match self.look.output {
-                Format::Table => writeln!(out, "{}", row.line())?,
-                Format::Json => json(out, &row)?,
+            if self.wants(&row) {
+                rows.row(&row, Row::line)?;
             }
             anyhow::Ok(())
         })?;
@@ -207,6 +201,7 @@ fn heading() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::output::Format;
 
     /// 1000 s after boot.
     fn now() -> Now {

@@ -10,7 +10,7 @@ use flannel_common::snat::{
 };
 use serde::Serialize;
 
-use super::output::{Format, json, or_dash};
+use super::output::{Rows, or_dash};
 use super::{Look, Verdict};
 use crate::dataplane::clock;
 use crate::dataplane::view::SnatFlow;
@@ -51,17 +51,11 @@ impl Nat {
     pub(super) fn show(&self, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         let view = self.look.view()?;
         let now = clock();
-        if self.look.output == Format::Table {
-            writeln!(out, "{}", heading())?;
-        }
+        let mut rows = Rows::begin(out, self.look.output, &heading())?;
         view.snat(|flow| {
             let row = Row::new(flow, now);
-            if !self.wants(&row) {
-                return Ok(());
-            }
-            match self.look.output {
-                Format::Table => writeln!(out, "{}", row.line())?,
-                Format::Json => json(out, &row)?,
+            if self.wants(&row) {
+                rows.row(&row, Row::line)?;
             }
             anyhow::Ok(())
         })?;

@@ -19,6 +19,33 @@ pub(super) fn json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()
     writeln!(out)
 }
 
+/// Rows that are written as they come, for tables that nobody wants to hold in memory.
+pub(super) struct Rows<'a> {
+    out: &'a mut dyn Write,
+    format: Format,
+}
+
+impl<'a> Rows<'a> {
+    /// Writes the heading, where there is one.
+    pub(super) fn begin(out: &'a mut dyn Write, format: Format, heading: &str) -> io::Result<Self> {
+        if format == Format::Table {
+            writeln!(out, "{heading}")?;
+        }
+        Ok(Self { out, format })
+    }
+
+    pub(super) fn row<T: Serialize>(
+        &mut self,
+        row: &T,
+        line: impl FnOnce(&T) -> String,
+    ) -> io::Result<()> {
+        match self.format {
+            Format::Table => writeln!(self.out, "{}", line(row)),
+            Format::Json => json(self.out, row),
+        }
+    }
+}
+
 /// Aligned columns without lines; columns in `right` hold numbers.
 pub(super) fn table<const N: usize>(
     out: &mut dyn Write,
@@ -51,6 +78,16 @@ pub(super) fn or_dash(value: Option<impl ToString>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_lines_below_a_heading_or_json_without() {
+        for (format, want) in [(Format::Table, "NAME\n<a>\n"), (Format::Json, "\"a\"\n")] {
+            let mut out = Vec::new();
+            let mut rows = Rows::begin(&mut out, format, "NAME").unwrap();
+            rows.row(&"a", |name| format!("<{name}>")).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), want);
+        }
+    }
 
     #[test]
     fn columns_are_aligned_and_lines_have_no_trailing_space() {

@@ -5,7 +5,7 @@ use super::{Leased, Preview};
 use crate::cli::Config;
 use crate::cli::flags::SourceCheck;
 use crate::config::Backend;
-use crate::dataplane::{self, AttachMode, Options};
+use crate::dataplane;
 use crate::desired::{self, Desired, Facts, Inputs, Sought};
 use crate::direct::{self, Direct};
 use crate::mac::MacAddr;
@@ -78,15 +78,7 @@ impl Preview {
         known: Known<'_>,
         leased: &Leased,
     ) -> anyhow::Result<()> {
-        let dataplane = dataplane::Preview::open(&Options {
-            bpffs: config.bpffs.clone(),
-            network: self.network.clone(),
-            state_dir: config.state_dir.clone(),
-            ebpf_object: config.ebpf_object.clone(),
-            attach: AttachMode::Auto,
-            flow_entries: config.flow_entries,
-            snat_entries: config.snat.is_some().then_some(config.snat_entries),
-        })?;
+        let dataplane = dataplane::Preview::open(&config.dataplane())?;
         self.agent_running = dataplane.agent_runs();
         if !dataplane.is_mounted() {
             let what = format!("mount a BPF file system on {}", config.bpffs.display());

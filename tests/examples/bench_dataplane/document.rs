@@ -1,5 +1,6 @@
 //! The results for machines, and for a page that is made later.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -45,13 +46,24 @@ impl Document {
 
     /// All that failed, cells and the rest, one line each.
     pub(crate) fn failed(&self) -> Vec<String> {
-        let cells = self.series.iter().flat_map(|series| {
+        let mut lines = self.cells(|series| &series.failed);
+        lines.extend(self.failures.iter().cloned());
+        lines
+    }
+
+    /// What failed once and then did not.
+    pub(crate) fn again(&self) -> Vec<String> {
+        self.cells(|series| &series.again)
+    }
+
+    fn cells(&self, which: impl Fn(&Series) -> &BTreeMap<Mode, String>) -> Vec<String> {
+        let mut lines = Vec::new();
+        for series in &self.series {
             let place = format!("{}; {}", series.group.name(), series.traffic.name());
-            let cell =
-                move |(mode, why): (&Mode, &String)| format!("{}: {place}: {why}", mode.name());
-            series.failed.iter().map(cell)
-        });
-        cells.chain(self.failures.iter().cloned()).collect()
+            let line = |(mode, why): (&Mode, &String)| format!("{}: {place}: {why}", mode.name());
+            lines.extend(which(series).iter().map(line));
+        }
+        lines
     }
 
     /// # Errors
@@ -132,6 +144,9 @@ mod tests {
         document.series[3]
             .failed
             .insert(Mode::Off, "the client: connect: timed out".to_owned());
+        document.series[4]
+            .again
+            .insert(Mode::Bare, "the server ended".to_owned());
         document.failures.push("programs: no memory".to_owned());
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("new/results.json");
@@ -144,6 +159,8 @@ mod tests {
         assert_eq!(failed.len(), 2);
         assert!(failed[0].starts_with("off: 64 KiB wire, br_netfilter on, one core, 1 flow; "));
         assert!(failed[0].ends_with(": the client: connect: timed out"));
+        assert_eq!(again.again().len(), 1);
+        assert!(again.again()[0].ends_with("; udp-rr: the server ended"));
     }
 
     #[test]

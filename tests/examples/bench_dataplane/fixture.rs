@@ -39,6 +39,7 @@ pub(crate) fn series(traffic: Traffic, costs: &[(Mode, &[f64])]) -> Series {
         traffic,
         rounds: (0..rounds).map(round).collect(),
         failed: BTreeMap::new(),
+        again: BTreeMap::new(),
     }
 }
 

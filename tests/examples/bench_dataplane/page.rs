@@ -255,12 +255,19 @@ fn costs(document: &Document) -> String {
 }
 
 fn failures(document: &Document) -> String {
-    let failed = document.failed();
-    if failed.is_empty() {
-        return String::new();
+    let mut text = String::new();
+    for (title, lines) in [
+        ("Not measured", document.failed()),
+        ("Failed once, then measured", document.again()),
+    ] {
+        if !lines.is_empty() {
+            let _ = writeln!(text, "\n## {title}\n");
+        }
+        for line in lines {
+            let _ = writeln!(text, "* {}", short(&line));
+        }
     }
-    let lines = failed.iter().map(|line| format!("* {}\n", short(line)));
-    format!("\n## Not measured\n\n{}", lines.collect::<String>())
+    text
 }
 
 fn in_group(document: &Document, wanted: impl Fn(&Group) -> bool) -> Vec<&Series> {

@@ -95,6 +95,7 @@ fn draw(
     chart
         .configure_mesh()
         .disable_x_mesh()
+        .max_light_lines(0)
         .disable_x_axis()
         .y_label_formatter(&|y| {
             if *y < 0.0 {

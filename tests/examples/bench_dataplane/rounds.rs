@@ -25,6 +25,8 @@ pub(crate) struct Series {
     pub(crate) rounds: Vec<Round>,
     /// Modes that could not be measured, and why. What they reached before does not count.
     pub(crate) failed: BTreeMap<Mode, String>,
+    /// Modes of which a sample failed and the next one did not, and why the last of them failed.
+    pub(crate) again: BTreeMap<Mode, String>,
 }
 
 /// Measures until all rounds are taken or the group's share of the time is over.
@@ -97,6 +99,7 @@ pub(crate) fn empty(group: &Group) -> Vec<Series> {
         traffic: *traffic,
         rounds: Vec::new(),
         failed: BTreeMap::new(),
+        again: BTreeMap::new(),
     };
     group.traffic.iter().map(series).collect()
 }
@@ -120,7 +123,13 @@ impl Turn<'_> {
             // Closed connections keep their ports: the next sample shall find as many free as this one.
             stage.flush_conntrack();
         }
-        let sample = self.sample(stage, traffic);
+        let mut sample = self.sample(stage, traffic);
+        if let Err(why) = &sample {
+            // Once more: a machine that was elsewhere for a moment shall not cost the cell.
+            self.series[n].again.insert(stage.mode, why.clone());
+            self.restart(stage);
+            sample = self.sample(stage, traffic);
+        }
         let series = &mut self.series[n];
         match sample {
             Ok(sample) => {
@@ -129,6 +138,7 @@ impl Turn<'_> {
                 }
             }
             Err(why) => {
+                series.again.remove(&stage.mode);
                 series.failed.insert(stage.mode, why);
                 self.restart(stage);
             }

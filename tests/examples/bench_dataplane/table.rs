@@ -87,6 +87,9 @@ fn notes(text: &mut String, series: &Series, modes: &[Mode]) {
         if let Some(why) = series.failed.get(mode) {
             notes.push(format!("failed: {}", short(why)));
         }
+        if let Some(why) = series.again.get(mode) {
+            notes.push(format!("a sample was taken again: {}", short(why)));
+        }
         let loss = series.spread(*mode, |s| s.loss).map_or(0.0, |s| s.median);
         if loss > 0.001 {
             notes.push(format!("{:.1} % lost", loss * 100.0));
@@ -143,7 +146,7 @@ pub(crate) fn outcome(document: &Document) -> String {
 
 fn goal_lines(all: &[Series]) -> String {
     let mut text = format!(
-        "\ngoals: {} as a ratio to {}\n{:<72}{:<16}{:>8}{:>18}{:>9}\n",
+        "\ngoals: {} as a ratio to {}\n{:<88}{:<16}{:>8}{:>18}{:>9}\n",
         JUDGED.name(),
         BASE.name(),
         "",
@@ -158,7 +161,7 @@ fn goal_lines(all: &[Series]) -> String {
             let of_bare = v.of_bare.map_or(String::new(), |s| format!("{s:.2}"));
             let _ = writeln!(
                 text,
-                "{:<72}{:<16}{:>8}{reached:>18}{of_bare:>9}  {}",
+                "{:<88}{:<16}{:>8}{reached:>18}{of_bare:>9}  {}",
                 series.group.name(),
                 series.traffic.name(),
                 v.goal.to_string(),

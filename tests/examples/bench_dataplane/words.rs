@@ -24,7 +24,18 @@ pub(crate) fn absolute(series: &Series) -> String {
     let traffic = series.traffic;
     let value = series.spread(BASE, |s| s.value * traffic.scale());
     let unit = traffic.unit().replace("us", "µs");
-    value.map_or("failed".to_owned(), |v| format!("{:.1} {unit}", v.median))
+    value.map_or("failed".to_owned(), |v| {
+        format!("{} {unit}", digits(v.median))
+    })
+}
+
+/// Three that count.
+fn digits(value: f64) -> String {
+    match value {
+        10.0..100.0 => format!("{value:.1}"),
+        100.0.. => format!("{value:.0}"),
+        _ => format!("{value:.2}"),
+    }
 }
 
 pub(crate) fn what(series: &Series) -> String {
@@ -54,6 +65,13 @@ pub(crate) fn number(n: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_have_three_digits() {
+        assert_eq!(digits(1.468), "1.47");
+        assert_eq!(digits(46.72), "46.7");
+        assert_eq!(digits(18_789.4), "18789");
+    }
 
     #[test]
     fn numbers_have_their_thousands_set_off() {

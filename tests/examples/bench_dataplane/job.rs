@@ -127,7 +127,7 @@ pub(crate) struct Side {
     /// Received by TCP streams: all of it, and per second after the warm-up.
     pub(crate) bytes: u64,
     pub(crate) bytes_per_second: f64,
-    /// UDP one way: when the first was sent, and when the last was received, by the wall clock.
+    /// UDP one way: when the first was sent, and when the last was received, by a clock that both sides share.
     pub(crate) first: f64,
     pub(crate) last: f64,
     /// CPU seconds that went into `count` or `bytes`; the client's with those of `ksoftirqd`.

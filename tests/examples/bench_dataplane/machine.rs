@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::thread::available_parallelism;
-use std::time::SystemTime;
 
+use flannel_agent::wall::Moment;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,7 +12,7 @@ pub(crate) struct Machine {
     pub(crate) processor: String,
     pub(crate) cores: usize,
     pub(crate) is_virtual: bool,
-    /// As HTTP writes it.
+    /// When the run began.
     pub(crate) date: String,
     /// Whether agent and bench were optimized.
     pub(crate) is_release: bool,
@@ -28,7 +28,7 @@ impl Machine {
             cores: available_parallelism().map_or(1, usize::from),
             // CPUID's bit by which a hypervisor shows itself.
             is_virtual: field(&info, "flags").split(' ').any(|f| f == "hypervisor"),
-            date: httpdate::fmt_http_date(SystemTime::now()),
+            date: Moment::now().to_string(),
             is_release: !cfg!(debug_assertions),
         }
     }

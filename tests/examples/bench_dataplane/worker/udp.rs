@@ -8,8 +8,9 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use flannel_agent::dataplane::clock;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 
@@ -168,7 +169,7 @@ pub(crate) fn send(job: &Job, bytes: u16) -> Side {
     flows.warm_for(job.warm_up);
     let datagram = vec![COUNT; usize::from(bytes)];
     let mut count = 0;
-    let (first, start, meter) = (wall_clock(), Instant::now(), Meter::start());
+    let (first, start, meter) = (shared_clock(), Instant::now(), Meter::start());
     while start.elapsed() < job.time {
         for _ in 0..BATCH {
             flows.next().send(&datagram);
@@ -253,7 +254,7 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool, start: &OnceLock<Meter>) -> Re
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 if fresh {
-                    received.last = wall_clock();
+                    received.last = shared_clock();
                     fresh = false;
                 }
                 if stop.load(Ordering::Relaxed) {
@@ -268,12 +269,11 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool, start: &OnceLock<Meter>) -> Re
     }
 }
 
-/// The same for both sides, which are processes of one machine.
+/// The same for both sides, which are processes of one machine: seconds since it was started.
 #[expect(
-    clippy::disallowed_methods,
-    reason = "times of two processes are compared that lie a moment apart"
+    clippy::cast_precision_loss,
+    reason = "microseconds matter: exact for centuries"
 )]
-fn wall_clock() -> f64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.expect("a clock set after 1970").as_secs_f64()
+fn shared_clock() -> f64 {
+    (clock() / 1_000) as f64 * 1e-6
 }

@@ -11,18 +11,12 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Output, Stdio};
 
-use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, Map, MapData};
-use bytemuck::Zeroable as _;
-use flannel_agent::dataplane::Wire;
-use flannel_common::Ipv4;
-use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::maps::{FLOWS, LAYOUT_VERSION, PEER_VXLAN, PEERS, Peer};
+use flannel_common::maps::FLOWS;
 use flannel_tests::agent::command;
 use flannel_tests::netns::output;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
-use flannel_tests::unprivileged;
+use flannel_tests::{fill, unprivileged};
 use serde_json::Value;
 
 /// `flannel-agent LINE --bpffs=…` on `node`.
@@ -44,13 +38,6 @@ fn text(node: &Node, line: &str) -> String {
     let output = look(node, line);
     assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// The pinned map of the default network on `node`.
-fn pinned(node: &Node, name: &str) -> Map {
-    let folder = node.bpffs().join("flannel/coreos_com_network");
-    let path = folder.join(format!("v{LAYOUT_VERSION}/maps")).join(name);
-    Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap()
 }
 
 #[test]
@@ -218,26 +205,8 @@ fn a_full_node_is_shown_whole() {
     let mut pair = Pair::of_agents();
     pair.one.kill();
     let node = pair.one.node();
-    let mut peers: LpmTrie<MapData, Ipv4, Wire<Peer>> = pinned(node, PEERS).try_into().unwrap();
-    for number in 0..PEER_COUNT {
-        let peer = Peer {
-            kind: PEER_VXLAN,
-            ..Peer::zeroed()
-        };
-        let subnet = ((11 << 24) + (number << 8)).to_be_bytes();
-        peers.insert(&Key::new(24, subnet), Wire(peer), 0).unwrap();
-    }
-    let mut flows: HashMap<MapData, Wire<FlowKey>, Wire<Flow>> =
-        pinned(node, FLOWS).try_into().unwrap();
-    for number in 0..FLOW_COUNT {
-        let key = FlowKey {
-            local: [10, 99, 0, 1],
-            remote: number.to_be_bytes(),
-            proto: 17,
-            ..FlowKey::zeroed()
-        };
-        flows.insert(Wire(key), Wire(Flow::EMPTY), 0).unwrap();
-    }
+    fill::peers(node, PEER_COUNT);
+    fill::flows(node, FLOW_COUNT);
     let shown = json(node, "peers", 0).as_array().unwrap().len();
     assert_eq!(shown, PEER_COUNT as usize + 1);
     let shown = text(node, "flows --pod=10.99.0.1 -o json").lines().count();

@@ -26,6 +26,27 @@ fn send(node: &mut Fixture, dst: [u8; 4]) -> Vec<u8> {
     node.run(Program::OverlayTx, &packet.udp()).packet
 }
 
+/// More packets than the buffer has room for: each would be in it, or counted as lost.
+#[test]
+fn while_nobody_listens_nothing_is_written() {
+    let mut node = Node::default().load();
+    for until in [0, OVER] {
+        node.listen(until, 0, false);
+        for n in 0..2_000 {
+            // Sent and dropped in turns.
+            send(&mut node, [10, 244, if n % 2 == 0 { 2 } else { 9 }, 7]);
+        }
+        assert_eq!(node.event(), None);
+        assert_eq!(node.lost_events(), 0);
+    }
+    // The same packets, and somebody who listens.
+    node.listen(LONG, 0, false);
+    for _ in 0..2_000 {
+        send(&mut node, [10, 244, 2, 7]);
+    }
+    assert!(node.event().is_some() && node.lost_events() > 0);
+}
+
 #[test]
 fn an_event_has_the_packet_as_the_program_left_it() {
     let mut node = Node::default().load();

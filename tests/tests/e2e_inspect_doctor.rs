@@ -7,6 +7,7 @@
     reason = "tests panic to keep their backtraces"
 )]
 
+use std::io::{Read as _, Write as _};
 use std::process::Output;
 
 use aya::programs::LinkOrder;
@@ -14,7 +15,7 @@ use aya::programs::tc::{SchedClassifier, TcAttachOptions, TcAttachType};
 use flannel_tests::agent::command;
 use flannel_tests::netns::output;
 use flannel_tests::prelude::*;
-use flannel_tests::stranger;
+use flannel_tests::{stranger, udp};
 use serde_json::Value;
 
 fn doctor(node: &Node, flags: &[&str]) -> Output {
@@ -287,4 +288,68 @@ fn an_uplink_that_computes_no_checksums_is_found() {
     let node = ward.agent.node();
     node.exec(&format!("ethtool -K {} tx off", Node::UPLINK));
     assert_eq!(ward.finds("eth0 computes no checksums"), Some(1));
+}
+
+#[test]
+fn a_strict_conntrack_beside_the_fast_path_is_found() {
+    let mut ward = Ward::new();
+    // A live agent would repair it.
+    ward.agent.kill();
+    let node = ward.agent.node();
+    node.exec("sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=0");
+    assert_eq!(ward.finds("conntrack is strict"), Some(1));
+}
+
+#[test]
+fn a_taken_port_a_missing_bpffs_and_a_tiny_mtu_are_found_before_the_start() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let node = lab.node("one");
+    let taken = udp::Server::on_port(&node, net.port).into_socket();
+    let (status, lines) = findings(&node, &["--pre"]);
+    assert_eq!(status, Some(1), "{lines:#?}");
+    assert!(
+        trouble(&lines)[0].contains("UDP port 8472 is taken"),
+        "{lines:#?}"
+    );
+    drop(taken);
+    node.exec(&format!("ip link set {} mtu 600", Node::UPLINK));
+    let (status, lines) = findings(&node, &["--pre", "--bpffs=/nowhere/bpf"]);
+    assert_eq!(status, Some(2), "{lines:#?}");
+    let all = trouble(&lines).join("\n");
+    assert!(
+        all.contains("/nowhere/bpf") && all.contains("MTU for pods: 550"),
+        "{all}"
+    );
+}
+
+/// Answers every connection as an etcd does whose clock stands still.
+#[test]
+fn a_clock_that_differs_is_found() {
+    let lab = Lab::new();
+    let node = lab.node("one");
+    let listener = node
+        .netns()
+        .enter(|| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut asked = [0; 1024];
+            let _ = stream.read(&mut asked);
+            let date = "Thu, 01 Jan 1970 00:01:00 GMT";
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 0\r\n\r\n"
+            );
+        }
+    });
+    let flag = format!("--etcd-endpoints=http://127.0.0.1:{port}");
+    let (status, lines) = findings(&node, &["--pre", &flag]);
+    assert_eq!(status, Some(2), "it is no etcd: {lines:#?}");
+    let said = format!("the clock of http://127.0.0.1:{port} differs by ");
+    assert!(
+        trouble(&lines).iter().any(|what| what.starts_with(&said)),
+        "{lines:#?}"
+    );
 }

@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use aya::maps::{Array, HashMap, Map, MapData};
 use flannel_agent::dataplane::Wire;
 use flannel_common::flow::{Flow, FlowKey, Half, tick};
-use flannel_common::maps::{EPOCH, FLOWS, LAYOUT_VERSION, PEER_VXLAN, Peer};
+use flannel_common::maps::{EPOCH, FLOWS, LAYOUT_VERSION, PEER_DIRECT, PEER_VXLAN, Peer};
 use flannel_tests::agent::command;
 use flannel_tests::netns::output;
 use flannel_tests::pair::Pair;
@@ -177,6 +177,11 @@ fn a_proven_flow_is_seen_to_skip_the_stack() {
 
 /// Enters a flow whose both directions were proven just now.
 fn prove(node: &Node, local: Ipv4Addr, remote: Ipv4Addr, epoch: u32) {
+    prove_by(node, PEER_VXLAN, local, remote, epoch);
+}
+
+/// The same for a peer that is reached in this way.
+fn prove_by(node: &Node, kind: u8, local: Ipv4Addr, remote: Ipv4Addr, epoch: u32) {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -206,7 +211,7 @@ fn prove(node: &Node, local: Ipv4Addr, remote: Ipv4Addr, epoch: u32) {
             public_ip: peer,
             next_hop: peer,
             vtep_mac: [2, 0, 0, 0, 0, 2],
-            kind: PEER_VXLAN,
+            kind,
             pad: 0,
         },
         ..Flow::EMPTY
@@ -237,4 +242,130 @@ fn what_leaves_as_the_node_is_shown_and_takes_no_port() {
     let expected = format!("tcp {}:50123 → 198.51.100.2:80", node.address());
     assert!(wire.unwrap().starts_with(&expected), "{out}");
     assert_eq!(state(node), before);
+}
+
+fn host_gw() -> Pair<Agent> {
+    let lab = Lab::new();
+    let net = lab.network(Network::host_gw("/coreos.com/network", "10.244.0.0/16"));
+    let one = Agent::start(lab.node("one"), &net);
+    let two = Agent::start(lab.node("two"), &net);
+    Pair::of(lab, net, one, two)
+}
+
+#[test]
+fn without_a_tunnel_a_packet_goes_by_the_uplink_as_it_is() {
+    let mut pair = host_gw();
+    wait_for_ports(pair.one.node());
+    pair.one.kill();
+    let node = pair.one.node();
+    let (here, there) = (pair.pod1.address(), pair.pod2.address());
+    let before = state(node);
+
+    let out = trace(node, &format!("{here} {there} --port=53"), 0);
+    let programs: Vec<String> = hops(&out).into_iter().map(|(program, _)| program).collect();
+    assert_eq!(programs, ["pod_tx", "-", "direct_tx"], "{out}");
+    assert_eq!(out["end"], "sent", "{out}");
+    assert!(!out.to_string().contains("vxlan"), "{out}");
+
+    let back = trace(node, &format!("{there} {here} --proto=udp"), 0);
+    let programs: Vec<String> = hops(&back)
+        .into_iter()
+        .map(|(program, _)| program)
+        .collect();
+    assert_eq!(programs, ["direct_rx", "-", "pod_rx"], "{back}");
+    assert_eq!(back["end"], "delivered", "{back}");
+    assert_eq!(state(node), before);
+}
+
+#[test]
+fn a_proven_flow_without_a_tunnel_skips_the_stack() {
+    let mut pair = host_gw();
+    wait_for_ports(pair.one.node());
+    pair.one.kill();
+    let node = pair.one.node();
+    let (here, there) = (pair.pod1.address(), pair.pod2.address());
+    let epoch: Array<MapData, u32> = pinned(node, EPOCH).try_into().unwrap();
+    prove_by(node, PEER_DIRECT, here, there, epoch.get(&0, 0).unwrap());
+    let fast = trace(node, &format!("{here} {there}"), 0);
+    assert_eq!(hops(&fast)[0], pairs(&[("pod_tx", "fast_tx")])[0], "{fast}");
+    assert_eq!(fast["end"], "sent", "{fast}");
+    assert!(!fast.to_string().contains("stack routes"), "{fast}");
+}
+
+#[test]
+fn a_device_besides_the_uplink_translates_to_its_own_address() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let agent = Agent::start_with(lab.node("one"), &net, &["--ip-masq"]);
+    let pod = Pod::on(&agent, "pod");
+    let node = agent.node();
+    wait_for_ports(node);
+    node.ip_batch(&[
+        "link add side type veth peer name far-side".to_owned(),
+        "addr add 203.0.113.1/24 dev side".to_owned(),
+        "link set far-side up".to_owned(),
+        "link set side up".to_owned(),
+    ]);
+    let outlets = || {
+        let map: HashMap<MapData, u32, [u8; 4]> = pinned(node, flannel_common::maps::OUTLETS)
+            .try_into()
+            .unwrap();
+        map.keys().count()
+    };
+    let log = || agent.log();
+    eventually("the device has its programs", SOON, || {
+        outlets() == 1
+            && log().contains("uplink_tx to egress of side")
+            && log().contains("uplink_snat_rx to ingress of side")
+    });
+    let out = trace(
+        node,
+        &format!("{} 203.0.113.9 --sport=50123", pod.address()),
+        0,
+    );
+    let last = out["hops"].as_array().unwrap().last().unwrap();
+    assert_eq!(last["place"], "side (egress)", "{out}");
+    assert_eq!(
+        hops(&out).pop().unwrap(),
+        pairs(&[("uplink_tx", "snat")])[0],
+        "{out}"
+    );
+    let becomes = last["becomes"].as_str().unwrap();
+    assert!(
+        becomes.starts_with("tcp 203.0.113.1:50123 → 203.0.113.9:80"),
+        "{out}"
+    );
+    assert_eq!(out["end"], "sent", "{out}");
+
+    let back = trace(node, "203.0.113.9 203.0.113.1 --port=50123", 0);
+    assert_eq!(back["hops"][0]["place"], "side (ingress)", "{back}");
+    assert_eq!(back["end"], "delivered", "{back}");
+}
+
+#[test]
+fn the_driver_s_program_is_named_and_the_way_behind_it_is_shown() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let one = Agent::start_with(lab.node("one"), &net, &["--xdp=on"]);
+    let two = Agent::start(lab.node("two"), &net);
+    let pair = Pair::of(lab, net, one, two);
+    let node = pair.one.node();
+    wait_for_ports(node);
+    let back = trace(
+        node,
+        &format!("{} {}", pair.pod2.address(), pair.pod1.address()),
+        0,
+    );
+    let driver = &back["hops"][0];
+    assert_eq!(driver["program"], "uplink_xdp", "{back}");
+    assert_eq!(
+        (&driver["place"], &driver["decision"]),
+        (&"eth0 (driver)".into(), &"not run".into())
+    );
+    let programs: Vec<String> = hops(&back)
+        .into_iter()
+        .map(|(program, _)| program)
+        .collect();
+    assert!(programs.contains(&"uplink_rx".to_owned()), "{back}");
+    assert_eq!(back["end"], "delivered", "{back}");
 }

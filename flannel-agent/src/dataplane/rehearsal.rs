@@ -13,7 +13,7 @@ use aya::maps::{HashMap, Map, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions};
 use bytemuck::Pod;
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::maps::{EPOCH, EXEMPT, FLOWS, PEERS, SNAT, STATS, STEPS, VTEPS};
+use flannel_common::maps::{EPOCH, EXEMPT, FLOWS, OUTLETS, PEERS, SNAT, STATS, STEPS, VTEPS};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat;
@@ -27,7 +27,7 @@ use super::{DataplaneError, Wire};
 /// Enough for one packet. An LRU needs some for each CPU.
 const ENTRIES: u32 = 1_024;
 /// What the programs never write.
-const SHARED: [&str; 4] = [PEERS, VTEPS, EPOCH, EXEMPT];
+const SHARED: [&str; 5] = [PEERS, VTEPS, EPOCH, EXEMPT, OUTLETS];
 const OWN: [&str; 3] = [FLOWS, SNAT, flannel_common::maps::FRAGMENTS];
 
 /// The programs of one network, ready to be tried.
@@ -63,6 +63,14 @@ pub(crate) enum RehearsalError {
         program: &'static str,
         error: Box<aya::programs::ProgramError>,
     },
+}
+
+/// The head of a `struct __sk_buff` (`linux/bpf.h`) whose `ifindex` is this. The kernel wants the rest zero.
+fn context_at(ifindex: u32) -> [u8; 44] {
+    const IFINDEX_AT: usize = 40;
+    let mut context = [0; 44];
+    context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
+    context
 }
 
 impl Rehearsal {
@@ -153,16 +161,20 @@ impl Rehearsal {
         Ok(())
     }
 
-    /// One packet, from its Ethernet header on, through one program.
+    /// One packet, from its Ethernet header on, through one program; `device`: by its index the one that the packet is
+    /// at, if it is not the uplink.
     pub(crate) fn run(
         &mut self,
         program: Program,
         packet: &[u8],
+        device: Option<u32>,
     ) -> Result<Outcome, RehearsalError> {
+        let context = device.map(context_at);
         let mut out = vec![0; packet.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet);
         options.data_out = Some(&mut out);
+        options.ctx_in = context.as_ref().map(<[u8; 44]>::as_slice);
         let result = self.shadow.program(program)?.test_run(options);
         let result = result.map_err(|error| RehearsalError::Run {
             program: program.name(),

@@ -20,8 +20,8 @@ use super::output::{Format, json};
 use crate::dataplane::Rehearsal;
 use crate::dataplane::view::{Hook, Told, View};
 use crate::net::{Address, Link, Netlink};
+pub(super) use packet::describe;
 use packet::{Proto, Segment, Tuple};
-pub(super) use walk::describe;
 
 /// `trace SRC DST …`
 #[derive(Debug, Clone, Args)]

@@ -262,6 +262,26 @@ pub(super) fn outer(frame: &[u8]) -> Option<Outer> {
     Some(pod_read_unaligned(outer))
 }
 
+/// A frame in words, with its tunnel headers if it has any.
+pub(in crate::inspect) fn describe(frame: &[u8]) -> String {
+    let inner = Described::of(frame, Eth::LEN + Outer::LEN);
+    match (outer(frame), inner) {
+        (Some(outer), Some(inner)) if outer.vxlan.flags == [0x08, 0, 0, 0] => {
+            let (src, dst) = (Ipv4Addr::from(outer.ip.src), Ipv4Addr::from(outer.ip.dst));
+            let [a, b, c, _] = outer.vxlan.vni;
+            format!(
+                "vxlan {src}:{} → {dst}:{}, VNI {}, to the MAC {} [{inner}]",
+                u16::from_be_bytes(outer.udp.src),
+                u16::from_be_bytes(outer.udp.dst),
+                u32::from_be_bytes([0, a, b, c]),
+                crate::mac::MacAddr(outer.eth.dst),
+            )
+        }
+        _ => Described::of(frame, Eth::LEN)
+            .map_or_else(|| "no IPv4 packet".to_owned(), |packet| packet.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use etherparse::SlicedPacket;

@@ -6,13 +6,12 @@ use anyhow::bail;
 use flannel_common::header::Eth;
 use flannel_common::program::Program;
 use flannel_common::reason::{Class, Reason};
-use flannel_common::vxlan::Outer;
 
-use super::packet::{self, Described, Wrapping, addressed, forwarded, outer, wrapped};
+use super::packet::{Described, Wrapping, addressed, describe, forwarded, wrapped};
 use super::{Hop, Report, Scene};
 use crate::dataplane::Outcome;
 use crate::dataplane::view::{Hook, Mode, in_order};
-use crate::net::Direction;
+use crate::net::{Direction, Link};
 
 /// TC actions (`linux/pkt_cls.h`).
 const SHOT: i32 = 2;
@@ -21,7 +20,7 @@ const REDIRECT: i32 = 7;
 /// A packet meets no more hooks than this; more would be a loop.
 const LONGEST: usize = 12;
 
-/// A test run takes the loopback device for the receiving one, whose MAC is zero.
+/// A test run takes the loopback device for the receiving one unless it is told another; its MAC is zero.
 const HERE: [u8; 6] = [0; 6];
 const ELSEWHERE: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
@@ -36,8 +35,9 @@ enum Place {
     /// The far end of the pair, where what could not be encapsulated comes out.
     FarEnd,
     FromOverlay,
-    ToUplink,
-    FromUplink,
+    /// Egress and ingress of the uplink, or of another device that leads out.
+    Out(u32),
+    In(u32),
 }
 
 /// How it ends.
@@ -51,7 +51,7 @@ enum Next {
 
 impl Scene {
     pub(super) async fn walk(mut self) -> anyhow::Result<Report> {
-        let (mut place, mut frame) = self.begin()?;
+        let (mut place, mut frame) = self.begin().await?;
         let mut report = Report {
             packet: describe(&frame),
             hops: Vec::new(),
@@ -81,7 +81,7 @@ impl Scene {
     }
 
     /// Where such a packet is met first.
-    fn begin(&self) -> anyhow::Result<(Place, Vec<u8>)> {
+    async fn begin(&self) -> anyhow::Result<(Place, Vec<u8>)> {
         let (src, dst) = (self.tuple.src, self.tuple.dst);
         let frame = self.tuple.frame(ELSEWHERE, HERE);
         if self.is_mine(src) {
@@ -90,8 +90,11 @@ impl Scene {
         if self.told.subnet.contains(&src) {
             return Ok((Place::FromPod, frame));
         }
+        // Where the way back leads is where it comes from.
+        let back = self.net.next_hop(src, None).await.map(|hop| hop.index);
+        let back = back.unwrap_or(self.told.uplink_index);
         if !self.told.network.contains(&src) {
-            return Ok((Place::FromUplink, frame));
+            return Ok((Place::In(self.entry(back)), frame));
         }
         let peer = self.view.peer_of(src)?;
         let Some(peer) = peer else {
@@ -105,13 +108,37 @@ impl Scene {
                 "{src} is a pod of the node {peer}, and {dst} is not on this node: trace it there"
             );
         }
+        if back != self.told.flannel_index {
+            return Ok((Place::In(self.entry(back)), frame));
+        }
         let wrapping = Wrapping {
             src: peer,
             dst: self.told.uplink_ip,
             port: self.told.port,
             vni: self.told.vni,
         };
-        Ok((Place::FromUplink, wrapped(&frame, &wrapping, HERE)))
+        let place = Place::In(self.told.uplink_index);
+        Ok((place, wrapped(&frame, &wrapping, HERE)))
+    }
+
+    /// The device itself if programs of ours are there, else the uplink.
+    fn entry(&self, index: u32) -> u32 {
+        let there = |hook: &Hook| at(hook, index, Direction::Ingress);
+        match self.hooks.iter().any(there) {
+            true => index,
+            false => self.told.uplink_index,
+        }
+    }
+
+    /// The device that a test run has to be told of: programs at the uplink know their own.
+    fn besides_the_uplink(&self, place: Place) -> Option<&Link> {
+        let (Place::In(index) | Place::Out(index)) = place else {
+            return None;
+        };
+        let links = self.links.iter();
+        links
+            .filter(|link| link.index != self.told.uplink_index)
+            .find(|link| link.index == index)
     }
 
     /// Our programs at one hook, in order.
@@ -121,6 +148,11 @@ impl Scene {
         frame: &mut Vec<u8>,
         hops: &mut Vec<Hop>,
     ) -> anyhow::Result<Next> {
+        let device = self.besides_the_uplink(place);
+        let device = device.map(|link| (link.index, link.mac.unwrap_or_default()));
+        if let Some((_, mac)) = device {
+            *frame = addressed(frame, ELSEWHERE, mac);
+        }
         for hook in self.programs(place, hops) {
             let Some(program) = Program::ALL.into_iter().find(|p| p.name() == hook.program) else {
                 continue;
@@ -143,7 +175,8 @@ impl Scene {
             if translates(program) {
                 self.rehearsal.add_steps()?;
             }
-            let outcome = self.rehearsal.run(program, frame)?;
+            let index = device.map(|(index, _)| index);
+            let outcome = self.rehearsal.run(program, frame, index)?;
             let reason = outcome.reasons.last().map(|(_, reason)| *reason);
             hop.explain(reason, &outcome, frame);
             hops.push(hop);
@@ -166,9 +199,10 @@ impl Scene {
             Place::IntoOverlay => at(hook, self.told.flannel_index, Direction::Egress),
             Place::FromOverlay => at(hook, self.told.flannel_index, Direction::Ingress),
             Place::FarEnd => at(hook, self.told.gro_index, Direction::Ingress),
-            Place::ToUplink => at(hook, self.told.uplink_index, Direction::Egress),
-            Place::FromUplink => {
-                at(hook, self.told.uplink_index, Direction::Ingress) || hook.mode == Mode::Xdp
+            Place::Out(index) => at(hook, index, Direction::Egress),
+            Place::In(index) => {
+                let at_driver = hook.mode == Mode::Xdp && hook.ifindex == index;
+                at_driver || at(hook, index, Direction::Ingress)
             }
             Place::Stack => false,
         };
@@ -211,7 +245,7 @@ impl Scene {
     /// Where a redirect leads, which its reason says.
     fn redirected(&self, reason: Option<Reason>, frame: &mut Vec<u8>) -> Next {
         match reason {
-            Some(Reason::Encap | Reason::FastTx) => Next::Place(Place::ToUplink),
+            Some(Reason::Encap | Reason::FastTx) => Next::Place(Place::Out(self.told.uplink_index)),
             Some(Reason::DecapGro | Reason::DecapDirect) => {
                 *frame = addressed(frame, ELSEWHERE, HERE);
                 Next::Place(Place::FromOverlay)
@@ -274,8 +308,11 @@ impl Scene {
                 *frame = addressed(frame, mac, mac);
                 Next::Place(Place::IntoOverlay)
             }
-            index if index == self.told.uplink_index => Next::Place(Place::ToUplink),
+            index if index == self.told.uplink_index => Next::Place(Place::Out(index)),
             _ if self.told.subnet.contains(&dst) => Next::Place(Place::ToPod),
+            index if self.hooks.iter().any(|h| at(h, index, Direction::Egress)) => {
+                Next::Place(Place::Out(index))
+            }
             _ => end(
                 "left",
                 format!("by {device}, where none of our programs is"),
@@ -306,32 +343,12 @@ impl Hop {
     }
 }
 
-/// A frame in words, with its tunnel headers if it has any.
-pub(in crate::inspect) fn describe(frame: &[u8]) -> String {
-    let inner = Described::of(frame, Eth::LEN + Outer::LEN);
-    match (outer(frame), inner) {
-        (Some(outer), Some(inner)) if outer.vxlan.flags == [0x08, 0, 0, 0] => {
-            let (src, dst) = (Ipv4Addr::from(outer.ip.src), Ipv4Addr::from(outer.ip.dst));
-            let [a, b, c, _] = outer.vxlan.vni;
-            format!(
-                "vxlan {src}:{} → {dst}:{}, VNI {}, to the MAC {} [{inner}]",
-                u16::from_be_bytes(outer.udp.src),
-                u16::from_be_bytes(outer.udp.dst),
-                u32::from_be_bytes([0, a, b, c]),
-                crate::mac::MacAddr(outer.eth.dst),
-            )
-        }
-        _ => packet::Described::of(frame, Eth::LEN)
-            .map_or_else(|| "no IPv4 packet".to_owned(), |packet| packet.to_string()),
-    }
-}
-
 /// Behind a hook whose programs all let the packet pass.
 fn behind(place: Place, frame: &[u8]) -> Next {
     let dst = Described::of(frame, Eth::LEN).map(|d| d.dst());
     let dst = dst.map_or_else(String::new, |dst| dst.to_string());
     match place {
-        Place::FromPod | Place::FromOverlay | Place::FromUplink | Place::Stack => {
+        Place::FromPod | Place::FromOverlay | Place::In(_) | Place::Stack => {
             Next::Place(Place::Stack)
         }
         Place::IntoOverlay => Next::Place(Place::FarEnd),
@@ -339,7 +356,7 @@ fn behind(place: Place, frame: &[u8]) -> Next {
             "dropped",
             "nothing takes it at the far end of the pair".to_owned(),
         ),
-        Place::ToUplink => end("sent", format!("to {dst}")),
+        Place::Out(_) => end("sent", format!("to {dst}")),
         Place::ToPod => end("delivered", format!("to the pod {dst}")),
     }
 }

@@ -59,6 +59,10 @@ impl Node {
         )
         .unwrap_or_else(|e| panic!("mount a bpffs on {}: {e}", bpffs.display()));
         node.sysctl("net.ipv4.ip_forward", 1);
+        // A new namespace takes the machine's; of `all` and the device's own the larger counts.
+        for of in ["all", "default", Self::UPLINK] {
+            node.sysctl(&format!("net.ipv4.conf.{of}.rp_filter"), 0);
+        }
         node.br_netfilter(true);
         node
     }

@@ -31,6 +31,15 @@ fn a_port_went(before: &Node, now: &Node) -> bool {
     !before.pod_ports.iter().all(stays)
 }
 
+/// Whether nothing differs but the routes by which flows to the outside were proven.
+fn wants_the_same(before: &Node, now: &Node) -> bool {
+    let before = Node {
+        ways_out: now.ways_out,
+        ..before.clone()
+    };
+    before == *now
+}
+
 /// A node that could not be made what is wanted. What forwarded before, still does.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
@@ -59,7 +68,8 @@ impl Dataplane {
         let mut actions = plan(desired, &actual)?;
         // Nothing else was wanted, and yet something is to do: somebody else undid it.
         let drift = before.as_ref().is_some_and(|before| {
-            before.node == desired.node && before.peers == PeerMaps::from(&desired.peers)
+            wants_the_same(&before.node, &desired.node)
+                && before.peers == PeerMaps::from(&desired.peers)
         });
         let before = before.map(|before| before.node);
         if ends_proofs(before.as_ref(), &desired.node) && !actions.contains(&Action::BumpEpoch) {
@@ -118,6 +128,8 @@ impl Dataplane {
             crate::metrics::acted(action.name(), outcome.is_ok());
             match outcome {
                 Ok(()) => {
+                    // Proofs end for many reasons, none of them a repair.
+                    let drift = drift && action != Action::BumpEpoch;
                     if drift {
                         crate::metrics::drift_repaired(action.name());
                         tracing::info!(drift, "{action}");

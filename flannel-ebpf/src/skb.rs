@@ -291,11 +291,12 @@ pub(crate) fn random() -> u32 {
 /// Sends the packet out of a device, with a link-layer header for `next_hop`. Returns the TC action.
 #[inline(always)]
 pub(crate) fn redirect_to_neighbour(ifindex: u32, next_hop: Ipv4) -> i32 {
+    // Only the first of the four is read for IPv4. Zeros for the others would be a call of `memset`.
+    let ipv6_nh = [u32::from_ne_bytes(next_hop); 4];
     let mut to = bpf_redir_neigh {
         nh_family: AF_INET,
-        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] },
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh },
     };
-    to.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(next_hop);
     // SAFETY: `to` outlives the call and its true size is passed.
     let action =
         unsafe { bpf_redirect_neigh(ifindex, &raw mut to, size_of::<bpf_redir_neigh>() as i32, 0) };

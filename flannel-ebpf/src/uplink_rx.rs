@@ -85,6 +85,11 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
             Way::Stack => {}
         }
     }
+    // Stripped, it would still count as tunnelled when the pod's kernel cuts it up (`__udp_gso_segment`), and be lost.
+    // Not stripped, the kernel cuts it up for the agent's socket.
+    if skb.is_gso() && inner.ip.proto == PROTO_UDP {
+        return Err(Reason::UdpGso);
+    }
     let ip = decap::strip(skb, outer.ip.tos, &inner.ip)?;
     decap::address_to_stack(skb, outer.eth.src, &ip)?;
     Ok(if !at_once && is_for_gro(skb, inner) {

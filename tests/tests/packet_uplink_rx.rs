@@ -104,6 +104,29 @@ fn gso_of_an_unknown_kind_is_left_to_the_stack() {
     assert_eq!(node.counted(UplinkRx), [(Reason::DecapRefused, 1)]);
 }
 
+/// The kernel cuts it up for the agent's socket. Stripped here, it would be lost when the pod's kernel does.
+#[test]
+fn udp_gso_is_left_to_the_stack() {
+    let mut node = Node::default().load();
+    let packet = vxlan(
+        &Inner {
+            payload: 1200,
+            ..Inner::inbound()
+        }
+        .udp(),
+    );
+    let out = node.run_with(
+        UplinkRx,
+        &Run {
+            packet: &packet,
+            gso_size: 500,
+            ..Run::default()
+        },
+    );
+    assert_eq!((out.action, out.packet), (UNSPEC, packet));
+    assert_eq!(node.counted(UplinkRx), [(Reason::UdpGso, 1)]);
+}
+
 /// RFC 6040 figure 4: inner, outer, result.
 #[rstest]
 #[case(0b00, 0b00, Some(0b00))]

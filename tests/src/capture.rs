@@ -17,6 +17,11 @@ pub struct Capture {
     file: PathBuf,
 }
 
+/// More than any packet has. In immediate mode each packet takes so much of the buffer, however short it is: with tcpdump's own
+/// numbers eight packets fill it, and the ninth is lost on a busy machine.
+const LONGEST: &str = "66000";
+const BUFFER_KIB: &str = "32768";
+
 /// Header of a pcap file, and of each packet in it.
 const FILE_HEADER: usize = 24;
 const PACKET_HEADER: usize = 16;
@@ -28,7 +33,8 @@ impl Capture {
         let file = node.folder().join(format!("{name}.pcap"));
         let mut command = node.netns().command("tcpdump");
         command
-            .args(["-i", device, "-n", "-s", "0", "-Z", "root"])
+            .args(["-i", device, "-n", "-Z", "root"])
+            .args(["-s", LONGEST, "-B", BUFFER_KIB])
             .args(["--immediate-mode", "-U", "-w"])
             .arg(&file)
             .arg(filter);

@@ -3,23 +3,83 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
+use flannel_common::maps::{EPOCH, FLOWS};
+use flannel_common::program::Program::{DirectRx, OverlayRx, PodTx, UplinkRx, XdpRx};
+use flannel_common::reason::Reason;
+use serde_json::Value;
+
 use crate::agent::Agent;
+use crate::bpftool::{count, dump};
 use crate::host::Host as _;
+use crate::lab::{Lab, Options};
 use crate::member::Member as _;
+use crate::network::Network;
 use crate::node::Node;
+use crate::pair::Pair;
 use crate::pod::Pod;
-use crate::talk;
-use crate::tcp;
-use crate::udp;
 use crate::wait::{SOON, eventually};
+use crate::{talk, tcp, udp};
 
 /// A proof ends 15 s after its last renewal; the rest is for a busy machine.
 pub const RULE_REACHES: Duration = Duration::from_secs(30);
 
+/// Two nodes of ours with a pod each, on whose ports the programs already sit.
+pub fn agents(options: Options, flags: &[&str]) -> Pair<Agent> {
+    let lab = Lab::with(options);
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let one = Agent::start_with(lab.node("one"), &net, flags);
+    let two = Agent::start_with(lab.node("two"), &net, flags);
+    let pair = Pair::of(lab, net, one, two);
+    if !flags.contains(&"--fast-path=off") {
+        hooked(&pair.one);
+        hooked(&pair.two);
+    }
+    pair
+}
+
 /// Waits until the programs sit where pods' packets pass: the agent learns of a new pod a moment later.
+#[track_caller]
 pub fn hooked(agent: &Agent) {
     let what = format!("programs at the pods of {}", agent.node().name());
-    eventually(what, SOON, || agent.log().contains("attach pod_tx"));
+    eventually(what, SOON, || {
+        let log = agent.log();
+        log.contains("attach pod_tx") && log.contains("attach pod_rx")
+    });
+}
+
+/// Packets that went from a pod to the wire past the stack.
+pub fn sent(agent: &Agent) -> u64 {
+    count(agent, PodTx, Reason::FastTx)
+}
+
+/// Packets that went from the wire to a pod past the stack, by whatever way.
+pub fn received(agent: &Agent) -> u64 {
+    [
+        (UplinkRx, Reason::FastRx),
+        (DirectRx, Reason::FastRx),
+        (OverlayRx, Reason::FastRxGro),
+        (XdpRx, Reason::FastRxXdp),
+    ]
+    .into_iter()
+    .map(|(program, reason)| count(agent, program, reason))
+    .sum()
+}
+
+/// What ends every proof when it is raised.
+pub fn epoch(agent: &Agent) -> u64 {
+    let entries = dump(agent, EPOCH);
+    entries[0]["value"].as_u64().expect("a number")
+}
+
+/// Flows of which a direction is proven.
+pub fn proven(agent: &Agent) -> Vec<Value> {
+    let is_proven = |entry: &Value| {
+        ["tx", "rx"]
+            .iter()
+            .any(|half| entry["value"][half]["verified"] != 0)
+    };
+    let flows = dump(agent, FLOWS);
+    flows.into_iter().filter(is_proven).collect()
 }
 
 /// A port of a pod.

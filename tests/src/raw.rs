@@ -1,7 +1,8 @@
 //! Packets as bytes, out of a host's stack.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsRawFd as _;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
@@ -29,4 +30,44 @@ pub fn send(host: &(impl Host + ?Sized), packets: &[Vec<u8>]) {
             sendto(socket.as_raw_fd(), packet, &to, MsgFlags::empty()).expect("send a packet");
         }
     });
+}
+
+/// A socket for packets of one IP protocol, whatever it is; the kernel makes the IPv4 header.
+#[derive(Debug)]
+pub struct RawIp(UdpSocket);
+
+impl RawIp {
+    #[track_caller]
+    pub fn open(host: &(impl Host + ?Sized), protocol: u8) -> Self {
+        let open = || {
+            let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+            // SAFETY: plain numbers.
+            unsafe { libc::socket(libc::AF_INET, kind, protocol.into()) }
+        };
+        let fd = host.netns().enter(open);
+        assert!(fd >= 0, "a raw socket: {}", std::io::Error::last_os_error());
+        // SAFETY: just opened, and nobody else has it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // Of what std has for UDP only calls are used that any datagram socket of IPv4 knows.
+        let socket = UdpSocket::from(fd);
+        let patience = Some(Duration::from_secs(5));
+        socket.set_read_timeout(patience).expect("set a time-out");
+        Self(socket)
+    }
+
+    #[track_caller]
+    pub fn send(&self, payload: &[u8], to: Ipv4Addr) {
+        self.0
+            .send_to(payload, (to, 0))
+            .unwrap_or_else(|e| panic!("{} bytes to {to}: {e}", payload.len()));
+    }
+
+    /// The next packet without its IPv4 header, or the failure of a test.
+    #[track_caller]
+    pub fn receive(&self) -> Vec<u8> {
+        let mut packet = vec![0; 65_536];
+        let len = self.0.recv(&mut packet).expect("a packet within 5 s");
+        let header = usize::from(packet[0] & 0xf) * 4;
+        packet[header..len].to_vec()
+    }
 }

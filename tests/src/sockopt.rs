@@ -20,6 +20,13 @@ pub fn without_checksum(socket: &UdpSocket) {
     set(socket.as_raw_fd(), level, name, 1).expect("SO_NO_CHECK");
 }
 
+/// What is sent at once leaves as datagrams of `bytes` each, cut up as late as possible (UDP GSO).
+#[track_caller]
+pub fn segmented(socket: &UdpSocket, bytes: u16) {
+    let (level, name) = (libc::SOL_UDP, libc::UDP_SEGMENT);
+    set(socket.as_raw_fd(), level, name, bytes.into()).expect("UDP_SEGMENT");
+}
+
 fn set(fd: RawFd, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the option is an int, which lives through the call and whose size is passed.
     let result = unsafe {

@@ -4,55 +4,29 @@
 
 use std::net::Ipv4Addr;
 
-use flannel_common::program::Program::{OverlayRx, PodTx, UplinkRx};
+use flannel_common::program::Program::OverlayRx;
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::{count, dump};
-use flannel_tests::fast_path::{hooked, obeys_a_drop_rule, talk_tcp, talk_udp, to};
+use flannel_tests::fast_path::{agents, obeys_a_drop_rule, received, sent, talk_tcp, talk_udp, to};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
 use flannel_tests::netns::Netns;
-use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use flannel_tests::{flannel_rules, sweep, talk, tcp, udp};
 use rstest::rstest;
-
-fn agents(flags: &[&str]) -> Pair<Agent> {
-    agents_on(Options::default(), flags)
-}
-
-fn agents_on(options: Options, flags: &[&str]) -> Pair<Agent> {
-    let lab = Lab::with(options);
-    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
-    let one = Agent::start_with(lab.node("one"), &net, flags);
-    let two = Agent::start_with(lab.node("two"), &net, flags);
-    let pair = Pair::of(lab, net, one, two);
-    if !flags.contains(&"--fast-path=off") {
-        hooked(&pair.one);
-        hooked(&pair.two);
-    }
-    pair
-}
-
-fn fast_out(agent: &Agent) -> u64 {
-    count(agent, PodTx, Reason::FastTx)
-}
-
-fn fast_in(agent: &Agent) -> u64 {
-    count(agent, UplinkRx, Reason::FastRx) + count(agent, OverlayRx, Reason::FastRxGro)
-}
 
 #[rstest]
 #[case::at_the_ports(&[])]
 #[case::at_the_bridge(&["--pod-hook=bridge"])]
 #[case::without_proof(&["--fast-path=always"])]
 fn flows_become_fast_in_both_directions(#[case] flags: &[&str]) {
-    let pair = agents(flags);
+    let pair = agents(Options::default(), flags);
     let mut tcp = talk_tcp(&pair.pod1, &pair.pod2);
     tcp.rounds(200);
     talk_udp(&pair.pod1, &pair.pod2).rounds(200);
     for agent in [&pair.one, &pair.two] {
-        let (out, inwards) = (fast_out(agent), fast_in(agent));
+        let (out, inwards) = (sent(agent), received(agent));
         assert!(
             out > 300 && inwards > 300,
             "of 400 each way {out} and {inwards} were fast"
@@ -62,15 +36,15 @@ fn flows_become_fast_in_both_directions(#[case] flags: &[&str]) {
 
 #[test]
 fn switched_off_nothing_is_fast() {
-    let pair = agents(&["--fast-path=off"]);
+    let pair = agents(Options::default(), &["--fast-path=off"]);
     talk_tcp(&pair.pod1, &pair.pod2).rounds(50);
-    assert_eq!(fast_out(&pair.one) + fast_in(&pair.one), 0);
+    assert_eq!(sent(&pair.one) + received(&pair.one), 0);
 }
 
 /// Conntrack on both nodes keeps a true picture: established, assured, nothing invalid.
 #[test]
 fn conntrack_sees_a_fast_flow_established_and_assured() {
-    let pair = agents(&[]);
+    let pair = agents(Options::default(), &[]);
     for agent in [&pair.one, &pair.two] {
         // kube-proxy's rule; and without a rule that asks, conntrack does not look at all.
         let rule = "FORWARD -m conntrack --ctstate INVALID -j DROP";
@@ -79,7 +53,7 @@ fn conntrack_sees_a_fast_flow_established_and_assured() {
     let mut talk = talk_tcp(&pair.pod1, &pair.pod2);
     talk.rounds(500);
     for agent in [&pair.one, &pair.two] {
-        assert!(fast_out(agent) > 400);
+        assert!(sent(agent) > 400);
         let list = agent
             .node()
             .exec(&format!("conntrack -L -p tcp --sport {}", talk.port()));
@@ -98,7 +72,7 @@ fn conntrack_sees_a_fast_flow_established_and_assured() {
 #[case::whole(Wire::Whole)]
 #[case::segmented(Wire::Segmented)]
 fn bulk_arrives_whole(#[case] wire: Wire) {
-    let pair = agents_on(
+    let pair = agents(
         Options {
             wire,
             ..Options::default()
@@ -107,7 +81,7 @@ fn bulk_arrives_whole(#[case] wire: Wire) {
     );
     let server = tcp::Server::on(&pair.pod2);
     server.exchange(&pair.pod1, to(&pair.pod2, server.port()), 16 << 20);
-    assert!(fast_out(&pair.one) > 0 && fast_in(&pair.two) > 0);
+    assert!(sent(&pair.one) > 0 && received(&pair.two) > 0);
     if wire == Wire::Segmented {
         let merged = count(&pair.two, OverlayRx, Reason::FastRxGro);
         assert!(merged > 0, "no packet went to the pod behind GRO");
@@ -120,7 +94,7 @@ fn a_translated_flow_is_never_fast(
     #[values("--pod-hook=port", "--pod-hook=bridge")] hook: &str,
     #[values(true, false)] br_netfilter: bool,
 ) {
-    let pair = agents(&[hook]);
+    let pair = agents(Options::default(), &[hook]);
     let server = tcp::Server::on(&pair.pod2);
     let cluster_ip = Ipv4Addr::new(10, 96, 0, 10);
     let service = Service::new(cluster_ip, 80, vec![to(&pair.pod2, server.port())]);
@@ -133,22 +107,22 @@ fn a_translated_flow_is_never_fast(
     tcp.rounds(100);
     let datagrams = udp::Server::on_port(&pair.pod2, server.port());
     talk::Udp::open(datagrams, &pair.pod1, service.address()).rounds(100);
-    assert_eq!((fast_out(&pair.one), fast_in(&pair.one)), (0, 0));
+    assert_eq!((sent(&pair.one), received(&pair.one)), (0, 0));
     tcp.close();
 }
 
 #[test]
 fn a_drop_rule_stops_a_fast_flow_and_its_removal_lets_it_go_on() {
-    let pair = agents(&[]);
+    let pair = agents(Options::default(), &[]);
     let talk = talk_udp(&pair.pod1, &pair.pod2);
     talk.rounds(50);
-    assert!(fast_out(&pair.one) > 0);
+    assert!(sent(&pair.one) > 0);
     obeys_a_drop_rule(&talk, pair.two.node(), &pair.pod1, &pair.pod2);
 }
 
 #[test]
 fn a_closed_connection_leaves_no_live_entry() {
-    let pair = agents(&[]);
+    let pair = agents(Options::default(), &[]);
     let mut talk = talk_tcp(&pair.pod1, &pair.pod2);
     talk.rounds(50);
     talk.close();
@@ -167,7 +141,7 @@ fn a_closed_connection_leaves_no_live_entry() {
 /// The address is another pod's at once: the running flow must reach that one, not the grave.
 #[test]
 fn a_pod_that_takes_over_an_address_gets_its_flows() {
-    let pair = agents(&[]);
+    let pair = agents(Options::default(), &[]);
     let server = udp::Server::on(&pair.pod2);
     let port = server.port();
     let talk = talk::Udp::open(server, &pair.pod1, to(&pair.pod2, port));
@@ -195,7 +169,7 @@ fn a_pod_that_takes_over_an_address_gets_its_flows() {
 
 #[test]
 fn more_flows_than_the_table_holds_all_get_through() {
-    let pair = agents(&["--flow-entries=8192"]);
+    let pair = agents(Options::default(), &["--flow-entries=8192"]);
     let server = udp::Server::on(&pair.pod2);
     let to = to(&pair.pod2, server.port());
     for _ in 0..10_000 {
@@ -205,14 +179,14 @@ fn more_flows_than_the_table_holds_all_get_through() {
 
 #[test]
 fn flows_go_on_when_an_agent_is_killed_and_comes_back() {
-    let mut pair = agents(&[]);
+    let mut pair = agents(Options::default(), &[]);
     let flow = udp::Flow::start(&pair.pod1, &pair.pod2, pair.pod2.address());
     let mut talk = talk_tcp(&pair.pod1, &pair.pod2);
     talk.rounds(50);
     pair.one.kill();
-    let before = fast_out(&pair.one);
+    let before = sent(&pair.one);
     talk.rounds(200);
-    assert!(fast_out(&pair.one) > before, "without an agent as with one");
+    assert!(sent(&pair.one) > before, "without an agent as with one");
     pair.one.restart();
     talk.rounds(200);
     flow.finish().assert_complete();

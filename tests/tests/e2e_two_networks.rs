@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use flannel_tests::fast_path;
 use flannel_tests::prelude::*;
 
 #[test]
@@ -87,5 +88,51 @@ fn f5_host_gw_and_vxlan_on_the_same_hosts() {
             "{missed} out of {device}: {}",
             report.text
         );
+    }
+}
+
+/// Each on its own: counters, flows and proofs of one network say nothing about the other's.
+#[test]
+fn flows_of_both_networks_are_fast() {
+    let lab = Lab::new();
+    let red = lab.network(Network::vxlan("/red/network", "10.11.0.0/16").vni(1));
+    let blue = lab.network(Network::vxlan("/blue/network", "10.12.0.0/16").vni(2));
+    let hosts = ["one", "two"].map(|name| Arc::new(lab.node(name)));
+    let start = |net: &Network| {
+        let flag = format!("--pod-bridge=br-{}", net.vni);
+        hosts
+            .each_ref()
+            .map(|host| Agent::start_with(host.clone(), net, &[&flag]))
+    };
+    let networks = [start(&red), start(&blue)].map(|agents| {
+        let bridge = format!("br-{}", agents[0].net().vni);
+        let pods = agents
+            .each_ref()
+            .map(|agent| Pod::behind(agent, &bridge, &bridge));
+        pods[0].reaches(&pods[1]);
+        agents.iter().for_each(fast_path::hooked);
+        (agents, pods)
+    });
+    let counted = |agents: &[Agent; 2]| {
+        agents
+            .each_ref()
+            .map(|agent| (fast_path::sent(agent), fast_path::received(agent)))
+    };
+    for (n, (agents, [from, to])) in networks.iter().enumerate() {
+        let (others, _) = &networks[1 - n];
+        let (before, elsewhere) = (counted(agents), counted(others));
+        fast_path::talk_udp(from, to).rounds(100);
+        for (before, after) in before.into_iter().zip(counted(agents)) {
+            assert!(
+                after.0 > before.0 + 80 && after.1 > before.1 + 80,
+                "{before:?} to {after:?}"
+            );
+        }
+        assert_eq!(counted(others), elsewhere);
+    }
+    for ((agents, _), octet) in networks.iter().zip([11, 12]) {
+        for flow in agents.iter().flat_map(fast_path::proven) {
+            assert_eq!(flow["key"]["local"][1], octet, "{flow}");
+        }
     }
 }

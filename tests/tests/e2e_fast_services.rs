@@ -1,0 +1,80 @@
+//! Services beside the fast path: every answer is right, and no flow that is translated on a node is fast there.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use flannel_tests::fast_path::{agents, proven, received, sent, talk_udp, to};
+use flannel_tests::iptables::Iptables;
+use flannel_tests::kube_proxy::Service;
+use flannel_tests::lab::Options;
+use flannel_tests::pair::Pair;
+use flannel_tests::prelude::*;
+use flannel_tests::{flannel_rules, talk, tcp, udp};
+use rstest::rstest;
+
+const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const NODE_PORT: u16 = 30_080;
+
+/// Both nodes know of one endpoint.
+fn serve(pair: &Pair<Agent>, endpoint: SocketAddrV4, br_netfilter: bool) -> Service {
+    let service = Service::new(CLUSTER_IP, 80, vec![endpoint]).node_port(NODE_PORT);
+    for agent in [&pair.one, &pair.two] {
+        agent.node().br_netfilter(br_netfilter);
+        service.install(agent.node(), Iptables::Nft, &pair.net.cidr);
+        flannel_rules::forward(agent, Iptables::Nft);
+    }
+    service
+}
+
+#[track_caller]
+fn nothing_was_fast(agent: &Agent) {
+    assert_eq!((sent(agent), received(agent)), (0, 0));
+    assert_eq!(proven(agent), <[serde_json::Value; 0]>::default());
+}
+
+/// The node in the middle translates both ends. The endpoint's node sees a plain flow, and may make it fast.
+#[rstest]
+fn a_node_port_is_never_fast_where_it_is_translated(
+    #[values("--pod-hook=port", "--pod-hook=bridge")] hook: &str,
+    #[values(true, false)] br_netfilter: bool,
+) {
+    let pair = agents(Options::default(), &[hook]);
+    let outside = pair.lab.outside();
+    let server = tcp::Server::on(&pair.pod2);
+    serve(&pair, to(&pair.pod2, server.port()), br_netfilter);
+    let to = SocketAddrV4::new(pair.one.node().address(), NODE_PORT);
+    let mut tcp = talk::Tcp::open(&server, &outside, to);
+    tcp.rounds(100);
+    let datagrams = udp::Server::on_port(&pair.pod2, server.port());
+    talk::Udp::open(datagrams, &outside, to).rounds(100);
+    nothing_was_fast(&pair.one);
+    tcp.close();
+    assert_eq!(
+        server.exchange(&outside, to, 1 << 20).client.ip(),
+        pair.one.vtep()
+    );
+    nothing_was_fast(&pair.one);
+}
+
+/// A pod asks for its own service and gets itself. A plain flow of the same pod is fast all the while.
+#[rstest]
+fn a_hairpin_is_never_fast(
+    #[values("--pod-hook=port", "--pod-hook=bridge")] hook: &str,
+    #[values(true, false)] br_netfilter: bool,
+) {
+    let pair = agents(Options::default(), &[hook]);
+    let server = tcp::Server::on(&pair.pod1);
+    let service = serve(&pair, to(&pair.pod1, server.port()), br_netfilter);
+    let mut hairpin = talk::Tcp::open(&server, &pair.pod1, service.address());
+    hairpin.rounds(100);
+    let seen = server.exchange(&pair.pod1, service.address(), 1 << 20);
+    assert_ne!(seen.client.ip(), pair.pod1.address(), "masqueraded");
+    nothing_was_fast(&pair.one);
+
+    let plain = talk_udp(&pair.pod1, &pair.pod2);
+    plain.rounds(100);
+    let before = (sent(&pair.one), received(&pair.one));
+    assert!(before.0 > 80 && before.1 > 80, "{before:?}");
+    hairpin.rounds(100);
+    assert_eq!((sent(&pair.one), received(&pair.one)), before);
+    hairpin.close();
+}

@@ -15,7 +15,7 @@ pub struct Service {
 }
 
 /// The mark that asks KUBE-POSTROUTING to masquerade.
-const MASQUERADE: &str = "0x4000";
+pub(crate) const MASQUERADE: &str = "0x4000";
 
 impl Service {
     pub fn new(cluster_ip: Ipv4Addr, port: u16, endpoints: Vec<SocketAddrV4>) -> Self {

@@ -41,6 +41,7 @@ pub mod iptables;
 pub mod kernel_host_gw;
 pub mod kernel_vxlan;
 pub mod kube_proxy;
+mod kube_proxy_nft;
 pub mod lab;
 pub mod member;
 pub mod mirror;

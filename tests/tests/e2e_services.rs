@@ -55,6 +55,33 @@ fn a_node_port_leads_from_outside_to_a_pod_of_another_node(
     assert_eq!(transfer.client.ip(), pair.one.vtep());
 }
 
+/// kube-proxy's other mode: a table of its own, with maps.
+#[rstest]
+fn nftables_rules_lead_to_a_pod_of_another_node(
+    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(true, false)] br_netfilter: bool,
+) {
+    let pair = Pair::new(mix);
+    let outside = pair.lab.outside();
+    let server = tcp::Server::on(&pair.pod2);
+    let endpoint = SocketAddrV4::new(pair.pod2.address(), server.port());
+    let service = Service::new(CLUSTER_IP, 80, vec![endpoint]).node_port(30_080);
+    for member in [&pair.one, &pair.two] {
+        member.node().br_netfilter(br_netfilter);
+        service.install_nftables(member.node(), &pair.net.cidr);
+    }
+    let transfer = server.exchange(&pair.pod1, service.address(), 1 << 20);
+    assert_eq!(transfer.client.ip(), pair.pod1.address());
+    let transfer = server.exchange(pair.one.node(), service.address(), 1 << 16);
+    assert_eq!(transfer.client.ip(), pair.one.vtep());
+    let to = SocketAddrV4::new(pair.one.node().address(), 30_080);
+    let transfer = server.exchange(&outside, to, 1 << 20);
+    assert_eq!(transfer.client.ip(), pair.one.vtep());
+    let server = udp::Server::on_port(&pair.pod2, server.port());
+    let client = server.exchange(&pair.pod1, service.address(), 8192);
+    assert_eq!(client.ip(), pair.pod1.address());
+}
+
 #[rstest]
 fn a_drop_rule_stops_a_flow_at_either_node_and_its_removal_lets_it_go_on(
     #[values(true, false)] br_netfilter: bool,

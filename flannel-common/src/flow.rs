@@ -13,7 +13,7 @@ use crate::globals::POD_HOOK_PORT;
 use crate::header::Ip;
 use crate::maps::Peer;
 use crate::snat::Key;
-use crate::transport::L4;
+use crate::transport::{Control, L4};
 use crate::{Ipv4, Mac};
 
 /// Monotonic time in units of 2^20 ns (1.05 ms); wraps after 52 days.
@@ -258,6 +258,18 @@ impl Flow {
     pub fn answer(&mut self, direction: Direction, now: Tick) {
         self.reopen();
         self.note_seen(direction, now);
+    }
+
+    /// What a TCP segment that opens, answers or closes its connection does to the flow. True if it is one: it takes the stack.
+    #[inline(always)]
+    pub fn control(&mut self, direction: Direction, control: Control, now: Tick) -> bool {
+        match control {
+            Control::None => return false,
+            Control::Open => self.reopen(),
+            Control::Answer => self.answer(direction, now),
+            Control::Close => self.close(now),
+        }
+        true
     }
 
     /// FIN or RST, in either direction.

@@ -54,21 +54,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         check_source(packet)?;
         flow.rx_peer = packet.ip.src;
     }
-    match control {
-        Control::None => judge(skb, packet, &key, flow, epoch),
-        Control::Open => {
-            flow.reopen();
-            Err(Reason::TcpControl)
-        }
-        Control::Answer => {
-            flow.answer(Direction::Rx, flows::now());
-            Err(Reason::TcpControl)
-        }
-        Control::Close => {
-            flow.close(flows::now());
-            Err(Reason::TcpControl)
-        }
+    if flow.control(Direction::Rx, control, flows::now()) {
+        return Err(Reason::TcpControl);
     }
+    judge(skb, packet, &key, flow, epoch)
 }
 
 /// A packet of a known flow whose source was checked.

@@ -20,7 +20,7 @@ pub(crate) enum Merged {
 }
 
 /// Where a decapsulated packet goes.
-pub(crate) enum Way {
+pub(crate) enum Destination {
     /// Past the stack.
     Pod(Target),
     /// The stack decides, and what it is about to see has been noted.
@@ -31,19 +31,23 @@ pub(crate) enum Way {
 
 /// Checks the source, and decides.
 #[inline(always)]
-pub(crate) fn way(skb: &Skb, packet: &Tunnelled<'_>, merged: Merged) -> Result<Way, Reason> {
+pub(crate) fn destination(
+    skb: &Skb,
+    packet: &Tunnelled<'_>,
+    merged: Merged,
+) -> Result<Destination, Reason> {
     let ip = &packet.inner.ip;
     if !is_between_pods(packet) || transport::check_fast(ip).is_err() {
         check_source(packet)?;
-        return Ok(Way::Stack);
+        return Ok(Destination::Stack);
     }
     let tcp = transport::tcp(ip, &packet.inner.l4)?;
     let control = transport::control(tcp);
     if flows::always() {
         check_source(packet)?;
         return Ok(match without_proof(skb, packet, tcp) {
-            Some(target) => Way::Pod(target),
-            None => Way::Stack,
+            Some(target) => Destination::Pod(target),
+            None => Destination::Stack,
         });
     }
 
@@ -53,7 +57,7 @@ pub(crate) fn way(skb: &Skb, packet: &Tunnelled<'_>, merged: Merged) -> Result<W
         if let Control::None | Control::Answer = control {
             enter(skb, &key, packet, merged);
         }
-        return Ok(Way::Stack);
+        return Ok(Destination::Stack);
     };
     // The source of a flow that is proven in this epoch was checked when it was proven.
     let epoch = flows::epoch();
@@ -66,26 +70,29 @@ pub(crate) fn way(skb: &Skb, packet: &Tunnelled<'_>, merged: Merged) -> Result<W
         Control::None => judge(skb, packet, &key, flow, tcp, (now, epoch), merged),
         Control::Open => {
             flow.reopen();
-            Way::Stack
+            Destination::Stack
         }
         Control::Answer => {
             flow.answer(Direction::Rx, now);
-            flow.rx_peer = packet.outer_src;
-            Way::Stack
+            Destination::Stack
         }
         Control::Close => {
             let fast = flow.decide(Direction::Rx, now, epoch, true) != Step::Stack;
-            let way = past_the_pair(fast && !flow.is_bulk(now));
+            let destination = past_the_pair(fast && !flow.is_bulk(now));
             flow.close(now);
-            way
+            destination
         }
     })
 }
 
 /// What came before went to the pod at once, if the flow is fast without the pair.
 #[inline(always)]
-fn past_the_pair(fast: bool) -> Way {
-    if fast { Way::StackAtOnce } else { Way::Stack }
+fn past_the_pair(fast: bool) -> Destination {
+    if fast {
+        Destination::StackAtOnce
+    } else {
+        Destination::Stack
+    }
 }
 
 #[inline(always)]
@@ -97,9 +104,9 @@ fn judge(
     tcp: Option<TcpTail>,
     (now, epoch): (Tick, u32),
     merged: Merged,
-) -> Way {
+) -> Destination {
     if transport::check_size(&packet.inner.ip, tcp, skb.gso_size(), OVERLAY_MTU.load()).is_err() {
-        return Way::Stack;
+        return Destination::Stack;
     }
     if merged == Merged::NotYet && !skb.is_gso() {
         if is_full_size(packet) {
@@ -108,12 +115,12 @@ fn judge(
         // All packets of a bulk flow take the pair, lest they overtake one another; `overlay_rx` judges
         // them there, after GRO.
         if flow.is_bulk(now) {
-            return Way::Stack;
+            return Destination::Stack;
         }
     }
     let step = flow.decide(Direction::Rx, now, epoch, flows::needs_both(key));
     match (step, Target::of(flow)) {
-        (Step::Fast, Some(target)) => Way::Pod(target),
+        (Step::Fast, Some(target)) => Destination::Pod(target),
         _ => {
             flow.note_seen(Direction::Rx, now);
             // Judged: `overlay_rx` must let it reach the stack.

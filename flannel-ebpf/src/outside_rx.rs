@@ -27,20 +27,8 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(flow) = flows::get(&key) else {
         return answered(skb, &key, control);
     };
-    match control {
-        Control::None => {}
-        Control::Open => {
-            flow.reopen();
-            return Err(Reason::TcpControl);
-        }
-        Control::Answer => {
-            flow.answer(Direction::Rx, flows::now());
-            return Err(Reason::TcpControl);
-        }
-        Control::Close => {
-            flow.close(flows::now());
-            return Err(Reason::TcpControl);
-        }
+    if flow.control(Direction::Rx, control, flows::now()) {
+        return Err(Reason::TcpControl);
     }
     transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;
     judge(skb, packet, &key, flow, flows::epoch())

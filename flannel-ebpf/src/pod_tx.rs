@@ -54,20 +54,8 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         flows::enter(&key, &flows::seen(Direction::Tx, now))?;
         return Err(reason_of(control));
     };
-    match control {
-        Control::None => {}
-        Control::Open => {
-            flow.reopen();
-            return Err(Reason::TcpControl);
-        }
-        Control::Answer => {
-            flow.answer(Direction::Tx, now);
-            return Err(Reason::TcpControl);
-        }
-        Control::Close => {
-            flow.close(now);
-            return Err(Reason::TcpControl);
-        }
+    if flow.control(Direction::Tx, control, now) {
+        return Err(Reason::TcpControl);
     }
     match flow.decide(Direction::Tx, now, flows::epoch(), flows::needs_both(&key)) {
         Step::Fast if may_skip(&flow.peer, outside, len) => {

@@ -7,7 +7,7 @@ use flannel_common::reason::Reason;
 use flannel_common::transport;
 use flannel_common::vxlan::{self, Outer};
 
-use crate::fast_rx::{Merged, Way};
+use crate::fast_rx::{Destination, Merged};
 use crate::globals::{
     self, FLANNEL_IFINDEX, GRO_IFINDEX, OVERLAY_MTU, SOURCE_CHECK, VNI, VXLAN_PORT,
 };
@@ -76,13 +76,13 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
     if !flows::enabled() {
         check_source(&packet)?;
     } else {
-        match fast_rx::way(skb, &packet, Merged::NotYet)? {
-            Way::Pod(target) => {
+        match fast_rx::destination(skb, &packet, Merged::NotYet)? {
+            Destination::Pod(target) => {
                 let ip = decap::strip(skb, outer.ip.tos, &inner.ip)?;
                 return deliver::to_pod(skb, &ip, &target, Reason::FastRx);
             }
-            Way::StackAtOnce => at_once = true,
-            Way::Stack => {}
+            Destination::StackAtOnce => at_once = true,
+            Destination::Stack => {}
         }
     }
     // Stripped, it would still count as tunnelled when the pod's kernel cuts it up (`__udp_gso_segment`), and be lost.

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use flannel_common::header::Eth;
 use flannel_common::reason::Reason;
 
-use crate::fast_rx::{Merged, Way};
+use crate::fast_rx::{Destination, Merged};
 use crate::globals::FLANNEL_IFINDEX;
 use crate::headers;
 use crate::skb::{self, Skb};
@@ -25,7 +25,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         inner,
     };
     if flows::enabled()
-        && let Way::Pod(target) = fast_rx::way(skb, &packet, Merged::Already)?
+        && let Destination::Pod(target) = fast_rx::destination(skb, &packet, Merged::Already)?
     {
         return deliver::to_pod(skb, &inner.ip, &target, Reason::FastRxXdp);
     }

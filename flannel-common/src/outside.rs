@@ -4,6 +4,17 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::Ipv4;
 use crate::maps::{PEER_OUTSIDE, Peer};
+use crate::snat::Entry;
+
+/// Nanoseconds after which a flow is worth a proof. To prove one request and its answer costs as much as it saves, and
+/// on a network that is near they are over by then.
+pub const LASTING: u64 = 20_000_000;
+
+/// Whether a translated flow is older than that; `now` in monotonic nanoseconds.
+#[inline(always)]
+pub const fn lasts(half: &Entry, now: u64) -> bool {
+    now.saturating_sub(half.opened) >= LASTING
+}
 
 /// What every host must take (RFC 791 section 3.1), and no route forbids.
 pub const SHORT: u16 = 576;

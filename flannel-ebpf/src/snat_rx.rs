@@ -1,6 +1,7 @@
 //! Packets that arrive: replies to translated flows find their pod, and connections that come in are noted.
 
 use flannel_common::Ipv4;
+use flannel_common::outside;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Packet, WAY_IN, decide, inbound};
@@ -38,16 +39,18 @@ pub(crate) fn run(
     work.ip = ip;
     match snat_read::content(skb, work, WAY_IN) {
         Content::Flow => {
+            let now = skb::coarse_ns();
             if to_us
                 && may_be_ours(&work.packet)
-                && let Some(to) = inbound(&Snat, skb::coarse_ns(), &work.packet)
+                && let Some(half) = inbound(&Snat, now, &work.packet)
             {
-                work.to = to;
-                snat_fragments::remember(work, WAY_IN, First::Translated(to.addr));
+                work.to = half.target();
+                snat_fragments::remember(work, WAY_IN, First::Translated(half.addr));
                 let done = snat_rewrite::endpoint(skb, work, Reason::SnatReply);
                 if done == Reason::SnatReply
                     && flows::enabled()
                     && let Some(deliver) = deliver
+                    && outside::lasts(&half, now)
                 {
                     skb.step(deliver.step());
                 }

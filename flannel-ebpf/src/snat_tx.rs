@@ -6,9 +6,11 @@ use flannel_common::Ipv4;
 use flannel_common::cidr;
 use flannel_common::globals::FAST_MARK;
 use flannel_common::header::{PROTO_UDP, VERSION_IHL};
+use flannel_common::outside;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Outbound, Rule, Seen, Transport, WAY_OUT, Whose, decide, known};
+use flannel_common::snat::{Outbound, Rule, Seen, Slot as _, Table as _};
+use flannel_common::snat::{Transport, WAY_OUT, Whose, decide, known};
 
 use crate::globals::VXLAN_PORT;
 use crate::skb::Skb;
@@ -77,7 +79,7 @@ fn flow(skb: &Skb, work: &mut Work, proves: Option<Program>) -> Result<Verdict, 
     }
 }
 
-/// A packet in the middle of a flow that came by way of the stack.
+/// A packet in the middle of a flow that came by way of the stack, and is worth it.
 #[inline(always)]
 fn may_prove(work: &Work) -> bool {
     let packet = &work.packet;
@@ -86,6 +88,9 @@ fn may_prove(work: &Work) -> bool {
         && !work.past_stack
         && packet.bits == Seen::ACK
         && matches!(packet.transport, Transport::Tcp | Transport::Udp)
+        && Snat
+            .find(&packet.key)
+            .is_some_and(|slot| outside::lasts(&slot.get(), work.node.now))
 }
 
 /// The packet gets the source [`Work::to`], and so will the fragments behind it.

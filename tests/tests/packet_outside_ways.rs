@@ -124,6 +124,7 @@ fn what_the_kernel_translates_makes_no_entry() {
                 ..ask()
             };
             world.leaves_with(endpoint.udp(), 0x4000);
+            world.lasts();
             // The node's own, or masqueraded by the kernel.
             world.leaves(ask().from(US, 1500).udp());
         }

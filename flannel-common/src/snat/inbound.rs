@@ -1,14 +1,15 @@
 //! A packet that arrives: whose reply it is, or what it says about the replies to come.
 
+use super::Seen;
 use super::entry::{Entry, KIND_LEAVE, KIND_OWN, KIND_PAIR};
 use super::outbound::forget;
 use super::packet::Packet;
 use super::table::{Slot, Table, mend};
-use super::{Endpoint, Seen};
 
-/// Whom a packet to our address is for; `None` leaves it to the stack, because the node may be meant.
+/// The half of the flow that a packet to our address belongs to, whose target it is for; `None` leaves it to the stack,
+/// because the node may be meant.
 #[inline(always)]
-pub fn inbound<T: Table>(table: &T, now: u64, packet: &Packet) -> Option<Endpoint> {
+pub fn inbound<T: Table>(table: &T, now: u64, packet: &Packet) -> Option<Entry> {
     let slot = table.find(&packet.key)?;
     let entry = slot.get();
     let seen = Seen::back(packet.bits);
@@ -16,8 +17,7 @@ pub fn inbound<T: Table>(table: &T, now: u64, packet: &Packet) -> Option<Endpoin
         slot.touch(seen, now);
         return None;
     }
-    let to = entry.target();
-    let out = packet.key.sent_by(to);
+    let out = packet.key.sent_by(entry.target());
     let us = packet.key.destination();
     let mirror = Entry {
         addr: us.addr,
@@ -30,7 +30,7 @@ pub fn inbound<T: Table>(table: &T, now: u64, packet: &Packet) -> Option<Endpoin
         return None;
     }
     slot.touch(seen, now);
-    Some(to)
+    Some(entry)
 }
 
 /// Remembers a connection that came in for an address behind us, if its replies would else be translated.

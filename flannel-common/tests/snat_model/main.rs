@@ -135,7 +135,7 @@ fn replied(
     let seen = reference.sent[at];
     let flow = reference.owner[&seen];
     let packet = seen.packet(WAY_IN, flags);
-    let whom = inbound(map, reference.now, &packet);
+    let whom = inbound(map, reference.now, &packet).map(|half| half.target());
     reference.flags_seen(&flow, flags & !SYN);
     if let Some(whom) = whom {
         prop_assert_eq!(whom, flow.source(), "a reply for another");
@@ -249,7 +249,7 @@ proptest! {
         let ours = outbound(&map, &node, &first.packet(WAY_OUT, ACK), Whose::Pod, || false).ok();
         map.in_peace();
         if let Some(Outbound::Translate(to)) = ours {
-            let whom = inbound(&map, node.now, &first.seen_as(to).packet(WAY_IN, ACK));
+            let whom = inbound(&map, node.now, &first.seen_as(to).packet(WAY_IN, ACK)).map(|half| half.target());
             if what != 0 {
                 prop_assert_eq!(whom, Some(first.source()));
             } else {

@@ -91,6 +91,17 @@ impl Fixture {
         steps.clear_index(&program.step()).unwrap();
     }
 
+    /// Makes every flow begin `nanos` earlier.
+    pub fn prolong_snat(&mut self, nanos: u64) {
+        for (key, entry) in self.snat_entries() {
+            let longer = Entry {
+                opened: entry.opened - nanos,
+                ..entry
+            };
+            self.set_snat(&key, &longer);
+        }
+    }
+
     /// Runs `uplink_tx` on a pod's packet that must not be dropped; returns the source it leaves with.
     pub fn leaves(&mut self, packet: &[u8]) -> (Ipv4, u16) {
         let out = self.run(Program::UplinkTx, packet);

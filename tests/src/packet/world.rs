@@ -2,6 +2,7 @@
 
 use flannel_common::Ipv4;
 use flannel_common::flow::{Flow, FlowKey};
+use flannel_common::outside::LASTING;
 use flannel_common::program::Program::{self, PodRx, PodTx, UplinkSnatRx, UplinkTx};
 use flannel_common::reason::Reason;
 
@@ -154,7 +155,9 @@ impl World {
     }
 
     pub fn verified_udp(&mut self) {
-        for _ in 0..3 {
+        self.out(&ask().udp());
+        self.lasts();
+        for _ in 0..2 {
             self.out(&ask().udp());
         }
         self.back(&reply().udp());
@@ -163,7 +166,16 @@ impl World {
     pub fn verified_tcp(&mut self) {
         self.out(&ask().tcp(SYN));
         self.back(&reply().tcp(SYN_ACK));
-        self.out(&ask().tcp(ACK));
+        self.lasts();
+        for _ in 0..2 {
+            self.out(&ask().tcp(ACK));
+        }
+        self.back(&reply().tcp(ACK));
+    }
+
+    /// What was opened is no short exchange.
+    pub fn lasts(&mut self) {
+        self.node.prolong_snat(LASTING);
     }
 
     pub fn change(&mut self, proto: u8, change: impl FnOnce(&mut Flow)) {

@@ -92,7 +92,9 @@ static PATTERNS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
         r#"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s@"']+(@)"#,
         // FLANNELD_ETCD_PASSWORD=…, --etcd-password …, "password": "…"
         r#"(?i)(password"?[ \t]*[=:][ \t]*"?|--etcd-password[ \t]+)[^\s"',}]+()"#,
-        r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----)",
+        // Of a text that was cut, the end of a key may be missing, or its beginning.
+        r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\z)",
+        r"(\A)[A-Za-z0-9+/=\s]+(-----END [A-Z ]*PRIVATE KEY-----)",
     ];
     patterns.iter().filter_map(|p| Regex::new(p).ok()).collect()
 });
@@ -121,7 +123,7 @@ mod tests {
 
     #[test]
     fn every_pattern_is_a_pattern() {
-        assert_eq!(PATTERNS.len(), 3);
+        assert_eq!(PATTERNS.len(), 4);
     }
 
     #[test]
@@ -165,6 +167,9 @@ mod tests {
         }
         let other = "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----";
         assert!(!secrets.hide(other).contains("abc"));
+        for cut in [&other[..other.len() - 10], &other[32..]] {
+            assert!(!secrets.hide(cut).contains("abc"), "{cut}");
+        }
         assert_eq!(format!("{secrets:?}"), "Secrets(3 secrets)");
     }
 }

@@ -1,6 +1,7 @@
 //! `debug bundle`: everything that somebody who helps will ask for, in one file, without secrets.
 
 mod command;
+mod log;
 mod outlet;
 mod pieces;
 
@@ -45,6 +46,8 @@ pub struct Bundle {
 
 /// No piece is longer. Tables are cut: their first lines say what they look like.
 const LONGEST: usize = 1 << 20;
+/// What is read for a piece: one byte more than fits, so that whoever writes it on notices the cut.
+const READ_MOST: u64 = LONGEST as u64 + 1;
 /// Pieces that are not begun by then are left out; one takes some seconds at most.
 const AT_MOST: Duration = Duration::from_mins(1);
 
@@ -122,6 +125,9 @@ fn collect(piece: Piece<'_>, secrets: &Secrets, in_time: bool) -> (Entry, String
         true => (piece.make)(&mut buffer),
         false => Err(anyhow::anyhow!("left out: the others took too long")),
     };
+    if buffer.full || made.is_err() {
+        whole_lines(&mut buffer.bytes);
+    }
     let text = secrets.hide(&String::from_utf8_lossy(&buffer.bytes));
     let error = made.err().filter(|_| !buffer.full);
     let entry = Entry {
@@ -132,6 +138,12 @@ fn collect(piece: Piece<'_>, secrets: &Secrets, in_time: bool) -> (Entry, String
         error: error.map(|error| secrets.hide(&describe(&error))),
     };
     (entry, text)
+}
+
+/// Takes off a last line that is not whole: the first half of a secret is not known as one.
+fn whole_lines(bytes: &mut Vec<u8>) {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n');
+    bytes.truncate(end.map_or(0, |end| end + 1));
 }
 
 fn default_path() -> PathBuf {
@@ -194,6 +206,24 @@ mod tests {
         assert!(entry.cut && entry.error.is_none(), "{entry:?}");
         assert!(text.len() <= LONGEST && !text.contains("hunter22"));
         assert_eq!(lines, LONGEST / 1024);
+    }
+
+    #[test]
+    fn no_part_of_a_secret_is_left_where_a_piece_is_cut() {
+        let filler = "-".repeat(LONGEST - 6);
+        let piece = Piece::new("long.txt", |out| Ok(write!(out, "{filler}\nhunter22\n")?));
+        let (entry, text) = collect(piece, &secrets(), true);
+        assert!(entry.cut);
+        assert_eq!(text, format!("{filler}\n"), "and not hunte");
+
+        // A tool that is given up may be in the middle of a line, too.
+        let late = Piece::new("late.txt", |out| {
+            write!(out, "half\nhunt")?;
+            anyhow::bail!("it took too long")
+        });
+        assert_eq!(collect(late, &secrets(), true).1, "half\n");
+        let one_line = Piece::new("one.txt", |out| Ok(write!(out, "{filler}hunter22")?));
+        assert_eq!(collect(one_line, &secrets(), true).1, "");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::LONGEST;
+use super::{READ_MOST, whole_lines};
 use crate::inspect::look::asking;
 
 /// A tool that waits for a lock somebody else holds.
@@ -32,17 +32,15 @@ pub(super) fn run(program: &str, arguments: &[&str], out: &mut dyn Write) -> any
         let (mut said, mut complaint) = (Vec::new(), Vec::new());
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let read = async {
-            // One byte more than fits: whoever writes it on notices that it was cut.
-            let limit = LONGEST as u64 + 1;
             let said = async {
                 match stdout {
-                    Some(pipe) => pipe.take(limit).read_to_end(&mut said).await,
+                    Some(pipe) => pipe.take(READ_MOST).read_to_end(&mut said).await,
                     None => Ok(0),
                 }
             };
             let complaint = async {
                 match stderr {
-                    Some(pipe) => pipe.take(limit).read_to_end(&mut complaint).await,
+                    Some(pipe) => pipe.take(READ_MOST).read_to_end(&mut complaint).await,
                     None => Ok(0),
                 }
             };
@@ -55,6 +53,9 @@ pub(super) fn run(program: &str, arguments: &[&str], out: &mut dyn Write) -> any
             Err(_) => bail!("{program} took more than {} s", PATIENCE.as_secs()),
             Ok(Err(error)) => Err(error).with_context(|| format!("cannot read from {program}")),
             Ok(Ok(status)) if !status.success() => {
+                if complaint.len() as u64 == READ_MOST {
+                    whole_lines(&mut complaint);
+                }
                 let complaint = String::from_utf8_lossy(&complaint);
                 bail!("{program} ended with {status}: {}", complaint.trim())
             }
@@ -88,7 +89,13 @@ mod tests {
     #[test]
     fn a_tool_that_never_stops_printing_is_cut() {
         let (text, error) = said("yes", &[]);
-        assert_eq!(text.len(), LONGEST + 1);
+        assert_eq!(text.len() as u64, READ_MOST);
         assert!(error.is_some(), "it was not done");
+        let script = "head -c 2000000 /dev/zero | tr '\\0' a >&2; exit 3";
+        let (_, error) = said("sh", &["-c", script]);
+        assert!(
+            error.unwrap().ends_with(": "),
+            "half a line could be half a secret"
+        );
     }
 }

@@ -2,21 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write};
+use std::io::{self, Read as _, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 
-use super::LONGEST;
+use super::READ_MOST;
 use super::command::run;
+use super::log;
 use crate::cli::Config;
 use crate::cli::flags::Flags;
 use crate::inspect::look::{Look, asking};
 use crate::inspect::output::Format;
 use crate::inspect::{Doctor, flows, maps, nat, peers, routes, stats, status};
-use crate::logbook::{self, Page};
+use crate::logbook;
 use crate::logging::describe;
 use crate::mark;
 use crate::net::{Netlink, sysctl};
@@ -140,7 +141,7 @@ fn ours<'a>(scene: &Scene<'a>, shown: &'a str) -> Vec<Piece<'a>> {
     pieces.push(Piece::new("metrics.txt", move |out| metrics(health, out)));
     let (folder, network) = page_of(scene.flags);
     pieces.push(Piece::new("log.txt", move |out| {
-        log(Page::read(&folder, &network), out)
+        log::copy(&folder, &network, out)
     }));
     pieces
 }
@@ -221,7 +222,7 @@ fn tools() -> Vec<Piece<'static>> {
 fn copy(path: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let cannot = || format!("cannot read {}", path.display());
     let mut file = File::open(path).with_context(cannot)?;
-    std::io::copy(&mut file, out).with_context(cannot)?;
+    io::copy(&mut file, out).with_context(cannot)?;
     Ok(())
 }
 
@@ -288,39 +289,6 @@ fn metrics(address: Option<SocketAddr>, out: &mut dyn Write) -> anyhow::Result<(
     stream.set_write_timeout(Some(PATIENCE))?;
     let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
-    std::io::copy(&mut stream.take(LONGEST as u64), out).with_context(cannot)?;
+    io::copy(&mut stream.take(READ_MOST), out).with_context(cannot)?;
     Ok(())
-}
-
-/// The end of the agent's log, where it can be got at.
-fn log(page: Option<Page>, out: &mut dyn Write) -> anyhow::Result<()> {
-    let pid = page
-        .context(
-            "no agent has written down its process (--state-dir): its log is where its stderr goes",
-        )?
-        .pid;
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    let comm = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
-    if comm.trim_end() == "flannel-agent" {
-        let stderr = process.join("fd/2");
-        let file = File::open(&stderr).ok();
-        if let Some(mut file) = file.filter(|f| f.metadata().is_ok_and(|m| m.is_file())) {
-            let len = file.metadata()?.len();
-            file.seek(SeekFrom::Start(len.saturating_sub(LONGEST as u64)))?;
-            std::io::copy(&mut file, out)?;
-            return Ok(());
-        }
-    }
-    let by_pid = format!("_PID={pid}");
-    let mut said = Vec::new();
-    let arguments = ["--no-pager", "--quiet", "--boot", "--lines=5000", &by_pid];
-    let journal = run("journalctl", &arguments, &mut said);
-    if said.is_empty() {
-        journal?;
-        bail!(
-            "the journal has nothing of process {pid}: the log is where the agent's stderr goes \
-             (in a container: kubectl logs)"
-        );
-    }
-    Ok(out.write_all(&said)?)
 }

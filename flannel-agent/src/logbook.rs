@@ -75,7 +75,7 @@ impl Page {
     pub fn read(folder: &Path, network: &str) -> Option<Self> {
         let text = std::fs::read_to_string(path(folder, network).ok()?).ok()?;
         let page: Self = serde_json::from_str(&text).ok()?;
-        (page.boot == boot()).then_some(page)
+        (page.boot == sysctl::boot_id().unwrap_or_default()).then_some(page)
     }
 }
 
@@ -98,7 +98,7 @@ impl Logbook {
             network: network.to_owned(),
             renew_margin,
             page: Page {
-                boot: boot(),
+                boot: sysctl::boot_id().unwrap_or_default(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
                 // What the agent before did is still the last thing that was done.
@@ -182,11 +182,6 @@ pub fn instant(moment: u64) -> Option<Instant> {
         Some(ahead) => now.checked_add(Duration::from_nanos(ahead)),
         None => now.checked_sub(Duration::from_nanos(clock - moment)),
     }
-}
-
-fn boot() -> String {
-    let id = sysctl::read("kernel/random/boot_id");
-    id.ok().flatten().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ impl NodeSysctls {
 
     fn read(&self) -> Result<Ledger, NetError> {
         let path = self.path()?;
-        let boot = sysctl::read("kernel/random/boot_id")?.unwrap_or_default();
+        let boot = sysctl::boot_id()?;
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ledger::new(boot)),

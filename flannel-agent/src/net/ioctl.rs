@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use super::namespace::any_socket;
 
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
@@ -87,12 +87,7 @@ fn set_u64(words: &mut [u32], at: usize, value: u64) {
 /// Runs one ethtool command. The kernel reads and writes `request` as far as the command's own size
 /// fields say; every caller above sizes the buffer from the very number it puts there.
 fn ethtool(device: &str, request: &mut [u32]) -> io::Result<()> {
-    let socket = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let socket = any_socket()?;
     let name = device.as_bytes();
     if name.len() >= libc::IFNAMSIZ || name.contains(&0) {
         return Err(io::Error::new(

@@ -1,7 +1,7 @@
 //! Which network namespace this thread is in.
 
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -25,12 +25,7 @@ pub fn namespace() -> Result<u64, NetError> {
 }
 
 fn cookie() -> io::Result<u64> {
-    let socket = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let socket = any_socket()?;
     let mut cookie = 0_u64;
     let mut len = libc::socklen_t::from(8_u8);
     // SAFETY: the kernel writes at most `len` bytes, which is the size of `cookie`.
@@ -47,6 +42,12 @@ fn cookie() -> io::Result<u64> {
         0 => Ok(cookie),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// A socket of this thread's network namespace, for what can be asked of any.
+pub(super) fn any_socket() -> io::Result<OwnedFd> {
+    let (family, kind) = (AddressFamily::Inet, SockType::Datagram);
+    Ok(socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
 #[cfg(test)]

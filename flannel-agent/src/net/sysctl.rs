@@ -67,6 +67,14 @@ pub fn local_port_range() -> Result<(u16, u16), NetError> {
     })
 }
 
+/// `kernel.random.boot_id`: what tells one boot from another; empty if the kernel has none.
+///
+/// # Errors
+/// If it is there and cannot be read.
+pub fn boot_id() -> Result<String, NetError> {
+    Ok(read("kernel/random/boot_id")?.unwrap_or_default())
+}
+
 fn parse_range(text: &str) -> Option<(u16, u16)> {
     let mut ports = text.split_whitespace().map(str::parse);
     match (ports.next(), ports.next(), ports.next()) {

@@ -95,7 +95,8 @@ pub struct Flags {
         help_heading = "Node"
     )]
     pub subnet_file: String,
-    /// Where agents remember the sysctls that they changed; one folder for all agents of a node, lost at reboot
+    /// Where agents write down what they did (for `status` and `debug bundle`) and which sysctls they changed; one folder
+    /// for all agents of a node, lost at reboot
     #[arg(
         long,
         value_name = "DIR",

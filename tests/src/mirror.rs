@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::host::Host;
+use crate::talk::outlast;
 
 /// What is asked and answered over TCP: 16 bytes, and the answer's six of address and port behind it.
 const QUESTION: usize = 16;
@@ -133,6 +134,15 @@ impl Client {
             "the answer to another's question"
         );
         Ok(decode(&answer))
+    }
+
+    /// Asks number 0 for as long as [`outlast`] says.
+    #[track_caller]
+    pub fn outlast(&mut self) {
+        self.ask(0);
+        outlast(|| {
+            self.ask(0);
+        });
     }
 
     /// The same where an answer must come.

@@ -2,8 +2,9 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use flannel_common::outside::LASTING;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::Linger;
 
@@ -12,6 +13,14 @@ use crate::{tcp, udp};
 
 /// A byte that is not back by then is lost.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Rounds until the flow to the outside of which the first has begun is worth a proof.
+pub fn outlast(mut round: impl FnMut()) {
+    let since = Instant::now();
+    while since.elapsed() < 2 * Duration::from_nanos(LASTING) {
+        round();
+    }
+}
 
 /// Over one TCP connection.
 #[derive(Debug)]
@@ -49,6 +58,12 @@ impl Tcp {
             self.client.read_exact(&mut byte).expect("the answer");
             assert_eq!(byte, sent, "round {round}");
         }
+    }
+
+    /// See [`outlast`].
+    #[track_caller]
+    pub fn outlast(&mut self) {
+        outlast(|| self.rounds(1));
     }
 
     /// The client gives up: a reset.
@@ -126,6 +141,13 @@ impl Udp {
         for round in 0..rounds {
             assert!(self.round(), "round {round} was lost");
         }
+    }
+
+    /// See [`outlast`].
+    #[track_caller]
+    pub fn outlast(&self) {
+        self.rounds(1);
+        outlast(|| self.rounds(1));
     }
 
     /// The server moves: another socket answers from now on.

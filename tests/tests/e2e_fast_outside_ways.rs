@@ -44,7 +44,9 @@ fn fast_out(stage: &Stage) -> u64 {
 fn talk_udp(stage: &Stage) -> talk::Udp {
     let server = udp::Server::on(&stage.outside);
     let to = stage.outside.at(server.port());
-    talk::Udp::open(server, &stage.pod, to)
+    let talk = talk::Udp::open(server, &stage.pod, to);
+    talk.outlast();
+    talk
 }
 
 /// Next hops of the flows that leave the cluster.
@@ -194,10 +196,13 @@ fn nothing_longer_than_the_stack_lets_out() {
     );
     client.connect(to).unwrap();
     let mut buffer = [0; 2000];
-    for _ in 0..50 {
+    let mut send = || {
         client.send(&[7; 900]).unwrap();
         assert_eq!(server.recv(&mut buffer).unwrap(), 900);
-    }
+    };
+    send();
+    talk::outlast(&mut send);
+    (0..50).for_each(|_| send());
     assert!(fast_out(&stage) > 30);
     server
         .set_read_timeout(Some(Duration::from_millis(200)))
@@ -219,6 +224,8 @@ fn an_address_that_changes_under_fast_flows() {
         Client::udp(&stage.pod, 0, to),
         Client::tcp(&stage.pod, to).unwrap(),
     );
+    udp.outlast();
+    tcp.outlast();
     for number in 0..50 {
         assert_eq!(*udp.ask(number).ip(), stage.address());
         tcp.ask(number);
@@ -238,6 +245,7 @@ fn an_address_that_changes_under_fast_flows() {
         number += 1;
         udp.try_ask(number).is_ok_and(|seen| *seen.ip() == new)
     });
+    udp.outlast();
     let before = fast_out(&stage);
     for _ in 0..50 {
         number += 1;
@@ -259,6 +267,7 @@ fn a_fast_flow_follows_to_another_card(#[case] flags: &[&str], #[case] fast: boo
     let mirror = Mirror::on(&stage.outside, PORT);
     let to = stage.outside.at(mirror.port());
     let mut udp = Client::udp(&stage.pod, 0, to);
+    udp.outlast();
     for number in 0..50 {
         udp.ask(number);
     }
@@ -282,6 +291,7 @@ fn a_fast_flow_follows_to_another_card(#[case] flags: &[&str], #[case] fast: boo
         number += 1;
         udp.try_ask(number).is_ok_and(|seen| *seen.ip() == new)
     });
+    udp.outlast();
     let before = fast_out(&stage);
     let mut ask = || {
         number += 1;

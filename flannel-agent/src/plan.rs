@@ -5,12 +5,14 @@
 
 mod action;
 mod peers;
+mod repairs;
 mod snat;
 #[cfg(test)]
 mod tests;
 
 pub use action::Action;
 pub use peers::PeerChanges;
+pub use repairs::repairs;
 
 use ipnet::Ipv4Net;
 

@@ -7,7 +7,7 @@ use crate::actual::PeerMaps;
 use crate::apply::Executor;
 use crate::desired::{Desired, Node, Peers, Xdp};
 use crate::lease::SubnetKey;
-use crate::plan::{Action, Conflict, PeerChanges, plan};
+use crate::plan::{Action, Conflict, PeerChanges, plan, repairs};
 
 /// What a reconcile did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,15 +29,6 @@ fn ends_proofs(before: Option<&Node>, now: &Node) -> bool {
 fn a_port_went(before: &Node, now: &Node) -> bool {
     let stays = |(name, index): (&String, &u32)| now.pod_ports.get(name) == Some(index);
     !before.pod_ports.iter().all(stays)
-}
-
-/// Whether nothing differs but the routes by which flows to the outside were proven.
-fn wants_the_same(before: &Node, now: &Node) -> bool {
-    let before = Node {
-        ways_out: now.ways_out,
-        ..before.clone()
-    };
-    before == *now
 }
 
 /// A node that could not be made what is wanted. What forwarded before, still does.
@@ -66,16 +57,21 @@ impl Dataplane {
         let observed = self.actual(desired).await;
         let actual = observed.map_err(ReconcileError::Observe)?;
         let mut actions = plan(desired, &actual)?;
-        // Nothing else was wanted, and yet something is to do: somebody else undid it.
-        let drift = before.as_ref().is_some_and(|before| {
-            wants_the_same(&before.node, &desired.node)
-                && before.peers == PeerMaps::from(&desired.peers)
+        let planned = before.as_ref().filter(|_| !actions.is_empty());
+        let repairs = planned.map(|before| {
+            let before = Desired {
+                node: before.node.clone(),
+                peers: before.peers.known(),
+            };
+            repairs(&before, desired, &actual, &actions)
         });
         let before = before.map(|before| before.node);
         if ends_proofs(before.as_ref(), &desired.node) && !actions.contains(&Action::BumpEpoch) {
             actions.push(Action::BumpEpoch);
         }
-        let report = self.apply(desired, actions, drift).await?;
+        let report = self
+            .apply(desired, actions, &repairs.unwrap_or_default())
+            .await?;
         self.mirror = Some(Mirror {
             node: desired.node.clone(),
             peers: PeerMaps::from(&desired.peers),
@@ -104,7 +100,7 @@ impl Dataplane {
         };
         mirror.peers.apply(&changes);
         let report = self
-            .apply(desired, vec![Action::UpdatePeers(changes)], false)
+            .apply(desired, vec![Action::UpdatePeers(changes)], &[])
             .await?;
         self.mirror = Some(mirror);
         Ok(report)
@@ -114,7 +110,7 @@ impl Dataplane {
         &mut self,
         desired: &Desired,
         actions: Vec<Action>,
-        drift: bool,
+        repairs: &[Action],
     ) -> Result<Report, ReconcileError> {
         let mut report = Report::default();
         for action in actions {
@@ -128,11 +124,9 @@ impl Dataplane {
             crate::metrics::acted(action.name(), outcome.is_ok());
             match outcome {
                 Ok(()) => {
-                    // Proofs end for many reasons, none of them a repair.
-                    let drift = drift && action != Action::BumpEpoch;
-                    if drift {
+                    if repairs.contains(&action) {
                         crate::metrics::drift_repaired(action.name());
-                        tracing::info!(drift, "{action}");
+                        tracing::info!(drift = true, "{action}");
                     } else {
                         tracing::info!("{action}");
                     }

@@ -31,13 +31,17 @@ impl Keeper {
         self.name_ignored(wanted);
         let mut said = BTreeSet::new();
         let mut done = Vec::new();
-        let drift = self.settled.as_ref() == Some(wanted);
-        for change in plan(wanted, &net.routes().await?) {
+        let routes = net.routes().await?;
+        let settled = self.settled.take();
+        for change in plan(wanted, &routes) {
             match apply(net, &change).await {
                 Ok(()) => {
-                    if drift {
+                    if settled
+                        .as_ref()
+                        .is_some_and(|before| is_repair(before, &change))
+                    {
                         crate::metrics::drift_repaired(change.name());
-                        tracing::info!(drift, "{change}");
+                        tracing::info!(drift = true, "{change}");
                     } else {
                         tracing::info!("{change}");
                     }
@@ -64,6 +68,17 @@ impl Keeper {
             }
         }
         self.ignored.clone_from(&wanted.ignored);
+    }
+}
+
+/// Whether it puts right what somebody else undid: it was wanted already when the routes were last made so.
+pub(super) fn is_repair(settled: &Direct, change: &Change) -> bool {
+    match change {
+        Change::Set {
+            destination, hop, ..
+        } => settled.routes.get(destination) == Some(hop),
+        Change::Remove { destination, .. } => !settled.routes.contains_key(destination),
+        Change::Leave { .. } => false,
     }
 }
 

@@ -227,3 +227,30 @@ fn another_uplink_replaces_the_route() {
         [set("10.1.2.0/24", "192.0.2.2", true)]
     );
 }
+
+#[test]
+fn a_route_that_was_wanted_before_is_a_repair_and_a_new_peer_s_is_none() {
+    let leases = [
+        ("10.1.2.0/24", host_gw("192.0.2.2")),
+        ("10.1.3.0/24", host_gw("192.0.2.3")),
+        ("10.1.4.0/24", host_gw("192.0.2.4")),
+    ];
+    let before = wanted(HOST_GW, &[leases[0].clone(), leases[2].clone()], &[]);
+    let now = wanted(HOST_GW, &leases[..2], &[]);
+    // The first peer's route is lost, somebody made one, the third's is no longer wanted.
+    let held = [
+        route("10.1.4.0/24", "192.0.2.4", PROTOCOL),
+        route("10.1.9.0/24", "192.0.2.9", PROTOCOL),
+    ];
+    let changes = plan(&now, &held);
+    let repairs = changes.iter().filter(|c| keeper::is_repair(&before, c));
+    let repairs: Vec<String> = repairs.map(ToString::to_string).collect();
+    assert_eq!(changes.len(), 4);
+    assert_eq!(
+        repairs,
+        [
+            "remove the route 10.1.9.0/24 via 192.0.2.9",
+            "add the route 10.1.2.0/24 via 192.0.2.2",
+        ]
+    );
+}

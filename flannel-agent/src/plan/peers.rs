@@ -81,6 +81,17 @@ impl PeerMaps {
         self.vteps
             .retain(|ip, _| !changes.remove_vteps.contains(ip));
     }
+
+    /// The peers that a map with these entries stands for.
+    #[must_use]
+    pub fn known(&self) -> Peers {
+        let table = self.table.iter();
+        Peers {
+            table: table.filter_map(|(s, p)| Some((*s, (*p)?))).collect(),
+            vteps: self.vteps.clone(),
+            ..Peers::default()
+        }
+    }
 }
 
 impl From<&Peers> for PeerMaps {

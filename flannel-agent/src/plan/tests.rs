@@ -2,6 +2,7 @@
 
 mod model;
 mod properties;
+mod repairs;
 
 use super::*;
 use crate::actual::Stale;

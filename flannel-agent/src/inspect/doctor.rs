@@ -193,6 +193,29 @@ fn vxlan_port(network: &NetworkConfig) -> Option<u16> {
 mod tests {
     use super::*;
 
+    /// Mark, text and fix of each line.
+    pub(super) type Said = Vec<(Mark, String, Option<String>)>;
+
+    /// What a check says.
+    pub(super) fn said(check: impl FnOnce(&mut Report)) -> Said {
+        let mut report = Report::default();
+        check(&mut report);
+        let lines = report.checks.into_iter();
+        lines.map(|line| (line.mark, line.what, line.fix)).collect()
+    }
+
+    pub(super) fn fine(what: &str) -> Said {
+        vec![(Mark::Ok, what.to_owned(), None)]
+    }
+
+    pub(super) fn odd(what: &str, fix: &str) -> Said {
+        vec![(Mark::Warning, what.to_owned(), Some(fix.to_owned()))]
+    }
+
+    pub(super) fn bad(what: &str, fix: &str) -> Said {
+        vec![(Mark::Failure, what.to_owned(), Some(fix.to_owned()))]
+    }
+
     #[test]
     fn groups_signs_and_fixes() {
         let mut report = Report::default();

@@ -37,7 +37,18 @@ fn forward(network: Option<&NetworkConfig>, report: &mut Report) {
         &["-S"],
     )
     .filter(|_| legacy || nft.as_ref().is_some_and(|chains| !chains.is_empty()));
-    let legacy_drops = legacy && rules.as_deref().is_some_and(drops);
+    judge(nft, legacy, rules.as_deref(), network, report);
+}
+
+/// `nft`: its chains that drop, if it is there; `rules`: what iptables lists, of the legacy tables where these are.
+fn judge(
+    nft: Option<Vec<String>>,
+    legacy: bool,
+    rules: Option<&str>,
+    network: Option<&NetworkConfig>,
+    report: &mut Report,
+) {
+    let legacy_drops = legacy && rules.is_some_and(drops);
     let chains = match (nft, legacy_drops) {
         (_, true) => vec!["iptables FORWARD".to_owned()],
         (Some(chains), false) => chains,
@@ -59,7 +70,7 @@ fn forward(network: Option<&NetworkConfig>, report: &mut Report) {
         || "NETWORK".to_owned(),
         |network| network.network.to_string(),
     );
-    if rules.is_some_and(|rules| accepts(&rules, &cidr)) {
+    if rules.is_some_and(|rules| accepts(rules, &cidr)) {
         report.ok(format!(
             "{chains} drops by default, with exceptions for {cidr}"
         ));
@@ -130,6 +141,49 @@ fn accepts(rules: &str, cidr: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::doctor::tests::{fine, odd, said};
+
+    #[test]
+    fn a_policy_of_drop_needs_exceptions() {
+        let json = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
+        let network = NetworkConfig::parse(json).unwrap();
+        let said = |nft: Option<&[&str]>, legacy, rules| {
+            let nft = nft.map(|chains| chains.iter().map(|c| (*c).to_owned()).collect());
+            said(|report| judge(nft, legacy, rules, Some(&network), report))
+        };
+        let none = fine("the firewall's policy for forwarded packets is not DROP");
+        assert_eq!(said(Some(&[]), false, None), none);
+        assert_eq!(said(None, true, Some("-P FORWARD ACCEPT\n")), none);
+        assert_eq!(
+            said(None, false, None),
+            odd(
+                "cannot tell whether the firewall drops forwarded packets: there is no nft here",
+                "install nftables, or look by hand: iptables -S FORWARD"
+            )
+        );
+        let drops = |chain: &str| {
+            odd(
+                &format!(
+                    "{chain} drops by default: packets between pods and 10.244.0.0/16 need an exception"
+                ),
+                "let the agent add them (--iptables-forward-rules=true), or: \
+                 iptables -A FORWARD -s 10.244.0.0/16 -j ACCEPT; iptables -A FORWARD -d 10.244.0.0/16 -j ACCEPT",
+            )
+        };
+        let policy = "-P FORWARD DROP\n";
+        assert_eq!(
+            said(Some(&[]), true, Some(policy)),
+            drops("iptables FORWARD")
+        );
+        let chain = ["ip filter FORWARD"];
+        assert_eq!(said(Some(&chain), false, Some(policy)), drops(chain[0]));
+        let rules = "-P FORWARD DROP\n-A FORWARD -s 10.244.0.0/16 -j ACCEPT\n\
+                     -A FORWARD -d 10.244.0.0/16 -j ACCEPT\n";
+        assert_eq!(
+            said(Some(&chain), false, Some(rules)),
+            fine("ip filter FORWARD drops by default, with exceptions for 10.244.0.0/16")
+        );
+    }
 
     #[test]
     fn chains_that_drop_forwarded_packets_are_found() {

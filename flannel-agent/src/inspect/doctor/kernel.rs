@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{Patient, Report};
-use crate::dataplane::probe;
+use crate::dataplane::{DataplaneError, probe};
 
 pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
     if let Ok(name) = nix::sys::utsname::uname() {
@@ -15,54 +15,54 @@ pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
             name.machine().display()
         ));
     }
-    let allowed = match probe::capabilities() {
-        Ok(()) => {
-            report.ok("capabilities: NET_ADMIN, NET_RAW, BPF");
-            true
-        }
-        Err(error) => {
-            report.failure(error.to_string(), "run it as root, as the agent is run");
-            false
-        }
-    };
+    let rights = probe::capabilities();
+    let allowed = rights.is_ok();
+    capabilities(rights, report);
     // Without rights every probe fails, and would say nothing about the kernel.
     if allowed {
-        match probe::programs() {
-            Ok(count) => report.ok(format!("the verifier takes all {count} programs")),
-            Err(error) => report.failure(
-                error.to_string(),
-                "boot a kernel that has it (6.6 or newer has all)",
-            ),
-        }
-        if probe::tcx() {
-            report.ok("tcx: programs are attached by links");
-        } else {
-            report.ok("no tcx (kernels before 6.6): programs are attached as clsact filters");
-        }
+        programs(probe::programs(), report);
+        hooks(probe::tcx(), report);
     }
-    bpffs(&patient.config.bpffs, patient.pre, report);
-    if Path::new("/sys/kernel/btf/vmlinux").exists() {
-        report.ok("kernel types (BTF)");
-    } else {
-        report.warning(
-            "no kernel types (BTF): the programs do without, bpftool shows less",
-            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
-        );
-    }
-    jit(report);
+    let path = &patient.config.bpffs;
+    let is_bpffs = statfs(path).map(|stat| stat.filesystem_type() == BPF_FS_MAGIC);
+    bpffs(path, is_bpffs, patient.pre, report);
+    btf(Path::new("/sys/kernel/btf/vmlinux"), report);
+    jit(Path::new("/proc/sys/net/core/bpf_jit_enable"), report);
 }
 
-fn bpffs(path: &Path, pre: bool, report: &mut Report) {
+fn capabilities(rights: Result<(), DataplaneError>, report: &mut Report) {
+    match rights {
+        Ok(()) => report.ok("capabilities: NET_ADMIN, NET_RAW, BPF"),
+        Err(error) => report.failure(error.to_string(), "run it as root, as the agent is run"),
+    }
+}
+
+fn programs(tried: Result<usize, DataplaneError>, report: &mut Report) {
+    match tried {
+        Ok(count) => report.ok(format!("the verifier takes all {count} programs")),
+        Err(error) => report.failure(
+            error.to_string(),
+            "boot a kernel that has it (6.6 or newer has all)",
+        ),
+    }
+}
+
+fn hooks(tcx: bool, report: &mut Report) {
+    report.ok(match tcx {
+        true => "tcx: programs are attached by links",
+        false => "no tcx (kernels before 6.6): programs are attached as clsact filters",
+    });
+}
+
+fn bpffs(path: &Path, is_bpffs: nix::Result<bool>, pre: bool, report: &mut Report) {
     let shown = path.display();
-    match statfs(path) {
-        Ok(stat) if stat.filesystem_type() == BPF_FS_MAGIC => {
-            report.ok(format!("BPF file system on {shown}"));
-        }
-        Ok(_) if pre => report.warning(
+    match is_bpffs {
+        Ok(true) => report.ok(format!("BPF file system on {shown}")),
+        Ok(false) if pre => report.warning(
             format!("no BPF file system on {shown}: the agent will mount one"),
             format!("mount -t bpf bpf {shown}; in a container, on the host"),
         ),
-        Ok(_) => report.failure(
+        Ok(false) => report.failure(
             format!("no BPF file system on {shown}: nothing can be pinned there"),
             format!("mount -t bpf bpf {shown}, then restart the agent"),
         ),
@@ -73,14 +73,127 @@ fn bpffs(path: &Path, pre: bool, report: &mut Report) {
     }
 }
 
+fn btf(file: &Path, report: &mut Report) {
+    if file.exists() {
+        report.ok("kernel types (BTF)");
+    } else {
+        report.warning(
+            "no kernel types (BTF): the programs do without, bpftool shows less",
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
+        );
+    }
+}
+
 /// Only the initial network namespace has this file.
-fn jit(report: &mut Report) {
-    match std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable") {
+fn jit(file: &Path, report: &mut Report) {
+    match std::fs::read_to_string(file) {
         Ok(text) if text.trim() == "0" => report.warning(
             "the BPF compiler (JIT) is off: programs are interpreted, many times slower",
             "sysctl -w net.core.bpf_jit_enable=1",
         ),
         Ok(_) => report.ok("BPF compiler (JIT)"),
         Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::inspect::doctor::tests::{Said, bad, fine, odd, said};
+
+    fn file(contents: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, contents).unwrap();
+        file
+    }
+
+    #[test]
+    fn kernel_types() {
+        let there = file("");
+        let said = |path: &Path| said(|report| btf(path, report));
+        assert_eq!(said(there.path()), fine("kernel types (BTF)"));
+        assert_eq!(
+            said(Path::new("/nowhere/vmlinux")),
+            odd(
+                "no kernel types (BTF): the programs do without, bpftool shows less",
+                "boot a kernel with CONFIG_DEBUG_INFO_BTF=y"
+            )
+        );
+    }
+
+    #[test]
+    fn the_compiler_is_on_with_or_without_hardening_and_unknown_in_another_namespace() {
+        let said = |path: &Path| said(|report| jit(path, report));
+        for on in ["1\n", "2\n"] {
+            assert_eq!(said(file(on).path()), fine("BPF compiler (JIT)"));
+        }
+        assert_eq!(
+            said(file("0\n").path()),
+            odd(
+                "the BPF compiler (JIT) is off: programs are interpreted, many times slower",
+                "sysctl -w net.core.bpf_jit_enable=1"
+            )
+        );
+        assert_eq!(said(Path::new("/nowhere/bpf_jit_enable")), Said::new());
+    }
+
+    #[test]
+    fn rights_and_verifier() {
+        let missing = DataplaneError::Capabilities {
+            missing: vec!["CAP_BPF"],
+        };
+        let said_of = |rights| said(|report| capabilities(rights, report));
+        assert_eq!(
+            said_of(Ok(())),
+            fine("capabilities: NET_ADMIN, NET_RAW, BPF")
+        );
+        let (text, fix) = (missing.to_string(), "run it as root, as the agent is run");
+        assert!(text.contains("CAP_BPF"), "{text}");
+        assert_eq!(said_of(Err(missing)), bad(&text, fix));
+
+        let tried = |tried| said(|report| programs(tried, report));
+        assert_eq!(tried(Ok(9)), fine("the verifier takes all 9 programs"));
+        let refused = DataplaneError::Capabilities {
+            missing: vec!["CAP_BPF"],
+        };
+        let fix = "boot a kernel that has it (6.6 or newer has all)";
+        assert_eq!(tried(Err(refused)), bad(&text, fix));
+    }
+
+    #[test]
+    fn both_kinds_of_hooks_are_fine() {
+        let said = |tcx| said(|report| hooks(tcx, report));
+        assert_eq!(said(true), fine("tcx: programs are attached by links"));
+        let old = "no tcx (kernels before 6.6): programs are attached as clsact filters";
+        assert_eq!(said(false), fine(old));
+    }
+
+    #[test]
+    fn a_bpf_file_system() {
+        let said = |is, pre| said(|report| bpffs(Path::new("/b"), is, pre, report));
+        assert_eq!(said(Ok(true), false), fine("BPF file system on /b"));
+        assert_eq!(
+            said(Ok(false), true),
+            odd(
+                "no BPF file system on /b: the agent will mount one",
+                "mount -t bpf bpf /b; in a container, on the host"
+            )
+        );
+        assert_eq!(
+            said(Ok(false), false),
+            bad(
+                "no BPF file system on /b: nothing can be pinned there",
+                "mount -t bpf bpf /b, then restart the agent"
+            )
+        );
+        assert_eq!(
+            said(Err(Errno::ENOENT), false),
+            bad(
+                "/b: ENOENT: No such file or directory",
+                "name the folder of the BPF file system with --bpffs"
+            )
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::config::NetworkConfig;
 use crate::desired::{Outlets, Ports, TUNNEL_OVERHEAD, overlay_mtu};
-use crate::net::sysctl;
+use crate::net::{NetError, sysctl};
 use crate::uplink::Uplink;
 
 use super::{Patient, Report, offloads, reverse_path, vxlan_port};
@@ -37,7 +37,7 @@ pub(super) async fn check(
     if let Some(uplink) = &uplink {
         offloads::check(patient, &uplink.name, report);
     }
-    forwarding(report);
+    forwarding(sysctl::read("net/ipv4/ip_forward"), report);
     reverse_path::check(patient, uplink.as_ref(), network, report).await;
     if let Some(port) = network.and_then(vxlan_port) {
         udp_port(patient, port, report);
@@ -96,8 +96,8 @@ fn mtu(uplink: &Uplink, network: &NetworkConfig, report: &mut Report) {
     }
 }
 
-fn forwarding(report: &mut Report) {
-    match sysctl::read("net/ipv4/ip_forward") {
+fn forwarding(is: Result<Option<String>, NetError>, report: &mut Report) {
+    match is {
         Ok(Some(value)) if value == "1" => report.ok("the kernel forwards IPv4"),
         Ok(value) => report.failure(
             format!(
@@ -120,7 +120,11 @@ fn udp_port(patient: &Patient<'_>, port: u16, report: &mut Report) {
         .view
         .as_ref()
         .is_ok_and(|v| v.agent_runs().unwrap_or(false));
-    match (is_bound(&table, port), ours) {
+    holder(port, is_bound(&table, port), ours, report);
+}
+
+fn holder(port: u16, bound: bool, agent_runs: bool, report: &mut Report) {
+    match (bound, agent_runs) {
         (false, false) => report.ok(format!("UDP port {port} is free")),
         (true, true) => report.ok(format!("UDP port {port} is held by the agent")),
         (false, true) => report.warning(
@@ -181,6 +185,76 @@ fn bridge(patient: &Patient<'_>, report: &mut Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::doctor::tests::{bad, fine, odd, said};
+
+    #[test]
+    fn a_node_has_to_forward() {
+        let said = |is| said(|report| forwarding(is, report));
+        let on = fine("the kernel forwards IPv4");
+        assert_eq!(said(Ok(Some("1".to_owned()))), on);
+        assert_eq!(
+            said(Ok(Some("0".to_owned()))),
+            bad(
+                "net.ipv4.ip_forward is 0: no pod reaches another node",
+                "sysctl -w net.ipv4.ip_forward=1, and a file in /etc/sysctl.d for the next boot"
+            )
+        );
+        let error = NetError::NoInterface("x".to_owned());
+        let fix = "mount /proc/sys, so that it can be looked at";
+        assert_eq!(
+            said(Err(error)),
+            odd("there is no network interface \"x\"", fix)
+        );
+    }
+
+    #[test]
+    fn the_tunnel_s_port_is_free_or_the_agent_s() {
+        let said = |bound, runs| said(|report| holder(8472, bound, runs, report));
+        assert_eq!(said(false, false), fine("UDP port 8472 is free"));
+        assert_eq!(said(true, true), fine("UDP port 8472 is held by the agent"));
+        assert_eq!(
+            said(false, true),
+            odd(
+                "nobody holds UDP port 8472: fragmented tunnel packets are lost",
+                "look into the agent's log why it could not open the port"
+            )
+        );
+        assert_eq!(
+            said(true, false),
+            odd(
+                "UDP port 8472 is taken, by flanneld's kernel device or another tunnel",
+                "nothing if flanneld runs and is to be replaced; else find it: ss -lunp sport = 8472"
+            )
+        );
+    }
+
+    #[test]
+    fn an_mtu_that_breaks_dns() {
+        let uplink = |mtu| Uplink {
+            name: "eth0".to_owned(),
+            index: 2,
+            mtu,
+            mac: [2, 0, 0, 0, 0, 9],
+            address: [192, 0, 2, 1].into(),
+            public_ip: [192, 0, 2, 1].into(),
+            why: "test".to_owned(),
+        };
+        let json = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
+        let network = NetworkConfig::parse(json).unwrap();
+        let said = |at| said(|report| mtu(&uplink(at), &network, report));
+        assert_eq!(
+            said(1500),
+            fine("MTU for pods: 1450 (uplink 1500, tunnel 50)")
+        );
+        assert_eq!(said(626), fine("MTU for pods: 576 (uplink 626, tunnel 50)"));
+        assert_eq!(
+            said(625),
+            bad(
+                "MTU for pods: 575 (uplink 625, tunnel 50)",
+                "raise the MTU of eth0 to 1500"
+            )
+        );
+    }
 
     #[test]
     fn a_port_is_found_in_the_kernels_table() {

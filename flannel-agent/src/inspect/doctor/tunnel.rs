@@ -8,7 +8,7 @@ use crate::desired::Xdp;
 use crate::inspect::Verdict;
 use crate::inspect::status::Status;
 use crate::mark;
-use crate::net::{Features, sysctl};
+use crate::net::{Features, NetError, sysctl};
 
 pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow::Result<()> {
     let view = match &patient.view {
@@ -40,7 +40,10 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
         .as_ref()
         .is_some_and(|told| told.fast_path != "off")
     {
-        liberal(report);
+        liberal(
+            sysctl::read("net/netfilter/nf_conntrack_tcp_be_liberal"),
+            report,
+        );
     }
     if patient.config.fast_path.xdp == Xdp::On {
         at_driver(&status.hooks, report);
@@ -97,13 +100,56 @@ fn offloads(patient: &Patient<'_>, view: &View, report: &mut Report) {
     }
 }
 
-fn liberal(report: &mut Report) {
-    if let Ok(Some(value)) = sysctl::read("net/netfilter/nf_conntrack_tcp_be_liberal")
+fn liberal(is: Result<Option<String>, NetError>, report: &mut Report) {
+    if let Ok(Some(value)) = is
         && value != "1"
     {
         report.warning(
             "the fast path is on, but conntrack is strict: it drops TCP segments of fast flows as INVALID",
             "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1; the agent does it within 30 s",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::view::Mode;
+    use crate::inspect::doctor::tests::{Said, fine, odd, said};
+
+    #[test]
+    fn a_strict_conntrack_is_named() {
+        let said = |is| said(|report| liberal(is, report));
+        assert_eq!(said(Ok(Some("1".to_owned()))), Said::new());
+        assert_eq!(said(Ok(None)), Said::new(), "no conntrack, no trouble");
+        assert_eq!(
+            said(Ok(Some("0".to_owned()))),
+            odd(
+                "the fast path is on, but conntrack is strict: it drops TCP segments of fast flows as INVALID",
+                "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1; the agent does it within 30 s"
+            )
+        );
+    }
+
+    #[test]
+    fn a_driver_without_the_program_that_was_asked_for() {
+        let hook = |attached| Hook {
+            program: Program::UplinkXdp.name().to_owned(),
+            ifindex: 2,
+            device: Some("eth0".to_owned()),
+            direction: None,
+            mode: Mode::Xdp,
+            program_id: 1,
+            attached,
+        };
+        let said = |hooks: &[Hook]| said(|report| at_driver(hooks, report));
+        let there = fine("uplink_xdp is at the uplink's driver");
+        assert_eq!(said(&[hook(true)]), there);
+        let gone = odd(
+            "--xdp=on, but uplink_xdp is not at the uplink's driver",
+            "look for uplink_xdp in the agent's log, which says why; --xdp=auto goes without in silence",
+        );
+        assert_eq!(said(&[hook(false)]), gone);
+        assert_eq!(said(&[]), gone);
     }
 }

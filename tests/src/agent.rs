@@ -31,6 +31,8 @@ pub struct Daemon {
     name: String,
     subnet_file: PathBuf,
     port: u16,
+    /// What runs it, see [`Agent::start_under`].
+    wrapper: String,
     extra: Vec<String>,
     process: Process,
 }
@@ -45,8 +47,19 @@ impl Agent {
     /// The same with more flags.
     #[track_caller]
     pub fn start_with(node: impl Into<Arc<Node>>, net: &Network, flags: &[&str]) -> Self {
+        Self::start_under("", node, net, flags)
+    }
+
+    /// The same by way of another command, such as one that takes capabilities away; also when it is restarted.
+    #[track_caller]
+    pub fn start_under(
+        wrapper: &str,
+        node: impl Into<Arc<Node>>,
+        net: &Network,
+        flags: &[&str],
+    ) -> Self {
         let node = node.into();
-        let mut daemon = Daemon::spawn(&node, net, flags);
+        let mut daemon = Daemon::spawn_under(wrapper, &node, net, flags);
         daemon.wait_until_ready(&node);
         Self { node, daemon }
     }
@@ -99,15 +112,15 @@ impl Agent {
     /// The same with other flags than before.
     #[track_caller]
     pub fn restart_with(&mut self, flags: &[&str]) {
-        self.daemon = Daemon::spawn(&self.node, &self.daemon.net, flags);
+        self.daemon = self.spawn_next(flags);
         self.daemon.wait_until_ready(&self.node);
     }
 
     /// Starts another build in its place, without ending this one: an upgrade in which both overlap for a moment.
     #[track_caller]
     pub fn upgrade(&mut self, build: Build, flags: &[&str]) {
-        let next = Daemon::spawn_program(&build.binary(), &self.node, &self.daemon.net, flags);
-        self.daemon = next;
+        let Daemon { wrapper, net, .. } = &self.daemon;
+        self.daemon = Daemon::spawn_program(wrapper, &build.binary(), &self.node, net, flags);
         self.daemon.wait_until_ready(&self.node);
     }
 
@@ -115,7 +128,13 @@ impl Agent {
     #[track_caller]
     pub fn spawn_again(&self) -> Daemon {
         let flags: Vec<&str> = self.daemon.extra.iter().map(String::as_str).collect();
-        Daemon::spawn(&self.node, &self.daemon.net, &flags)
+        self.spawn_next(&flags)
+    }
+
+    #[track_caller]
+    fn spawn_next(&self, flags: &[&str]) -> Daemon {
+        let Daemon { wrapper, net, .. } = &self.daemon;
+        Daemon::spawn_under(wrapper, &self.node, net, flags)
     }
 }
 
@@ -129,16 +148,22 @@ impl Daemon {
     /// The same by way of another command, such as one that takes capabilities away.
     #[track_caller]
     pub fn spawn_under(wrapper: &str, node: &Node, net: &Network, flags: &[&str]) -> Self {
-        Self::spawn_program(&format!("{wrapper} {}", binary()), node, net, flags)
+        Self::spawn_program(wrapper, &binary(), node, net, flags)
     }
 
     #[track_caller]
-    fn spawn_program(program: &str, node: &Node, net: &Network, flags: &[&str]) -> Self {
+    fn spawn_program(
+        wrapper: &str,
+        program: &str,
+        node: &Node,
+        net: &Network,
+        flags: &[&str],
+    ) -> Self {
         let network = net.prefix.trim_matches('/').replace('/', "_");
         let name = format!("flannel-agent-{network}");
         let subnet_file = node.folder().join("run").join(&name).join("subnet.env");
         let port = node.port();
-        let mut command = node.command(program);
+        let mut command = node.command(&format!("{wrapper} {program}"));
         for (flag, value) in [
             ("--etcd-endpoints", node.etcd()),
             ("--etcd-prefix", &net.prefix),
@@ -160,6 +185,7 @@ impl Daemon {
             name,
             subnet_file,
             port,
+            wrapper: wrapper.to_owned(),
             extra: flags.iter().map(|f| (*f).to_owned()).collect(),
         }
     }

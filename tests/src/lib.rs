@@ -47,6 +47,7 @@ pub mod member;
 pub mod mirror;
 pub mod netns;
 pub mod network;
+pub mod no_tcx;
 pub mod node;
 pub mod outside;
 pub mod packet;

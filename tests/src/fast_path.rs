@@ -25,8 +25,14 @@ pub const RULE_REACHES: Duration = Duration::from_secs(30);
 
 /// Two nodes of ours with a pod each, on whose ports the programs already sit.
 pub fn agents(options: Options, flags: &[&str]) -> Pair<Agent> {
+    let vxlan = Network::vxlan("/coreos.com/network", "10.244.0.0/16");
+    agents_of(vxlan, options, flags)
+}
+
+/// The same with another network.
+pub fn agents_of(net: Network, options: Options, flags: &[&str]) -> Pair<Agent> {
     let lab = Lab::with(options);
-    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let net = lab.network(net);
     let one = Agent::start_with(lab.node("one"), &net, flags);
     let two = Agent::start_with(lab.node("two"), &net, flags);
     let pair = Pair::of(lab, net, one, two);

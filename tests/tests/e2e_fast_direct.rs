@@ -4,16 +4,16 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use flannel_common::program::Program::{DirectRx, OverlayRx, PodTx, UplinkRx};
+use flannel_common::program::Program::{DirectRx, OverlayRx, UplinkRx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
-use flannel_tests::fast_path::{hooked, obeys_a_drop_rule, talk_tcp, talk_udp, to};
+use flannel_tests::fast_path::{hooked, obeys_a_drop_rule, sent, talk_tcp, talk_udp, to};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
-use flannel_tests::{flannel_rules, talk, tcp, udp};
+use flannel_tests::{fast_path, flannel_rules, talk, tcp, udp};
 use rstest::rstest;
 
 fn host_gw() -> Network {
@@ -29,14 +29,7 @@ fn agents(net: Network, flags: &[&str]) -> Pair<Agent> {
 }
 
 fn agents_on(options: Options, net: Network, flags: &[&str]) -> Pair<Agent> {
-    let lab = Lab::with(options);
-    let net = lab.network(net);
-    let one = Agent::start_with(lab.node("one"), &net, flags);
-    let two = Agent::start_with(lab.node("two"), &net, flags);
-    let pair = Pair::of(lab, net, one, two);
-    for agent in [&pair.one, &pair.two] {
-        hooked(agent);
-    }
+    let pair = fast_path::agents_of(net, options, flags);
     for (agent, pod) in [(&pair.one, &pair.pod2), (&pair.two, &pair.pod1)] {
         goes_without_tunnel(agent, pod);
     }
@@ -48,10 +41,6 @@ fn goes_without_tunnel(agent: &Agent, pod: &Pod) {
         let way = agent.exec(&format!("ip route get {}", pod.address()));
         way.contains("dev eth0")
     });
-}
-
-fn fast_out(agent: &Agent) -> u64 {
-    count(agent, PodTx, Reason::FastTx)
 }
 
 fn fast_in(agent: &Agent) -> u64 {
@@ -70,7 +59,7 @@ fn flows_become_fast_in_both_directions(#[case] net: Network, #[case] flags: &[&
     tcp.rounds(200);
     talk_udp(&pair.pod1, &pair.pod2).rounds(200);
     for agent in [&pair.one, &pair.two] {
-        let (out, inwards) = (fast_out(agent), fast_in(agent));
+        let (out, inwards) = (sent(agent), fast_in(agent));
         assert!(
             out > 300 && inwards > 300,
             "of 400 each way {out} and {inwards} were fast"
@@ -91,7 +80,7 @@ fn bulk_arrives_whole(#[case] wire: Wire) {
     let pair = agents_on(options, host_gw(), &[]);
     let server = tcp::Server::on(&pair.pod2);
     server.exchange(&pair.pod1, to(&pair.pod2, server.port()), 16 << 20);
-    assert!(fast_out(&pair.one) > 0 && fast_in(&pair.two) > 0);
+    assert!(sent(&pair.one) > 0 && fast_in(&pair.two) > 0);
 }
 
 #[test]
@@ -104,7 +93,7 @@ fn with_a_node_that_runs_flanneld() {
     hooked(&pair.one);
     let mut talk = talk_tcp(&pair.pod1, &pair.pod2);
     talk.rounds(200);
-    assert!(fast_out(&pair.one) > 150 && fast_in(&pair.one) > 150);
+    assert!(sent(&pair.one) > 150 && fast_in(&pair.one) > 150);
     talk.close();
 }
 
@@ -126,13 +115,13 @@ fn direct_routing_mixes_both_ways() {
     pod1.reaches(&pod3);
 
     talk_udp(&pod1, &pod2).rounds(100);
-    let (near, direct) = (fast_out(&one), fast_in(&one));
+    let (near, direct) = (sent(&one), fast_in(&one));
     assert!(near > 80 && direct > 80, "{near} and {direct}");
     let tunnelled =
         || count(&one, UplinkRx, Reason::FastRx) + count(&one, OverlayRx, Reason::FastRxGro);
     assert_eq!(tunnelled(), 0);
     talk_udp(&pod1, &pod3).rounds(100);
-    assert!(fast_out(&one) > near + 80 && tunnelled() > 80);
+    assert!(sent(&one) > near + 80 && tunnelled() > 80);
     assert_eq!(fast_in(&one), direct);
 }
 
@@ -169,7 +158,7 @@ fn a_fast_flow_follows_a_changed_gateway() {
     let pair = agents(host_gw(), &[]);
     let talk = talk_udp(&pair.pod1, &pair.pod2);
     talk.rounds(100);
-    assert!(fast_out(&pair.one) > 50);
+    assert!(sent(&pair.one) > 50);
     let (old, new) = (pair.two.node().address(), Ipv4Addr::new(172, 30, 0, 77));
     pair.two.node().ip_batch(&[
         format!("addr add {new}/24 dev eth0"),
@@ -184,9 +173,9 @@ fn a_fast_flow_follows_a_changed_gateway() {
         route.contains(&format!("via {new} "))
     });
     eventually("the flow goes on", SOON, || talk.round());
-    let before = fast_out(&pair.one);
+    let before = sent(&pair.one);
     talk.rounds(100);
-    assert!(fast_out(&pair.one) > before, "it is fast again");
+    assert!(sent(&pair.one) > before, "it is fast again");
 }
 
 #[test]
@@ -194,7 +183,7 @@ fn a_drop_rule_stops_a_fast_flow_and_its_removal_lets_it_go_on() {
     let pair = agents(host_gw(), &[]);
     let talk = talk_udp(&pair.pod1, &pair.pod2);
     talk.rounds(50);
-    assert!(fast_out(&pair.one) > 0);
+    assert!(sent(&pair.one) > 0);
     // On the sender's node: the packets that went past the stack must not renew the proof.
     obeys_a_drop_rule(&talk, pair.one.node(), &pair.pod1, &pair.pod2);
 }
@@ -211,7 +200,7 @@ fn a_translated_flow_is_never_fast() {
     }
     let mut tcp = talk::Tcp::open(&server, &pair.pod1, service.address());
     tcp.rounds(100);
-    assert_eq!((fast_out(&pair.one), fast_in(&pair.one)), (0, 0));
+    assert_eq!((sent(&pair.one), fast_in(&pair.one)), (0, 0));
     tcp.close();
 }
 
@@ -222,9 +211,9 @@ fn flows_go_on_when_an_agent_is_killed_and_comes_back() {
     let mut talk = talk_tcp(&pair.pod1, &pair.pod2);
     talk.rounds(50);
     pair.one.kill();
-    let before = fast_out(&pair.one);
+    let before = sent(&pair.one);
     talk.rounds(200);
-    assert!(fast_out(&pair.one) > before, "without an agent as with one");
+    assert!(sent(&pair.one) > before, "without an agent as with one");
     pair.one.restart();
     talk.rounds(200);
     flow.finish().assert_complete();
@@ -253,7 +242,7 @@ fn pods_reach_the_outside_as_their_node() {
     hooked(&pair.one);
     let mut talk = talk_tcp(&pair.pod1, &pair.pod2);
     talk.rounds(100);
-    assert!(fast_out(&pair.one) > 80 && fast_in(&pair.one) > 80);
+    assert!(sent(&pair.one) > 80 && fast_in(&pair.one) > 80);
     let seen = udp::exchange(&pair.pod1, &pair.pod2, pair.pod2.address(), 100);
     assert_eq!(seen.ip(), pair.pod1.address());
     talk.close();

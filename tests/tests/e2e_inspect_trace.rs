@@ -37,6 +37,14 @@ fn trace(node: &Node, line: &str, status: i32) -> Value {
     serde_json::from_str(&look(node, &format!("trace {line}"), status)).unwrap()
 }
 
+/// Program of each hop; `-` where there is none.
+fn programs(trace: &Value) -> Vec<String> {
+    hops(trace)
+        .into_iter()
+        .map(|(program, _)| program)
+        .collect()
+}
+
 /// Program and reason of each hop; `-` where there is none.
 fn hops(trace: &Value) -> Vec<(String, String)> {
     let word = |hop: &Value, key: &str| hop[key].as_str().unwrap_or("-").to_owned();
@@ -72,6 +80,23 @@ fn wait_for_ports(node: &Node) {
     });
 }
 
+/// A pair whose first node lost its agent after all programs were in place: nothing changes any more unless `trace` does it.
+fn left_alone(mut pair: Pair<Agent>) -> Pair<Agent> {
+    wait_for_ports(pair.one.node());
+    pair.one.kill();
+    pair
+}
+
+/// A node with source NAT, and a pod.
+fn masquerading() -> (Lab, Agent, Pod) {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let agent = Agent::start_with(lab.node("one"), &net, &["--ip-masq"]);
+    let pod = Pod::on(&agent, "pod");
+    wait_for_ports(agent.node());
+    (lab, agent, pod)
+}
+
 /// Everything that a packet would have changed, and everything that is pinned.
 fn state(node: &Node) -> String {
     let stats: Value = serde_json::from_str(&look(node, "stats", 0)).unwrap();
@@ -105,10 +130,9 @@ fn bytes(node: &Node) -> Vec<(FlowKey, Flow)> {
 
 #[test]
 fn every_way_is_shown_and_nothing_is_left_behind() {
-    let mut pair = Pair::of_agents();
+    let pair = Pair::of_agents();
     pair.pod1.ping(pair.pod2.address()).count(1).succeeds();
-    wait_for_ports(pair.one.node());
-    pair.one.kill();
+    let pair = left_alone(pair);
     let node = pair.one.node();
     let (here, there) = (pair.pod1.address(), pair.pod2.address());
     let before = state(node);
@@ -157,13 +181,10 @@ fn every_way_is_shown_and_nothing_is_left_behind() {
 
 #[test]
 fn a_proven_flow_is_seen_to_skip_the_stack() {
-    let mut pair = Pair::of_agents();
-    wait_for_ports(pair.one.node());
-    pair.one.kill();
+    let pair = left_alone(Pair::of_agents());
     let node = pair.one.node();
     let (here, there) = (pair.pod1.address(), pair.pod2.address());
-    let epoch: Array<MapData, u32> = pinned(node, EPOCH).try_into().unwrap();
-    prove(node, here, there, epoch.get(&0, 0).unwrap());
+    prove(node, PEER_VXLAN, here, there);
     let before = bytes(node);
 
     let fast = trace(node, &format!("{here} {there}"), 0);
@@ -175,13 +196,10 @@ fn a_proven_flow_is_seen_to_skip_the_stack() {
     assert_eq!(bytes(node), before);
 }
 
-/// Enters a flow whose both directions were proven just now.
-fn prove(node: &Node, local: Ipv4Addr, remote: Ipv4Addr, epoch: u32) {
-    prove_by(node, PEER_VXLAN, local, remote, epoch);
-}
-
-/// The same for a peer that is reached in this way.
-fn prove_by(node: &Node, kind: u8, local: Ipv4Addr, remote: Ipv4Addr, epoch: u32) {
+/// Enters a flow whose both directions were proven just now, to a peer that is reached in this way.
+fn prove(node: &Node, kind: u8, local: Ipv4Addr, remote: Ipv4Addr) {
+    let epoch: Array<MapData, u32> = pinned(node, EPOCH).try_into().unwrap();
+    let epoch = epoch.get(&0, 0).unwrap();
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -223,12 +241,8 @@ fn prove_by(node: &Node, kind: u8, local: Ipv4Addr, remote: Ipv4Addr, epoch: u32
 
 #[test]
 fn what_leaves_as_the_node_is_shown_and_takes_no_port() {
-    let lab = Lab::new();
-    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
-    let agent = Agent::start_with(lab.node("one"), &net, &["--ip-masq"]);
-    let pod = Pod::on(&agent, "pod");
+    let (_lab, agent, pod) = masquerading();
     let node = agent.node();
-    wait_for_ports(node);
     let before = state(node);
     let out = trace(
         node,
@@ -254,38 +268,28 @@ fn host_gw() -> Pair<Agent> {
 
 #[test]
 fn without_a_tunnel_a_packet_goes_by_the_uplink_as_it_is() {
-    let mut pair = host_gw();
-    wait_for_ports(pair.one.node());
-    pair.one.kill();
+    let pair = left_alone(host_gw());
     let node = pair.one.node();
     let (here, there) = (pair.pod1.address(), pair.pod2.address());
     let before = state(node);
 
     let out = trace(node, &format!("{here} {there} --port=53"), 0);
-    let programs: Vec<String> = hops(&out).into_iter().map(|(program, _)| program).collect();
-    assert_eq!(programs, ["pod_tx", "-", "direct_tx"], "{out}");
+    assert_eq!(programs(&out), ["pod_tx", "-", "direct_tx"], "{out}");
     assert_eq!(out["end"], "sent", "{out}");
     assert!(!out.to_string().contains("vxlan"), "{out}");
 
     let back = trace(node, &format!("{there} {here} --proto=udp"), 0);
-    let programs: Vec<String> = hops(&back)
-        .into_iter()
-        .map(|(program, _)| program)
-        .collect();
-    assert_eq!(programs, ["direct_rx", "-", "pod_rx"], "{back}");
+    assert_eq!(programs(&back), ["direct_rx", "-", "pod_rx"], "{back}");
     assert_eq!(back["end"], "delivered", "{back}");
     assert_eq!(state(node), before);
 }
 
 #[test]
 fn a_proven_flow_without_a_tunnel_skips_the_stack() {
-    let mut pair = host_gw();
-    wait_for_ports(pair.one.node());
-    pair.one.kill();
+    let pair = left_alone(host_gw());
     let node = pair.one.node();
     let (here, there) = (pair.pod1.address(), pair.pod2.address());
-    let epoch: Array<MapData, u32> = pinned(node, EPOCH).try_into().unwrap();
-    prove_by(node, PEER_DIRECT, here, there, epoch.get(&0, 0).unwrap());
+    prove(node, PEER_DIRECT, here, there);
     let fast = trace(node, &format!("{here} {there}"), 0);
     assert_eq!(hops(&fast)[0], pairs(&[("pod_tx", "fast_tx")])[0], "{fast}");
     assert_eq!(fast["end"], "sent", "{fast}");
@@ -294,12 +298,8 @@ fn a_proven_flow_without_a_tunnel_skips_the_stack() {
 
 #[test]
 fn a_device_besides_the_uplink_translates_to_its_own_address() {
-    let lab = Lab::new();
-    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
-    let agent = Agent::start_with(lab.node("one"), &net, &["--ip-masq"]);
-    let pod = Pod::on(&agent, "pod");
+    let (_lab, agent, pod) = masquerading();
     let node = agent.node();
-    wait_for_ports(node);
     node.ip_batch(&[
         "link add side type veth peer name far-side".to_owned(),
         "addr add 203.0.113.1/24 dev side".to_owned(),
@@ -362,10 +362,6 @@ fn the_driver_s_program_is_named_and_the_way_behind_it_is_shown() {
         (&driver["place"], &driver["decision"]),
         (&"eth0 (driver)".into(), &"not run".into())
     );
-    let programs: Vec<String> = hops(&back)
-        .into_iter()
-        .map(|(program, _)| program)
-        .collect();
-    assert!(programs.contains(&"uplink_rx".to_owned()), "{back}");
+    assert!(programs(&back).contains(&"uplink_rx".to_owned()), "{back}");
     assert_eq!(back["end"], "delivered", "{back}");
 }

@@ -10,7 +10,7 @@ use flannel_tests::packet::flows::{
     FIN_ACK, RST, SYN, SYN_ACK, age, is_fast_in, is_fast_out, tcp_key, through_the_stack_in,
     through_the_stack_out, udp_key, verified_tcp,
 };
-use flannel_tests::packet::{Inner, Node, REDIRECT, SHOT, UNSPEC, vxlan};
+use flannel_tests::packet::{Fixture, Inner, Node, REDIRECT, SHOT, UNSPEC, vxlan};
 use rstest::rstest;
 
 #[test]
@@ -213,27 +213,24 @@ fn syn_takes_the_stack_and_forgets_the_old_connection(
     assert!(is_fast_out(&mut node));
 }
 
-/// The client's node: conntrack has seen all three packets of the handshake before the first one is fast.
-#[test]
-fn a_flow_opened_by_our_pod_is_fast_after_the_handshake() {
-    let mut node = Node::default().load();
-    through_the_stack_out(&mut node, |inner| inner.tcp_with(SYN));
-    assert_eq!(node.flows(), []);
-    through_the_stack_in(&mut node, |inner| inner.tcp_with(SYN_ACK));
-    assert!(!is_fast_in(&mut node), "the handshake is not over");
-    through_the_stack_out(&mut node, Inner::tcp);
-    assert!(is_fast_out(&mut node) && is_fast_in(&mut node));
-}
+/// Takes a packet through the stack.
+type Passes = fn(&mut Fixture, fn(&Inner) -> Vec<u8>);
 
-/// The server's node.
-#[test]
-fn a_flow_opened_by_a_peers_pod_is_fast_after_the_handshake() {
+/// On the client's node and on the server's: conntrack has seen all three packets before the first one is fast.
+#[rstest]
+#[case::by_our_pod(through_the_stack_out, through_the_stack_in, is_fast_in)]
+#[case::by_a_peers_pod(through_the_stack_in, through_the_stack_out, is_fast_out)]
+fn an_opened_flow_is_fast_after_the_handshake(
+    #[case] asks: Passes,
+    #[case] answers: Passes,
+    #[case] is_fast: fn(&mut Fixture) -> bool,
+) {
     let mut node = Node::default().load();
-    through_the_stack_in(&mut node, |inner| inner.tcp_with(SYN));
+    asks(&mut node, |inner| inner.tcp_with(SYN));
     assert_eq!(node.flows(), []);
-    through_the_stack_out(&mut node, |inner| inner.tcp_with(SYN_ACK));
-    assert!(!is_fast_out(&mut node), "the handshake is not over");
-    through_the_stack_in(&mut node, Inner::tcp);
+    answers(&mut node, |inner| inner.tcp_with(SYN_ACK));
+    assert!(!is_fast(&mut node), "the handshake is not over");
+    asks(&mut node, Inner::tcp);
     assert!(is_fast_out(&mut node) && is_fast_in(&mut node));
 }
 

@@ -81,50 +81,29 @@ fn the_border_is_the_overlay_mtu(#[case] ip_len: usize, #[case] reason: Reason) 
     assert_eq!(node.counted(UplinkRx), [(reason, 1)]);
 }
 
-/// A test run sets `gso_size` but no GSO type, which the kernel refuses to shrink.
-#[test]
-fn gso_of_an_unknown_kind_is_left_to_the_stack() {
-    let mut node = Node::default().load();
-    let packet = vxlan(
-        &Inner {
-            payload: 1200,
-            ..Inner::inbound()
-        }
-        .tcp(),
-    );
-    let out = node.run_with(
-        UplinkRx,
-        &Run {
-            packet: &packet,
-            gso_size: 500,
-            ..Run::default()
-        },
-    );
-    assert_eq!((out.action, out.packet), (UNSPEC, packet));
-    assert_eq!(node.counted(UplinkRx), [(Reason::DecapRefused, 1)]);
+fn large() -> Inner {
+    Inner {
+        payload: 1200,
+        ..Inner::inbound()
+    }
 }
 
-/// The kernel cuts it up for the agent's socket. Stripped here, it would be lost when the pod's kernel does.
-#[test]
-fn udp_gso_is_left_to_the_stack() {
+/// Of UDP the kernel cuts it up for the agent's socket; stripped here, it would be lost when the pod's kernel does. A test run
+/// sets `gso_size` but no GSO type, which the kernel refuses to shrink.
+#[rstest]
+#[case::of_udp(large().udp(), Reason::UdpGso)]
+#[case::of_an_unknown_kind(large().tcp(), Reason::DecapRefused)]
+fn gso_is_left_to_the_stack(#[case] inner: Vec<u8>, #[case] reason: Reason) {
     let mut node = Node::default().load();
-    let packet = vxlan(
-        &Inner {
-            payload: 1200,
-            ..Inner::inbound()
-        }
-        .udp(),
-    );
-    let out = node.run_with(
-        UplinkRx,
-        &Run {
-            packet: &packet,
-            gso_size: 500,
-            ..Run::default()
-        },
-    );
+    let packet = vxlan(&inner);
+    let run = Run {
+        packet: &packet,
+        gso_size: 500,
+        ..Run::default()
+    };
+    let out = node.run_with(UplinkRx, &run);
     assert_eq!((out.action, out.packet), (UNSPEC, packet));
-    assert_eq!(node.counted(UplinkRx), [(Reason::UdpGso, 1)]);
+    assert_eq!(node.counted(UplinkRx), [(reason, 1)]);
 }
 
 /// RFC 6040 figure 4: inner, outer, result.

@@ -9,12 +9,12 @@
 )]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
 
 use flannel_common::maps::FLOWS;
 use flannel_common::program::Program::{OutsideRx, OutsideTx, PodTx, UplinkTx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::{count, dump};
+use flannel_tests::fast_path::{RULE_REACHES, hooked, sent};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
@@ -24,8 +24,6 @@ use flannel_tests::stage::{CLUSTER, Stage};
 use flannel_tests::{flannel_rules, talk, tcp, udp};
 use rstest::rstest;
 
-/// A proof ends 15 s after its last renewal; the rest is for a busy machine.
-const RULE_REACHES: Duration = Duration::from_secs(30);
 const PORT: u16 = 7000;
 
 fn vxlan() -> Network {
@@ -42,14 +40,8 @@ fn stage(flags: &[&str]) -> Stage {
 
 fn stage_of(net: Network, options: Options, flags: &[&str]) -> Stage {
     let stage = Stage::of(net, options, flags);
-    eventually("programs at the pod", SOON, || {
-        stage.node.log().contains("attach pod_tx")
-    });
+    hooked(&stage.node);
     stage
-}
-
-fn fast_out(stage: &Stage) -> u64 {
-    count(&stage.node, PodTx, Reason::FastTx)
 }
 
 fn fast_in(stage: &Stage) -> u64 {
@@ -83,7 +75,7 @@ fn flows_become_fast_both_ways(#[case] net: Network, #[case] flags: &[&str]) {
     let mut tcp = talk_tcp(&stage);
     tcp.rounds(200);
     talk_udp(&stage).rounds(200);
-    let (out, inwards) = (fast_out(&stage), fast_in(&stage));
+    let (out, inwards) = (sent(&stage.node), fast_in(&stage));
     assert!(
         out > 300 && inwards > 300,
         "of 400 each way {out} and {inwards} were fast"
@@ -125,11 +117,11 @@ fn the_server_sees_the_node_before_and_after() {
         let seen = client.ask(0);
         assert_eq!(*seen.ip(), stage.address());
         client.outlast();
-        let before = fast_out(&stage);
+        let before = sent(&stage.node);
         for number in 1..100 {
             assert_eq!(client.ask(number), seen);
         }
-        assert!(fast_out(&stage) > before + 80);
+        assert!(sent(&stage.node) > before + 80);
     }
 }
 
@@ -170,7 +162,7 @@ fn bulk_arrives_whole_both_ways(#[case] wire: Wire) {
     let server = tcp::Server::on(&stage.outside);
     let seen = server.exchange(&stage.pod, stage.outside.at(server.port()), 64 << 20);
     assert_eq!(seen.client.ip(), stage.address());
-    assert!(fast_out(&stage) > 0 && fast_in(&stage) > 0);
+    assert!(sent(&stage.node) > 0 && fast_in(&stage) > 0);
 }
 
 #[test]
@@ -178,7 +170,7 @@ fn a_drop_rule_stops_a_fast_flow_and_its_removal_lets_it_go_on() {
     let stage = stage(&[]);
     let talk = talk_udp(&stage);
     talk.rounds(50);
-    assert!(fast_out(&stage) > 0);
+    assert!(sent(&stage.node) > 0);
     let node = stage.node.node();
     let ways = [
         format!("FORWARD -s {} -j DROP", stage.pod.address()),
@@ -192,9 +184,9 @@ fn a_drop_rule_stops_a_fast_flow_and_its_removal_lets_it_go_on() {
         node.exec(&format!("iptables-nft -D {rule}"));
         eventually("the flow goes on", SOON, || talk.round());
     }
-    let before = fast_out(&stage);
+    let before = sent(&stage.node);
     eventually("it is fast again", SOON, || {
-        talk.round() && fast_out(&stage) > before
+        talk.round() && sent(&stage.node) > before
     });
 }
 
@@ -230,7 +222,7 @@ fn what_the_kernel_translates_is_never_fast(
     tcp.outlast();
     tcp.close();
     talk_udp(&stage).rounds(50);
-    assert_eq!((fast_out(&stage), fast_in(&stage)), (0, 0));
+    assert_eq!((sent(&stage.node), fast_in(&stage)), (0, 0));
 }
 
 /// kube-proxy's bit says that the kernel masquerades; it is no matter which rule does.
@@ -243,7 +235,7 @@ fn what_kube_proxy_marks_is_never_fast() {
     let mut tcp = talk_tcp(&stage);
     tcp.rounds(50);
     talk_udp(&stage).rounds(50);
-    assert_eq!((fast_out(&stage), fast_in(&stage)), (0, 0));
+    assert_eq!((sent(&stage.node), fast_in(&stage)), (0, 0));
     tcp.close();
 }
 
@@ -262,7 +254,7 @@ fn what_came_in_is_never_fast() {
     let server = udp::Server::on(&stage.pod);
     let to = SocketAddrV4::new(stage.pod.address(), server.port());
     talk::Udp::open(server, &stage.outside, to).outlast();
-    assert_eq!((fast_out(&stage), fast_in(&stage)), (0, 0));
+    assert_eq!((sent(&stage.node), fast_in(&stage)), (0, 0));
     assert_eq!(count(&stage.node, OutsideTx, Reason::Verified), 0);
     tcp.close();
 }
@@ -274,7 +266,7 @@ fn conntrack_sees_a_fast_flow_established_and_assured() {
     node.exec("iptables-nft -I FORWARD -m conntrack --ctstate INVALID -j DROP");
     let mut talk = talk_tcp(&stage);
     talk.rounds(500);
-    assert!(fast_out(&stage) > 400);
+    assert!(sent(&stage.node) > 400);
     let list = node.exec(&format!("conntrack -L -p tcp --sport {}", talk.port()));
     assert!(
         list.contains("ESTABLISHED") && list.contains("[ASSURED]"),
@@ -291,7 +283,7 @@ fn a_connection_that_ends_leaves_no_live_entry(#[values(true, false)] orderly: b
     let stage = stage(&[]);
     let mut talk = talk_tcp(&stage);
     talk.rounds(50);
-    assert!(fast_out(&stage) > 30);
+    assert!(sent(&stage.node) > 30);
     match orderly {
         true => talk.close(),
         false => talk.reset(),
@@ -314,9 +306,9 @@ fn flows_go_on_when_the_agent_is_killed_and_programs_are_swapped() {
     let mut talk = talk_tcp(&stage);
     talk.rounds(50);
     stage.node.kill();
-    let before = fast_out(&stage);
+    let before = sent(&stage.node);
     talk.rounds(200);
-    assert!(fast_out(&stage) > before, "without an agent as with one");
+    assert!(sent(&stage.node) > before, "without an agent as with one");
     for flags in [&["--ip-masq"][..], &["--ip-masq", "--source-check=off"]] {
         stage.node.restart_with(flags);
         talk.rounds(200);

@@ -12,17 +12,16 @@ use std::process::Command;
 use std::time::Duration;
 
 use flannel_common::maps::{FLOWS, LAYOUT_VERSION, PEER_OUTSIDE, STEPS};
-use flannel_common::program::Program::{OutsideTx, PodTx};
+use flannel_common::program::Program::OutsideTx;
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::{count, dump};
+use flannel_tests::fast_path::{RULE_REACHES, hooked, sent};
 use flannel_tests::mirror::{Client, Mirror};
 use flannel_tests::prelude::*;
 use flannel_tests::stage::Stage;
 use flannel_tests::{netns, talk, udp};
 use rstest::rstest;
 
-/// A proof ends 15 s after its last renewal; the rest is for a busy machine.
-const PROOF_ENDS: Duration = Duration::from_secs(30);
 const PORT: u16 = 7000;
 
 fn stage() -> Stage {
@@ -31,14 +30,8 @@ fn stage() -> Stage {
 
 fn stage_with(flags: &[&str]) -> Stage {
     let stage = Stage::with(flags);
-    eventually("programs at the pod", SOON, || {
-        stage.node.log().contains("attach pod_tx")
-    });
+    hooked(&stage.node);
     stage
-}
-
-fn fast_out(stage: &Stage) -> u64 {
-    count(&stage.node, PodTx, Reason::FastTx)
 }
 
 fn talk_udp(stage: &Stage) -> talk::Udp {
@@ -84,14 +77,14 @@ fn a_fast_flow_follows_the_gateway(#[case] change: &str) {
     let other = stage.lab.other_gateway();
     let talk = talk_udp(&stage);
     talk.rounds(50);
-    assert!(fast_out(&stage) > 30);
+    assert!(sent(&stage.node) > 30);
     let before = ended(&stage);
 
     stage.node.exec(&format!("ip {change} {}", other.address));
     eventually("the agent ends all proofs", SOON, || ended(&stage) > before);
     talk.rounds(20);
     assert_eq!(next_hops(&stage), [other.address]);
-    let fast = fast_out(&stage);
+    let fast = sent(&stage.node);
     let filter = format!(
         "udp and ether dst {} and dst host {}",
         other.mac,
@@ -99,7 +92,7 @@ fn a_fast_flow_follows_the_gateway(#[case] change: &str) {
     );
     let there = Capture::start(stage.node.node(), Node::UPLINK, &filter);
     talk.rounds(50);
-    assert!(fast_out(&stage) > fast + 40);
+    assert!(sent(&stage.node) > fast + 40);
     // Of a burst tcpdump sees what its buffer holds.
     there.packets(10);
 }
@@ -139,12 +132,12 @@ fn without_an_agent_a_flow_follows_with_its_next_renewal() {
     stage
         .node
         .exec(&format!("ip route replace default via {}", other.address));
-    eventually("the flow takes the new way", PROOF_ENDS, || {
+    eventually("the flow takes the new way", RULE_REACHES, || {
         talk.round() && next_hops(&stage) == [other.address]
     });
-    let before = fast_out(&stage);
+    let before = sent(&stage.node);
     talk.rounds(50);
-    assert!(fast_out(&stage) > before + 30);
+    assert!(sent(&stage.node) > before + 30);
 }
 
 /// A rule that the look-up sees is obeyed; of marks it knows nothing, and the flow stays on the stack.
@@ -169,13 +162,13 @@ fn rules_choose_the_way(#[case] selector: &str, #[case] fast: bool) {
         other.mac
     );
     let astray = Capture::start(node, Node::UPLINK, &filter);
-    let before = fast_out(&stage);
+    let before = sent(&stage.node);
     talk_udp(&stage).rounds(100);
     assert_eq!(astray.finish().len(), 0);
     if fast {
-        assert!(fast_out(&stage) > before + 80);
+        assert!(sent(&stage.node) > before + 80);
     } else {
-        assert_eq!(fast_out(&stage), before);
+        assert_eq!(sent(&stage.node), before);
         assert!(count(&stage.node, OutsideTx, Reason::Unverified) > 0);
     }
 }
@@ -203,7 +196,7 @@ fn nothing_longer_than_the_stack_lets_out() {
     send();
     talk::outlast(&mut send);
     (0..50).for_each(|_| send());
-    assert!(fast_out(&stage) > 30);
+    assert!(sent(&stage.node) > 30);
     server
         .set_read_timeout(Some(Duration::from_millis(200)))
         .unwrap();
@@ -230,7 +223,7 @@ fn an_address_that_changes_under_fast_flows() {
         assert_eq!(*udp.ask(number).ip(), stage.address());
         tcp.ask(number);
     }
-    assert!(fast_out(&stage) > 60);
+    assert!(sent(&stage.node) > 60);
     let new = Ipv4Addr::new(172, 30, 0, 99);
     let (uplink, node) = (Node::UPLINK, stage.node.node());
     // As systemd has it; else the second address goes with the first.
@@ -246,12 +239,12 @@ fn an_address_that_changes_under_fast_flows() {
         udp.try_ask(number).is_ok_and(|seen| *seen.ip() == new)
     });
     udp.outlast();
-    let before = fast_out(&stage);
+    let before = sent(&stage.node);
     for _ in 0..50 {
         number += 1;
         assert_eq!(*udp.ask(number).ip(), new);
     }
-    assert!(fast_out(&stage) > before + 40, "and is fast again");
+    assert!(sent(&stage.node) > before + 40, "and is fast again");
     assert!(
         tcp.try_ask(number).is_err(),
         "the server knows no such connection"
@@ -271,7 +264,7 @@ fn a_fast_flow_follows_to_another_card(#[case] flags: &[&str], #[case] fast: boo
     for number in 0..50 {
         udp.ask(number);
     }
-    assert!(fast_out(&stage) > 30);
+    assert!(sent(&stage.node) > 30);
     let new = Ipv4Addr::new(172, 30, 0, 91);
     let node = stage.node.node();
     node.ip_batch(&[
@@ -287,12 +280,12 @@ fn a_fast_flow_follows_to_another_card(#[case] flags: &[&str], #[case] fast: boo
     });
     node.exec("ip route replace default via 172.30.0.254 dev lan1 onlink");
     let mut number = 50;
-    eventually("the flow leaves by the new card", PROOF_ENDS, || {
+    eventually("the flow leaves by the new card", RULE_REACHES, || {
         number += 1;
         udp.try_ask(number).is_ok_and(|seen| *seen.ip() == new)
     });
     udp.outlast();
-    let before = fast_out(&stage);
+    let before = sent(&stage.node);
     let mut ask = || {
         number += 1;
         assert_eq!(*udp.ask(number).ip(), new);
@@ -300,11 +293,11 @@ fn a_fast_flow_follows_to_another_card(#[case] flags: &[&str], #[case] fast: boo
     if fast {
         eventually("the flow is fast again", SOON, || {
             ask();
-            fast_out(&stage) > before
+            sent(&stage.node) > before
         });
     } else {
         (0..50).for_each(|_| ask());
-        assert_eq!(fast_out(&stage), before, "only by the uplink");
+        assert_eq!(sent(&stage.node), before, "only by the uplink");
     }
 }
 
@@ -314,7 +307,7 @@ fn without_the_step_that_proves_flows_take_the_stack() {
     let mut stage = stage();
     let talk = talk_udp(&stage);
     talk.rounds(50);
-    assert!(fast_out(&stage) > 30);
+    assert!(sent(&stage.node) > 30);
     stage.node.kill();
     let steps = format!(
         "{}/flannel/coreos_com_network/v{LAYOUT_VERSION}/maps/{STEPS}",
@@ -324,10 +317,10 @@ fn without_the_step_that_proves_flows_take_the_stack() {
     netns::run(Command::new("bpftool").args([
         "map", "delete", "pinned", &steps, "key", &key, "0", "0", "0",
     ]));
-    eventually("the proof ends", PROOF_ENDS, || {
-        let before = fast_out(&stage);
+    eventually("the proof ends", RULE_REACHES, || {
+        let before = sent(&stage.node);
         talk.rounds(5);
-        fast_out(&stage) == before
+        sent(&stage.node) == before
     });
     talk.rounds(50);
 }

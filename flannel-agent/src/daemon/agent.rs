@@ -23,6 +23,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// Pods that come and go announce links all the time. Looking at everything because of that may take
 /// this share of the time, no more: with thousands of peers a look is not free.
 const LOOK_ONE_PART_IN: u32 = 10;
+/// But a change does not wait longer for it, however slow the last look was: programs may have been loaded, on a busy machine.
+const REST: Duration = Duration::from_secs(5);
 
 /// What has to be done, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,7 +118,8 @@ impl<N: Node> Agent<N> {
             let begun = Instant::now();
             let outcome = self.attempt(work, &causes).await;
             if work > Work::Peers {
-                rested = Instant::now() + begun.elapsed() * (LOOK_ONE_PART_IN - 1);
+                let share = begun.elapsed() * (LOOK_ONE_PART_IN - 1);
+                rested = Instant::now() + share.min(REST);
             }
             match outcome {
                 Ok(()) => {

@@ -191,6 +191,19 @@ async fn links_that_never_rest_take_a_tenth_of_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_slow_look_a_change_waits_some_seconds_and_not_for_the_drift_timer() {
+    let mut stage = started().await;
+    stage.node.takes(Duration::from_secs(3));
+    stage.node.announce_change();
+    // Three seconds each, and five in between.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    stage.node.announce_change();
+    stage.idle().await;
+    assert_eq!(stage.node.so_far().len(), 3, "the first, and one for each");
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_uplink_address_is_published_and_the_subnet_kept() {
     let mut stage = started().await;
     stage.node.set_uplink(uplink("192.0.2.77"));

@@ -1,7 +1,6 @@
 //! Packets on a link, by tcpdump.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -54,11 +53,12 @@ impl Capture {
         self.seen()
     }
 
-    /// Ends the capture and returns what it saw.
+    /// Ends the capture and returns what it saw. The last packets may be missing: whoever expects some waits for them with
+    /// [`Self::packets`].
     #[track_caller]
     pub fn finish(mut self) -> Vec<Vec<u8>> {
         self.process.signal(Signal::SIGINT);
-        self.process.wait(Duration::from_secs(5));
+        self.process.wait(SOON);
         self.seen()
     }
 

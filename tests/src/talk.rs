@@ -11,8 +11,10 @@ use nix::sys::socket::sockopt::Linger;
 use crate::host::Host;
 use crate::{tcp, udp};
 
-/// A byte that is not back by then is lost.
+/// A byte that is not back by then is lost, as far as somebody asks who does not know.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// One that has to come back may take this long on a busy machine.
+const TRUST: Duration = Duration::from_secs(5);
 
 /// Rounds until the flow to the outside of which the first has begun is worth a proof.
 pub fn outlast(mut round: impl FnMut()) {
@@ -105,12 +107,17 @@ impl Udp {
         let client = udp::Server::on(client).into_socket();
         client.connect(to).expect("choose the destination");
         let server = server.into_socket();
-        for socket in [&client, &server] {
+        let talk = Self { client, server };
+        talk.wait_at_most(PATIENCE);
+        talk
+    }
+
+    fn wait_at_most(&self, patience: Duration) {
+        for socket in [&self.client, &self.server] {
             socket
-                .set_read_timeout(Some(PATIENCE))
+                .set_read_timeout(Some(patience))
                 .expect("set a time-out");
         }
-        Self { client, server }
     }
 
     /// Whether one datagram gets there and its answer back.
@@ -138,9 +145,11 @@ impl Udp {
 
     #[track_caller]
     pub fn rounds(&self, rounds: usize) {
+        self.wait_at_most(TRUST);
         for round in 0..rounds {
             assert!(self.round(), "round {round} was lost");
         }
+        self.wait_at_most(PATIENCE);
     }
 
     /// See [`outlast`].

@@ -11,7 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use crate::bytes::{assert_same, pattern};
 use crate::host::Host;
 
-const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// No datagram for so long after the last was sent: no more will come.
 const SILENCE: Duration = Duration::from_millis(300);
 const PACE: Duration = Duration::from_millis(1);
@@ -107,6 +107,8 @@ pub fn exchange(
 #[derive(Debug)]
 pub struct Flow {
     stop: Arc<AtomicBool>,
+    /// Nothing is sent any more.
+    ended: Arc<AtomicBool>,
     sender: JoinHandle<u64>,
     receiver: JoinHandle<Vec<u64>>,
 }
@@ -145,10 +147,12 @@ impl Flow {
         });
         rx.set_read_timeout(Some(SILENCE)).expect("set a time-out");
         setsockopt(&rx, sockopt::RcvBufForce, &ROOM).expect("make room in a UDP socket");
-        let stopped = stop.clone();
-        let receiver = std::thread::spawn(move || receive_until(&rx, &stopped));
+        let ended = Arc::new(AtomicBool::new(false));
+        let over = ended.clone();
+        let receiver = std::thread::spawn(move || receive_until(&rx, &over));
         Self {
             stop,
+            ended,
             sender,
             receiver,
         }
@@ -161,6 +165,8 @@ impl Flow {
     pub fn finish(self) -> Delivery {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sender.join().expect("the sender");
+        // Not before: the sender may have waited for a CPU while the receiver heard nothing.
+        self.ended.store(true, Ordering::Relaxed);
         let numbers = self.receiver.join().expect("the receiver");
         let mut seen = vec![false; usize::try_from(sent).expect("fits")];
         for n in &numbers {
@@ -175,17 +181,18 @@ impl Flow {
     }
 }
 
-/// Collects numbers until there is silence after `stopped`.
-fn receive_until(socket: &UdpSocket, stopped: &AtomicBool) -> Vec<u64> {
+/// Collects numbers until there is silence that began after the `end`.
+fn receive_until(socket: &UdpSocket, end: &AtomicBool) -> Vec<u64> {
     let mut numbers = Vec::new();
     let mut buffer = [0; 8];
     loop {
+        let is_over = end.load(Ordering::Relaxed);
         match socket.recv(&mut buffer) {
             Ok(n) => {
                 assert_eq!(n, buffer.len(), "a datagram of another length");
                 numbers.push(u64::from_be_bytes(buffer));
             }
-            Err(_) if stopped.load(Ordering::Relaxed) => return numbers,
+            Err(_) if is_over => return numbers,
             // An outage; or the refusal of a port, which the next datagram shows to be over.
             Err(_) => {}
         }

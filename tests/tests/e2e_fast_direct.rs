@@ -144,7 +144,8 @@ fn a_fast_flow_follows_a_route() {
     let tunnel = Capture::start(pair.one.node(), Node::UPLINK, "udp port 8472");
     eventually("the flow goes on", SOON, || talk.round());
     talk.rounds(50);
-    assert!(!tunnel.finish().is_empty(), "nothing took the tunnel");
+    // Something took the tunnel.
+    tunnel.packets(1);
     pair.one.exec(&format!("ip route del {neighbour}/32"));
     goes_without_tunnel(&pair.one, &pair.pod2);
     let before = fast_in(&pair.two);

@@ -25,8 +25,7 @@ fn a_windows_peer_is_reached_and_its_late_mac_followed() {
     let wire = Capture::start(ours.node(), Node::UPLINK, "udp dst port 4789");
     pod1.reaches(&pod2);
     pod2.reaches(&pod1);
-    let frames = wire.finish();
-    assert!(!frames.is_empty(), "nothing on port 4789");
+    let frames = wire.packets(1);
     // Ethernet, IPv4 and UDP headers, then flags and VNI.
     for frame in &frames {
         assert_eq!(frame[42..50], [8, 0, 0, 0, 0, 0x10, 0, 0], "VNI 4096");

@@ -36,9 +36,13 @@ fn sum(text: &str, parts: &[&str]) -> f64 {
 fn packets_peers_lease_and_actions_are_shown() {
     let pair = Pair::of_agents();
     let encap = ["flannel_ebpf_forwarded_packets_total", r#"path="encap""#];
+    // The peer is in the map a moment before it is counted.
+    let tunnel = ["flannel_ebpf_peers{", r#""tunnel""#];
+    eventually("the peer is counted", SOON, || {
+        sum(&scrape(&pair.one), &tunnel) == 1.0
+    });
     let before = scrape(&pair.one);
     let state = |state| sum(&before, &["flannel_ebpf_peers{", state]);
-    assert_eq!(state(r#""tunnel""#), 1.0, "{before}");
     let others = [r#""direct""#, r#""no_route""#, r#""ignored""#].map(state);
     assert_eq!(others, [0.0; 3], "{before}");
     assert!(before.contains("flannel_ebpf_ringbuf_lost_total 0"));

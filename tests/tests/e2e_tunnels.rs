@@ -56,5 +56,6 @@ fn outer_fragments_are_delivered(#[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] m
     let listener = tcp::Server::on(&pair.pod1);
     let to = SocketAddrV4::new(pair.pod1.address(), listener.port());
     listener.exchange(&pair.pod2, to, 1 << 18);
-    assert!(!fragments.finish().is_empty(), "nothing was fragmented");
+    // Something was fragmented.
+    fragments.packets(1);
 }

@@ -131,7 +131,10 @@ fn tcp_delivers_every_byte(
         let transfer = listener.exchange(client, to, 8 << 20);
         assert_eq!(transfer.client.ip(), client.address());
         // Encapsulation keeps GSO packets whole where the wire takes them, and only there.
-        assert_eq!(!above_mtu.finish().is_empty(), wire == Wire::Whole);
+        match wire {
+            Wire::Whole => drop(above_mtu.packets(1)),
+            Wire::Segmented => assert_eq!(above_mtu.finish().len(), 0),
+        }
     }
 }
 

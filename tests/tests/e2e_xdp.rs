@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
 
-use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use flannel_common::program::Program::{UplinkXdp, XdpRx};
 use flannel_common::reason::Reason;
 use flannel_tests::agent::command;
 use flannel_tests::bpftool::count;
+use flannel_tests::fast_path::{agents, to};
 use flannel_tests::lab::Options;
 use flannel_tests::netns::{output, run};
 use flannel_tests::pair::Pair;
@@ -16,18 +16,6 @@ use flannel_tests::prelude::*;
 use flannel_tests::{talk, tcp, udp};
 use rstest::rstest;
 use serde_json::Value;
-
-fn pair(options: Options, flags: &[&str]) -> Pair<Agent> {
-    let lab = Lab::with(options);
-    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
-    let one = Agent::start_with(lab.node("one"), &net, flags);
-    let two = Agent::start_with(lab.node("two"), &net, flags);
-    Pair::of(lab, net, one, two)
-}
-
-fn to(pod: &Pod, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(pod.address(), port)
-}
 
 /// Id of the XDP program at a node's uplink, and whether it runs in the driver.
 fn at_driver(node: &Node) -> Option<(u64, bool)> {
@@ -62,7 +50,7 @@ fn packets_are_stripped_in_the_driver_and_arrive(
         wire,
         ..Options::default()
     };
-    let pair = pair(options, &["--xdp=on", fast_path]);
+    let pair = agents(options, &["--xdp=on", fast_path]);
     for agent in [&pair.one, &pair.two] {
         assert!(matches!(at_driver(agent.node()), Some((_, true))));
     }
@@ -91,7 +79,7 @@ fn a_kernel_vxlan_peer_notices_nothing() {
 /// The new agent's program takes the place of the old one under the same link.
 #[test]
 fn a_restart_under_load_loses_no_packet() {
-    let mut pair = pair(Options::default(), &["--xdp=on"]);
+    let mut pair = agents(Options::default(), &["--xdp=on"]);
     let before = at_driver(pair.one.node());
     let flow = udp::Flow::start(&pair.pod2, &pair.pod1, pair.pod1.address());
     pair.one.kill();
@@ -105,7 +93,7 @@ fn a_restart_under_load_loses_no_packet() {
 
 #[test]
 fn switched_off_it_is_detached_and_so_it_is_by_cleanup() {
-    let mut pair = pair(Options::default(), &["--xdp=on"]);
+    let mut pair = agents(Options::default(), &["--xdp=on"]);
     let links = pair
         .one
         .node()
@@ -210,7 +198,7 @@ fn an_mtu_too_large_for_the_driver_is_named() {
         underlay_mtu: 9000,
         ..Options::default()
     };
-    let pair = pair(options, &["--xdp=on"]);
+    let pair = agents(options, &["--xdp=on"]);
     let log = pair.one.log();
     assert!(
         log.contains("MTU of 9000 is too large for XDP in the driver of"),

@@ -42,6 +42,12 @@ const PROBE_GAP: Tick = ticks(1_000);
 const CROSSING: Tick = ticks(1_000);
 /// After FIN or RST nothing is proven for this long: the rest of the handshake belongs to conntrack.
 const CLOSING: Tick = ticks(15_000);
+/// How long a pod's port is taken for the bridge's choice after it was seen to be.
+pub const PORT_LIFETIME: Tick = ticks(1_000);
+/// After this long the choice is looked at anew, by a packet that takes the bridge.
+pub const PORT_REFRESH: Tick = ticks(500);
+/// At most one such packet in this time.
+const PORT_GAP: Tick = ticks(50);
 /// A TCP flow that sent a full-size segment in this time is bulk.
 const BULK: Tick = ticks(1_000);
 
@@ -138,7 +144,8 @@ impl FlowKey {
         Self::of(key.src, key.dst, [a, b, c, d], key.proto)
     }
 
-    /// Stands for all flows to one pod, where no proof is asked for.
+    /// Stands for a pod: where no proof is asked for, for all flows to it; else for the port to which the bridge sends
+    /// what the stack has let through.
     #[inline(always)]
     pub const fn pod(local: Ipv4) -> Self {
         Self::of(local, [0; 4], [0; 4], 0)
@@ -294,6 +301,41 @@ impl Flow {
     #[inline(always)]
     pub const fn is_closing(&self, now: Tick) -> bool {
         self.closed != 0 && now.wrapping_sub(self.closed) < CLOSING
+    }
+
+    /// In the entry of a [pod](FlowKey::pod): which way a frame for `mac` takes that the stack hands to the bridge.
+    #[inline(always)]
+    pub fn decide_at_bridge(&self, mac: Mac, now: Tick, epoch: u32) -> Step {
+        let half = &self.rx;
+        let age = now.wrapping_sub(half.verified);
+        if half.verified == 0
+            || half.epoch != epoch
+            || age >= PORT_LIFETIME
+            || self.port == 0
+            || self.pod_mac != mac
+        {
+            Step::Stack
+        } else if age >= PORT_REFRESH && now.wrapping_sub(half.probed) >= PORT_GAP {
+            Step::Refresh
+        } else {
+            Step::Fast
+        }
+    }
+
+    /// In the entry of a pod: whether a frame at `port`, behind the bridge, shows that this is where the bridge sends
+    /// what is for the pod. Frames for a MAC that it does not know come out of every port: two ports are none.
+    #[inline(always)]
+    pub const fn is_chosen(&mut self, port: u32, now: Tick) -> bool {
+        if !self.may_pass(Direction::Rx, now) {
+            return false;
+        }
+        let is_other = self.port != 0 && self.port != port;
+        if is_other {
+            self.rx.verified = 0;
+            self.rx.seen = 0;
+            self.port = 0;
+        }
+        !is_other
     }
 
     #[inline(always)]

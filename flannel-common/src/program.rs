@@ -42,10 +42,12 @@ pub enum Program {
     OutsideTx = 17,
     /// No hook: the same for replies that [`Self::UplinkSnatRx`] translated; those of verified flows go to the pod.
     OutsideRx = 18,
+    /// Egress of the pod bridge: large packets that the stack has let through go to the pod's port whole.
+    BridgeRx = 19,
 }
 
 impl Program {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::OverlayTx,
         Self::OverlayCatch,
         Self::UplinkRx,
@@ -65,6 +67,7 @@ impl Program {
         Self::DirectTx,
         Self::OutsideTx,
         Self::OutsideRx,
+        Self::BridgeRx,
     ];
     /// What is reached by tail call only; the place is the key in [`crate::maps::STEPS`].
     pub const STEPS: [Self; 5] = [
@@ -118,6 +121,7 @@ impl Program {
             Self::DirectTx => "direct_tx",
             Self::OutsideTx => "outside_tx",
             Self::OutsideRx => "outside_rx",
+            Self::BridgeRx => "bridge_rx",
         }
     }
 }

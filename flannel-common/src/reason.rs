@@ -105,4 +105,5 @@ reasons! {
     41 SnatNoFlow snat_no_flow Drop "a reset, an answer or an ICMP error that belongs to no flow; it must not leave under a pod's address" "nothing, unless it grows: then flows are lost early, see --snat-entries";
     42 SnatMalformed snat_malformed Drop "too short to be translated" "find the sender: the packet is malformed";
     43 SnatUnready snat_unready Drop "part of the SNAT programs is missing" "restart the agent, and report it";
+    44 PastBridge past_bridge Forward "let through by the stack and sent to the pod's port whole, past the bridge, which would cut it up" "nothing: this is the work";
 }

@@ -8,7 +8,8 @@ use crate::skb::Skb;
 use crate::verdict::{finish, finish_xdp};
 use crate::xdp_frame::Frame;
 use crate::{
-    direct_rx, direct_tx, overlay_rx, overlay_tx, pod_rx, pod_tx, uplink_rx, uplink_xdp, xdp_rx,
+    bridge_rx, direct_rx, direct_tx, overlay_rx, overlay_tx, pod_rx, pod_tx, uplink_rx, uplink_xdp,
+    xdp_rx,
 };
 
 /// Egress of `flannel.<VNI>`.
@@ -49,6 +50,14 @@ pub(crate) fn pod_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let outcome = pod_rx::run(&skb);
     finish(&skb, Program::PodRx, outcome)
+}
+
+/// Egress of the pod bridge.
+#[classifier]
+pub(crate) fn bridge_rx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = bridge_rx::run(&skb);
+    finish(&skb, Program::BridgeRx, outcome)
 }
 
 /// Ingress of `flannel.<VNI>`.

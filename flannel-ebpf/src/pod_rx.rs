@@ -4,15 +4,18 @@ use core::mem::MaybeUninit;
 
 use flannel_common::cidr;
 use flannel_common::flow::{Direction, FlowKey};
-use flannel_common::header::Eth;
+use flannel_common::header::{Eth, PROTO_TCP};
 use flannel_common::reason::Reason;
 use flannel_common::transport;
 
 use crate::flows;
-use crate::globals::{self, NETWORK, NETWORK_MASK, POD_HOOK, SUBNET, SUBNET_MASK};
+use crate::globals::{self, FLANNEL_IFINDEX, NETWORK, NETWORK_MASK, POD_HOOK, SUBNET, SUBNET_MASK};
 use crate::headers::{self, Packet};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
+
+/// Shorter frames are not what bulk transfers are cut into; they need not look for their pod's port.
+const WORTHWHILE: u32 = 512;
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -23,18 +26,18 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
         return Ok(Verdict::Untouched);
     };
-    if came_from_overlay(packet) {
-        if flows::always() {
-            return learn_pod(skb, packet);
-        }
-    } else if !came_from_outside(packet) {
-        return Ok(Verdict::Untouched);
+    let of_overlay = came_from_overlay(packet);
+    if of_overlay && flows::always() {
+        return learn_pod(skb, packet);
+    }
+    if !of_overlay && !came_from_outside(packet) {
+        return note_port(skb, packet);
     }
     if transport::check_fast(&packet.ip).is_err() {
         return Ok(Verdict::Untouched);
     }
     let Some(flow) = flows::get(&FlowKey::inbound(&packet.ip, &packet.l4)) else {
-        return Ok(Verdict::Untouched);
+        return note_port(skb, packet);
     };
     let (now, epoch) = (flows::now(), flows::epoch());
     if !flow.may_pass(Direction::Rx, now) {
@@ -66,6 +69,32 @@ fn learn_pod(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
         None => flows::enter(&key, &fresh)?,
     }
     Err(Reason::Verified)
+}
+
+/// Segments that the bridge has cut out of a packet that `bridge_rx` let pass: the next such packet may come whole. One
+/// that is whole shows nothing: it came past the bridge.
+#[inline(always)]
+fn note_port(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
+    if skb.is_gso()
+        || skb.len() < WORTHWHILE
+        || packet.ip.proto != PROTO_TCP
+        || skb.came_by() != FLANNEL_IFINDEX.load()
+    {
+        return Ok(Verdict::Untouched);
+    }
+    let Some(pod) = flows::get(&FlowKey::pod(packet.ip.dst)) else {
+        return Ok(Verdict::Untouched);
+    };
+    let (now, epoch) = (flows::now(), flows::epoch());
+    if pod.is_chosen(skb.ifindex(), now) {
+        let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
+        pod.port = skb.ifindex();
+        pod.hook = POD_HOOK.load();
+        pod.pod_mac = eth.dst;
+        pod.gateway_mac = eth.src;
+        pod.note_passed(Direction::Rx, now, epoch);
+    }
+    Ok(Verdict::Untouched)
 }
 
 /// What could be a reply that `uplink_snat_rx` translated.

@@ -84,8 +84,10 @@ pub fn proven(agent: &Agent) -> Vec<Value> {
             .iter()
             .any(|half| entry["value"][half]["verified"] != 0)
     };
-    let flows = dump(agent, FLOWS);
-    flows.into_iter().filter(is_proven).collect()
+    // Protocol 0 is a pod's port, and no flow.
+    let is_flow = |entry: &Value| entry["key"]["proto"] != 0;
+    let flows = dump(agent, FLOWS).into_iter();
+    flows.filter(is_flow).filter(is_proven).collect()
 }
 
 /// A port of a pod.

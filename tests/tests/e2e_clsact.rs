@@ -86,7 +86,8 @@ fn cleanup(agent: &mut Agent) {
     run(&mut command(node, &flags));
 }
 
-const TUNNEL: [&str; 6] = [
+const TUNNEL: [&str; 7] = [
+    "bridge_rx",
     "overlay_catch",
     "overlay_rx",
     "overlay_tx",

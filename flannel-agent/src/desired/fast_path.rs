@@ -121,6 +121,9 @@ impl FastPath {
     pub(super) fn programs(&self) -> &'static [Program] {
         match self.mode {
             Mode::Off => &[],
+            Mode::Verified if self.hook == Hook::Port => {
+                &[Program::PodRx, Program::PodTx, Program::BridgeRx]
+            }
             Mode::Verified | Mode::Always => &[Program::PodRx, Program::PodTx],
         }
     }
@@ -142,6 +145,11 @@ impl FastPath {
         if ways.direct {
             all.push(at(Program::DirectRx, ways.uplink, Direction::Ingress));
             all.push(at(Program::DirectTx, ways.uplink, Direction::Egress));
+        }
+        // Only what the tunnel brings is cut up there. Without proof, nothing large gets there.
+        let helps = ways.pair.is_some() && self.mode == Mode::Verified && self.hook == Hook::Port;
+        if helps && !ports.is_empty() {
+            all.push(at(Program::BridgeRx, &self.bridge, Direction::Egress));
         }
         for port in ports.keys() {
             all.push(at(Program::PodRx, port, Direction::Egress));

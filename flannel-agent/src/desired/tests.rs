@@ -1,3 +1,4 @@
+mod bridge;
 mod direct;
 
 use std::sync::Arc;

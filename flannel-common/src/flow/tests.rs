@@ -252,3 +252,55 @@ proptest! {
         }
     }
 }
+
+const MAC: Mac = [2, 0, 0, 0, 0, 5];
+
+/// A pod that the bridge sends to port 7.
+fn pod() -> Flow {
+    let mut pod = fresh();
+    pod.note_seen(Rx, START);
+    assert!(pod.is_chosen(7, START));
+    pod.port = 7;
+    pod.pod_mac = MAC;
+    assert!(pod.note_passed(Rx, START, EPOCH));
+    pod
+}
+
+#[test]
+fn the_bridge_s_choice_holds_for_a_second() {
+    let pod = pod();
+    let step = |ms| pod.decide_at_bridge(MAC, at(ms), EPOCH);
+    assert_eq!(step(0), Step::Fast);
+    assert_eq!(step(490), Step::Fast);
+    assert_eq!(step(510), Step::Refresh);
+    assert_eq!(step(1_010), Step::Stack);
+    assert_eq!(pod.decide_at_bridge(MAC, START, EPOCH + 1), Step::Stack);
+    let other = [2, 0, 0, 0, 0, 6];
+    assert_eq!(pod.decide_at_bridge(other, START, EPOCH), Step::Stack);
+}
+
+#[test]
+fn one_packet_at_a_time_looks_at_the_choice_anew() {
+    let mut pod = pod();
+    pod.note_seen(Rx, at(510));
+    assert_eq!(pod.decide_at_bridge(MAC, at(520), EPOCH), Step::Fast);
+    assert_eq!(pod.decide_at_bridge(MAC, at(570), EPOCH), Step::Refresh);
+}
+
+#[test]
+fn nothing_is_chosen_that_nobody_sent() {
+    let mut pod = fresh();
+    assert!(!pod.is_chosen(7, START));
+    pod.note_seen(Rx, START);
+    assert!(!pod.is_chosen(7, at(1_100)), "another frame");
+}
+
+#[test]
+fn two_ports_are_none() {
+    let mut pod = pod();
+    pod.note_seen(Rx, at(510));
+    for port in [8, 9, 7] {
+        assert!(!pod.is_chosen(port, at(510)));
+    }
+    assert_eq!(pod.decide_at_bridge(MAC, at(510), EPOCH), Step::Stack);
+}

@@ -46,11 +46,24 @@ fn programs_follow_the_ports_of_the_bridge() {
         assert_eq!(
             agent.reconcile().await,
             [
+                "attach bridge_rx to egress of cni0",
                 "attach pod_rx to egress of vetha",
                 "attach pod_tx to ingress of vetha"
             ]
         );
         assert_eq!(agent.reconcile().await, <[&str; 0]>::default());
+        add_pod("vethb");
+        let second = agent.reconcile().await;
+        assert!(
+            second.len() == 2 && second.iter().all(|did| did.ends_with("vethb")),
+            "{second:?}"
+        );
+        for port in ["vetha", "vethb"] {
+            sh(&format!("ip link del {port}"));
+        }
+        let gone = agent.reconcile().await;
+        let off = |did: &&String| did.starts_with("detach bridge_rx");
+        assert_eq!(gone.iter().filter(off).count(), 1, "{gone:?}");
     });
 }
 

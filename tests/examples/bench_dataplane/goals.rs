@@ -8,6 +8,7 @@ use crate::outside;
 use crate::plan::Cores;
 use crate::rounds::Series;
 use crate::stats::Spread;
+use crate::topology::Beside;
 
 /// The mode that the goals are for.
 pub(crate) const JUDGED: Mode = Mode::Verified;
@@ -28,6 +29,10 @@ impl Goal {
         }
         if group.condition.beside.is_outside() {
             return Some(outside::goal(series));
+        }
+        // Never fast: for information.
+        if group.condition.beside == Beside::Translated {
+            return None;
         }
         if group.flows >= 100_000 {
             return Some(if series.traffic.is_rate() {

@@ -78,8 +78,13 @@ impl Mode {
         has_wire && self.is_built(condition.beside)
     }
 
-    /// Whether it has nodes in such a lab: the way out and kube-proxy's rules are the same for many.
+    /// Whether it has nodes in such a lab: the way out and kube-proxy's rules are the same for many. `off` shows what is
+    /// done for flows that are never fast.
     pub(crate) fn is_built(self, beside: Beside) -> bool {
-        beside == Beside::Nothing || Self::JUDGED.contains(&self)
+        match beside {
+            Beside::Nothing => true,
+            Beside::Translated => Self::JUDGED.contains(&self) || self == Self::Off,
+            _ => Self::JUDGED.contains(&self),
+        }
     }
 }

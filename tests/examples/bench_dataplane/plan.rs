@@ -83,6 +83,7 @@ impl Condition {
             Beside::KubeProxy => ", kube-proxy's rules",
             Beside::Outside => ", to the outside",
             Beside::OutsideAndKubeProxy => ", to the outside, kube-proxy's rules",
+            Beside::Translated => ", translated by the server's node",
         };
         format!("{wire}, br_netfilter {filter}{beside}")
     }
@@ -153,6 +154,9 @@ const FLOW: Duration = Duration::from_micros(35);
 /// Nodes, agents and pods of one mode.
 pub(crate) const BUILD: Duration = Duration::from_millis(1200);
 
+/// What tells of flows that are never fast.
+const TRANSLATED: [Traffic; 3] = [Traffic::TcpRr, Traffic::TcpStream(1), Traffic::TcpStream(8)];
+
 /// Everything, in an order that builds the nodes once per [`Beside`].
 pub(crate) fn full() -> Vec<Group> {
     let group = |condition, cores, flows| Group {
@@ -181,6 +185,16 @@ pub(crate) fn full() -> Vec<Group> {
             ..Condition::new(wire, true)
         };
         groups.push(group(busy, Cores::One, 1));
+    }
+    for wire in wires {
+        let condition = Condition {
+            beside: Beside::Translated,
+            ..Condition::new(wire, true)
+        };
+        groups.push(Group {
+            traffic: TRANSLATED.to_vec(),
+            ..group(condition, Cores::One, 1)
+        });
     }
     groups.extend(outside::groups());
     groups

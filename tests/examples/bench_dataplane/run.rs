@@ -87,7 +87,7 @@ fn in_traffic(beside: Beside) -> Option<Condition> {
             beside,
             ..Condition::USUAL
         }),
-        Beside::KubeProxy | Beside::OutsideAndKubeProxy => None,
+        Beside::KubeProxy | Beside::OutsideAndKubeProxy | Beside::Translated => None,
     }
 }
 

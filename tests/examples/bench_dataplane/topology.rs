@@ -29,6 +29,8 @@ pub(crate) enum Beside {
     Outside,
     /// Both.
     OutsideAndKubeProxy,
+    /// The server's node translates the address that the client asks for, as kube-proxy's rules do.
+    Translated,
 }
 
 impl Beside {
@@ -49,6 +51,8 @@ pub(crate) struct Stage {
     /// Where our programs count.
     pub(crate) counters: Vec<PathBuf>,
     nodes: [Arc<Node>; 2],
+    /// Whom the client asks for, if not the server by its own address.
+    address: Option<Ipv4Addr>,
     /// The client's and, if it is no node, the server's.
     pods: Vec<Pod>,
     // Kept alive.
@@ -94,21 +98,36 @@ impl Stage {
         let pods = ["pod1", "pod2"].iter().zip(&members.all);
         let pods: Vec<Pod> = pods.map(|(pod, member)| Pod::on(member, pod)).collect();
         pods[0].reaches(&pods[1]);
-        Self::new(mode, nodes, members, pods)
+        if beside != Beside::Translated {
+            return Self::new(mode, nodes, members, pods);
+        }
+        let address = translate(&members.all[1], &pods[1], iptables);
+        Self::asking_for(Some(address), mode, nodes, members, pods)
     }
 
     /// Traffic goes from the first pod to the second, or to the second node; without pods, from node to node.
     pub(crate) fn new(mode: Mode, nodes: [Arc<Node>; 2], members: Members, pods: Vec<Pod>) -> Self {
+        Self::asking_for(None, mode, nodes, members, pods)
+    }
+
+    fn asking_for(
+        address: Option<Ipv4Addr>,
+        mode: Mode,
+        nodes: [Arc<Node>; 2],
+        members: Members,
+        pods: Vec<Pod>,
+    ) -> Self {
         for pod in &pods {
             // Connections that are opened and closed thousands of times.
             pod.sysctl("net.ipv4.ip_local_port_range", "1024 65535");
         }
         Self {
             mode,
-            ends: ends(&nodes, &pods),
+            ends: ends(&nodes, &pods, address),
             translated: members.translated,
             counters: members.counters,
             nodes,
+            address,
             pods,
             _members: members.all,
         }
@@ -116,7 +135,7 @@ impl Stage {
 
     /// Other workers in place of those that failed.
     pub(crate) fn restart(&mut self) {
-        self.ends = ends(&self.nodes, &self.pods);
+        self.ends = ends(&self.nodes, &self.pods, self.address);
         self.flush_conntrack();
     }
 
@@ -139,12 +158,29 @@ impl Stage {
     }
 }
 
-fn ends(nodes: &[Arc<Node>; 2], pods: &[Pod]) -> Ends {
+fn ends(nodes: &[Arc<Node>; 2], pods: &[Pod], address: Option<Ipv4Addr>) -> Ends {
     let client = pods.first().map_or(nodes[0].netns(), Host::netns);
-    match pods.get(1) {
-        Some(pod) => Ends::start(client, pod.netns(), pod.address()),
-        None => Ends::start(client, nodes[1].netns(), nodes[1].address()),
-    }
+    let (server, own) = match pods.get(1) {
+        Some(pod) => (pod.netns(), pod.address()),
+        None => (nodes[1].netns(), nodes[1].address()),
+    };
+    Ends::start(client, server, address.unwrap_or(own))
+}
+
+/// Makes an address of the node's subnet that no pod has lead to `pod`.
+fn translate(member: &AnyMember, pod: &Pod, iptables: Iptables) -> Ipv4Addr {
+    let [a, b, c, _] = member.subnet().base.octets();
+    let address = Ipv4Addr::new(a, b, c, 250);
+    let to = pod.address();
+    iptables.restore(
+        member.node(),
+        &[
+            "*nat".to_owned(),
+            format!("-A PREROUTING -d {address}/32 -j DNAT --to-destination {to}"),
+            "COMMIT".to_owned(),
+        ],
+    );
+    address
 }
 
 impl Members {

@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 
 use flannel_common::cidr;
-use flannel_common::flow::{Direction, FlowKey};
+use flannel_common::flow::{Direction, FlowKey, Tick};
 use flannel_common::header::{Eth, PROTO_TCP};
 use flannel_common::reason::Reason;
 use flannel_common::transport;
@@ -30,19 +30,17 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if of_overlay && flows::always() {
         return learn_pod(skb, packet);
     }
-    if !of_overlay && !came_from_outside(packet) {
-        return note_port(skb, packet);
-    }
-    if transport::check_fast(&packet.ip).is_err() {
-        return Ok(Verdict::Untouched);
-    }
-    let Some(flow) = flows::get(&FlowKey::inbound(&packet.ip, &packet.l4)) else {
-        return note_port(skb, packet);
+    let may_be_fast =
+        (of_overlay || came_from_outside(packet)) && transport::check_fast(&packet.ip).is_ok();
+    let known = if may_be_fast {
+        flows::get(&FlowKey::inbound(&packet.ip, &packet.l4))
+    } else {
+        None
     };
     let (now, epoch) = (flows::now(), flows::epoch());
-    if !flow.may_pass(Direction::Rx, now) {
-        return Ok(Verdict::Untouched);
-    }
+    let Some(flow) = known.filter(|flow| flow.may_pass(Direction::Rx, now)) else {
+        return note_port(skb, packet, now, epoch);
+    };
     let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
     flow.port = skb.ifindex();
     flow.hook = POD_HOOK.load();
@@ -74,7 +72,7 @@ fn learn_pod(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
 /// Segments that the bridge has cut out of a packet that `bridge_rx` let pass: the next such packet may come whole. One
 /// that is whole shows nothing: it came past the bridge.
 #[inline(always)]
-fn note_port(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
+fn note_port(skb: &Skb, packet: &Packet, now: Tick, epoch: u32) -> Result<Verdict, Reason> {
     if skb.is_gso()
         || skb.len() < WORTHWHILE
         || packet.ip.proto != PROTO_TCP
@@ -85,7 +83,6 @@ fn note_port(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
     let Some(pod) = flows::get(&FlowKey::pod(packet.ip.dst)) else {
         return Ok(Verdict::Untouched);
     };
-    let (now, epoch) = (flows::now(), flows::epoch());
     if pod.is_chosen(skb.ifindex(), now) {
         let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
         pod.port = skb.ifindex();

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use flannel_common::program::Program::BridgeRx;
 use flannel_common::reason::Reason;
@@ -58,6 +58,26 @@ fn a_service_s_bulk_reaches_the_port_whole(#[values(true, false)] br_netfilter: 
     // They have taken netfilter's whole way, on which they were translated.
     assert_eq!((sent(&pair.one), received(&pair.one)), (0, 0));
     assert_eq!(proven(&pair.one), <[serde_json::Value; 0]>::default());
+}
+
+/// An address of the pod's own node that leads to the pod: what comes in is translated there, too.
+#[test]
+fn so_does_what_the_pod_s_node_translates() {
+    let pair = agents(Options::default(), &[]);
+    let server = tcp::Server::on(&pair.pod2);
+    let [a, b, c, _] = pair.two.subnet().base.octets();
+    let address = Ipv4Addr::new(a, b, c, 250);
+    let to_pod = format!(
+        "-A PREROUTING -d {address}/32 -j DNAT --to-destination {}",
+        pair.pod2.address()
+    );
+    let lines = ["*nat".to_owned(), to_pod, "COMMIT".to_owned()];
+    Iptables::Nft.restore(pair.two.node(), &lines);
+    let to = SocketAddrV4::new(address, server.port());
+    goes_past_the_bridge(&pair.two, || {
+        server.exchange(&pair.pod1, to, BYTES);
+    });
+    assert_eq!(received(&pair.two), 0);
 }
 
 /// The same address behind another port: the successor gets everything that is for it.

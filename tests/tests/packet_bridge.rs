@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
 
 use flannel_common::flow::{Flow, FlowKey, PORT_LIFETIME, PORT_REFRESH};
-use flannel_common::program::Program::{BridgeRx, PodRx};
+use flannel_common::program::Program::{BridgeRx, PodRx, PodTx};
 use flannel_common::reason::Reason;
 use flannel_tests::packet::world::{BRIDGE, UPLINK, here};
 use flannel_tests::packet::{Fixture, Inner, Node, REDIRECT, Run, UNSPEC};
@@ -60,6 +60,7 @@ fn is_whole(node: &mut Fixture) -> bool {
 fn load(node: &mut Fixture) {
     node.program(BridgeRx);
     node.program(PodRx);
+    node.program(PodTx);
 }
 
 fn known_port() -> Fixture {
@@ -98,6 +99,22 @@ fn a_large_packet_goes_where_the_bridge_sent_the_one_before() {
     assert_eq!(node.counted(BridgeRx), [(Reason::PastBridge, 1)]);
     let pod = node.flow(&FlowKey::pod(POD)).unwrap();
     assert_eq!((pod.port, pod.pod_mac), (1, Inner::POD_MAC));
+}
+
+/// The node translates the address that was asked for: the pod's answers are those of a plain flow, which never comes in.
+#[test]
+fn a_flow_that_is_half_known_is_translated_all_the_same() {
+    let mut node = Node::default().load();
+    load(&mut node);
+    assert_eq!(node.run(PodTx, &Inner::from_pod().tcp()).action, UNSPEC);
+    let translated = |payload| Inner {
+        payload,
+        ..Inner::to_pod()
+    };
+    let large = translated(3000).tcp();
+    assert_eq!(at_bridge(&mut node, &large), UNSPEC);
+    at_port(&mut node, &translated(SEGMENT as usize).tcp(), 0);
+    assert_eq!(at_bridge(&mut node, &large), REDIRECT);
 }
 
 /// None of them is cut up there, or none is for a pod of this node.

@@ -10,10 +10,20 @@ use crate::snat::Entry;
 /// on a network that is near they are over by then.
 pub const LASTING: u64 = 20_000_000;
 
-/// Whether a translated flow is older than that; `now` in monotonic nanoseconds.
+/// Nanoseconds without a packet one way after which the next one that way is not worth a proof. It would hold for a few packets
+/// at best, and take the place of a flow that has more.
+pub const PAUSE: u64 = 2_000_000_000;
+
+/// Whether a translated flow is older than [`LASTING`]; `now` in monotonic nanoseconds.
 #[inline(always)]
 pub const fn lasts(half: &Entry, now: u64) -> bool {
     now.saturating_sub(half.opened) >= LASTING
+}
+
+/// Whether a packet is worth a proof: of a flow that lasts, and with no [`PAUSE`] before it. `half` as the packet found it.
+#[inline(always)]
+pub const fn is_worth_proof(half: &Entry, now: u64) -> bool {
+    lasts(half, now) && now.saturating_sub(half.last_seen) < PAUSE
 }
 
 /// What every host must take (RFC 791 section 3.1), and no route forbids.
@@ -89,8 +99,28 @@ const _: () = assert!(size_of::<Way>() == size_of::<Peer>());
 mod tests {
     use super::*;
     use crate::maps::PEER_DIRECT;
+    use crate::snat::{Endpoint, KIND_PAIR, NANOS, Seen};
 
     const GATEWAY: Ipv4 = [192, 168, 0, 254];
+
+    #[test]
+    fn worth_a_proof_is_what_lasts_and_does_not_pause() {
+        const BEGIN: u64 = 50 * NANOS;
+        let to = Endpoint {
+            addr: GATEWAY,
+            port: [0; 2],
+        };
+        let mut half = Entry::new(KIND_PAIR, to, Seen::default(), BEGIN);
+        let worth = |half: &Entry, after| is_worth_proof(half, BEGIN + after);
+        assert!(!worth(&half, LASTING - 1) && worth(&half, LASTING));
+        assert!(worth(&half, PAUSE - 1) && !worth(&half, PAUSE));
+        half.last_seen += NANOS;
+        assert!(worth(&half, PAUSE), "a packet came in between");
+        // Another CPU's clock may be a tick ahead.
+        half.last_seen = BEGIN + 4 * NANOS;
+        assert!(worth(&half, 3 * NANOS));
+        assert!(lasts(&half, u64::MAX), "whenever the last packet came");
+    }
 
     #[test]
     fn a_way_is_told_from_a_peer_by_its_kind() {

@@ -4,7 +4,7 @@ use flannel_common::Ipv4;
 use flannel_common::outside;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Packet, WAY_IN, decide, inbound};
+use flannel_common::snat::{Entry, Packet, Seen, WAY_IN, decide, inbound};
 
 use crate::skb::{self, Skb};
 use crate::snat_fragments::{self, First};
@@ -50,7 +50,7 @@ pub(crate) fn run(
                 if done == Reason::SnatReply
                     && flows::enabled()
                     && let Some(deliver) = deliver
-                    && outside::lasts(&half, now)
+                    && may_be_proven(&half, &work.packet, now)
                 {
                     skb.step(deliver.step());
                 }
@@ -68,6 +68,12 @@ pub(crate) fn run(
         _ => {}
     }
     Ok(Verdict::Untouched)
+}
+
+/// Whether the flow table may know the flow, or shall. What ends a connection has to reach it after a pause, too.
+#[inline(always)]
+fn may_be_proven(half: &Entry, packet: &Packet, now: u64) -> bool {
+    outside::is_worth_proof(half, now) || packet.bits != Seen::ACK && outside::lasts(half, now)
 }
 
 /// Whether the table can know the port at all: one glance instead of a look-up for the node's own traffic.

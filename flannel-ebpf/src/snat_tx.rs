@@ -9,7 +9,7 @@ use flannel_common::header::{PROTO_UDP, VERSION_IHL};
 use flannel_common::outside;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Outbound, Rule, Seen, Slot as _, Table as _};
+use flannel_common::snat::{Entry, Outbound, Rule, Seen};
 use flannel_common::snat::{Transport, WAY_OUT, Whose, decide, known};
 
 use crate::globals::VXLAN_PORT;
@@ -62,7 +62,13 @@ pub(crate) fn run(skb: &Skb, local: Ipv4, proves: Option<Program>) -> Result<Ver
 
 #[inline(always)]
 fn flow(skb: &Skb, work: &mut Work, proves: Option<Program>) -> Result<Verdict, Reason> {
-    match known(&Snat, &work.node, &work.packet, work.whose) {
+    let (now, worth) = (work.node.now, &mut work.worth_proof);
+    let before = |half: &Entry| {
+        if proves.is_some() {
+            *worth = outside::is_worth_proof(half, now);
+        }
+    };
+    match known(&Snat, &work.node, &work.packet, work.whose, before) {
         Some(Outbound::Translate(to)) => {
             work.to = to;
             let done = rewrite(skb, work);
@@ -88,9 +94,7 @@ fn may_prove(work: &Work) -> bool {
         && !work.past_stack
         && packet.bits == Seen::ACK
         && matches!(packet.transport, Transport::Tcp | Transport::Udp)
-        && Snat
-            .find(&packet.key)
-            .is_some_and(|slot| outside::lasts(&slot.get(), work.node.now))
+        && work.worth_proof
 }
 
 /// The packet gets the source [`Work::to`], and so will the fragments behind it.

@@ -34,6 +34,8 @@ pub(crate) struct Work {
     pub(crate) odd: Odd,
     /// It was sent past the stack by `pod_tx`, and proves nothing.
     pub(crate) past_stack: bool,
+    /// Of a packet that `uplink_tx` translates as part of a flow: see [`flannel_common::outside::is_worth_proof`].
+    pub(crate) worth_proof: bool,
     /// How often a port was looked for.
     pub(crate) rounds: u32,
     /// The new source (on the way out) or destination (on the way in).

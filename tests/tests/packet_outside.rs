@@ -50,6 +50,51 @@ fn udp_is_fast_each_way_on_its_own() {
     });
 }
 
+/// A proof holds for seconds: it would serve hardly any packet of theirs.
+#[test]
+fn rare_packets_make_no_entry() {
+    here(|_, world| {
+        world.out(&ask().udp());
+        world.back(&reply().udp());
+        for _ in 0..3 {
+            world.lasts();
+            world.node.age_snat(2);
+            world.out(&ask().udp());
+            world.back(&reply().udp());
+        }
+        assert_eq!(world.node.flows(), []);
+        assert_eq!(world.node.counted(OutsideTx), []);
+        world.out(&ask().udp());
+        assert_eq!(world.node.flows().len(), 1, "one packet after the other");
+    });
+}
+
+/// It takes the stack, and the next one is fast: the proof did not end.
+#[test]
+fn a_reply_after_a_pause_proves_nothing() {
+    here(|_, world| {
+        world.verified_udp();
+        let before = world.node.flow(&key(17)).unwrap();
+        world.node.age_snat(2);
+        assert!(!world.is_fast_back(&reply().udp()));
+        assert_eq!(world.node.flow(&key(17)).unwrap(), before);
+        assert!(world.is_fast_back(&reply().udp()));
+    });
+}
+
+#[test]
+fn a_connection_that_ends_after_a_pause_ends_its_proof() {
+    for (ends, what) in [(FIN_ACK, "FIN"), (RST, "RST")] {
+        here(|_, world| {
+            world.verified_tcp();
+            world.node.age_snat(2);
+            world.back(&reply().tcp(ends));
+            assert!(!world.is_fast_out(&ask().tcp(ACK)), "{what}");
+            assert_eq!(world.count(OutsideRx, Reason::TcpControl), 1, "{what}");
+        });
+    }
+}
+
 #[test]
 fn tcp_is_fast_when_both_ways_came_through_the_stack() {
     here(|_, world| {

@@ -47,19 +47,27 @@ pub fn outbound<T: Table>(
     whose: Whose,
     exempt: impl FnOnce() -> bool,
 ) -> Result<Outbound, Refused> {
-    match known(table, node, packet, whose) {
+    match known(table, node, packet, whose, |_| ()) {
         Some(known) => Ok(known),
         None => open(table, node, packet, whose, exempt),
     }
 }
 
-/// The first half of [`outbound`], all that most packets need: a packet of a flow that is in the table.
+/// The first half of [`outbound`], all that most packets need: a packet of a flow that is in the table. `before` sees the
+/// flow's out half as this packet found it.
 #[inline(always)]
-pub fn known<T: Table>(table: &T, node: &Node, packet: &Packet, whose: Whose) -> Option<Outbound> {
+pub fn known<T: Table>(
+    table: &T,
+    node: &Node,
+    packet: &Packet,
+    whose: Whose,
+    before: impl FnOnce(&Entry),
+) -> Option<Outbound> {
     if whose == Whose::Own && is_noted(table, node, packet) {
         return Some(Outbound::Leave);
     }
     let slot = table.find(&packet.key)?;
+    before(&slot.get());
     let known = follow(table, node, packet, &slot);
     if known.is_none() {
         table.remove(&packet.key);

@@ -46,14 +46,12 @@ fn status(agent: &Agent) -> Value {
     serde_json::from_str(&run(&mut command(node, &flags))).unwrap()
 }
 
-#[test]
-fn entry_program_and_route_come_back_and_are_counted() {
-    let pair = Pair::of_agents();
-    let (agent, node) = (&pair.one, pair.one.node());
-    // What a new pod takes is a change of what is wanted, and no repair; it is over first.
-    eventually("the pod's port has its programs", SOON, || {
+/// What a new pod takes is a change of what is wanted, and no repair; it is over first.
+#[track_caller]
+fn is_settled(agent: &Agent) {
+    eventually("the pod's programs are in place", SOON, || {
         let log = agent.log();
-        let attached = ["pod_rx", "pod_tx"]
+        let attached = ["bridge_rx", "pod_rx", "pod_tx"]
             .iter()
             .all(|p| log.contains(&format!("attach {p} ")));
         attached && status(agent)["last_reconcile"]["ago_s"].as_u64() >= Some(1)
@@ -65,17 +63,29 @@ fn entry_program_and_route_come_back_and_are_counted() {
             "{action}: nobody changed anything"
         );
     }
+}
 
-    let subnet = pair.two.subnet();
-    let key = Key::new(24, subnet.base.octets());
-    peers(node).remove(&key).unwrap();
+/// Takes a program off its hook behind the agent's back: of its link only the pin remains.
+fn detach(node: &Node, program: &str) {
     let links = node.bpffs().join("flannel/coreos_com_network/links");
     let pin = std::fs::read_dir(links)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .find(|path| path.to_string_lossy().contains("/uplink_rx-"))
+        .find(|path| path.to_string_lossy().contains(&format!("/{program}-")))
         .unwrap();
     node.exec(&format!("bpftool link detach pinned {}", pin.display()));
+}
+
+#[test]
+fn entry_program_and_route_come_back_and_are_counted() {
+    let pair = Pair::of_agents();
+    let (agent, node) = (&pair.one, pair.one.node());
+    is_settled(agent);
+
+    let subnet = pair.two.subnet();
+    let key = Key::new(24, subnet.base.octets());
+    peers(node).remove(&key).unwrap();
+    detach(node, "uplink_rx");
     node.exec("ip route del 10.244.0.0/16");
 
     for action in ["update_peers", "attach", "set_route"] {
@@ -96,4 +106,32 @@ fn entry_program_and_route_come_back_and_are_counted() {
         peers(node).get(&key, 0).is_ok()
     });
     assert_eq!(repaired(agent, "update_peers"), before);
+}
+
+/// Without it packets arrive all the same, only slower: nothing but the agent's own look finds out.
+#[test]
+fn the_program_behind_the_bridge_comes_back_and_is_counted() {
+    const STEP: &str = "attach bridge_rx to egress of cni0";
+
+    let pair = Pair::of_agents();
+    let agent = &pair.one;
+    is_settled(agent);
+    assert_eq!(agent.log().matches(STEP).count(), 1);
+
+    detach(agent.node(), "bridge_rx");
+    eventually("the repair is logged and counted", DRIFT, || {
+        agent.log().matches(STEP).count() == 2 && repaired(agent, "attach") == 1
+    });
+    let status = status(agent);
+    let hooks = status["hooks"].as_array().unwrap().iter();
+    let hooks: Vec<_> = hooks.filter(|h| h["program"] == "bridge_rx").collect();
+    let [hook] = hooks[..] else {
+        panic!("not once: {status}");
+    };
+    assert_eq!(hook["device"], "cni0", "{hook}");
+    assert_eq!(
+        (&hook["direction"], &hook["attached"]),
+        (&"Egress".into(), &true.into()),
+        "{hook}"
+    );
 }

@@ -1,7 +1,6 @@
 //! `bench`: measurements against goals. Not tests: a busy machine misses them.
 
 use std::ffi::OsString;
-use std::process::Command;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -9,7 +8,7 @@ use clap::{Args, Subcommand};
 use crate::build_ebpf::BuildEbpf;
 use crate::process;
 use crate::setup::{self, Setup};
-use crate::workspace::{self, Workspace};
+use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
@@ -52,12 +51,7 @@ impl Bench {
 
 /// Agent and bench as they would be shipped.
 fn run_example(workspace: &Workspace, example: &str, args: &[OsString]) -> Result<()> {
-    let cargo = || {
-        let mut command = Command::new(workspace::cargo());
-        command.current_dir(workspace.root());
-        command
-    };
-    process::run(cargo().args([
+    process::run(workspace.cargo().args([
         "build",
         "--locked",
         "--release",
@@ -65,7 +59,8 @@ fn run_example(workspace: &Workspace, example: &str, args: &[OsString]) -> Resul
         "flannel-agent",
     ]))?;
     process::run(
-        cargo()
+        workspace
+            .cargo()
             .args([
                 "run",
                 "--quiet",

@@ -10,7 +10,7 @@ use crate::build_ebpf::{BuildEbpf, Builder};
 use crate::docs;
 use crate::process;
 use crate::setup;
-use crate::workspace::{self, Workspace};
+use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
@@ -46,21 +46,15 @@ impl Check {
     }
 }
 
-fn cargo(workspace: &Workspace) -> Command {
-    let mut command = Command::new(workspace::cargo());
-    command.current_dir(workspace.root());
-    command
-}
-
 fn format(workspace: &Workspace) -> Result<()> {
     println!("check: format");
-    process::run(cargo(workspace).args(["fmt", "--all", "--check"]))
+    process::run(workspace.cargo().args(["fmt", "--all", "--check"]))
 }
 
 /// All crates, flannel-ebpf with its empty host `main` included.
 fn lint_host(workspace: &Workspace) -> Result<()> {
     println!("check: clippy on the host");
-    process::run(cargo(workspace).args([
+    process::run(workspace.cargo().args([
         "clippy",
         "--locked",
         "--workspace",

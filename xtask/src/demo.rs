@@ -1,7 +1,5 @@
 //! `demo`: the main job, shown on this machine.
 
-use std::process::Command;
-
 use anyhow::Result;
 use clap::Args;
 
@@ -9,7 +7,7 @@ use crate::build_ebpf::BuildEbpf;
 use crate::process;
 use crate::setup::{self, Setup};
 use crate::test::build_agent;
-use crate::workspace::{self, Workspace};
+use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {}
@@ -21,8 +19,8 @@ impl Demo {
         BuildEbpf::default().run(workspace)?;
         build_agent(workspace)?;
         process::run(
-            Command::new(workspace::cargo())
-                .current_dir(workspace.root())
+            workspace
+                .cargo()
                 .args(["run", "--quiet", "--locked"])
                 .args(["--package", "flannel-tests", "--example", "demo"]),
         )

@@ -10,7 +10,7 @@ use clap::Args;
 use crate::build_ebpf::BuildEbpf;
 use crate::process;
 use crate::setup::Setup;
-use crate::workspace::{self, Workspace};
+use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
 pub(crate) struct Fuzz {
@@ -87,8 +87,8 @@ impl Fuzz {
 fn build(workspace: &Workspace) -> Result<PathBuf> {
     println!("fuzz: building the targets with coverage");
     process::run(
-        Command::new(workspace::cargo())
-            .current_dir(workspace.root())
+        workspace
+            .cargo()
             .args(["build", "--locked", "--package", "flannel-fuzz"])
             .args(["--features", "engine"])
             .env(

@@ -10,7 +10,7 @@ use clap::Args;
 use crate::build_ebpf::BuildEbpf;
 use crate::process;
 use crate::setup::{self, Setup};
-use crate::workspace::{self, Workspace};
+use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
 pub(crate) struct Test {
@@ -33,8 +33,8 @@ impl Test {
         build_agent(workspace)?;
         println!("test: unit, packet and end-to-end tests");
         process::run(
-            Command::new(workspace::cargo())
-                .current_dir(workspace.root())
+            workspace
+                .cargo()
                 .args(["test", "--locked", "--no-fail-fast"])
                 .args(&self.passed_on),
         )
@@ -43,12 +43,7 @@ impl Test {
 
 /// The other of the two builds that upgrades are tested with; only our own crates are compiled twice.
 fn build_next_layout(workspace: &Workspace) -> Result<()> {
-    process::run(
-        Command::new(workspace::cargo())
-            .current_dir(workspace.root())
-            .args(["build", "--locked", "--package", "flannel-agent"])
-            .args(["--features", "next-layout"]),
-    )?;
+    process::run(build(workspace).args(["--features", "next-layout"]))?;
     let built = workspace.root().join("target/debug/flannel-agent");
     let kept = workspace
         .root()
@@ -62,9 +57,11 @@ fn build_next_layout(workspace: &Workspace) -> Result<()> {
 
 /// The agent that the end-to-end tests, the demo and the bench start as a program of its own.
 pub(crate) fn build_agent(workspace: &Workspace) -> Result<()> {
-    process::run(
-        Command::new(workspace::cargo())
-            .current_dir(workspace.root())
-            .args(["build", "--locked", "--package", "flannel-agent"]),
-    )
+    process::run(&mut build(workspace))
+}
+
+fn build(workspace: &Workspace) -> Command {
+    let mut command = workspace.cargo();
+    command.args(["build", "--locked", "--package", "flannel-agent"]);
+    command
 }

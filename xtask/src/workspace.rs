@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
@@ -45,6 +46,13 @@ impl Workspace {
     /// Root for `cargo install` of build tools; git-ignored.
     pub(crate) fn tools_dir(&self) -> PathBuf {
         self.root.join(".cache/tools")
+    }
+
+    /// [`cargo`], to be run in the repository.
+    pub(crate) fn cargo(&self) -> Command {
+        let mut command = Command::new(cargo());
+        command.current_dir(&self.root);
+        command
     }
 
     pub(crate) fn tool(&self, name: &str) -> PathBuf {

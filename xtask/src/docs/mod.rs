@@ -4,13 +4,12 @@ mod layout;
 mod reasons;
 
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::process;
-use crate::workspace::{self, Workspace};
+use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
 pub(crate) struct Docs {
@@ -52,8 +51,8 @@ fn pages_of_shared_types() -> [Page; 2] {
 
 /// The agent knows its own flags; it is asked as an example, since the page is no task for operators.
 fn command_reference(workspace: &Workspace) -> Result<Page> {
-    let mut command = Command::new(workspace::cargo());
-    command.current_dir(workspace.root()).args([
+    let mut command = workspace.cargo();
+    command.args([
         "run",
         "--quiet",
         "--locked",

@@ -1,6 +1,6 @@
 //! The receive fast path's last step: the frame into the pod.
 
-use flannel_common::flow::Flow;
+use flannel_common::flow::{Direction, Flow, Step, Tick};
 use flannel_common::globals::POD_HOOK_BRIDGE;
 use flannel_common::header::Ip;
 use flannel_common::reason::Reason;
@@ -32,6 +32,25 @@ impl Target {
             macs,
         })
     }
+}
+
+/// What `flow`'s state says at `now`: to the pod, counted as `fast`, or noted and left to the stack.
+#[inline(always)]
+pub(crate) fn decided(
+    skb: &Skb,
+    ip: &Ip,
+    flow: &mut Flow,
+    (step, now): (Step, Tick),
+    fast: Reason,
+) -> Result<Verdict, Reason> {
+    if let (Step::Fast, Some(target)) = (step, Target::of(flow)) {
+        return to_pod(skb, ip, &target, fast);
+    }
+    flow.note_seen(Direction::Rx, now);
+    Err(match step {
+        Step::Refresh => Reason::Refresh,
+        Step::Fast | Step::Stack => Reason::Unverified,
+    })
 }
 
 /// Rewrites a decapsulated frame as the bridge would have and hands it to the pod. `ip` is the header with which

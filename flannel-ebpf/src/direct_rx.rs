@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use flannel_common::flow::{Direction, Flow, FlowKey, Step};
+use flannel_common::flow::{Direction, Flow, FlowKey};
 use flannel_common::maps::PEER_DIRECT;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
@@ -71,17 +71,7 @@ pub(crate) fn judge(
 ) -> Result<Verdict, Reason> {
     let now = flows::now();
     let step = flow.decide(Direction::Rx, now, epoch, flows::needs_both(key));
-    match (step, Target::of(flow)) {
-        (Step::Fast, Some(target)) => deliver::to_pod(skb, &packet.ip, &target, Reason::FastRx),
-        (Step::Refresh, _) => {
-            flow.note_seen(Direction::Rx, now);
-            Err(Reason::Refresh)
-        }
-        _ => {
-            flow.note_seen(Direction::Rx, now);
-            Err(Reason::Unverified)
-        }
-    }
+    deliver::decided(skb, &packet.ip, flow, (step, now), Reason::FastRx)
 }
 
 /// `--fast-path=always`: every packet for a pod whose port is known.

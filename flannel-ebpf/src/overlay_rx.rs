@@ -2,12 +2,12 @@
 
 use core::mem::MaybeUninit;
 
-use flannel_common::flow::{Direction, FlowKey, Step};
+use flannel_common::flow::{Direction, FlowKey};
 use flannel_common::header::PROTO_TCP;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
 
-use crate::deliver::{self, Target};
+use crate::deliver;
 use crate::globals::OVERLAY_MTU;
 use crate::skb::Skb;
 use crate::verdict::Verdict;
@@ -39,18 +39,6 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Err(Reason::TcpControl);
     }
     transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;
-    match (
-        flow.decide(Direction::Rx, now, flows::epoch(), true),
-        Target::of(flow),
-    ) {
-        (Step::Fast, Some(target)) => deliver::to_pod(skb, &packet.ip, &target, Reason::FastRxGro),
-        (Step::Refresh, _) => {
-            flow.note_seen(Direction::Rx, now);
-            Err(Reason::Refresh)
-        }
-        _ => {
-            flow.note_seen(Direction::Rx, now);
-            Err(Reason::Unverified)
-        }
-    }
+    let step = flow.decide(Direction::Rx, now, flows::epoch(), true);
+    deliver::decided(skb, &packet.ip, flow, (step, now), Reason::FastRxGro)
 }

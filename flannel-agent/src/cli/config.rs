@@ -115,32 +115,26 @@ impl Config {
                     "leave the flag out for /run/flannel/subnet.env",
                 )
             })?,
-            state_dir: path(&flags.state_dir)
-                .filter(|dir| dir.is_absolute())
-                .ok_or_else(|| {
-                    ConfigError::new(
-                        "state-dir",
-                        &flags.state_dir,
-                        "not an absolute path",
-                        "leave the flag out for /run/flannel",
-                    )
-                })?,
+            state_dir: absolute(
+                "state-dir",
+                &flags.state_dir,
+                "leave the flag out for /run/flannel",
+            )?,
             cni_conf_dir: path(&flags.cni_conf_dir),
             snat: snat::source_nat(flags)?,
-            snat_entries: snat::entries(flags)?,
+            snat_entries: table_entries(
+                "snat-entries",
+                flags.snat_entries,
+                "leave the flag out for 262144; each flow takes two",
+            )?,
             forward_rules: flags.iptables_forward_rules,
             blackhole: flags.ip_blackhole_route,
             health: health(flags)?,
-            bpffs: path(&flags.bpffs)
-                .filter(|dir| dir.is_absolute())
-                .ok_or_else(|| {
-                    ConfigError::new(
-                        "bpffs",
-                        &flags.bpffs,
-                        "not an absolute path",
-                        "give the folder where the bpf file system is mounted, usually /sys/fs/bpf",
-                    )
-                })?,
+            bpffs: absolute(
+                "bpffs",
+                &flags.bpffs,
+                "give the folder where the bpf file system is mounted, usually /sys/fs/bpf",
+            )?,
             ebpf_object: path(&flags.ebpf_object),
             source_check: flags.source_check,
             fast_path: FastPath {
@@ -149,7 +143,11 @@ impl Config {
                 xdp: flags.xdp,
                 bridge: bridge(flags)?,
             },
-            flow_entries: flow_entries(flags)?,
+            flow_entries: table_entries(
+                "flow-entries",
+                flags.flow_entries,
+                "leave the flag out for 131072, or switch the fast path off (--fast-path=off)",
+            )?,
         })
     }
 }
@@ -172,20 +170,24 @@ fn bridge(flags: &Flags) -> Result<String, ConfigError> {
 
 /// Every CPU hoards up to 128 free entries of an LRU map (kernels before 6.16, commit d4adf1c9ee77): a
 /// small table evicts new flows while most of it is free.
-pub(super) const ENTRIES_MIN: u32 = 8_192;
+const ENTRIES_MIN: u32 = 8_192;
 /// 2^24 flows take about three gigabytes.
-pub(super) const ENTRIES_MAX: u32 = 1 << 24;
+const ENTRIES_MAX: u32 = 1 << 24;
 
-fn flow_entries(flags: &Flags) -> Result<u32, ConfigError> {
-    let entries = flags.flow_entries;
+/// Size of a table of flows that `flag` gives.
+pub(super) fn table_entries(
+    flag: &'static str,
+    entries: u32,
+    fix: &'static str,
+) -> Result<u32, ConfigError> {
     if (ENTRIES_MIN..=ENTRIES_MAX).contains(&entries) {
         return Ok(entries);
     }
     Err(ConfigError::new(
-        "flow-entries",
+        flag,
         entries.to_string(),
         format!("not between {ENTRIES_MIN} and {ENTRIES_MAX}"),
-        "leave the flag out for 131072, or switch the fast path off (--fast-path=off)",
+        fix,
     ))
 }
 
@@ -338,4 +340,10 @@ fn health(flags: &Flags) -> Result<Option<SocketAddr>, ConfigError> {
 
 fn path(text: &str) -> Option<PathBuf> {
     (!text.is_empty()).then(|| PathBuf::from(text))
+}
+
+fn absolute(flag: &'static str, text: &str, fix: &'static str) -> Result<PathBuf, ConfigError> {
+    path(text)
+        .filter(|dir| dir.is_absolute())
+        .ok_or_else(|| ConfigError::new(flag, text, "not an absolute path", fix))
 }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use flannel_common::maps::MAX_EXEMPT;
 use ipnet::Ipv4Net;
 
-use super::config::{ConfigError, ENTRIES_MAX, ENTRIES_MIN};
+use super::config::ConfigError;
 use super::flags::Flags;
 use crate::desired::{PortRange, SourceNat};
 
@@ -20,19 +20,6 @@ pub(super) fn source_nat(flags: &Flags) -> Result<Option<SourceNat>, ConfigError
         exempt: exempt(&flags.snat_exempt)?,
     };
     Ok(flags.ip_masq.then_some(snat))
-}
-
-pub(super) fn entries(flags: &Flags) -> Result<u32, ConfigError> {
-    let entries = flags.snat_entries;
-    if (ENTRIES_MIN..=ENTRIES_MAX).contains(&entries) {
-        return Ok(entries);
-    }
-    Err(ConfigError::new(
-        "snat-entries",
-        entries.to_string(),
-        format!("not between {ENTRIES_MIN} and {ENTRIES_MAX}"),
-        "leave the flag out for 262144; each flow takes two",
-    ))
 }
 
 fn ports(text: &str) -> Result<PortRange, ConfigError> {

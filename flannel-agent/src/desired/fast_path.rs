@@ -8,7 +8,6 @@ use flannel_common::program::Program;
 use serde::Serialize;
 
 use super::{Attachment, Pair};
-use crate::net::Direction;
 use crate::node_sysctls::Wish;
 
 /// What a flow has to show before it skips the stack.
@@ -106,11 +105,7 @@ impl FastPath {
     /// In the order in which they are put up: nobody but `xdp_rx` knows what to do with what `uplink_xdp` has
     /// stripped.
     pub(super) fn at_uplink(&self, uplink: &str) -> Vec<Attachment> {
-        let at = |program| Attachment {
-            program,
-            device: uplink.to_owned(),
-            direction: Direction::Ingress,
-        };
+        let at = |program| Attachment::ingress(program, uplink);
         match self.xdp {
             Xdp::Off => Vec::new(),
             Xdp::Auto | Xdp::On => vec![at(Program::XdpRx), at(Program::UplinkXdp)],
@@ -133,27 +128,22 @@ impl FastPath {
         if self.mode == Mode::Off {
             return Vec::new();
         }
-        let at = |program, device: &str, direction| Attachment {
-            program,
-            device: device.to_owned(),
-            direction,
-        };
         let mut all = Vec::new();
         if let Some(pair) = ways.pair {
-            all.push(at(Program::OverlayRx, &pair.name, Direction::Ingress));
+            all.push(Attachment::ingress(Program::OverlayRx, &pair.name));
         }
         if ways.direct {
-            all.push(at(Program::DirectRx, ways.uplink, Direction::Ingress));
-            all.push(at(Program::DirectTx, ways.uplink, Direction::Egress));
+            all.push(Attachment::ingress(Program::DirectRx, ways.uplink));
+            all.push(Attachment::egress(Program::DirectTx, ways.uplink));
         }
         // Only what the tunnel brings is cut up there. Without proof, nothing large gets there.
         let helps = ways.pair.is_some() && self.mode == Mode::Verified && self.hook == Hook::Port;
         if helps && !ports.is_empty() {
-            all.push(at(Program::BridgeRx, &self.bridge, Direction::Egress));
+            all.push(Attachment::egress(Program::BridgeRx, &self.bridge));
         }
         for port in ports.keys() {
-            all.push(at(Program::PodRx, port, Direction::Egress));
-            all.push(at(Program::PodTx, port, Direction::Ingress));
+            all.push(Attachment::egress(Program::PodRx, port));
+            all.push(Attachment::ingress(Program::PodTx, port));
         }
         all
     }

@@ -112,6 +112,21 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    pub(super) fn ingress(program: Program, device: &str) -> Self {
+        Self {
+            program,
+            device: device.to_owned(),
+            direction: Direction::Ingress,
+        }
+    }
+
+    pub(super) fn egress(program: Program, device: &str) -> Self {
+        Self {
+            direction: Direction::Egress,
+            ..Self::ingress(program, device)
+        }
+    }
+
     /// Of use only with a program at the driver.
     #[must_use]
     pub const fn is_for_xdp(&self) -> bool {
@@ -240,15 +255,10 @@ fn pair(inputs: &Inputs<'_>, vni: u32, mtu: u32) -> Result<Pair, DesiredError> {
 
 /// Transmit first: what arrives for us before is still handled by whoever handled it until now.
 fn attachments(pair: &Pair, uplink: &str) -> Vec<Attachment> {
-    let at = |program, device: &str, direction| Attachment {
-        program,
-        device: device.to_owned(),
-        direction,
-    };
     vec![
-        at(Program::OverlayCatch, &pair.gro_name, Direction::Ingress),
-        at(Program::OverlayTx, &pair.name, Direction::Egress),
-        at(Program::UplinkRx, uplink, Direction::Ingress),
+        Attachment::ingress(Program::OverlayCatch, &pair.gro_name),
+        Attachment::egress(Program::OverlayTx, &pair.name),
+        Attachment::ingress(Program::UplinkRx, uplink),
     ]
 }
 

@@ -8,7 +8,6 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use super::{Attachment, DesiredError};
-use crate::net::Direction;
 use crate::node_sysctls::{RESERVED_PORTS, Wish};
 
 /// Source NAT as it was asked for.
@@ -59,18 +58,13 @@ impl SourceNat {
     /// Hooks on a device by which packets leave and, where there is one, on the device of the overlay. Receiving first: a
     /// connection that comes in is noted before its answer could be taken for a flow of the pod's own.
     pub(super) fn attachments(device: &str, overlay: Option<&str>) -> Vec<Attachment> {
-        let at = |program, device: &str, direction| Attachment {
-            program,
-            device: device.to_owned(),
-            direction,
-        };
         let mut all = Vec::new();
         if let Some(overlay) = overlay {
-            all.push(at(Program::OverlaySnatRx, overlay, Direction::Ingress));
-            all.push(at(Program::OverlaySnatTx, overlay, Direction::Egress));
+            all.push(Attachment::ingress(Program::OverlaySnatRx, overlay));
+            all.push(Attachment::egress(Program::OverlaySnatTx, overlay));
         }
-        all.push(at(Program::UplinkSnatRx, device, Direction::Ingress));
-        all.push(at(Program::UplinkTx, device, Direction::Egress));
+        all.push(Attachment::ingress(Program::UplinkSnatRx, device));
+        all.push(Attachment::egress(Program::UplinkTx, device));
         all
     }
 }

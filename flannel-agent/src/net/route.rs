@@ -103,12 +103,8 @@ impl Netlink {
         replace: bool,
     ) -> Result<Outcome, NetError> {
         let message = on_link(destination, index).pref_source(source).build();
-        let request = self.handle.route().add(message);
-        let request = if replace { request.replace() } else { request };
-        outcome(
-            format!("add the route {destination} dev #{index} src {source}"),
-            request.execute().await,
-        )
+        let doing = format!("add the route {destination} dev #{index} src {source}");
+        self.add_message(message, replace, doing).await
     }
 
     /// Adds our route to `destination` by way of a neighbour on `index`. With `replace`, whatever route to
@@ -123,12 +119,20 @@ impl Netlink {
         index: u32,
         replace: bool,
     ) -> Result<Outcome, NetError> {
-        let request = self.handle.route().add(by_way_of(destination, via, index));
+        let doing = format!("add the route {destination} via {via} dev #{index}");
+        let message = by_way_of(destination, via, index);
+        self.add_message(message, replace, doing).await
+    }
+
+    async fn add_message(
+        &self,
+        message: RouteMessage,
+        replace: bool,
+        doing: String,
+    ) -> Result<Outcome, NetError> {
+        let request = self.handle.route().add(message);
         let request = if replace { request.replace() } else { request };
-        outcome(
-            format!("add the route {destination} via {via} dev #{index}"),
-            request.execute().await,
-        )
+        outcome(doing, request.execute().await)
     }
 
     /// Removes our route to `destination` by way of a neighbour on `index`.

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::error::EtcdError;
 use super::plan::{Plan, plan};
-use super::store::{Entry, Hold, Store};
+use super::store::{Entry, Grant, Hold, Store};
 use crate::config::NetworkConfig;
 use crate::lease::{LeaseAttrs, OwnLease, SubnetKey};
 use crate::source::LeaseRequest;
@@ -43,11 +43,7 @@ pub(super) async fn acquire(
                 continue;
             }
             Plan::OutOfSubnets => {
-                return Err(EtcdError::OutOfSubnets {
-                    subnet_len: config.subnet_len,
-                    min: config.subnet_min,
-                    max: config.subnet_max,
-                });
+                return Err(EtcdError::out_of_subnets(config));
             }
         };
         match taken {
@@ -91,13 +87,8 @@ pub(super) async fn create(
 ) -> Result<Option<(Hold, i64)>, EtcdError> {
     let grant = store.grant().await?;
     let hold = Hold::Until(grant);
-    match store.create(key, attrs, hold).await? {
-        Some(revision) => Ok(Some((hold, revision))),
-        None => {
-            store.revoke(grant).await;
-            Ok(None)
-        }
-    }
+    let revision = store.create(key, attrs, hold).await?;
+    Ok(written(store, grant, revision).await)
 }
 
 /// Writes our key anew under a new etcd lease, as flannel does; the old one then ends without
@@ -110,13 +101,16 @@ pub(super) async fn renew(
 ) -> Result<Option<(Hold, i64)>, EtcdError> {
     let grant = store.grant().await?;
     let hold = Hold::Until(grant);
-    match store.replace(key, mod_revision, attrs, hold).await? {
-        Some(revision) => Ok(Some((hold, revision))),
-        None => {
-            store.revoke(grant).await;
-            Ok(None)
-        }
+    let revision = store.replace(key, mod_revision, attrs, hold).await?;
+    Ok(written(store, grant, revision).await)
+}
+
+/// Gives the etcd lease back on which nothing was written.
+async fn written(store: &Store, grant: Grant, revision: Option<i64>) -> Option<(Hold, i64)> {
+    if revision.is_none() {
+        store.revoke(grant).await;
     }
+    revision.map(|revision| (Hold::Until(grant), revision))
 }
 
 /// The lease that names `public_ip`; of several, one that carries a MAC.

@@ -3,6 +3,9 @@
 use std::error::Error;
 use std::path::PathBuf;
 
+use crate::causes;
+use crate::config::NetworkConfig;
+
 /// The options cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
@@ -72,6 +75,16 @@ pub enum EtcdError {
     Value(#[from] serde_json::Error),
 }
 
+impl EtcdError {
+    pub(super) const fn out_of_subnets(config: &NetworkConfig) -> Self {
+        Self::OutOfSubnets {
+            subnet_len: config.subnet_len,
+            min: config.subnet_min,
+            max: config.subnet_max,
+        }
+    }
+}
+
 /// A gRPC status code (grpc.io, "Status codes and their use in gRPC").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code(i32);
@@ -125,22 +138,13 @@ pub(super) fn refusal(error: &etcd_client::Error) -> Option<(Code, String)> {
 
 /// The innermost causes of a failure; the outer ones only say "transport error".
 pub(super) fn describe(error: &etcd_client::Error) -> String {
-    let mut text = match error {
-        etcd_client::Error::GRpcStatus(status) => status.message().to_owned(),
-        etcd_client::Error::TransportError(error) => error.to_string(),
-        other => other.to_string(),
-    };
-    let mut cause = match error {
-        etcd_client::Error::GRpcStatus(status) => status.source(),
-        etcd_client::Error::TransportError(error) => error.source(),
-        _ => None,
-    };
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
+    match error {
+        etcd_client::Error::GRpcStatus(status) => {
+            causes::append(status.message().to_owned(), status.source())
         }
-        cause = error.source();
+        etcd_client::Error::TransportError(error) => {
+            causes::append(error.to_string(), error.source())
+        }
+        other => other.to_string(),
     }
-    text
 }

@@ -67,11 +67,7 @@ fn choose(
             Plan::Create(subnet) => return Ok((subnet, given_up, LeaseChange::Take)),
             Plan::Delete(entry) => entry.key,
             Plan::OutOfSubnets => {
-                return Err(EtcdError::OutOfSubnets {
-                    subnet_len: config.subnet_len,
-                    min: config.subnet_min,
-                    max: config.subnet_max,
-                });
+                return Err(EtcdError::out_of_subnets(config));
             }
         };
         // As acquiring does: its IPv4 part may fit still.

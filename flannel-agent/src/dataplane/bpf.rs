@@ -12,7 +12,7 @@ use super::alive::Alive;
 use super::bpffs::{self, Pins};
 use super::definition::ReplacedMap;
 use super::hooks::{self, Target, Way};
-use super::maps::{Maps, Stats};
+use super::maps::Maps;
 use super::object::Object;
 use super::programs::{at_driver, classifier, load};
 use super::shadow::Shadow;
@@ -46,7 +46,6 @@ struct Running {
     told: Loaded,
     maps: Maps,
     snat: SnatMaps,
-    stats: Stats,
     /// Kernel ids of the programs.
     ids: BTreeMap<Program, u32>,
 }
@@ -55,16 +54,8 @@ impl Bpf {
     pub(super) fn open(options: &Options) -> Result<Self, DataplaneError> {
         let object = Object::read(options)?;
         let pins = Pins::open(&options.bpffs, &options.network)?;
-        Ok(Self {
-            object,
-            bpffs: options.bpffs.clone(),
-            network: options.network.clone(),
-            _alive: Alive::hold(pins.root()).ok(),
-            pins,
-            way: options.attach.into(),
-            loaded: None,
-            xdp_refusal: None,
-        })
+        let alive = Alive::hold(pins.root()).ok();
+        Ok(Self::not_loaded(object, pins, options, alive))
     }
 
     /// Makes the folder again if somebody unmounted the file system or removed pins of maps: what was loaded
@@ -85,16 +76,22 @@ impl Bpf {
 
     /// As [`Self::open`], but leaves no trace: no folder, and no word that an agent is here.
     pub(super) fn look(options: &Options) -> Result<Self, DataplaneError> {
-        Ok(Self {
-            object: Object::read(options)?,
+        let object = Object::read(options)?;
+        let pins = Pins::of(&options.bpffs, &options.network);
+        Ok(Self::not_loaded(object, pins, options, None))
+    }
+
+    fn not_loaded(object: Object, pins: Pins, options: &Options, alive: Option<Alive>) -> Self {
+        Self {
+            object,
             bpffs: options.bpffs.clone(),
             network: options.network.clone(),
-            _alive: None,
-            pins: Pins::of(&options.bpffs, &options.network),
+            pins,
             way: options.attach.into(),
             loaded: None,
             xdp_refusal: None,
-        })
+            _alive: alive,
+        }
     }
 
     /// The programs that [`Self::load`] would load, with maps of their own.
@@ -133,7 +130,6 @@ impl Bpf {
         self.loaded = Some(Running {
             maps: Maps::take(&mut ebpf)?,
             snat: SnatMaps::take(&mut ebpf)?,
-            stats: Stats::take(&mut ebpf)?,
             told: told.clone(),
             ids,
             ebpf,
@@ -170,12 +166,8 @@ impl Bpf {
                 device,
                 direction,
                 handle,
-            } => hooks::remove_filter(device, *direction, *handle).map_err(|error| {
-                DataplaneError::Attach {
-                    attachment: stale.to_string(),
-                    error: Box::new(error),
-                }
-            }),
+            } => hooks::remove_filter(device, *direction, *handle)
+                .map_err(|error| DataplaneError::attach(stale.to_string(), error)),
         }
     }
 
@@ -286,11 +278,6 @@ impl Bpf {
         } else {
             Ok(PeerMaps::default())
         }
-    }
-
-    pub(super) fn stats(&self) -> Result<&Stats, DataplaneError> {
-        let running = self.loaded.as_ref().ok_or(DataplaneError::NotLoaded)?;
-        Ok(&running.stats)
     }
 
     /// Looks at every hook that is wanted, and for whatever of ours is elsewhere.

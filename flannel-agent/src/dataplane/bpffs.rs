@@ -78,13 +78,7 @@ impl Pins {
 
     /// Removes every pin of the network, and with the pinned links what is attached.
     pub(super) fn remove_all(&self) -> Result<(), DataplaneError> {
-        let path = self.root.clone();
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(DataplaneError::Pin { path, error })
-            }
-            _ => Ok(()),
-        }
+        remove_folder(&self.root)
     }
 
     /// Folders of other layout versions.
@@ -95,13 +89,7 @@ impl Pins {
     }
 
     pub(super) fn remove_layout(&self, name: &str) -> Result<(), DataplaneError> {
-        let path = self.root.join(name);
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(DataplaneError::Pin { path, error })
-            }
-            _ => Ok(()),
-        }
+        remove_folder(&self.root.join(name))
     }
 }
 
@@ -137,7 +125,16 @@ fn entries(folder: &Path) -> Result<BTreeSet<String>, DataplaneError> {
 
 /// Removes a pin; one that is gone is fine.
 pub(super) fn unpin(path: &Path) -> Result<(), DataplaneError> {
-    match fs::remove_file(path) {
+    removed(path, fs::remove_file(path))
+}
+
+fn remove_folder(path: &Path) -> Result<(), DataplaneError> {
+    removed(path, fs::remove_dir_all(path))
+}
+
+/// What was gone already is removed, too.
+fn removed(path: &Path, result: io::Result<()>) -> Result<(), DataplaneError> {
+    match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DataplaneError::Pin {
             path: path.to_owned(),
             error,

@@ -7,6 +7,8 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 
+use crate::causes;
+
 /// A dataplane that could not be opened, loaded or attached.
 #[derive(Debug, thiserror::Error)]
 pub enum DataplaneError {
@@ -77,21 +79,31 @@ pub enum DataplaneError {
     Net(#[from] crate::net::NetError),
 }
 
-/// An error with its causes. aya's errors often say only what was tried and leave the reason to `source`.
+/// An error with its causes.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-        source = error.source();
-    }
-    text
+    causes::append(error.to_string(), error.source())
 }
 
 impl DataplaneError {
+    pub(super) fn load(program: &'static str, error: ProgramError) -> Self {
+        Self::Load {
+            program,
+            error: Box::new(error),
+        }
+    }
+
+    pub(super) fn attach(attachment: String, error: ProgramError) -> Self {
+        Self::Attach {
+            attachment,
+            error: Box::new(error),
+        }
+    }
+
+    /// An object without one of our maps.
+    pub(super) fn no_map(name: &str) -> Self {
+        Self::Object(format!("it has no map {name}"))
+    }
+
     pub(super) fn map(map: &'static str, action: &'static str, error: MapError) -> Self {
         let full = matches!(
             &error,

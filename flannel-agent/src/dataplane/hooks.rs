@@ -113,10 +113,7 @@ impl<'a> Target<'a> {
     }
 
     fn failed(&self, error: ProgramError) -> DataplaneError {
-        DataplaneError::Attach {
-            attachment: self.attachment.to_string(),
-            error: Box::new(error),
-        }
+        DataplaneError::attach(self.attachment.to_string(), error)
     }
 }
 

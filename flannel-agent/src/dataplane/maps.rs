@@ -1,18 +1,14 @@
 //! The maps, typed: subnets and addresses in, kernel bytes out.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use flannel_common::Ipv4;
-use flannel_common::maps::{self, EPOCH, PEERS, STATS, VTEPS, Vtep};
-use flannel_common::program::Program;
-use flannel_common::reason::Reason;
-use flannel_common::stats::{Count, Counters};
+use flannel_common::maps::{self, EPOCH, PEERS, VTEPS, Vtep};
 use ipnet::Ipv4Net;
 
 use super::bpffs::Pins;
@@ -39,23 +35,18 @@ impl Maps {
     /// Takes the maps out of a loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
         Ok(Self {
-            peers: typed(PEERS, take(ebpf, PEERS)?)?,
-            vteps: typed(VTEPS, take(ebpf, VTEPS)?)?,
-            epoch: typed(EPOCH, take(ebpf, EPOCH)?)?,
+            peers: take(ebpf, PEERS)?,
+            vteps: take(ebpf, VTEPS)?,
+            epoch: take(ebpf, EPOCH)?,
         })
     }
 
     /// Opens maps that an earlier agent pinned; the caller has checked their shape.
     pub(super) fn from_pins(pins: &Pins) -> Result<Self, DataplaneError> {
-        let open = |name| {
-            MapData::from_pin(pins.map(name))
-                .and_then(Map::from_map_data)
-                .map_err(|e| DataplaneError::map(name, "open", e))
-        };
         Ok(Self {
-            peers: typed(PEERS, open(PEERS)?)?,
-            vteps: typed(VTEPS, open(VTEPS)?)?,
-            epoch: typed(EPOCH, open(EPOCH)?)?,
+            peers: pinned(PEERS, pins)?,
+            vteps: pinned(VTEPS, pins)?,
+            epoch: pinned(EPOCH, pins)?,
         })
     }
 
@@ -64,8 +55,7 @@ impl Maps {
         let mut held = PeerMaps::default();
         for entry in self.peers.iter() {
             let (key, Wire(peer)) = entry.map_err(|e| DataplaneError::map(PEERS, "read", e))?;
-            let len = u8::try_from(key.prefix_len()).unwrap_or(32);
-            if let Ok(subnet) = Ipv4Net::new(key.data().into(), len) {
+            if let Some(subnet) = prefix(&key) {
                 held.table.insert(subnet.trunc(), understand(&peer));
             }
         }
@@ -139,55 +129,22 @@ impl Sources {
     }
 }
 
-/// What the programs count, summed over the CPUs.
-pub struct Stats {
-    map: PerCpuArray<MapData, Wire<Counters>>,
+/// A map out of a loaded object.
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, DataplaneError> {
+    let map = ebpf.take_map(name);
+    typed(name, map.ok_or_else(|| DataplaneError::no_map(name))?)
 }
 
-impl fmt::Debug for Stats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stats").finish_non_exhaustive()
-    }
-}
-
-impl Stats {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
-        let map = typed(STATS, take(ebpf, STATS)?)?;
-        Ok(Self { map })
-    }
-
-    /// Packets and bytes by program and reason, zeroes left out.
-    ///
-    /// # Errors
-    /// If the kernel does not let the map be read.
-    pub fn read(&self) -> Result<BTreeMap<Program, BTreeMap<Reason, Count>>, DataplaneError> {
-        let mut all = BTreeMap::new();
-        for program in Program::ALL {
-            let by_cpu = self
-                .map
-                .get(&(program as u32), 0)
-                .map_err(|e| DataplaneError::map(STATS, "read", e))?;
-            let mut sums = BTreeMap::new();
-            for reason in Reason::ALL {
-                let mut sum = Count::default();
-                for Wire(counters) in by_cpu.iter() {
-                    let Count { packets, bytes } = counters.get(*reason);
-                    sum.packets += packets;
-                    sum.bytes += bytes;
-                }
-                if sum.packets > 0 {
-                    sums.insert(*reason, sum);
-                }
-            }
-            all.insert(program, sums);
-        }
-        Ok(all)
-    }
-}
-
-pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, DataplaneError> {
-    ebpf.take_map(name)
-        .ok_or_else(|| DataplaneError::Object(format!("it has no map {name}")))
+/// A map that an agent pinned.
+pub(super) fn pinned<T: TryFrom<Map, Error = MapError>>(
+    name: &'static str,
+    pins: &Pins,
+) -> Result<T, DataplaneError> {
+    let map = MapData::from_pin(pins.map(name)).and_then(Map::from_map_data);
+    typed(name, map.map_err(|e| DataplaneError::map(name, "open", e))?)
 }
 
 pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(
@@ -199,6 +156,12 @@ pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(
 
 pub(super) fn key(subnet: Ipv4Net) -> Key<Ipv4> {
     Key::new(subnet.prefix_len().into(), subnet.network().octets())
+}
+
+/// The reverse of [`key`]. No key of the kernel's is longer than an address.
+pub(super) fn prefix(key: &Key<Ipv4>) -> Option<Ipv4Net> {
+    let len = u8::try_from(key.prefix_len()).ok()?;
+    Ipv4Net::new(key.data().into(), len).ok()
 }
 
 fn understand(peer: &maps::Peer) -> Option<Peer> {

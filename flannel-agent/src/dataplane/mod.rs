@@ -36,7 +36,6 @@ pub use error::DataplaneError;
 pub use hooks::AttachMode;
 pub(crate) use hooks::Target;
 pub(crate) use maps::Sources;
-pub use maps::Stats;
 pub(crate) use preview::Preview;
 pub use reconcile::{ReconcileError, Report};
 pub(crate) use rehearsal::{Outcome, Rehearsal};
@@ -94,8 +93,12 @@ impl Dataplane {
     /// A missing capability, no bpffs, an object that cannot be read.
     pub fn open(options: &Options) -> Result<Self, DataplaneError> {
         requirements::check_capabilities()?;
+        Self::of(Bpf::open(options)?, options)
+    }
+
+    fn of(bpf: Bpf, options: &Options) -> Result<Self, DataplaneError> {
         Ok(Self {
-            bpf: Bpf::open(options)?,
+            bpf,
             net: Netlink::open()?,
             shared: NodeSysctls::new(&options.state_dir, &options.network),
             mirror: None,
@@ -116,14 +119,6 @@ impl Dataplane {
     /// If the kernel does not answer.
     pub async fn actual(&self, desired: &Desired) -> Result<Actual, DataplaneError> {
         crate::observe::observe(&self.net, &self.bpf, &self.shared, &desired.node).await
-    }
-
-    /// What the programs counted.
-    ///
-    /// # Errors
-    /// If the programs are not loaded yet, or the kernel does not let the map be read.
-    pub fn stats(&self) -> Result<&Stats, DataplaneError> {
-        self.bpf.stats()
     }
 }
 
@@ -173,10 +168,7 @@ pub(crate) async fn remove_filters(
     for filter in net.filters(device.index, direction).await? {
         if hooks::is_ours(&filter, vni) {
             hooks::remove_filter(&device.name, direction, filter.handle).map_err(|error| {
-                DataplaneError::Attach {
-                    attachment: format!("{} ({direction})", device.name),
-                    error: Box::new(error),
-                }
+                DataplaneError::attach(format!("{} ({direction})", device.name), error)
             })?;
         }
     }

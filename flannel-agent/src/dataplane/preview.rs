@@ -8,8 +8,6 @@ use super::view::{Hook, View, program};
 use super::{Bpf, Dataplane, DataplaneError, Options, ReplacedMap, bpffs, requirements};
 use crate::actual::{Actual, Device, Generation, Loaded};
 use crate::desired::{Attachment, Desired};
-use crate::net::Netlink;
-use crate::node_sysctls::NodeSysctls;
 
 /// The dataplane of a node, read only.
 #[derive(Debug)]
@@ -27,14 +25,7 @@ impl Preview {
     pub(crate) fn open(options: &Options) -> Result<Self, DataplaneError> {
         requirements::check_capabilities()?;
         Ok(Self {
-            dataplane: Dataplane {
-                bpf: Bpf::look(options)?,
-                net: Netlink::open()?,
-                shared: NodeSysctls::new(&options.state_dir, &options.network),
-                mirror: None,
-                said: Default::default(),
-                ignored: Default::default(),
-            },
+            dataplane: Dataplane::of(Bpf::look(options)?, options)?,
             view: View::open(&options.bpffs, Some(&options.network)).ok(),
             is_mounted: bpffs::is_mounted(&options.bpffs),
         })

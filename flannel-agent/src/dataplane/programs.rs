@@ -18,10 +18,7 @@ pub(super) fn load(ebpf: &mut Ebpf, program: Program) -> Result<u32, DataplaneEr
         classifier.load().map_err(explain)?;
         classifier.info()
     };
-    let info = info.map_err(|error| DataplaneError::Load {
-        program: program.name(),
-        error: Box::new(error),
-    })?;
+    let info = info.map_err(|error| DataplaneError::load(program.name(), error))?;
     Ok(info.id())
 }
 

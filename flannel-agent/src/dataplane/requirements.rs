@@ -53,12 +53,7 @@ pub(super) fn explain(program: &'static str, error: ProgramError) -> DataplaneEr
             io_error,
             verifier_log,
         } => (io_error, verifier_log.to_string()),
-        error => {
-            return DataplaneError::Load {
-                program,
-                error: Box::new(error),
-            };
-        }
+        error => return DataplaneError::load(program, error),
     };
     if io_error.kind() == io::ErrorKind::PermissionDenied && log.trim().is_empty() {
         return DataplaneError::NotAllowed {

@@ -59,7 +59,7 @@ impl Shadow {
     pub(super) fn map(&mut self, name: &'static str) -> Result<&mut Map, DataplaneError> {
         self.ebpf
             .map_mut(name)
-            .ok_or_else(|| DataplaneError::Object(format!("it has no map {name}")))
+            .ok_or_else(|| DataplaneError::no_map(name))
     }
 
     pub(super) fn likeness(&mut self, program: Program) -> Result<Likeness, DataplaneError> {
@@ -67,10 +67,7 @@ impl Shadow {
             true => self.at_driver(program)?.info(),
             false => self.program(program)?.info(),
         };
-        let info = info.map_err(|error| DataplaneError::Load {
-            program: program.name(),
-            error: Box::new(error),
-        })?;
+        let info = info.map_err(|error| DataplaneError::load(program.name(), error))?;
         Likeness::of(&info).map_err(|error| DataplaneError::map(".rodata", "read", error.into()))
     }
 }

@@ -15,7 +15,7 @@ use ipnet::Ipv4Net;
 
 use super::DataplaneError;
 use super::bpffs::Pins;
-use super::maps::{gone, key, take, typed};
+use super::maps::{gone, key, pinned, prefix, take, typed};
 
 /// Value of every entry of [`EXEMPT`].
 const IS_EXEMPT: u8 = 1;
@@ -36,9 +36,9 @@ impl SnatMaps {
     /// Takes the maps out of a loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
         Ok(Self {
-            steps: typed(STEPS, take(ebpf, STEPS)?)?,
-            exempt: typed(EXEMPT, take(ebpf, EXEMPT)?)?,
-            outlets: typed(OUTLETS, take(ebpf, OUTLETS)?)?,
+            steps: take(ebpf, STEPS)?,
+            exempt: take(ebpf, EXEMPT)?,
+            outlets: take(ebpf, OUTLETS)?,
         })
     }
 
@@ -48,10 +48,9 @@ impl SnatMaps {
         step: Program,
         program: &SchedClassifier,
     ) -> Result<(), DataplaneError> {
-        let fd = program.fd().map_err(|error| DataplaneError::Load {
-            program: step.name(),
-            error: Box::new(error),
-        })?;
+        let fd = program
+            .fd()
+            .map_err(|error| DataplaneError::load(step.name(), error))?;
         self.steps
             .set(step.step(), fd, 0)
             .map_err(|e| DataplaneError::map(STEPS, "write", e))
@@ -118,14 +117,6 @@ pub(super) fn pinned_outlets(pins: &Pins) -> Result<BTreeMap<u32, Ipv4Addr>, Dat
     list_outlets(&pinned(OUTLETS, pins)?)
 }
 
-fn pinned<T: TryFrom<Map, Error = MapError>>(
-    name: &'static str,
-    pins: &Pins,
-) -> Result<T, DataplaneError> {
-    let map = open(name, pins).and_then(Map::from_map_data);
-    typed(name, map.map_err(|e| DataplaneError::map(name, "open", e))?)
-}
-
 fn list_outlets(
     map: &HashMap<MapData, u32, Ipv4>,
 ) -> Result<BTreeMap<u32, Ipv4Addr>, DataplaneError> {
@@ -141,8 +132,7 @@ fn list_exempt(map: &LpmTrie<MapData, Ipv4, u8>) -> Result<BTreeSet<Ipv4Net>, Da
     let mut all = BTreeSet::new();
     for entry in map.iter() {
         let (key, _) = entry.map_err(|e| DataplaneError::map(EXEMPT, "read", e))?;
-        let len = u8::try_from(key.prefix_len()).unwrap_or(32);
-        all.extend(Ipv4Net::new(key.data().into(), len));
+        all.extend(prefix(&key));
     }
     Ok(all)
 }
@@ -150,7 +140,7 @@ fn list_exempt(map: &LpmTrie<MapData, Ipv4, u8>) -> Result<BTreeSet<Ipv4Net>, Da
 /// Kernel ids of the programs in the pinned map of steps; the caller has checked its shape.
 pub(super) fn pinned_steps(pins: &Pins) -> Result<BTreeMap<Program, u32>, DataplaneError> {
     let failed = |e| DataplaneError::map(STEPS, "read", e);
-    let data = open(STEPS, pins).map_err(failed)?;
+    let data = MapData::from_pin(pins.map(STEPS)).map_err(failed)?;
     // For a read from user space a program array is an array of ids (`prog_fd_array_sys_lookup_elem`);
     // aya has no such read for it.
     let ids: Array<MapData, u32> = typed(STEPS, Map::Array(data))?;
@@ -165,8 +155,4 @@ pub(super) fn pinned_steps(pins: &Pins) -> Result<BTreeMap<Program, u32>, Datapl
         }
     }
     Ok(found)
-}
-
-fn open(name: &str, pins: &Pins) -> Result<MapData, MapError> {
-    MapData::from_pin(pins.map(name))
 }

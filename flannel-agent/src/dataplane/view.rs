@@ -25,6 +25,7 @@ use flannel_common::stats::{Count, Counters};
 use ipnet::Ipv4Net;
 
 use super::Wire;
+use super::maps::prefix;
 use batch::Batches;
 pub(super) use batch::first_value;
 pub use error::ViewError;
@@ -167,8 +168,7 @@ impl View {
         let mut peers = BTreeMap::new();
         for entry in map.iter() {
             let (key, Wire(peer)) = entry.map_err(|e| self.failed(PEERS, e))?;
-            let len = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
-            if let Ok(subnet) = Ipv4Net::new(key.data().into(), len) {
+            if let Some(subnet) = prefix(&key) {
                 peers.insert(subnet, peer);
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use flannel_agent::dataplane::view::View;
 use flannel_agent::lease::LeaseAttrs;
 use flannel_agent::mac::MacAddr;
 use ipnet::Ipv4Net;
@@ -86,9 +87,10 @@ fn thousands_of_leases_come_and_go() {
 #[test]
 fn the_programs_count_by_reason() {
     Rig::new().agent(async |agent| {
-        assert!(agent.dataplane.stats().is_err(), "nothing is loaded");
+        let stats = || View::open(&agent.rig.bpffs(), None).and_then(|view| view.stats());
+        assert!(stats().is_err(), "nothing is loaded");
         agent.converge().await;
-        let stats = agent.dataplane.stats().unwrap().read().unwrap();
+        let stats = stats().unwrap();
         assert!(stats.values().all(BTreeMap::is_empty), "{stats:?}");
     });
 }

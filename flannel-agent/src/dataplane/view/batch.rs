@@ -25,19 +25,8 @@ pub(in crate::dataplane) fn first_value(map: &MapData) -> io::Result<Vec<u8>> {
     element.__bindgen_anon_1.value = address(value.as_mut_ptr());
     // SAFETY: `attr` leads to a key of an array's size and to a buffer of the value's size (the map has
     // one value, not one per CPU: the caller promises), both alive through the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            bpf_cmd::BPF_MAP_LOOKUP_ELEM as libc::c_int,
-            &raw mut attr,
-            size_of::<bpf_attr>(),
-        )
-    };
-    if result == 0 {
-        Ok(value)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) }?;
+    Ok(value)
 }
 
 /// Entries asked for at once; must hold the fullest bucket, else the kernel says `ENOSPC`.
@@ -88,26 +77,35 @@ impl<'a, K: Pod, V: Pod> Batches<'a, K, V> {
         batch.map_fd = self.map.fd().as_fd().as_raw_fd().cast_unsigned();
         // SAFETY: every pointer in `attr` leads to a buffer above that lives through the call; `of` has
         // compared the sizes with the map's, and `count` is the length of both arrays.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                bpf_cmd::BPF_MAP_LOOKUP_BATCH as libc::c_int,
-                &raw mut attr,
-                size_of::<bpf_attr>(),
-            )
-        };
-        if result != 0 {
-            let error = io::Error::last_os_error();
+        let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
+        match result {
             // ENOENT: that was the last bucket. What it held has been copied.
-            if error.raw_os_error() != Some(libc::ENOENT) {
-                return Err(error);
-            }
-            self.done = true;
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.done = true,
+            other => other?,
         }
         self.bookmark = Some(next);
         // SAFETY: the kernel writes `count` on every return that gets here.
         let count = unsafe { attr.batch.count };
         Ok(keys.into_iter().zip(values).take(count as usize).collect())
+    }
+}
+
+/// # Safety
+/// Every pointer in `attr` that the command uses must lead to as many bytes, alive through the call, as the kernel
+/// reads or writes there.
+unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<()> {
+    // SAFETY: `attr` is of the size that is given; where it leads to is the caller's promise.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_int,
+            &raw mut *attr,
+            size_of::<bpf_attr>(),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -7,7 +7,11 @@
 //!
 //! All times are [`Tick`]s; comparisons wrap.
 
+mod setting;
+
 use bytemuck::{Pod, Zeroable};
+
+pub use setting::Setting;
 
 use crate::globals::POD_HOOK_PORT;
 use crate::header::Ip;
@@ -290,11 +294,6 @@ impl Flow {
     #[inline(always)]
     pub const fn is_bulk(&self, now: Tick) -> bool {
         self.bulk != 0 && now.wrapping_sub(self.bulk) < BULK
-    }
-
-    /// Whether any direction may skip the stack: what an operator calls an accelerated flow.
-    pub fn is_live(&self, now: Tick, epoch: u32) -> bool {
-        !self.is_closing(now) && (self.tx.holds(now, epoch) || self.rx.holds(now, epoch))
     }
 
     /// FIN or RST was seen not long ago.

@@ -78,7 +78,7 @@ pub(crate) fn judge(
 #[inline(always)]
 fn without_proof(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
     let pod = flows::get(&FlowKey::pod(packet.ip.dst)).ok_or(Reason::Unverified)?;
-    if pod.rx.epoch != flows::epoch() {
+    if !pod.has_port(flows::epoch()) {
         return Err(Reason::Unverified);
     }
     let target = Target::of(pod).ok_or(Reason::Unverified)?;

@@ -6,8 +6,7 @@ use flannel_common::flow::{self, Direction, Flow, FlowKey, Tick};
 use crate::globals::{FAST_PATH, POD_HOOK};
 use crate::maps::{EPOCH, FLOWS};
 use crate::skb;
-use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF, POD_HOOK_BRIDGE};
-use flannel_common::header::PROTO_TCP;
+use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF};
 use flannel_common::reason::Reason;
 
 #[inline(always)]
@@ -35,7 +34,7 @@ pub(crate) fn epoch() -> u32 {
 /// Whether both directions must be proven before either is fast; see [`Flow::decide`].
 #[inline(always)]
 pub(crate) fn needs_both(key: &FlowKey) -> bool {
-    key.proto == PROTO_TCP || POD_HOOK.load() == POD_HOOK_BRIDGE
+    key.needs_both(|| POD_HOOK.load())
 }
 
 #[inline(always)]

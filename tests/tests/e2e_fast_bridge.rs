@@ -6,15 +6,18 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use flannel_common::program::Program::BridgeRx;
 use flannel_common::reason::Reason;
+use flannel_tests::agent::command;
 use flannel_tests::bpftool::count;
 use flannel_tests::fast_path::{agents, proven, received, sent, to};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
+use flannel_tests::netns::run;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use flannel_tests::{flannel_rules, tcp};
 use rstest::rstest;
+use serde_json::Value;
 
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const BYTES: usize = 4 << 20;
@@ -108,6 +111,53 @@ fn a_pod_with_the_address_of_another_gets_its_packets() {
     goes_past_the_bridge(&pair.one, || {
         server.exchange(&pair.pod1, service.address(), BYTES);
     });
+}
+
+/// The pod's entry as `flannel-agent flows` shows it.
+fn shown(agent: &Agent, pod: &Pod) -> Option<Value> {
+    let bpffs = format!("--bpffs={}", agent.node().bpffs().display());
+    let text = run(&mut command(agent.node(), &["flows", "-o", "json", &bpffs]));
+    let mut rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    let local = format!("{}:0", pod.address());
+    rows.find(|row: &Value| row["proto"] == "any" && row["local"] == local.as_str())
+}
+
+/// What it says of a port that was noted longer ago than `bridge_rx` takes it for the bridge's choice.
+#[track_caller]
+fn shown_after_a_second(agent: &Agent, pod: &Pod, exchange: impl Fn()) -> (Value, Value) {
+    eventually("the port is listed as fast", SOON, || {
+        exchange();
+        shown(agent, pod).is_some_and(|row| row["rx"]["state"] == "fast" && row["live"] == true)
+    });
+    let mut said = (Value::Null, Value::Null);
+    eventually("it was noted more than a second ago", SOON, || {
+        let row = shown(agent, pod).unwrap();
+        said = (row["rx"]["state"].clone(), row["live"].clone());
+        row["rx"]["verified_ms_ago"].as_u64() > Some(1_100)
+    });
+    said
+}
+
+#[test]
+fn a_port_is_listed_as_fast_while_packets_go_past_the_bridge() {
+    let pair = agents(Options::default(), &[]);
+    let server = tcp::Server::on(&pair.pod2);
+    let service = serve(&pair, &server, true);
+    let said = shown_after_a_second(&pair.one, &pair.pod1, || {
+        server.exchange(&pair.pod1, service.address(), BYTES);
+    });
+    assert_eq!(said, ("expired".into(), false.into()));
+}
+
+/// Where no proof is asked for, the port counts until the agent sees it go.
+#[test]
+fn without_proof_it_stays_so() {
+    let pair = agents(Options::default(), &["--fast-path=always"]);
+    let server = tcp::Server::on(&pair.pod2);
+    let said = shown_after_a_second(&pair.one, &pair.pod1, || {
+        server.exchange(&pair.pod1, to(&pair.pod2, server.port()), BYTES);
+    });
+    assert_eq!(said, ("fast".into(), true.into()));
 }
 
 /// `off` promises every packet to the stack, and the bridge is part of it.

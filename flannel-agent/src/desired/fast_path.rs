@@ -1,6 +1,7 @@
 //! How much of the stack proven flows may skip, and where the programs for that sit.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use clap::ValueEnum;
 use flannel_common::globals;
@@ -82,26 +83,54 @@ pub(super) struct Ways<'a> {
 /// another pod.
 pub type Ports = BTreeMap<String, u32>;
 
-impl FastPath {
+impl Mode {
     /// Value of [`globals::FAST_PATH`].
     #[must_use]
-    pub const fn mode_value(&self) -> u8 {
-        match self.mode {
-            Mode::Off => globals::FAST_PATH_OFF,
-            Mode::Verified => globals::FAST_PATH_VERIFIED,
-            Mode::Always => globals::FAST_PATH_ALWAYS,
+    pub const fn value(self) -> u8 {
+        match self {
+            Self::Off => globals::FAST_PATH_OFF,
+            Self::Verified => globals::FAST_PATH_VERIFIED,
+            Self::Always => globals::FAST_PATH_ALWAYS,
         }
     }
 
+    /// What programs were told by such a value.
+    #[must_use]
+    pub fn of_value(value: u8) -> Option<Self> {
+        let mut all = Self::value_variants().iter().copied();
+        all.find(|mode| mode.value() == value)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Verified => "verified",
+            Self::Always => "always",
+        })
+    }
+}
+
+impl Hook {
     /// Value of [`globals::POD_HOOK`].
     #[must_use]
-    pub const fn hook_value(&self) -> u8 {
-        match self.hook {
-            Hook::Port => globals::POD_HOOK_PORT,
-            Hook::Bridge => globals::POD_HOOK_BRIDGE,
+    pub const fn value(self) -> u8 {
+        match self {
+            Self::Port => globals::POD_HOOK_PORT,
+            Self::Bridge => globals::POD_HOOK_BRIDGE,
         }
     }
 
+    /// What programs were told by such a value.
+    #[must_use]
+    pub fn of_value(value: u8) -> Option<Self> {
+        let mut all = Self::value_variants().iter().copied();
+        all.find(|hook| hook.value() == value)
+    }
+}
+
+impl FastPath {
     /// In the order in which they are put up: nobody but `xdp_rx` knows what to do with what `uplink_xdp` has
     /// stripped.
     pub(super) fn at_uplink(&self, uplink: &str) -> Vec<Attachment> {

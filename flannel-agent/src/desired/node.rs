@@ -212,8 +212,8 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
             local_ports: inputs.facts.local_ports,
             source_check: inputs.source_check,
             overlay_mtu: mtu,
-            fast_path: inputs.fast_path.mode_value(),
-            pod_hook: inputs.fast_path.hook_value(),
+            fast_path: inputs.fast_path.mode.value(),
+            pod_hook: inputs.fast_path.hook.value(),
             snat_ports: inputs.snat.map(|snat| snat.ports),
         },
         programs: attachments

@@ -1,18 +1,21 @@
 //! `flows`: the table of the fast path, entry by entry as the kernel hands it out.
 
+mod now;
+
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use clap::Args;
-use flannel_common::flow::{Direction, Flow, FlowKey, Half, Step, Tick, tick};
+use flannel_common::flow::{Direction, Flow, FlowKey, Step};
+use flannel_common::globals::FAST_PATH_OFF;
 use flannel_common::header::{PROTO_TCP, PROTO_UDP};
 use flannel_common::outside;
 use serde::Serialize;
 
 use super::output::Rows;
 use super::{Look, Verdict};
-use crate::dataplane::clock;
 use crate::mac::MacAddr;
+use now::Now;
 
 /// `flows …`
 #[derive(Debug, Clone, Args)]
@@ -22,16 +25,9 @@ pub struct Flows {
     /// Only flows from or to this address, a pod's of this node or of another
     #[arg(long, value_name = "IP")]
     pub pod: Option<Ipv4Addr>,
-    /// Only flows that skip the stack now, in at least one direction
+    /// Only flows that skip the stack now, in at least one direction, and pods' ports that count now
     #[arg(long)]
     pub live: bool,
-}
-
-/// The moment that entries are compared with.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Now {
-    tick: Tick,
-    epoch: u32,
 }
 
 /// One flow, decoded.
@@ -68,7 +64,7 @@ pub(super) struct Way {
 impl Flows {
     pub(super) fn show(&self, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         let view = self.look.view()?;
-        let now = Now::read(view.epoch()?);
+        let now = Now::read(&view)?;
         let mut rows = Rows::begin(out, self.look.output, &heading())?;
         view.flows(|key, flow| {
             let row = Row::new(key, flow, now);
@@ -86,22 +82,11 @@ impl Flows {
     }
 }
 
-impl Now {
-    /// The programs' clock.
-    pub(super) fn read(epoch: u32) -> Self {
-        Self {
-            tick: tick(clock()),
-            epoch,
-        }
-    }
-}
-
 impl Row {
-    pub(super) fn new(key: &FlowKey, flow: &Flow, now: Now) -> Self {
+    fn new(key: &FlowKey, flow: &Flow, now: Now) -> Self {
         let socket = |ip: [u8; 4], port| SocketAddrV4::new(ip.into(), u16::from_be_bytes(port));
-        let both = key.proto == PROTO_TCP;
-        let tx = Way::new(flow, &flow.tx, Direction::Tx, both, now);
-        let rx = Way::new(flow, &flow.rx, Direction::Rx, both, now);
+        let tx = Way::new(key, flow, Direction::Tx, now);
+        let rx = Way::new(key, flow, Direction::Rx, now);
         let delivered = (flow.port != 0).then_some(flow.port);
         let sent = Some(flow.peer).filter(|_| flow.tx.verified != 0);
         let way = sent.and_then(|peer| outside::Way::of(&peer));
@@ -114,7 +99,7 @@ impl Row {
                 0 => "any".to_owned(),
                 other => other.to_string(),
             },
-            live: tx.state == FAST || rx.state == FAST,
+            live: flow.is_live(key, now.tick, now.epoch, now.setting),
             closing: flow.is_closing(now.tick),
             bulk: flow.is_bulk(now.tick),
             peer: sent
@@ -149,19 +134,21 @@ impl Row {
     }
 }
 
-const FAST: &str = "fast";
-
 impl Way {
-    fn new(flow: &Flow, half: &Half, direction: Direction, both: bool, now: Now) -> Self {
-        let state = match flow.decide(direction, now.tick, now.epoch, both) {
-            Step::Fast | Step::Refresh => FAST,
+    fn new(key: &FlowKey, flow: &Flow, direction: Direction, now: Now) -> Self {
+        let half = match direction {
+            Direction::Tx => &flow.tx,
+            Direction::Rx => &flow.rx,
+        };
+        let alone = flow.decide(direction, now.tick, now.epoch, false);
+        let state = match flow.step(key, direction, now.tick, now.epoch, now.setting) {
+            Step::Fast | Step::Refresh => "fast",
             Step::Stack if half.verified == 0 && half.seen == 0 => "-",
             Step::Stack if half.verified == 0 => "unproven",
             Step::Stack if half.epoch != now.epoch => "old epoch",
+            Step::Stack if now.setting.fast_path == FAST_PATH_OFF => "off",
             // Of TCP, the other direction may be what is missing.
-            Step::Stack if flow.decide(direction, now.tick, now.epoch, false) != Step::Stack => {
-                "one-way"
-            }
+            Step::Stack if alone != Step::Stack && !key.is_pod() => "one-way",
             Step::Stack => "expired",
         };
         // Wraps after 52 days, as the programs' own arithmetic.
@@ -200,14 +187,22 @@ fn heading() -> String {
 
 #[cfg(test)]
 mod tests {
+    use flannel_common::flow::{Half, LIFETIME, PORT_LIFETIME, tick};
+
     use super::*;
+    use crate::desired::{Hook, Mode};
     use crate::inspect::output::Format;
 
     /// 1000 s after boot.
     fn now() -> Now {
+        under(Mode::Verified)
+    }
+
+    fn under(mode: Mode) -> Now {
         Now {
             tick: tick(1_000_000_000_000),
             epoch: 3,
+            setting: now::setting(mode, Hook::Port),
         }
     }
 
@@ -271,8 +266,49 @@ mod tests {
     #[test]
     fn an_old_proof_is_expired() {
         let mut old = proven(3);
-        old.verified = now().tick.wrapping_sub(flannel_common::flow::LIFETIME);
+        old.verified = now().tick.wrapping_sub(LIFETIME);
         assert_eq!(states(PROTO_UDP, &flow(old, Half::EMPTY)), ("expired", "-"));
+    }
+
+    /// The entry of a pod whose port was noted so many ticks ago.
+    fn pod(age: u32) -> Row {
+        pod_under(Mode::Verified, age)
+    }
+
+    fn pod_under(mode: Mode, age: u32) -> Row {
+        let mut noted = proven(3);
+        noted.verified = now().tick.wrapping_sub(age);
+        let pod = Flow {
+            port: 12,
+            ..flow(Half::EMPTY, noted)
+        };
+        Row::new(&FlowKey::pod([10, 244, 1, 2]), &pod, under(mode))
+    }
+
+    #[test]
+    fn a_pod_s_port_is_fast_for_as_long_as_the_bridge_s_program_takes_it() {
+        for (row, state) in [(pod(0), "fast"), (pod(PORT_LIFETIME), "expired")] {
+            assert_eq!((row.tx.state, row.rx.state), ("-", state));
+            assert_eq!((row.live, row.proto.as_str()), (state == "fast", "any"));
+        }
+    }
+
+    #[test]
+    fn without_proof_a_pod_s_port_does_not_age() {
+        let row = pod_under(Mode::Always, LIFETIME * 4);
+        assert_eq!((row.rx.state, row.live), ("fast", true));
+    }
+
+    #[test]
+    fn switched_off_nothing_is_fast() {
+        let proven = flow(proven(3), proven(3));
+        let row = Row::new(&key(PROTO_TCP), &proven, under(Mode::Off));
+        assert_eq!(
+            (row.tx.state, row.rx.state, row.live),
+            ("off", "off", false)
+        );
+        let row = pod_under(Mode::Off, 0);
+        assert_eq!((row.rx.state, row.live), ("off", false));
     }
 
     #[test]

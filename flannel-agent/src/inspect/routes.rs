@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::look::asking;
 use super::output::{Format, json, or_dash, table};
 use super::{Look, Verdict};
-use crate::dataplane::view::{Told, View};
+use crate::dataplane::view::{Hook, Told, View};
 use crate::net::{Link, Netlink, PROTOCOL, Path, Route};
 
 /// One path of a route.
@@ -31,7 +31,7 @@ pub(super) fn show(look: &Look, out: &mut dyn Write) -> anyhow::Result<Verdict> 
     let rows = asking(async || {
         let net = Netlink::open()?;
         let links = net.links().await?;
-        let told = told(&view, &net, &links).await?;
+        let told = told(&view, &view.hooks(&net, &links).await?)?;
         Ok(rows(&net.routes().await?, &links, told.as_ref()))
     })?;
     print(&rows, look.output, out)?;
@@ -39,14 +39,10 @@ pub(super) fn show(look: &Look, out: &mut dyn Write) -> anyhow::Result<Verdict> 
 }
 
 /// What the live programs of the network were told, whichever of them answers.
-pub(super) async fn told(
-    view: &View,
-    net: &Netlink,
-    links: &[Link],
-) -> anyhow::Result<Option<Told>> {
-    for hook in view.hooks(net, links).await? {
+pub(super) fn told(view: &View, hooks: &[Hook]) -> anyhow::Result<Option<Told>> {
+    for hook in hooks {
         if hook.attached
-            && let Some(told) = view.told(&hook)?
+            && let Some(told) = view.told(hook)?
         {
             return Ok(Some(told));
         }

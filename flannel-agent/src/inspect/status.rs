@@ -102,7 +102,7 @@ impl Status {
         let links = net.links().await?;
         let addresses = net.addresses().await?;
         let hooks = view.hooks(&net, &links).await?;
-        let told = super::routes::told(view, &net, &links).await?;
+        let told = super::routes::told(view, &hooks)?;
         let uplink = told
             .as_ref()
             .and_then(|told| links.iter().find(|link| link.index == told.uplink_index));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 
+use flannel_common::flow::Setting;
 use flannel_common::globals;
 use ipnet::Ipv4Net;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
@@ -11,7 +12,7 @@ use serde::Serialize;
 
 use crate::dataplane::object::EMBEDDED;
 use crate::dataplane::shadow::constants;
-use crate::desired::PortRange;
+use crate::desired::{self, PortRange};
 use crate::mac::MacAddr;
 
 /// Constants of the node; see [`flannel_common::globals`].
@@ -28,12 +29,22 @@ pub struct Told {
     pub subnet: Ipv4Net,
     pub overlay_mtu: u32,
     pub source_check: &'static str,
-    pub fast_path: &'static str,
+    pub fast_path: desired::Mode,
+    pub pod_hook: desired::Hook,
     /// Ports that pods' flows leave under; `None`: source NAT is off.
     pub snat_ports: Option<PortRange>,
 }
 
 impl Told {
+    /// By what the programs judge the entries of `fl_flows`.
+    #[must_use]
+    pub const fn setting(&self) -> Setting {
+        Setting {
+            fast_path: self.fast_path.value(),
+            pod_hook: self.pod_hook.value(),
+        }
+    }
+
     /// The constants of the program that uses the maps `ids`; `None` if it comes from another build, whose
     /// constants lie elsewhere.
     pub(super) fn of_program(ids: &[u32]) -> io::Result<Option<Self>> {
@@ -100,6 +111,7 @@ impl Layout {
             Ipv4Net::with_netmask(address, mask).ok()
         };
         let u32 = |name| Some(u32::from_ne_bytes(self.get(rodata, name)?));
+        let u8 = |name| self.get::<1>(rodata, name).map(|[value]| value);
         let u16 = |name| Some(u16::from_ne_bytes(self.get(rodata, name)?));
         let ports = PortRange {
             min: u16(globals::SNAT_PORT_MIN)?,
@@ -121,12 +133,8 @@ impl Layout {
                 [0] => "off",
                 _ => "strict",
             },
-            fast_path: match self.get::<1>(rodata, globals::FAST_PATH)?[0] {
-                globals::FAST_PATH_OFF => "off",
-                globals::FAST_PATH_VERIFIED => "verified",
-                globals::FAST_PATH_ALWAYS => "always",
-                _ => return None,
-            },
+            fast_path: desired::Mode::of_value(u8(globals::FAST_PATH)?)?,
+            pod_hook: desired::Hook::of_value(u8(globals::POD_HOOK)?)?,
         })
     }
 
@@ -169,7 +177,8 @@ mod tests {
                 (globals::SUBNET, &bits("10.244.3.0")),
                 (globals::SUBNET_MASK, &bits("255.255.255.0")),
                 (globals::SOURCE_CHECK, &[1]),
-                (globals::FAST_PATH, &[globals::FAST_PATH_VERIFIED]),
+                (globals::FAST_PATH, &[globals::FAST_PATH_ALWAYS]),
+                (globals::POD_HOOK, &[globals::POD_HOOK_BRIDGE]),
                 (globals::SNAT_PORT_MIN, &50_000_u16.to_ne_bytes()),
                 (globals::SNAT_PORT_MAX, &60_000_u16.to_ne_bytes()),
             ],
@@ -179,7 +188,20 @@ mod tests {
         assert_eq!(told.uplink_ip, Ipv4Addr::new(192, 0, 2, 7));
         assert_eq!(told.network.to_string(), "10.244.0.0/16");
         assert_eq!(told.subnet.to_string(), "10.244.3.0/24");
-        assert_eq!((told.source_check, told.fast_path), ("strict", "verified"));
+        assert_eq!(told.source_check, "strict");
+        let fast_path = (told.fast_path, told.pod_hook);
+        assert_eq!(fast_path, (desired::Mode::Always, desired::Hook::Bridge));
+        let values = (told.setting().fast_path, told.setting().pod_hook);
+        assert_eq!(
+            values,
+            (globals::FAST_PATH_ALWAYS, globals::POD_HOOK_BRIDGE)
+        );
+        // As `status` shows it.
+        let shown = serde_json::to_value(&told).unwrap();
+        assert_eq!(
+            (&shown["fast_path"], &shown["pod_hook"]),
+            (&"always".into(), &"bridge".into())
+        );
         assert_eq!(told.snat_ports.unwrap().to_string(), "50000-60000");
         let off = layout
             .decode(&rodata(

@@ -4,7 +4,7 @@ use flannel_common::program::Program;
 
 use super::{Patient, Report, foreign};
 use crate::dataplane::view::{Hook, View};
-use crate::desired::Xdp;
+use crate::desired::{self, Xdp};
 use crate::inspect::Verdict;
 use crate::inspect::status::Status;
 use crate::mark;
@@ -38,7 +38,7 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
     if status
         .told
         .as_ref()
-        .is_some_and(|told| told.fast_path != "off")
+        .is_some_and(|told| told.fast_path != desired::Mode::Off)
     {
         liberal(
             sysctl::read("net/netfilter/nf_conntrack_tcp_be_liberal"),

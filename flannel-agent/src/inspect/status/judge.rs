@@ -251,7 +251,8 @@ mod tests {
             subnet: "10.244.1.0/24".parse().unwrap(),
             overlay_mtu: 1450,
             source_check: "strict",
-            fast_path: "off",
+            fast_path: crate::desired::Mode::Off,
+            pod_hook: crate::desired::Hook::Port,
             snat_ports: Some(PortRange { min: 1, max: 2 }),
         }
     }

@@ -30,6 +30,11 @@ struct Start {
     ports: [u8; 8],
 }
 
+/// The first bytes behind the header, in one word.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Head([u8; 8]);
+
 /// The IPv4 header of a frame, in registers: the verifier sees fewer paths behind it than behind
 /// [`headers::load`].
 #[inline(always)]
@@ -57,7 +62,7 @@ pub(crate) fn content(skb: &Skb, work: &mut Work, way: u8) -> Content {
         work.odd = Odd::Follower;
         return Content::Odd;
     }
-    let mut head = [0u8; 8];
+    let mut head = Head([0; 8]);
     let mut flags = 0;
     let transport = Transport::of(ip.proto);
     if !matches!(transport, Transport::Other) {
@@ -67,13 +72,14 @@ pub(crate) fn content(skb: &Skb, work: &mut Work, way: u8) -> Content {
         head = loaded;
         if matches!(transport, Transport::Tcp) {
             // To the end of the header, so that its checksum is there as well.
-            let Some(tail) = skb.load::<[u8; 8]>(payload + TCP_TAIL) else {
+            let Some(Head(tail)) = skb.load(payload + TCP_TAIL) else {
                 return Content::Cut;
             };
             flags = tail[1];
         }
     }
-    match Packet::new(&work.ip, way, &head, flags) {
+    let Head(head) = head;
+    match Packet::of(work.ip.src, work.ip.dst, work.ip.proto, way, &head, flags) {
         Some(packet) => {
             work.packet = packet;
             Content::Flow

@@ -30,7 +30,7 @@ pub(crate) fn run(skb: &Skb, local: Ipv4, proves: Option<Program>) -> Result<Ver
     // No sender the stack knows of makes such a frame; it might hold a pod's address all the same.
     let mut room = MaybeUninit::uninit();
     let headers = headers::load(skb, headers::IP, &mut room).ok_or(Reason::SnatMalformed)?;
-    let ip = headers.ip;
+    let ip = &headers.ip;
     let whose = if ip.src == local {
         if never_clashes(headers) {
             return Ok(Verdict::Untouched);
@@ -43,7 +43,7 @@ pub(crate) fn run(skb: &Skb, local: Ipv4, proves: Option<Program>) -> Result<Ver
         }
     };
     let work = snat_work::get().ok_or(Reason::SnatUnready)?;
-    work.ip = ip;
+    work.ip = headers.ip;
     work.node = snat_table::node(local);
     work.whose = whose;
     work.rounds = 0;

@@ -14,7 +14,7 @@ use rstest::rstest;
 #[case(Program::OverlayRx, 2_000)]
 #[case(Program::XdpRx, 2_500)]
 #[case(Program::UplinkXdp, 2_000)]
-#[case(Program::UplinkTx, 3_400)]
+#[case(Program::UplinkTx, 3_450)]
 #[case(Program::UplinkSnatRx, 3_950)]
 #[case(Program::OverlaySnatTx, 3_300)]
 #[case(Program::OverlaySnatRx, 3_950)]

@@ -64,32 +64,29 @@ impl Key {
         }
     }
 
+    /// By words: field by field, the hash of a look-up would wait for words that were just written in pieces.
+    #[inline(always)]
+    pub const fn of(src: Ipv4, dst: Ipv4, ports: [u8; 4], proto: u8, way: u8) -> Self {
+        bytemuck::must_cast([
+            u32::from_ne_bytes(src),
+            u32::from_ne_bytes(dst),
+            u32::from_ne_bytes(ports),
+            u32::from_ne_bytes([proto, way, 0, 0]),
+        ])
+    }
+
     /// Of an out key: as the replies to it arrive when it left as `us`.
     #[inline(always)]
     pub const fn reply_to(&self, us: Endpoint) -> Self {
-        Self {
-            src: self.dst,
-            dst: us.addr,
-            src_port: self.dst_port,
-            dst_port: us.port,
-            proto: self.proto,
-            way: WAY_IN,
-            pad: [0; 2],
-        }
+        let ports = both(self.dst_port, us.port);
+        Self::of(self.dst, us.addr, ports, self.proto, WAY_IN)
     }
 
     /// Of an in key: what leaves when `source` answers it, or what it answers.
     #[inline(always)]
     pub const fn sent_by(&self, source: Endpoint) -> Self {
-        Self {
-            src: source.addr,
-            dst: self.src,
-            src_port: source.port,
-            dst_port: self.src_port,
-            proto: self.proto,
-            way: WAY_OUT,
-            pad: [0; 2],
-        }
+        let ports = both(source.port, self.src_port);
+        Self::of(source.addr, self.src, ports, self.proto, WAY_OUT)
     }
 
     /// The other half of a flow whose half under `self` names `target`.
@@ -100,6 +97,12 @@ impl Key {
             _ => self.sent_by(target),
         }
     }
+}
+
+/// Source and destination port, as they stand in a packet.
+#[inline(always)]
+const fn both([a, b]: [u8; 2], [c, d]: [u8; 2]) -> [u8; 4] {
+    [a, b, c, d]
 }
 
 /// What is known of one way of a flow.

@@ -3,6 +3,7 @@
 use super::Seen;
 use super::entry::{Key, WAY_IN};
 use super::transport::{Transport, counterpart, is_icmp_request};
+use crate::Ipv4;
 use crate::header::Ip;
 
 /// What every protocol with ports or ids has behind the IPv4 header.
@@ -23,31 +24,35 @@ impl Packet {
     /// `None` for ICMP that is neither question nor answer.
     #[inline(always)]
     pub const fn new(ip: &Ip, way: u8, head: &[u8; HEAD_LEN], tcp_flags: u8) -> Option<Self> {
-        let transport = Transport::of(ip.proto);
-        let (src_port, dst_port) = match transport {
-            Transport::Other => ([0; 2], [0; 2]),
+        Self::of(ip.src, ip.dst, ip.proto, way, head, tcp_flags)
+    }
+
+    /// The same of single fields, which may lie better in memory than an [`Ip`] of which nothing is known.
+    #[inline(always)]
+    pub const fn of(
+        src: Ipv4,
+        dst: Ipv4,
+        proto: u8,
+        way: u8,
+        head: &[u8; HEAD_LEN],
+        tcp_flags: u8,
+    ) -> Option<Self> {
+        let transport = Transport::of(proto);
+        let ports = match transport {
+            Transport::Other => [0; 4],
             Transport::Icmp => {
-                let id = [head[4], head[5]];
                 let Some(other) = counterpart(head[0]) else {
                     return None;
                 };
                 match way {
-                    WAY_IN => ([0, other], id),
-                    _ => (id, [0, head[0]]),
+                    WAY_IN => [0, other, head[4], head[5]],
+                    _ => [head[4], head[5], 0, head[0]],
                 }
             }
-            _ => ([head[0], head[1]], [head[2], head[3]]),
+            _ => [head[0], head[1], head[2], head[3]],
         };
         Some(Self {
-            key: Key {
-                src: ip.src,
-                dst: ip.dst,
-                src_port,
-                dst_port,
-                proto: ip.proto,
-                way,
-                pad: [0; 2],
-            },
+            key: Key::of(src, dst, ports, proto, way),
             bits: match transport {
                 Transport::Tcp => tcp_bits(tcp_flags),
                 Transport::Icmp if !is_icmp_request(head[0]) => Seen::SYN | Seen::ACK,

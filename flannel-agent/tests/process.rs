@@ -1,7 +1,7 @@
 //! The binary as supervisors see it: exit status, streams, signals. The signals need root: an agent
 //! that lacks the capabilities ends before it waits for anything.
 
-#![allow(clippy::unwrap_used, reason = "tests panic to keep their backtraces")]
+#![cfg(test)]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;

@@ -1,6 +1,6 @@
 //! Another backend or VNI in the network's config: the next start takes the new way, and leaves nothing of the old one.
 
-#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+#![cfg(test)]
 
 use std::net::SocketAddrV4;
 

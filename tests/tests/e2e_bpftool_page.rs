@@ -1,11 +1,6 @@
 //! docs/bpftool.md shows what bpftool shows: the same maps, with the same fields.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::collections::{BTreeMap, BTreeSet};
 

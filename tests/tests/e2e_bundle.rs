@@ -1,11 +1,6 @@
 //! `debug bundle`: what a report of a bug needs, whatever state the node is in; and no secret, there or anywhere.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,9 +1,6 @@
 //! What changes under a running agent: it follows, and keeps its subnet.
 
-#![allow(
-    clippy::expect_used,
-    reason = "test helpers fail by panicking: that is where the backtrace comes from"
-)]
+#![cfg(test)]
 
 use flannel_tests::agent::http_get;
 use flannel_tests::pair::Pair;

@@ -1,6 +1,6 @@
 //! Kernels without tcx (before 6.6): the same hooks as filters at clsact, with every way to the other node.
 
-#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+#![cfg(test)]
 
 use std::collections::BTreeSet;
 

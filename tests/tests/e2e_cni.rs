@@ -1,11 +1,6 @@
 //! The CNI network that the agent writes, given to the real plugins; and a bridge that kept an old subnet.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "test helpers fail by panicking: that is where the backtrace comes from"
-)]
+#![cfg(test)]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

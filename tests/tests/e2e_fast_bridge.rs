@@ -1,6 +1,6 @@
 //! Bulk of services: translated, so never fast, and yet large packets reach the pod's port whole.
 
-#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+#![cfg(test)]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

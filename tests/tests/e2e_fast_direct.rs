@@ -1,6 +1,6 @@
 //! The verified fast path without a tunnel: host-gw, and DirectRouting beside vxlan.
 
-#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+#![cfg(test)]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

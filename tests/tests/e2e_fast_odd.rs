@@ -1,6 +1,6 @@
 //! What only the stack can carry, beside flows that are fast: it arrives whole.
 
-#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+#![cfg(test)]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

@@ -1,12 +1,7 @@
 //! Past the stack to the outside and back: what becomes fast, what never does. Nothing un-NATed leaves (the stage's
 //! sniffer watches).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

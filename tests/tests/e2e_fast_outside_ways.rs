@@ -1,11 +1,6 @@
 //! The way to the outside changes under a running fast flow, or is one that no look-up tells.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::net::Ipv4Addr;
 use std::process::Command;

@@ -1,6 +1,6 @@
 //! The verified fast path between real pods: what becomes fast, what never does, what ends it.
 
-#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+#![cfg(test)]
 
 use std::net::Ipv4Addr;
 

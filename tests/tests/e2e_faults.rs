@@ -1,11 +1,6 @@
 //! What breaks around the agent: it forwards on with what it knows, and finds its way back by itself.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::time::Duration;
 

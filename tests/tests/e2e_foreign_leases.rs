@@ -1,6 +1,6 @@
 //! Leases that others write: Windows nodes, flanneld of other versions.
 
-#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+#![cfg(test)]
 
 use flannel_tests::prelude::*;
 use rstest::rstest;

@@ -1,11 +1,6 @@
 //! The world outside and the sniffer are what tests of SNAT rest on: shown with the kernel's own masquerading.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use flannel_tests::iptables::Iptables;
 use flannel_tests::prelude::*;

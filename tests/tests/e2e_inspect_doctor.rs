@@ -1,11 +1,6 @@
 //! `doctor`: a healthy node passes, and each trouble that is made on purpose is found, with its repair.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::io::{Read as _, Write as _};
 use std::process::Output;

@@ -1,11 +1,6 @@
 //! A node with 5,000 leases and 100,000 flows: every command ends, streams, and holds up nobody.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Output, Stdio};

@@ -1,11 +1,6 @@
 //! `/metrics`: what the node did and what is pinned, and that packets count.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use flannel_tests::agent::http_get;
 use flannel_tests::pair::Pair;

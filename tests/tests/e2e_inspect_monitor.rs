@@ -1,11 +1,6 @@
 //! `monitor` shows packets while it listens, and the programs report nothing when nobody does.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};

@@ -1,11 +1,6 @@
 //! `nat` shows the table of source NAT: both halves as one line, also when the agent is dead and the table full.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::process::Output;
 

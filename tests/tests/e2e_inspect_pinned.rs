@@ -1,12 +1,7 @@
 //! `status`, `peers`, `routes`, `flows`, `maps` and `stats` read what is pinned: with the agent, after it died,
 //! on a node that has nothing, on one that is full, and without the right to look.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Output, Stdio};

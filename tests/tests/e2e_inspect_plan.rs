@@ -1,11 +1,6 @@
 //! `plan` says what the agent would do, and does none of it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::process::Output;
 use std::sync::Arc;

@@ -1,11 +1,6 @@
 //! `trace` tells what the programs would do with a packet, and leaves everything as it was.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::net::Ipv4Addr;
 

@@ -1,11 +1,6 @@
 //! SIGKILL at any moment of a start: the next start finds whatever was half done, and finishes it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::time::{Duration, Instant};
 

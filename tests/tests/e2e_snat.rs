@@ -1,11 +1,6 @@
 //! `--ip-masq`: pods reach the outside as their node, and each other as themselves.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 

@@ -1,12 +1,7 @@
 //! Who leaves as whom where neighbours are reached without a tunnel (DirectRouting, host-gw), and replies that come back
 //! another way than the packet left.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 

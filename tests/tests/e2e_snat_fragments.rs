@@ -1,11 +1,6 @@
 //! Fragments, and UDP without a checksum, through the translation and back.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 

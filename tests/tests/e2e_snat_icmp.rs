@@ -1,11 +1,6 @@
 //! What ICMP says arrives at whom it concerns: answers, and errors about a translated packet, both ways.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;

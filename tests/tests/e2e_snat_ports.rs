@@ -1,11 +1,6 @@
 //! Ports: as many flows as there are, none that shares, and nobody else's.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddrV4;

@@ -1,11 +1,6 @@
 //! The agent comes and goes, the table overflows, the address changes: what is established goes on.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::net::Ipv4Addr;
 

@@ -1,11 +1,6 @@
 //! flannel's table of who leaves as whom, row by row and both ways, with traffic.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

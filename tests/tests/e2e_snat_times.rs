@@ -1,11 +1,6 @@
 //! Flows end in time and not before: those that are over leave the table, the others stay.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::net::SocketAddrV4;
 

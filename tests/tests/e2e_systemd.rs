@@ -1,11 +1,6 @@
 //! What a service manager hears from the agent, and the unit that is shipped.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "test helpers fail by panicking: that is where the backtrace comes from"
-)]
+#![cfg(test)]
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;

@@ -1,11 +1,6 @@
 //! Another build takes over from the one that runs: what is forwarded and translated goes on.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use std::net::SocketAddrV4;
 

@@ -1,6 +1,6 @@
 //! `--xdp`: outer headers come off in the uplink's driver. A veth has native XDP.
 
-#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+#![cfg(test)]
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Large packets past the pod bridge, packet by packet: which, whereto, and for how long.
 
-#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+#![cfg(test)]
 
 use flannel_common::flow::{Flow, FlowKey, PORT_LIFETIME, PORT_REFRESH};
 use flannel_common::program::Program::{BridgeRx, PodRx, PodTx};

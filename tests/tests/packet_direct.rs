@@ -1,6 +1,6 @@
 //! Peers without a tunnel (host-gw, DirectRouting), packet by packet: what proves a flow, what it may then skip.
 
-#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+#![cfg(test)]
 
 use flannel_common::flow::{LIFETIME, REFRESH};
 use flannel_common::globals::{FAST_MARK, FAST_PATH_ALWAYS, FAST_PATH_OFF};

@@ -1,11 +1,6 @@
 //! Events: reported when somebody listens, to what was asked for, and for as long as that lasts.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use flannel_common::event::HEAD;
 use flannel_common::header::Eth;

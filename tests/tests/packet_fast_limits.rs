@@ -1,6 +1,6 @@
 //! The limits of the fast path, packet by packet: what only the stack can do, what GRO merges first, off and always.
 
-#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+#![cfg(test)]
 
 use flannel_common::flow::REFRESH;
 use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF, FAST_PATH_VERIFIED};

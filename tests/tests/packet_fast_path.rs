@@ -1,6 +1,6 @@
 //! The verified fast path, packet by packet: what proves a flow, what it may then skip, what ends it.
 
-#![allow(clippy::unwrap_used, reason = "tests panic, to keep their backtraces")]
+#![cfg(test)]
 
 use flannel_common::flow::{LIFETIME, REFRESH};
 use flannel_common::globals::{POD_HOOK_BRIDGE, POD_HOOK_PORT};

@@ -1,11 +1,6 @@
 //! Out of the cluster past the stack, packet by packet: what proves a flow, what it may then skip.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use flannel_common::flow::{LIFETIME, REFRESH};
 use flannel_common::globals::{FAST_MARK, FAST_PATH_ALWAYS, FAST_PATH_OFF};

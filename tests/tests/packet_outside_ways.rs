@@ -1,11 +1,6 @@
 //! Out of the cluster past the stack, packet by packet: which way, how long, and who never.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests panic to keep their backtraces"
-)]
+#![cfg(test)]
 
 use flannel_common::flow::{FlowKey, REFRESH};
 use flannel_common::maps::{PEER_DIRECT, Peer};

@@ -1,11 +1,6 @@
 //! The lease source against a real etcd. Case names (AL, ER, WA) are those of flannel's own unit tests.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "test helpers fail by panicking: that is where the backtrace comes from"
-)]
+#![cfg(test)]
 
 mod acquire;
 mod config;

@@ -8,7 +8,7 @@ use flannel_agent::source::etcd::{EtcdOptions, EtcdSource, Login};
 use flannel_tests::gate::Gate;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Net, PREFIX, follow, request};
+use crate::support::{Following, Net, PREFIX, follow, request};
 
 /// A port on which nobody listens, and which nobody else gets meanwhile.
 fn dead_endpoint() -> (TcpListener, String) {
@@ -63,14 +63,20 @@ async fn without_any_endpoint_the_error_names_them_all() {
     }
 }
 
-#[tokio::test]
-async fn a_watch_moves_on_to_the_next_endpoint() {
-    let net = Net::new().await;
+/// Of two endpoints the first is behind the gate, and followed.
+async fn follow_through_a_gate(net: &Net) -> (Gate, Following) {
     let gate = Gate::to(net.etcd.address()).await;
     let options = EtcdOptions::new(vec![gate.url(), net.etcd.url()], PREFIX);
     let mut node = follow(EtcdSource::new(&options).unwrap(), "10.3.1.0/24");
     net.put_lease("10.3.2.0-24", 2).await;
     node.others(&[(2, 2)]).await;
+    (gate, node)
+}
+
+#[tokio::test]
+async fn a_watch_moves_on_to_the_next_endpoint() {
+    let net = Net::new().await;
+    let (gate, mut node) = follow_through_a_gate(&net).await;
     gate.close();
     net.put_lease("10.3.3.0-24", 3).await;
     node.others(&[(2, 2), (3, 3)]).await;
@@ -79,11 +85,7 @@ async fn a_watch_moves_on_to_the_next_endpoint() {
 #[tokio::test]
 async fn a_watch_at_an_endpoint_that_fell_silent_moves_on() {
     let net = Net::new().await;
-    let gate = Gate::to(net.etcd.address()).await;
-    let options = EtcdOptions::new(vec![gate.url(), net.etcd.url()], PREFIX);
-    let mut node = follow(EtcdSource::new(&options).unwrap(), "10.3.1.0/24");
-    net.put_lease("10.3.2.0-24", 2).await;
-    node.others(&[(2, 2)]).await;
+    let (gate, mut node) = follow_through_a_gate(&net).await;
     gate.freeze();
     net.put_lease("10.3.3.0-24", 3).await;
     // Only missing keep-alives and calls without an answer tell: both have time limits.

@@ -9,6 +9,10 @@ use tempfile::TempDir;
 
 use crate::support::{Net, PREFIX};
 
+/// Extensions of the two kinds of certificate.
+const SERVER: &str = "subjectAltName=IP:127.0.0.1";
+const CLIENT: &str = "extendedKeyUsage=clientAuth";
+
 /// A certificate authority with one server and one client certificate.
 struct Pki {
     folder: TempDir,
@@ -36,8 +40,8 @@ impl Pki {
             "-out",
             "ca.pem",
         ]);
-        pki.sign("server", "subjectAltName=IP:127.0.0.1");
-        pki.sign("client", "extendedKeyUsage=clientAuth");
+        pki.sign("server", SERVER);
+        pki.sign("client", CLIENT);
         pki
     }
 
@@ -82,7 +86,8 @@ impl Pki {
     }
 
     /// Signs the request of `name` anew, for a time that is over.
-    fn expire(&self, name: &str) {
+    fn expire(&self, name: &str, extension: &str) {
+        std::fs::write(self.file("ext"), extension).unwrap();
         let config = "[ca]\ndefault_ca = it\n[it]\ndatabase = index\nserial = numbers\nnew_certs_dir = .\n\
                       default_md = sha256\npolicy = any\n[any]\ncommonName = supplied\n";
         std::fs::write(self.file("ca.conf"), config).unwrap();
@@ -137,6 +142,13 @@ impl Pki {
         })
     }
 
+    /// To reach `etcd` and trust it.
+    fn options(&self, etcd: &Etcd) -> EtcdOptions {
+        let mut options = EtcdOptions::new(vec![etcd.url()], PREFIX);
+        options.tls.ca_file = Some(self.file("ca.pem"));
+        options
+    }
+
     fn identity(&self) -> ClientIdentity {
         ClientIdentity {
             cert_file: self.file("client.pem"),
@@ -160,8 +172,7 @@ async fn reached(options: &EtcdOptions) -> Result<(), String> {
 async fn tls_with_a_client_certificate() {
     let pki = Pki::new();
     let etcd = pki.server(true);
-    let mut options = EtcdOptions::new(vec![etcd.url()], PREFIX);
-    options.tls.ca_file = Some(pki.file("ca.pem"));
+    let mut options = pki.options(&etcd);
     options.tls.identity = Some(pki.identity());
     reached(&options).await.unwrap();
 
@@ -174,8 +185,7 @@ async fn tls_with_a_client_certificate() {
 async fn tls_with_a_server_certificate_only() {
     let pki = Pki::new();
     let etcd = pki.server(false);
-    let mut options = EtcdOptions::new(vec![etcd.url()], PREFIX);
-    options.tls.ca_file = Some(pki.file("ca.pem"));
+    let mut options = pki.options(&etcd);
     reached(&options).await.unwrap();
 
     // Not trusted by the system.
@@ -198,12 +208,9 @@ async fn http_endpoints_work_although_certificates_are_given() {
 #[tokio::test]
 async fn an_expired_certificate_of_the_server_is_named() {
     let pki = Pki::new();
-    std::fs::write(pki.file("ext"), "subjectAltName=IP:127.0.0.1").unwrap();
-    pki.expire("server");
+    pki.expire("server", SERVER);
     let etcd = pki.server(false);
-    let mut options = EtcdOptions::new(vec![etcd.url()], PREFIX);
-    options.tls.ca_file = Some(pki.file("ca.pem"));
-    let error = reached(&options).await.unwrap_err();
+    let error = reached(&pki.options(&etcd)).await.unwrap_err();
     assert!(
         error.contains(&etcd.url()) && error.contains("xpired"),
         "{error}"
@@ -213,11 +220,9 @@ async fn an_expired_certificate_of_the_server_is_named() {
 #[tokio::test]
 async fn an_expired_certificate_of_ours_is_refused_and_etcd_named() {
     let pki = Pki::new();
-    std::fs::write(pki.file("ext"), "extendedKeyUsage=clientAuth").unwrap();
-    pki.expire("client");
+    pki.expire("client", CLIENT);
     let etcd = pki.server(true);
-    let mut options = EtcdOptions::new(vec![etcd.url()], PREFIX);
-    options.tls.ca_file = Some(pki.file("ca.pem"));
+    let mut options = pki.options(&etcd);
     options.tls.identity = Some(pki.identity());
     let error = reached(&options).await.unwrap_err();
     assert!(

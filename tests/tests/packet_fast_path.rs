@@ -167,11 +167,9 @@ fn a_dropped_flow_is_never_fast() {
     assert_eq!(node.count(UplinkRx, Reason::FastRx).packets, 0);
 }
 
-#[rstest]
-#[case::fin(FIN_ACK)]
-#[case::rst(RST)]
-fn fin_and_rst_leave_no_live_entry(#[case] flags: u8, #[values(true, false)] from_pod: bool) {
-    let mut node = verified_tcp();
+/// A segment with these flags, from our pod or to it.
+#[track_caller]
+fn takes_the_stack(node: &mut Fixture, flags: u8, from_pod: bool) {
     if from_pod {
         assert_eq!(
             node.run(PodTx, &Inner::from_pod().tcp_with(flags)).action,
@@ -181,6 +179,14 @@ fn fin_and_rst_leave_no_live_entry(#[case] flags: u8, #[values(true, false)] fro
         let out = node.run(UplinkRx, &vxlan(&Inner::inbound().tcp_with(flags)));
         assert_eq!(out.packet[0..6], Node::default().vtep_mac, "to the stack");
     }
+}
+
+#[rstest]
+#[case::fin(FIN_ACK)]
+#[case::rst(RST)]
+fn fin_and_rst_leave_no_live_entry(#[case] flags: u8, #[values(true, false)] from_pod: bool) {
+    let mut node = verified_tcp();
+    takes_the_stack(&mut node, flags, from_pod);
     assert!(!is_fast_out(&mut node) && !is_fast_in(&mut node));
     // The last acknowledgements pass both hooks and prove nothing.
     through_the_stack_out(&mut node, Inner::tcp);
@@ -196,15 +202,7 @@ fn syn_takes_the_stack_and_forgets_the_old_connection(
     #[values(true, false)] from_pod: bool,
 ) {
     let mut node = verified_tcp();
-    if from_pod {
-        assert_eq!(
-            node.run(PodTx, &Inner::from_pod().tcp_with(flags)).action,
-            UNSPEC
-        );
-    } else {
-        let out = node.run(UplinkRx, &vxlan(&Inner::inbound().tcp_with(flags)));
-        assert_eq!(out.packet[0..6], Node::default().vtep_mac, "to the stack");
-    }
+    takes_the_stack(&mut node, flags, from_pod);
     let flow = node.flow(&tcp_key()).unwrap();
     assert_eq!((flow.tx.verified, flow.rx.verified), (0, 0));
     assert!(!is_fast_out(&mut node) && !is_fast_in(&mut node));

@@ -2,15 +2,9 @@
 
 use flannel_common::program::Program::UplinkRx;
 use flannel_common::reason::Reason;
-use flannel_tests::packet::{Inner, Node, REDIRECT, Run, SHOT, UNSPEC, outer, vxlan};
+use flannel_tests::packet::at::{INNER_ETH, INNER_IP, OUTER_IP, OUTER_UDP, VXLAN};
+use flannel_tests::packet::{self, Inner, Node, REDIRECT, Run, SHOT, UNSPEC, outer, vxlan};
 use rstest::rstest;
-
-/// Offsets in a packet made by [`vxlan`].
-const OUTER_IP: usize = 14;
-const OUTER_UDP: usize = 34;
-const VXLAN: usize = 42;
-const INNER_ETH: usize = 50;
-const INNER_IP: usize = 64;
 
 fn inbound() -> Vec<u8> {
     vxlan(&Inner::inbound().udp())
@@ -18,9 +12,7 @@ fn inbound() -> Vec<u8> {
 
 /// [`inbound`] with other bytes at an offset.
 fn patched(at: usize, bytes: &[u8]) -> Vec<u8> {
-    let mut packet = inbound();
-    packet[at..at + bytes.len()].copy_from_slice(bytes);
-    packet
+    packet::patched(inbound(), at, bytes)
 }
 
 #[rstest]

@@ -2,23 +2,17 @@
 
 use flannel_common::program::Program::UplinkXdp;
 use flannel_common::reason::Reason;
-use flannel_tests::packet::{Inner, Node, XDP_DROP, XDP_PASS, vxlan};
+use flannel_tests::packet::at::{INNER_ETH, INNER_IP, OUTER_IP, OUTER_UDP, VXLAN};
+use flannel_tests::packet::{self, Inner, Node, XDP_DROP, XDP_PASS, vxlan};
 use rstest::rstest;
-
-const OUTER_IP: usize = 14;
-const OUTER_UDP: usize = 34;
-const VXLAN: usize = 42;
-const INNER_ETH: usize = 50;
-const INNER_IP: usize = 64;
 
 fn inbound() -> Vec<u8> {
     vxlan(&Inner::inbound().tcp())
 }
 
+/// [`inbound`] with other bytes at an offset.
 fn patched(at: usize, bytes: &[u8]) -> Vec<u8> {
-    let mut packet = inbound();
-    packet[at..at + bytes.len()].copy_from_slice(bytes);
-    packet
+    packet::patched(inbound(), at, bytes)
 }
 
 #[test]

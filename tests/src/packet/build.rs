@@ -72,12 +72,8 @@ impl Inner {
 
     pub fn udp(&self) -> Vec<u8> {
         let builder = PacketBuilder::ethernet2(self.src_mac, self.dst_mac).ip(self.ip());
-        let payload: Vec<u8> = (0..self.payload).map(|i| i.to_le_bytes()[0]).collect();
-        let (from, to) = if self.reply {
-            (53, 40_000)
-        } else {
-            (40_000, 53)
-        };
+        let payload = self.payload();
+        let (from, to) = self.ports(53);
         let builder = builder.udp(from, to);
         let mut packet = Vec::with_capacity(builder.size(payload.len()));
         builder.write(&mut packet, &payload).unwrap();
@@ -86,12 +82,8 @@ impl Inner {
 
     pub fn tcp(&self) -> Vec<u8> {
         let builder = PacketBuilder::ethernet2(self.src_mac, self.dst_mac).ip(self.ip());
-        let payload: Vec<u8> = (0..self.payload).map(|i| i.to_le_bytes()[0]).collect();
-        let (from, to) = if self.reply {
-            (80, 40_000)
-        } else {
-            (40_000, 80)
-        };
+        let payload = self.payload();
+        let (from, to) = self.ports(80);
         let builder = builder.tcp(from, to, 1000, 65_000).ack(77);
         let mut packet = Vec::with_capacity(builder.size(payload.len()));
         builder.write(&mut packet, &payload).unwrap();
@@ -104,6 +96,19 @@ impl Inner {
         let mut packet = self.tcp();
         packet[Eth::LEN + 20 + 13] = flags;
         packet
+    }
+
+    fn payload(&self) -> Vec<u8> {
+        (0..self.payload).map(|i| i.to_le_bytes()[0]).collect()
+    }
+
+    /// Source and destination.
+    const fn ports(&self, server: u16) -> (u16, u16) {
+        let client = 40_000;
+        match self.reply {
+            true => (server, client),
+            false => (client, server),
+        }
     }
 
     fn ip(&self) -> etherparse::IpHeaders {
@@ -124,6 +129,21 @@ pub fn outer(payload: &[u8]) -> Vec<u8> {
         .udp(45_678, Node::default().port);
     let mut packet = Vec::with_capacity(builder.size(payload.len()));
     builder.write(&mut packet, payload).unwrap();
+    packet
+}
+
+/// Where the headers are in a packet made by [`vxlan`].
+pub mod at {
+    pub const OUTER_IP: usize = 14;
+    pub const OUTER_UDP: usize = 34;
+    pub const VXLAN: usize = 42;
+    pub const INNER_ETH: usize = 50;
+    pub const INNER_IP: usize = 64;
+}
+
+/// `packet` with other bytes from `at` on.
+pub fn patched(mut packet: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+    packet[at..at + bytes.len()].copy_from_slice(bytes);
     packet
 }
 

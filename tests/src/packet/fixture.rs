@@ -163,11 +163,7 @@ impl Fixture {
             kind: PEER_VXLAN,
             pad: 0,
         };
-        let map = self.ebpf.map_mut(maps::PEERS).unwrap();
-        LpmTrie::<_, Ipv4, Wire<Peer>>::try_from(map)
-            .unwrap()
-            .insert(&Key::new(len, subnet), Wire(peer), 0)
-            .unwrap();
+        self.insert_peer(subnet, len, peer);
         let map = self.ebpf.map_mut(maps::VTEPS).unwrap();
         HashMap::<_, Ipv4, Wire<Vtep>>::try_from(map)
             .unwrap()
@@ -184,6 +180,10 @@ impl Fixture {
             kind: PEER_DIRECT,
             pad: 0,
         };
+        self.insert_peer(subnet, len, peer);
+    }
+
+    fn insert_peer(&mut self, subnet: Ipv4, len: u32, peer: Peer) {
         let map = self.ebpf.map_mut(maps::PEERS).unwrap();
         LpmTrie::<_, Ipv4, Wire<Peer>>::try_from(map)
             .unwrap()

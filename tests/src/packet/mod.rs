@@ -8,7 +8,7 @@ pub mod outside;
 mod snat;
 pub mod world;
 
-pub use build::{Inner, outer, vxlan};
+pub use build::{Inner, at, outer, patched, vxlan};
 pub use fixture::{Fixture, Node, Outcome, Run};
 
 /// TC actions as the programs return them (`linux/pkt_cls.h`).

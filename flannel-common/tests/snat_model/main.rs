@@ -48,20 +48,7 @@ fn sent(
             prop_assert!(map.pairs(&packet.key, to), "out half");
             prop_assert!(map.pairs(&back, flow.source()), "in half");
             let seen = flow.seen_as(to);
-            if let Some(other) = reference
-                .owner
-                .insert(seen, flow)
-                .filter(|other| *other != flow)
-            {
-                let here = Outbound::Translate(to);
-                prop_assert_ne!(
-                    reference.fresh(&other),
-                    Some(here),
-                    "{:?} lives there",
-                    other
-                );
-                reference.ousted(&other, here);
-            }
+            reference.takes_over(seen, flow, Outbound::Translate(to))?;
             reference
                 .whole
                 .insert(flow, (Outbound::Translate(to), reference.now));
@@ -71,20 +58,7 @@ fn sent(
             let key = packet.key.other_half(flow.source());
             prop_assert!(!packet.is_worth_noting() || map.get(&key).is_some());
             if map.get(&key).is_some_and(|entry| entry.kind == KIND_OWN) {
-                if let Some(other) = reference
-                    .owner
-                    .insert(flow, flow)
-                    .filter(|other| *other != flow)
-                {
-                    let here = Outbound::Translate(flow.source());
-                    prop_assert_ne!(
-                        reference.fresh(&other),
-                        Some(here),
-                        "{:?} lives there",
-                        other
-                    );
-                    reference.ousted(&other, here);
-                }
+                reference.takes_over(flow, flow, Outbound::Translate(flow.source()))?;
                 reference
                     .whole
                     .insert(flow, (Outbound::Leave, reference.now));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use flannel_common::snat::{Key, NANOS, Node, Outbound};
+use proptest::prelude::*;
 
 use super::flow::{FIN, Flow, PORTS, RST, SYN, TCP, US};
 
@@ -67,8 +68,23 @@ impl Reference {
         }
     }
 
+    /// `flow` is now `seen` at the remote end, where somebody else may have been; `here` is where that one lived.
+    pub(crate) fn takes_over(
+        &mut self,
+        seen: Flow,
+        flow: Flow,
+        here: Outbound,
+    ) -> Result<(), TestCaseError> {
+        let before = self.owner.insert(seen, flow);
+        if let Some(other) = before.filter(|other| *other != flow) {
+            prop_assert_ne!(self.fresh(&other), Some(here), "{:?} lives there", other);
+            self.ousted(&other, here);
+        }
+        Ok(())
+    }
+
     /// Another flow has taken over `flow`'s tuple.
-    pub(crate) fn ousted(&mut self, flow: &Flow, tuple: Outbound) {
+    fn ousted(&mut self, flow: &Flow, tuple: Outbound) {
         if self
             .whole
             .get(flow)

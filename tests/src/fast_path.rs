@@ -90,6 +90,13 @@ pub fn proven(agent: &Agent) -> Vec<Value> {
     flows.filter(is_flow).filter(is_proven).collect()
 }
 
+/// The same of TCP alone.
+pub fn proven_tcp(agent: &Agent) -> Vec<Value> {
+    let mut flows = proven(agent);
+    flows.retain(|flow| flow["key"]["proto"] == 6);
+    flows
+}
+
 /// A port of a pod.
 pub fn to(pod: &Pod, port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(pod.address(), port)
@@ -106,6 +113,52 @@ pub fn talk_udp(client: &Pod, server: &Pod) -> talk::Udp {
     let socket = udp::Server::on(server);
     let to = to(server, socket.port());
     talk::Udp::open(socket, client, to)
+}
+
+/// Talks 200 rounds over TCP and over UDP, most of whose packets go past the stack on both nodes; `received` counts those
+/// that come in. Returns the connection.
+#[track_caller]
+pub fn fast_both_ways(pair: &Pair<Agent>, received: impl Fn(&Agent) -> u64) -> talk::Tcp {
+    let mut tcp = talk_tcp(&pair.pod1, &pair.pod2);
+    tcp.rounds(200);
+    talk_udp(&pair.pod1, &pair.pod2).rounds(200);
+    for agent in [&pair.one, &pair.two] {
+        let (out, inwards) = (sent(agent), received(agent));
+        assert!(
+            out > 300 && inwards > 300,
+            "of 400 each way {out} and {inwards} were fast"
+        );
+    }
+    tcp
+}
+
+/// Kills the agent of one node under running flows and starts it again: they stay fast meanwhile, and nothing is lost.
+#[track_caller]
+pub fn goes_on_without_its_agent(pair: &mut Pair<Agent>) {
+    let flow = udp::Flow::start(&pair.pod1, &pair.pod2, pair.pod2.address());
+    let mut talk = talk_tcp(&pair.pod1, &pair.pod2);
+    talk.rounds(50);
+    pair.one.kill();
+    let before = sent(&pair.one);
+    talk.rounds(200);
+    assert!(sent(&pair.one) > before, "without an agent as with one");
+    pair.one.restart();
+    talk.rounds(200);
+    flow.finish().assert_complete();
+    talk.close();
+}
+
+/// Conntrack on `node` knows the connection from `port` as established, and has seen nothing invalid of any.
+#[track_caller]
+pub fn conntrack_is_content(node: &Node, port: u16) {
+    let list = node.exec(&format!("conntrack -L -p tcp --sport {port}"));
+    assert!(
+        list.contains("ESTABLISHED") && list.contains("[ASSURED]"),
+        "{list}"
+    );
+    let statistics = node.exec("conntrack -S");
+    let invalid = |line: &str| line.contains("invalid=") && !line.contains("invalid=0");
+    assert!(!statistics.lines().any(invalid), "{statistics}");
 }
 
 /// Drops packets from `client` to `server` by a rule on `node`, until their flow has stopped, and takes the rule back, until

@@ -7,7 +7,6 @@ use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 
 use crate::agent::Agent;
-use crate::bpftool;
 use crate::host::Host as _;
 use crate::lab::{Lab, Options};
 use crate::member::Member as _;
@@ -16,6 +15,7 @@ use crate::outside::Outside;
 use crate::pod::Pod;
 use crate::sniffer::Sniffer;
 use crate::wait::{SOON, eventually};
+use crate::{bpftool, talk, tcp, udp};
 
 /// The cluster's Network.
 pub const CLUSTER: &str = "10.244.0.0/16";
@@ -96,6 +96,25 @@ impl Stage {
     /// Another pod on the node.
     pub fn another_pod(&self, name: &str) -> Pod {
         Pod::on(&self.node, name)
+    }
+
+    /// A connection from the pod to the server that has lasted long enough to be worth a proof.
+    #[track_caller]
+    pub fn lasting_tcp(&self) -> talk::Tcp {
+        let server = tcp::Server::on(&self.outside);
+        let mut talk = talk::Tcp::open(&server, &self.pod, self.outside.at(server.port()));
+        talk.outlast();
+        talk
+    }
+
+    /// The same with datagrams there and back.
+    #[track_caller]
+    pub fn lasting_udp(&self) -> talk::Udp {
+        let server = udp::Server::on(&self.outside);
+        let to = self.outside.at(server.port());
+        let talk = talk::Udp::open(server, &self.pod, to);
+        talk.outlast();
+        talk
     }
 
     /// As whom pods leave.

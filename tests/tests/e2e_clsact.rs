@@ -8,7 +8,7 @@ use flannel_common::program::Program::{DirectRx, UplinkRx, UplinkXdp};
 use flannel_common::reason::Reason;
 use flannel_tests::agent::command;
 use flannel_tests::bpftool::count;
-use flannel_tests::fast_path::{hooked, received, sent, talk_tcp, talk_udp, to};
+use flannel_tests::fast_path::{fast_both_ways, hooked, received, to};
 use flannel_tests::netns::run;
 use flannel_tests::no_tcx;
 use flannel_tests::pair::Pair;
@@ -121,16 +121,7 @@ fn traffic_flows_by_filters_and_cleanup_takes_them(
         assert_eq!(hooks(agent), expected.collect());
     }
 
-    let mut tcp = talk_tcp(&pair.pod1, &pair.pod2);
-    tcp.rounds(200);
-    talk_udp(&pair.pod1, &pair.pod2).rounds(200);
-    for agent in [&pair.one, &pair.two] {
-        let (out, inwards) = (sent(agent), received(agent));
-        assert!(
-            out > 300 && inwards > 300,
-            "of 400 each way {out} and {inwards} were fast"
-        );
-    }
+    let mut tcp = fast_both_ways(&pair, received);
     let server = tcp::Server::on(&pair.pod2);
     server.exchange(&pair.pod1, to(&pair.pod2, server.port()), 4 << 20);
     if flags.contains(&"--xdp=on") {

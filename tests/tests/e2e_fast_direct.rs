@@ -7,7 +7,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use flannel_common::program::Program::{DirectRx, OverlayRx, UplinkRx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
-use flannel_tests::fast_path::{hooked, obeys_a_drop_rule, sent, talk_tcp, talk_udp, to};
+use flannel_tests::fast_path::{
+    fast_both_ways, goes_on_without_its_agent, hooked, obeys_a_drop_rule, sent, talk_tcp, talk_udp,
+    to,
+};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
@@ -55,16 +58,7 @@ fn fast_in(agent: &Agent) -> u64 {
 fn flows_become_fast_in_both_directions(#[case] net: Network, #[case] flags: &[&str]) {
     let pair = agents(net, flags);
     let tunnel = Capture::start(pair.one.node(), Node::UPLINK, "udp port 8472");
-    let mut tcp = talk_tcp(&pair.pod1, &pair.pod2);
-    tcp.rounds(200);
-    talk_udp(&pair.pod1, &pair.pod2).rounds(200);
-    for agent in [&pair.one, &pair.two] {
-        let (out, inwards) = (sent(agent), fast_in(agent));
-        assert!(
-            out > 300 && inwards > 300,
-            "of 400 each way {out} and {inwards} were fast"
-        );
-    }
+    let tcp = fast_both_ways(&pair, fast_in);
     assert_eq!(tunnel.finish().len(), 0, "something took the tunnel");
     tcp.close();
 }
@@ -207,18 +201,7 @@ fn a_translated_flow_is_never_fast() {
 
 #[test]
 fn flows_go_on_when_an_agent_is_killed_and_comes_back() {
-    let mut pair = agents(host_gw(), &[]);
-    let flow = udp::Flow::start(&pair.pod1, &pair.pod2, pair.pod2.address());
-    let mut talk = talk_tcp(&pair.pod1, &pair.pod2);
-    talk.rounds(50);
-    pair.one.kill();
-    let before = sent(&pair.one);
-    talk.rounds(200);
-    assert!(sent(&pair.one) > before, "without an agent as with one");
-    pair.one.restart();
-    talk.rounds(200);
-    flow.finish().assert_complete();
-    talk.close();
+    goes_on_without_its_agent(&mut agents(host_gw(), &[]));
 }
 
 /// Source NAT without a tunnel: the node's address outside, the pod's own inside.

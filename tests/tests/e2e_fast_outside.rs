@@ -9,7 +9,7 @@ use flannel_common::maps::FLOWS;
 use flannel_common::program::Program::{OutsideRx, OutsideTx, PodTx, UplinkTx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::{count, dump};
-use flannel_tests::fast_path::{RULE_REACHES, hooked, sent};
+use flannel_tests::fast_path::{RULE_REACHES, conntrack_is_content, hooked, proven_tcp, sent};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
@@ -43,21 +43,6 @@ fn fast_in(stage: &Stage) -> u64 {
     count(&stage.node, OutsideRx, Reason::FastRx)
 }
 
-fn talk_tcp(stage: &Stage) -> talk::Tcp {
-    let server = tcp::Server::on(&stage.outside);
-    let mut talk = talk::Tcp::open(&server, &stage.pod, stage.outside.at(server.port()));
-    talk.outlast();
-    talk
-}
-
-fn talk_udp(stage: &Stage) -> talk::Udp {
-    let server = udp::Server::on(&stage.outside);
-    let to = stage.outside.at(server.port());
-    let talk = talk::Udp::open(server, &stage.pod, to);
-    talk.outlast();
-    talk
-}
-
 #[rstest]
 #[case::vxlan(vxlan(), &[])]
 #[case::at_the_bridge(vxlan(), &["--pod-hook=bridge"])]
@@ -67,9 +52,9 @@ fn talk_udp(stage: &Stage) -> talk::Udp {
 #[case::host_gw_at_the_bridge(host_gw(), &["--pod-hook=bridge"])]
 fn flows_become_fast_both_ways(#[case] net: Network, #[case] flags: &[&str]) {
     let stage = stage_of(net, Options::default(), flags);
-    let mut tcp = talk_tcp(&stage);
+    let mut tcp = stage.lasting_tcp();
     tcp.rounds(200);
-    talk_udp(&stage).rounds(200);
+    stage.lasting_udp().rounds(200);
     let (out, inwards) = (sent(&stage.node), fast_in(&stage));
     assert!(
         out > 300 && inwards > 300,
@@ -95,7 +80,7 @@ fn what_is_over_soon_takes_no_room() {
         entries() == before
     });
     let before = entries();
-    talk_tcp(&stage).rounds(3);
+    stage.lasting_tcp().rounds(3);
     assert_eq!(entries(), before + 1, "a lasting one does");
 }
 
@@ -163,7 +148,7 @@ fn bulk_arrives_whole_both_ways(#[case] wire: Wire) {
 #[test]
 fn a_drop_rule_stops_a_fast_flow_and_its_removal_lets_it_go_on() {
     let stage = stage(&[]);
-    let talk = talk_udp(&stage);
+    let talk = stage.lasting_udp();
     talk.rounds(50);
     assert!(sent(&stage.node) > 0);
     let node = stage.node.node();
@@ -216,7 +201,7 @@ fn what_the_kernel_translates_is_never_fast(
     let mut tcp = talk::Tcp::open(&server, &stage.pod, to);
     tcp.outlast();
     tcp.close();
-    talk_udp(&stage).rounds(50);
+    stage.lasting_udp().rounds(50);
     assert_eq!((sent(&stage.node), fast_in(&stage)), (0, 0));
 }
 
@@ -227,9 +212,9 @@ fn what_kube_proxy_marks_is_never_fast() {
     let node = stage.node.node();
     node.exec("iptables-nft -t mangle -A PREROUTING -i cni0 -j MARK --or-mark 0x4000");
     node.exec("iptables-nft -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE");
-    let mut tcp = talk_tcp(&stage);
+    let mut tcp = stage.lasting_tcp();
     tcp.rounds(50);
-    talk_udp(&stage).rounds(50);
+    stage.lasting_udp().rounds(50);
     assert_eq!((sent(&stage.node), fast_in(&stage)), (0, 0));
     tcp.close();
 }
@@ -259,46 +244,31 @@ fn conntrack_sees_a_fast_flow_established_and_assured() {
     let stage = stage(&[]);
     let node = stage.node.node();
     node.exec("iptables-nft -I FORWARD -m conntrack --ctstate INVALID -j DROP");
-    let mut talk = talk_tcp(&stage);
+    let mut talk = stage.lasting_tcp();
     talk.rounds(500);
     assert!(sent(&stage.node) > 400);
-    let list = node.exec(&format!("conntrack -L -p tcp --sport {}", talk.port()));
-    assert!(
-        list.contains("ESTABLISHED") && list.contains("[ASSURED]"),
-        "{list}"
-    );
-    let statistics = node.exec("conntrack -S");
-    let invalid = |line: &str| line.contains("invalid=") && !line.contains("invalid=0");
-    assert!(!statistics.lines().any(invalid), "{statistics}");
+    conntrack_is_content(node, talk.port());
     talk.close();
 }
 
 #[rstest]
 fn a_connection_that_ends_leaves_no_live_entry(#[values(true, false)] orderly: bool) {
     let stage = stage(&[]);
-    let mut talk = talk_tcp(&stage);
+    let mut talk = stage.lasting_tcp();
     talk.rounds(50);
     assert!(sent(&stage.node) > 30);
     match orderly {
         true => talk.close(),
         false => talk.reset(),
     }
-    let live = || {
-        let mut flows = dump(&stage.node, FLOWS);
-        flows.retain(|entry| {
-            let verified = |half: &str| entry["value"][half]["verified"] != 0;
-            entry["key"]["proto"] == 6 && (verified("tx") || verified("rx"))
-        });
-        flows
-    };
-    eventually("no live entry", SOON, || live().is_empty());
+    eventually("no live entry", SOON, || proven_tcp(&stage.node).is_empty());
 }
 
 #[test]
 fn flows_go_on_when_the_agent_is_killed_and_programs_are_swapped() {
     let mut stage = stage(&[]);
     let flow = udp::Flow::start(&stage.pod, &stage.outside, stage.outside.address());
-    let mut talk = talk_tcp(&stage);
+    let mut talk = stage.lasting_tcp();
     talk.rounds(50);
     stage.node.kill();
     let before = sent(&stage.node);

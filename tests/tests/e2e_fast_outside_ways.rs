@@ -29,14 +29,6 @@ fn stage_with(flags: &[&str]) -> Stage {
     stage
 }
 
-fn talk_udp(stage: &Stage) -> talk::Udp {
-    let server = udp::Server::on(&stage.outside);
-    let to = stage.outside.at(server.port());
-    let talk = talk::Udp::open(server, &stage.pod, to);
-    talk.outlast();
-    talk
-}
-
 /// Next hops of the flows that leave the cluster.
 fn next_hops(stage: &Stage) -> Vec<Ipv4Addr> {
     let mut flows = dump(&stage.node, FLOWS);
@@ -70,7 +62,7 @@ fn ended(stage: &Stage) -> usize {
 fn a_fast_flow_follows_the_gateway(#[case] change: &str) {
     let stage = stage();
     let other = stage.lab.other_gateway();
-    let talk = talk_udp(&stage);
+    let talk = stage.lasting_udp();
     talk.rounds(50);
     assert!(sent(&stage.node) > 30);
     let before = ended(&stage);
@@ -106,7 +98,7 @@ fn a_rule_that_comes_ends_all_proofs() {
 #[test]
 fn an_address_of_the_node_alone_ends_none() {
     let stage = stage();
-    let steady = talk_udp(&stage);
+    let steady = stage.lasting_udp();
     steady.rounds(20);
     let before = ended(&stage);
     stage.node.exec("ip addr add 10.96.0.10/32 dev lo");
@@ -121,7 +113,7 @@ fn an_address_of_the_node_alone_ends_none() {
 fn without_an_agent_a_flow_follows_with_its_next_renewal() {
     let mut stage = stage();
     let other = stage.lab.other_gateway();
-    let talk = talk_udp(&stage);
+    let talk = stage.lasting_udp();
     talk.rounds(50);
     stage.node.kill();
     stage
@@ -158,7 +150,7 @@ fn rules_choose_the_way(#[case] selector: &str, #[case] fast: bool) {
     );
     let astray = Capture::start(node, Node::UPLINK, &filter);
     let before = sent(&stage.node);
-    talk_udp(&stage).rounds(100);
+    stage.lasting_udp().rounds(100);
     assert_eq!(astray.finish().len(), 0);
     if fast {
         assert!(sent(&stage.node) > before + 80);
@@ -300,7 +292,7 @@ fn a_fast_flow_follows_to_another_card(#[case] flags: &[&str], #[case] fast: boo
 #[test]
 fn without_the_step_that_proves_flows_take_the_stack() {
     let mut stage = stage();
-    let talk = talk_udp(&stage);
+    let talk = stage.lasting_udp();
     talk.rounds(50);
     assert!(sent(&stage.node) > 30);
     stage.node.kill();

@@ -6,8 +6,11 @@ use std::net::Ipv4Addr;
 
 use flannel_common::program::Program::OverlayRx;
 use flannel_common::reason::Reason;
-use flannel_tests::bpftool::{count, dump};
-use flannel_tests::fast_path::{agents, obeys_a_drop_rule, received, sent, talk_tcp, talk_udp, to};
+use flannel_tests::bpftool::count;
+use flannel_tests::fast_path::{
+    agents, conntrack_is_content, fast_both_ways, goes_on_without_its_agent, obeys_a_drop_rule,
+    proven_tcp, received, sent, talk_tcp, talk_udp, to,
+};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
@@ -22,16 +25,7 @@ use rstest::rstest;
 #[case::without_proof(&["--fast-path=always"])]
 fn flows_become_fast_in_both_directions(#[case] flags: &[&str]) {
     let pair = agents(Options::default(), flags);
-    let mut tcp = talk_tcp(&pair.pod1, &pair.pod2);
-    tcp.rounds(200);
-    talk_udp(&pair.pod1, &pair.pod2).rounds(200);
-    for agent in [&pair.one, &pair.two] {
-        let (out, inwards) = (sent(agent), received(agent));
-        assert!(
-            out > 300 && inwards > 300,
-            "of 400 each way {out} and {inwards} were fast"
-        );
-    }
+    fast_both_ways(&pair, received);
 }
 
 #[test]
@@ -54,16 +48,7 @@ fn conntrack_sees_a_fast_flow_established_and_assured() {
     talk.rounds(500);
     for agent in [&pair.one, &pair.two] {
         assert!(sent(agent) > 400);
-        let list = agent
-            .node()
-            .exec(&format!("conntrack -L -p tcp --sport {}", talk.port()));
-        assert!(
-            list.contains("ESTABLISHED") && list.contains("[ASSURED]"),
-            "{list}"
-        );
-        let statistics = agent.node().exec("conntrack -S");
-        let invalid = |line: &str| line.contains("invalid=") && !line.contains("invalid=0");
-        assert!(!statistics.lines().any(invalid), "{statistics}");
+        conntrack_is_content(agent.node(), talk.port());
     }
     talk.close();
 }
@@ -127,13 +112,7 @@ fn a_closed_connection_leaves_no_live_entry() {
     talk.rounds(50);
     talk.close();
     for agent in [&pair.one, &pair.two] {
-        let live: Vec<_> = dump(agent, flannel_common::maps::FLOWS)
-            .into_iter()
-            .filter(|entry| entry["key"]["proto"] == 6)
-            .filter(|entry| {
-                entry["value"]["tx"]["verified"] != 0 || entry["value"]["rx"]["verified"] != 0
-            })
-            .collect();
+        let live = proven_tcp(agent);
         assert!(live.is_empty(), "{live:?}");
     }
 }
@@ -179,15 +158,5 @@ fn more_flows_than_the_table_holds_all_get_through() {
 
 #[test]
 fn flows_go_on_when_an_agent_is_killed_and_comes_back() {
-    let mut pair = agents(Options::default(), &[]);
-    let flow = udp::Flow::start(&pair.pod1, &pair.pod2, pair.pod2.address());
-    let mut talk = talk_tcp(&pair.pod1, &pair.pod2);
-    talk.rounds(50);
-    pair.one.kill();
-    let before = sent(&pair.one);
-    talk.rounds(200);
-    assert!(sent(&pair.one) > before, "without an agent as with one");
-    pair.one.restart();
-    talk.rounds(200);
-    flow.finish().assert_complete();
+    goes_on_without_its_agent(&mut agents(Options::default(), &[]));
 }

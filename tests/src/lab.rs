@@ -98,6 +98,16 @@ impl Lab {
         net
     }
 
+    /// Two networks, red and blue, and two hosts that are to serve both.
+    pub fn red_and_blue(&self) -> ([Network; 2], [Arc<Node>; 2]) {
+        let red = Network::vxlan("/red/network", "10.11.0.0/16").vni(1);
+        let blue = Network::vxlan("/blue/network", "10.12.0.0/16").vni(2);
+        (
+            [red, blue].map(|net| self.network(net)),
+            ["one", "two"].map(|name| Arc::new(self.node(name))),
+        )
+    }
+
     /// A node on the switch.
     pub fn node(&self, name: &str) -> Node {
         let host = self.next_host();

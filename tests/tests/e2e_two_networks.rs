@@ -1,16 +1,22 @@
 //! Case F5 of flannel's functional tests: two networks on the same two hosts, an agent for each.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use flannel_tests::fast_path;
 use flannel_tests::prelude::*;
 
+/// No answer comes to what leaves by this device.
+#[track_caller]
+fn gets_nowhere(host: &Node, to: Ipv4Addr, device: &str) {
+    let report = host.ping(to).count(1).bound_to(&device).send();
+    assert_eq!(report.received, 0, "{to} out of {device}: {}", report.text);
+}
+
 #[test]
 fn two_networks_on_the_same_hosts_do_not_disturb_each_other() {
     let lab = Lab::new();
-    let red = lab.network(Network::vxlan("/red/network", "10.11.0.0/16").vni(1));
-    let blue = lab.network(Network::vxlan("/blue/network", "10.12.0.0/16").vni(2));
-    let hosts = ["one", "two"].map(|name| Arc::new(lab.node(name)));
+    let ([red, blue], hosts) = lab.red_and_blue();
     let [red1, red2] = hosts
         .each_ref()
         .map(|host| Agent::start(host.clone(), &red));
@@ -30,19 +36,10 @@ fn two_networks_on_the_same_hosts_do_not_disturb_each_other() {
         ("flannel.2", b2.address(), r2.address()),
     ] {
         host.ping(reached).bound_to(&device).succeeds();
-        let report = host.ping(missed).count(1).bound_to(&device).send();
-        assert_eq!(
-            report.received, 0,
-            "{missed} out of {device}: {}",
-            report.text
-        );
+        gets_nowhere(host, missed, device);
     }
-    let report = host
-        .ping(r2.address())
-        .count(1)
-        .bound_to(&Node::UPLINK)
-        .send();
-    assert_eq!(report.received, 0, "past the overlay: {}", report.text);
+    // Past the overlay.
+    gets_nowhere(host, r2.address(), Node::UPLINK);
 
     // What one agent does is nothing to the other network.
     let (there, back) = (
@@ -82,12 +79,7 @@ fn f5_host_gw_and_vxlan_on_the_same_hosts() {
         (Node::UPLINK, ph2.address(), pv2.address()),
     ] {
         host.ping(reached).bound_to(&device).succeeds();
-        let report = host.ping(missed).count(1).bound_to(&device).send();
-        assert_eq!(
-            report.received, 0,
-            "{missed} out of {device}: {}",
-            report.text
-        );
+        gets_nowhere(host, missed, device);
     }
 }
 
@@ -95,9 +87,7 @@ fn f5_host_gw_and_vxlan_on_the_same_hosts() {
 #[test]
 fn flows_of_both_networks_are_fast() {
     let lab = Lab::new();
-    let red = lab.network(Network::vxlan("/red/network", "10.11.0.0/16").vni(1));
-    let blue = lab.network(Network::vxlan("/blue/network", "10.12.0.0/16").vni(2));
-    let hosts = ["one", "two"].map(|name| Arc::new(lab.node(name)));
+    let ([red, blue], hosts) = lab.red_and_blue();
     let start = |net: &Network| {
         let flag = format!("--pod-bridge=br-{}", net.vni);
         hosts

@@ -2,8 +2,6 @@
 
 #![cfg(test)]
 
-use std::sync::Arc;
-
 use flannel_common::program::Program::{UplinkXdp, XdpRx};
 use flannel_common::reason::Reason;
 use flannel_tests::agent::command;
@@ -169,9 +167,7 @@ fn a_foreign_program_is_named_and_left_alone() {
 #[test]
 fn two_networks_on_one_uplink_do_not_disturb_each_other() {
     let lab = Lab::new();
-    let red = lab.network(Network::vxlan("/red/network", "10.11.0.0/16").vni(1));
-    let blue = lab.network(Network::vxlan("/blue/network", "10.12.0.0/16").vni(2));
-    let hosts = ["one", "two"].map(|name| Arc::new(lab.node(name)));
+    let ([red, blue], hosts) = lab.red_and_blue();
     let [red1, red2] = hosts
         .each_ref()
         .map(|host| Agent::start_with(host.clone(), &red, &["--xdp=on"]));

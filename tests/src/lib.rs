@@ -44,6 +44,7 @@ pub mod kube_proxy;
 mod kube_proxy_nft;
 pub mod lab;
 pub mod member;
+pub mod metrics;
 pub mod mirror;
 pub mod netns;
 pub mod network;

@@ -59,8 +59,7 @@ impl Pair {
     /// Builds the lab, starts both members and waits until their pods reach each other.
     pub fn with(mix: Mix, options: Options) -> Self {
         let (one, two) = mix.kinds();
-        let lab = Lab::with(options);
-        let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+        let (lab, net) = lab_with_vxlan(options);
         let one = join(one, lab.node("one"), &net);
         let two = join(two, lab.node("two"), &net);
         Self::of(lab, net, one, two)
@@ -70,8 +69,7 @@ impl Pair {
 impl Pair<Agent> {
     /// Two nodes of ours, for tests that stop and start the agents.
     pub fn of_agents() -> Self {
-        let lab = Lab::new();
-        let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+        let (lab, net) = lab_with_vxlan(Options::default());
         let one = Agent::start(lab.node("one"), &net);
         let two = Agent::start(lab.node("two"), &net);
         Self::of(lab, net, one, two)
@@ -81,8 +79,7 @@ impl Pair<Agent> {
 impl Pair<Agent, KernelVxlan> {
     /// The same with a peer that has real flannel's dataplane.
     pub fn of_agent_and_kernel() -> Self {
-        let lab = Lab::new();
-        let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+        let (lab, net) = lab_with_vxlan(Options::default());
         let one = Agent::start(lab.node("one"), &net);
         let two = KernelVxlan::join(lab.node("two"), &net);
         Self::of(lab, net, one, two)
@@ -137,6 +134,12 @@ impl Way<'_> {
             server: self.client,
         }
     }
+}
+
+fn lab_with_vxlan(options: Options) -> (Lab, Network) {
+    let lab = Lab::with(options);
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    (lab, net)
 }
 
 /// Makes `node` a member of `net`.

@@ -1,8 +1,11 @@
 //! Socket options that the standard library does not have.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, RawFd};
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Linger;
 
 use crate::packet_socket::len_of;
 
@@ -18,6 +21,16 @@ pub fn whole_only(socket: &UdpSocket) {
 pub fn without_checksum(socket: &UdpSocket) {
     let (level, name) = (libc::SOL_SOCKET, libc::SO_NO_CHECK);
     set(socket.as_raw_fd(), level, name, 1).expect("SO_NO_CHECK");
+}
+
+/// Its end is a reset, and the kernel forgets the connection at once.
+#[track_caller]
+pub fn reset_at_end(stream: &TcpStream) {
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(stream, Linger, &at_once).expect("SO_LINGER");
 }
 
 /// What is sent at once leaves as datagrams of `bytes` each, cut up as late as possible (UDP GSO).

@@ -5,10 +5,9 @@ use std::net::{SocketAddrV4, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use flannel_common::outside::LASTING;
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::Linger;
 
 use crate::host::Host;
+use crate::sockopt::reset_at_end;
 use crate::{tcp, udp};
 
 /// A byte that is not back by then is lost, as far as somebody asks who does not know.
@@ -70,12 +69,7 @@ impl Tcp {
 
     /// The client gives up: a reset.
     pub fn reset(self) {
-        let at_once = libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
-        setsockopt(&self.client, Linger, &at_once).expect("set SO_LINGER");
-        drop(self.client);
+        reset_at_end(&self.client);
     }
 
     /// Ends both directions in the orderly way.

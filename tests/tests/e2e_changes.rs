@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use flannel_tests::agent::http_get;
+use flannel_tests::metrics::sample;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use rstest::rstest;
@@ -108,11 +108,7 @@ fn a_removed_address_and_route_come_back() {
 
 /// How many peers' ways the kernel was asked for since the agent's start.
 fn look_ups(agent: &Agent) -> u64 {
-    let text = http_get(agent.node(), agent.daemon().health_port(), "/metrics");
-    let name = "flannel_ebpf_next_hop_lookups_total ";
-    let text = text.expect("metrics");
-    let value = text.lines().find_map(|line| line.strip_prefix(name));
-    value.and_then(|value| value.parse().ok()).expect("a count")
+    sample(agent, "flannel_ebpf_next_hop_lookups_total").expect("a count")
 }
 
 /// With thousands of peers a look at the way to each is not free, and pods come and go all the time.

@@ -5,15 +5,14 @@
 use std::net::SocketAddrV4;
 
 use flannel_common::snat::WAY_OUT;
-use flannel_tests::agent::http_get;
+use flannel_tests::metrics::sample;
 use flannel_tests::mirror::{Client, Mirror};
 use flannel_tests::prelude::*;
 use flannel_tests::snat_table::SnatTable;
+use flannel_tests::sockopt::reset_at_end;
 use flannel_tests::stage::Stage;
 use flannel_tests::talk;
 use flannel_tests::tcp;
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::Linger;
 
 const PORT: u16 = 7000;
 const TCP: u8 = 6;
@@ -37,14 +36,7 @@ fn goes(table: &SnatTable, proto: u8, port: u16) {
 }
 
 fn metric(agent: &Agent, name: &str) -> f64 {
-    let text = http_get(agent.node(), agent.daemon().health_port(), "/metrics").unwrap();
-    let line = text.lines().find(|line| line.starts_with(name));
-    line.unwrap_or_else(|| panic!("no {name}"))
-        .rsplit(' ')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap()
+    sample(agent, name).unwrap_or_else(|| panic!("no {name}"))
 }
 
 /// Each is made as old as its time-out allows, which it survives; and then a little older.
@@ -61,15 +53,7 @@ fn each_state_has_its_time() {
     let reset = tcp::connect(&stage.pod, to).unwrap();
     let reset_port = reset.local_addr().unwrap().port();
     let _accepted = server.accept();
-    setsockopt(
-        &reset,
-        Linger,
-        &libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        },
-    )
-    .unwrap();
+    reset_at_end(&reset);
     drop(reset);
     let mut alive = talk::Tcp::open(&server, &stage.pod, to);
     alive.rounds(3);
@@ -143,7 +127,7 @@ fn each_state_has_its_time() {
         .filter(|(key, _)| key.proto == TCP)
         .collect();
     assert_eq!(left.len(), 2, "both halves of one flow: {left:?}");
-    assert!(metric(&stage.node, "flannel_ebpf_snat_entries ") >= 2.0);
+    assert!(metric(&stage.node, "flannel_ebpf_snat_entries") >= 2.0);
 }
 
 /// What came in is noted, and the note goes when it is over.
@@ -188,15 +172,7 @@ fn a_port_that_is_used_again_at_once_is_another_connection() {
         let Client::Tcp(stream) = client else {
             panic!("Client::tcp made another kind of client")
         };
-        // A reset, so that neither end remembers the connection.
-        setsockopt(
-            &stream,
-            Linger,
-            &libc::linger {
-                l_onoff: 1,
-                l_linger: 0,
-            },
-        )
-        .unwrap();
+        // Neither end remembers the connection.
+        reset_at_end(&stream);
     }
 }

@@ -38,7 +38,7 @@ pub(crate) use hooks::Target;
 pub(crate) use maps::Sources;
 pub(crate) use preview::Preview;
 pub use reconcile::{ReconcileError, Report};
-pub(crate) use rehearsal::{Outcome, Rehearsal};
+pub(crate) use rehearsal::{About, Outcome, Rehearsal};
 pub use snat::{SnatTable, Swept, clock};
 pub use wire::Wire;
 

@@ -65,12 +65,32 @@ pub(crate) enum RehearsalError {
     },
 }
 
-/// The head of a `struct __sk_buff` (`linux/bpf.h`) whose `ifindex` is this. The kernel wants the rest zero.
-fn context_at(ifindex: u32) -> [u8; 44] {
-    const IFINDEX_AT: usize = 40;
-    let mut context = [0; 44];
-    context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
-    context
+/// What programs see of a packet beside its bytes; 0: as the kernel has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct About {
+    /// Index of the device that it is at, if that is not the uplink.
+    pub(crate) device: u32,
+    /// Index of the device by which the stack received it.
+    pub(crate) came_by: u32,
+    /// Bytes of payload in each of the segments that it stands for.
+    pub(crate) gso_size: u32,
+}
+
+impl About {
+    /// The head of a `struct __sk_buff` (`linux/bpf.h`). The kernel wants the rest zero.
+    fn context(self) -> [u8; 180] {
+        const INGRESS_IFINDEX: usize = 36;
+        const IFINDEX: usize = 40;
+        const GSO_SIZE: usize = 176;
+        let mut context = [0; 180];
+        let mut set = |at: usize, value: u32| {
+            context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        };
+        set(IFINDEX, self.device);
+        set(INGRESS_IFINDEX, self.came_by);
+        set(GSO_SIZE, self.gso_size);
+        context
+    }
 }
 
 impl Rehearsal {
@@ -161,20 +181,19 @@ impl Rehearsal {
         Ok(())
     }
 
-    /// One packet, from its Ethernet header on, through one program; `device`: by its index the one that the packet is
-    /// at, if it is not the uplink.
+    /// One packet, from its Ethernet header on, through one program.
     pub(crate) fn run(
         &mut self,
         program: Program,
         packet: &[u8],
-        device: Option<u32>,
+        about: About,
     ) -> Result<Outcome, RehearsalError> {
-        let context = device.map(context_at);
+        let context = about.context();
         let mut out = vec![0; packet.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet);
         options.data_out = Some(&mut out);
-        options.ctx_in = context.as_ref().map(<[u8; 44]>::as_slice);
+        options.ctx_in = (about != About::default()).then_some(&context[..]);
         let result = self.shadow.program(program)?.test_run(options);
         let result = result.map_err(|error| RehearsalError::Run {
             program: program.name(),

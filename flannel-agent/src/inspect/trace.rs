@@ -2,7 +2,9 @@
 //!
 //! Nothing is sent, counted or entered anywhere: see [`crate::dataplane::Rehearsal`].
 
+mod large;
 mod packet;
+mod place;
 mod walk;
 
 use std::io::Write;
@@ -20,6 +22,7 @@ use super::output::{Format, json};
 use crate::dataplane::Rehearsal;
 use crate::dataplane::view::{Hook, Told, View};
 use crate::net::{Address, Link, Netlink};
+use large::Large;
 pub(super) use packet::describe;
 use packet::{Proto, Segment, Tuple};
 
@@ -75,6 +78,9 @@ struct Hop {
     /// What the packet is from here on, where that changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     becomes: Option<String>,
+    /// At `bridge_rx`, which is for no others: what becomes of large packets of the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    large: Option<Large>,
 }
 
 /// What is known of the node.
@@ -151,7 +157,8 @@ impl Trace {
 /// Whether a table has an entry of the packet's connection.
 fn is_known(tuple: &Tuple, view: &View) -> anyhow::Result<bool> {
     for key in flow_keys(tuple) {
-        if view.flow(&key)?.is_some() {
+        // A pod's entry tells nothing of its connections.
+        if !key.is_pod() && view.flow(&key)?.is_some() {
             return Ok(true);
         }
     }
@@ -223,6 +230,11 @@ impl Report {
             }
             if let Some(becomes) = &hop.becomes {
                 writeln!(out, "  = {becomes}")?;
+            }
+            if let Some(large) = &hop.large {
+                writeln!(out, "  large packets of it: {}", large.decision)?;
+                let reason = large.reason.map_or_else(String::new, |r| format!("{r}: "));
+                writeln!(out, "    {reason}{}", large.meaning)?;
             }
         }
         writeln!(out, "\n{}: {}", self.end, self.why)?;

@@ -8,14 +8,15 @@ use flannel_common::program::Program;
 use flannel_common::reason::{Class, Reason};
 
 use super::packet::{Described, Wrapping, addressed, describe, forwarded, wrapped};
+use super::place::{End, Next, Place, behind, dropped, end};
 use super::{Hop, Report, Scene};
-use crate::dataplane::Outcome;
 use crate::dataplane::view::{Hook, Mode, in_order};
+use crate::dataplane::{About, Outcome};
 use crate::net::{Direction, Link};
 
 /// TC actions (`linux/pkt_cls.h`).
 const SHOT: i32 = 2;
-const REDIRECT: i32 = 7;
+pub(super) const REDIRECT: i32 = 7;
 
 /// A packet meets no more hooks than this; more would be a loop.
 const LONGEST: usize = 12;
@@ -24,34 +25,10 @@ const LONGEST: usize = 12;
 const HERE: [u8; 6] = [0; 6];
 const ELSEWHERE: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
-/// Where the packet is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// A pod's port of the bridge, or the bridge.
-    FromPod,
-    ToPod,
-    Stack,
-    IntoOverlay,
-    /// The far end of the pair, where what could not be encapsulated comes out.
-    FarEnd,
-    FromOverlay,
-    /// Egress and ingress of the uplink, or of another device that leads out.
-    Out(u32),
-    In(u32),
-}
-
-/// How it ends.
-struct End(&'static str, String);
-
-/// What a hook leads to.
-enum Next {
-    Place(Place),
-    End(End),
-}
-
 impl Scene {
     pub(super) async fn walk(mut self) -> anyhow::Result<Report> {
         let (mut place, mut frame) = self.begin().await?;
+        let mut before = place;
         let mut report = Report {
             packet: describe(&frame),
             hops: Vec::new(),
@@ -60,11 +37,11 @@ impl Scene {
         };
         for _ in 0..LONGEST {
             let next = match place {
-                Place::Stack => self.stack(&mut frame, &mut report.hops).await?,
+                Place::Stack => self.stack(before, &mut frame, &mut report.hops).await?,
                 hook => self.hook(hook, &mut frame, &mut report.hops)?,
             };
             match next {
-                Next::Place(next) => place = next,
+                Next::Place(next) => (before, place) = (place, next),
                 Next::End(End(end, why)) => {
                     (report.end, report.why) = (end, why);
                     return Ok(report);
@@ -175,10 +152,17 @@ impl Scene {
             if translates(program) {
                 self.rehearsal.add_steps()?;
             }
-            let index = device.map(|(index, _)| index);
-            let outcome = self.rehearsal.run(program, frame, index)?;
+            let about = About {
+                device: device.map_or(0, |(index, _)| index),
+                came_by: place.came_by(),
+                ..About::default()
+            };
+            let outcome = self.rehearsal.run(program, frame, about)?;
             let reason = outcome.reasons.last().map(|(_, reason)| *reason);
             hop.explain(reason, &outcome, frame);
+            if program == Program::BridgeRx {
+                hop.large = self.large(frame, about)?;
+            }
             hops.push(hop);
             let action = outcome.action;
             *frame = outcome.packet;
@@ -200,6 +184,9 @@ impl Scene {
             Place::FromOverlay => at(hook, self.told.flannel_index, Direction::Ingress),
             Place::FarEnd => at(hook, self.told.gro_index, Direction::Ingress),
             Place::Out(index) => at(hook, index, Direction::Egress),
+            Place::IntoBridge { bridge, .. } => {
+                hook.program == Program::BridgeRx.name() && at(hook, bridge, Direction::Egress)
+            }
             Place::In(index) => {
                 let at_driver = hook.mode == Mode::Xdp && hook.ifindex == index;
                 at_driver || at(hook, index, Direction::Ingress)
@@ -262,7 +249,12 @@ impl Scene {
     }
 
     /// Routing is asked; what netfilter would do is not known here.
-    async fn stack(&mut self, frame: &mut Vec<u8>, hops: &mut Vec<Hop>) -> anyhow::Result<Next> {
+    async fn stack(
+        &mut self,
+        before: Place,
+        frame: &mut Vec<u8>,
+        hops: &mut Vec<Hop>,
+    ) -> anyhow::Result<Next> {
         let Some(now) = Described::of(frame, Eth::LEN) else {
             bail!("the packet has no IPv4 header any more");
         };
@@ -309,7 +301,9 @@ impl Scene {
                 Next::Place(Place::IntoOverlay)
             }
             index if index == self.told.uplink_index => Next::Place(Place::Out(index)),
-            _ if self.told.subnet.contains(&dst) => Next::Place(Place::ToPod),
+            bridge if self.told.subnet.contains(&dst) => {
+                Next::Place(before.to_pod(bridge, self.told.flannel_index))
+            }
             index if self.hooks.iter().any(|h| at(h, index, Direction::Egress)) => {
                 Next::Place(Place::Out(index))
             }
@@ -341,33 +335,6 @@ impl Hop {
             self.becomes = Some(describe(&outcome.packet));
         }
     }
-}
-
-/// Behind a hook whose programs all let the packet pass.
-fn behind(place: Place, frame: &[u8]) -> Next {
-    let dst = Described::of(frame, Eth::LEN).map(|d| d.dst());
-    let dst = dst.map_or_else(String::new, |dst| dst.to_string());
-    match place {
-        Place::FromPod | Place::FromOverlay | Place::In(_) | Place::Stack => {
-            Next::Place(Place::Stack)
-        }
-        Place::IntoOverlay => Next::Place(Place::FarEnd),
-        Place::FarEnd => end(
-            "dropped",
-            "nothing takes it at the far end of the pair".to_owned(),
-        ),
-        Place::Out(_) => end("sent", format!("to {dst}")),
-        Place::ToPod => end("delivered", format!("to the pod {dst}")),
-    }
-}
-
-fn dropped(reason: Option<Reason>) -> Next {
-    let why = reason.map_or("a program drops it", Reason::meaning);
-    end("dropped", why.to_owned())
-}
-
-fn end(end: &'static str, why: String) -> Next {
-    Next::End(End(end, why))
 }
 
 fn at(hook: &Hook, index: u32, direction: Direction) -> bool {

@@ -72,23 +72,11 @@ impl Ip {
     /// Bytes of [`Self::front`].
     pub const FRONT: usize = 12;
 
-    /// Up to and with the checksum: all that a hop changes.
+    /// Up to and with the checksum: all that a hop changes. By words, which BPF has to copy one by one as it is.
     #[inline(always)]
     pub const fn front(&self) -> [u8; Self::FRONT] {
-        [
-            self.version_ihl,
-            self.tos,
-            self.total_len[0],
-            self.total_len[1],
-            self.id[0],
-            self.id[1],
-            self.fragment[0],
-            self.fragment[1],
-            self.ttl,
-            self.proto,
-            self.check[0],
-            self.check[1],
-        ]
+        let [a, b, c, _, _]: [u32; Self::LEN / 4] = bytemuck::must_cast(*self);
+        bytemuck::must_cast([a, b, c])
     }
 
     /// Version 4 and a plausible header length.

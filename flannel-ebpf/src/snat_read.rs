@@ -22,11 +22,11 @@ pub(crate) enum Content {
     Cut,
 }
 
-/// A header and the ports behind it.
-#[repr(C, align(4))]
+/// A header and the ports behind it. Words, because byte by byte is how an [`Ip`] goes through registers.
+#[repr(C)]
 #[derive(Clone, Copy)]
 struct Start {
-    ip: Ip,
+    ip: [u32; Ip::LEN / 4],
     ports: [u8; 8],
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn header(skb: &Skb) -> Option<Ip> {
             ports: [0; 8],
         },
     };
-    Some(start.ip)
+    Some(bytemuck::must_cast(start.ip))
 }
 
 /// Reads what follows the header into `work`.

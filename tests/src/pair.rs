@@ -9,6 +9,7 @@ use crate::member::{AnyMember, Member};
 use crate::network::Network;
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::udp::Flow;
 
 /// Who does flannel's work on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +114,12 @@ impl<A: Member, B: Member> Pair<A, B> {
             server: &self.pod2,
         };
         [there, there.back()]
+    }
+
+    /// A numbered datagram each millisecond in both directions.
+    pub fn flows(&self) -> [Flow; 2] {
+        self.both_ways()
+            .map(|way| Flow::start(way.client, way.server, way.server.address()))
     }
 }
 

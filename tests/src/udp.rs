@@ -181,6 +181,14 @@ impl Flow {
     }
 }
 
+/// Ends the flows, of which every datagram arrived.
+#[track_caller]
+pub fn assert_nothing_lost(flows: impl IntoIterator<Item = Flow>) {
+    for flow in flows {
+        flow.finish().assert_complete();
+    }
+}
+
 /// Collects numbers until there is silence that began after the `end`.
 fn receive_until(socket: &UdpSocket, end: &AtomicBool) -> Vec<u64> {
     let mut numbers = Vec::new();

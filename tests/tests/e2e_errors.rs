@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use flannel_tests::agent::Daemon;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
-use flannel_tests::udp::{self, Flow};
+use flannel_tests::udp::{self, Flow, assert_nothing_lost};
 use nix::sys::signal::Signal;
 use rstest::rstest;
 
@@ -30,9 +30,7 @@ fn ends_with(code: i32, mut daemon: Daemon) -> String {
 /// A pair whose first agent is dead, with traffic in both directions.
 fn orphaned() -> (Pair<Agent>, [Flow; 2]) {
     let mut pair = Pair::of_agents();
-    let flows = pair
-        .both_ways()
-        .map(|way| Flow::start(way.client, way.server, way.server.address()));
+    let flows = pair.flows();
     pair.one.kill();
     (pair, flows)
 }
@@ -51,9 +49,7 @@ fn a_wrong_flag_is_named(#[case] flag: &str, #[case] named: &str) {
     node.exec("ip link set spare up");
     let log = refusal(Daemon::spawn(node, &pair.net, &[flag]));
     assert!(log.contains(named), "{named} is not in:\n{log}");
-    for flow in flows {
-        flow.finish().assert_complete();
-    }
+    assert_nothing_lost(flows);
 }
 
 #[test]
@@ -65,9 +61,7 @@ fn an_unknown_flag_is_named() {
         Daemon::spawn(pair.one.node(), &pair.net, &["--ifcae=eth0"]),
     );
     assert!(log.contains("'--iface'"), "{log}");
-    for flow in flows {
-        flow.finish().assert_complete();
-    }
+    assert_nothing_lost(flows);
 }
 
 #[rstest]
@@ -83,9 +77,7 @@ fn a_missing_capability_is_named(#[case] dropped: &str, #[case] named: &str) {
         &[],
     ));
     assert!(log.contains(named), "{named} is not in:\n{log}");
-    for flow in flows {
-        flow.finish().assert_complete();
-    }
+    assert_nothing_lost(flows);
 }
 
 #[test]
@@ -102,9 +94,7 @@ fn a_busy_vxlan_port_is_named() {
     let _occupied: UdpSocket = udp::Server::on_port(pair.one.node(), pair.net.port).into_socket();
     let log = refusal(Daemon::spawn(pair.one.node(), &pair.net, &[]));
     assert!(log.contains("8472"), "{log}");
-    for flow in flows {
-        flow.finish().assert_complete();
-    }
+    assert_nothing_lost(flows);
 }
 
 #[test]
@@ -150,9 +140,7 @@ fn a_wrong_config_is_named_and_waited_out() {
 #[test]
 fn wrong_keys_and_leases_are_named_and_disturb_nobody() {
     let pair = Pair::of_agents();
-    let flows = pair
-        .both_ways()
-        .map(|way| Flow::start(way.client, way.server, way.server.address()));
+    let flows = pair.flows();
     let subnets = format!("{}/subnets", pair.net.prefix);
     let wrong = [
         ("not-a-subnet", "{}"),
@@ -179,9 +167,7 @@ fn wrong_keys_and_leases_are_named_and_disturb_nobody() {
     }
     let third = Agent::start(pair.lab.node("three"), &pair.net);
     Pod::on(&third, "pod3").reaches(&pair.pod1);
-    for flow in flows {
-        flow.finish().assert_complete();
-    }
+    assert_nothing_lost(flows);
 }
 
 #[test]
@@ -205,9 +191,7 @@ fn a_config_that_goes_bad_later_stops_nothing() {
 #[test]
 fn a_second_signal_does_not_wait() {
     let mut pair = Pair::of_agents();
-    let flows = pair
-        .both_ways()
-        .map(|way| Flow::start(way.client, way.server, way.server.address()));
+    let flows = pair.flows();
     pair.one.kill();
     // Waits for etcd before it has even read the config.
     pair.lab.etcd().freeze();
@@ -217,9 +201,7 @@ fn a_second_signal_does_not_wait() {
     daemon.process().signal(Signal::SIGTERM);
     assert_eq!(daemon.process().wait(SOON).code(), Some(0));
     pair.lab.etcd().thaw();
-    for flow in flows {
-        flow.finish().assert_complete();
-    }
+    assert_nothing_lost(flows);
 }
 
 #[test]

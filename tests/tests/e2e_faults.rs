@@ -8,22 +8,11 @@ use flannel_tests::agent::Daemon;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use flannel_tests::subnet_env::SubnetEnv;
-use flannel_tests::udp::Flow;
+use flannel_tests::udp::assert_nothing_lost;
 use nix::sys::signal::Signal;
 
 /// A look at everything, and time to do what it found.
 const DRIFT: Duration = Duration::from_secs(45);
-
-fn flows(pair: &Pair<Agent>) -> [Flow; 2] {
-    pair.both_ways()
-        .map(|way| Flow::start(way.client, way.server, way.server.address()))
-}
-
-fn assert_nothing_lost(flows: [Flow; 2]) {
-    for flow in flows {
-        flow.finish().assert_complete();
-    }
-}
 
 /// A third node joins, and the running agents send to its pods.
 fn a_new_node_is_seen(pair: &Pair<Agent>) {
@@ -36,7 +25,7 @@ fn a_new_node_is_seen(pair: &Pair<Agent>) {
 #[test]
 fn an_etcd_that_hangs_disturbs_no_packet_and_is_followed_when_it_wakes() {
     let pair = Pair::of_agents();
-    let flows = flows(&pair);
+    let flows = pair.flows();
     pair.lab.etcd().freeze();
     pair.pod1.ping(pair.pod2.address()).count(30).succeeds();
     pair.lab.etcd().thaw();
@@ -48,7 +37,7 @@ fn an_etcd_that_hangs_disturbs_no_packet_and_is_followed_when_it_wakes() {
 #[test]
 fn a_node_cut_off_from_etcd_alone_forwards_on_and_catches_up() {
     let pair = Pair::of_agents();
-    let flows = flows(&pair);
+    let flows = pair.flows();
     let rule = "OUTPUT -p tcp --dport 2379 -j DROP";
     pair.one.exec(&format!("iptables -w -I {rule}"));
     let third = KernelVxlan::join(pair.lab.node("three"), &pair.net);
@@ -72,7 +61,7 @@ fn an_etcd_restored_from_an_older_backup_gets_the_leases_it_lost() {
     }
     let pair = Pair::of(lab, net, one, two);
     let (first, second) = (pair.one.subnet(), pair.two.subnet());
-    let flows = flows(&pair);
+    let flows = pair.flows();
     pair.lab.etcd().restore(&backup);
     eventually("both leases are there again", SOON, || {
         let leases = pair.lab.etcd().leases(&pair.net);

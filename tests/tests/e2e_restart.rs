@@ -2,19 +2,7 @@
 
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
-use flannel_tests::udp::Flow;
-
-/// A numbered datagram each millisecond, in both directions.
-fn flows(pair: &Pair<Agent, impl Member>) -> [Flow; 2] {
-    pair.both_ways()
-        .map(|way| Flow::start(way.client, way.server, way.server.address()))
-}
-
-fn assert_nothing_lost(flows: [Flow; 2]) {
-    for flow in flows {
-        flow.finish().assert_complete();
-    }
-}
+use flannel_tests::udp::assert_nothing_lost;
 
 #[test]
 fn kill_and_restart_of_the_agent_lose_no_packet() {
@@ -28,7 +16,7 @@ fn kill_and_restart_beside_a_kernel_vxlan_peer_lose_no_packet() {
 
 fn kill_and_restart(mut pair: Pair<Agent, impl Member>) {
     let subnet = pair.one.subnet();
-    let flows = flows(&pair);
+    let flows = pair.flows();
     pair.one.kill();
     pair.pod1.ping(pair.pod2.address()).succeeds();
     pair.one.restart();
@@ -41,7 +29,7 @@ fn kill_and_restart(mut pair: Pair<Agent, impl Member>) {
 #[test]
 fn a_restart_with_other_settings_loses_no_packet() {
     let mut pair = Pair::of_agents();
-    let flows = flows(&pair);
+    let flows = pair.flows();
     pair.one.kill();
     pair.one.restart_with(&["--source-check=off"]);
     pair.pod1.ping(pair.pod2.address()).succeeds();
@@ -52,7 +40,7 @@ fn a_restart_with_other_settings_loses_no_packet() {
 fn sigterm_exits_with_0_and_leaves_forwarding_in_place() {
     let mut pair = Pair::of_agents();
     let before = pair.one.exec("ip -brief link show dev flannel.1");
-    let flows = flows(&pair);
+    let flows = pair.flows();
     let status = pair.one.terminate();
     assert_eq!(status.code(), Some(0), "{}", pair.one.log());
     pair.pod1.ping(pair.pod2.address()).succeeds();
@@ -66,7 +54,7 @@ fn sigterm_exits_with_0_and_leaves_forwarding_in_place() {
 #[test]
 fn without_etcd_forwarding_goes_on_and_new_leases_are_seen_when_it_is_back() {
     let pair = Pair::of_agents();
-    let flows = flows(&pair);
+    let flows = pair.flows();
     pair.lab.etcd().kill();
     pair.pod1.ping(pair.pod2.address()).count(20).succeeds();
     pair.lab.etcd().restart();

@@ -8,7 +8,7 @@ use flannel_common::maps::LAYOUT_VERSION;
 use flannel_tests::agent::Build;
 use flannel_tests::prelude::*;
 use flannel_tests::stage::{Neighbour, Stage};
-use flannel_tests::udp::Flow;
+use flannel_tests::udp::{Flow, assert_nothing_lost};
 use flannel_tests::{talk, tcp};
 
 /// Pod to pod both ways, and pod to the outside.
@@ -71,9 +71,7 @@ fn the_same_layout_swaps_programs_and_loses_nothing() {
         .node
         .upgrade(Build::This, &["--ip-masq", "--source-check=off"]);
     connections.go_on(&stage);
-    for flow in flows {
-        flow.finish().assert_complete();
-    }
+    assert_nothing_lost(flows);
     assert_eq!(layouts(&stage), layout(LAYOUT_VERSION));
 }
 
@@ -85,9 +83,7 @@ fn the_next_layout_takes_leases_and_translated_connections_along() {
     let flows = flows(&stage, &neighbour);
     stage.node.upgrade(Build::NextLayout, &["--ip-masq"]);
     connections.go_on(&stage);
-    for flow in flows {
-        flow.finish().assert_complete();
-    }
+    assert_nothing_lost(flows);
     assert_eq!(layouts(&stage), layout(LAYOUT_VERSION + 1));
     let log = stage.node.log();
     let carried = format!("carry translated connections over from layout v{LAYOUT_VERSION}");
@@ -103,9 +99,7 @@ fn an_earlier_layout_reads_nothing_of_a_later_one() {
     stage.node.upgrade(Build::NextLayout, &["--ip-masq"]);
     let [there, back, outside] = flows(&stage, &neighbour);
     stage.node.upgrade(Build::This, &["--ip-masq"]);
-    for flow in [there, back] {
-        flow.finish().assert_complete();
-    }
+    assert_nothing_lost([there, back]);
     assert!(outside.finish().sent > 0);
     Connections::open(&stage).go_on(&stage);
     assert_eq!(layouts(&stage), layout(LAYOUT_VERSION));

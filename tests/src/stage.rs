@@ -1,13 +1,13 @@
 //! The stage of the tests of source NAT: a node that masquerades, with a pod, and a server outside; whatever the test
 //! does, a sniffer watches the node's wire.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 
 use crate::agent::Agent;
-use crate::host::Host as _;
+use crate::host::Host;
 use crate::lab::{Lab, Options};
 use crate::member::Member as _;
 use crate::network::{Backend, Network};
@@ -117,6 +117,20 @@ impl Stage {
         talk
     }
 
+    /// A socket of the pod that has sent a datagram, the server's that has received it, and from whom.
+    #[track_caller]
+    pub fn greeting(&self) -> (UdpSocket, UdpSocket, SocketAddrV4) {
+        let server = udp::Server::on(&self.outside);
+        let to = self.outside.at(server.port());
+        let client = udp::Server::on(&self.pod).into_socket();
+        client.send_to(b"hello", to).expect("greet");
+        let server = server.into_socket();
+        match server.recv_from(&mut [0; 16]).expect("the greeting") {
+            (_, SocketAddr::V4(seen)) => (client, server, seen),
+            (_, SocketAddr::V6(seen)) => panic!("{seen}"),
+        }
+    }
+
     /// As whom pods leave.
     pub fn address(&self) -> Ipv4Addr {
         self.node.node().address()
@@ -136,6 +150,19 @@ impl Stage {
         .into_iter()
         .map(|program| bpftool::count(&self.node, program, reason))
         .sum()
+    }
+}
+
+/// As whom `server` sees `client`, over TCP with a megabyte each way and over UDP.
+#[track_caller]
+pub fn seen(client: &impl Host, server: &impl Host, at: Ipv4Addr) -> Ipv4Addr {
+    let listener = tcp::Server::on(server);
+    let to = SocketAddrV4::new(at, listener.port());
+    let stream = listener.exchange(client, to, 1 << 20).client.ip();
+    assert_eq!(stream, udp::exchange(client, server, at, 1000).ip());
+    match stream {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(other) => panic!("{other}"),
     }
 }
 

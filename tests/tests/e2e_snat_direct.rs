@@ -3,7 +3,7 @@
 
 #![cfg(test)]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 
 use flannel_common::program::Program::{OverlaySnatTx, UplinkRx};
 use flannel_common::reason::Reason;
@@ -11,8 +11,7 @@ use flannel_tests::bpftool::count;
 use flannel_tests::lab::Options;
 use flannel_tests::mirror::{Client, Mirror};
 use flannel_tests::prelude::*;
-use flannel_tests::stage::{CLUSTER, Neighbour, Stage};
-use flannel_tests::{tcp, udp};
+use flannel_tests::stage::{CLUSTER, Neighbour, Stage, seen};
 use rstest::rstest;
 
 const PORT: u16 = 7000;
@@ -35,19 +34,6 @@ fn stage(net: Network) -> (Stage, Neighbour) {
         });
     }
     (stage, other)
-}
-
-/// As whom `server` sees `client`, over TCP with a megabyte each way and over UDP.
-#[track_caller]
-fn seen(client: &impl Host, server: &impl Host, at: Ipv4Addr) -> Ipv4Addr {
-    let listener = tcp::Server::on(server);
-    let to = SocketAddrV4::new(at, listener.port());
-    let stream = listener.exchange(client, to, 1 << 20).client.ip();
-    assert_eq!(stream, udp::exchange(client, server, at, 1000).ip());
-    match stream {
-        IpAddr::V4(address) => address,
-        IpAddr::V6(other) => panic!("{other}"),
-    }
 }
 
 #[rstest]

@@ -101,15 +101,8 @@ fn a_pods_fragments_leave_in_any_order() {
 #[test]
 fn fragments_that_arrive_before_their_first_one_find_the_pod() {
     let stage = Stage::new();
-    let server = udp::Server::on(&stage.outside);
-    let to = stage.outside.at(server.port());
-    let client = udp::Server::on(&stage.pod).into_socket();
-    client.send_to(b"hello", to).unwrap();
-    let server = server.into_socket();
-    let (_, seen) = server.recv_from(&mut [0; 16]).unwrap();
-    let SocketAddr::V4(seen) = seen else {
-        panic!("{seen}")
-    };
+    let (client, server, seen) = stage.greeting();
+    let to = stage.outside.at(server.local_addr().unwrap().port());
     let mut buffer = [0; 2000];
     for rotate in 0..3 {
         let mut pieces = pieces(to, seen, 1000);

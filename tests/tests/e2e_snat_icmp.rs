@@ -83,13 +83,8 @@ fn a_pod_learns_the_mtu_of_a_narrow_leg() {
 #[test]
 fn the_server_learns_the_mtu_of_the_pods_link() {
     let stage = Stage::new();
-    let server = udp::Server::on(&stage.outside);
-    let to = stage.outside.at(server.port());
-    let client = udp::Server::on(&stage.pod).into_socket();
-    client.send_to(b"hello", to).unwrap();
-    let server = server.into_socket();
-    let (_, seen) = server.recv_from(&mut [0; 16]).unwrap();
-    assert_eq!(seen.ip(), stage.address());
+    let (client, server, seen) = stage.greeting();
+    assert_eq!(*seen.ip(), stage.address());
     whole_only(&server);
     eventually("the server is told", SOON, || {
         let sent = server.send_to(&[0; 1460], seen);
@@ -120,13 +115,8 @@ fn a_closed_port_is_told_to_the_pod() {
 #[test]
 fn a_port_the_pod_has_closed_is_told_to_the_server() {
     let stage = Stage::new();
-    let server = udp::Server::on(&stage.outside);
-    let to = stage.outside.at(server.port());
-    let client = udp::Server::on(&stage.pod).into_socket();
-    client.send_to(b"hello", to).unwrap();
+    let (client, server, seen) = stage.greeting();
     drop(client);
-    let server = server.into_socket();
-    let (_, seen) = server.recv_from(&mut [0; 16]).unwrap();
     server.connect(seen).unwrap();
     server.send(b"still there?").unwrap();
     let error = server.recv(&mut [0; 16]).unwrap_err();

@@ -7,23 +7,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use flannel_common::reason::Reason;
 use flannel_tests::mirror::{Client, Mirror};
 use flannel_tests::prelude::*;
-use flannel_tests::stage::{CLUSTER, Stage};
-use flannel_tests::{tcp, udp};
+use flannel_tests::stage::{CLUSTER, Stage, seen};
+use flannel_tests::udp;
 
 const PORT: u16 = 7000;
-
-/// As whom `server` sees `client`, over TCP with a megabyte each way and over UDP.
-#[track_caller]
-fn seen(client: &impl Host, server: &impl Host, at: Ipv4Addr) -> Ipv4Addr {
-    let listener = tcp::Server::on(server);
-    let to = SocketAddrV4::new(at, listener.port());
-    let stream = listener.exchange(client, to, 1 << 20).client.ip();
-    assert_eq!(stream, udp::exchange(client, server, at, 1000).ip());
-    match stream {
-        std::net::IpAddr::V4(address) => address,
-        other => panic!("{other}"),
-    }
-}
 
 #[test]
 fn row_5_a_pod_reaches_the_outside_as_its_node() {

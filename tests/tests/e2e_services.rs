@@ -25,6 +25,19 @@ fn serve(pair: &Pair, iptables: Iptables, br_netfilter: bool) -> (tcp::Server, S
     (server, service)
 }
 
+/// A pod of the second node answers, and sees a pod of the first as itself and the first node as its VTEP.
+#[track_caller]
+fn cluster_ip_works(pair: &Pair, server: &tcp::Server, service: SocketAddrV4) {
+    let transfer = server.exchange(&pair.pod1, service, 1 << 20);
+    assert_eq!(transfer.client.ip(), pair.pod1.address());
+    // A process of the node chose its address before DNAT: kube-proxy masquerades to the VTEP's.
+    let transfer = server.exchange(pair.one.node(), service, 1 << 16);
+    assert_eq!(transfer.client.ip(), pair.one.vtep());
+    let server = udp::Server::on_port(&pair.pod2, server.port());
+    let client = server.exchange(&pair.pod1, service, 8192);
+    assert_eq!(client.ip(), pair.pod1.address());
+}
+
 #[rstest]
 fn a_cluster_ip_leads_to_a_pod_of_another_node(
     #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
@@ -33,14 +46,7 @@ fn a_cluster_ip_leads_to_a_pod_of_another_node(
 ) {
     let pair = Pair::new(mix);
     let (server, service) = serve(&pair, iptables, br_netfilter);
-    let transfer = server.exchange(&pair.pod1, service.address(), 1 << 20);
-    assert_eq!(transfer.client.ip(), pair.pod1.address());
-    // A process of the node chose its address before DNAT: kube-proxy masquerades to the VTEP's.
-    let transfer = server.exchange(pair.one.node(), service.address(), 1 << 16);
-    assert_eq!(transfer.client.ip(), pair.one.vtep());
-    let server = udp::Server::on_port(&pair.pod2, server.port());
-    let client = server.exchange(&pair.pod1, service.address(), 8192);
-    assert_eq!(client.ip(), pair.pod1.address());
+    cluster_ip_works(&pair, &server, service.address());
 }
 
 #[rstest]
@@ -70,16 +76,10 @@ fn nftables_rules_lead_to_a_pod_of_another_node(
         member.node().br_netfilter(br_netfilter);
         service.install_nftables(member.node(), &pair.net.cidr);
     }
-    let transfer = server.exchange(&pair.pod1, service.address(), 1 << 20);
-    assert_eq!(transfer.client.ip(), pair.pod1.address());
-    let transfer = server.exchange(pair.one.node(), service.address(), 1 << 16);
-    assert_eq!(transfer.client.ip(), pair.one.vtep());
+    cluster_ip_works(&pair, &server, service.address());
     let to = SocketAddrV4::new(pair.one.node().address(), 30_080);
     let transfer = server.exchange(&outside, to, 1 << 20);
     assert_eq!(transfer.client.ip(), pair.one.vtep());
-    let server = udp::Server::on_port(&pair.pod2, server.port());
-    let client = server.exchange(&pair.pod1, service.address(), 8192);
-    assert_eq!(client.ip(), pair.pod1.address());
 }
 
 #[rstest]

@@ -6,7 +6,7 @@ mod peers;
 mod pinned;
 
 use std::path::PathBuf;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::text::encode;
@@ -68,10 +68,7 @@ static DONE: LazyLock<Done> = LazyLock::new(|| Done {
 pub fn reconciled(took: Duration, succeeded: bool) {
     DONE.reconciles.observe(took.as_secs_f64());
     if succeeded {
-        *DONE
-            .succeeded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *locked(&DONE.succeeded) = Some(Instant::now());
     } else {
         DONE.failures.inc();
     }
@@ -90,10 +87,7 @@ pub fn acted(action: &'static str, succeeded: bool) {
 
 /// This node's lease was acquired or renewed; a reservation never expires.
 pub fn lease_expires(at: Option<Instant>) {
-    *DONE
-        .lease_ends
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner) = at;
+    *locked(&DONE.lease_ends) = at;
 }
 
 /// Something was put right that nobody asked to be otherwise.
@@ -134,10 +128,14 @@ pub fn swept(entries: usize, flows: usize) {
     DONE.snat_swept.inc_by(flows as u64);
 }
 
+fn locked(instant: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
+    instant.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Named at the moment of asking: whoever set the clock since has moved the name, not the instant.
 fn named(instant: &Mutex<Option<Instant>>) -> Gauge {
     let gauge = Gauge::default();
-    let instant = *instant.lock().unwrap_or_else(PoisonError::into_inner);
+    let instant = *locked(instant);
     gauge.set(instant.map_or(0, |instant| unix_seconds(Moment::of(instant))));
     gauge
 }

@@ -129,7 +129,7 @@ fn unquote(value: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use proptest::prelude::*;
@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    fn env() -> SubnetEnv {
+    pub(crate) fn env() -> SubnetEnv {
         SubnetEnv {
             network: "10.244.0.0/16".parse().unwrap(),
             subnet: "10.244.1.0/24".parse().unwrap(),

@@ -26,15 +26,6 @@ fn sent(node: &mut Fixture, packet: &[u8]) -> Vec<u8> {
     out.packet
 }
 
-/// An error from a router (or whoever) to whoever.
-fn between(src: [u8; 4], dst: [u8; 4]) -> Plain {
-    Plain {
-        src,
-        dst,
-        ..Plain::default()
-    }
-}
-
 #[rstest]
 fn the_pod_sees_the_error_as_if_it_had_sent_the_packet_itself(
     #[values(
@@ -61,9 +52,9 @@ fn the_pod_sees_the_error_as_if_it_had_sent_the_packet_itself(
     let left = sent(&mut node, &packet);
     // The eight bytes that must be there, up to TCP's checksum, a header, everything.
     for carried in [28, 36, 38, 40, 1000] {
-        let arrived = between(from, US).error(kind, code, &left, carried);
+        let arrived = Plain::between(from, US).error(kind, code, &left, carried);
         let out = node.run(UplinkSnatRx, &arrived);
-        let wanted = between(from, POD).error(kind, code, &packet, carried);
+        let wanted = Plain::between(from, POD).error(kind, code, &packet, carried);
         assert_eq!(
             (out.action, out.packet),
             (UNSPEC, wanted),
@@ -85,18 +76,18 @@ fn the_outside_sees_a_pods_error_as_the_nodes(#[case] ask: Make, #[case] answer:
     let came = answer(flow.from(US, port).answer());
     let delivered = node.run(UplinkSnatRx, &came).packet;
     for carried in [28, 38, 1000] {
-        let error = between(POD, SERVER).error(3, 3, &delivered, carried);
+        let error = Plain::between(POD, SERVER).error(3, 3, &delivered, carried);
         let out = node.run(UplinkTx, &error);
-        let wanted = between(US, SERVER).error(3, 3, &came, carried);
+        let wanted = Plain::between(US, SERVER).error(3, 3, &came, carried);
         assert_eq!(
             (out.action, out.packet),
             (UNSPEC, wanted),
             "{carried} bytes"
         );
         // The node itself may speak for the pod, and must not give its address away.
-        let error = between(US, SERVER).error(3, 1, &delivered, carried);
+        let error = Plain::between(US, SERVER).error(3, 1, &delivered, carried);
         let out = node.run(UplinkTx, &error);
-        let wanted = between(US, SERVER).error(3, 1, &came, carried);
+        let wanted = Plain::between(US, SERVER).error(3, 1, &came, carried);
         assert_eq!(
             (out.action, out.packet),
             (UNSPEC, wanted),
@@ -112,7 +103,7 @@ fn an_error_about_a_connection_that_came_in_is_the_pods_own() {
     let question = Plain::default().answer().udp();
     node.run(UplinkSnatRx, &question);
     for from in [POD, US] {
-        let error = between(from, SERVER).error(3, 3, &question, 1000);
+        let error = Plain::between(from, SERVER).error(3, 3, &question, 1000);
         let out = node.run(UplinkTx, &error);
         assert_eq!((out.action, out.packet), (UNSPEC, error));
     }
@@ -124,7 +115,7 @@ fn an_error_about_a_connection_that_came_in_is_the_pods_own() {
 fn an_error_that_no_flow_explains_does_not_leave(#[case] from: [u8; 4], #[case] action: i32) {
     let mut node = Node::default().load_snat();
     let unknown = Plain::default().answer().udp();
-    let error = between(from, SERVER).error(3, 3, &unknown, 1000);
+    let error = Plain::between(from, SERVER).error(3, 3, &unknown, 1000);
     assert_eq!(node.run(UplinkTx, &error).action, action);
     assert_eq!(node.counted(SnatOddTx), [(Reason::SnatNoFlow, 1)]);
 }
@@ -135,13 +126,13 @@ fn what_concerns_the_node_alone_is_untouched() {
     let mut node = Node::default().load_snat();
     let about = Plain::default().from(SERVER, 443);
     let about = Plain { dst: US, ..about }.udp();
-    let error = between(US, SERVER).error(3, 3, &about, 1000);
+    let error = Plain::between(US, SERVER).error(3, 3, &about, 1000);
     assert_eq!(node.run(UplinkTx, &error).packet, error);
 
     let own = Plain::default().from(US, 50_000).udp();
     node.run(UplinkTx, &own);
     for about in [own, Plain::default().from(US, 40_000).udp()] {
-        let error = between(ROUTER, US).error(11, 0, &about, 1000);
+        let error = Plain::between(ROUTER, US).error(11, 0, &about, 1000);
         let out = node.run(UplinkSnatRx, &error);
         assert_eq!((out.action, out.packet), (UNSPEC, error));
     }
@@ -152,9 +143,9 @@ fn options_inside_and_outside() {
     let mut node = Node::default().load_snat();
     let packet = with_options(&Plain::default().udp());
     let left = node.run(UplinkTx, &packet).packet;
-    let arrived = with_options(&between(ROUTER, US).error(11, 0, &left, 1000));
+    let arrived = with_options(&Plain::between(ROUTER, US).error(11, 0, &left, 1000));
     let out = node.run(UplinkSnatRx, &arrived);
-    let wanted = with_options(&between(ROUTER, POD).error(11, 0, &packet, 1000));
+    let wanted = with_options(&Plain::between(ROUTER, POD).error(11, 0, &packet, 1000));
     assert_eq!(out.packet, wanted);
 }
 
@@ -169,9 +160,9 @@ fn errors_come_back_through_the_overlay() {
     };
     let left = node.run(OverlaySnatTx, &packet.udp()).packet;
     let overlay = Node::SUBNET;
-    let arrived = between(REMOTE_POD, overlay).error(3, 3, &left, 1000);
+    let arrived = Plain::between(REMOTE_POD, overlay).error(3, 3, &left, 1000);
     let out = node.run(OverlaySnatRx, &arrived);
-    let wanted = between(REMOTE_POD, SERVER).error(3, 3, &packet.udp(), 1000);
+    let wanted = Plain::between(REMOTE_POD, SERVER).error(3, 3, &packet.udp(), 1000);
     assert_eq!(out.packet, wanted);
 }
 
@@ -180,7 +171,7 @@ fn errors_come_back_through_the_overlay() {
 fn what_cannot_be_translated_is_left_to_the_node() {
     let mut node = Node::default().load_snat();
     let left = sent(&mut node, &Plain::default().udp());
-    let about_an_error = between(US, SERVER).error(3, 3, &left, 28);
+    let about_an_error = Plain::between(US, SERVER).error(3, 3, &left, 28);
     let mut later_fragment = left.clone();
     later_fragment[IP + 7] = 1;
     let mut not_ipv4 = left.clone();
@@ -194,7 +185,7 @@ fn what_cannot_be_translated_is_left_to_the_node() {
         (&left, 19),
         (&left, 0),
     ] {
-        let arrived = between(ROUTER, US).error(11, 0, about, carried);
+        let arrived = Plain::between(ROUTER, US).error(11, 0, about, carried);
         let out = node.run(UplinkSnatRx, &arrived);
         assert_eq!((out.action, out.packet), (UNSPEC, arrived), "{carried}");
     }
@@ -208,7 +199,7 @@ fn a_pods_error_that_is_too_short_does_not_leave() {
     let came = flow.from(US, port).answer().udp();
     let delivered = node.run(UplinkSnatRx, &came).packet;
     for carried in 0..28 {
-        let error = between(POD, SERVER).error(3, 3, &delivered, carried);
+        let error = Plain::between(POD, SERVER).error(3, 3, &delivered, carried);
         assert_eq!(node.run(UplinkTx, &error).action, SHOT, "{carried}");
     }
 }
@@ -223,7 +214,7 @@ fn checksums_hold_for_any_port_and_length() {
             ..Plain::default()
         };
         let left = sent(&mut node, &flow.udp());
-        let arrived = between(ROUTER, US).error(11, 0, &left, 28 + usize::from(sport % 40));
+        let arrived = Plain::between(ROUTER, US).error(11, 0, &left, 28 + usize::from(sport % 40));
         let out = node.run(UplinkSnatRx, &arrived).packet;
         assert_checksums(&out);
         assert_eq!(out[IP + 16..IP + 20], POD);

@@ -7,19 +7,23 @@ use flannel_common::reason::Reason;
 use flannel_tests::packet::outside::{
     ACK, FIN_ACK, OTHER_POD, POD, Plain, RST, SYN, SYN_ACK, US, source,
 };
-use flannel_tests::packet::{Node, SHOT, UNSPEC};
+use flannel_tests::packet::{Fixture, Node, SHOT, UNSPEC};
 use rstest::rstest;
 
 type Make = fn(Plain) -> Vec<u8>;
 
+fn with_ports(min: u16, max: u16) -> Fixture {
+    Node {
+        snat_ports: (min, max),
+        ..Node::default()
+    }
+    .load_snat()
+}
+
 /// Several pods use the same port towards the same server: each gets its own, and its own answers.
 #[test]
 fn no_two_flows_leave_as_one() {
-    let mut node = Node {
-        snat_ports: (50_000, 50_015),
-        ..Node::default()
-    }
-    .load_snat();
+    let mut node = with_ports(50_000, 50_015);
     let flows: Vec<Plain> = (1..=16u8)
         .map(|pod| Plain::default().from([10, 244, 1, pod], 50_000))
         .collect();
@@ -49,11 +53,7 @@ fn no_two_flows_leave_as_one() {
 /// With nobody sweeping, a flow that has outlived its time gives its port to a new one.
 #[test]
 fn the_dead_make_room_when_the_range_is_exhausted() {
-    let mut node = Node {
-        snat_ports: (50_000, 50_000),
-        ..Node::default()
-    }
-    .load_snat();
+    let mut node = with_ports(50_000, 50_000);
     let old = Plain::default();
     let new = old.from(OTHER_POD, 40_000);
     node.leaves(&old.udp());
@@ -79,11 +79,7 @@ fn the_closed_make_room_when_the_range_is_exhausted(
     #[case] back: u8,
     #[case] makes_room: bool,
 ) {
-    let mut node = Node {
-        snat_ports: (50_000, 50_000),
-        ..Node::default()
-    }
-    .load_snat();
+    let mut node = with_ports(50_000, 50_000);
     let old = Plain::default();
     let new = old.from(OTHER_POD, 40_000);
     let answer = old.from(US, 50_000).answer();

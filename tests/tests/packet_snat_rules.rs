@@ -15,11 +15,7 @@ const OVERLAY: [u8; 4] = Node::SUBNET;
 const PEER: [u8; 4] = Node::PEER_IP;
 
 fn to(src: [u8; 4], dst: [u8; 4]) -> Plain {
-    Plain {
-        src,
-        dst,
-        ..Plain::default()
-    }
+    Plain::between(src, dst)
 }
 
 #[rstest]

@@ -3,15 +3,7 @@ use serde_json::Value;
 
 use super::bridge::mismatch;
 use super::*;
-
-fn env() -> SubnetEnv {
-    SubnetEnv {
-        network: "10.244.0.0/16".parse().unwrap(),
-        subnet: "10.244.1.0/24".parse().unwrap(),
-        mtu: 1450,
-        ip_masq: true,
-    }
-}
+use crate::subnet_env::tests::env;
 
 #[test]
 fn says_what_flannels_plugin_says_to_bridge() {

@@ -105,6 +105,13 @@ fn lease(public_ip: &str) -> LeaseAttrs {
     LeaseAttrs::vxlan(ip(public_ip), 1, PEER_MAC)
 }
 
+fn hooks(attachments: &[Attachment]) -> Vec<(&str, &str, Direction)> {
+    attachments
+        .iter()
+        .map(|a| (a.program.name(), a.device.as_str(), a.direction))
+        .collect()
+}
+
 #[test]
 fn a_node_as_flannel_makes_it() {
     let node = World::default().build().unwrap().node;
@@ -117,11 +124,7 @@ fn a_node_as_flannel_makes_it() {
     assert_eq!(node.overlay, net("10.244.0.0/16"));
     assert_eq!(node.globals.port, 8472);
     assert_ne!(pair.gro_mac, pair.mac);
-    let hooks: Vec<_> = node
-        .attachments
-        .iter()
-        .map(|a| (a.program.name(), a.device.as_str(), a.direction))
-        .collect();
+    let hooks = hooks(&node.attachments);
     assert_eq!(
         hooks,
         [
@@ -199,10 +202,7 @@ fn source_nat_sits_on_the_uplink_and_on_the_overlay_and_has_its_steps() {
         ..World::default()
     };
     let node = world.build().unwrap().node;
-    let hooks: Vec<_> = node.attachments[plain.attachments.len()..]
-        .iter()
-        .map(|a| (a.program.name(), a.device.as_str(), a.direction))
-        .collect();
+    let hooks = hooks(&node.attachments[plain.attachments.len()..]);
     assert_eq!(
         hooks,
         [

@@ -52,6 +52,15 @@ impl Default for Plain {
 }
 
 impl Plain {
+    /// A packet of any kind from one address to another.
+    pub fn between(src: Ipv4, dst: Ipv4) -> Self {
+        Self {
+            src,
+            dst,
+            ..Self::default()
+        }
+    }
+
     /// The answer to it.
     #[must_use]
     pub fn answer(self) -> Self {

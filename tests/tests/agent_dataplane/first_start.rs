@@ -58,9 +58,7 @@ fn a_foreign_device_of_our_name_is_named_and_left_alone() {
     let rig = Rig::new();
     rig.netns.run("ip link add flannel.1 type bridge");
     rig.agent(async |agent| {
-        let desired = agent.desired().await;
-        let error = agent.dataplane.reconcile(&desired).await.unwrap_err();
-        let error = error.to_string();
+        let error = agent.refusal().await;
         assert!(
             error.contains("flannel.1 is in the way") && error.contains("bridge"),
             "{error}"
@@ -74,9 +72,7 @@ fn a_foreign_route_to_the_network_is_named_and_left_alone() {
     let rig = Rig::new();
     rig.netns.run("ip route add 10.244.0.0/16 dev eth0");
     rig.agent(async |agent| {
-        let desired = agent.desired().await;
-        let error = agent.dataplane.reconcile(&desired).await.unwrap_err();
-        let error = error.to_string();
+        let error = agent.refusal().await;
         assert!(
             error.contains("10.244.0.0/16") && error.contains("not ours"),
             "{error}"
@@ -93,9 +89,7 @@ fn two_networks_share_a_node_but_not_a_vni() {
     rig.netns
         .run("ip link set flannel.1 alias flannel-ebpf:other_network");
     rig.agent(async |agent| {
-        let desired = agent.desired().await;
-        let error = agent.dataplane.reconcile(&desired).await.unwrap_err();
-        let error = error.to_string();
+        let error = agent.refusal().await;
         assert!(
             error.contains("other_network") && error.contains("VNI"),
             "{error}"

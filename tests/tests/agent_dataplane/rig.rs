@@ -209,6 +209,13 @@ impl Agent<'_> {
         words(&self.dataplane.reconcile(&desired).await.unwrap())
     }
 
+    /// Reconciles, which cannot be done; says why.
+    pub(crate) async fn refusal(&mut self) -> String {
+        let desired = self.desired().await;
+        let error = self.dataplane.reconcile(&desired).await.unwrap_err();
+        error.to_string()
+    }
+
     /// Reconciles; afterwards nothing may be left to do.
     pub(crate) async fn converge(&mut self) -> Vec<String> {
         let did = self.reconcile().await;

@@ -38,6 +38,16 @@ pub trait Member: std::fmt::Debug {
     }
 }
 
+/// Subnets that none of the members holds, for leases that a test writes: agents draw theirs at random.
+///
+/// # Panics
+/// If there are not as many.
+pub fn free_subnets<const N: usize>(net: &Network, members: &[&dyn Member]) -> [Subnet; N] {
+    let held: Vec<Subnet> = members.iter().map(|member| member.subnet()).collect();
+    let mut free = net.subnets().filter(|subnet| !held.contains(subnet));
+    std::array::from_fn(|_| free.next().expect("a free subnet"))
+}
+
 /// A member of either kind.
 pub type AnyMember = Box<dyn Member>;
 

@@ -3,6 +3,7 @@
 use std::net::UdpSocket;
 
 use flannel_tests::agent::Daemon;
+use flannel_tests::member::free_subnets;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use flannel_tests::udp::{self, Flow, assert_nothing_lost};
@@ -142,24 +143,23 @@ fn wrong_keys_and_leases_are_named_and_disturb_nobody() {
     let pair = Pair::of_agents();
     let flows = pair.flows();
     let subnets = format!("{}/subnets", pair.net.prefix);
+    let [one, two, three] =
+        free_subnets(&pair.net, &[&pair.one, &pair.two]).map(|free| format!("{}-24", free.base));
     let wrong = [
-        ("not-a-subnet", "{}"),
-        ("10.244.70.300-24", "{}"),
-        ("10.244.71.0-24", "no JSON"),
+        ("not-a-subnet".to_owned(), "{}"),
+        ("10.244.70.300-24".to_owned(), "{}"),
+        (one, "no JSON"),
+        (two, r#"{"PublicIP":"300.1.1.1","BackendType":"vxlan"}"#),
         (
-            "10.244.72.0-24",
-            r#"{"PublicIP":"300.1.1.1","BackendType":"vxlan"}"#,
-        ),
-        (
-            "10.244.73.0-24",
+            three,
             r#"{"PublicIP":"172.30.0.73","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"no mac"}}"#,
         ),
     ];
-    for (key, value) in wrong {
+    for (key, value) in &wrong {
         pair.lab.etcd().put(&format!("{subnets}/{key}"), value);
     }
     for agent in [&pair.one, &pair.two] {
-        for (key, _) in wrong {
+        for (key, _) in &wrong {
             eventually(format!("{key} in the log"), SOON, || {
                 agent.log().contains(key)
             });

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+use flannel_tests::member::free_subnets;
 use flannel_tests::prelude::*;
 use rstest::rstest;
 
@@ -68,19 +69,20 @@ fn leases_of_other_backends_are_named_and_left_alone() {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
     let one = Agent::start(lab.node("one"), &net);
-    let key = |n: u8| format!("{}/subnets/10.244.{n}.0-24", net.prefix);
+    let free: [_; 2] = free_subnets(&net, &[&one]);
+    let keys = free.map(|subnet| net.lease_key(subnet));
     let udp = r#"{"PublicIP":"172.30.0.61","BackendType":"udp"}"#;
     let wireguard = r#"{"PublicIP":"172.30.0.62","BackendType":"wireguard","BackendData":{"PublicKey":"bm90IGEga2V5"}}"#;
-    lab.etcd().put(&key(61), udp);
-    lab.etcd().put(&key(62), wireguard);
-    for (n, backend) in [(61, "udp"), (62, "wireguard")] {
+    lab.etcd().put(&keys[0], udp);
+    lab.etcd().put(&keys[1], wireguard);
+    for (subnet, backend) in free.iter().zip(["udp", "wireguard"]) {
         eventually(format!("{backend} is named"), SOON, || {
             let log = one.log();
-            log.contains(&format!("10.244.{n}.0/24")) && log.contains(backend)
+            log.contains(&subnet.to_string()) && log.contains(backend)
         });
     }
     let two = Agent::start(lab.node("two"), &net);
     let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
     pod1.reaches(&pod2);
-    assert_eq!(lab.etcd().get(&key(61)).unwrap(), udp);
+    assert_eq!(lab.etcd().get(&keys[0]).unwrap(), udp);
 }

@@ -4,6 +4,7 @@
 
 use std::net::Ipv4Addr;
 
+use flannel_tests::member::free_subnets;
 use flannel_tests::prelude::*;
 use flannel_tests::wait::SOON;
 use flannel_tests::{tcp, udp};
@@ -90,15 +91,16 @@ fn a_node_that_ran_flanneld_keeps_subnet_and_connections() {
 fn rt1_a_changed_gateway_replaces_the_route() {
     let (lab, net) = lab();
     let one = Agent::start(lab.node("one"), &net);
-    let key = "/coreos.com/network/subnets/10.244.77.0-24";
+    let [subnet] = free_subnets(&net, &[&one]);
+    let key = &net.lease_key(subnet);
     for via in ["172.30.0.77", "172.30.0.78"] {
         let lease = format!(r#"{{"PublicIP":"{via}","BackendType":"host-gw"}}"#);
         lab.etcd().put(key, &lease);
-        route_leads_to(&one, "10.244.77.0/24", via.parse().expect("an address"));
+        route_leads_to(&one, subnet, via.parse().expect("an address"));
     }
     lab.etcd().delete(key);
     eventually("the route of a lease that ended goes", SOON, || {
-        routes(&one, "10.244.77.0/24").is_empty()
+        routes(&one, subnet).is_empty()
     });
 }
 

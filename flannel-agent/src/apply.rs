@@ -160,11 +160,15 @@ impl Executor<'_> {
     }
 
     async fn retire(&self, index: u32) -> Result<(), NetError> {
-        self.net.flush_routes(index).await?;
-        for address in self.net.addresses().await? {
-            if address.index == index {
-                self.net.remove_address(index, address.net).await?;
-            }
+        let mut addresses = self.net.addresses().await?;
+        addresses.retain(|address| address.index == index);
+        // With its last address a device loses all its routes at once (`fib_disable_ip`). One by one, those to thousands
+        // of peers would lead nowhere for as long as it takes to ask for each.
+        if addresses.is_empty() {
+            return self.net.flush_routes(index).await;
+        }
+        for address in addresses {
+            self.net.remove_address(index, address.net).await?;
         }
         Ok(())
     }

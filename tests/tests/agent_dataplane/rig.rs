@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use flannel_agent::config::NetworkConfig;
 use flannel_agent::dataplane::{AttachMode, Dataplane, Options, Report};
@@ -35,10 +36,32 @@ pub(crate) struct Rig {
     pub(crate) subnet: &'static str,
     /// The network's config.
     pub(crate) config: &'static str,
+    _turn: Turn,
+}
+
+/// Those who may run beside others, and those who have to be alone.
+static TURNS: RwLock<()> = RwLock::new(());
+
+#[derive(Debug)]
+enum Turn {
+    Beside(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
+    Alone(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
 }
 
 impl Rig {
     pub(crate) fn new() -> Self {
+        let turn = TURNS.read().unwrap_or_else(PoisonError::into_inner);
+        Self::made(Turn::Beside(turn))
+    }
+
+    /// While no other test of this binary runs. All namespaces share one lock for changes of devices and routes
+    /// (`rtnl_mutex`), and to take one away keeps it for milliseconds.
+    pub(crate) fn alone() -> Self {
+        let turn = TURNS.write().unwrap_or_else(PoisonError::into_inner);
+        Self::made(Turn::Alone(turn))
+    }
+
+    fn made(turn: Turn) -> Self {
         let name = sweep::unique_name();
         let netns = Netns::create(&name);
         netns.run("ip link add eth0 type veth peer name far0");
@@ -63,6 +86,7 @@ impl Rig {
             flow_entries: 8192,
             subnet: "10.244.1.0/24",
             config: r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#,
+            _turn: turn,
         }
     }
 

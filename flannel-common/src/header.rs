@@ -108,6 +108,14 @@ mod tests {
     }
 
     #[test]
+    fn the_front_ends_with_the_checksum() {
+        let bytes: [u8; Ip::LEN] = core::array::from_fn(|i| i.to_le_bytes()[0]);
+        let ip: Ip = bytemuck::must_cast(bytes);
+        assert_eq!(ip.front(), bytes[..Ip::FRONT]);
+        assert_eq!(ip.front()[10..], ip.check);
+    }
+
+    #[test]
     fn dont_fragment_is_no_fragment() {
         assert!(!ip(0x4000).is_fragment());
         assert!(!ip(0).is_fragment());

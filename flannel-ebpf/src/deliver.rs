@@ -32,6 +32,17 @@ impl Target {
             macs,
         })
     }
+
+    /// Of the entry of a [pod](flannel_common::flow::FlowKey::pod), where no proof is asked for; what `Flow::has_port`
+    /// says to those who show it.
+    #[inline(always)]
+    pub(crate) fn of_pod(pod: &Flow, epoch: u32) -> Option<Self> {
+        if pod.rx.epoch == epoch {
+            Self::of(pod)
+        } else {
+            None
+        }
+    }
 }
 
 /// What `flow`'s state says at `now`: to the pod, counted as `fast`, or noted and left to the stack.

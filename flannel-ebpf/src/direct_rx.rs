@@ -78,10 +78,7 @@ pub(crate) fn judge(
 #[inline(always)]
 fn without_proof(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
     let pod = flows::get(&FlowKey::pod(packet.ip.dst)).ok_or(Reason::Unverified)?;
-    if !pod.has_port(flows::epoch()) {
-        return Err(Reason::Unverified);
-    }
-    let target = Target::of(pod).ok_or(Reason::Unverified)?;
+    let target = Target::of_pod(pod, flows::epoch()).ok_or(Reason::Unverified)?;
     deliver::to_pod(skb, &packet.ip, &target, Reason::FastRx)
 }
 

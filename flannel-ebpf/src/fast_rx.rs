@@ -147,11 +147,7 @@ fn enter(skb: &Skb, key: &FlowKey, packet: &Tunnelled<'_>, merged: Merged) {
 fn without_proof(skb: &Skb, packet: &Tunnelled<'_>, tcp: Option<TcpTail>) -> Option<Target> {
     transport::check_size(&packet.inner.ip, tcp, skb.gso_size(), OVERLAY_MTU.load()).ok()?;
     let pod = flows::get(&FlowKey::pod(packet.inner.ip.dst))?;
-    if pod.rx.epoch == flows::epoch() {
-        Target::of(pod)
-    } else {
-        None
-    }
+    Target::of_pod(pod, flows::epoch())
 }
 
 #[inline(always)]

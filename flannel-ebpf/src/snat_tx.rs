@@ -9,8 +9,7 @@ use flannel_common::header::{PROTO_UDP, VERSION_IHL};
 use flannel_common::outside;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Entry, Outbound, Rule, Seen};
-use flannel_common::snat::{Transport, WAY_OUT, Whose, decide, known};
+use flannel_common::snat::{Entry, Outbound, Rule, Seen, Transport, WAY_OUT, Whose, decide, known};
 
 use crate::globals::VXLAN_PORT;
 use crate::skb::Skb;

@@ -104,11 +104,8 @@ impl Mode {
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Off => "off",
-            Self::Verified => "verified",
-            Self::Always => "always",
-        })
+        let flag = self.to_possible_value();
+        f.write_str(flag.as_ref().map_or("", |flag| flag.get_name()))
     }
 }
 

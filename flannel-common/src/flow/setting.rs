@@ -33,9 +33,7 @@ impl FlowKey {
 impl Flow {
     /// In the entry of a [pod](FlowKey::pod), where no proof is asked for: whether its port is known. That does not age;
     /// the agent raises the epoch when a port goes.
-    #[inline(always)]
-    #[must_use]
-    pub const fn has_port(&self, epoch: u32) -> bool {
+    const fn has_port(&self, epoch: u32) -> bool {
         self.rx.epoch == epoch && self.port != 0
     }
 

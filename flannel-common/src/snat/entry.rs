@@ -191,6 +191,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_key_has_its_fields_where_the_packet_has_them() {
+        let key = Key::of([1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], 6, WAY_IN);
+        let fields = Key {
+            src: [1, 2, 3, 4],
+            dst: [5, 6, 7, 8],
+            src_port: [9, 10],
+            dst_port: [11, 12],
+            proto: 6,
+            way: WAY_IN,
+            pad: [0; 2],
+        };
+        assert_eq!(key, fields);
+    }
+
+    #[test]
     fn halves_name_each_other() {
         let out = Key {
             src: [10, 244, 1, 5],

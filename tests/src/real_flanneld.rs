@@ -81,23 +81,6 @@ impl RealFlanneld {
         }
     }
 
-    /// Waits for `subnet.env` and for `/readyz`, which says 200 once that is written and the firewall's rules are there, and then
-    /// for the peers.
-    ///
-    /// # Panics
-    /// If it ends instead, or takes too long.
-    #[track_caller]
-    pub fn wait_until_ready(&mut self) {
-        let what = format!("{} on {} is ready", self.name, self.node.name());
-        eventually(what, Duration::from_secs(30), || {
-            if let Some(status) = self.process.exited() {
-                panic!("{} on {} ended: {status}", self.name, self.node.name());
-            }
-            http_status(&*self.node, self.port, "/readyz") == Some(200) && self.subnet_file.exists()
-        });
-        self.follow_leases();
-    }
-
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
@@ -157,6 +140,23 @@ impl Member for RealFlanneld {
 impl WithDaemon for RealFlanneld {
     fn node_arc(&self) -> Arc<Node> {
         self.node.clone()
+    }
+
+    /// Waits for `subnet.env` and for `/readyz`, which says 200 once that is written and the firewall's rules are there, and then
+    /// for the peers.
+    ///
+    /// # Panics
+    /// If it ends instead, or takes too long.
+    #[track_caller]
+    fn wait_until_ready(&mut self) {
+        let what = format!("{} on {} is ready", self.name, self.node.name());
+        eventually(what, Duration::from_secs(30), || {
+            if let Some(status) = self.process.exited() {
+                panic!("{} on {} ended: {status}", self.name, self.node.name());
+            }
+            http_status(&*self.node, self.port, "/readyz") == Some(200) && self.subnet_file.exists()
+        });
+        self.follow_leases();
     }
 
     fn log(&self) -> String {

@@ -8,8 +8,8 @@ use flannel_tests::network::Backend;
 use flannel_tests::pair::{Kind, Mix, Pair, Way};
 use flannel_tests::prelude::*;
 use flannel_tests::udp::assert_nothing_lost;
-use flannel_tests::with_daemon::spawn;
-use flannel_tests::{tcp, udp};
+use flannel_tests::with_daemon::{spawn, start};
+use flannel_tests::{talk, tcp, udp};
 use rstest::rstest;
 use serde_json::Value;
 
@@ -163,6 +163,40 @@ fn restarts_of_both_kinds_lose_no_packet(
     pair.pod1.ping(pair.pod2.address()).succeeds();
     assert_nothing_lost(flows);
     assert_eq!([pair.one.subnet(), pair.two.subnet()], subnets);
+}
+
+/// To ours and back, with nothing but the end of the one and the start of the other; the control goes from flanneld to
+/// flanneld. No packet is lost and every connection lives.
+#[rstest]
+#[case::direct_routing(direct_routing())]
+#[case::host_gw(host_gw())]
+fn a_node_changes_over_and_back(
+    #[case] net: Network,
+    #[values(Kind::Ours, Kind::Flanneld)] between: Kind,
+) {
+    let lab = Lab::new();
+    let net = lab.network(net);
+    let first = RealFlanneld::start(lab.node("one"), &net);
+    let peer = RealFlanneld::start(lab.node("two"), &net);
+    let pair = Pair::of(lab, net, first, peer);
+    let subnet = pair.one.subnet();
+    let flows = pair.flows();
+    let server = tcp::Server::on(&pair.pod2);
+    let to = SocketAddrV4::new(pair.pod2.address(), server.port());
+    let mut connection = talk::Tcp::open(&server, &pair.pod1, to);
+    connection.rounds(10);
+
+    let (net, node) = (&pair.net, pair.one.stop());
+    let mut second = start(between, node, net, &[]);
+    assert_eq!(second.subnet(), subnet);
+    connection.rounds(10);
+    assert!(second.terminate().success());
+    let third = RealFlanneld::start(second.node_arc(), net);
+    assert_eq!(third.subnet(), subnet);
+    connection.rounds(10);
+    connection.close();
+    pair.pod2.ping(pair.pod1.address()).succeeds();
+    assert_nothing_lost(flows);
 }
 
 /// A node that leaves is forgotten, whoever is left.

@@ -10,7 +10,7 @@ use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
 use flannel_tests::member::AnyMember;
-use flannel_tests::pair::{Kind, Mix, Pair, Way};
+use flannel_tests::pair::{self, Kind, Mix, Pair, Way};
 use flannel_tests::prelude::*;
 use flannel_tests::{flannel_rules, no_tcx, udp};
 use rstest::rstest;
@@ -37,13 +37,11 @@ fn node_at(lab: &Lab, place: Place) -> Node {
     }
 }
 
+/// The flags are for ours alone.
 fn join(kind: Kind, node: Node, net: &Network, flags: &[&str]) -> AnyMember {
     match kind {
         Kind::Ours => Box::new(Agent::start_with(node, net, flags)),
-        Kind::Kernel if *net.config() == *host_gw().config() => {
-            Box::new(KernelHostGw::join(node, net))
-        }
-        Kind::Kernel => Box::new(KernelVxlan::join(node, net)),
+        Kind::Flanneld | Kind::Kernel => pair::join(kind, node, net),
     }
 }
 
@@ -85,7 +83,7 @@ fn arrives_first_time<A: Member, B: Member>(pair: &Pair<A, B>) {
 
 #[rstest]
 fn by_tunnel(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
     #[values(Place::Neighbour, Place::BehindRouter)] place: Place,
 ) {
     arrives_first_time(&pair(vxlan(), mix, place, &[]));
@@ -94,14 +92,14 @@ fn by_tunnel(
 /// What is on the same link goes without a tunnel, what is behind the router with one.
 #[rstest]
 fn with_direct_routing(
-    #[values(Mix::Ours, Mix::Mixed)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
     #[values(Place::Neighbour, Place::BehindRouter)] place: Place,
 ) {
     arrives_first_time(&pair(vxlan().direct_routing(), mix, place, &[]));
 }
 
 #[rstest]
-fn with_host_gw(#[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix) {
+fn with_host_gw(#[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix) {
     arrives_first_time(&pair(host_gw(), mix, Place::Neighbour, &[]));
 }
 

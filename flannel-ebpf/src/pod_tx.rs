@@ -16,7 +16,7 @@ use crate::globals::{
 use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{encap, flows, peers};
+use crate::{encap, flows, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -37,6 +37,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
 
     // Only the stack knows the way out of the cluster.
     if flows::always() && !outside {
+        ours::check(skb)?;
         let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
         return send(skb, &peer, packet);
     }

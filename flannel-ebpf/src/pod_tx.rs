@@ -17,7 +17,7 @@ use crate::globals::{
 use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{flows, peers};
+use crate::{flows, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -38,6 +38,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
 
     // Only the stack knows the way out of the cluster.
     if flows::always() && !outside {
+        ours::check(skb)?;
         let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
         return send(skb, &peer, packet);
     }

@@ -14,7 +14,7 @@ use crate::pod_rx::came_from_overlay;
 use crate::pod_tx::reason_of;
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{flows, peers};
+use crate::{flows, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -28,6 +28,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if !came_from_overlay(packet) {
         return Ok(Verdict::Untouched);
     }
+    ours::check(skb)?;
     transport::check_fast(&packet.ip)?;
     let tcp = transport::tcp(&packet.ip, &packet.l4)?;
     transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;

@@ -1,5 +1,6 @@
 //! Real flanneld on a node: the control. What `cargo xtask setup` built, started as an operator starts it.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -102,10 +103,18 @@ impl RealFlanneld {
         leases
             .into_iter()
             .filter(move |(subnet, lease): &(Subnet, Value)| {
-                *subnet != own && lease["BackendType"] == backend
+                *subnet != own && lease["BackendType"] == backend && is_readable(lease)
             })
             .map(|(subnet, _)| subnet)
     }
+}
+
+/// Whether it can make a route of a lease; of others it logs an error.
+fn is_readable(lease: &Value) -> bool {
+    let public_ip = lease["PublicIP"].as_str();
+    let mac = lease["BackendData"]["VtepMAC"].as_str();
+    public_ip.is_some_and(|ip| ip.parse::<Ipv4Addr>().is_ok())
+        && (lease["BackendType"] != "vxlan" || mac.is_some_and(|mac| mac.matches(':').count() == 5))
 }
 
 impl Member for RealFlanneld {

@@ -119,10 +119,10 @@ impl Skb {
 
     /// Asks the routing table, with rules and neighbours. Returns `BPF_FIB_LKUP_RET_*`, or an error below 0.
     #[inline(always)]
-    pub(crate) fn look_up_route(&self, params: &mut bpf_fib_lookup) -> i64 {
+    pub(crate) fn look_up_route(&self, params: &mut bpf_fib_lookup, flags: u32) -> i64 {
         let len = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: the helper reads and writes `len` bytes, all of `params`.
-        unsafe { bpf_fib_lookup_helper(self.raw().cast(), params, len, 0) }
+        unsafe { bpf_fib_lookup_helper(self.raw().cast(), params, len, flags) }
     }
 
     /// Whether there is a device with this index. Packets to one that is gone would be dropped.
@@ -311,6 +311,14 @@ pub(crate) fn redirect_to_neighbour(ifindex: u32, next_hop: Ipv4) -> i32 {
     let action =
         unsafe { bpf_redirect_neigh(ifindex, &raw mut to, size_of::<bpf_redir_neigh>() as i32, 0) };
     action as i32
+}
+
+/// Sends the IPv4 packet out of a device, with a link-layer header for whom the kernel's look-up names: by mark, TOS and
+/// addresses, and out of this device. The packet's own route gives way to that one. Returns the TC action.
+#[inline(always)]
+pub(crate) fn redirect_routed(ifindex: u32) -> i32 {
+    // SAFETY: no next hop is passed, and its size is 0.
+    unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
 /// Transmits the frame as it is on a device.

@@ -36,6 +36,7 @@ mod bytes;
 pub mod cable;
 pub mod capture;
 pub mod cni;
+pub mod cold;
 pub mod crowd;
 pub mod datastore;
 pub mod etcd;

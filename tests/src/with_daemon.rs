@@ -32,6 +32,11 @@ pub trait WithDaemon: Member {
 
     /// The same with other flags than before.
     fn restart_with(&mut self, flags: &[&str]);
+
+    /// Ours, which can also be asked what it counted; not so the control.
+    fn agent(&self) -> Option<&Agent> {
+        None
+    }
 }
 
 /// A member of either kind that has a daemon.
@@ -76,6 +81,10 @@ impl WithDaemon for Agent {
     #[track_caller]
     fn restart_with(&mut self, flags: &[&str]) {
         self.restart_with(flags);
+    }
+
+    fn agent(&self) -> Option<&Agent> {
+        Some(self)
     }
 }
 

@@ -5,6 +5,7 @@
 use std::net::Ipv4Addr;
 
 use flannel_tests::mirror::{Client, Mirror};
+use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::snat_table::SnatTable;
 use flannel_tests::stage::Stage;
@@ -119,9 +120,9 @@ fn other_ports_end_what_left_under_the_old_ones() {
 
 /// As with the kernel's MASQUERADE, connections of the old address end, and the next packet of a flow that can
 /// begin anew does.
-#[test]
-fn new_flows_leave_under_a_new_address() {
-    let stage = Stage::new();
+#[rstest]
+fn new_flows_leave_under_a_new_address(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let stage = Stage::on(kind);
     let mirror = Mirror::on(&stage.outside, PORT);
     let to = stage.outside.at(mirror.port());
     let (mut udp, mut tcp) = (

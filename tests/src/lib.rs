@@ -79,6 +79,7 @@ pub mod sweep;
 pub mod talk;
 pub mod tcp;
 pub mod traceroute;
+pub mod tuntap;
 pub mod udp;
 pub mod unprivileged;
 pub mod vxlan_frame;

@@ -20,7 +20,7 @@ use crate::dataplane::{Dataplane, ReconcileError, Report};
 use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
 use crate::flanneld_masq::FlanneldMasq;
-use crate::forward_rules::ForwardRules;
+use crate::forward_rules;
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
@@ -52,8 +52,9 @@ pub(super) struct Kernel {
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
-    /// `None`: not wanted.
-    forward_rules: Option<ForwardRules>,
+    /// How often FORWARD is looked at without being told of a change; `None`: never.
+    resync: Option<Duration>,
+    forward_rules: Option<forward_rules::Keeper>,
     flanneld_masq: FlanneldMasq,
 }
 
@@ -85,7 +86,8 @@ impl Kernel {
             bridge: None,
             blackhole: config.blackhole,
             blackhole_held: None,
-            forward_rules: config.forward_rules.then(ForwardRules::default),
+            resync: config.forward_rules.then_some(config.iptables_resync),
+            forward_rules: None,
             flanneld_masq: FlanneldMasq::default(),
         })
     }
@@ -187,21 +189,13 @@ impl Kernel {
         Ok(())
     }
 
-    /// What takes the fast path does not need it: no reason to stop.
-    async fn accept_forwarding(&mut self, wanted: &Wanted) -> Option<String> {
-        let network = wanted.network.network;
-        let done = match self.forward_rules.as_mut()?.keep(network).await {
-            Ok(true) => {
-                format!("iptables drops what is forwarded: rules added that accept {network}")
-            }
-            Ok(false) => return None,
-            Err(error) => {
-                tracing::warn!("{error}");
-                return None;
-            }
-        };
-        tracing::info!("{done}");
-        Some(done)
+    /// From the first time on the rules look after themselves.
+    async fn accept_forwarding(&mut self, wanted: &Wanted) {
+        if let (Some(every), None) = (self.resync, &self.forward_rules) {
+            let network = wanted.network.network;
+            let keeper = forward_rules::Keeper::start(network, every).await;
+            self.forward_rules = Some(keeper);
+        }
     }
 
     fn name_unserved(&mut self) {
@@ -329,14 +323,20 @@ impl Node for Kernel {
         }
         done.extend(held);
         self.look_at_bridge(wanted).await?;
-        done.extend(self.accept_forwarding(wanted).await);
+        self.accept_forwarding(wanted).await;
         done.extend(self.replace_masquerading(wanted).await);
         self.count_peers(&desired, &direct);
         Ok(done)
     }
 
+    fn hindrance(&self) -> Option<String> {
+        self.forward_rules.as_ref()?.hindrance()
+    }
+
     fn complaint(&self) -> Option<String> {
-        self.bridge.as_ref().map(ToString::to_string)
+        let bridge = || self.bridge.as_ref().map(ToString::to_string);
+        let masquerade = || self.flanneld_masq.trouble().map(str::to_owned);
+        self.hindrance().or_else(bridge).or_else(masquerade)
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
@@ -354,9 +354,19 @@ impl Node for Kernel {
     }
 
     async fn changed(&mut self) {
-        let changes = self.monitor.changed().await;
-        tracing::debug!(?changes, "the kernel announced changes");
-        self.announced.add(changes);
+        let firewall = async {
+            match &mut self.forward_rules {
+                Some(keeper) => keeper.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changes = self.monitor.changed() => {
+                tracing::debug!(?changes, "the kernel announced changes");
+                self.announced.add(changes);
+            }
+            () = firewall => {}
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod docs;
 mod fuzz;
+mod kernels;
 mod llvm;
 mod process;
 mod reproducible;

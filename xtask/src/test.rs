@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::build_ebpf::BuildEbpf;
+use crate::controls::Controls;
 use crate::kernels;
 use crate::process;
 use crate::setup::{self, Setup};
@@ -50,12 +51,16 @@ impl Test {
             );
         }
         println!("test: unit, packet and end-to-end tests");
-        process::run(
+        let mut controls = Controls::default();
+        let tested = process::run_reading(
             workspace
                 .cargo()
                 .args(["test", "--locked", "--no-fail-fast"])
                 .args(&self.passed_on),
-        )
+            |line| controls.read(line),
+        );
+        println!("test: {controls}");
+        tested
     }
 }
 

@@ -16,7 +16,8 @@ const PROGRAMS: &[&str] = &[
     "target/debug/flannel-agent-next-layout",
     "target/debug/reflect",
 ];
-const FILES: &[&str] = &["target/bpf/flannel-ebpf"];
+/// What is built outside of `target/debug`; real flanneld is the control of scenarios.
+const FILES: &[&str] = &["target/bpf/flannel-ebpf", ".cache/tools/bin/flanneld"];
 const FOLDERS: &[&str] = &["deploy", "docs"];
 
 /// How much longer than on real hardware a test waits for what it waits for.

@@ -42,10 +42,7 @@ const BRIEF: &[(&str, &[&str])] = &[
     ("packet_uplink_rx", &[]),
     ("packet_bridge", &[]),
     ("packet_uplink_xdp", &[]),
-    (
-        "e2e_two_nodes",
-        &["mix_2_Mix__Mixed", "--skip", "traceroute"],
-    ),
+    ("e2e_two_nodes", &["mix_1", "--skip", "traceroute"]),
 ];
 
 /// One test program, and which of its tests.

@@ -58,6 +58,7 @@ pub mod ping;
 pub mod pod;
 pub mod process;
 pub mod raw;
+pub mod refusal;
 pub mod snat_table;
 pub mod sniffer;
 pub mod sockopt;

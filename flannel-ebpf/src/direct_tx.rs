@@ -12,7 +12,7 @@ use crate::headers;
 use crate::pod_tx::leaves_for_overlay;
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{flows, peers};
+use crate::{flows, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -42,6 +42,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if !flow.may_pass(Direction::Tx, now) {
         return Ok(Verdict::Untouched);
     }
+    ours::check(skb)?;
     flow.peer = *peer;
     flow.note_passed(Direction::Tx, now, epoch);
     Err(Reason::Verified)

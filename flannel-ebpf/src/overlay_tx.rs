@@ -8,11 +8,12 @@ use flannel_common::maps::{PEER_VXLAN, Peer};
 use flannel_common::reason::Reason;
 use flannel_common::transport;
 
+use crate::encap::{self, At};
 use crate::globals::{SUBNET, SUBNET_MASK};
 use crate::headers::{self, Packet};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{encap, flows, peers};
+use crate::{flows, peers};
 
 /// First try, on the way out of `flannel.<VNI>`. What it passes crosses the veth pair, which segments in
 /// software what this hook could not take, and comes to [`run_last`].
@@ -32,7 +33,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let epoch = flows::epoch();
     let peer = *peers::of(packet.ip.dst).ok_or(Reason::NoPeer)?;
     note_passed(packet, &peer, epoch);
-    encap::send(skb, &peer, &packet.ip, Reason::Encap)
+    encap::send(skb, &peer, &packet.ip, At::Stack, Reason::Encap)
 }
 
 /// Last try, at the far end of the pair: behind it there is no stack that could help.

@@ -3,20 +3,21 @@
 use core::mem::MaybeUninit;
 
 use flannel_common::flow::{Direction, FlowKey, Step};
-use flannel_common::globals::FAST_MARK;
+use flannel_common::globals::{FAST_MARK, POD_HOOK_BRIDGE};
 use flannel_common::maps::{PEER_DIRECT, PEER_OUTSIDE, Peer};
 use flannel_common::outside::Way;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
 use flannel_common::{cidr, ttl};
 
+use crate::encap::{self, At};
 use crate::globals::{
-    self, NETWORK, NETWORK_MASK, OVERLAY_MTU, SUBNET, SUBNET_MASK, UPLINK_IFINDEX,
+    self, NETWORK, NETWORK_MASK, OVERLAY_MTU, POD_HOOK, SUBNET, SUBNET_MASK, UPLINK_IFINDEX,
 };
 use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{encap, flows, peers};
+use crate::{flows, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -37,6 +38,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
 
     // Only the stack knows the way out of the cluster.
     if flows::always() && !outside {
+        ours::check(skb)?;
         let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
         return send(skb, &peer, packet);
     }
@@ -109,6 +111,13 @@ fn may_skip(peer: &Peer, outside: bool, len: u32) -> bool {
     }
 }
 
+/// What br_netfilter translated on its way through the bridge, for a service, has a route at the bridge's own hook
+/// (`br_nf_pre_routing_finish`). No other packet has one ahead of the stack, and such a flow is never proven.
+#[inline(always)]
+fn has_route() -> bool {
+    flows::always() && POD_HOOK.load() == POD_HOOK_BRIDGE
+}
+
 /// Skipping the stack is still a hop: the TTL goes down by one.
 #[inline(always)]
 fn send(skb: &Skb, peer: &Peer, packet: &Packet) -> Result<Verdict, Reason> {
@@ -116,9 +125,18 @@ fn send(skb: &Skb, peer: &Peer, packet: &Packet) -> Result<Verdict, Reason> {
     if peer.kind == PEER_DIRECT || peer.kind == PEER_OUTSIDE {
         skb.store(headers::IP, &ip.front())
             .map_err(|_| Reason::Mangled)?;
-        skb.set_mark(FAST_MARK);
-        let action = skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop);
+        let uplink = UPLINK_IFINDEX.load();
+        let action = if peer.kind == PEER_DIRECT && has_route() {
+            skb::redirect_routed(uplink)
+        } else {
+            skb.set_mark(FAST_MARK);
+            skb::redirect_to_neighbour(uplink, peer.next_hop)
+        };
         return Ok(Verdict::Taken(action, Reason::FastTx));
     }
-    encap::send(skb, peer, &ip, Reason::FastTx)
+    let at = match has_route() {
+        true => At::Stack,
+        false => At::Pod,
+    };
+    encap::send(skb, peer, &ip, at, Reason::FastTx)
 }

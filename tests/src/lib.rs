@@ -70,6 +70,7 @@ pub mod ping;
 pub mod pod;
 pub mod process;
 pub mod raw;
+pub mod refusal;
 pub mod real_flanneld;
 pub mod snat_table;
 pub mod sniffer;

@@ -11,6 +11,8 @@ use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
 
 /// Encapsulates an IPv4 frame, with `ip` as its header up to the checksum, and sends it to `peer`, counting `reason`.
+/// The outer packet keeps the inner one's mark and traffic class, for filters and classes at the uplink, as with the kernel's
+/// device.
 #[inline(always)]
 pub(crate) fn send(skb: &Skb, peer: &Peer, ip: &Ip, reason: Reason) -> Result<Verdict, Reason> {
     let outer = OUTER_TEMPLATE
@@ -28,7 +30,6 @@ pub(crate) fn send(skb: &Skb, peer: &Peer, ip: &Ip, reason: Reason) -> Result<Ve
     skb.grow().map_err(|_| Reason::EncapRefused)?;
     skb.store(Eth::LEN, outer.bytes())
         .map_err(|_| Reason::Mangled)?;
-    skb.clear_mark();
     let action = skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop);
     Ok(Verdict::Taken(action, reason))
 }

@@ -14,11 +14,11 @@ use crate::pod_rx::came_from_overlay;
 use crate::pod_tx::reason_of;
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{crossing, flows, peers};
+use crate::{crossing, flows, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
-    if !flows::enabled() || !skb.is_ipv4() || !skb.is_for_host() {
+    if !flows::enabled() || !skb.is_ipv4_for_us() || !skb.is_for_host() {
         return Ok(Verdict::Untouched);
     }
     let mut room = MaybeUninit::uninit();
@@ -28,6 +28,8 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if !came_from_overlay(packet) {
         return Ok(Verdict::Untouched);
     }
+    ours::check(skb)?;
+    skb.untag();
     transport::check_fast(&packet.ip)?;
     let tcp = transport::tcp(&packet.ip, &packet.l4)?;
     transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;

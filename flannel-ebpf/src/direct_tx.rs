@@ -10,7 +10,7 @@ use crate::headers;
 use crate::pod_tx::leaves_for_overlay;
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{crossing, flows, peers};
+use crate::{crossing, flows, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -43,6 +43,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if !flow.may_pass(Direction::Tx, passed.now, &proof) {
         return Ok(Verdict::Untouched);
     }
+    ours::check(skb)?;
     flow.peer = *peer;
     flow.note_passed(Direction::Tx, passed.now, &proof);
     Err(Reason::Verified)

@@ -45,6 +45,8 @@ mod headers;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod ours;
+#[cfg(target_arch = "bpf")]
 mod outside_rx;
 #[cfg(target_arch = "bpf")]
 mod outside_tx;

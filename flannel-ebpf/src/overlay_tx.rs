@@ -7,10 +7,11 @@ use flannel_common::flow::{Direction, FlowKey};
 use flannel_common::maps::{PEER_VXLAN, Peer};
 use flannel_common::reason::Reason;
 
+use crate::encap::{self, At};
 use crate::headers::{self, Packet};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{crossing, encap, flows, peers};
+use crate::{crossing, flows, peers};
 
 /// First try, on the way out of `flannel.<VNI>`. What it passes crosses the veth pair, which segments in
 /// software what this hook could not take, and comes to [`run_last`].
@@ -29,7 +30,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     }
     let peer = *peers::of(packet.ip.dst).ok_or(Reason::NoPeer)?;
     note_passed(skb, packet, &peer);
-    encap::send(skb, &peer, &packet.ip, Reason::Encap)
+    encap::send(skb, &peer, &packet.ip, At::Stack, Reason::Encap)
 }
 
 /// Last try, at the far end of the pair: behind it there is no stack that could help.

@@ -5,18 +5,20 @@ use core::mem::MaybeUninit;
 use flannel_common::cidr;
 use flannel_common::crossing::Change;
 use flannel_common::flow::{Direction, FlowKey, Step};
+use flannel_common::globals::POD_HOOK_BRIDGE;
 use flannel_common::maps::{PEER_DIRECT, PEER_OUTSIDE, Peer};
 use flannel_common::outside::Way;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
 
+use crate::encap::{self, At};
 use crate::globals::{
-    self, NETWORK, NETWORK_MASK, OVERLAY_MTU, SUBNET, SUBNET_MASK, UPLINK_IFINDEX,
+    self, NETWORK, NETWORK_MASK, OVERLAY_MTU, POD_HOOK, SUBNET, SUBNET_MASK, UPLINK_IFINDEX,
 };
 use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{crossing, encap, flows, peers};
+use crate::{crossing, flows, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -37,8 +39,15 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
 
     // Only the stack knows the way out of the cluster.
     if flows::always() && !outside {
+        ours::check(skb)?;
         let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
-        return send(skb, &peer, packet, &Change::NONE);
+        // Nobody has shown what the stack would do to it.
+        let change = Change {
+            mark: skb.mark(),
+            priority: skb.priority(),
+            ..Change::NONE
+        };
+        return send(skb, &peer, packet, &change);
     }
     let key = FlowKey::outbound(&packet.ip, &packet.l4);
     let control = transport::control(tcp);
@@ -113,6 +122,13 @@ fn may_skip(peer: &Peer, outside: bool, len: u32) -> bool {
     }
 }
 
+/// What br_netfilter translated on its way through the bridge, for a service, has a route at the bridge's own hook
+/// (`br_nf_pre_routing_finish`). No other packet has one ahead of the stack, and such a flow is never proven.
+#[inline(always)]
+fn has_route() -> bool {
+    flows::always() && POD_HOOK.load() == POD_HOOK_BRIDGE
+}
+
 /// Skipping the stack is still a hop: the TTL goes down by one, and what rules write is written.
 #[inline(always)]
 fn send(skb: &Skb, peer: &Peer, packet: &Packet, change: &Change) -> Result<Verdict, Reason> {
@@ -121,9 +137,18 @@ fn send(skb: &Skb, peer: &Peer, packet: &Packet, change: &Change) -> Result<Verd
     if peer.kind == PEER_DIRECT || peer.kind == PEER_OUTSIDE {
         skb.store(headers::IP, &ip.front())
             .map_err(|_| Reason::Mangled)?;
+        let uplink = UPLINK_IFINDEX.load();
         skb.tell_past_stack();
-        let action = skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop);
+        let action = if peer.kind == PEER_DIRECT && has_route() {
+            skb::redirect_routed(uplink)
+        } else {
+            skb::redirect_to_neighbour(uplink, peer.next_hop)
+        };
         return Ok(Verdict::Taken(action, Reason::FastTx));
     }
-    encap::send(skb, peer, &ip, Reason::FastTx)
+    let at = match has_route() {
+        true => At::Stack,
+        false => At::Pod,
+    };
+    encap::send(skb, peer, &ip, at, Reason::FastTx)
 }

@@ -11,8 +11,8 @@ use flannel_common::vxlan::{self, Outer};
 use flannel_common::xdp::Meta;
 
 use crate::globals::{SOURCE_CHECK, UPLINK_MAC, VNI, VXLAN_PORT, uplink_ip};
-use crate::peers;
 use crate::xdp_frame::Frame;
+use crate::{ours, peers};
 
 /// The front of a VXLAN packet.
 #[repr(C)]
@@ -56,6 +56,7 @@ fn decapsulate(frame: &Frame, front: &Front) -> Result<(), Reason> {
         frame.len().wrapping_sub(Eth::LEN as u32),
     )?;
     vxlan::check_inner(&front.outer, &front.inner)?;
+    ours::check_frame(frame)?;
     if ecn::decapsulate(front.outer.ip.tos, front.inner.tos) != ecn::Decap::Keep {
         return Err(Reason::DecapRefused);
     }

@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod check;
+mod controls;
 mod demo;
 mod docs;
 mod fuzz;

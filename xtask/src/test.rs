@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::build_ebpf::BuildEbpf;
+use crate::controls::Controls;
 use crate::process;
 use crate::setup::{self, Setup};
 use crate::workspace::Workspace;
@@ -32,12 +33,16 @@ impl Test {
         build_next_layout(workspace)?;
         build_agent(workspace)?;
         println!("test: unit, packet and end-to-end tests");
-        process::run(
+        let mut controls = Controls::default();
+        let tested = process::run_reading(
             workspace
                 .cargo()
                 .args(["test", "--locked", "--no-fail-fast"])
                 .args(&self.passed_on),
-        )
+            |line| controls.read(line),
+        );
+        println!("test: {controls}");
+        tested
     }
 }
 

@@ -11,6 +11,7 @@ use super::node::{Done, Node, Wanted};
 use super::retry::Retry;
 use super::subnet_file::SubnetFile;
 use super::systemd::Systemd;
+use crate::dataplane::ReconcileError;
 use crate::health::Ready;
 use crate::lease::{LeaseAttrs, Leases, OwnLease};
 use crate::logbook::Logbook;
@@ -178,9 +179,16 @@ impl<N: Node> Agent<N> {
             _ => Ok(()),
         };
         let done = match work {
-            Work::Nothing => Done::new(),
-            Work::Peers => self.node.update_peers(&self.wanted).await?,
-            Work::All | Work::Uplink => self.node.reconcile(&self.wanted).await?,
+            Work::Nothing => Ok(Done::new()),
+            Work::Peers => self.node.update_peers(&self.wanted).await,
+            Work::All | Work::Uplink => self.node.reconcile(&self.wanted).await,
+        };
+        let done = match done {
+            Err(error) if is_taken_over(&error) => {
+                self.stand_back().await;
+                return Err(error);
+            }
+            done => done?,
         };
         if !done.is_empty() {
             tracing::info!(
@@ -198,6 +206,28 @@ impl<N: Node> Agent<N> {
             self.systemd.status(self.status());
         }
         uplink.map(|()| done)
+    }
+
+    /// The node is flanneld's. Our lease is, too: it says the MAC of the device that is there, or peers would send to the one
+    /// that is gone.
+    async fn stand_back(&mut self) {
+        self.ready.set(false);
+        let published = self.attrs.borrow().clone();
+        let Wanted {
+            network, uplink, ..
+        } = &self.wanted;
+        match self.node.attrs(network, uplink, Some(&published)).await {
+            Ok(attrs) => self.publish(attrs),
+            Err(error) => tracing::debug!("the lease stays as it is: {error:#}"),
+        }
+    }
+
+    fn publish(&self, attrs: LeaseAttrs) {
+        self.attrs.send_if_modified(|published| {
+            let changed = *published != attrs;
+            *published = attrs;
+            changed
+        });
     }
 
     fn status(&self) -> String {
@@ -252,13 +282,13 @@ impl<N: Node> Agent<N> {
             .await?;
         tracing::warn!("uplink changed from {} to {uplink}", self.wanted.uplink);
         self.wanted.uplink = uplink;
-        self.attrs.send_if_modified(|published| {
-            let changed = *published != attrs;
-            *published = attrs;
-            changed
-        });
+        self.publish(attrs);
         Ok(())
     }
+}
+
+fn is_taken_over(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ReconcileError::TakenOver { .. }))
 }
 
 async fn at(instant: Option<Instant>) {

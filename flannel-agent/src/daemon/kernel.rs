@@ -16,7 +16,7 @@ use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
 use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
-use crate::dataplane::{Dataplane, Report};
+use crate::dataplane::{Dataplane, ReconcileError, Report};
 use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
 use crate::flanneld_masq::FlanneldMasq;
@@ -311,7 +311,12 @@ impl Node for Kernel {
             done.extend(self.routes(&direct).await?);
             done.extend(words(&self.dataplane.reconcile(&desired).await?));
         } else {
-            done.extend(words(&self.dataplane.reconcile(&desired).await?));
+            let reconciled = self.dataplane.reconcile(&desired).await;
+            if let Err(ReconcileError::TakenOver { .. }) = reconciled {
+                // Their device cannot come up while we hold its port.
+                self.rescue = None;
+            }
+            done.extend(words(&reconciled?));
             self.hold_port(&wanted.network).await?;
             done.extend(self.routes(&direct).await?);
         }

@@ -19,7 +19,7 @@ use super::{Look, Verdict, maps, stats};
 use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
 use crate::mac::MacAddr;
 use crate::mark;
-use crate::net::{Address, Link, Netlink, Path};
+use crate::net::{Address, Kind, Link, Netlink, Path};
 use past::Past;
 
 /// `status …`
@@ -45,6 +45,8 @@ pub(super) struct Status {
     past: Option<Past>,
     /// What the live programs were told; `None` if they come from another build, or there are none.
     pub(super) told: Option<Told>,
+    /// The kernel's vxlan device that is where our pair was.
+    taken_over_by: Option<String>,
     uplink: Option<Device>,
     devices: Vec<Device>,
     pub(super) hooks: Vec<Hook>,
@@ -131,6 +133,7 @@ impl Status {
             past: Past::read(state_dir, view.network()),
             uplink: uplink.map(|link| Device::new(link, &addresses)),
             devices: ours.map(|link| Device::new(link, &addresses)).collect(),
+            taken_over_by: told.as_ref().and_then(|told| taken_over_by(told, &links)),
             told,
             hooks,
             peers,
@@ -289,6 +292,12 @@ impl Device {
             self.addresses.join(" ")
         )
     }
+}
+
+fn taken_over_by(told: &Told, links: &[Link]) -> Option<String> {
+    let name = mark::device(told.vni);
+    let theirs = |link: &&Link| link.name == name && matches!(link.kind, Kind::Vxlan { .. });
+    links.iter().find(theirs).map(|link| link.name.clone())
 }
 
 fn by_class(sums: &Sums) -> BTreeMap<&'static str, Packets> {

@@ -25,6 +25,8 @@ pub struct Node {
     pub uplink_ip: Ipv4,
     /// A test run's packets are on the loopback device, 1.
     pub uplink_index: u32,
+    /// Of `flannel.<VNI>`, the near end of the pair.
+    pub pair_index: u32,
     pub vtep_mac: Mac,
     pub vni: u32,
     pub port: u16,
@@ -43,6 +45,7 @@ impl Default for Node {
         Self {
             uplink_ip: [192, 168, 0, 1],
             uplink_index: 1,
+            pair_index: Self::FLANNEL,
             vtep_mac: [2, 0, 0, 0, 0, 1],
             vni: 1,
             port: 8472,
@@ -101,7 +104,7 @@ impl Node {
         EbpfLoader::new()
             .btf(None)
             .override_global(globals::UPLINK_IFINDEX, &self.uplink_index, true)
-            .override_global(globals::FLANNEL_IFINDEX, &Self::FLANNEL, true)
+            .override_global(globals::FLANNEL_IFINDEX, &self.pair_index, true)
             .override_global(globals::GRO_IFINDEX, &1u32, true)
             .override_global(globals::UPLINK_IP, &self.uplink_ip, true)
             .override_global(globals::OUTER_TEMPLATE, &template.0, true)

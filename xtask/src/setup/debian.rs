@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::needs::NEEDS;
-use super::{is_root, tools};
+use super::{flanneld, is_root, tools};
 use crate::workspace::Workspace;
 use crate::{llvm, process};
 
@@ -27,7 +27,10 @@ pub(super) fn setup(workspace: &Workspace, dry_run: bool) -> Result<()> {
         .iter()
         .map(|need| need.package)
         .chain(COMPILER.iter().copied());
-    let wanted: Vec<String> = wanted.map(str::to_owned).chain([guess.clone()]).collect();
+    // Go comes by it where there is none.
+    let pip = flanneld::needs_pip(workspace)?.then_some("python3-pip");
+    let wanted = wanted.chain(pip).map(str::to_owned);
+    let wanted: Vec<String> = wanted.chain([guess.clone()]).collect();
     install(&wanted, dry_run)?;
 
     let llvm = match (llvm_major(), dry_run) {

@@ -1,6 +1,8 @@
 //! `setup`: what a fresh machine lacks, and nothing else.
 
 mod debian;
+mod flanneld;
+mod go;
 mod kernel;
 mod needs;
 mod tools;
@@ -35,9 +37,13 @@ impl Setup {
         match system(&os_release) {
             System::Debian12 => {
                 debian::setup(workspace, self.dry_run)?;
+                flanneld::ensure(workspace, self.dry_run)?;
                 kernel::ensure_br_netfilter(self.dry_run)
             }
-            System::Other(name) => explain(workspace, &name),
+            System::Other(name) => {
+                explain(workspace, &name)?;
+                flanneld::ensure(workspace, self.dry_run)
+            }
         }
     }
 }

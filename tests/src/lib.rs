@@ -68,6 +68,7 @@ pub mod pod;
 pub mod process;
 pub mod raw;
 pub mod real_flanneld;
+pub mod setups;
 pub mod snat_table;
 pub mod sniffer;
 pub mod sockopt;

@@ -105,7 +105,7 @@ impl Doctor {
         report.group("node");
         node::check(&patient, network.as_ref(), &mut report).await;
         report.group("firewall");
-        firewall::check(network.as_ref(), &mut report).await;
+        firewall::check(&patient, network.as_ref(), &mut report).await;
         if !self.pre {
             report.group("tunnel");
             tunnel::check(&patient, &mut report).await?;

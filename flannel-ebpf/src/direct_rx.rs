@@ -18,7 +18,7 @@ use crate::{flows, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
-    if !flows::enabled() || !skb.is_ipv4() || !skb.is_for_host() {
+    if !flows::enabled() || !skb.is_ipv4_for_us() || !skb.is_for_host() {
         return Ok(Verdict::Untouched);
     }
     let mut room = MaybeUninit::uninit();
@@ -29,6 +29,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Ok(Verdict::Untouched);
     }
     ours::check(skb)?;
+    skb.untag();
     transport::check_fast(&packet.ip)?;
     let tcp = transport::tcp(&packet.ip, &packet.l4)?;
     transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;

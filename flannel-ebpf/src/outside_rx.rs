@@ -15,6 +15,7 @@ use crate::{flows, headers};
 /// That it was translated proves where it comes from: whom a pod of ours talks to.
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
+    skb.untag();
     let mut room = MaybeUninit::uninit();
     let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
         return Ok(Verdict::Untouched);

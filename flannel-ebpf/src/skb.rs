@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{
     bpf_check_mtu, bpf_csum_level, bpf_fib_lookup as bpf_fib_lookup_helper, bpf_get_hash_recalc,
     bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
-    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes,
+    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes, bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
 use aya_ebpf::{EbpfContext, bpf_f_adj_room_encap_l2};
@@ -83,12 +83,48 @@ impl Skb {
     /// Whether the frame carries IPv4 and no VLAN tag, neither in the frame nor beside it.
     #[inline(always)]
     pub(crate) fn is_ipv4(&self) -> bool {
+        self.carries_ipv4() && !self.is_tagged()
+    }
+
+    /// The same for a frame that comes in, where the VLAN id 0 is none: such a tag carries a priority and nothing else, and
+    /// the kernel ignores it (`__netif_receive_skb_core`, which puts a tag beside the frame before the programs run).
+    #[inline(always)]
+    pub(crate) fn is_ipv4_for_us(&self) -> bool {
+        self.carries_ipv4() && (!self.is_tagged() || self.vlan_id() == 0)
+    }
+
+    /// Takes the tag off that [`Self::is_ipv4_for_us`] has let pass: who takes the frame past the kernel's receive path does
+    /// its work.
+    #[inline(always)]
+    pub(crate) fn untag(&self) {
+        if self.is_tagged() {
+            // SAFETY: a plain helper call with the live context; nothing keeps a pointer into the packet. It cannot fail for a
+            // tag that lies beside the frame (`skb_vlan_pop`).
+            unsafe { bpf_skb_vlan_pop(self.raw()) };
+        }
+    }
+
+    #[inline(always)]
+    fn carries_ipv4(&self) -> bool {
         const IPV4: u32 = u16::from_ne_bytes(ETHERTYPE_IPV4) as u32;
         // SAFETY: as in `new`.
         let protocol = unsafe { (*self.raw()).protocol };
+        protocol == IPV4
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
         // SAFETY: as in `new`.
         let vlan = unsafe { (*self.raw()).vlan_present };
-        protocol == IPV4 && vlan == 0
+        vlan != 0
+    }
+
+    #[inline(always)]
+    fn vlan_id(&self) -> u32 {
+        const VLAN_VID_MASK: u32 = 0xfff;
+        // SAFETY: as in `new`.
+        let tag = unsafe { (*self.raw()).vlan_tci };
+        tag & VLAN_VID_MASK
     }
 
     /// What XDP left in front of the frame.

@@ -18,7 +18,7 @@ use crate::{decap, deliver, fast_rx, flows, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
-    if !skb.is_ipv4() || !skb.is_for_host() {
+    if !skb.is_ipv4_for_us() || !skb.is_for_host() {
         return Ok(Verdict::Untouched);
     }
     let mut room = MaybeUninit::uninit();
@@ -67,6 +67,7 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
     let packet_len = skb.len().wrapping_sub(Eth::LEN as u32);
     vxlan::check(outer, VNI.load(), packet_len)?;
     vxlan::check_inner(outer, &inner.ip)?;
+    skb.untag();
     let packet = Tunnelled {
         outer_src: outer.ip.src,
         inner,

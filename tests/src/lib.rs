@@ -19,6 +19,9 @@
 //! [`KernelVxlan`]: kernel_vxlan::KernelVxlan
 //! [`KernelHostGw`]: kernel_host_gw::KernelHostGw
 //!
+//! Nodes start cold: the pings by which [`pair::Pair`] and [`stage::Stage`] find out that all is ready leave no neighbour entry
+//! behind. [`cold`] empties the tables again in the middle of a test.
+//!
 //! Nothing here touches the interfaces, firewall or sysctls of the machine: every link is created
 //! inside a namespace, and everything is removed on drop, also while a test panics. What a killed
 //! test process leaves behind is swept by the next [`lab::Lab`].
@@ -67,6 +70,7 @@ pub mod ping;
 pub mod pod;
 pub mod process;
 pub mod raw;
+pub mod refusal;
 pub mod real_flanneld;
 pub mod snat_table;
 pub mod sniffer;
@@ -79,6 +83,7 @@ pub mod sweep;
 pub mod talk;
 pub mod tcp;
 pub mod traceroute;
+pub mod tuntap;
 pub mod udp;
 pub mod unprivileged;
 pub mod vxlan_frame;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::agent::Agent;
+use crate::cold::forget_everybody;
 use crate::host::Host as _;
 use crate::kernel_host_gw::KernelHostGw;
 use crate::kernel_vxlan::KernelVxlan;
@@ -117,13 +118,20 @@ impl Pair<Agent, KernelVxlan> {
 }
 
 impl<A: Member, B: Member> Pair<A, B> {
-    /// Gives each of two members a pod and waits until these reach each other.
+    /// Gives each of two members a pod and waits until these reach each other. Then all four forget their neighbours: nodes
+    /// start cold.
     pub fn of(lab: Lab, net: Network, one: A, two: B) -> Self {
         one.follow_leases();
         two.follow_leases();
         let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
         pod1.reaches(&pod2);
         pod2.reaches(&pod1);
+        for host in [one.node().netns(), two.node().netns()] {
+            forget_everybody(host);
+        }
+        for pod in [&pod1, &pod2] {
+            forget_everybody(pod);
+        }
         Self {
             lab,
             net,
@@ -131,26 +139,6 @@ impl<A: Member, B: Member> Pair<A, B> {
             two,
             pod1,
             pod2,
-        }
-    }
-
-    /// Forgets every neighbour, as on nodes that have not talked to each other for a while: the next packet has to
-    /// wait for an answer to ARP at each hop, and must not be lost for it.
-    #[must_use]
-    pub fn cold(self) -> Self {
-        self.cool_down();
-        self
-    }
-
-    /// [`Self::cold`] for later, and again.
-    pub fn cool_down(&self) {
-        let hosts = [self.one.node().netns(), self.two.node().netns()];
-        for host in hosts
-            .into_iter()
-            .chain([self.pod1.netns(), self.pod2.netns()])
-        {
-            // Permanent entries stay: they are flannel's.
-            host.exec("ip neigh flush all");
         }
     }
 

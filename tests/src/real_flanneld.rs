@@ -1,5 +1,6 @@
 //! Real flanneld on a node: the control. What `cargo xtask setup` built, started as an operator starts it.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -81,23 +82,6 @@ impl RealFlanneld {
         }
     }
 
-    /// Waits for `subnet.env` and for `/readyz`, which says 200 once that is written and the firewall's rules are there, and then
-    /// for the peers.
-    ///
-    /// # Panics
-    /// If it ends instead, or takes too long.
-    #[track_caller]
-    pub fn wait_until_ready(&mut self) {
-        let what = format!("{} on {} is ready", self.name, self.node.name());
-        eventually(what, Duration::from_secs(30), || {
-            if let Some(status) = self.process.exited() {
-                panic!("{} on {} ended: {status}", self.name, self.node.name());
-            }
-            http_status(&*self.node, self.port, "/readyz") == Some(200) && self.subnet_file.exists()
-        });
-        self.follow_leases();
-    }
-
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
@@ -119,10 +103,18 @@ impl RealFlanneld {
         leases
             .into_iter()
             .filter(move |(subnet, lease): &(Subnet, Value)| {
-                *subnet != own && lease["BackendType"] == backend
+                *subnet != own && lease["BackendType"] == backend && is_readable(lease)
             })
             .map(|(subnet, _)| subnet)
     }
+}
+
+/// Whether it can make a route of a lease; of others it logs an error.
+fn is_readable(lease: &Value) -> bool {
+    let public_ip = lease["PublicIP"].as_str();
+    let mac = lease["BackendData"]["VtepMAC"].as_str();
+    public_ip.is_some_and(|ip| ip.parse::<Ipv4Addr>().is_ok())
+        && (lease["BackendType"] != "vxlan" || mac.is_some_and(|mac| mac.matches(':').count() == 5))
 }
 
 impl Member for RealFlanneld {
@@ -157,6 +149,23 @@ impl Member for RealFlanneld {
 impl WithDaemon for RealFlanneld {
     fn node_arc(&self) -> Arc<Node> {
         self.node.clone()
+    }
+
+    /// Waits for `subnet.env` and for `/readyz`, which says 200 once that is written and the firewall's rules are there, and then
+    /// for the peers.
+    ///
+    /// # Panics
+    /// If it ends instead, or takes too long.
+    #[track_caller]
+    fn wait_until_ready(&mut self) {
+        let what = format!("{} on {} is ready", self.name, self.node.name());
+        eventually(what, Duration::from_secs(30), || {
+            if let Some(status) = self.process.exited() {
+                panic!("{} on {} ended: {status}", self.name, self.node.name());
+            }
+            http_status(&*self.node, self.port, "/readyz") == Some(200) && self.subnet_file.exists()
+        });
+        self.follow_leases();
     }
 
     fn log(&self) -> String {

@@ -7,6 +7,7 @@ use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 
 use crate::agent::Agent;
+use crate::cold::forget_everybody;
 use crate::host::Host;
 use crate::lab::{Lab, Options};
 use crate::member::Member;
@@ -66,7 +67,7 @@ impl Stage {
         Self::of(net, options, flags)
     }
 
-    /// Starts everything, and waits until the pod reaches the server. `net` is of [`CLUSTER`].
+    /// Starts everything, waits until the pod reaches the server, and lets all forget their neighbours. `net` is of [`CLUSTER`].
     pub fn of(net: Network, options: Options, flags: &[&str]) -> Self {
         Self::build(Kind::Ours, net, options, |node, net| {
             Agent::start_with(node, net, &with_masquerading(flags))
@@ -123,6 +124,14 @@ impl<N: Member> Stage<N> {
         eventually("the pod reaches the server", SOON, || {
             pod.ping(outside.address()).count(1).lossless()
         });
+        for host in [
+            node.node().netns(),
+            pod.netns(),
+            outside.netns(),
+            lab.router(),
+        ] {
+            forget_everybody(host);
+        }
         Self {
             sniffer,
             pod,

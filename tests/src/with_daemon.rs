@@ -18,6 +18,9 @@ pub trait WithDaemon: Member {
     /// The node, for as long as anybody needs it.
     fn node_arc(&self) -> Arc<Node>;
 
+    /// Waits until it has a subnet and forwards.
+    fn wait_until_ready(&mut self);
+
     /// What it has logged since its last start.
     fn log(&self) -> String;
 
@@ -48,9 +51,20 @@ pub type AnyDaemon = Box<dyn WithDaemon>;
 /// For a kind without a daemon.
 #[track_caller]
 pub fn start(kind: Kind, node: impl Into<Arc<Node>>, net: &Network, flags: &[&str]) -> AnyDaemon {
+    let mut daemon = spawn(kind, node, net, flags);
+    daemon.wait_until_ready();
+    daemon
+}
+
+/// The same without waiting: it has no subnet yet.
+///
+/// # Panics
+/// For a kind without a daemon.
+#[track_caller]
+pub fn spawn(kind: Kind, node: impl Into<Arc<Node>>, net: &Network, flags: &[&str]) -> AnyDaemon {
     match kind {
-        Kind::Ours => Box::new(Agent::start_with(node, net, flags)),
-        Kind::Flanneld => Box::new(RealFlanneld::start_with(node, net, flags)),
+        Kind::Ours => Box::new(Agent::spawn(node, net, flags)),
+        Kind::Flanneld => Box::new(RealFlanneld::spawn(node, net, flags)),
         Kind::Kernel => panic!("the kernel way has no daemon"),
     }
 }
@@ -58,6 +72,11 @@ pub fn start(kind: Kind, node: impl Into<Arc<Node>>, net: &Network, flags: &[&st
 impl WithDaemon for Agent {
     fn node_arc(&self) -> Arc<Node> {
         self.node_arc()
+    }
+
+    #[track_caller]
+    fn wait_until_ready(&mut self) {
+        self.wait_until_ready();
     }
 
     fn log(&self) -> String {

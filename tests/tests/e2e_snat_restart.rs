@@ -21,7 +21,7 @@ struct Flows {
 }
 
 impl Flows {
-    fn open(stage: &Stage, mirror: &Mirror) -> Self {
+    fn open(stage: &Stage<impl Member>, mirror: &Mirror) -> Self {
         let to = stage.outside.at(mirror.port());
         let mut clients = Vec::new();
         for _ in 0..3 {
@@ -45,11 +45,16 @@ impl Flows {
 }
 
 #[rstest]
-#[case::same_settings(&[])]
-#[case::other_programs(&["--ip-masq", "--source-check=off"])]
-#[case::other_exemptions(&["--ip-masq", "--snat-exempt=203.0.113.0/24"])]
-fn flows_outlive_the_agent(#[case] flags: &[&str]) {
-    let mut stage = Stage::new();
+#[case::ours(Kind::Ours, &[])]
+#[case::with_other_programs(Kind::Ours, &["--ip-masq", "--source-check=off"])]
+#[case::with_other_exemptions(Kind::Ours, &["--ip-masq", "--snat-exempt=203.0.113.0/24"])]
+#[case::flanneld(Kind::Flanneld, &[])]
+fn flows_outlive_the_agent(#[case] kind: Kind, #[case] flags: &[&str]) {
+    let mut stage = Stage::on(kind);
+    if kind == Kind::Flanneld {
+        // It takes its rules away and writes them anew at each start, and meanwhile pods leave as themselves.
+        stage.sniffer.allow_all(stage.pod.address());
+    }
     let mirror = Mirror::on(&stage.outside, PORT);
     let mut flows = Flows::open(&stage, &mirror);
     let steady = Flow::start(&stage.pod, &stage.outside, stage.outside.address());

@@ -46,7 +46,6 @@ pub(super) struct Kernel {
     looked_up: Option<Instant>,
     /// Since then.
     announced: Changes,
-    direct: direct::Keeper,
     rescue: Option<AbortOnDropHandle<()>>,
     bridge: Option<Mismatch>,
     blackhole: bool,
@@ -68,6 +67,7 @@ impl Kernel {
         // Before the first look, or a change right after it would go unnoticed.
         let monitor = Monitor::open()?;
         let dataplane = Dataplane::open(&options)?;
+        monitor.pass_over(dataplane.netlink().port_of_route_changes());
         Ok(Self {
             dataplane,
             monitor,
@@ -81,7 +81,6 @@ impl Kernel {
             facts: Facts::default(),
             looked_up: None,
             announced: Changes::default(),
-            direct: direct::Keeper::default(),
             rescue: None,
             bridge: None,
             blackhole: config.blackhole,
@@ -124,7 +123,7 @@ impl Kernel {
             Backend::Vxlan(_) => wanted.own.attrs.vxlan_data().map(|data| data.vtep_mac),
             Backend::HostGw => Ok(MacAddr([0; 6])),
         };
-        let desired = Desired::new(&Inputs {
+        let mut desired = Desired::new(&Inputs {
             network: &self.network,
             config: &wanted.network,
             subnet: wanted.own.subnet,
@@ -137,6 +136,8 @@ impl Kernel {
             fast_path: &self.fast_path,
             snat: self.snat.as_ref(),
         })?;
+        // Those of host-gw, which the tunnel's peers know nothing of.
+        desired.peers.ignored.extend(direct.ignored.clone());
         Ok(desired)
     }
 
@@ -237,11 +238,6 @@ impl Kernel {
     fn count_peers(&self, desired: &Desired, direct: &Direct) {
         metrics::count_peers(&metrics::PeerStates::new(desired, direct, &self.facts));
     }
-
-    async fn routes(&mut self, direct: &Direct) -> anyhow::Result<Done> {
-        let net = self.dataplane.netlink();
-        Ok(self.direct.reconcile(net, direct).await?)
-    }
 }
 
 /// What this node publishes about itself; see [`Node::attrs`].
@@ -305,21 +301,13 @@ impl Node for Kernel {
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
         let mut done = Done::new();
-        // The old way goes when the new one works: a tunnel after the routes that replace it, routes after
-        // the tunnel. (Until a neighbour's route is there, the tunnel serves it.)
-        if wanted.network.backend == Backend::HostGw {
-            done.extend(self.routes(&direct).await?);
-            done.extend(words(&self.dataplane.reconcile(&desired).await?));
-        } else {
-            let reconciled = self.dataplane.reconcile(&desired).await;
-            if let Err(ReconcileError::TakenOver { .. }) = reconciled {
-                // Their device cannot come up while we hold its port.
-                self.rescue = None;
-            }
-            done.extend(words(&reconciled?));
-            self.hold_port(&wanted.network).await?;
-            done.extend(self.routes(&direct).await?);
+        let reconciled = self.dataplane.reconcile(&desired).await;
+        if let Err(ReconcileError::TakenOver { .. }) = reconciled {
+            // Their device cannot come up while we hold its port.
+            self.rescue = None;
         }
+        done.extend(words(&reconciled?));
+        self.hold_port(&wanted.network).await?;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;
         let held = blackhole::keep(self.dataplane.netlink(), network, subnet).await?;
@@ -353,8 +341,7 @@ impl Node for Kernel {
         self.facts = facts;
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
-        let mut done = words(&self.dataplane.update_peers(&desired).await?);
-        done.extend(self.routes(&direct).await?);
+        let done = words(&self.dataplane.update_peers(&desired).await?);
         self.count_peers(&desired, &direct);
         Ok(done)
     }

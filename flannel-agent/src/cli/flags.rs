@@ -171,7 +171,7 @@ pub struct Flags {
         help_heading = "Fast path"
     )]
     pub pod_hook: Hook,
-    /// The bridge that pods hang on
+    /// The bridge that pods hang on; --cni-conf-dir names it, too
     #[arg(
         long,
         value_name = "NAME",

@@ -182,7 +182,13 @@ impl Kernel {
     /// The bridge is the CNI plugin's: reported, never touched.
     async fn look_at_bridge(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         let (network, subnet) = (wanted.network.network, wanted.own.subnet);
-        let found = bridge::check(self.dataplane.netlink(), network, subnet).await?;
+        let found = bridge::check(
+            self.dataplane.netlink(),
+            &self.fast_path.bridge,
+            network,
+            subnet,
+        )
+        .await?;
         if let Some(mismatch) = found.as_ref().filter(|_| found != self.bridge) {
             tracing::warn!("{mismatch}");
         }

@@ -1,16 +1,23 @@
 //! The node's firewall, read only: a policy of DROP for forwarded packets stops what takes the stack.
 
+mod docker;
+
 use ipnet::Ipv4Net;
 
-use super::Report;
+use super::{Patient, Report};
 use crate::config::NetworkConfig;
 use crate::iptables::{IptablesError, Kind, Tool};
 use crate::net::nftables::{Chain, Family};
 use crate::net::{NetError, ip_tables, nftables, sysctl};
 
-pub(super) async fn check(network: Option<&NetworkConfig>, report: &mut Report) {
+pub(super) async fn check(
+    patient: &Patient<'_>,
+    network: Option<&NetworkConfig>,
+    report: &mut Report,
+) {
     let network = network.map(|network| network.network);
     forward(network, report).await;
+    docker::check(patient, report).await;
     let key = "net/netfilter/nf_conntrack_tcp_be_liberal";
     if let Ok(Some(value)) = sysctl::read(key) {
         report.ok(format!(

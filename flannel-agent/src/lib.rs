@@ -36,6 +36,7 @@ pub mod observe;
 pub mod plan;
 pub mod redact;
 pub mod rescue;
+pub mod senders;
 pub mod source;
 pub mod subnet_env;
 pub mod sweep;

@@ -38,29 +38,28 @@ pub(crate) fn destination(
     merged: Merged,
 ) -> Result<Destination, Reason> {
     let ip = &packet.inner.ip;
-    let may_be_fast = is_between_pods(packet) && transport::check_fast(ip).is_ok();
+    if !is_between_pods(packet) || transport::check_fast(ip).is_err() {
+        check_source(packet)?;
+        return Ok(Destination::Stack);
+    }
+    if flows::always() {
+        check_source(packet)?;
+        let tcp = transport::tcp(ip, &packet.inner.l4)?;
+        return Ok(match without_proof(skb, packet, tcp) {
+            Some(target) => Destination::Pod(target),
+            None => Destination::Stack,
+        });
+    }
     let key = FlowKey::inbound(ip, &packet.inner.l4);
-    let known = match may_be_fast && !flows::always() {
-        true => flows::get(&key),
-        false => None,
-    };
+    let known = flows::get(&key);
     let epoch = flows::epoch();
     // The source of a flow that is proven in this epoch was checked when it was proven.
     let trusted = |flow: &&mut Flow| flow.rx_peer == packet.outer_src && flow.rx.epoch == epoch;
     if !known.as_ref().is_some_and(trusted) {
         check_source(packet)?;
     }
-    if !may_be_fast {
-        return Ok(Destination::Stack);
-    }
     let tcp = transport::tcp(ip, &packet.inner.l4)?;
     let control = transport::control(tcp);
-    if flows::always() {
-        return Ok(match without_proof(skb, packet, tcp) {
-            Some(target) => Destination::Pod(target),
-            None => Destination::Stack,
-        });
-    }
     let Some(flow) = known else {
         return Ok(Destination::Stack);
     };

@@ -6,6 +6,7 @@ mod bpf;
 mod bpffs;
 mod carry;
 mod definition;
+mod encap;
 mod error;
 pub(crate) mod events;
 mod hooks;
@@ -39,6 +40,7 @@ pub(crate) use maps::Sources;
 pub(crate) use preview::Preview;
 pub use reconcile::{ReconcileError, Report};
 pub(crate) use rehearsal::{About, Outcome, Rehearsal};
+pub(crate) use requirements::OLDEST_KERNEL;
 pub use snat::{SnatTable, Swept, clock};
 pub use wire::Wire;
 
@@ -92,9 +94,10 @@ impl Dataplane {
     /// run inside a tokio runtime, in the node's network namespace.
     ///
     /// # Errors
-    /// A missing capability, no bpffs, an object that cannot be read.
+    /// A missing capability, a kernel that is too old, no bpffs, an object that cannot be read.
     pub fn open(options: &Options) -> Result<Self, DataplaneError> {
         requirements::check_capabilities()?;
+        requirements::check_kernel()?;
         Self::of(Bpf::open(options)?, options)
     }
 

@@ -5,6 +5,7 @@ mod alive;
 mod bpf;
 mod bpffs;
 mod carry;
+mod clsact;
 mod definition;
 mod encap;
 mod error;
@@ -32,6 +33,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 
 pub(crate) use bpf::Bpf;
+pub(crate) use clsact::MadeQdiscs;
 pub(crate) use definition::ReplacedMap;
 pub use error::DataplaneError;
 pub use hooks::AttachMode;
@@ -46,7 +48,7 @@ pub use wire::Wire;
 
 use crate::actual::{Actual, PeerMaps};
 use crate::desired::{Desired, Node};
-use crate::net::{Direction, Link, Netlink};
+use crate::net::{Direction, Filter, Link, NetError, Netlink};
 use crate::node_sysctls::NodeSysctls;
 
 /// What a dataplane is made from; the rest is [`Desired`].
@@ -179,6 +181,22 @@ pub(crate) async fn remove_filters(
         }
     }
     Ok(())
+}
+
+/// Whether the filters of a device are this network's, whose tags are given: all of them, of any kind.
+pub(crate) async fn are_all_ours(
+    net: &Netlink,
+    device: &Link,
+    tags: &[u32],
+) -> Result<bool, NetError> {
+    for direction in [Direction::Ingress, Direction::Egress] {
+        let filters = net.filters_of_any_kind(device.index, direction).await?;
+        let ours = |filter: &Filter| tags.iter().any(|tag| hooks::is_ours(filter, *tag));
+        if !filters.iter().all(ours) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// CPUs that can run at once; one, if the kernel does not say.

@@ -8,6 +8,7 @@ mod fast_path;
 mod node;
 mod outlets;
 mod peers;
+mod routes;
 mod snat;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -23,6 +24,7 @@ pub use fast_path::{FastPath, Hook, Mode, Ports, Xdp};
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use outlets::{Outlet, Outlets};
 pub use peers::{Peer, Peers};
+pub use routes::{Routes, TUNNEL, Way};
 pub use snat::{PortRange, SourceNat};
 
 use crate::config::{Backend, NetworkConfig};
@@ -36,6 +38,7 @@ use crate::uplink::Uplink;
 pub struct Desired {
     pub node: Node,
     pub peers: Peers,
+    pub routes: Routes,
 }
 
 /// Everything the wanted state follows from.
@@ -114,9 +117,11 @@ impl Desired {
                 network,
             });
         }
+        let peers = peers::peers(inputs);
         Ok(Self {
             node: node::node(inputs)?,
-            peers: peers::peers(inputs),
+            routes: routes::routes(inputs, &peers),
+            peers,
         })
     }
 }

@@ -6,7 +6,7 @@ use flannel_common::cidr;
 use flannel_common::maps::Peer;
 use flannel_common::reason::Reason;
 
-use crate::globals::{NETWORK, NETWORK_MASK};
+use crate::globals::{SUBNET, SUBNET_MASK};
 use crate::maps::{PEERS, VTEPS};
 
 /// The peer whose subnet covers `addr`.
@@ -16,14 +16,13 @@ pub(crate) fn of(addr: Ipv4) -> Option<&'static Peer> {
 }
 
 /// Whether an outer source may bring this inner source: it must be a peer, and an inner source inside
-/// the Network must be that peer's. A source outside the Network (a node's own address) may come from any peer.
+/// a leased subnet must be that peer's. What nobody leases (a node's own address, a client that a node forwards for), inside
+/// the Network or outside, may come from any peer.
 #[inline(always)]
 pub(crate) fn may_send(outer_src: Ipv4, inner_src: Ipv4) -> Result<(), Reason> {
-    if !cidr::contains(NETWORK.load(), NETWORK_MASK.load(), inner_src) {
-        return known(outer_src);
-    }
     match of(inner_src) {
         Some(peer) if peer.public_ip == outer_src => Ok(()),
+        None if !cidr::contains(SUBNET.load(), SUBNET_MASK.load(), inner_src) => known(outer_src),
         _ => known(outer_src).and(Err(Reason::SpoofedSource)),
     }
 }

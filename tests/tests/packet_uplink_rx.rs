@@ -240,13 +240,15 @@ fn forged_sources_are_dropped(
     assert_eq!(off.run(UplinkRx, &packet).action, REDIRECT);
 }
 
-/// A node's own address, outside the Network: host traffic of a peer that keeps its source.
-#[test]
-fn a_peer_may_send_from_outside_the_network() {
+/// A node's own address, or a client's of a Network of 10.0.0.0/8: traffic that a peer passes on with its source.
+#[rstest]
+#[case::outside_the_network(Node::PEER_IP)]
+#[case::inside_it([10, 244, 250, 5])]
+fn a_peer_may_send_from_where_nobody_leases(#[case] src: [u8; 4]) {
     let mut node = Node::default().load();
     let packet = vxlan(
         &Inner {
-            src: Node::PEER_IP,
+            src,
             ..Inner::inbound()
         }
         .udp(),

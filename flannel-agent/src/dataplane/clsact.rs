@@ -67,7 +67,7 @@ impl MadeQdiscs {
                 .strip_prefix(&prefix)
                 .and_then(|rest| rest.parse().ok());
             if let Some(index) = index
-                && if_indextoname(index).is_err()
+                && is_gone(index)
             {
                 self.forget(index)?;
             }
@@ -78,6 +78,11 @@ impl MadeQdiscs {
     fn path(&self, index: u32) -> Result<PathBuf, NetError> {
         Ok(self.folder.join(format!("{}{index}", prefix()?)))
     }
+}
+
+fn is_gone(index: u32) -> bool {
+    // nix takes the null pointer of a failure for an answer (it compares with -1), and returns no name.
+    if_indextoname(index).map_or(true, |name| name.is_empty())
 }
 
 /// Indexes count anew in each namespace.

@@ -122,6 +122,12 @@ impl Sources {
         self.0.vteps.get(&outer.octets(), 0).is_ok()
     }
 
+    /// Length of the prefixes that are leased: one for all in a network.
+    pub(crate) fn subnet_len(&self) -> Option<u8> {
+        let key = self.0.peers.keys().next()?.ok()?;
+        u8::try_from(key.prefix_len()).ok()
+    }
+
     /// Outer address of the node whose subnet holds `inner`.
     pub(crate) fn owner_of(&self, inner: Ipv4Addr) -> Option<Ipv4Addr> {
         let Wire(peer) = self.0.peers.get(&Key::new(32, inner.octets()), 0).ok()?;

@@ -47,7 +47,7 @@ pub use snat::{SnatTable, Swept, clock};
 pub use wire::Wire;
 
 use crate::actual::{Actual, PeerMaps};
-use crate::desired::{Desired, Node};
+use crate::desired::{Desired, Node, Routes};
 use crate::net::{Direction, Filter, Link, NetError, Netlink};
 use crate::node_sysctls::NodeSysctls;
 
@@ -89,6 +89,7 @@ pub struct Dataplane {
 struct Mirror {
     node: Node,
     peers: PeerMaps,
+    routes: Routes,
 }
 
 impl Dataplane {

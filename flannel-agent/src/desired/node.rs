@@ -1,4 +1,4 @@
-//! The part of the wanted state that no peer changes: devices, address, route, constants, hooks.
+//! The part of the wanted state that no peer changes: devices, address, constants, hooks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -39,7 +39,7 @@ pub struct Node {
     pub pair: Option<Pair>,
     /// `<subnet>.0/32`, the source of what this node itself sends through the tunnel.
     pub address: Ipv4Net,
-    /// The cluster's Network: destination of the one route, and no other address of it may be on the device.
+    /// The cluster's Network: no other address of it may be on the device.
     pub overlay: Ipv4Net,
     /// Paths below `/proc/sys` and values. Not essential: without them things are only less tidy.
     pub sysctls: BTreeMap<String, String>,

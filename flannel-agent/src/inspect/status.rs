@@ -17,6 +17,7 @@ use super::look::asking;
 use super::output::{Format, json, or_dash, table};
 use super::{Look, Verdict, maps, stats};
 use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
+use crate::desired::TUNNEL;
 use crate::mac::MacAddr;
 use crate::mark;
 use crate::net::{Address, Kind, Link, Netlink, Path};
@@ -122,7 +123,7 @@ impl Status {
             false => 0,
         };
         let routes = net.our_routes().await?;
-        let direct = |path: &Path| path.gateway.is_some();
+        let direct = |path: &Path| path.gateway.is_some_and(|by| by != TUNNEL);
         let mut status = Self {
             direct_routes: routes.iter().filter(|r| r.paths.iter().any(direct)).count(),
             verdict: "",

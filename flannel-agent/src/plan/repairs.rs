@@ -57,6 +57,7 @@ fn is_same_device(at: &Attachment, before: &Node, wanted: &Node) -> bool {
 fn covers(due: &Action, action: &Action) -> bool {
     match (due, action) {
         (Action::UpdatePeers(due), Action::UpdatePeers(done)) => share(due, done),
+        (Action::UpdateRoutes(due), Action::UpdateRoutes(done)) => due.share(done),
         _ => due == action,
     }
 }

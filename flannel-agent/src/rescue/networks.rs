@@ -32,8 +32,8 @@ pub(super) struct Network {
     pub(super) mac: Mac,
     /// MTU of `flannel.<VNI>`.
     pub(super) mtu: u32,
-    /// The cluster's Network, by our route to it.
-    overlay: Option<Ipv4Net>,
+    /// This node's subnet: the device's address, as long as those of the peers.
+    own: Vec<Ipv4Net>,
     /// `None` if its maps cannot be read: then nobody is known.
     sources: Option<Sources>,
 }
@@ -73,33 +73,34 @@ impl Networks {
         if near.peer != Some(far.index) {
             return Ok(None);
         }
-        let routes = self.net.our_routes().await?;
-        let overlay = routes
-            .iter()
-            .find(|route| route.paths.iter().any(|path| path.index == near.index))
-            .map(|route| route.destination);
+        let sources = Sources::open(&self.bpffs, name).ok();
+        let addresses = self.net.addresses().await?;
+        let own = addresses.iter().filter(|a| a.index == near.index);
+        let len = sources.as_ref().and_then(Sources::subnet_len);
+        let own = own.filter_map(|a| Ipv4Net::new(a.ip(), len?).ok());
         Ok(Some(Network {
             gro_index: far.index,
             mac,
             mtu: near.mtu,
-            overlay,
-            sources: Sources::open(&self.bpffs, name).ok(),
+            own: own.collect(),
+            sources,
         }))
     }
 }
 
 impl Network {
-    /// As `uplink_rx` decides: the outer source must be a peer, and an inner source inside the Network
+    /// As `uplink_rx` decides: the outer source must be a peer, and an inner source inside a leased subnet
     /// must be that peer's.
     pub(super) fn may_send(&self, outer: Ipv4Addr, inner: Ipv4Addr) -> Result<(), Reason> {
         let sources = self.sources.as_ref().ok_or(Reason::UnknownVtep)?;
         if !sources.is_known(outer) {
             return Err(Reason::UnknownVtep);
         }
-        let inside = self.overlay.is_none_or(|overlay| overlay.contains(&inner));
-        if inside && sources.owner_of(inner) != Some(outer) {
-            return Err(Reason::SpoofedSource);
+        let is_ours = || self.own.iter().any(|subnet| subnet.contains(&inner));
+        match sources.owner_of(inner) {
+            Some(owner) if owner == outer => Ok(()),
+            None if !is_ours() => Ok(()),
+            _ => Err(Reason::SpoofedSource),
         }
-        Ok(())
     }
 }

@@ -233,6 +233,11 @@ impl Agent<'_> {
         words(&self.dataplane.reconcile(&desired).await.unwrap())
     }
 
+    /// As [`Self::reconcile`], to this state.
+    pub(crate) async fn reconcile_to(&mut self, desired: &Desired) -> Vec<String> {
+        words(&self.dataplane.reconcile(desired).await.unwrap())
+    }
+
     /// Reconciles, which cannot be done; says why.
     pub(crate) async fn refusal(&mut self) -> String {
         let desired = self.desired().await;

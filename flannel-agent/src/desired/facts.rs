@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::{Facts, FastPath, Hook, Outlets, Ports, destinations};
-use crate::config::NetworkConfig;
+use super::{Facts, FastPath, Hook, Outlets, Ports, destinations, gro};
+use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::online_cpus;
 use crate::direct;
 use crate::lease::Leases;
@@ -63,6 +63,10 @@ impl Facts {
             sought.uplink.index,
             &self.pod_ports,
         );
+        self.port_holder = match &sought.config.backend {
+            Backend::Vxlan(vxlan) => gro::holder(&links, vxlan.vni, vxlan.port),
+            Backend::HostGw => None,
+        };
         let moved = self.ways != self.ways_now(&links, sought.uplink);
         if moved {
             self.new_ways_out();

@@ -1,7 +1,8 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
 use crate::config::NetworkConfig;
-use crate::desired::{Outlets, Ports, TUNNEL_OVERHEAD, overlay_mtu};
+use crate::desired::{Outlets, Ports, TUNNEL_OVERHEAD, is_anchor, overlay_mtu};
+use crate::mark;
 use crate::net::{NetError, sysctl};
 use crate::uplink::Uplink;
 
@@ -33,6 +34,9 @@ pub(super) async fn check(
     }
     if let Some(uplink) = &uplink {
         offloads::check(patient, &uplink.name, report);
+        if network.and_then(vxlan_port).is_some() {
+            offloads::name_the_anchor(patient, &uplink.name, report);
+        }
     }
     forwarding(sysctl::read("net/ipv4/ip_forward"), report);
     reverse_path::check(patient, uplink.as_ref(), network, report).await;
@@ -117,7 +121,14 @@ fn udp_port(patient: &Patient<'_>, port: u16, report: &mut Report) {
         .view
         .as_ref()
         .is_ok_and(|v| v.agent_runs().unwrap_or(false));
-    holder(port, is_bound(&table, port), ours, report);
+    let bound = is_bound(&table, port);
+    let anchor = patient.link(&mark::anchor_device(port));
+    if let Some(anchor) = anchor.filter(|link| bound && link.up && is_anchor(link)) {
+        // With an agent or without one.
+        report.ok(format!("UDP port {port} is held by {}", anchor.name));
+        return;
+    }
+    holder(port, bound, ours, report);
 }
 
 fn holder(port: u16, bound: bool, agent_runs: bool, report: &mut Report) {

@@ -34,6 +34,12 @@ pub trait LeaseSource: Send + Sync + 'static {
         cancel: &CancellationToken,
     ) -> impl Future<Output = anyhow::Result<NetworkConfig>> + Send;
 
+    /// Everybody's leases, this node's of an earlier run included: which of its addresses is its own, they say.
+    fn leases(
+        &self,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = anyhow::Result<Leases>> + Send;
+
     /// The lease that already names `public_ip`, if any: ours of an earlier run. Its MAC is the one
     /// that peers send to, so it is asked for before a MAC is chosen.
     fn previous_lease(

@@ -26,7 +26,7 @@ use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::rescue::{self, Rescue};
-use crate::uplink::{self, Uplink};
+use crate::uplink::{self, Memory, Uplink};
 use crate::{blackhole, mac, metrics, observe, senders};
 
 /// Netlink, and what is loaded and pinned.
@@ -35,6 +35,7 @@ pub(super) struct Kernel {
     dataplane: Dataplane,
     monitor: Monitor,
     choice: UplinkChoice,
+    memory: Memory,
     network: String,
     source_check: SourceCheck,
     bpffs: PathBuf,
@@ -73,6 +74,7 @@ impl Kernel {
             dataplane,
             monitor,
             choice: config.uplink.clone(),
+            memory: Memory::default(),
             network: options.network,
             source_check: config.source_check,
             bpffs: config.bpffs.clone(),
@@ -290,7 +292,14 @@ fn words(report: &Report) -> Done {
 
 impl Node for Kernel {
     async fn uplink(&mut self) -> anyhow::Result<Uplink> {
-        Ok(uplink::find(self.dataplane.netlink(), &self.choice).await?)
+        let net = self.dataplane.netlink();
+        let uplink = uplink::find(net, &self.choice, &self.memory).await?;
+        self.memory.keep(uplink.address);
+        Ok(uplink)
+    }
+
+    fn remember(&mut self, memory: Memory) {
+        self.memory = memory;
     }
 
     async fn attrs(

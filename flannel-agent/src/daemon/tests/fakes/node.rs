@@ -11,7 +11,7 @@ use super::{attrs, uplink};
 use crate::config::NetworkConfig;
 use crate::daemon::node::{Done, Node, Wanted};
 use crate::lease::LeaseAttrs;
-use crate::uplink::Uplink;
+use crate::uplink::{Memory, Uplink};
 
 /// What the run loop did with the node.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,6 +110,8 @@ impl Node for FakeNode {
     async fn uplink(&mut self) -> anyhow::Result<Uplink> {
         self.0.uplink.lock().unwrap().clone().context("no uplink")
     }
+
+    fn remember(&mut self, _: Memory) {}
 
     async fn attrs(
         &mut self,

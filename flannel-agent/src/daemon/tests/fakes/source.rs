@@ -95,6 +95,10 @@ impl LeaseSource for FakeSource {
         }
     }
 
+    async fn leases(&self, _: &CancellationToken) -> anyhow::Result<Leases> {
+        Ok(Leases::default())
+    }
+
     async fn previous_lease(
         &self,
         _: Ipv4Addr,

@@ -22,6 +22,7 @@ pub mod flanneld_masq;
 pub mod forward_rules;
 pub mod health;
 pub mod inspect;
+pub mod iptables;
 mod json_fields;
 pub mod lease;
 pub mod logbook;

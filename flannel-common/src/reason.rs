@@ -99,11 +99,12 @@ reasons! {
     35 Snat snat Forward "left under the node's address" "nothing: this is the work";
     36 SnatReply snat_reply Forward "a reply to the node's address found its pod" "nothing: this is the work";
     37 SnatError snat_error Forward "an ICMP error was translated with the packet inside it" "nothing: this is the work";
-    38 SnatKept snat_kept Pass "kept its source: exempt, or part of a connection that came in" "nothing";
+    38 SnatKept snat_kept Pass "kept its source: exempt, part of a connection that came in, or said to the cluster outside of any flow" "nothing";
     39 SnatExhausted snat_exhausted Drop "no free port towards this remote port" "widen --snat-ports, or look for a pod that opens connections without end";
     40 SnatFull snat_full Drop "no room in the SNAT table" "raise --snat-entries";
-    41 SnatNoFlow snat_no_flow Drop "a reset, an answer or an ICMP error that belongs to no flow; it must not leave under a pod's address" "nothing, unless it grows: then flows are lost early, see --snat-entries";
+    41 SnatNoFlow snat_no_flow Drop "a reset, an answer or an ICMP error to the outside that belongs to no flow; it must not leave under a pod's address" "nothing, unless it grows: then flows are lost early, see --snat-entries";
     42 SnatMalformed snat_malformed Drop "too short to be translated" "find the sender: the packet is malformed";
     43 SnatUnready snat_unready Drop "part of the SNAT programs is missing" "restart the agent, and report it";
     44 PastBridge past_bridge Forward "let through by the stack and sent to the pod's port whole, past the bridge, which would cut it up" "nothing: this is the work";
+    45 PairGone pair_gone Pass "the pair of devices is gone: the packet is left to whoever serves the network now" "nothing, if flanneld took the node over (`flannel-agent cleanup` removes what is left of ours); else start the agent";
 }

@@ -1,4 +1,4 @@
-//! Encapsulation: room, outer headers, redirect to the uplink.
+//! Encapsulation: room, outer headers, redirect to the device that leads to the peer.
 
 use flannel_common::header::{Eth, Ip};
 use flannel_common::maps::Peer;
@@ -6,18 +6,38 @@ use flannel_common::reason::Reason;
 use flannel_common::source_port;
 use flannel_common::vxlan::Varying;
 
-use crate::globals::{OUTER_TEMPLATE, PORT_MAX, PORT_MIN, UPLINK_IFINDEX};
+use crate::globals::{self, OUTER_TEMPLATE, PORT_MAX, PORT_MIN, UPLINK_IFINDEX, VXLAN_PORT};
+use crate::route::{self, Outer};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
 
+/// Where a packet is encapsulated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum At {
+    /// Ahead of the stack: the way is the one that the agent looked up.
+    Pod,
+    /// Behind it: the packet still has the route to the overlay, with which the kernel would send it if it had to wait for
+    /// a neighbour (`neigh_update`, `dst_neigh_lookup_skb`). The way is looked up, as for a kernel vxlan device's.
+    Stack,
+}
+
 /// Encapsulates an IPv4 frame, with `ip` as its header up to the checksum, and sends it to `peer`, counting `reason`.
+/// The outer packet keeps the inner one's mark and traffic class, for filters and classes at the uplink, as with the kernel's
+/// device.
 #[inline(always)]
-pub(crate) fn send(skb: &Skb, peer: &Peer, ip: &Ip, reason: Reason) -> Result<Verdict, Reason> {
+pub(crate) fn send(
+    skb: &Skb,
+    peer: &Peer,
+    ip: &Ip,
+    at: At,
+    reason: Reason,
+) -> Result<Verdict, Reason> {
+    let src_port = source_port::from_hash(skb.flow_hash(), PORT_MIN.load(), PORT_MAX.load());
     let outer = OUTER_TEMPLATE
         .load()
         .fill(&Varying {
             remote: peer.public_ip,
-            src_port: source_port::from_hash(skb.flow_hash(), PORT_MIN.load(), PORT_MAX.load()),
+            src_port,
             dst_mac: peer.vtep_mac,
             inner: *ip,
             id: skb::random_id(),
@@ -28,8 +48,17 @@ pub(crate) fn send(skb: &Skb, peer: &Peer, ip: &Ip, reason: Reason) -> Result<Ve
     skb.grow().map_err(|_| Reason::EncapRefused)?;
     skb.store(Eth::LEN, outer.bytes())
         .map_err(|_| Reason::Mangled)?;
-    skb.clear_mark();
-    let action = skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop);
+    let action = match at {
+        At::Pod => skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop),
+        At::Stack => route::send(
+            skb,
+            &Outer {
+                from: globals::uplink_ip(),
+                to: peer.public_ip,
+                ports: [src_port, VXLAN_PORT.load().to_be_bytes()],
+            },
+        ),
+    };
     Ok(Verdict::Taken(action, reason))
 }
 

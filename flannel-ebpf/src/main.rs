@@ -17,6 +17,8 @@
 #[cfg(target_arch = "bpf")]
 mod bridge_rx;
 #[cfg(target_arch = "bpf")]
+mod crossing;
+#[cfg(target_arch = "bpf")]
 mod decap;
 #[cfg(target_arch = "bpf")]
 mod deliver;
@@ -42,6 +44,8 @@ mod globals;
 mod headers;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod ours;
 #[cfg(target_arch = "bpf")]
 mod outside_rx;
 #[cfg(target_arch = "bpf")]

@@ -1,17 +1,82 @@
 //! Which way the stack sends a packet.
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, bpf_fib_lookup__bindgen_ty_1,
-    bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4,
-    bpf_fib_lookup__bindgen_ty_5,
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+    bpf_fib_lookup, bpf_fib_lookup__bindgen_ty_1, bpf_fib_lookup__bindgen_ty_2,
+    bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4, bpf_fib_lookup__bindgen_ty_5,
 };
 use flannel_common::flow::FlowKey;
 use flannel_common::header::Eth;
 use flannel_common::{Ipv4, Mac};
 
-use crate::skb::Skb;
+use crate::globals::{FLANNEL_IFINDEX, GRO_IFINDEX, UPLINK_IFINDEX};
+use crate::skb::{self, Skb};
 
 const AF_INET: u8 = 2;
+const PROTO_UDP: u8 = 17;
+/// What a packet of the node itself comes by, to the routing rules (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+/// The mark counts as well: it is where the source MAC comes back. From kernel 6.10 on; refused by earlier ones.
+const LOOK_UP_MARK: u32 = 1 << 5;
+
+/// An outer packet that is to be sent.
+pub(crate) struct Outer {
+    pub(crate) from: Ipv4,
+    pub(crate) to: Ipv4,
+    /// UDP ports, source first; network order.
+    pub(crate) ports: [[u8; 2]; 2],
+}
+
+/// Sends an encapsulated packet the way that the kernel would route it, if it were the node's own: by whatever device.
+/// Returns the TC action.
+///
+/// A look-up of the program's own, because the kernel's (`redirect_routed`) is bound to a device, and because kernels
+/// without commit 23f3770e1a53 leak the packet's own route in it. A neighbour without a valid entry leaves no choice: such a
+/// packet must carry the route that it waits for.
+#[inline(always)]
+pub(crate) fn send(skb: &Skb, outer: &Outer) -> i32 {
+    let [sport, dport] = outer.ports.map(u16::from_ne_bytes);
+    let mark = skb.mark();
+    let [m0, m1, m2, m3] = mark.to_ne_bytes();
+    let mut params = bpf_fib_lookup {
+        family: AF_INET,
+        l4_protocol: PROTO_UDP,
+        sport,
+        dport,
+        __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 { tot_len: 0 },
+        ifindex: LOOPBACK,
+        // The inner TOS does not count: a kernel vxlan device without `tos inherit` passes on its ECN bits alone.
+        __bindgen_anon_2: bpf_fib_lookup__bindgen_ty_2 { flowinfo: 0 },
+        __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 {
+            ipv6_src: [u32::from_ne_bytes(outer.from), 0, 0, 0],
+        },
+        __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 {
+            ipv6_dst: [u32::from_ne_bytes(outer.to), 0, 0, 0],
+        },
+        __bindgen_anon_5: bpf_fib_lookup__bindgen_ty_5 { tbid: 0 },
+        smac: [m0, m1, m2, m3, 0, 0],
+        dmac: [0; 6],
+    };
+    let flags = if mark == 0 { 0 } else { LOOK_UP_MARK };
+    let found = skb.look_up_route(&mut params, flags);
+    let to = params.ifindex;
+    // The second is about the length of the frame as it was when it was asked, and comes with an answer.
+    let known = found == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
+        || found == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED);
+    if to == FLANNEL_IFINDEX.load() || to == GRO_IFINDEX.load() {
+        return skb::redirect_routed(UPLINK_IFINDEX.load());
+    }
+    if known && params.family == AF_INET {
+        // SAFETY: all of the union was written above; the helper puts the next hop in its first word.
+        let next_hop = unsafe { params.__bindgen_anon_4.ipv4_dst };
+        return skb::redirect_to_neighbour(to, next_hop.to_ne_bytes());
+    }
+    if known || found == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
+        return skb::redirect_routed(to);
+    }
+    // Whatever there is no answer for (no forwarding on the loopback device, a mark on an old kernel).
+    skb::redirect_routed(UPLINK_IFINDEX.load())
+}
 
 /// The next hop of a packet that is on its way out of a device, forwarded by the stack: whom the routing table names.
 ///
@@ -44,7 +109,7 @@ pub(crate) fn next_hop(skb: &Skb, flow: &FlowKey, tos: u8) -> Option<Ipv4> {
         smac: [0; 6],
         dmac: [0; 6],
     };
-    let found = skb.look_up_route(&mut params);
+    let found = skb.look_up_route(&mut params, 0);
     let leads_here = params.ifindex == skb.ifindex() && params.family == AF_INET;
     if found != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || !leads_here || !same(params.dmac, eth.dst) {
         return None;

@@ -7,9 +7,9 @@ use aya_ebpf::bindings::{
     bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::{
-    bpf_csum_level, bpf_fib_lookup as bpf_fib_lookup_helper, bpf_get_hash_recalc,
-    bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
-    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes,
+    bpf_check_mtu, bpf_csum_level, bpf_fib_lookup as bpf_fib_lookup_helper, bpf_get_hash_recalc,
+    bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
+    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes, bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
 use aya_ebpf::{EbpfContext, bpf_f_adj_room_encap_l2};
@@ -23,10 +23,13 @@ use flannel_common::xdp::Meta;
 
 use crate::maps::SNAT_STEPS;
 
+/// Value of `tc_index`, which is 0 or small otherwise.
+const PAST_STACK: u32 = 0x666c;
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 const AF_INET: u32 = 2;
 const EALREADY: i64 = 114;
+pub(crate) const ENODEV: i64 = 19;
 
 /// Keep the MSS (pods already subtract the overhead) and the inner checksum state.
 const ROOM: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
@@ -82,12 +85,48 @@ impl Skb {
     /// Whether the frame carries IPv4 and no VLAN tag, neither in the frame nor beside it.
     #[inline(always)]
     pub(crate) fn is_ipv4(&self) -> bool {
+        self.carries_ipv4() && !self.is_tagged()
+    }
+
+    /// The same for a frame that comes in, where the VLAN id 0 is none: such a tag carries a priority and nothing else, and
+    /// the kernel ignores it (`__netif_receive_skb_core`, which puts a tag beside the frame before the programs run).
+    #[inline(always)]
+    pub(crate) fn is_ipv4_for_us(&self) -> bool {
+        self.carries_ipv4() && (!self.is_tagged() || self.vlan_id() == 0)
+    }
+
+    /// Takes the tag off that [`Self::is_ipv4_for_us`] has let pass: who takes the frame past the kernel's receive path does
+    /// its work.
+    #[inline(always)]
+    pub(crate) fn untag(&self) {
+        if self.is_tagged() {
+            // SAFETY: a plain helper call with the live context; nothing keeps a pointer into the packet. It cannot fail for a
+            // tag that lies beside the frame (`skb_vlan_pop`).
+            unsafe { bpf_skb_vlan_pop(self.raw()) };
+        }
+    }
+
+    #[inline(always)]
+    fn carries_ipv4(&self) -> bool {
         const IPV4: u32 = u16::from_ne_bytes(ETHERTYPE_IPV4) as u32;
         // SAFETY: as in `new`.
         let protocol = unsafe { (*self.raw()).protocol };
+        protocol == IPV4
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
         // SAFETY: as in `new`.
         let vlan = unsafe { (*self.raw()).vlan_present };
-        protocol == IPV4 && vlan == 0
+        vlan != 0
+    }
+
+    #[inline(always)]
+    fn vlan_id(&self) -> u32 {
+        const VLAN_VID_MASK: u32 = 0xfff;
+        // SAFETY: as in `new`.
+        let tag = unsafe { (*self.raw()).vlan_tci };
+        tag & VLAN_VID_MASK
     }
 
     /// What XDP left in front of the frame.
@@ -118,10 +157,19 @@ impl Skb {
 
     /// Asks the routing table, with rules and neighbours. Returns `BPF_FIB_LKUP_RET_*`, or an error below 0.
     #[inline(always)]
-    pub(crate) fn look_up_route(&self, params: &mut bpf_fib_lookup) -> i64 {
+    pub(crate) fn look_up_route(&self, params: &mut bpf_fib_lookup, flags: u32) -> i64 {
         let len = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: the helper reads and writes `len` bytes, all of `params`.
-        unsafe { bpf_fib_lookup_helper(self.raw().cast(), params, len, 0) }
+        unsafe { bpf_fib_lookup_helper(self.raw().cast(), params, len, flags) }
+    }
+
+    /// Whether there is a device with this index. Packets to one that is gone would be dropped.
+    #[inline(always)]
+    pub(crate) fn has_device(&self, ifindex: u32) -> bool {
+        let mut mtu = 0;
+        // SAFETY: the helper writes one word. It finds the device first, and fits the packet or not then.
+        let found = unsafe { bpf_check_mtu(self.raw().cast(), ifindex, &raw mut mtu, 0, 0) };
+        found != -ENODEV
     }
 
     /// Whether the frame was addressed to this host.
@@ -167,7 +215,7 @@ impl Skb {
         self.ctx.skb.store(offset, value, 0).map_err(|_| Refused)
     }
 
-    /// How often we made the packet arrive again. Kept in `tc_index`, which nothing else uses at ingress since
+    /// How often we made the packet arrive again. Kept in `tc_index`, which nothing else uses since
     /// tcindex and dsmark are gone (kernel 6.3), and which a redirect keeps (`skb_scrub_packet`).
     #[inline(always)]
     pub(crate) fn passes(&self) -> u32 {
@@ -179,6 +227,23 @@ impl Skb {
     pub(crate) fn set_passes(&self, passes: u32) {
         // SAFETY: as in `new`; the verifier allows this field to be written.
         unsafe { (*self.raw()).tc_index = passes };
+    }
+
+    /// For the hooks behind this one: the packet goes past the stack. Only to save them the work of finding out that it
+    /// proves nothing.
+    #[inline(always)]
+    pub(crate) fn tell_past_stack(&self) {
+        self.set_passes(PAST_STACK);
+    }
+
+    /// Whether it was told so. Taken off as well: what the node sends to another one on this machine keeps it.
+    #[inline(always)]
+    pub(crate) fn take_past_stack(&self) -> bool {
+        let told = self.passes() == PAST_STACK;
+        if told {
+            self.set_passes(0);
+        }
+        told
     }
 
     /// Copies as much of the packet as there is room for; returns how much.
@@ -197,6 +262,13 @@ impl Skb {
     pub(crate) fn mark(&self) -> u32 {
         // SAFETY: as in `new`.
         unsafe { (*self.raw()).mark }
+    }
+
+    /// Traffic class, by which the queueing discipline of a device may choose.
+    #[inline(always)]
+    pub(crate) fn priority(&self) -> u32 {
+        // SAFETY: as in `new`.
+        unsafe { (*self.raw()).priority }
     }
 
     /// Takes the change of one field into a transport checksum, whatever state of offload that is in.
@@ -263,16 +335,12 @@ impl Skb {
         self.ctx.skb.adjust_room(by, BPF_ADJ_ROOM_MAC, flags)
     }
 
-    /// For the hooks behind this one.
+    /// As the stack would have: mark and traffic class.
     #[inline(always)]
-    pub(crate) fn set_mark(&self, mark: u32) {
+    pub(crate) fn set_class(&self, mark: u32, priority: u32) {
         self.ctx.set_mark(mark);
-    }
-
-    /// Marks are for netfilter of this node; they do not travel.
-    #[inline(always)]
-    pub(crate) fn clear_mark(&self) {
-        self.ctx.set_mark(0);
+        // SAFETY: as in `new`; the verifier allows this field to be written.
+        unsafe { (*self.raw()).priority = priority };
     }
 }
 
@@ -303,6 +371,14 @@ pub(crate) fn redirect_to_neighbour(ifindex: u32, next_hop: Ipv4) -> i32 {
     action as i32
 }
 
+/// Sends the IPv4 packet out of a device, with a link-layer header for whom the kernel's look-up names: by mark, TOS and
+/// addresses, and out of this device. The packet's own route gives way to that one. Returns the TC action.
+#[inline(always)]
+pub(crate) fn redirect_routed(ifindex: u32) -> i32 {
+    // SAFETY: no next hop is passed, and its size is 0.
+    unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
 /// Transmits the frame as it is on a device.
 #[inline(always)]
 pub(crate) fn redirect(ifindex: u32) -> i32 {
@@ -329,6 +405,13 @@ pub(crate) fn redirect_peer(ifindex: u32) -> i32 {
 pub(crate) fn coarse_ns() -> u64 {
     // SAFETY: takes no arguments.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// The kernel's timer ticks. The verifier puts a load in the place of the call.
+#[inline(always)]
+pub(crate) fn jiffies() -> u64 {
+    // SAFETY: takes no arguments.
+    unsafe { bpf_jiffies64() }
 }
 
 /// Monotonic nanoseconds.

@@ -21,7 +21,7 @@ pub(crate) fn run(
     locals: [Ipv4; 3],
     deliver: Option<Program>,
 ) -> Result<Verdict, Reason> {
-    if !skb.is_ipv4() || !skb.is_for_host() {
+    if !skb.is_ipv4_for_us() || !skb.is_for_host() {
         return Ok(Verdict::Untouched);
     }
     let Some(ip) = snat_read::header(skb) else {

@@ -13,11 +13,11 @@ use crate::globals::{self, FLANNEL_IFINDEX, GRO_IFINDEX, OVERLAY_MTU, VNI, VXLAN
 use crate::headers::{self, Front, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{decap, deliver, fast_rx, flows, senders};
+use crate::{decap, deliver, fast_rx, flows, ours, senders};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
-    if !skb.is_ipv4() || !skb.is_for_host() {
+    if !skb.is_ipv4_for_us() || !skb.is_for_host() {
         return Ok(Verdict::Untouched);
     }
     let mut room = MaybeUninit::uninit();
@@ -68,25 +68,23 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
     let packet_len = skb.len().wrapping_sub(Eth::LEN as u32);
     vxlan::check(outer, VNI.load(), packet_len)?;
     vxlan::check_inner(outer, &inner.ip)?;
+    skb.untag();
     let packet = Tunnelled {
         outer_src: outer.ip.src,
         src_mac: Some(&outer.eth.src),
         inner,
     };
 
-    let mut at_once = false;
-    if !flows::enabled() {
-        check_source(&packet)?;
-    } else {
-        match fast_rx::destination(skb, &packet, Merged::NotYet)? {
-            Destination::Pod(target) => {
-                let ip = decap::strip(skb, outer.ip.tos, &inner.ip)?;
-                return deliver::to_pod(skb, &ip, &target, Reason::FastRx);
-            }
-            Destination::StackAtOnce => at_once = true,
-            Destination::Stack => {}
-        }
+    ours::check(skb)?;
+    let destination = match flows::enabled() {
+        false => check_source(&packet).map(|()| Destination::Stack),
+        true => fast_rx::destination(skb, &packet, Merged::NotYet),
+    };
+    if let Ok(Destination::Pod(target)) = destination {
+        let ip = decap::strip(skb, outer.ip.tos, &inner.ip)?;
+        return deliver::to_pod(skb, &ip, &target, Reason::FastRx);
     }
+    let at_once = matches!(destination?, Destination::StackAtOnce);
     // Stripped, it would still count as tunnelled when the pod's kernel cuts it up (`__udp_gso_segment`), and be lost.
     // Not stripped, the kernel cuts it up for the agent's socket.
     if skb.is_gso() && inner.ip.proto == PROTO_UDP {

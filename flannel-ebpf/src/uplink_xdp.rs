@@ -12,8 +12,8 @@ use flannel_common::vxlan::{self, Outer};
 use flannel_common::xdp::Meta;
 
 use crate::globals::{UPLINK_MAC, VNI, VXLAN_PORT, is_vtep};
-use crate::senders;
 use crate::xdp_frame::Frame;
+use crate::{ours, senders};
 
 /// The front of a VXLAN packet.
 #[repr(C)]
@@ -57,6 +57,7 @@ fn decapsulate(frame: &Frame, front: &Front) -> Result<(), Reason> {
         frame.len().wrapping_sub(Eth::LEN as u32),
     )?;
     vxlan::check_inner(&front.outer, &front.inner)?;
+    ours::check_frame(frame)?;
     if ecn::decapsulate(front.outer.ip.tos, front.inner.tos) != ecn::Decap::Keep {
         return Err(Reason::DecapRefused);
     }

@@ -18,6 +18,8 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(meta) = skb.meta().filter(|meta| meta.is_ours()) else {
         return Ok(Verdict::Untouched);
     };
+    // The driver's own tag: XDP has not seen it.
+    skb.untag();
     let mut room = MaybeUninit::uninit();
     let inner = headers::load(skb, headers::IP, &mut room).ok_or(Reason::Truncated)?;
     let packet = Tunnelled {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 
 use crate::host::Host as _;
+use crate::netns::Netns;
 use crate::node::Node;
 use crate::process::Process;
 use crate::wait::{SOON, eventually};
@@ -28,9 +29,14 @@ const PACKET_HEADER: usize = 16;
 impl Capture {
     /// Captures on `device` of `node` what matches `filter` (pcap-filter syntax), whole packets.
     pub fn start(node: &Node, device: &str, filter: &str) -> Self {
+        Self::inside(node, node.netns(), device, filter)
+    }
+
+    /// The same on a device of another namespace, such as a pod's of `node`.
+    pub fn inside(node: &Node, netns: &Netns, device: &str, filter: &str) -> Self {
         let name = format!("capture-{device}-{}", node.port());
         let file = node.folder().join(format!("{name}.pcap"));
-        let mut command = node.netns().command("tcpdump");
+        let mut command = netns.command("tcpdump");
         command
             .args(["-i", device, "-n", "-Z", "root"])
             .args(["-s", LONGEST, "-B", BUFFER_KIB])

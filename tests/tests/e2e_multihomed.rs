@@ -16,7 +16,7 @@ use flannel_tests::member::AnyMember;
 use flannel_tests::netns::output;
 use flannel_tests::pair::{Kind, join};
 use flannel_tests::prelude::*;
-use flannel_tests::{agent, fast_path, tcp};
+use flannel_tests::{agent, fast_path, tcp, with_daemon};
 use rstest::rstest;
 
 /// The second address of the node `two`, its PublicIP.
@@ -32,11 +32,11 @@ fn multihomed(kind: Kind, lab: &Lab, net: &Network, flags: &[&str]) -> AnyMember
     let sends_from = node.address();
     node.exec(&format!("ip addr add {PUBLIC}/24 dev eth0"));
     match kind {
-        Kind::Ours => {
+        Kind::Ours | Kind::Flanneld => {
             let iface = format!("--iface={sends_from}");
             let public = format!("--public-ip={PUBLIC}");
             let flags = [&[iface.as_str(), public.as_str()], flags].concat();
-            Box::new(Agent::start_with(node, net, &flags))
+            Box::new(with_daemon::start(kind, node, net, &flags))
         }
         Kind::Kernel => {
             let member = KernelVxlan::join(node, net);
@@ -76,8 +76,8 @@ fn talk(one: &AnyMember, two: &AnyMember) -> (Pod, Pod) {
 
 #[rstest]
 fn a_node_that_sends_from_another_address_than_its_public_ip(
-    #[values(Kind::Ours, Kind::Kernel)] one: Kind,
-    #[values(Kind::Ours, Kind::Kernel)] two: Kind,
+    #[values(Kind::Ours, Kind::Flanneld)] one: Kind,
+    #[values(Kind::Ours, Kind::Flanneld, Kind::Kernel)] two: Kind,
 ) {
     let lab = Lab::new();
     let net = lab.network(network());
@@ -105,7 +105,7 @@ fn with_every_kind_of_fast_path(
 
 /// The node as the inner source: an address that nobody leases.
 #[rstest]
-fn what_such_a_node_sends_as_itself(#[values(Kind::Ours, Kind::Kernel)] one: Kind) {
+fn what_such_a_node_sends_as_itself(#[values(Kind::Ours, Kind::Flanneld)] one: Kind) {
     let lab = Lab::new();
     let net = lab.network(network());
     let one = join(one, lab.node("one"), &net);
@@ -121,7 +121,7 @@ fn what_such_a_node_sends_as_itself(#[values(Kind::Ours, Kind::Kernel)] one: Kin
 /// Behind a router that translates what its nodes send; what is sent to them is routed.
 #[rstest]
 fn a_node_behind_nat(
-    #[values(Kind::Ours, Kind::Kernel)] one: Kind,
+    #[values(Kind::Ours, Kind::Flanneld)] one: Kind,
     #[values(Kind::Ours, Kind::Kernel)] two: Kind,
 ) {
     let lab = Lab::new();

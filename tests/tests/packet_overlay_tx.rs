@@ -155,8 +155,9 @@ fn longest_prefix_wins() {
     assert_eq!(out.packet[30..34], Node::PEER_IP);
 }
 
+/// As a kernel vxlan device does it: rules of the node may route and shape the outer packet by it.
 #[test]
-fn the_mark_stays_on_this_node() {
+fn the_mark_stays_with_the_packet() {
     let mut node = Node::default().load();
     let inner = Inner::outbound().udp();
     let out = node.run_with(
@@ -167,7 +168,7 @@ fn the_mark_stays_on_this_node() {
             ..Run::default()
         },
     );
-    assert_eq!((out.action, out.mark), (REDIRECT, 0));
+    assert_eq!((out.action, out.mark), (REDIRECT, 0x4000));
 }
 
 /// A test run sets `gso_size` but no GSO type, which is just the GSO the kernel refuses to encapsulate

@@ -23,7 +23,7 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
     let mut steps = Vec::new();
     // First: no new pod gets an interface of a network that is going.
     if let Some(folder) = &config.cni_conf_dir
-        && cni::is_ours(folder, file.network, file.subnet)
+        && cni::is_ours(folder, &config.fast_path.bridge, file.network, file.subnet)
     {
         steps.push(Step::CniNetwork(cni::path(folder)));
     }

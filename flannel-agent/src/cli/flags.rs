@@ -112,6 +112,14 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "true", value_parser = go_bool, action = ArgAction::Set, help_heading = "Node")]
     pub iptables_forward_rules: bool,
+    /// How often to look whether these rules are there; nftables' own notices are followed at once
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 5,
+        help_heading = "Node"
+    )]
+    pub iptables_resync: i64,
     /// Drop packets to addresses of this node's subnet that nobody has (for CNI plugins without a bridge)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Node")]
@@ -165,7 +173,7 @@ pub struct Flags {
         help_heading = "Fast path"
     )]
     pub pod_hook: Hook,
-    /// The bridge that pods hang on
+    /// The bridge that pods hang on; --cni-conf-dir names it, too
     #[arg(
         long,
         value_name = "NAME",
@@ -283,9 +291,6 @@ pub struct InertFlags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, action = ArgAction::Set)]
     pub ip_masq_fully_random_disable: bool,
-    /// No iptables rule has to be synchronised
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    pub iptables_resync: i64,
     /// Per-module verbosity of Go's klog
     #[arg(long, value_name = "PATTERNS", default_value = "")]
     pub vmodule: String,

@@ -17,11 +17,11 @@ use crate::cli::flags::SourceCheck;
 use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::view::View;
-use crate::dataplane::{Dataplane, Report};
+use crate::dataplane::{Dataplane, ReconcileError, Report};
 use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
 use crate::flanneld_masq::FlanneldMasq;
-use crate::forward_rules::ForwardRules;
+use crate::forward_rules;
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
@@ -54,8 +54,9 @@ pub(super) struct Kernel {
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
-    /// `None`: not wanted.
-    forward_rules: Option<ForwardRules>,
+    /// How often FORWARD is looked at without being told of a change; `None`: never.
+    resync: Option<Duration>,
+    forward_rules: Option<forward_rules::Keeper>,
     flanneld_masq: FlanneldMasq,
 }
 
@@ -89,7 +90,8 @@ impl Kernel {
             bridge: None,
             blackhole: config.blackhole,
             blackhole_held: None,
-            forward_rules: config.forward_rules.then(ForwardRules::default),
+            resync: config.forward_rules.then_some(config.iptables_resync),
+            forward_rules: None,
             flanneld_masq: FlanneldMasq::default(),
         })
     }
@@ -185,7 +187,13 @@ impl Kernel {
     /// The bridge is the CNI plugin's: reported, never touched.
     async fn look_at_bridge(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         let (network, subnet) = (wanted.network.network, wanted.own.subnet);
-        let found = bridge::check(self.dataplane.netlink(), network, subnet).await?;
+        let found = bridge::check(
+            self.dataplane.netlink(),
+            &self.fast_path.bridge,
+            network,
+            subnet,
+        )
+        .await?;
         if let Some(mismatch) = found.as_ref().filter(|_| found != self.bridge) {
             tracing::warn!("{mismatch}");
         }
@@ -193,21 +201,13 @@ impl Kernel {
         Ok(())
     }
 
-    /// What takes the fast path does not need it: no reason to stop.
-    async fn accept_forwarding(&mut self, wanted: &Wanted) -> Option<String> {
-        let network = wanted.network.network;
-        let done = match self.forward_rules.as_mut()?.keep(network).await {
-            Ok(true) => {
-                format!("iptables drops what is forwarded: rules added that accept {network}")
-            }
-            Ok(false) => return None,
-            Err(error) => {
-                tracing::warn!("{error}");
-                return None;
-            }
-        };
-        tracing::info!("{done}");
-        Some(done)
+    /// From the first time on the rules look after themselves.
+    async fn accept_forwarding(&mut self, wanted: &Wanted) {
+        if let (Some(every), None) = (self.resync, &self.forward_rules) {
+            let network = wanted.network.network;
+            let keeper = forward_rules::Keeper::start(network, every).await;
+            self.forward_rules = Some(keeper);
+        }
     }
 
     fn name_unserved(&mut self) {
@@ -320,7 +320,12 @@ impl Node for Kernel {
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
         let mut done = Done::new();
-        done.extend(words(&self.dataplane.reconcile(&desired).await?));
+        let reconciled = self.dataplane.reconcile(&desired).await;
+        if let Err(ReconcileError::TakenOver { .. }) = reconciled {
+            // Their device cannot come up while we hold its port.
+            self.rescue = None;
+        }
+        done.extend(words(&reconciled?));
         self.hold_port(&wanted.network).await?;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;
@@ -331,15 +336,21 @@ impl Node for Kernel {
         }
         done.extend(held);
         self.look_at_bridge(wanted).await?;
-        done.extend(self.accept_forwarding(wanted).await);
+        self.accept_forwarding(wanted).await;
         done.extend(self.replace_masquerading(wanted).await);
         self.count_peers(&desired, &direct);
         self.name_senders();
         Ok(done)
     }
 
+    fn hindrance(&self) -> Option<String> {
+        self.forward_rules.as_ref()?.hindrance()
+    }
+
     fn complaint(&self) -> Option<String> {
-        self.bridge.as_ref().map(ToString::to_string)
+        let bridge = || self.bridge.as_ref().map(ToString::to_string);
+        let masquerade = || self.flanneld_masq.trouble().map(str::to_owned);
+        self.hindrance().or_else(bridge).or_else(masquerade)
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
@@ -356,9 +367,19 @@ impl Node for Kernel {
     }
 
     async fn changed(&mut self) {
-        let changes = self.monitor.changed().await;
-        tracing::debug!(?changes, "the kernel announced changes");
-        self.announced.add(changes);
+        let firewall = async {
+            match &mut self.forward_rules {
+                Some(keeper) => keeper.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changes = self.monitor.changed() => {
+                tracing::debug!(?changes, "the kernel announced changes");
+                self.announced.add(changes);
+            }
+            () = firewall => {}
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use flannel_common::globals::FAST_PATH_OFF;
 
 use super::{Dataplane, DataplaneError, Mirror};
-use crate::actual::PeerMaps;
+use crate::actual::{Actual, Device, PeerMaps};
 use crate::apply::Executor;
 use crate::desired::{Desired, Node, Peers, Xdp};
 use crate::lease::SubnetKey;
@@ -45,6 +45,13 @@ pub enum ReconcileError {
     Observe(#[source] DataplaneError),
     #[error(transparent)]
     Conflict(#[from] Conflict),
+    /// Where our device was while this process ran, somebody made one of the kernel's.
+    #[error(
+        "{device} is a kernel vxlan device: flanneld was started on this node, and this agent stands back (its programs \
+         let packets pass, its UDP port is free). Stop one of the two; to take the node over again, stop flanneld and \
+         restart this agent"
+    )]
+    TakenOver { device: String },
     #[error("cannot {action}: {source}")]
     Action {
         action: Box<Action>,
@@ -63,6 +70,9 @@ impl Dataplane {
         self.bpf.repair_pins().map_err(ReconcileError::Observe)?;
         let observed = self.actual(desired).await;
         let actual = observed.map_err(ReconcileError::Observe)?;
+        if let Some(device) = self.taken_over(desired, &actual) {
+            return Err(ReconcileError::TakenOver { device });
+        }
         let mut actions = plan(desired, &actual)?;
         let planned = before.as_ref().filter(|_| !actions.is_empty());
         let repairs = planned.map(|before| {
@@ -80,6 +90,7 @@ impl Dataplane {
         let report = self
             .apply(desired, actions, &repairs.unwrap_or_default())
             .await?;
+        self.serves = desired.node.pair.as_ref().map(|pair| pair.name.clone());
         // Routes that were refused are tried again with the next change.
         self.mirror = report.has_all_routes().then(|| Mirror {
             node: desired.node.clone(),
@@ -87,6 +98,15 @@ impl Dataplane {
             routes: desired.routes.clone(),
         });
         Ok(report)
+    }
+
+    /// A kernel vxlan device that was there before us is to be replaced. One that took our pair's place is flanneld's, which
+    /// would make it again and again.
+    fn taken_over(&self, desired: &Desired, actual: &Actual) -> Option<String> {
+        let pair = desired.node.pair.as_ref()?;
+        let ours = self.serves.as_ref() == Some(&pair.name);
+        let theirs = matches!(actual.device, Device::KernelVxlan { .. });
+        (ours && theirs).then(|| pair.name.clone())
     }
 
     /// Brings maps and routes up to date after a change of leases, without a look at the kernel. Anything else

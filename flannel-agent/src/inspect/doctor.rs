@@ -109,7 +109,7 @@ impl Doctor {
             inside::check(&patient, network, &mut report).await;
         }
         report.group("firewall");
-        firewall::check(network.as_ref(), &mut report);
+        firewall::check(&patient, network.as_ref(), &mut report).await;
         if !self.pre {
             report.group("tunnel");
             tunnel::check(&patient, &mut report).await?;

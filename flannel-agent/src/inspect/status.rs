@@ -20,7 +20,7 @@ use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
 use crate::desired::TUNNEL;
 use crate::mac::MacAddr;
 use crate::mark;
-use crate::net::{Address, Link, Netlink, Path};
+use crate::net::{Address, Kind, Link, Netlink, Path};
 use crate::senders::Odd;
 use past::Past;
 
@@ -47,6 +47,8 @@ pub(super) struct Status {
     past: Option<Past>,
     /// What the live programs were told; `None` if they come from another build, or there are none.
     pub(super) told: Option<Told>,
+    /// The kernel's vxlan device that is where our pair was.
+    taken_over_by: Option<String>,
     uplink: Option<Device>,
     devices: Vec<Device>,
     pub(super) hooks: Vec<Hook>,
@@ -139,6 +141,7 @@ impl Status {
             past: Past::read(state_dir, view.network()),
             uplink: uplink.map(|link| Device::new(link, &addresses)),
             devices: ours.map(|link| Device::new(link, &addresses)).collect(),
+            taken_over_by: told.as_ref().and_then(|told| taken_over_by(told, &links)),
             told,
             hooks,
             peers,
@@ -300,6 +303,12 @@ impl Device {
             self.addresses.join(" ")
         )
     }
+}
+
+fn taken_over_by(told: &Told, links: &[Link]) -> Option<String> {
+    let name = mark::device(told.vni);
+    let theirs = |link: &&Link| link.name == name && matches!(link.kind, Kind::Vxlan { .. });
+    links.iter().find(theirs).map(|link| link.name.clone())
 }
 
 fn by_class(sums: &Sums) -> BTreeMap<&'static str, Packets> {

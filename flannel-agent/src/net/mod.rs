@@ -13,12 +13,15 @@ mod filter;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod ioctl;
+pub mod ip_tables;
 mod link;
 mod lookup;
 mod monitor;
 mod namespace;
+pub mod nftables;
 mod route;
 pub mod sysctl;
+pub mod xtables_lock;
 
 pub use address::Address;
 pub use batch::{Leg, RouteChange};

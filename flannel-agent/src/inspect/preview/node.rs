@@ -156,7 +156,7 @@ impl Preview {
                 .push(Step::new("files", "write_subnet_file", what));
         }
         if let Some(folder) = &config.cni_conf_dir
-            && !cni::is_written(folder, &env)
+            && !cni::is_written(folder, &config.fast_path.bridge, &env)
         {
             let what = format!("write {}", cni::path(folder).display());
             self.steps

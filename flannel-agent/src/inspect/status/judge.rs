@@ -21,6 +21,14 @@ const SENDERS: usize = 5;
 
 pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
+    if let Some(device) = &status.taken_over_by {
+        findings.push(taken_over(device));
+        let mut attention = |what, fix| findings.push(finding(Verdict::Attention, what, fix));
+        let past = status.past.as_ref().filter(|_| status.agent_running);
+        past.iter()
+            .for_each(|past| past.judge(true, &mut attention));
+        return findings;
+    }
     let mut broken = |what: String, fix| {
         findings.push(finding(Verdict::Broken, what, fix));
     };
@@ -59,6 +67,17 @@ pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
     }
     findings.extend(attention(status, mangled));
     findings
+}
+
+/// Nothing is broken: the node is flanneld's.
+fn taken_over(device: &str) -> Finding {
+    finding(
+        Verdict::Attention,
+        format!(
+            "{device} is a kernel vxlan device: flanneld serves this node, and programs of ours that are still attached let packets pass"
+        ),
+        "flannel-agent cleanup removes what is left of ours; or stop flanneld and start the agent (again), which takes the node over",
+    )
 }
 
 fn needed(status: &Status) -> impl Iterator<Item = Program> {
@@ -214,6 +233,7 @@ mod tests {
             agent_running: true,
             past: None,
             told: None,
+            taken_over_by: None,
             uplink: None,
             devices: Vec::new(),
             hooks: NEEDED.map(hook).into(),
@@ -254,6 +274,17 @@ mod tests {
             Verdict::Attention,
             "no agent runs for this network".to_owned()
         )));
+    }
+
+    #[test]
+    fn a_node_that_flanneld_took_over_is_not_broken() {
+        let mut status = status();
+        status.taken_over_by = Some("flannel.1".to_owned());
+        status.hooks.clear();
+        let said = said(&status);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert_eq!(said[0].0, Verdict::Attention);
+        assert!(said[0].1.contains("flanneld serves this node"), "{said:?}");
     }
 
     fn told(vni: u32) -> Told {

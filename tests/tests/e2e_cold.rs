@@ -1,0 +1,173 @@
+//! No neighbour is known: the first packet waits for one, and arrives.
+
+#![cfg(test)]
+
+use std::net::Ipv4Addr;
+
+use flannel_tests::cold::{First, forget_neighbours};
+use flannel_tests::fast_path::{agents_of, hooked, talk_udp, to};
+use flannel_tests::iptables::Iptables;
+use flannel_tests::kube_proxy::Service;
+use flannel_tests::lab::Options;
+use flannel_tests::member::AnyMember;
+use flannel_tests::pair::{self, Kind, Mix, Pair, Way};
+use flannel_tests::prelude::*;
+use flannel_tests::{flannel_rules, no_tcx, udp};
+use rstest::rstest;
+
+fn vxlan() -> Network {
+    Network::vxlan("/coreos.com/network", "10.244.0.0/16")
+}
+
+fn host_gw() -> Network {
+    Network::host_gw("/coreos.com/network", "10.244.0.0/16")
+}
+
+/// The second node on the same switch, or behind a router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Neighbour,
+    BehindRouter,
+}
+
+fn node_at(lab: &Lab, place: Place) -> Node {
+    match place {
+        Place::Neighbour => lab.node("two"),
+        Place::BehindRouter => lab.node_behind_router("two"),
+    }
+}
+
+/// The flags are for ours alone.
+fn join(kind: Kind, node: Node, net: &Network, flags: &[&str]) -> AnyMember {
+    match kind {
+        Kind::Ours => Box::new(Agent::start_with(node, net, flags)),
+        Kind::Flanneld | Kind::Kernel => pair::join(kind, node, net),
+    }
+}
+
+fn pair(net: Network, mix: Mix, place: Place, flags: &[&str]) -> Pair {
+    let lab = Lab::new();
+    let net = lab.network(net);
+    let (one, two) = mix.kinds();
+    let one = join(one, lab.node("one"), &net, flags);
+    let two = join(two, node_at(&lab, place), &net, flags);
+    Pair::of(lab, net, one, two)
+}
+
+const EACH: [First; 4] = [
+    First::Ping,
+    First::Datagram,
+    First::LongDatagram,
+    First::Connection,
+];
+
+/// From pod to pod and from node to pod, both ways.
+#[track_caller]
+fn arrives_first_time<A: Member, B: Member>(pair: &Pair<A, B>) {
+    for first in EACH {
+        for Way {
+            from,
+            to,
+            client,
+            server,
+        } in pair.both_ways()
+        {
+            let cold = || [from, to].map(|member| forget_neighbours(member.node()));
+            cold();
+            first.reaches(client, server);
+            cold();
+            first.reaches(from.node(), server);
+        }
+    }
+}
+
+#[rstest]
+fn by_tunnel(
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
+    #[values(Place::Neighbour, Place::BehindRouter)] place: Place,
+) {
+    arrives_first_time(&pair(vxlan(), mix, place, &[]));
+}
+
+/// What is on the same link goes without a tunnel, what is behind the router with one.
+#[rstest]
+fn with_direct_routing(
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
+    #[values(Place::Neighbour, Place::BehindRouter)] place: Place,
+) {
+    arrives_first_time(&pair(vxlan().direct_routing(), mix, place, &[]));
+}
+
+#[rstest]
+fn with_host_gw(#[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix) {
+    arrives_first_time(&pair(host_gw(), mix, Place::Neighbour, &[]));
+}
+
+#[rstest]
+#[case::always(vxlan(), "--fast-path=always")]
+#[case::always_direct(host_gw(), "--fast-path=always")]
+#[case::off(vxlan(), "--fast-path=off")]
+fn with_another_fast_path(
+    #[case] net: Network,
+    #[case] flag: &str,
+    #[values("--pod-hook=port", "--pod-hook=bridge")] hook: &str,
+) {
+    arrives_first_time(&agents_of(net, Options::default(), &[flag, hook]));
+}
+
+#[rstest]
+#[case(vxlan())]
+#[case(vxlan().direct_routing())]
+fn on_a_kernel_without_tcx(#[case] net: Network) {
+    let lab = Lab::new();
+    let net = lab.network(net);
+    let [one, two] = ["one", "two"].map(|name| {
+        let node = lab.node(name);
+        let wrapper = no_tcx::wrapper(&node);
+        Agent::start_under(&wrapper, node, &net, &[])
+    });
+    let pair = Pair::of(lab, net, one, two);
+    // A clsact qdisc that is added to a device takes it off the air for a moment (`qdisc_graft`, `dev_deactivate`).
+    for agent in [&pair.one, &pair.two] {
+        hooked(agent);
+        assert!(agent.log().contains("attaching clsact filters"));
+    }
+    arrives_first_time(&pair);
+}
+
+/// Every packet of a flow past the stack that finds the neighbour gone.
+#[rstest]
+#[case(vxlan())]
+#[case(host_gw())]
+fn in_the_middle_of_a_fast_flow(#[case] net: Network) {
+    let pair = agents_of(net, Options::default(), &[]);
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    talk.rounds(50);
+    for _ in 0..20 {
+        forget_neighbours(pair.one.node());
+        forget_neighbours(pair.two.node());
+        talk.rounds(1);
+    }
+}
+
+/// With br_netfilter a service's packet may already have a route when it comes to the bridge's hook.
+#[rstest]
+fn to_a_service(
+    #[values(vxlan(), host_gw())] net: Network,
+    #[values("--pod-hook=port", "--pod-hook=bridge")] hook: &str,
+) {
+    let pair = agents_of(net, Options::default(), &["--fast-path=always", hook]);
+    hooked(&pair.one);
+    let server = udp::Server::on(&pair.pod2);
+    let cluster_ip = Ipv4Addr::new(10, 96, 0, 10);
+    let service = Service::new(cluster_ip, 80, vec![to(&pair.pod2, server.port())]);
+    for agent in [&pair.one, &pair.two] {
+        service.install(agent.node(), Iptables::Nft, &pair.net.cidr);
+        flannel_rules::forward(agent, Iptables::Nft);
+    }
+    for _ in 0..5 {
+        forget_neighbours(pair.one.node());
+        forget_neighbours(pair.two.node());
+        server.exchange(&pair.pod1, service.address(), 100);
+    }
+}

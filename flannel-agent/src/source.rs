@@ -69,11 +69,15 @@ pub trait LeaseSource: Send + Sync + 'static {
 
     /// Follows everybody else's leases until cancelled; survives the loss of the datastore.
     ///
+    /// `known` is what this node reaches already. Of that, what the datastore lacks counts for a while: it may have been
+    /// wiped, or restored from a backup, and live nodes take their leases again.
+    ///
     /// The first notification on `leases` is the first complete snapshot, also when it is empty.
     /// Before it the channel's value means nothing: whoever acted on it would forget every peer.
     fn follow(
         &self,
         own: watch::Receiver<OwnLease>,
+        known: Leases,
         leases: &watch::Sender<Leases>,
         cancel: &CancellationToken,
     ) -> impl Future<Output = anyhow::Result<()>> + Send;

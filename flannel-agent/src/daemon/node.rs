@@ -28,6 +28,9 @@ pub trait Node: Send + 'static {
     /// Before the first look: what leases say of this node's address.
     fn remember(&mut self, memory: Memory);
 
+    /// The leases that the node forwards by already, as an earlier agent left it. What cannot be found out is left out.
+    fn reached(&mut self, network: &NetworkConfig) -> impl Future<Output = Leases> + Send;
+
     /// What this node publishes about itself, reached over `uplink`. `published` is what the
     /// datastore already holds for it: other nodes know that MAC.
     fn attrs(

@@ -133,6 +133,7 @@ async fn start<S: LeaseSource, N: Node>(
         previous,
     };
     let own = source.acquire(&network, &request, cancel).await?;
+    let known = node.reached(&network).await;
     let (own_sender, own_receiver) = watch::channel(own.clone());
     let (attrs, attrs_receiver) = watch::channel(attrs);
     let (leases_sender, mut leases) = watch::channel(Leases::default());
@@ -149,7 +150,7 @@ async fn start<S: LeaseSource, N: Node>(
         let (own, cancel) = (own_receiver.clone(), cancel.clone());
         tasks.spawn(async move {
             source
-                .follow(own, &leases_sender, &cancel)
+                .follow(own, known, &leases_sender, &cancel)
                 .await
                 .context("cannot follow the leases of other nodes")
         });

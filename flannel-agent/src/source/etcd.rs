@@ -163,10 +163,11 @@ impl LeaseSource for EtcdSource {
     async fn follow(
         &self,
         own: watch::Receiver<OwnLease>,
+        known: Leases,
         leases: &watch::Sender<Leases>,
         cancel: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let follower = follow::Follower::new(&self.store, own, leases);
+        let follower = follow::Follower::new(&self.store, own, known, leases);
         cancel.run_until_cancelled(follower.run()).await;
         Ok(())
     }

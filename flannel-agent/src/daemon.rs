@@ -2,7 +2,9 @@
 
 mod agent;
 mod kernel;
+mod look_ups;
 pub mod node;
+mod reached;
 mod retry;
 mod signals;
 mod start;

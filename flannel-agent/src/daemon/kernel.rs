@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::look_ups::are_due;
 use super::node::{Done, Node, Wanted};
+use super::reached;
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
@@ -22,11 +24,11 @@ use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
 use crate::flanneld_masq::FlanneldMasq;
 use crate::forward_rules;
-use crate::lease::LeaseAttrs;
+use crate::lease::{LeaseAttrs, Leases};
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::rescue::{self, Rescue};
-use crate::uplink::{self, Uplink};
+use crate::uplink::{self, Memory, Uplink};
 use crate::{blackhole, mac, metrics, observe, senders};
 
 /// Netlink, and what is loaded and pinned.
@@ -35,6 +37,7 @@ pub(super) struct Kernel {
     dataplane: Dataplane,
     monitor: Monitor,
     choice: UplinkChoice,
+    memory: Memory,
     network: String,
     source_check: SourceCheck,
     bpffs: PathBuf,
@@ -74,6 +77,7 @@ impl Kernel {
             dataplane,
             monitor,
             choice: config.uplink.clone(),
+            memory: Memory::default(),
             network: options.network,
             source_check: config.source_check,
             bpffs: config.bpffs.clone(),
@@ -156,7 +160,7 @@ impl Kernel {
     /// Looks at what is true of the node, as thoroughly as what was announced since demands.
     async fn look(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         let announced = std::mem::take(&mut self.announced);
-        let again = look_up_again(announced, self.looked_up.map(|at| at.elapsed()));
+        let again = are_due(announced, self.looked_up.map(|at| at.elapsed()));
         let mut facts = std::mem::take(&mut self.facts);
         if again {
             self.looked_up = None;
@@ -276,21 +280,25 @@ pub(crate) async fn attrs(
     Ok(LeaseAttrs::vxlan(uplink.public_ip, vxlan.vni, mac))
 }
 
-/// As often as that, even if nothing was announced.
-const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
-
-/// Whether next hops have to be looked up anew. `age`: of the last time.
-fn look_up_again(announced: Changes, age: Option<Duration>) -> bool {
-    announced.concern_next_hops() || age.is_none_or(|age| age >= LOOK_UP_EVERY)
-}
-
 fn words(report: &Report) -> Done {
     report.done.iter().map(ToString::to_string).collect()
 }
 
 impl Node for Kernel {
     async fn uplink(&mut self) -> anyhow::Result<Uplink> {
-        Ok(uplink::find(self.dataplane.netlink(), &self.choice).await?)
+        let net = self.dataplane.netlink();
+        let uplink = uplink::find(net, &self.choice, &self.memory).await?;
+        self.memory.keep(uplink.address);
+        Ok(uplink)
+    }
+
+    fn remember(&mut self, memory: Memory) {
+        self.memory = memory;
+    }
+
+    async fn reached(&mut self, network: &NetworkConfig) -> Leases {
+        let netlink = self.dataplane.netlink();
+        reached::reached(netlink, &self.bpffs, &self.network, network).await
     }
 
     async fn attrs(
@@ -371,29 +379,5 @@ impl Node for Kernel {
             }
             () = firewall => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn next_hops_are_looked_up_when_routes_change_and_from_time_to_time() {
-        let recently = Some(Duration::from_secs(1));
-        let pods = Changes {
-            links: true,
-            own_routes: true,
-            ..Changes::default()
-        };
-        assert!(!look_up_again(pods, recently), "a pod came or went");
-        let routes = Changes {
-            routes: true,
-            ..pods
-        };
-        assert!(look_up_again(routes, recently));
-        assert!(look_up_again(Changes::ALL, recently));
-        assert!(look_up_again(pods, Some(LOOK_UP_EVERY)));
-        assert!(look_up_again(Changes::default(), None), "the first look");
     }
 }

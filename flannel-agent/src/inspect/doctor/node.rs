@@ -3,7 +3,7 @@
 use crate::config::NetworkConfig;
 use crate::desired::{Outlets, Ports, TUNNEL_OVERHEAD, overlay_mtu};
 use crate::net::{NetError, sysctl};
-use crate::uplink::Uplink;
+use crate::uplink::{Memory, Uplink};
 
 use super::{Patient, Report, offloads, reverse_path, vxlan_port};
 
@@ -15,19 +15,20 @@ pub(super) async fn check(
     network: Option<&NetworkConfig>,
     report: &mut Report,
 ) {
-    let uplink = match crate::uplink::find(patient.net, &patient.config.uplink).await {
-        Ok(uplink) => {
-            report.ok(format!("uplink {uplink}"));
-            Some(uplink)
-        }
-        Err(error) => {
-            report.failure(
-                error.to_string(),
-                "name the interface towards the other nodes with --iface",
-            );
-            None
-        }
-    };
+    let uplink =
+        match crate::uplink::find(patient.net, &patient.config.uplink, &Memory::default()).await {
+            Ok(uplink) => {
+                report.ok(format!("uplink {uplink}"));
+                Some(uplink)
+            }
+            Err(error) => {
+                report.failure(
+                    error.to_string(),
+                    "name the interface towards the other nodes with --iface",
+                );
+                None
+            }
+        };
     if let Some((uplink, network)) = uplink.as_ref().zip(network) {
         mtu(uplink, network, report);
     }

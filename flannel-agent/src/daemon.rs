@@ -3,6 +3,7 @@
 mod agent;
 mod kernel;
 pub mod node;
+mod own_ports;
 mod retry;
 mod signals;
 mod start;

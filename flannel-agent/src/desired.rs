@@ -9,6 +9,7 @@ mod node;
 mod outlets;
 mod peers;
 mod snat;
+mod snat_ports;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -23,12 +24,14 @@ pub use fast_path::{FastPath, Hook, Mode, Ports, Xdp};
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use outlets::{Outlet, Outlets};
 pub use peers::{Peer, Peers};
-pub use snat::{PortRange, SourceNat};
+pub use snat::SourceNat;
+pub use snat_ports::{PortChoice, PortRange, Room, TooFew};
 
 use crate::config::{Backend, NetworkConfig};
 use crate::direct::Hop;
 use crate::lease::Leases;
 use crate::net::NextHop;
+use crate::node_sysctls::Reserved;
 use crate::uplink::Uplink;
 
 /// The wanted state: what is the same for all peers, and the peers.
@@ -65,6 +68,9 @@ pub struct Inputs<'a> {
 pub struct Facts {
     /// `net.ipv4.ip_local_port_range`.
     pub local_ports: (u16, u16),
+    /// For whom ports are reserved.
+    #[serde(skip)]
+    pub reserved: Reserved,
     /// CPUs that can run at once.
     pub cpus: u32,
     /// Next hops towards peers over the uplink, as the kernel found them.

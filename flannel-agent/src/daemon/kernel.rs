@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::node::{Done, Node, Wanted};
+use super::own_ports::{self, OwnPorts};
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
@@ -41,6 +42,7 @@ pub(super) struct Kernel {
     snat: Option<SourceNat>,
     /// Devices of which it was said that nothing is translated there.
     unserved: BTreeSet<String>,
+    own_ports: OwnPorts,
     facts: Facts,
     /// When next hops were last looked up.
     looked_up: Option<Instant>,
@@ -67,6 +69,7 @@ impl Kernel {
         // Before the first look, or a change right after it would go unnoticed.
         let monitor = Monitor::open()?;
         let dataplane = Dataplane::open(&options)?;
+        own_ports::prepare(dataplane.sysctls(), config.snat.as_ref())?;
         Ok(Self {
             dataplane,
             monitor,
@@ -77,6 +80,7 @@ impl Kernel {
             fast_path: config.fast_path.clone(),
             snat: config.snat.clone(),
             unserved: BTreeSet::new(),
+            own_ports: OwnPorts::default(),
             facts: Facts::default(),
             looked_up: None,
             announced: Changes::default(),
@@ -144,6 +148,7 @@ impl Kernel {
             uplink: &wanted.uplink,
             leases: &wanted.leases,
             fast_path: &self.fast_path,
+            sysctls: self.dataplane.sysctls(),
         }
     }
 
@@ -162,6 +167,12 @@ impl Kernel {
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
         self.name_unserved();
+        let tunnel = match &wanted.network.backend {
+            Backend::Vxlan(vxlan) => vxlan.port,
+            Backend::HostGw => 0,
+        };
+        self.own_ports
+            .judge(self.snat.as_ref(), &self.facts, tunnel);
         self.looked_up.get_or_insert_with(Instant::now);
         Ok(())
     }
@@ -336,7 +347,8 @@ impl Node for Kernel {
     }
 
     fn complaint(&self) -> Option<String> {
-        self.bridge.as_ref().map(ToString::to_string)
+        let bridge = self.bridge.as_ref().map(ToString::to_string);
+        bridge.or_else(|| self.own_ports.complaint())
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {

@@ -2,6 +2,7 @@
 
 mod agent;
 mod kernel;
+mod look_again;
 pub mod node;
 mod own_ports;
 mod retry;

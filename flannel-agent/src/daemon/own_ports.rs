@@ -1,5 +1,6 @@
 //! The ports that the node itself connects from, beside those that pods' flows leave under.
 
+use crate::config::{Backend, NetworkConfig};
 use crate::desired::{Facts, PortRange, Room, SourceNat, TooFew};
 use crate::net::{NetError, sysctl};
 use crate::node_sysctls::{NodeSysctls, RESERVED_PORTS};
@@ -51,11 +52,19 @@ pub(super) struct OwnPorts {
 impl OwnPorts {
     /// After a look at the node: names what has changed for the worse. A range that an operator gave is used all the same:
     /// connections of pods rest on it.
-    pub(super) fn judge(&mut self, snat: Option<&SourceNat>, facts: &Facts, tunnel: u16) {
+    pub(super) fn judge(
+        &mut self,
+        snat: Option<&SourceNat>,
+        facts: &Facts,
+        network: &NetworkConfig,
+    ) {
         let Some(snat) = snat else {
             return;
         };
-        let room = facts.room(tunnel);
+        let room = facts.room(match &network.backend {
+            Backend::Vxlan(vxlan) => vxlan.port,
+            Backend::HostGw => 0,
+        });
         let ports = snat.ports.settle(&room);
         if let Some(before) = self.used.replace(ports).filter(|before| *before != ports) {
             let (low, high) = facts.local_ports;

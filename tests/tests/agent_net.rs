@@ -44,7 +44,7 @@ fn several_may_list_at_once() {
             let (links, addresses, routes, again) = tokio::join!(
                 net.links(),
                 net.addresses(),
-                net.routes(&[PROTOCOL]),
+                net.routes(),
                 net.links(),
             );
             assert_eq!(links.unwrap(), again.unwrap());

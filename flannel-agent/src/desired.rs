@@ -8,6 +8,7 @@ mod fast_path;
 mod node;
 mod outlets;
 mod peers;
+mod routes;
 mod snat;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -23,8 +24,10 @@ pub use fast_path::{FastPath, Hook, Mode, Ports, Xdp};
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use outlets::{Outlet, Outlets};
 pub use peers::{Peer, Peers};
+pub use routes::{Routes, TUNNEL, Way};
 pub use snat::{PortRange, SourceNat};
 
+use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::direct::Hop;
 use crate::lease::Leases;
@@ -36,6 +39,7 @@ use crate::uplink::Uplink;
 pub struct Desired {
     pub node: Node,
     pub peers: Peers,
+    pub routes: Routes,
 }
 
 /// Everything the wanted state follows from.
@@ -54,7 +58,7 @@ pub struct Inputs<'a> {
     /// MAC of `flannel.<VNI>`, as our lease publishes it; zeroes without a tunnel.
     pub vtep_mac: crate::mac::MacAddr,
     pub facts: &'a Facts,
-    pub source_check: bool,
+    pub source_check: SourceCheck,
     pub fast_path: &'a FastPath,
     /// `None`: pods' packets to the outside leave as they are.
     pub snat: Option<&'a SourceNat>,
@@ -114,9 +118,11 @@ impl Desired {
                 network,
             });
         }
+        let peers = peers::peers(inputs);
         Ok(Self {
             node: node::node(inputs)?,
-            peers: peers::peers(inputs),
+            routes: routes::routes(inputs, &peers),
+            peers,
         })
     }
 }

@@ -19,6 +19,9 @@
 //! [`KernelVxlan`]: kernel_vxlan::KernelVxlan
 //! [`KernelHostGw`]: kernel_host_gw::KernelHostGw
 //!
+//! Nodes start cold: the pings by which [`pair::Pair`] and [`stage::Stage`] find out that all is ready leave no neighbour entry
+//! behind. [`cold`] empties the tables again in the middle of a test.
+//!
 //! Nothing here touches the interfaces, firewall or sysctls of the machine: every link is created
 //! inside a namespace, and everything is removed on drop, also while a test panics. What a killed
 //! test process leaves behind is swept by the next [`lab::Lab`].
@@ -69,6 +72,7 @@ pub mod pod;
 pub mod process;
 pub mod raw;
 pub mod real_flanneld;
+pub mod refusal;
 pub mod setups;
 pub mod snat_table;
 pub mod sniffer;

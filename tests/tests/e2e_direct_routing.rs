@@ -13,7 +13,8 @@ fn lab() -> (Lab, Network) {
 
 /// Which way packets to `pod` take from `node`: the kernel's word for it.
 fn way(node: &impl Host, pod: &Pod) -> String {
-    node.exec(&format!("ip route get {}", pod.address()))
+    let answer = node.try_exec(&format!("ip route get {}", pod.address()));
+    String::from_utf8_lossy(&answer.stdout).into_owned()
 }
 
 fn goes_by(node: &impl Host, pod: &Pod, words: &str) {

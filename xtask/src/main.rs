@@ -7,6 +7,7 @@ mod controls;
 mod demo;
 mod docs;
 mod fuzz;
+mod kernels;
 mod llvm;
 mod process;
 mod reproducible;

@@ -156,8 +156,9 @@ impl<N: Node> Agent<N> {
         match outcome {
             Ok(done) => {
                 let causes = causes.iter().map(|cause| cause.words().to_owned());
+                let complaint = self.node.complaint();
                 self.logbook
-                    .reconciled(causes.collect(), begun.elapsed(), &done);
+                    .reconciled(causes.collect(), begun.elapsed(), &done, complaint);
                 Ok(())
             }
             Err(error) => {
@@ -185,7 +186,7 @@ impl<N: Node> Agent<N> {
         };
         let done = match done {
             Err(error) if is_taken_over(&error) => {
-                self.stand_back().await;
+                self.stand_back(&error).await;
                 return Err(error);
             }
             done => done?,
@@ -199,7 +200,11 @@ impl<N: Node> Agent<N> {
         }
         let mtu = self.node.mtu(&self.wanted);
         if self.subnet_file.update(&self.wanted, mtu) {
-            self.ready.set(true);
+            match self.node.hindrance() {
+                None => self.ready.set(true),
+                Some(why) => self.ready.hinder(why),
+            }
+            // Others wait for it who may be what is missing.
             self.systemd.ready();
         }
         if uplink.is_ok() {
@@ -210,8 +215,8 @@ impl<N: Node> Agent<N> {
 
     /// The node is flanneld's. Our lease is, too: it says the MAC of the device that is there, or peers would send to the one
     /// that is gone.
-    async fn stand_back(&mut self) {
-        self.ready.set(false);
+    async fn stand_back(&mut self, why: &anyhow::Error) {
+        self.ready.hinder(why.to_string());
         let published = self.attrs.borrow().clone();
         let Wanted {
             network, uplink, ..

@@ -43,7 +43,7 @@ pub use snat::{SnatTable, Swept, clock};
 pub use wire::Wire;
 
 use crate::actual::{Actual, PeerMaps};
-use crate::desired::{Desired, Node};
+use crate::desired::{Desired, Node, Routes};
 use crate::net::{Direction, Link, Netlink};
 use crate::node_sysctls::NodeSysctls;
 
@@ -85,6 +85,7 @@ pub struct Dataplane {
 struct Mirror {
     node: Node,
     peers: PeerMaps,
+    routes: Routes,
 }
 
 impl Dataplane {

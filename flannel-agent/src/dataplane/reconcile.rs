@@ -7,7 +7,7 @@ use crate::actual::{Actual, Device, PeerMaps};
 use crate::apply::Executor;
 use crate::desired::{Desired, Node, Peers, Xdp};
 use crate::lease::SubnetKey;
-use crate::plan::{Action, Conflict, PeerChanges, plan, repairs};
+use crate::plan::{Action, Conflict, PeerChanges, RouteChanges, plan, repairs};
 
 /// What a reconcile did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,6 +15,13 @@ pub struct Report {
     pub done: Vec<Action>,
     /// Actions that failed and are not essential, with the reason.
     pub failed: Vec<(Action, String)>,
+}
+
+impl Report {
+    fn has_all_routes(&self) -> bool {
+        let of_routes = |(action, _): &(Action, String)| matches!(action, Action::UpdateRoutes(_));
+        !self.failed.iter().any(of_routes)
+    }
 }
 
 /// Whether something changed that no observation tells, and under which flows were proven. `None`: a look at the node
@@ -72,6 +79,7 @@ impl Dataplane {
             let before = Desired {
                 node: before.node.clone(),
                 peers: before.peers.known(),
+                routes: before.routes.clone(),
             };
             repairs(&before, desired, &actual, &actions)
         });
@@ -83,9 +91,11 @@ impl Dataplane {
             .apply(desired, actions, &repairs.unwrap_or_default())
             .await?;
         self.serves = desired.node.pair.as_ref().map(|pair| pair.name.clone());
-        self.mirror = Some(Mirror {
+        // Routes that were refused are tried again with the next change.
+        self.mirror = report.has_all_routes().then(|| Mirror {
             node: desired.node.clone(),
             peers: PeerMaps::from(&desired.peers),
+            routes: desired.routes.clone(),
         });
         Ok(report)
     }
@@ -99,8 +109,8 @@ impl Dataplane {
         (ours && theirs).then(|| pair.name.clone())
     }
 
-    /// Brings the maps up to date after a change of leases, without a look at the kernel. Anything else
-    /// that changed makes it a full [`Self::reconcile`].
+    /// Brings maps and routes up to date after a change of leases, without a look at the kernel. Anything else
+    /// that changed makes it a full [`Self::reconcile`], as does a route of somebody else's that is in the way.
     ///
     /// # Errors
     /// As [`Self::reconcile`]; the next call compares everything.
@@ -110,18 +120,31 @@ impl Dataplane {
             return self.reconcile(desired).await;
         };
         self.name_ignored(&desired.peers);
-        if desired.node.programs.is_empty() {
-            self.mirror = Some(mirror);
-            return Ok(Report::default());
-        }
-        let Some(changes) = PeerChanges::between(&desired.peers, &mirror.peers) else {
-            self.mirror = Some(mirror);
-            return Ok(Report::default());
+        let mut actions = Vec::new();
+        let source = desired.node.address.addr();
+        let mut routes = RouteChanges::of_leases(&mirror.routes, &desired.routes, source);
+        let gone = RouteChanges {
+            remove: std::mem::take(&mut routes.remove),
+            ..RouteChanges::default()
         };
-        mirror.peers.apply(&changes);
-        let report = self
-            .apply(desired, vec![Action::UpdatePeers(changes)], &[])
-            .await?;
+        let routes = [gone, routes].map(|part| Some(part).filter(|part| !part.is_empty()));
+        let [gone, new] = routes.map(|part| part.map(Action::UpdateRoutes));
+        actions.extend(gone);
+        if !desired.node.programs.is_empty()
+            && let Some(changes) = PeerChanges::between(&desired.peers, &mirror.peers)
+        {
+            mirror.peers.apply(&changes);
+            actions.push(Action::UpdatePeers(changes));
+        }
+        actions.extend(new);
+        mirror.routes.clone_from(&desired.routes);
+        let mut report = self.apply(desired, actions, &[]).await?;
+        if !report.has_all_routes() {
+            let rest = self.reconcile(desired).await?;
+            report.done.extend(rest.done);
+            report.failed = rest.failed;
+            return Ok(report);
+        }
         self.mirror = Some(mirror);
         Ok(report)
     }

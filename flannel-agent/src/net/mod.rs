@@ -5,6 +5,7 @@
 //! `/sys/class/net`, which belongs to whoever mounted it.
 
 mod address;
+mod batch;
 mod blackhole;
 mod error;
 mod features;
@@ -12,14 +13,18 @@ mod filter;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod ioctl;
+pub mod ip_tables;
 mod link;
 mod lookup;
 mod monitor;
 mod namespace;
+pub mod nftables;
 mod route;
 pub mod sysctl;
+pub mod xtables_lock;
 
 pub use address::Address;
+pub use batch::{Leg, RouteChange};
 pub use error::{NetError, Outcome};
 pub use features::Features;
 pub use filter::{Direction, Filter};
@@ -33,6 +38,7 @@ pub use route::{PROTOCOL, Path, Route};
 #[derive(Debug, Clone)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
+    routes: std::sync::Arc<batch::Routes>,
 }
 
 impl Netlink {
@@ -45,6 +51,7 @@ impl Netlink {
         let (connection, handle, _unsolicited) =
             rtnetlink::new_connection_with_strict_check().map_err(NetError::Open)?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        let routes = batch::Routes::open().map_err(NetError::Open)?.into();
+        Ok(Self { handle, routes })
     }
 }

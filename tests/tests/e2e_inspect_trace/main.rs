@@ -160,6 +160,16 @@ fn every_way_is_shown_and_nothing_is_left_behind() {
     assert_eq!(hops(&back), pairs(&expected), "{back}");
     assert_eq!(back["end"], "delivered", "{back}");
 
+    // What nobody leases is not the overlay's.
+    let away = trace(node, &format!("{here} 10.244.255.9"), 0);
+    assert_eq!(away["end"], "sent", "{away}");
+    let meaning = away["hops"][1]["meaning"].as_str().unwrap();
+    let words = "no lease covers 10.244.255.9 (`peers` lists them), so the node's own routes count: to eth0 by way of 172.30.0.254";
+    assert!(meaning.starts_with(words), "{meaning}");
+    let comes = trace(node, &format!("10.244.255.9 {here}"), 0);
+    assert_eq!(comes["end"], "delivered", "{comes}");
+    // Somebody leads it there all the same.
+    node.exec("ip route add 10.244.255.0/24 dev flannel.1");
     let lost = trace(node, &format!("{here} 10.244.255.9"), 1);
     assert_eq!(lost["end"], "dropped", "{lost}");
     assert_eq!(
@@ -168,9 +178,8 @@ fn every_way_is_shown_and_nothing_is_left_behind() {
     );
     let advice = lost["hops"][2]["advice"].as_str().unwrap();
     assert!(advice.contains("holds a lease"), "{advice}");
+    node.exec("ip route del 10.244.255.0/24 dev flannel.1");
 
-    // From a subnet that nobody leases nothing can come.
-    look(node, &format!("trace 10.244.255.9 {here}"), 2);
     let outside = trace(node, &format!("198.51.100.9 {here}"), 0);
     assert_eq!(outside["end"], "delivered", "{outside}");
 

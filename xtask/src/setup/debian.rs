@@ -47,6 +47,17 @@ pub(super) fn setup(workspace: &Workspace, dry_run: bool) -> Result<()> {
     tools::ensure(workspace, &tools::bpf_linker(llvm), dry_run)
 }
 
+/// What `test --kernel` calls: the machine itself, and what packs its root, its modules and its disk.
+const VIRTUAL_MACHINES: &[&str] = &["qemu-system-x86", "cpio", "kmod", "e2fsprogs", "binutils"];
+
+pub(super) fn virtual_machines() -> Result<()> {
+    let wanted: Vec<String> = VIRTUAL_MACHINES
+        .iter()
+        .map(|&name| name.to_owned())
+        .collect();
+    install(&wanted, false)
+}
+
 fn llvm_package(major: u32) -> String {
     format!("llvm-{major}-dev")
 }

@@ -53,6 +53,21 @@ pub(crate) fn cargo_deny(workspace: &Workspace) -> Result<()> {
     tools::ensure(workspace, &CARGO_DENY, false)
 }
 
+/// Also installs what boots other kernels, which only `test --kernel` needs.
+///
+/// # Errors
+/// On other systems than Debian 12: the guest runs programs that were built for its C library.
+pub(crate) fn virtual_machines() -> Result<()> {
+    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    match system(&os_release) {
+        System::Debian12 => debian::virtual_machines(),
+        System::Other(name) => bail!(
+            "this is {name}; tests on other kernels take kernels and the guest's programs from Debian's \
+             packages, and run on Debian 12"
+        ),
+    }
+}
+
 fn system(os_release: &str) -> System {
     let field = |name: &str| {
         os_release.lines().find_map(|line| {

@@ -172,7 +172,16 @@ mod tests {
     #[case::nothing(0, 114, Err(Reason::Truncated))]
     fn lengths(#[case] len: u16, #[case] frame: u32, #[case] want: Result<(), Reason>) {
         let total_len = len.to_be_bytes();
-        assert_eq!(check_length(&Ip { total_len, ..ip(17) }, frame), want);
+        assert_eq!(
+            check_length(
+                &Ip {
+                    total_len,
+                    ..ip(17)
+                },
+                frame
+            ),
+            want
+        );
     }
 
     #[rstest]

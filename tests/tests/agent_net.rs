@@ -41,12 +41,8 @@ fn several_may_list_at_once() {
         net.create_pair(&pair()).await.unwrap();
         let index = net.link("flannel.1").await.unwrap().unwrap().index;
         for _ in 0..20 {
-            let (links, addresses, routes, again) = tokio::join!(
-                net.links(),
-                net.addresses(),
-                net.routes(),
-                net.links(),
-            );
+            let (links, addresses, routes, again) =
+                tokio::join!(net.links(), net.addresses(), net.routes(), net.links(),);
             assert_eq!(links.unwrap(), again.unwrap());
             assert_eq!(addresses.unwrap(), []);
             assert!(routes.unwrap().iter().all(|route| route.index != index));

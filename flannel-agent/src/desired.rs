@@ -8,6 +8,7 @@ mod fast_path;
 mod node;
 mod outlets;
 mod peers;
+mod reach;
 mod snat;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -18,17 +19,17 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-pub use facts::{Sought, Ways};
+pub use facts::{Base, Sought};
 pub use fast_path::{FastPath, Hook, Mode, Ports, Xdp};
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use outlets::{Outlet, Outlets};
-pub use peers::{Peer, Peers};
+pub use peers::{Peer, Peers, ROUTED};
 pub use snat::{PortRange, SourceNat};
 
 use crate::config::{Backend, NetworkConfig};
 use crate::direct::Hop;
 use crate::lease::Leases;
-use crate::net::NextHop;
+use crate::net::Way;
 use crate::uplink::Uplink;
 
 /// The wanted state: what is the same for all peers, and the peers.
@@ -67,15 +68,18 @@ pub struct Facts {
     pub local_ports: (u16, u16),
     /// CPUs that can run at once.
     pub cpus: u32,
-    /// Next hops towards peers over the uplink, as the kernel found them.
+    /// Ways to peers, as the kernel takes them with what we send there; without those to which there is none.
     #[serde(skip)]
-    pub next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    pub ways: BTreeMap<Ipv4Addr, Way>,
+    /// Peers that cannot be reached as things are, and why.
+    #[serde(skip)]
+    pub unreached: BTreeMap<Ipv4Addr, String>,
     /// Interfaces of the destinations that the kernel reaches without a gateway; `None`: not so.
     #[serde(skip)]
     pub on_link: BTreeMap<Ipv4Addr, Option<u32>>,
     /// What the look-ups above rest on.
     #[serde(skip)]
-    pub(crate) ways: Ways,
+    pub(crate) base: Base,
     /// Raised whenever packets to the outside may leave another way than before.
     #[serde(skip)]
     pub ways_out: u32,

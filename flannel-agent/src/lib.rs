@@ -38,5 +38,6 @@ pub mod rescue;
 pub mod source;
 pub mod subnet_env;
 pub mod sweep;
+pub mod unreached;
 pub mod uplink;
 pub mod wall;

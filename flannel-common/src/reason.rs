@@ -106,4 +106,5 @@ reasons! {
     42 SnatMalformed snat_malformed Drop "too short to be translated" "find the sender: the packet is malformed";
     43 SnatUnready snat_unready Drop "part of the SNAT programs is missing" "restart the agent, and report it";
     44 PastBridge past_bridge Forward "let through by the stack and sent to the pod's port whole, past the bridge, which would cut it up" "nothing: this is the work";
+    45 NoRoute no_route Drop "no route leads to the peer, or one forbids" "look at the way that the kernel takes: ip route get PEER from UPLINK_ADDRESS ipproto udp dport PORT";
 }

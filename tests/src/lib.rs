@@ -75,6 +75,7 @@ pub mod udp;
 pub mod unprivileged;
 pub mod vxlan_frame;
 pub mod wait;
+pub mod ways;
 
 /// What a scenario needs.
 pub mod prelude {

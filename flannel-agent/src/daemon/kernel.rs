@@ -25,6 +25,7 @@ use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::rescue::{self, Rescue};
+use crate::unreached::Unreached;
 use crate::uplink::{self, Uplink};
 use crate::{blackhole, mac, metrics, observe};
 
@@ -41,6 +42,7 @@ pub(super) struct Kernel {
     snat: Option<SourceNat>,
     /// Devices of which it was said that nothing is translated there.
     unserved: BTreeSet<String>,
+    unreached: Unreached,
     facts: Facts,
     /// When next hops were last looked up.
     looked_up: Option<Instant>,
@@ -77,6 +79,7 @@ impl Kernel {
             fast_path: config.fast_path.clone(),
             snat: config.snat.clone(),
             unserved: BTreeSet::new(),
+            unreached: Unreached::default(),
             facts: Facts::default(),
             looked_up: None,
             announced: Changes::default(),
@@ -162,6 +165,7 @@ impl Kernel {
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
         self.name_unserved();
+        self.unreached.tell(&self.facts.unreached);
         self.looked_up.get_or_insert_with(Instant::now);
         Ok(())
     }
@@ -340,6 +344,7 @@ impl Node for Kernel {
             .update(self.dataplane.netlink(), self.sought(wanted))
             .await;
         self.facts = facts;
+        self.unreached.tell(&self.facts.unreached);
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
         let mut done = words(&self.dataplane.update_peers(&desired).await?);

@@ -9,6 +9,7 @@ mod node;
 mod offloads;
 mod reverse_path;
 mod tunnel;
+mod ways;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -16,8 +16,10 @@ mod link;
 mod lookup;
 mod monitor;
 mod namespace;
+mod neighbour;
 mod route;
 pub mod sysctl;
+mod way;
 
 pub use address::Address;
 pub use error::{NetError, Outcome};
@@ -28,6 +30,7 @@ pub use lookup::NextHop;
 pub use monitor::{Changes, Monitor};
 pub use namespace::namespace;
 pub use route::{PROTOCOL, Path, Route};
+pub use way::{Leg, Sender, Towards, Way};
 
 /// A connection to the kernel's routing tables. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -23,6 +23,7 @@ pub struct Node {
     pub uplink_ip: Ipv4,
     /// A test run's packets are on the loopback device, 1.
     pub uplink_index: u32,
+    pub flannel_index: u32,
     pub vtep_mac: Mac,
     pub vni: u32,
     pub port: u16,
@@ -41,6 +42,7 @@ impl Default for Node {
         Self {
             uplink_ip: [192, 168, 0, 1],
             uplink_index: 1,
+            flannel_index: 1,
             vtep_mac: [2, 0, 0, 0, 0, 1],
             vni: 1,
             port: 8472,
@@ -95,7 +97,7 @@ impl Node {
         EbpfLoader::new()
             .btf(None)
             .override_global(globals::UPLINK_IFINDEX, &self.uplink_index, true)
-            .override_global(globals::FLANNEL_IFINDEX, &1u32, true)
+            .override_global(globals::FLANNEL_IFINDEX, &self.flannel_index, true)
             .override_global(globals::GRO_IFINDEX, &1u32, true)
             .override_global(globals::UPLINK_IP, &self.uplink_ip, true)
             .override_global(globals::OUTER_TEMPLATE, &template.0, true)
@@ -169,6 +171,18 @@ impl Fixture {
             .unwrap()
             .insert(public_ip, Wire(Vtep { leases: 1 }), 0)
             .unwrap();
+    }
+
+    /// A peer to which the routing table has the way.
+    pub fn routed_peer(&mut self, subnet: Ipv4, len: u32, public_ip: Ipv4) {
+        let peer = Peer {
+            public_ip,
+            next_hop: maps::ROUTED,
+            vtep_mac: [2, 0, 0, 0, 0, 9],
+            kind: PEER_VXLAN,
+            pad: 0,
+        };
+        self.insert_peer(subnet, len, peer);
     }
 
     /// A peer that is reached without a tunnel.

@@ -5,7 +5,7 @@ use crate::desired::{Outlets, Ports, TUNNEL_OVERHEAD, overlay_mtu};
 use crate::net::{NetError, sysctl};
 use crate::uplink::Uplink;
 
-use super::{Patient, Report, offloads, reverse_path, vxlan_port};
+use super::{Patient, Report, offloads, reverse_path, vxlan_port, ways};
 
 /// IPv4 hosts have to take this much (RFC 791); below it DNS and TLS break.
 const MTU_MIN: u32 = 576;
@@ -39,6 +39,9 @@ pub(super) async fn check(
     }
     forwarding(sysctl::read("net/ipv4/ip_forward"), report);
     reverse_path::check(patient, uplink.as_ref(), network, report).await;
+    if let Some((uplink, network)) = uplink.as_ref().zip(network) {
+        ways::check(patient, uplink, network, report).await;
+    }
     if let Some(port) = network.and_then(vxlan_port) {
         udp_port(patient, port, report);
     }

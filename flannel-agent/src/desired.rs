@@ -12,6 +12,7 @@ mod reach;
 mod snat;
 #[cfg(test)]
 pub(crate) mod tests;
+mod underlay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -25,6 +26,7 @@ pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use outlets::{Outlet, Outlets};
 pub use peers::{Peer, Peers, ROUTED};
 pub use snat::{PortRange, SourceNat};
+pub use underlay::Underlay;
 
 use crate::config::{Backend, NetworkConfig};
 use crate::direct::Hop;
@@ -85,6 +87,8 @@ pub struct Facts {
     pub ways_out: u32,
     /// Where packets of pods are met now.
     pub pod_ports: Ports,
+    /// By which devices the tunnel's packets come and go, besides the uplink.
+    pub underlay: Underlay,
     /// By which devices besides the uplink packets leave the node.
     pub outlets: Outlets,
 }

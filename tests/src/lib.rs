@@ -32,6 +32,7 @@ pub mod cold;
 pub mod crowd;
 pub mod datastore;
 pub mod etcd;
+pub mod fabric;
 pub mod fast_path;
 pub mod fill;
 pub mod flannel_rules;

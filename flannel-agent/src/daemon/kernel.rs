@@ -301,7 +301,7 @@ impl Node for Kernel {
     }
 
     fn mtu(&self, wanted: &Wanted) -> u32 {
-        desired::overlay_mtu(&wanted.network, &wanted.uplink)
+        desired::overlay_mtu(&wanted.network, self.facts.underlay.mtu(&wanted.uplink))
     }
 
     async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::{Facts, FastPath, Hook, Outlets, Ports, destinations};
+use super::{Facts, FastPath, Hook, Outlets, Ports, Underlay, destinations};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::online_cpus;
 use crate::direct;
@@ -58,13 +58,6 @@ impl Facts {
         self.local_ports = sysctl::local_port_range()?;
         self.cpus = online_cpus();
         self.pod_ports = pod_ports(&links, sought.fast_path);
-        self.outlets = Outlets::find(
-            &links,
-            &net.addresses().await?,
-            sought.config.network,
-            sought.uplink.index,
-            &self.pod_ports,
-        );
         let moved = self.base != self.base_now(&links, sought.uplink);
         if moved {
             self.new_ways_out();
@@ -75,6 +68,21 @@ impl Facts {
         }
         self.update(net, sought).await;
         self.base = self.base_now(&links, sought.uplink);
+        let uplink = sought.uplink;
+        let routes = match uplink.is_carrier {
+            true => Vec::new(),
+            false => net.routes().await?,
+        };
+        let (ways, pods) = (self.ways.values(), &self.pod_ports);
+        self.underlay = Underlay::find(&links, uplink, ways, &routes, pods);
+        self.outlets = Outlets::find(
+            &links,
+            &net.addresses().await?,
+            sought.config.network,
+            sought.uplink.index,
+            &self.pod_ports,
+            &self.underlay,
+        );
         let silent = net.silent_neighbours().await?;
         self.doubt(&sought, &links, &silent);
         Ok(())
@@ -204,6 +212,7 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 9],
             address: Ipv4Addr::new(192, 168, 0, 1),
             public_ip: Ipv4Addr::new(192, 168, 0, 1),
+            is_carrier: true,
             why: "test".to_owned(),
         }
     }

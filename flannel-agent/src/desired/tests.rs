@@ -41,6 +41,7 @@ impl Default for World {
                 mac: [2, 0, 0, 0, 0, 9],
                 address: ip("192.168.0.1"),
                 public_ip: ip("192.168.0.1"),
+                is_carrier: true,
                 why: "test".to_owned(),
             },
             facts: Facts {

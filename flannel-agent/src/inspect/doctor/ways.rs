@@ -14,19 +14,18 @@ use crate::uplink::Uplink;
 /// Peers that are named one by one.
 const NAMED: usize = 5;
 
-pub(super) async fn check(
+/// What the agent knows of this node, as far as it follows from the kernel and the maps.
+pub(super) async fn look(
     patient: &Patient<'_>,
     uplink: &Uplink,
     network: &NetworkConfig,
     report: &mut Report,
-) {
-    let Ok(leases) = patient.view.as_ref().map(|view| leases(view, network)) else {
-        return;
+) -> Option<Facts> {
+    // Before the first start there is no peer.
+    let leases = match &patient.view {
+        Ok(view) => leases(view, network),
+        Err(_) => Leases::default(),
     };
-    let peers = leases.len();
-    if peers == 0 {
-        return;
-    }
     let sought = Sought {
         config: network,
         uplink,
@@ -34,11 +33,17 @@ pub(super) async fn check(
         fast_path: &patient.config.fast_path,
     };
     match Facts::gather(patient.net, sought).await {
-        Ok(facts) => tell(peers, &facts.unreached, uplink, report),
-        Err(error) => report.warning(
-            format!("the ways to the peers are not known: {error}"),
-            "run doctor as root, in the node's network namespace",
-        ),
+        Ok(facts) => {
+            tell(leases.len(), &facts.unreached, uplink, report);
+            Some(facts)
+        }
+        Err(error) => {
+            report.warning(
+                format!("the ways to the peers are not known: {error}"),
+                "run doctor as root, in the node's network namespace",
+            );
+            None
+        }
     }
 }
 
@@ -49,7 +54,9 @@ fn tell(
     report: &mut Report,
 ) {
     if unreached.is_empty() {
-        report.ok(format!("routes lead to {peers} peers"));
+        if peers > 0 {
+            report.ok(format!("routes lead to {peers} peers"));
+        }
         return;
     }
     let from = uplink.address;
@@ -100,6 +107,7 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 9],
             address: [192, 0, 2, 1].into(),
             public_ip: [192, 0, 2, 1].into(),
+            is_carrier: true,
             why: "test".to_owned(),
         };
         let lost = |last: u8| (Ipv4Addr::new(203, 0, 113, last), "no route".to_owned());

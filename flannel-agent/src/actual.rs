@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use crate::desired::{Attachment, Globals, Peer};
 use crate::mac::MacAddr;
+use crate::net::Route;
 use crate::node_sysctls::Difference;
 
 /// A snapshot, made by [`crate::observe`].
@@ -19,10 +20,11 @@ pub struct Actual {
     pub aside: bool,
     /// Our devices of an earlier configuration: another VNI, or a tunnel where there is none now.
     pub former: BTreeSet<String>,
-    /// The route to the network leads to one of them.
-    pub former_leads: bool,
     pub programs: Programs,
     pub peers: PeerMaps,
+    /// Of the main table: those with our mark, and all into the Network.
+    #[serde(skip)]
+    pub routes: Vec<Route>,
     /// Destinations exempt from source NAT, as the map holds them.
     pub exempt: BTreeSet<Ipv4Net>,
     /// Addresses of devices besides the uplink, as the map holds them, by ifindex.
@@ -68,8 +70,6 @@ pub struct PairState {
     pub wrong_features: BTreeMap<String, BTreeMap<String, bool>>,
     /// Addresses of `flannel.<VNI>`.
     pub addresses: BTreeSet<Ipv4Net>,
-    /// Our routes by way of `flannel.<VNI>`, with their source address.
-    pub routes: BTreeMap<Ipv4Net, Option<Ipv4Addr>>,
 }
 
 /// Programs: those of this process, and what is attached.
@@ -131,4 +131,5 @@ pub enum Stale {
 pub struct PeerMaps {
     pub table: BTreeMap<Ipv4Net, Option<Peer>>,
     pub vteps: BTreeMap<Ipv4Addr, u32>,
+    pub macs: BTreeMap<MacAddr, u32>,
 }

@@ -6,11 +6,16 @@ use nix::errno::Errno;
 
 use crate::actual::Loaded;
 use crate::dataplane::{Bpf, DataplaneError, Target};
-use crate::desired::{Node, Pair};
+use crate::desired::{Node, Pair, TUNNEL, Way};
 use crate::mark;
-use crate::net::{Features, Kind, Link, NetError, Netlink, Outcome, VethPair, sysctl};
+use crate::net::{
+    Features, Kind, Leg, Link, NetError, Netlink, Outcome, RouteChange, VethPair, sysctl,
+};
 use crate::node_sysctls::NodeSysctls;
-use crate::plan::Action;
+use crate::plan::{Action, How, RouteChanges, Set};
+
+/// So many refused routes are named.
+const NAMED: usize = 4;
 
 pub(crate) struct Executor<'a> {
     pub(crate) net: &'a Netlink,
@@ -92,40 +97,53 @@ impl Executor<'_> {
                 let index = self.index(device).await?;
                 net.remove_address(index, *address).await?;
             }
-            Action::SetRoute {
-                device,
-                destination,
-                source,
-                replace,
-            } => {
-                let index = self.index(device).await?;
-                let outcome = net
-                    .add_route(*destination, index, *source, *replace)
-                    .await?;
-                if outcome == Outcome::Exists && !replace {
-                    return Err(NetError::Failed {
-                        action: format!("route {destination} to {device}"),
-                        reason: format!(
-                            "another route to {destination} exists that is not ours; \
-                             remove it (ip route del {destination})"
-                        ),
-                    }
-                    .into());
-                }
-                found(device, outcome)?;
-            }
-            Action::RemoveRoute {
-                device,
-                destination,
-            } => {
-                let index = self.index(device).await?;
-                net.remove_route(*destination, index).await?;
-            }
+            Action::UpdateRoutes(changes) => self.update_routes(changes).await?,
             Action::Detach(stale) => self.bpf.detach(stale)?,
             Action::CarryNat { folder } => self.bpf.carry_nat(folder)?,
             Action::RemoveLayout { folder } => self.bpf.remove_layout(folder)?,
         }
         Ok(())
+    }
+
+    async fn update_routes(&self, changes: &RouteChanges) -> Result<(), DataplaneError> {
+        let mut tunnel = 0;
+        if let Some(pair) = &self.node.pair
+            && changes.set.values().any(|set| set.way == Way::Tunnel)
+        {
+            tunnel = self.index(&pair.name).await?;
+        }
+        let leg = |set: &Set| {
+            let (gateway, index) = match set.way {
+                Way::Tunnel => (TUNNEL, tunnel),
+                Way::Direct(hop) => (hop.via, hop.index),
+            };
+            Leg {
+                index,
+                gateway,
+                source: set.source,
+                onlink: set.way == Way::Tunnel,
+            }
+        };
+        let removed = changes.remove.iter().copied().map(RouteChange::Remove);
+        let set = changes.set.iter().map(|(to, set)| match set.how {
+            How::Add => RouteChange::Add(*to, leg(set)),
+            How::Replace => RouteChange::Replace(*to, leg(set)),
+            How::InFront { .. } => RouteChange::InFront(*to, leg(set)),
+        });
+        let requests: Vec<_> = removed.chain(set).collect();
+        let refused = self.net.change_routes(&requests).await?;
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let count = refused.len();
+        let named = refused.iter().filter_map(|(at, errno)| {
+            let request = requests.get(*at)?;
+            Some(format!("{}: {}", request.destination(), errno.desc()))
+        });
+        Err(DataplaneError::Routes {
+            count,
+            named: named.take(NAMED).collect::<Vec<_>>().join(", "),
+        })
     }
 
     async fn link(&self, device: &str) -> Result<Link, NetError> {

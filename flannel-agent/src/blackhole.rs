@@ -1,7 +1,7 @@
 //! `--ip-blackhole-route`: packets to addresses of this node's subnet that no pod has.
 //!
 //! Without a bridge that covers the subnet (each pod has a route of its own then), such a packet would follow
-//! the overlay's route or the default route, to a node that sends it back: it circles until its TTL ends. The
+//! another route or the default route, to a node that sends it back: it circles until its TTL ends. The
 //! route comes after every other to the same destination, so it does no harm beside a bridge.
 
 use ipnet::Ipv4Net;

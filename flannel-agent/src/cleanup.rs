@@ -25,7 +25,7 @@ pub enum Outcome {
 /// Removes everything of the network that `config` names, and says what; a dry run only says.
 ///
 /// # Errors
-/// An agent that runs; what the kernel or iptables refuses; the rest is still there then.
+/// An agent that runs; what the kernel or iptables refuses, or nobody can do for want of iptables. The rest is gone then.
 pub fn main(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -43,13 +43,26 @@ async fn clean(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
     }
     let net = Netlink::open()?;
     let steps = find::steps(&net, config).await?;
+    let mut failures = 0;
     for step in &steps {
         if dry_run {
             println!("would remove {step}");
-        } else {
-            step.perform(&net, config).await?;
-            println!("removed {step}");
+            continue;
         }
+        // What one refuses is no reason to leave the rest.
+        match step.perform(&net, config).await {
+            Ok(()) => println!("removed {step}"),
+            Err(error) => {
+                eprintln!("cannot remove {step}: {}", crate::logging::describe(&error));
+                failures += 1;
+            }
+        }
+    }
+    if failures > 0 {
+        bail!(
+            "{failures} of {} things of {prefix} are still there",
+            steps.len()
+        );
     }
     Ok(match (steps.is_empty(), dry_run) {
         (true, _) => {

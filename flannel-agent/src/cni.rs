@@ -28,16 +28,16 @@ pub fn path(folder: &Path) -> PathBuf {
     folder.join(FILE)
 }
 
-/// The network's text: `bridge` with `host-local` in the node's subnet, and `portmap`.
+/// The network's text: `bridge` (the plugin, on the device of this name) with `host-local` in the node's subnet, and `portmap`.
 #[must_use]
-pub fn conflist(env: &SubnetEnv) -> String {
+pub fn conflist(env: &SubnetEnv, bridge: &str) -> String {
     let network = json!({
         "name": NAME,
         "cniVersion": VERSION,
         "plugins": [
             {
                 "type": "bridge",
-                "bridge": bridge::NAME,
+                "bridge": bridge,
                 "mtu": env.mtu,
                 "isGateway": true,
                 "isDefaultGateway": true,
@@ -59,14 +59,19 @@ pub fn conflist(env: &SubnetEnv) -> String {
 /// Whether the network's file in `folder` is one that [`write`] made, for this subnet as far as it is known: its
 /// text is to the byte what we would write, which nobody else does.
 #[must_use]
-pub fn is_ours(folder: &Path, network: Option<Ipv4Net>, subnet: Option<Ipv4Net>) -> bool {
+pub fn is_ours(
+    folder: &Path,
+    bridge: &str,
+    network: Option<Ipv4Net>,
+    subnet: Option<Ipv4Net>,
+) -> bool {
     let Ok(text) = std::fs::read_to_string(path(folder)) else {
         return false;
     };
     let Some(env) = read_back(&text) else {
         return false;
     };
-    conflist(&env) == text
+    conflist(&env, bridge) == text
         && network.is_none_or(|network| network == env.network)
         && subnet.is_none_or(|subnet| subnet == env.subnet)
 }
@@ -86,8 +91,8 @@ fn read_back(text: &str) -> Option<SubnetEnv> {
 
 /// Whether the network's file in `folder` says what it should. Runtimes read it again whenever it changes.
 #[must_use]
-pub fn is_written(folder: &Path, env: &SubnetEnv) -> bool {
-    std::fs::read(path(folder)).is_ok_and(|held| held == conflist(env).as_bytes())
+pub fn is_written(folder: &Path, bridge: &str, env: &SubnetEnv) -> bool {
+    std::fs::read(path(folder)).is_ok_and(|held| held == conflist(env, bridge).as_bytes())
 }
 
 /// Replaces the network's file in `folder` as a whole, unless it says the same already. Returns whether it
@@ -95,11 +100,11 @@ pub fn is_written(folder: &Path, env: &SubnetEnv) -> bool {
 ///
 /// # Errors
 /// A folder that is missing or cannot be written.
-pub fn write(folder: &Path, env: &SubnetEnv) -> anyhow::Result<bool> {
-    if is_written(folder, env) {
+pub fn write(folder: &Path, bridge: &str, env: &SubnetEnv) -> anyhow::Result<bool> {
+    if is_written(folder, bridge, env) {
         return Ok(false);
     }
-    let (path, text) = (path(folder), conflist(env));
+    let (path, text) = (path(folder), conflist(env, bridge));
     files::replace_in_new_folder(&path, text.as_bytes()).with_context(|| {
         format!(
             "cannot write the CNI network {}: give a writable folder with --cni-conf-dir",

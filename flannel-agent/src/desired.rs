@@ -9,6 +9,7 @@ mod node;
 mod outlets;
 mod peers;
 mod reach;
+mod routes;
 mod snat;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -25,13 +26,15 @@ pub use fast_path::{FastPath, Hook, Mode, Ports, Xdp};
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use outlets::{Outlet, Outlets};
 pub use peers::{Peer, Peers, ROUTED};
+pub use routes::{Routes, TUNNEL, Way};
 pub use snat::{PortRange, SourceNat};
 pub use underlay::Underlay;
 
+use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::direct::Hop;
 use crate::lease::Leases;
-use crate::net::Way;
+use crate::net::RouteTo;
 use crate::uplink::Uplink;
 
 /// The wanted state: what is the same for all peers, and the peers.
@@ -39,6 +42,7 @@ use crate::uplink::Uplink;
 pub struct Desired {
     pub node: Node,
     pub peers: Peers,
+    pub routes: Routes,
 }
 
 /// Everything the wanted state follows from.
@@ -57,7 +61,7 @@ pub struct Inputs<'a> {
     /// MAC of `flannel.<VNI>`, as our lease publishes it; zeroes without a tunnel.
     pub vtep_mac: crate::mac::MacAddr,
     pub facts: &'a Facts,
-    pub source_check: bool,
+    pub source_check: SourceCheck,
     pub fast_path: &'a FastPath,
     /// `None`: pods' packets to the outside leave as they are.
     pub snat: Option<&'a SourceNat>,
@@ -72,7 +76,7 @@ pub struct Facts {
     pub cpus: u32,
     /// Ways to peers, as the kernel takes them with what we send there; without those to which there is none.
     #[serde(skip)]
-    pub ways: BTreeMap<Ipv4Addr, Way>,
+    pub ways: BTreeMap<Ipv4Addr, RouteTo>,
     /// Peers that cannot be reached as things are, and why.
     #[serde(skip)]
     pub unreached: BTreeMap<Ipv4Addr, String>,
@@ -122,9 +126,11 @@ impl Desired {
                 network,
             });
         }
+        let peers = peers::peers(inputs);
         Ok(Self {
             node: node::node(inputs)?,
-            peers: peers::peers(inputs),
+            routes: routes::routes(inputs, &peers),
+            peers,
         })
     }
 }

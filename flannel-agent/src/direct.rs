@@ -3,8 +3,6 @@
 //! This is all of the host-gw backend, and DirectRouting of the vxlan backend for peers on the same
 //! link. Routes carry our protocol number, and the kernel forwards without us.
 
-mod keeper;
-mod plan;
 #[cfg(test)]
 mod tests;
 
@@ -13,9 +11,6 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
-
-pub use keeper::Keeper;
-pub use plan::{Change, plan};
 
 use crate::config::{Backend, NetworkConfig};
 use crate::lease::{LeaseAttrs, Leases};
@@ -32,8 +27,6 @@ pub struct Hop {
 /// The wanted routes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Direct {
-    /// Routes of ours into it that are not wanted are removed.
-    pub network: Ipv4Net,
     pub routes: BTreeMap<Ipv4Net, Hop>,
     /// Leases that cannot be used, and why.
     pub ignored: BTreeMap<Ipv4Net, String>,
@@ -99,7 +92,6 @@ impl Direct {
         on_link: &BTreeMap<Ipv4Addr, Option<u32>>,
     ) -> Self {
         let mut direct = Self {
-            network: config.network,
             routes: BTreeMap::new(),
             ignored: BTreeMap::new(),
         };

@@ -5,14 +5,13 @@
 //! run (`nf_nat_unregister_fn`).
 
 use std::collections::BTreeSet;
-use std::io;
-use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
 use tokio::time::Instant;
+
+use crate::iptables::{IptablesError, Kind, Tool, nft};
+use crate::net::{NetError, ip_tables, nftables};
 
 const CHAIN: &str = "FLANNEL-POSTRTG";
 const COMMENT: &str = "--comment \"flanneld masq\"";
@@ -20,65 +19,80 @@ const COMMENT: &str = "--comment \"flanneld masq\"";
 const SHARED: &str = "--mark 0x4000/0x4000";
 /// flanneld's with `EnableNFTables`: family, table, chain.
 const NFT_CHAIN: [&str; 3] = ["ip", "flannel-ipv4", "postrtg"];
-/// Seconds to wait for the xtables lock, which others hold only briefly.
-const PATIENCE: &str = "5";
 /// After a failure.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// Rules that could not be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum MasqError {
-    #[error("cannot run {program}: {error}")]
-    Run {
-        program: &'static str,
-        error: io::Error,
-    },
     #[error(
-        "{program} does not remove flanneld's masquerade rules: {reason}; \
-         remove them yourself (docs/migration.md), or pods' packets go on being masqueraded by them"
+        "flanneld's masquerade rules cannot be removed: {0}; remove them yourself (docs/migration.md), or pods' packets go \
+         on being masqueraded by them"
     )]
-    Refused {
-        program: &'static str,
-        reason: String,
-    },
+    Iptables(#[from] IptablesError),
+    #[error("cannot look for flanneld's masquerade rules: {0}")]
+    Look(#[from] NetError),
+    #[error(
+        "flanneld's masquerade rules are in nftables' `ip flannel-ipv4`, and there is no nft here to remove them: install \
+         nftables (the shipped image has it), or remove them yourself (docs/migration.md)"
+    )]
+    NoNft,
 }
 
 /// Removes the rules once in the life of a process.
 #[derive(Debug, Default)]
 pub struct FlanneldMasq {
     done: bool,
-    failed: Option<Instant>,
+    failed: Option<(Instant, String)>,
 }
 
 impl FlanneldMasq {
     /// Removes flanneld's masquerading of `network`, unless that is done. Returns whether there was any.
     ///
     /// # Errors
-    /// As [`remove`]; half a minute has to pass before it is tried again.
-    pub async fn replace(&mut self, network: Ipv4Net) -> Result<bool, MasqError> {
-        if self.done || self.failed.is_some_and(|at| at.elapsed() < AGAIN) {
+    /// As [`remove`], with news; half a minute has to pass before it is tried again.
+    pub async fn replace(&mut self, network: Ipv4Net) -> Result<bool, String> {
+        let recently = |(at, _): &(Instant, String)| at.elapsed() < AGAIN;
+        if self.done || self.failed.as_ref().is_some_and(recently) {
             return Ok(false);
         }
-        let outcome = remove(network).await;
-        self.done = outcome.is_ok();
-        self.failed = outcome.is_err().then(Instant::now);
-        outcome
+        let known = self.failed.take().map(|(_, why)| why);
+        match remove(network).await {
+            Ok(any) => {
+                self.done = true;
+                Ok(any)
+            }
+            Err(error) => {
+                let why = error.to_string();
+                self.failed = Some((Instant::now(), why.clone()));
+                match known.as_ref() == Some(&why) {
+                    true => Ok(false),
+                    false => Err(why),
+                }
+            }
+        }
+    }
+
+    /// Why they are still there.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.failed.as_ref().map(|(_, why)| why.as_str())
     }
 }
 
 /// What there is of `network`, as the kernel's tools name it: what [`remove`] would remove.
 ///
 /// # Errors
-/// A tool is there and refuses.
-pub async fn find(network: Ipv4Net) -> Result<Vec<&'static str>, MasqError> {
+/// A tool is missing, or is there and refuses.
+pub async fn find(network: Ipv4Net) -> Result<Vec<String>, MasqError> {
     let mut found = Vec::new();
-    for (program, _) in tools() {
-        if iptables_script(program, network).await?.is_some() {
-            found.push(program);
+    for kind in KINDS {
+        if iptables_script(kind, network).await?.is_some() {
+            found.push(kind.to_string());
         }
     }
     if is_in_nft(network).await? {
-        found.push("nft");
+        found.push("nft".to_owned());
     }
     Ok(found)
 }
@@ -87,53 +101,42 @@ pub async fn find(network: Ipv4Net) -> Result<Vec<&'static str>, MasqError> {
 /// whether there was any.
 ///
 /// # Errors
-/// A tool is there and refuses.
+/// A tool is missing, or is there and refuses.
 pub async fn remove(network: Ipv4Net) -> Result<bool, MasqError> {
     let mut any = false;
-    for (program, restore) in tools() {
-        any |= remove_iptables(program, restore, network).await?;
+    for kind in KINDS {
+        if let Some((tool, script)) = iptables_script(kind, network).await? {
+            tool.restore(&script).await?;
+            any = true;
+        }
     }
     Ok(any | remove_nft(network).await?)
 }
 
-/// Each kind has rules of its own, whichever goes by the plain name (before 1.8 there was one, with no other
-/// name). Asking for legacy tables would load a module and put its hooks in place.
-fn tools() -> Vec<(&'static str, &'static str)> {
-    let mut tools = vec![("iptables-nft", "iptables-nft-restore")];
-    if legacy_nat_is_there() {
-        tools.push(("iptables-legacy", "iptables-legacy-restore"));
-        tools.push(("iptables", "iptables-restore"));
-    }
-    tools
-}
-
-fn legacy_nat_is_there() -> bool {
-    std::fs::read_to_string("/proc/thread-self/net/ip_tables_names")
-        .is_ok_and(|tables| tables.lines().any(|table| table == "nat"))
-}
-
-async fn remove_iptables(
-    program: &'static str,
-    restore: &'static str,
-    network: Ipv4Net,
-) -> Result<bool, MasqError> {
-    let Some(script) = iptables_script(program, network).await? else {
-        return Ok(false);
-    };
-    let restored = run(restore, &["-w", PATIENCE, "--noflush"], Some(&script)).await?;
-    restored.map(|_| true).ok_or_else(|| MasqError::Run {
-        program: restore,
-        error: io::ErrorKind::NotFound.into(),
-    })
-}
+const KINDS: [Kind; 2] = [Kind::Nft, Kind::Legacy];
 
 async fn iptables_script(
-    program: &'static str,
+    kind: Kind,
     network: Ipv4Net,
-) -> Result<Option<String>, MasqError> {
-    let arguments = ["-w", PATIENCE, "-t", "nat", "-S"];
-    let rules = run(program, &arguments, None).await?;
-    Ok(rules.and_then(|rules| script(&rules, network)))
+) -> Result<Option<(Tool, String)>, MasqError> {
+    let (chain_is_there, may_be_old) = match kind {
+        Kind::Nft => (!nftables::rules("nat", CHAIN)?.is_empty(), true),
+        Kind::Legacy => (
+            ip_tables::has_chain("nat", CHAIN)?,
+            ip_tables::has_table("nat"),
+        ),
+    };
+    // Rules of the time before the chain are seen with the tool alone. Asking for legacy tables that are not there would
+    // load a module and put its hooks in place.
+    if !chain_is_there && !may_be_old {
+        return Ok(None);
+    }
+    let tool = match Tool::of(kind).await {
+        Err(IptablesError::Missing(_)) if !chain_is_there => return Ok(None),
+        tool => tool?,
+    };
+    let rules = tool.run(&["-t", "nat", "-S"]).await?;
+    Ok(script(&rules, network).map(|script| (tool, script)))
 }
 
 /// What `iptables-restore` has to do; `None`: nothing of `network` is in `rules` (`iptables -t nat -S`).
@@ -181,17 +184,17 @@ fn is_in(chain: &str, rule: &str) -> bool {
         == Some(chain)
 }
 
-fn nft(verb: &'static str) -> Vec<&'static str> {
-    ["-n", verb, "chain"].into_iter().chain(NFT_CHAIN).collect()
+fn words(verb: &'static str) -> Vec<&'static str> {
+    let [family, table, chain] = NFT_CHAIN;
+    vec!["-n", verb, "chain", family, table, chain]
 }
 
 async fn is_in_nft(network: Ipv4Net) -> Result<bool, MasqError> {
-    let rules = match run("nft", &nft("list"), None).await {
-        Ok(rules) => rules.unwrap_or_default(),
-        // No such table or chain.
-        Err(MasqError::Refused { .. }) => return Ok(false),
-        Err(error) => return Err(error),
-    };
+    let [_, table, chain] = NFT_CHAIN;
+    if nftables::rules(table, chain)?.is_empty() {
+        return Ok(false);
+    }
+    let rules = nft(&words("list")).await?.ok_or(MasqError::NoNft)?;
     let network = network.to_string();
     Ok(rules.split_whitespace().any(|word| word == network))
 }
@@ -200,48 +203,8 @@ async fn remove_nft(network: Ipv4Net) -> Result<bool, MasqError> {
     if !is_in_nft(network).await? {
         return Ok(false);
     }
-    run("nft", &nft("flush"), None).await.map(|_| true)
-}
-
-/// What `program` prints; `None` if there is no such program.
-async fn run(
-    program: &'static str,
-    arguments: &[&str],
-    input: Option<&str>,
-) -> Result<Option<String>, MasqError> {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = match output(program, arguments, input).await {
-        Ok(output) => output,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(MasqError::Run { program, error }),
-    };
-    if status.success() {
-        return Ok(Some(String::from_utf8_lossy(&stdout).into_owned()));
-    }
-    Err(MasqError::Refused {
-        program,
-        reason: String::from_utf8_lossy(&stderr).trim().to_owned(),
-    })
-}
-
-async fn output(program: &str, arguments: &[&str], input: Option<&str>) -> io::Result<Output> {
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // Dropped at the end: the tool reads until then.
-        stdin
-            .write_all(input.unwrap_or_default().as_bytes())
-            .await?;
-    }
-    child.wait_with_output().await
+    nft(&words("flush")).await?;
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -2,115 +2,160 @@
 //! tunnel that take the stack would die there.
 //!
 //! The same two rules as flanneld's, so that either finds the other's. Nothing is touched where the policy
-//! is ACCEPT, and where there is no iptables there is no such chain.
+//! is ACCEPT. Each kind of iptables has a FORWARD chain of its own, and a packet needs both to let it pass.
 
-use std::io;
-use std::time::Duration;
+mod keeper;
 
 use ipnet::Ipv4Net;
-use tokio::process::Command;
-use tokio::time::Instant;
 
+use crate::iptables::{IptablesError, Kind, Tool};
+use crate::net::{NetError, ip_tables, nftables};
+pub use keeper::Keeper;
+
+const TABLE: &str = "filter";
 const CHAIN: &str = "FLANNEL-FWD";
 const COMMENT: &str = "flanneld forward";
-/// Seconds to wait for the xtables lock, which others hold only briefly.
-const PATIENCE: &str = "5";
-/// Others rewrite their rules while we run; each look costs a process.
-const EVERY: Duration = Duration::from_secs(30);
 
-/// iptables would not do as told.
+/// Rules that are needed and could not be added, or not be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardRulesError {
-    #[error("cannot run iptables: {0}")]
-    Run(#[from] io::Error),
+    #[error("cannot tell whether the firewall drops what is forwarded: {0}")]
+    Look(#[from] NetError),
     #[error(
-        "iptables {command}: {reason}; accept the network's packets in FORWARD yourself, \
-         or give --iptables-forward-rules=false"
+        "the policy of FORWARD ({kind}) is DROP, and no rules can be added that accept {network}: {source}; packets between \
+         pods of two nodes are lost there; or accept them yourself and give --iptables-forward-rules=false"
     )]
-    Refused { command: String, reason: String },
+    Cannot {
+        kind: Kind,
+        network: Ipv4Net,
+        source: IptablesError,
+    },
+    #[error(transparent)]
+    Iptables(#[from] IptablesError),
 }
 
-/// Looks after the rules, from time to time.
-#[derive(Debug, Default)]
-pub struct ForwardRules {
-    looked: Option<Instant>,
-}
-
-impl ForwardRules {
-    /// Looks after the rules of `network` unless it was done a moment ago. Returns whether any was added.
-    ///
-    /// # Errors
-    /// As [`ensure`].
-    pub async fn keep(&mut self, network: Ipv4Net) -> Result<bool, ForwardRulesError> {
-        if self.looked.is_some_and(|looked| looked.elapsed() < EVERY) {
-            return Ok(false);
-        }
-        let added = ensure(network).await?;
-        self.looked = Some(Instant::now());
-        Ok(added)
+/// The kinds whose FORWARD chain drops what no rule decides about.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn dropping() -> Result<Vec<Kind>, NetError> {
+    let mut kinds = Vec::new();
+    if nftables::chain(TABLE, "FORWARD")?.is_some_and(|chain| chain.drops_forwarded()) {
+        kinds.push(Kind::Nft);
     }
+    if ip_tables::forward_drops()? {
+        kinds.push(Kind::Legacy);
+    }
+    Ok(kinds)
 }
 
 /// Whether FORWARD drops by policy and lacks any of the rules.
 ///
 /// # Errors
-/// iptables is there and refuses.
+/// As [`ensure`].
 pub async fn are_missing(network: Ipv4Net) -> Result<bool, ForwardRulesError> {
-    if !are_needed().await? {
-        return Ok(false);
-    }
-    for rule in rules(network) {
-        if run(&with("-C", CHAIN, &rule)).await.is_err() {
+    for kind in dropping()? {
+        if !lacking(kind, network).await?.is_empty() {
             return Ok(true);
         }
     }
-    Ok(run(&with("-C", "FORWARD", &jump())).await.is_err())
-}
-
-async fn are_needed() -> Result<bool, ForwardRulesError> {
-    match run(&["-S", "FORWARD"]).await {
-        Err(ForwardRulesError::Run(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        forward => Ok(forward?.lines().any(|line| line == "-P FORWARD DROP")),
-    }
+    Ok(false)
 }
 
 /// Adds what is missing where FORWARD drops by policy. Returns whether anything was.
 ///
 /// # Errors
-/// iptables is there and refuses.
+/// No iptables of that kind, or it refuses.
 pub async fn ensure(network: Ipv4Net) -> Result<bool, ForwardRulesError> {
-    if !are_needed().await? {
-        return Ok(false);
-    }
     let mut added = false;
-    // A chain that is there already is no failure worth a word.
-    if run(&["-S", CHAIN]).await.is_err() {
-        run(&["-N", CHAIN]).await?;
+    for kind in dropping()? {
+        added |= ensure_in(kind, network).await?;
     }
-    for rule in rules(network) {
-        added |= append(CHAIN, &rule).await?;
-    }
-    // Last: from here on packets meet the rules.
-    added |= append("FORWARD", &jump()).await?;
     Ok(added)
 }
 
-/// Whether any rule of `network` is there.
+async fn ensure_in(kind: Kind, network: Ipv4Net) -> Result<bool, ForwardRulesError> {
+    let cannot = |source| ForwardRulesError::Cannot {
+        kind,
+        network,
+        source,
+    };
+    let missing = match lacking(kind, network).await {
+        // flanneld's, say. Whether they name this network is the one thing not seen.
+        Err(IptablesError::Missing(_)) if kind == Kind::Nft && are_in_nftables()? => {
+            return Ok(false);
+        }
+        missing => missing.map_err(cannot)?,
+    };
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    let tool = Tool::of(kind).await.map_err(cannot)?;
+    // Two networks may do this at once; a chain that a script declares would be emptied.
+    let _ = tool.run(&["-N", CHAIN]).await;
+    let rules = missing.join("\n");
+    let script = format!("*{TABLE}\n{rules}\nCOMMIT\n");
+    tool.restore(&script).await.map_err(cannot)?;
+    Ok(true)
+}
+
+/// What is to be added, the jump last: from there on packets meet the rules.
+async fn lacking(kind: Kind, network: Ipv4Net) -> Result<Vec<String>, IptablesError> {
+    let tool = Tool::of(kind).await?;
+    // No such chain: no rule.
+    let there = tool.run(&["-S", CHAIN]).await.unwrap_or_default();
+    let mut missing: Vec<String> = rules(network)
+        .into_iter()
+        .filter(|rule| !there.lines().any(|line| line == rule))
+        .collect();
+    if tool
+        .run(&["-S", "FORWARD"])
+        .await?
+        .lines()
+        .all(|line| line != jump())
+    {
+        missing.push(jump());
+    }
+    Ok(missing)
+}
+
+/// As far as one sees without the tool.
+fn are_in_nftables() -> Result<bool, NetError> {
+    let met = nftables::rules(TABLE, "FORWARD")?;
+    let rules = nftables::rules(TABLE, CHAIN)?;
+    Ok(met.iter().any(|rule| rule.names(CHAIN)) && rules.len() >= 2)
+}
+
+/// The kinds that have the chain, ours or flanneld's.
+fn kinds_with_chain() -> Result<Vec<Kind>, NetError> {
+    let mut kinds = Vec::new();
+    if nftables::chain(TABLE, CHAIN)?.is_some() {
+        kinds.push(Kind::Nft);
+    }
+    if ip_tables::has_chain(TABLE, CHAIN)? {
+        kinds.push(Kind::Legacy);
+    }
+    Ok(kinds)
+}
+
+/// Whether any rule of `network` is there, or may be: without the tool only the chain is seen.
 ///
 /// # Errors
-/// iptables cannot be run.
+/// If the kernel does not say.
 pub async fn are_there(network: Ipv4Net) -> Result<bool, ForwardRulesError> {
-    match run(&["-S", CHAIN]).await {
-        Err(ForwardRulesError::Run(error)) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error.into());
-        }
-        // No iptables, no chain.
-        Err(_) => return Ok(false),
-        Ok(_) => {}
-    }
-    for rule in rules(network) {
-        if run(&with("-C", CHAIN, &rule)).await.is_ok() {
-            return Ok(true);
+    for kind in kinds_with_chain()? {
+        let ours = rules(network);
+        match Tool::of(kind).await {
+            Err(IptablesError::Missing(_)) => return Ok(true),
+            tool => {
+                let there = tool?.run(&["-S", CHAIN]).await.unwrap_or_default();
+                if there
+                    .lines()
+                    .any(|line| ours.iter().any(|rule| rule == line))
+                {
+                    return Ok(true);
+                }
+            }
         }
     }
     Ok(false)
@@ -119,84 +164,40 @@ pub async fn are_there(network: Ipv4Net) -> Result<bool, ForwardRulesError> {
 /// Removes the rules of `network`, and the chain with the last of them. What is not there is fine.
 ///
 /// # Errors
-/// iptables cannot be run.
+/// No iptables of a kind that has the chain, or it refuses.
 pub async fn remove(network: Ipv4Net) -> Result<(), ForwardRulesError> {
-    let mut rest = String::new();
-    match run(&["-S", CHAIN]).await {
-        Err(ForwardRulesError::Run(error)) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error.into());
+    for kind in kinds_with_chain()? {
+        let tool = Tool::of(kind).await?;
+        for rule in rules(network) {
+            delete(tool, CHAIN, &rule).await?;
         }
-        Err(_) => return Ok(()),
-        Ok(_) => {
-            for rule in rules(network) {
-                delete(CHAIN, &rule).await?;
-            }
-            rest.push_str(&run(&["-S", CHAIN]).await?);
+        let rest = tool.run(&["-S", CHAIN]).await?;
+        // Another network on this node may still need it.
+        if rest.lines().all(|line| !line.starts_with("-A")) {
+            delete(tool, "FORWARD", &jump()).await?;
+            tool.run(&["-X", CHAIN]).await?;
         }
-    }
-    // Another network on this node may still need it.
-    if rest.lines().any(|line| line.starts_with("-A")) {
-        return Ok(());
-    }
-    delete("FORWARD", &jump()).await?;
-    run(&["-X", CHAIN]).await.map(drop)
-}
-
-fn rules(network: Ipv4Net) -> [Vec<String>; 2] {
-    ["-s", "-d"].map(|side| {
-        let network = network.to_string();
-        [
-            side,
-            &network,
-            "-m",
-            "comment",
-            "--comment",
-            COMMENT,
-            "-j",
-            "ACCEPT",
-        ]
-        .map(str::to_owned)
-        .to_vec()
-    })
-}
-
-fn jump() -> Vec<String> {
-    ["-m", "comment", "--comment", COMMENT, "-j", CHAIN]
-        .map(str::to_owned)
-        .to_vec()
-}
-
-async fn append(chain: &str, rule: &[String]) -> Result<bool, ForwardRulesError> {
-    if run(&with("-C", chain, rule)).await.is_ok() {
-        return Ok(false);
-    }
-    run(&with("-A", chain, rule)).await.map(|_| true)
-}
-
-async fn delete(chain: &str, rule: &[String]) -> Result<(), ForwardRulesError> {
-    if run(&with("-C", chain, rule)).await.is_ok() {
-        run(&with("-D", chain, rule)).await?;
     }
     Ok(())
 }
 
-fn with<'a>(verb: &'a str, chain: &'a str, rule: &'a [String]) -> Vec<&'a str> {
-    let rule = rule.iter().map(String::as_str);
-    [verb, chain].into_iter().chain(rule).collect()
+/// As `iptables -S` prints them.
+fn rules(network: Ipv4Net) -> [String; 2] {
+    ["-s", "-d"].map(|side| {
+        format!("-A {CHAIN} {side} {network} -m comment --comment \"{COMMENT}\" -j ACCEPT")
+    })
 }
 
-async fn run(arguments: &[&str]) -> Result<String, ForwardRulesError> {
-    let output = Command::new("iptables")
-        .args(["-w", PATIENCE])
-        .args(arguments)
-        .kill_on_drop(true)
-        .output()
-        .await?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+fn jump() -> String {
+    format!("-A FORWARD -m comment --comment \"{COMMENT}\" -j {CHAIN}")
+}
+
+/// A rule as it is printed, once.
+async fn delete(tool: Tool, chain: &str, rule: &str) -> Result<(), IptablesError> {
+    let there = tool.run(&["-S", chain]).await?;
+    if there.lines().any(|line| line == rule) {
+        let rule = rule.replacen("-A ", "-D ", 1);
+        tool.restore(&format!("*{TABLE}\n{rule}\nCOMMIT\n")).await?;
     }
-    Err(ForwardRulesError::Refused {
-        command: arguments.join(" "),
-        reason: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
+    Ok(())
 }

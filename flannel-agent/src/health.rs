@@ -1,12 +1,11 @@
 //! `/healthz` and `/readyz`, with flanneld's texts (manifests and load balancers compare them), and `/metrics`.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::State;
+use axum::extract;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -18,15 +17,41 @@ use crate::metrics::{self, Exporter};
 
 /// Set once everything is in place; shared with `/readyz`.
 #[derive(Debug, Clone, Default)]
-pub struct Ready(Arc<AtomicBool>);
+pub struct Ready(Arc<Mutex<State>>);
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    NotYet,
+    Ready,
+    /// Everything of ours is in place, and something else is in the way.
+    Hindered(String),
+}
 
 impl Ready {
     pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Relaxed);
+        self.enter(if ready { State::Ready } else { State::NotYet });
     }
 
+    /// Not ready, and why.
+    pub fn hinder(&self, why: String) {
+        self.enter(State::Hindered(why));
+    }
+
+    #[must_use]
     pub fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.state() == State::Ready
+    }
+
+    fn enter(&self, state: State) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    fn state(&self) -> State {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -92,11 +117,15 @@ impl Health {
     }
 }
 
-async fn readyz(State(ready): State<Ready>) -> (StatusCode, &'static str) {
-    if ready.get() {
-        (StatusCode::OK, "flanneld is ready")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
+async fn readyz(extract::State(ready): extract::State<Ready>) -> (StatusCode, String) {
+    let not_yet = "flanneld is not ready yet";
+    match ready.state() {
+        State::Ready => (StatusCode::OK, "flanneld is ready".to_owned()),
+        State::NotYet => (StatusCode::SERVICE_UNAVAILABLE, not_yet.to_owned()),
+        State::Hindered(why) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{not_yet}: {why}\n"),
+        ),
     }
 }
 
@@ -147,6 +176,9 @@ mod tests {
             (200, "flanneld is ready".to_owned())
         );
         assert_eq!(get(address, "/healthz").await, running);
+        ready.hinder("FORWARD drops".to_owned());
+        let why = "flanneld is not ready yet: FORWARD drops\n".to_owned();
+        assert_eq!(get(address, "/readyz").await, (503, why));
         assert_eq!(get(address, "/metrics").await.0, 404);
 
         cancel.cancel();

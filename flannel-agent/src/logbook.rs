@@ -31,6 +31,9 @@ pub struct Page {
     /// The last one that changed something.
     pub last_change: Option<Reconcile>,
     pub failing: Option<Failure>,
+    /// What an operator has to put right, although nothing failed.
+    #[serde(default)]
+    pub complaint: Option<String>,
 }
 
 /// This node's lease.
@@ -120,8 +123,14 @@ impl Logbook {
         self.write();
     }
 
-    /// The node was compared with what is wanted, and `done` to it.
-    pub fn reconciled(&mut self, causes: Vec<String>, took: Duration, done: &[String]) {
+    /// The node was compared with what is wanted, and `done` to it; it is as wanted, but for what `complaint` says.
+    pub fn reconciled(
+        &mut self,
+        causes: Vec<String>,
+        took: Duration,
+        done: &[String],
+        complaint: Option<String>,
+    ) {
         let reconcile = Reconcile {
             at: clock(),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -134,6 +143,7 @@ impl Logbook {
         }
         self.page.last = Some(reconcile);
         self.page.failing = None;
+        self.page.complaint = complaint;
         self.write();
     }
 
@@ -208,8 +218,8 @@ mod tests {
         let end = Instant::now() + 3 * HOUR;
         book.lease(&own(Some(end)));
         let words: Vec<String> = (0..30).map(|n| format!("do {n}")).collect();
-        book.reconciled(vec!["start".to_owned()], HOUR, &words);
-        book.reconciled(vec!["timer".to_owned()], HOUR, &[]);
+        book.reconciled(vec!["start".to_owned()], HOUR, &words, None);
+        book.reconciled(vec!["timer".to_owned()], HOUR, &[], None);
         book.failed("no".to_owned());
         book.failed("still no".to_owned());
 
@@ -230,7 +240,7 @@ mod tests {
 
         let mut next = Logbook::new(&folder.path().join("new"), "net", HOUR);
         assert!(next.page.last_change.is_some());
-        next.reconciled(Vec::new(), HOUR, &[]);
+        next.reconciled(Vec::new(), HOUR, &[], None);
         assert_eq!(next.page.failing, None);
         assert_eq!(Page::read(&folder.path().join("new"), "other"), None);
     }

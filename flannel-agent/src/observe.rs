@@ -7,7 +7,7 @@ use crate::dataplane::{Bpf, DataplaneError};
 use crate::desired::{Node, Pair};
 use crate::mac::MacAddr;
 use crate::mark;
-use crate::net::{Features, Kind, Link, NetError, Netlink, sysctl};
+use crate::net::{Features, Kind, Link, NetError, Netlink, PROTOCOL, sysctl};
 use crate::node_sysctls::{Difference, NodeSysctls};
 
 /// Observes whatever `node` is about.
@@ -30,10 +30,8 @@ pub(crate) async fn observe(
         }
     };
     let former = former(node, &links);
-    let former_leads = match former.is_empty() {
-        true => false,
-        false => leads_to(&former, node, net).await?,
-    };
+    let mut routes = net.routes().await?;
+    routes.retain(|route| route.protocol == PROTOCOL || node.overlay.contains(&route.destination));
     Ok(Actual {
         device,
         aside: node
@@ -42,9 +40,9 @@ pub(crate) async fn observe(
             .and_then(|pair| by_name(&pair.aside_name))
             .is_some_and(is_vxlan),
         former: former.iter().map(|link| link.name.clone()).collect(),
-        former_leads,
         programs: bpf.observe(node, net, &links).await?,
         peers: bpf.peers()?,
+        routes,
         exempt: bpf.exempt()?,
         outlets: bpf.outlets()?,
         shared_sysctls: shared_sysctls(shared, node),
@@ -125,13 +123,6 @@ fn former<'a>(node: &Node, links: &'a [Link]) -> Vec<&'a Link> {
     crate::cleanup::devices(&ours)
 }
 
-async fn leads_to(former: &[&Link], node: &Node, net: &Netlink) -> Result<bool, NetError> {
-    let is_former = |index| former.iter().any(|link| link.index == index);
-    Ok(net.our_routes().await?.iter().any(|route| {
-        route.destination == node.overlay && route.paths.iter().any(|path| is_former(path.index))
-    }))
-}
-
 async fn pair(
     net: &Netlink,
     node: &Node,
@@ -141,7 +132,6 @@ async fn pair(
 ) -> Result<PairState, NetError> {
     let alias = Some(wanted.alias.as_str());
     let addresses = net.addresses().await?;
-    let routes = net.our_routes().await?;
     Ok(PairState {
         index: near.index,
         gro_index: far.index,
@@ -158,11 +148,6 @@ async fn pair(
             .filter(|address| address.index == near.index)
             .map(|address| address.net)
             .collect::<BTreeSet<_>>(),
-        routes: routes
-            .iter()
-            .filter(|route| route.paths.iter().any(|path| path.index == near.index))
-            .map(|route| (route.destination, route.source))
-            .collect(),
     })
 }
 

@@ -6,18 +6,23 @@
 mod action;
 mod peers;
 mod repairs;
+mod routes;
 mod snat;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use action::Action;
 pub use peers::PeerChanges;
 pub use repairs::repairs;
+pub use routes::{How, RouteChanges, Set};
 
 use ipnet::Ipv4Net;
 
 use crate::actual::{Actual, Device, Generation, Loaded, PairState};
 use crate::desired::{Attachment, Desired, Node, Pair};
+use crate::net::{PROTOCOL, Route};
+use turns::Turns;
 
 /// Something that is not ours stands where our device belongs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +37,7 @@ pub struct Conflict {
 /// # Errors
 /// A device of our name that is not ours: it is never touched.
 pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict> {
-    let Desired { node, peers } = desired;
+    let Desired { node, peers, .. } = desired;
     let mut actions = Vec::new();
     let mut created = false;
     let mut tunnel = None;
@@ -59,6 +64,10 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
             globals: node.globals.clone(),
         });
     }
+    // Last on the way up, first on the way down: no route leads where nobody is known.
+    let retired = retired(node, actual);
+    let mut routes = Turns::new(desired, actual, tunnel, retired.is_empty());
+    actions.extend(routes.take_gone());
     if runs && let Some(changes) = PeerChanges::between(peers, &actual.peers) {
         actions.push(Action::UpdatePeers(changes));
     }
@@ -85,22 +94,23 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
     let hooks = node.attachments.iter().filter(attach);
     actions.extend(hooks.clone().filter(on_pair).cloned().map(Action::Attach));
     if let Some((wanted, pair)) = tunnel {
-        leads_here(node, wanted, pair, actual.former_leads, &mut actions);
+        add_address(node, wanted, pair, &mut actions);
     }
-    // Deleting a device takes milliseconds, in which no packet should go to it; and strict rp_filter takes
-    // packets only from the device that the route back leads to. So the turn is here, in microseconds.
-    let retired = retired(node, actual);
+    actions.extend(routes.take_new());
+    actions.extend(routes.take_wider());
+    if let Some((wanted, pair)) = tunnel {
+        remove_addresses(node, wanted, pair, &actual.routes, &mut actions);
+    }
+    // Strict rp_filter takes packets only from the device that the route back leads to: both turn at once.
+    actions.extend(hooks.filter(|a| !on_pair(a)).cloned().map(Action::Attach));
+    // Deleting a device takes milliseconds, in which no packet should go to it.
     for device in &retired {
         actions.push(Action::Retire {
             device: device.clone(),
         });
     }
-    // The kernel flushes every route whose source address left a device, even when another device
-    // holds the same address.
-    if let (Some((wanted, _)), false) = (tunnel, retired.is_empty()) {
-        actions.push(set_route(node, wanted, true));
-    }
-    actions.extend(hooks.filter(|a| !on_pair(a)).cloned().map(Action::Attach));
+    // Those into the tunnel have got no source address yet.
+    actions.extend(routes.take_sources());
 
     // Whatever the earlier programs were told, flows were proven under it.
     if reload && node.globals.fast_path != flannel_common::globals::FAST_PATH_OFF {
@@ -177,7 +187,6 @@ impl PairState {
             wrong_sysctls: Default::default(),
             wrong_features: Default::default(),
             addresses: Default::default(),
-            routes: Default::default(),
         }
     }
 }
@@ -243,56 +252,36 @@ fn set_up(wanted: &Pair, pair: &PairState, actions: &mut Vec<Action>) {
     }
 }
 
-/// Address and route: from here on the stack sends packets to the device.
-///
-/// `former`: a route of ours leads to a device of an earlier configuration.
-fn leads_here(
-    node: &Node,
-    wanted: &Pair,
-    pair: &PairState,
-    former: bool,
-    actions: &mut Vec<Action>,
-) {
-    let device = || wanted.name.clone();
+fn add_address(node: &Node, wanted: &Pair, pair: &PairState, actions: &mut Vec<Action>) {
     if !pair.addresses.contains(&node.address) {
         actions.push(Action::AddAddress {
-            device: device(),
+            device: wanted.name.clone(),
             address: node.address,
         });
     }
-    let route = pair.routes.get(&node.overlay);
-    if route != Some(&Some(node.address.addr())) {
-        actions.push(set_route(node, wanted, route.is_some() || former));
-    }
-    for destination in pair.routes.keys().filter(|to| **to != node.overlay) {
-        actions.push(Action::RemoveRoute {
-            device: device(),
-            destination: *destination,
-        });
-    }
-    // After the route: the kernel flushes routes whose source address goes. An address outside the network
-    // is ours if a route of ours to another network used it.
-    let of_another = |address: &Ipv4Net| {
-        let mut others = pair.routes.iter().filter(|(to, _)| **to != node.overlay);
-        others.any(|(_, source)| *source == Some(address.addr()))
+}
+
+/// After the routes: the kernel flushes those whose source address goes. An address outside the network is ours if a route
+/// of ours used it.
+fn remove_addresses(
+    node: &Node,
+    wanted: &Pair,
+    pair: &PairState,
+    routes: &[Route],
+    actions: &mut Vec<Action>,
+) {
+    let used = |address: &Ipv4Net| {
+        let mut ours = routes.iter().filter(|r| r.protocol == PROTOCOL);
+        ours.any(|r| r.source == Some(address.addr()) && r.leads_by(pair.index))
     };
     for address in &pair.addresses {
-        let ours = node.overlay.contains(&address.addr()) || of_another(address);
+        let ours = node.overlay.contains(&address.addr()) || used(address);
         if *address != node.address && ours {
             actions.push(Action::RemoveAddress {
-                device: device(),
+                device: wanted.name.clone(),
                 address: *address,
             });
         }
-    }
-}
-
-fn set_route(node: &Node, pair: &Pair, replace: bool) -> Action {
-    Action::SetRoute {
-        device: pair.name.clone(),
-        destination: node.overlay,
-        source: node.address.addr(),
-        replace,
     }
 }
 

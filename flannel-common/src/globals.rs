@@ -7,6 +7,8 @@
 pub const UPLINK_IFINDEX: &str = "UPLINK_IFINDEX";
 /// Our outer address ([`crate::Ipv4`]).
 pub const UPLINK_IP: &str = "UPLINK_IP";
+/// Where peers send to: our PublicIP, which may be another address of this node ([`crate::Ipv4`]).
+pub const PUBLIC_IP: &str = "PUBLIC_IP";
 /// MAC of the uplink; only `uplink_xdp` reads it ([`crate::Mac`]).
 pub const UPLINK_MAC: &str = "UPLINK_MAC";
 /// ifindex of `flannel.<VNI>` (`u32`).
@@ -30,7 +32,7 @@ pub const SUBNET_MASK: &str = "SUBNET_MASK";
 /// `net.ipv4.ip_local_port_range`: bounds for the outer source port (`u16` each).
 pub const PORT_MIN: &str = "PORT_MIN";
 pub const PORT_MAX: &str = "PORT_MAX";
-/// 1: outer source must be a peer and inner source must belong to it; 0: accept any (`u8`).
+/// Whose packets are taken: a value of [`crate::source::CHECK_LEASE`] and its like (`u8`).
 pub const SOURCE_CHECK: &str = "SOURCE_CHECK";
 /// MTU of the overlay, without Ethernet header (`u32`).
 pub const OVERLAY_MTU: &str = "OVERLAY_MTU";
@@ -47,9 +49,6 @@ pub const SNAT_PORT_MAX: &str = "SNAT_PORT_MAX";
 pub const FAST_PATH_OFF: u8 = 0;
 pub const FAST_PATH_VERIFIED: u8 = 1;
 pub const FAST_PATH_ALWAYS: u8 = 2;
-/// Mark of a packet that `pod_tx` sends past the stack without a tunnel, for the hook behind the stack: such a packet
-/// proves nothing. It is taken off there. Neither of kube-proxy's bits (0x4000, 0x8000) is in it.
-pub const FAST_MARK: u32 = 0x666c_0661;
 /// Values of [`POD_HOOK`].
 pub const POD_HOOK_PORT: u8 = 0;
 pub const POD_HOOK_BRIDGE: u8 = 1;

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cidr;
+pub mod crossing;
 pub mod csum;
 pub mod ecn;
 pub mod event;
@@ -19,10 +20,10 @@ pub mod outside;
 pub mod program;
 pub mod reason;
 pub mod snat;
+pub mod source;
 pub mod source_port;
 pub mod stats;
 pub mod transport;
-pub mod ttl;
 pub mod vxlan;
 pub mod xdp;
 

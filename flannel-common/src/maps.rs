@@ -9,7 +9,7 @@ use crate::{Ipv4, Mac};
 
 /// Version of everything in this file; the pin folder is `v<LAYOUT_VERSION>`. The feature `next-layout` is a build
 /// with another one, for tests of upgrades.
-pub const LAYOUT_VERSION: u32 = 4 + cfg!(feature = "next-layout") as u32;
+pub const LAYOUT_VERSION: u32 = 7 + cfg!(feature = "next-layout") as u32;
 
 /// The layout in which [`SNAT`] took the shape it has. Everything else in the maps follows from the leases or is
 /// proven again; translated connections would be lost.
@@ -25,6 +25,10 @@ pub fn carries_snat(from: u32) -> bool {
 pub const PEERS: &str = "fl_peers";
 /// Hash: outer address of a peer → [`Vtep`]. Packets from any other outer address are not ours.
 pub const VTEPS: &str = "fl_vteps";
+/// Hash: VTEP MAC → [`Vtep`]. Tells a peer that sends from another address than its PublicIP from a stranger.
+pub const MACS: &str = "fl_macs";
+/// LRU hash: [`crate::source::SenderKey`] → [`crate::source::Sender`], tunnel packets from where no lease says.
+pub const SENDERS: &str = "fl_senders";
 /// Per-CPU array by [`crate::program::Program`]: [`crate::stats::Counters`].
 pub const STATS: &str = "fl_stats";
 
@@ -32,6 +36,11 @@ pub const STATS: &str = "fl_stats";
 pub const FLOWS: &str = "fl_flows";
 /// Array of one `u32`: raised by the agent to end every proof in [`FLOWS`] at once.
 pub const EPOCH: &str = "fl_epoch";
+
+/// Per-CPU array by [`crate::crossing::place`]: [`crate::crossing::Crossing`], the packets that are in the stack.
+pub const SLOT: &str = "fl_slot";
+/// Hash: ifindex (`u32`) → why no flow that passes that device is proven, a value of [`crate::unfit`].
+pub const UNFIT: &str = "fl_unfit";
 
 /// LRU hash: [`crate::snat::Key`] → [`crate::snat::Entry`], both ways of what leaves as the node.
 pub const SNAT: &str = "fl_snat";
@@ -61,10 +70,14 @@ pub const EVENTS_BYTES: usize = 256 << 10;
 pub const MAX_SNAT: usize = 262_144;
 /// Fragmented packets at once; each speaks for at most half a minute.
 pub const MAX_FRAGMENTS: usize = 16_384;
+/// Strangers and peers elsewhere that are remembered.
+pub const MAX_SENDERS: usize = 4_096;
 /// `--snat-exempt` prefixes.
 pub const MAX_EXEMPT: usize = 1_024;
 /// Devices besides the uplink.
 pub const MAX_OUTLETS: usize = 1_024;
+/// Devices in [`UNFIT`]: a bridge has at most 1,024 ports.
+pub const MAX_UNFIT: usize = 2_048;
 
 /// Default size of [`FLOWS`]. Far above 128 entries a CPU, below which the LRU's per-CPU hoards starve it
 /// on kernels before 6.16 (commit d4adf1c9ee77).
@@ -99,11 +112,11 @@ pub struct Peer {
     pub pad: u8,
 }
 
-/// A known outer source address.
+/// A known outer source address, or VTEP MAC.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 pub struct Vtep {
-    /// Number of leases that name this address.
+    /// Number of leases that name it.
     pub leases: u32,
 }
 

@@ -73,8 +73,8 @@ reasons! {
     9 EncapRefused encap_refused Pass "the kernel refused to grow the packet before changing it" "nothing: it comes back segmented through flgro";
     10 DecapRefused decap_refused Pass "the kernel refused to shrink the packet before changing it" "nothing: the VXLAN socket delivers it, slowly";
     11 NoPeer no_peer Drop "no lease covers the destination" "check that the destination's node holds a lease";
-    12 UnknownVtep unknown_vtep Drop "outer source is not the address of any lease" "check the peer's PublicIP, or NAT between the nodes (--source-check=off)";
-    13 SpoofedSource spoofed_source Drop "inner source belongs to another node's subnet" "look for a pod or node that forges addresses; or asymmetric NAT (--source-check=off)";
+    12 UnknownVtep unknown_vtep Drop "outer source is not the address of any lease, and the frame does not carry the VTEP MAC of the lease it claims" "status names the sender: find out who it is, or compare the VtepMAC of its lease with its device";
+    13 SpoofedSource spoofed_source Drop "inner source belongs to another node's subnet, and the frame does not carry that node's VTEP MAC" "status names the sender: look for a pod or node that forges addresses";
     14 BadVxlanFlags bad_vxlan_flags Drop "VXLAN flags or reserved bits other than 0x08" "switch GBP or GPE off on the sender";
     15 EcnCe ecn_ce Drop "outer congestion mark on a packet that cannot carry it (RFC 6040)" "nothing, unless it grows: then a router marks packets that are not ECN-capable";
     16 NotUnicast not_unicast Drop "inner destination is multicast or broadcast, which the overlay does not carry" "nothing: flannel does not carry it either";
@@ -99,12 +99,13 @@ reasons! {
     35 Snat snat Forward "left under the node's address" "nothing: this is the work";
     36 SnatReply snat_reply Forward "a reply to the node's address found its pod" "nothing: this is the work";
     37 SnatError snat_error Forward "an ICMP error was translated with the packet inside it" "nothing: this is the work";
-    38 SnatKept snat_kept Pass "kept its source: exempt, or part of a connection that came in" "nothing";
+    38 SnatKept snat_kept Pass "kept its source: exempt, part of a connection that came in, or said to the cluster outside of any flow" "nothing";
     39 SnatExhausted snat_exhausted Drop "no free port towards this remote port" "widen --snat-ports, or look for a pod that opens connections without end";
     40 SnatFull snat_full Drop "no room in the SNAT table" "raise --snat-entries";
-    41 SnatNoFlow snat_no_flow Drop "a reset, an answer or an ICMP error that belongs to no flow; it must not leave under a pod's address" "nothing, unless it grows: then flows are lost early, see --snat-entries";
+    41 SnatNoFlow snat_no_flow Drop "a reset, an answer or an ICMP error to the outside that belongs to no flow; it must not leave under a pod's address" "nothing, unless it grows: then flows are lost early, see --snat-entries";
     42 SnatMalformed snat_malformed Drop "too short to be translated" "find the sender: the packet is malformed";
     43 SnatUnready snat_unready Drop "part of the SNAT programs is missing" "restart the agent, and report it";
     44 PastBridge past_bridge Forward "let through by the stack and sent to the pod's port whole, past the bridge, which would cut it up" "nothing: this is the work";
-    45 NoRoute no_route Drop "no route leads to the peer, or one forbids" "look at the way that the kernel takes: ip route get PEER from UPLINK_ADDRESS ipproto udp dport PORT";
+    45 PairGone pair_gone Pass "the pair of devices is gone: the packet is left to whoever serves the network now" "nothing, if flanneld took the node over (`flannel-agent cleanup` removes what is left of ours); else start the agent";
+    46 NoRoute no_route Drop "no route leads to the peer, or one forbids" "look at the way that the kernel takes: ip route get PEER from UPLINK_ADDRESS ipproto udp dport PORT";
 }

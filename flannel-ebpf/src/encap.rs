@@ -14,7 +14,7 @@ use crate::verdict::Verdict;
 /// Whether a packet may have a route by now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
-    /// Ahead of the stack. The way is the one that the agent looked up, if it found one for all packets.
+    /// Ahead of the stack. The way is the one that the agent looked up, if it found one for all packets without a mark.
     Pod,
     /// Behind it: the packet still has the route to the overlay, with which the kernel would send it if it had to wait for
     /// a neighbour (`neigh_update`, `dst_neigh_lookup_skb`). The way is looked up, as for a kernel vxlan device's.
@@ -22,6 +22,8 @@ pub(crate) enum At {
 }
 
 /// Encapsulates an IPv4 frame, with `ip` as its header up to the checksum, and sends it to `peer`, counting `reason`.
+/// The outer packet keeps the inner one's mark and traffic class, for filters and classes at the uplink, as with the kernel's
+/// device.
 #[inline(always)]
 pub(crate) fn send(
     skb: &Skb,
@@ -46,11 +48,9 @@ pub(crate) fn send(
     skb.grow().map_err(|_| Reason::EncapRefused)?;
     skb.store(Eth::LEN, outer.bytes())
         .map_err(|_| Reason::Mangled)?;
-    if at == At::Pod {
-        skb.clear_mark();
-    }
     let action = match at {
-        At::Pod if peer.next_hop != ROUTED => {
+        // Marks may be routed by.
+        At::Pod if peer.next_hop != ROUTED && skb.mark() == 0 => {
             skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop)
         }
         _ => route::send(

@@ -17,6 +17,8 @@
 #[cfg(target_arch = "bpf")]
 mod bridge_rx;
 #[cfg(target_arch = "bpf")]
+mod crossing;
+#[cfg(target_arch = "bpf")]
 mod decap;
 #[cfg(target_arch = "bpf")]
 mod deliver;
@@ -43,6 +45,8 @@ mod headers;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod ours;
+#[cfg(target_arch = "bpf")]
 mod outside_rx;
 #[cfg(target_arch = "bpf")]
 mod outside_tx;
@@ -58,6 +62,8 @@ mod pod_rx;
 mod pod_tx;
 #[cfg(target_arch = "bpf")]
 mod route;
+#[cfg(target_arch = "bpf")]
+mod senders;
 #[cfg(target_arch = "bpf")]
 mod skb;
 #[cfg(target_arch = "bpf")]

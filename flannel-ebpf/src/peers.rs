@@ -1,37 +1,13 @@
-//! Look-ups in the two maps that hold the leases.
+//! Look-ups in the map of the leases.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use flannel_common::Ipv4;
-use flannel_common::cidr;
 use flannel_common::maps::Peer;
-use flannel_common::reason::Reason;
 
-use crate::globals::{NETWORK, NETWORK_MASK};
-use crate::maps::{PEERS, VTEPS};
+use crate::maps::PEERS;
 
 /// The peer whose subnet covers `addr`.
 #[inline(always)]
 pub(crate) fn of(addr: Ipv4) -> Option<&'static Peer> {
     PEERS.get(&Key::new(32, addr))
-}
-
-/// Whether an outer source may bring this inner source: it must be a peer, and an inner source inside
-/// the Network must be that peer's. A source outside the Network (a node's own address) may come from any peer.
-#[inline(always)]
-pub(crate) fn may_send(outer_src: Ipv4, inner_src: Ipv4) -> Result<(), Reason> {
-    if !cidr::contains(NETWORK.load(), NETWORK_MASK.load(), inner_src) {
-        return known(outer_src);
-    }
-    match of(inner_src) {
-        Some(peer) if peer.public_ip == outer_src => Ok(()),
-        _ => known(outer_src).and(Err(Reason::SpoofedSource)),
-    }
-}
-
-#[inline(always)]
-fn known(outer_src: Ipv4) -> Result<(), Reason> {
-    VTEPS
-        .get_ptr(outer_src)
-        .map(|_| ())
-        .ok_or(Reason::UnknownVtep)
 }

@@ -7,8 +7,8 @@ use aya_ebpf::bindings::{
     bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::{
-    bpf_csum_level, bpf_fib_lookup as bpf_fib_lookup_helper, bpf_get_hash_recalc,
-    bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
+    bpf_check_mtu, bpf_csum_level, bpf_fib_lookup as bpf_fib_lookup_helper, bpf_get_hash_recalc,
+    bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
     bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes, bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
@@ -23,10 +23,13 @@ use flannel_common::xdp::Meta;
 
 use crate::maps::SNAT_STEPS;
 
+/// Value of `tc_index`, which is 0 or small otherwise.
+const PAST_STACK: u32 = 0x666c;
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 const AF_INET: u32 = 2;
 const EALREADY: i64 = 114;
+pub(crate) const ENODEV: i64 = 19;
 
 /// Keep the MSS (pods already subtract the overhead) and the inner checksum state.
 const ROOM: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
@@ -160,6 +163,15 @@ impl Skb {
         unsafe { bpf_fib_lookup_helper(self.raw().cast(), params, len, flags) }
     }
 
+    /// Whether there is a device with this index. Packets to one that is gone would be dropped.
+    #[inline(always)]
+    pub(crate) fn has_device(&self, ifindex: u32) -> bool {
+        let mut mtu = 0;
+        // SAFETY: the helper writes one word. It finds the device first, and fits the packet or not then.
+        let found = unsafe { bpf_check_mtu(self.raw().cast(), ifindex, &raw mut mtu, 0, 0) };
+        found != -ENODEV
+    }
+
     /// Whether the frame was addressed to this host.
     #[inline(always)]
     pub(crate) fn is_for_host(&self) -> bool {
@@ -203,7 +215,7 @@ impl Skb {
         self.ctx.skb.store(offset, value, 0).map_err(|_| Refused)
     }
 
-    /// How often we made the packet arrive again. Kept in `tc_index`, which nothing else uses at ingress since
+    /// How often we made the packet arrive again. Kept in `tc_index`, which nothing else uses since
     /// tcindex and dsmark are gone (kernel 6.3), and which a redirect keeps (`skb_scrub_packet`).
     #[inline(always)]
     pub(crate) fn passes(&self) -> u32 {
@@ -215,6 +227,23 @@ impl Skb {
     pub(crate) fn set_passes(&self, passes: u32) {
         // SAFETY: as in `new`; the verifier allows this field to be written.
         unsafe { (*self.raw()).tc_index = passes };
+    }
+
+    /// For the hooks behind this one: the packet goes past the stack. Only to save them the work of finding out that it
+    /// proves nothing.
+    #[inline(always)]
+    pub(crate) fn tell_past_stack(&self) {
+        self.set_passes(PAST_STACK);
+    }
+
+    /// Whether it was told so. Taken off as well: what the node sends to another one on this machine keeps it.
+    #[inline(always)]
+    pub(crate) fn take_past_stack(&self) -> bool {
+        let told = self.passes() == PAST_STACK;
+        if told {
+            self.set_passes(0);
+        }
+        told
     }
 
     /// Copies as much of the packet as there is room for; returns how much.
@@ -233,6 +262,13 @@ impl Skb {
     pub(crate) fn mark(&self) -> u32 {
         // SAFETY: as in `new`.
         unsafe { (*self.raw()).mark }
+    }
+
+    /// Traffic class, by which the queueing discipline of a device may choose.
+    #[inline(always)]
+    pub(crate) fn priority(&self) -> u32 {
+        // SAFETY: as in `new`.
+        unsafe { (*self.raw()).priority }
     }
 
     /// Takes the change of one field into a transport checksum, whatever state of offload that is in.
@@ -299,16 +335,12 @@ impl Skb {
         self.ctx.skb.adjust_room(by, BPF_ADJ_ROOM_MAC, flags)
     }
 
-    /// For the hooks behind this one.
+    /// As the stack would have: mark and traffic class.
     #[inline(always)]
-    pub(crate) fn set_mark(&self, mark: u32) {
+    pub(crate) fn set_class(&self, mark: u32, priority: u32) {
         self.ctx.set_mark(mark);
-    }
-
-    /// Marks are for netfilter of this node; they do not travel.
-    #[inline(always)]
-    pub(crate) fn clear_mark(&self) {
-        self.ctx.set_mark(0);
+        // SAFETY: as in `new`; the verifier allows this field to be written.
+        unsafe { (*self.raw()).priority = priority };
     }
 }
 
@@ -373,6 +405,13 @@ pub(crate) fn redirect_peer(ifindex: u32) -> i32 {
 pub(crate) fn coarse_ns() -> u64 {
     // SAFETY: takes no arguments.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// The kernel's timer ticks. The verifier puts a load in the place of the call.
+#[inline(always)]
+pub(crate) fn jiffies() -> u64 {
+    // SAFETY: takes no arguments.
+    unsafe { bpf_jiffies64() }
 }
 
 /// Monotonic nanoseconds.

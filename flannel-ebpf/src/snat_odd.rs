@@ -7,7 +7,7 @@ use crate::skb::{self, Skb};
 use crate::snat_fragments::First;
 use crate::snat_open::is_exempt;
 use crate::snat_table::{Snat, cluster};
-use crate::snat_tx::{leave, odd};
+use crate::snat_tx::{knows_pods, leave, odd};
 use crate::snat_work::{self, Odd, Work};
 use crate::verdict::Verdict;
 use crate::{snat_fragments, snat_icmp, snat_rewrite};
@@ -17,6 +17,7 @@ pub(crate) fn leaving(skb: &Skb) -> Result<Verdict, Reason> {
     let work = snat_work::get().ok_or(Reason::SnatUnready)?;
     match work.odd {
         Odd::Error => error_leaves(skb, work),
+        Odd::Neither => odd(work, Reason::SnatNoFlow),
         Odd::Follower | Odd::First | Odd::CameIn => follower_leaves(skb, work),
     }
 }
@@ -37,8 +38,11 @@ fn error_leaves(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
             Err(done)
         }
         Some(Outbound::Leave) => leave(work),
-        // The node may speak of a pod's packet in its own name; the pod's address is in there all the same.
-        None if cluster().has(work.embedded.ip.dst) => Err(Reason::SnatNoFlow),
+        // The node may speak of a pod's packet in its own name; the pod's address is in there all the same. Other pods
+        // and nodes are told: what goes to them was never translated.
+        None if cluster().has(work.embedded.ip.dst) && !knows_pods(work.ip.dst) => {
+            Err(Reason::SnatNoFlow)
+        }
         None => odd(work, Reason::SnatNoFlow),
     }
 }
@@ -72,6 +76,7 @@ pub(crate) fn arriving(skb: &Skb) -> Result<Verdict, Reason> {
     };
     match work.odd {
         Odd::Error => error_arrives(skb, work),
+        Odd::Neither => Ok(Verdict::Untouched),
         Odd::Follower => follower_arrives(skb, work),
         Odd::First => {
             snat_fragments::remember(work, WAY_IN, First::Left);

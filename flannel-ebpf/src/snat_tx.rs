@@ -4,7 +4,6 @@ use core::mem::MaybeUninit;
 
 use flannel_common::Ipv4;
 use flannel_common::cidr;
-use flannel_common::globals::FAST_MARK;
 use flannel_common::header::{PROTO_UDP, VERSION_IHL};
 use flannel_common::outside;
 use flannel_common::program::Program;
@@ -16,7 +15,7 @@ use crate::skb::Skb;
 use crate::snat_fragments::{self, First};
 use crate::snat_read::{self, Content};
 use crate::snat_table::{self, Snat, cluster};
-use crate::snat_work::{self, Work};
+use crate::snat_work::{self, Odd, Work};
 use crate::verdict::Verdict;
 use crate::{flows, headers, snat_rewrite};
 
@@ -46,15 +45,15 @@ pub(crate) fn run(skb: &Skb, local: Ipv4, proves: Option<Program>) -> Result<Ver
     work.node = snat_table::node(local);
     work.whose = whose;
     work.rounds = 0;
-    // The mark has done its work here: `direct_tx` is not on every uplink.
-    work.past_stack = whose == Whose::Pod && skb.mark() == FAST_MARK;
-    if work.past_stack {
-        skb.clear_mark();
-    }
+    // Taken off here: `direct_tx` is not on every uplink.
+    work.past_stack = whose == Whose::Pod && skb.take_past_stack();
     match snat_read::content(skb, work, WAY_OUT) {
         Content::Flow => flow(skb, work, proves),
         Content::Odd => next(skb, Program::SnatOddTx),
-        Content::Neither => odd(work, Reason::SnatNoFlow),
+        Content::Neither => {
+            work.odd = Odd::Neither;
+            next(skb, Program::SnatOddTx)
+        }
         Content::Cut => odd(work, Reason::SnatMalformed),
     }
 }
@@ -120,13 +119,24 @@ pub(crate) fn leave(work: &Work) -> Result<Verdict, Reason> {
     Err(Reason::SnatKept)
 }
 
-/// A packet that cannot be translated. What the node sends by itself is never dropped for being odd.
+/// A packet that cannot be translated. What the node sends by itself is never dropped for being odd. Nor is what belongs to
+/// no flow, if it goes to those who know the pods anyway: the kernel's NAT, too, has no hand in what conntrack finds
+/// invalid.
 #[inline(always)]
 pub(crate) fn odd(work: &Work, reason: Reason) -> Result<Verdict, Reason> {
     match work.whose {
         Whose::Own => Ok(Verdict::Untouched),
+        Whose::Pod if reason == Reason::SnatNoFlow && knows_pods(work.ip.dst) => {
+            Err(Reason::SnatKept)
+        }
         Whose::Pod => Err(reason),
     }
+}
+
+/// Whether whoever has this address may see a pod's: part of the cluster, or exempt.
+#[inline(always)]
+pub(crate) fn knows_pods(addr: Ipv4) -> bool {
+    cluster().has(addr) || snat_table::is_exempt(addr)
 }
 
 /// Whether a packet under our own address can be told at a glance to use no port a pod could have:

@@ -14,6 +14,8 @@ use crate::maps::SNAT_WORK;
 pub(crate) enum Odd {
     /// An ICMP error.
     Error,
+    /// ICMP that neither asks, answers nor complains.
+    Neither,
     /// A fragment behind the first.
     Follower,
     /// A first fragment that is the node's own.

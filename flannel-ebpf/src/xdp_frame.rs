@@ -2,13 +2,15 @@
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{
-    bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
-    bpf_xdp_store_bytes,
+    bpf_check_mtu, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len,
+    bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use aya_ebpf::programs::XdpContext;
 use core::mem::MaybeUninit;
 use flannel_common::vxlan::Outer;
 use flannel_common::xdp::Meta;
+
+use crate::skb::ENODEV;
 
 pub(crate) struct Frame {
     ctx: XdpContext,
@@ -30,6 +32,15 @@ impl Frame {
     pub(crate) fn len(&self) -> u32 {
         // SAFETY: a plain helper call with the live context.
         unsafe { bpf_xdp_get_buff_len(self.raw()) as u32 }
+    }
+
+    /// As [`crate::skb::Skb::has_device`].
+    #[inline(always)]
+    pub(crate) fn has_device(&self, ifindex: u32) -> bool {
+        let mut mtu = 0;
+        // SAFETY: the helper writes one word.
+        let found = unsafe { bpf_check_mtu(self.raw().cast(), ifindex, &raw mut mtu, 0, 0) };
+        found != -ENODEV
     }
 
     #[inline(always)]

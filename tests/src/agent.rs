@@ -64,6 +64,20 @@ impl Agent {
         Self { node, daemon }
     }
 
+    /// Starts it and returns at once: it has no subnet yet.
+    #[track_caller]
+    pub fn spawn(node: impl Into<Arc<Node>>, net: &Network, flags: &[&str]) -> Self {
+        let node = node.into();
+        let daemon = Daemon::spawn(&node, net, flags);
+        Self { node, daemon }
+    }
+
+    /// See [`Daemon::wait_until_ready`].
+    #[track_caller]
+    pub fn wait_until_ready(&mut self) {
+        self.daemon.wait_until_ready(&self.node);
+    }
+
     pub fn daemon(&self) -> &Daemon {
         &self.daemon
     }

@@ -60,6 +60,12 @@ fn retransmitted(stream: &std::net::TcpStream) -> u32 {
     info.tcpi_total_retrans
 }
 
+/// Empties every neighbour table of `host`: it has not talked to anybody for long. What is permanent stays: it is flannel's.
+#[track_caller]
+pub fn forget_everybody(host: &(impl Host + ?Sized)) {
+    host.exec("ip neigh flush all");
+}
+
 /// Empties the neighbour table of the uplink, as for a node that has not sent there for long.
 #[track_caller]
 pub fn forget_neighbours(node: &Node) {

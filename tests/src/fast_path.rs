@@ -15,9 +15,10 @@ use crate::lab::{Lab, Options};
 use crate::member::Member as _;
 use crate::network::Network;
 use crate::node::Node;
-use crate::pair::Pair;
+use crate::pair::{Kind, Pair};
 use crate::pod::Pod;
 use crate::wait::{SOON, eventually};
+use crate::with_daemon::{AnyDaemon, start};
 use crate::{talk, tcp, udp};
 
 /// A proof ends 15 s after its last renewal; the rest is for a busy machine.
@@ -41,6 +42,44 @@ pub fn agents_of(net: Network, options: Options, flags: &[&str]) -> Pair<Agent> 
         hooked(&pair.two);
     }
     pair
+}
+
+/// Two nodes of ours, or of the control, which has no fast path; `flags` are for ours alone.
+pub fn pair_of(kind: Kind, net: Network, options: Options, flags: &[&str]) -> Pair<AnyDaemon> {
+    let lab = Lab::with(options);
+    let net = lab.network(net);
+    let flags = if kind == Kind::Ours { flags } else { &[] };
+    let [one, two] = ["one", "two"].map(|name| start(kind, lab.node(name), &net, flags));
+    let pair = Pair::of(lab, net, one, two);
+    if !flags.contains(&"--fast-path=off") {
+        hooked_if_ours(&pair.one);
+        hooked_if_ours(&pair.two);
+    }
+    pair
+}
+
+/// [`hooked`], where there is something to be hooked.
+#[track_caller]
+pub fn hooked_if_ours(daemon: &AnyDaemon) {
+    if let Some(agent) = daemon.agent() {
+        hooked(agent);
+    }
+}
+
+/// [`sent`] and [`received`] of ours; the control counts nothing.
+pub fn fast(daemon: &AnyDaemon) -> Option<(u64, u64)> {
+    daemon.agent().map(|agent| (sent(agent), received(agent)))
+}
+
+/// Ours has sent and received more than `packets` past the stack since `before`.
+#[track_caller]
+pub fn was_fast(daemon: &AnyDaemon, before: Option<(u64, u64)>, packets: u64) {
+    if let (Some(before), Some(after)) = (before, fast(daemon)) {
+        assert!(
+            after.0 > before.0 + packets && after.1 > before.1 + packets,
+            "{before:?} to {after:?}"
+        );
+    }
 }
 
 /// Waits until the programs sit where pods' packets pass: the agent learns of a new pod a moment later.

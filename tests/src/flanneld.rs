@@ -74,7 +74,8 @@ fn leases(node: &Node, net: &Network) -> Vec<(Subnet, Value)> {
     parse_leases(&run(etcdctl(node).args(["get", "--prefix", &prefix])))
 }
 
-fn etcdctl(node: &Node) -> Command {
+/// A client of the lab's etcd on `node`: it asks over the node's uplink.
+pub(crate) fn etcdctl(node: &Node) -> Command {
     let mut command = crate::host::Host::netns(node).command("etcdctl");
     command
         .env("ETCDCTL_API", "3")

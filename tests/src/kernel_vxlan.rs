@@ -209,6 +209,16 @@ fn mac_of(address: Ipv4Addr) -> String {
     format!("c6:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
+/// MAC of a member's flannel device, as the kernel has it.
+pub fn mac(member: &(impl Member + ?Sized)) -> String {
+    let device = member.net().device();
+    let link = member
+        .node()
+        .exec(&format!("ip -brief link show dev {device}"));
+    let mac = link.split_whitespace().nth(2).expect("a MAC");
+    mac.to_owned()
+}
+
 /// Whether a device is a kernel vxlan device; for tests that there is none.
 pub fn is_kernel_vxlan(host: &(impl Host + ?Sized), device: &str) -> bool {
     let output = output(&mut host.command(&format!("ip -d link show dev {device} type vxlan")));

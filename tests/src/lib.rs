@@ -11,6 +11,17 @@
 //! client.reaches(&server);
 //! ```
 //!
+//! A scenario that flannel can serve is one text that runs twice, ours and the control: [`pair::Kind`] and
+//! [`pair::Mix`] as `#[values]` of rstest, of which `Ours` is flannel-agent and `Flanneld` is real flanneld
+//! ([`real_flanneld`]). If the control fails, the scenario is wrong. [`KernelVxlan`] and [`KernelHostGw`] are flannel's
+//! dataplane without a daemon, for scenarios in which one would only be in the way.
+//!
+//! [`KernelVxlan`]: kernel_vxlan::KernelVxlan
+//! [`KernelHostGw`]: kernel_host_gw::KernelHostGw
+//!
+//! Nodes start cold: the pings by which [`pair::Pair`] and [`stage::Stage`] find out that all is ready leave no neighbour entry
+//! behind. [`cold`] empties the tables again in the middle of a test.
+//!
 //! Nothing here touches the interfaces, firewall or sysctls of the machine: every link is created
 //! inside a namespace, and everything is removed on drop, also while a test panics. What a killed
 //! test process leaves behind is swept by the next [`lab::Lab`].
@@ -60,6 +71,9 @@ pub mod ping;
 pub mod pod;
 pub mod process;
 pub mod raw;
+pub mod real_flanneld;
+pub mod refusal;
+pub mod setups;
 pub mod snat_table;
 pub mod sniffer;
 pub mod sockopt;
@@ -77,6 +91,7 @@ pub mod unprivileged;
 pub mod vxlan_frame;
 pub mod wait;
 pub mod ways;
+pub mod with_daemon;
 
 /// What a scenario needs.
 pub mod prelude {
@@ -91,6 +106,8 @@ pub mod prelude {
     pub use crate::node::Node;
     pub use crate::outside::Outside;
     pub use crate::pod::Pod;
+    pub use crate::real_flanneld::RealFlanneld;
     pub use crate::sniffer::Sniffer;
     pub use crate::wait::{SOON, eventually, eventually_some};
+    pub use crate::with_daemon::{AnyDaemon, WithDaemon};
 }

@@ -22,6 +22,19 @@ pub enum Backend {
     /// vxlan, but no tunnel to neighbours.
     DirectRouting,
     HostGw,
+    /// Real flanneld's alone: what others do with leases of a backend they do not have.
+    Udp,
+}
+
+impl Backend {
+    /// `BackendType` in leases.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vxlan | Self::DirectRouting => "vxlan",
+            Self::HostGw => "host-gw",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 impl Network {
@@ -41,6 +54,15 @@ impl Network {
     pub fn host_gw(prefix: &str, cidr: &str) -> Self {
         Self {
             backend: Backend::HostGw,
+            ..Self::vxlan(prefix, cidr)
+        }
+    }
+
+    /// A udp network: flanneld carries every packet itself. Ours has no such backend.
+    pub fn udp(prefix: &str, cidr: &str) -> Self {
+        Self {
+            backend: Backend::Udp,
+            port: 8285,
             ..Self::vxlan(prefix, cidr)
         }
     }
@@ -80,6 +102,7 @@ impl Network {
         } = self;
         let backend = match self.backend {
             Backend::HostGw => r#""Type":"host-gw""#.to_owned(),
+            Backend::Udp => format!(r#""Type":"udp","Port":{port}"#),
             Backend::Vxlan => format!(r#""Type":"vxlan","VNI":{vni},"Port":{port}"#),
             Backend::DirectRouting => {
                 format!(r#""Type":"vxlan","VNI":{vni},"Port":{port},"DirectRouting":true"#)

@@ -3,21 +3,28 @@
 use std::sync::Arc;
 
 use crate::agent::Agent;
+use crate::cold::forget_everybody;
+use crate::host::Host as _;
+use crate::kernel_host_gw::KernelHostGw;
 use crate::kernel_vxlan::KernelVxlan;
 use crate::lab::{Lab, Options};
 use crate::member::{AnyMember, Member};
-use crate::network::Network;
+use crate::network::{Backend, Network};
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::real_flanneld::RealFlanneld;
 use crate::udp::Flow;
+use crate::with_daemon::{AnyDaemon, start};
 
 /// Who does flannel's work on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// flannel-agent.
     Ours,
-    /// What flanneld sets up.
+    /// What flanneld sets up, by hand.
     Kernel,
+    /// Real flanneld: the control.
+    Flanneld,
 }
 
 /// Two nodes that know each other.
@@ -37,8 +44,12 @@ pub enum Mix {
     Ours,
     /// The first node is ours, the second a kernel vxlan node.
     Mixed,
-    /// Real flannel on both: the yardstick.
+    /// What flanneld sets up, by hand, on both.
     Kernel,
+    /// Real flanneld on both: the control.
+    Flanneld,
+    OursAndFlanneld,
+    FlanneldAndOurs,
 }
 
 impl Mix {
@@ -48,6 +59,9 @@ impl Mix {
             Self::Ours => (Kind::Ours, Kind::Ours),
             Self::Mixed => (Kind::Ours, Kind::Kernel),
             Self::Kernel => (Kind::Kernel, Kind::Kernel),
+            Self::Flanneld => (Kind::Flanneld, Kind::Flanneld),
+            Self::OursAndFlanneld => (Kind::Ours, Kind::Flanneld),
+            Self::FlanneldAndOurs => (Kind::Flanneld, Kind::Ours),
         }
     }
 }
@@ -63,6 +77,22 @@ impl Pair {
         let (lab, net) = lab_with_vxlan(options);
         let one = join(one, lab.node("one"), &net);
         let two = join(two, lab.node("two"), &net);
+        Self::of(lab, net, one, two)
+    }
+}
+
+impl Pair<AnyDaemon> {
+    /// Two nodes of either kind, for tests that stop and start their daemons.
+    pub fn of_daemons(mix: Mix, flags: &[&str]) -> Self {
+        let (lab, net) = lab_with_vxlan(Options::default());
+        Self::of_daemons_in(lab, net, mix, flags)
+    }
+
+    /// The same in a network of the test's own.
+    pub fn of_daemons_in(lab: Lab, net: Network, mix: Mix, flags: &[&str]) -> Self {
+        let (one, two) = mix.kinds();
+        let one = start(one, lab.node("one"), &net, flags);
+        let two = start(two, lab.node("two"), &net, flags);
         Self::of(lab, net, one, two)
     }
 }
@@ -88,13 +118,20 @@ impl Pair<Agent, KernelVxlan> {
 }
 
 impl<A: Member, B: Member> Pair<A, B> {
-    /// Gives each of two members a pod and waits until these reach each other.
+    /// Gives each of two members a pod and waits until these reach each other. Then all four forget their neighbours: nodes
+    /// start cold.
     pub fn of(lab: Lab, net: Network, one: A, two: B) -> Self {
         one.follow_leases();
         two.follow_leases();
         let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
         pod1.reaches(&pod2);
         pod2.reaches(&pod1);
+        for host in [one.node().netns(), two.node().netns()] {
+            forget_everybody(host);
+        }
+        for pod in [&pod1, &pod2] {
+            forget_everybody(pod);
+        }
         Self {
             lab,
             net,
@@ -153,6 +190,10 @@ fn lab_with_vxlan(options: Options) -> (Lab, Network) {
 pub fn join(kind: Kind, node: impl Into<Arc<Node>>, net: &Network) -> AnyMember {
     match kind {
         Kind::Ours => Box::new(Agent::start(node, net)),
-        Kind::Kernel => Box::new(KernelVxlan::join(node, net)),
+        Kind::Flanneld => Box::new(RealFlanneld::start(node, net)),
+        Kind::Kernel => match net.backend {
+            Backend::HostGw => Box::new(KernelHostGw::join(node, net)),
+            _ => Box::new(KernelVxlan::join(node, net)),
+        },
     }
 }

@@ -7,14 +7,18 @@ use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 
 use crate::agent::Agent;
+use crate::cold::forget_everybody;
 use crate::host::Host;
 use crate::lab::{Lab, Options};
-use crate::member::Member as _;
+use crate::member::Member;
 use crate::network::{Backend, Network};
+use crate::node::Node;
 use crate::outside::Outside;
+use crate::pair::Kind;
 use crate::pod::Pod;
 use crate::sniffer::Sniffer;
 use crate::wait::{SOON, eventually};
+use crate::with_daemon::{AnyDaemon, start};
 use crate::{bpftool, talk, tcp, udp};
 
 /// The cluster's Network.
@@ -22,22 +26,23 @@ pub const CLUSTER: &str = "10.244.0.0/16";
 
 /// One node, one pod, one server; more on demand.
 #[derive(Debug)]
-pub struct Stage {
+pub struct Stage<N = Agent> {
     /// First, so that it is the first to be dropped: everything else still stands while it judges.
     pub sniffer: Sniffer,
     pub pod: Pod,
     pub outside: Outside,
-    pub node: Agent,
+    pub node: N,
     pub net: Network,
     pub lab: Lab,
+    kind: Kind,
 }
 
 /// A second node with a pod.
 #[derive(Debug)]
-pub struct Neighbour {
+pub struct Neighbour<N = Agent> {
     pub sniffer: Sniffer,
     pub pod: Pod,
-    pub node: Agent,
+    pub node: N,
 }
 
 impl Default for Stage {
@@ -62,17 +67,71 @@ impl Stage {
         Self::of(net, options, flags)
     }
 
-    /// Starts everything, and waits until the pod reaches the server. `net` is of [`CLUSTER`].
+    /// Starts everything, waits until the pod reaches the server, and lets all forget their neighbours. `net` is of [`CLUSTER`].
     pub fn of(net: Network, options: Options, flags: &[&str]) -> Self {
+        Self::build(Kind::Ours, net, options, |node, net| {
+            Agent::start_with(node, net, &with_masquerading(flags))
+        })
+    }
+
+    /// Another node of ours, which masquerades as well and is watched as well.
+    pub fn neighbour(&self, flags: &[&str]) -> Neighbour {
+        self.beside(|node, net| Agent::start_with(node, net, &with_masquerading(flags)))
+    }
+
+    /// How often a reason was counted, by any of the programs that translate.
+    pub fn counted(&self, reason: Reason) -> u64 {
+        counted(&self.node, reason)
+    }
+}
+
+impl Stage<AnyDaemon> {
+    /// Ours, or real flanneld, which masquerades by the kernel's NAT.
+    pub fn on(kind: Kind) -> Self {
+        Self::on_net(kind, Network::vxlan("/coreos.com/network", CLUSTER))
+    }
+
+    /// The same in a network of the test's own.
+    pub fn on_net(kind: Kind, net: Network) -> Self {
+        Self::build(kind, net, Options::default(), |node, net| {
+            start(kind, node, net, &with_masquerading(&[]))
+        })
+    }
+
+    /// Another node of the same kind, which masquerades as well and is watched as well.
+    pub fn neighbour(&self) -> Neighbour<AnyDaemon> {
+        self.beside(|node, net| start(self.kind, node, net, &with_masquerading(&[])))
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl<N: Member> Stage<N> {
+    fn build(
+        kind: Kind,
+        net: Network,
+        options: Options,
+        start: impl FnOnce(Node, &Network) -> N,
+    ) -> Self {
         let lab = Lab::with(options);
         let net = lab.network(net);
         let outside = lab.outside();
-        let node = Agent::start_with(lab.node("one"), &net, &with_masquerading(flags));
+        let node = start(lab.node("one"), &net);
         let pod = Pod::on(&node, "pod");
         let sniffer = watch(&node, &net);
         eventually("the pod reaches the server", SOON, || {
             pod.ping(outside.address()).count(1).lossless()
         });
+        for host in [
+            node.node().netns(),
+            pod.netns(),
+            outside.netns(),
+            lab.router(),
+        ] {
+            forget_everybody(host);
+        }
         Self {
             sniffer,
             pod,
@@ -80,12 +139,12 @@ impl Stage {
             node,
             net,
             lab,
+            kind,
         }
     }
 
-    /// Another node of ours, which masquerades as well and is watched as well.
-    pub fn neighbour(&self, flags: &[&str]) -> Neighbour {
-        let node = Agent::start_with(self.lab.node("two"), &self.net, &with_masquerading(flags));
+    fn beside(&self, start: impl FnOnce(Node, &Network) -> N) -> Neighbour<N> {
+        let node = start(self.lab.node("two"), &self.net);
         let pod = Pod::on(&node, "pod");
         let sniffer = watch(&node, &self.net);
         pod.reaches(&self.pod);
@@ -135,22 +194,22 @@ impl Stage {
     pub fn address(&self) -> Ipv4Addr {
         self.node.node().address()
     }
+}
 
-    /// How often a reason was counted, by any of the programs that translate.
-    pub fn counted(&self, reason: Reason) -> u64 {
-        [
-            Program::UplinkTx,
-            Program::UplinkSnatRx,
-            Program::OverlaySnatTx,
-            Program::OverlaySnatRx,
-            Program::SnatOpen,
-            Program::SnatOddTx,
-            Program::SnatOddRx,
-        ]
-        .into_iter()
-        .map(|program| bpftool::count(&self.node, program, reason))
-        .sum()
-    }
+/// How often `agent` counted a reason, by any of the programs that translate.
+pub fn counted(agent: &Agent, reason: Reason) -> u64 {
+    [
+        Program::UplinkTx,
+        Program::UplinkSnatRx,
+        Program::OverlaySnatTx,
+        Program::OverlaySnatRx,
+        Program::SnatOpen,
+        Program::SnatOddTx,
+        Program::SnatOddRx,
+    ]
+    .into_iter()
+    .map(|program| bpftool::count(agent, program, reason))
+    .sum()
 }
 
 /// As whom `server` sees `client`, over TCP with a megabyte each way and over UDP.
@@ -167,7 +226,7 @@ pub fn seen(client: &impl Host, server: &impl Host, at: Ipv4Addr) -> Ipv4Addr {
 }
 
 /// Where there is no tunnel, neighbours see each other's pods on the wire.
-fn watch(node: &Agent, net: &Network) -> Sniffer {
+fn watch(node: &impl Member, net: &Network) -> Sniffer {
     let sniffer = Sniffer::on(node.node(), CLUSTER);
     if net.backend != Backend::Vxlan {
         sniffer.allow_between_pods();

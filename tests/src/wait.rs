@@ -28,6 +28,7 @@ pub fn eventually_some<T>(
     deadline: Duration,
     mut value: impl FnMut() -> Option<T>,
 ) -> T {
+    let deadline = deadline * patience();
     let start = Instant::now();
     loop {
         if let Some(value) = value() {
@@ -40,4 +41,13 @@ pub fn eventually_some<T>(
         );
         sleep(POLL);
     }
+}
+
+/// Where a processor is emulated everything takes longer, and a deadline of the idle kind is none:
+/// `cargo xtask test --kernel` says by how much.
+fn patience() -> u32 {
+    std::env::var("FLANNEL_TEST_PATIENCE")
+        .ok()
+        .and_then(|factor| factor.parse().ok())
+        .unwrap_or(1)
 }

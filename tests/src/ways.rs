@@ -4,12 +4,10 @@ use std::net::SocketAddrV4;
 
 use crate::agent::Agent;
 use crate::host::Host as _;
-use crate::kernel_host_gw::KernelHostGw;
-use crate::kernel_vxlan::KernelVxlan;
 use crate::member::{AnyMember, Member};
-use crate::network::{Backend, Network};
+use crate::network::Network;
 use crate::node::Node;
-use crate::pair::{Kind, Pair, Way};
+use crate::pair::{self, Kind, Pair, Way};
 use crate::{tcp, udp};
 
 /// flannel's defaults.
@@ -24,10 +22,9 @@ pub fn host_gw() -> Network {
 
 /// Makes `node` a member of `net`; `flags` are for an agent of ours.
 pub fn join(kind: Kind, node: Node, net: &Network, flags: &[&str]) -> AnyMember {
-    match (kind, net.backend) {
-        (Kind::Ours, _) => Box::new(Agent::start_with(node, net, flags)),
-        (_, Backend::HostGw) => Box::new(KernelHostGw::join(node, net)),
-        _ => Box::new(KernelVxlan::join(node, net)),
+    match kind {
+        Kind::Ours => Box::new(Agent::start_with(node, net, flags)),
+        Kind::Flanneld | Kind::Kernel => pair::join(kind, node, net),
     }
 }
 

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use flannel_agent::net::{
-    Changes, Direction, Features, Kind, Monitor, Netlink, Outcome, PROTOCOL, VethPair, sysctl,
+    Changes, Direction, Features, Kind, Leg, Monitor, Netlink, Outcome, PROTOCOL, RouteChange,
+    VethPair, sysctl,
 };
 use flannel_agent::node_sysctls::{Difference, NodeSysctls, Wish, Wishes};
 use flannel_tests::netns::Netns;
 use flannel_tests::sweep::unique_name;
 use flannel_tests::wait::SOON;
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -155,15 +158,20 @@ fn our_route_is_added_marked_replaced_and_removed() {
         net.set_up_noarp(index).await.unwrap();
         net.set_up_noarp(far).await.unwrap();
         let network = "10.244.0.0/16".parse().unwrap();
-
-        let add = async |source, replace| {
-            net.add_route(network, index, source, replace)
-                .await
-                .unwrap()
+        let gateway = Ipv4Addr::new(169, 254, 0, 1);
+        let leg = |source| Leg {
+            index,
+            gateway,
+            source: Some(source),
+            onlink: true,
         };
-        assert_eq!(add(sources[0], false).await, Outcome::Done);
-        assert_eq!(add(sources[1], false).await, Outcome::Exists);
-        assert_eq!(add(sources[1], true).await, Outcome::Done);
+        let change = async |change| net.change_routes(&[change]).await.unwrap();
+        let refused = |errno| BTreeMap::from([(0, errno)]);
+        let add = |source| RouteChange::Add(network, leg(source));
+        assert_eq!(change(add(sources[0])).await, BTreeMap::new());
+        assert_eq!(change(add(sources[1])).await, refused(Errno::EEXIST));
+        let replace = RouteChange::Replace(network, leg(sources[1]));
+        assert_eq!(change(replace).await, BTreeMap::new());
 
         let ours = net.our_routes().await.unwrap();
         assert_eq!(ours.len(), 1, "{ours:?}");
@@ -184,16 +192,64 @@ fn our_route_is_added_marked_replaced_and_removed() {
             (hop.index, hop.source, hop.local),
             (index, Some(sources[1]), false)
         );
-        assert_eq!(hop.via, Ipv4Addr::new(10, 244, 9, 9));
+        assert_eq!(hop.via, gateway);
 
-        assert_eq!(
-            net.remove_route(network, index).await.unwrap(),
-            Outcome::Done
-        );
-        assert_eq!(
-            net.remove_route(network, index).await.unwrap(),
-            Outcome::Missing
-        );
+        assert_eq!(change(RouteChange::Remove(network)).await, BTreeMap::new());
+        assert_eq!(net.our_routes().await.unwrap(), []);
+        let gone = change(RouteChange::Remove(network)).await;
+        assert_eq!(gone, BTreeMap::new(), "gone is gone");
+    });
+}
+
+/// More than fit into one message, and among them some that the kernel refuses.
+#[test]
+fn routes_change_by_the_thousand_and_what_is_refused_is_named() {
+    netns().block_on(async || {
+        let net = Netlink::open().unwrap();
+        net.create_pair(&pair()).await.unwrap();
+        let index = net.link("flannel.1").await.unwrap().unwrap().index;
+        let far = net.link("flgro.1").await.unwrap().unwrap().index;
+        net.set_up_noarp(index).await.unwrap();
+        net.set_up_noarp(far).await.unwrap();
+        let leg = Leg {
+            index,
+            gateway: Ipv4Addr::new(169, 254, 0, 1),
+            source: None,
+            onlink: true,
+        };
+        let unreachable = Leg {
+            onlink: false,
+            ..leg
+        };
+        let monitor = Monitor::open().unwrap();
+        monitor.pass_over(net.port_of_route_changes());
+        let to = |n: u16| {
+            let [high, low] = n.to_be_bytes();
+            Ipv4Net::new(Ipv4Addr::new(10, high, low, 0), 24).unwrap()
+        };
+        const ALL: u16 = 5_000;
+        let bad = [0, 127, 128, 3_000, ALL - 1];
+        let changes: Vec<_> = (0..ALL)
+            .map(|n| match bad.contains(&n) {
+                true => RouteChange::Add(to(n), unreachable),
+                false => RouteChange::Add(to(n), leg),
+            })
+            .collect();
+        let refused = net.change_routes(&changes).await.unwrap();
+        let refused: Vec<_> = refused.into_iter().collect();
+        let expected = bad.map(|n| (usize::from(n), Errno::ENETUNREACH));
+        assert_eq!(refused, expected);
+        let made = net.our_routes().await.unwrap().len();
+        assert_eq!(made, usize::from(ALL) - bad.len());
+        let remove: Vec<_> = (0..ALL).map(|n| RouteChange::Remove(to(n))).collect();
+        assert_eq!(net.change_routes(&remove).await.unwrap(), BTreeMap::new());
+        assert_eq!(net.our_routes().await.unwrap(), []);
+        // All of it was announced, and is no news to whoever did it.
+        net.add_address(index, "10.244.1.0/32".parse().unwrap())
+            .await
+            .unwrap();
+        let told = tokio::time::timeout(SOON, monitor.changed()).await.unwrap();
+        assert!(told.addresses && !told.own_routes && !told.lost, "{told:?}");
     });
 }
 
@@ -319,10 +375,14 @@ fn the_monitor_tells_links_addresses_and_routes_apart() {
             .unwrap();
         until("addresses", |c| c.addresses).await;
         net.set_up_noarp(index).await.unwrap();
-        let source = Ipv4Addr::new(10, 244, 1, 0);
-        net.add_route("10.244.0.0/16".parse().unwrap(), index, source, false)
-            .await
-            .unwrap();
+        let leg = Leg {
+            index,
+            gateway: Ipv4Addr::new(169, 254, 0, 1),
+            source: None,
+            onlink: true,
+        };
+        let add = RouteChange::Add("10.244.2.0/24".parse().unwrap(), leg);
+        assert_eq!(net.change_routes(&[add]).await.unwrap(), BTreeMap::new());
         until("our own routes", |c| c.own_routes).await;
         let foreign = ["route", "add", "10.99.0.0/16", "dev", "flannel.1"];
         flannel_tests::netns::run(std::process::Command::new("ip").args(foreign));

@@ -4,7 +4,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use flannel_agent::net::{Netlink, Sender, Towards, Way};
+use flannel_agent::net::{Netlink, RouteTo, Sender, Towards};
 use flannel_tests::netns::Netns;
 use flannel_tests::sweep;
 
@@ -35,14 +35,14 @@ const TUNNEL: Sender = Sender {
     udp_port: Some(8472),
 };
 
-fn way(netns: &Netns, sender: Sender) -> Result<Way, String> {
+fn way(netns: &Netns, sender: Sender) -> Result<RouteTo, String> {
     netns.block_on(async || {
         let net = Netlink::open().unwrap();
         net.way(PEER, sender).await.map_err(|e| e.to_string())
     })
 }
 
-fn legs(way: &Way) -> Vec<(u32, Towards)> {
+fn legs(way: &RouteTo) -> Vec<(u32, Towards)> {
     way.legs.iter().map(|l| (l.index, l.towards)).collect()
 }
 

@@ -4,26 +4,27 @@
 
 use std::net::SocketAddrV4;
 
-use flannel_tests::pair::Pair;
+use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::{talk, tcp};
+use rstest::rstest;
 
 const PREFIX: &str = "/coreos.com/network";
 const CIDR: &str = "10.244.0.0/16";
 
 /// Writes another config, and starts both agents again.
-fn change(pair: &mut Pair<Agent>, net: Network) {
+fn change(pair: &mut Pair<AnyDaemon>, net: Network) {
     let net = pair.lab.network(net);
-    for agent in [&mut pair.one, &mut pair.two] {
-        assert!(agent.terminate().success());
-        agent.restart();
+    for daemon in [&mut pair.one, &mut pair.two] {
+        assert!(daemon.terminate().success());
+        daemon.restart();
     }
     pair.net = net;
     pair.pod1.reaches(&pair.pod2);
     pair.pod2.reaches(&pair.pod1);
 }
 
-fn talk(pair: &Pair<Agent>) -> talk::Tcp {
+fn talk(pair: &Pair<AnyDaemon>) -> talk::Tcp {
     let server = tcp::Server::on(&pair.pod2);
     let to = SocketAddrV4::new(pair.pod2.address(), server.port());
     talk::Tcp::open(&server, &pair.pod1, to)
@@ -52,16 +53,16 @@ fn has_device(agent: &Agent, name: &str) -> bool {
         .is_empty()
 }
 
-fn goes(pair: &Pair<Agent>, words: &str) {
+fn goes(pair: &Pair<AnyDaemon>, words: &str) {
     let way = pair
         .one
         .exec(&format!("ip route get {}", pair.pod2.address()));
     assert!(way.contains(words), "{way}");
 }
 
-#[test]
-fn from_vxlan_to_host_gw_and_back() {
-    let mut pair = Pair::of_agents();
+#[rstest]
+fn from_vxlan_to_host_gw_and_back(#[values(Mix::Ours, Mix::Flanneld)] mix: Mix) {
+    let mut pair = Pair::of_daemons(mix, &[]);
     let subnet = pair.one.subnet();
     let mut talk = talk(&pair);
     talk.rounds(20);
@@ -70,7 +71,8 @@ fn from_vxlan_to_host_gw_and_back() {
     change(&mut pair, Network::host_gw(PREFIX, CIDR));
     assert_eq!(pair.one.subnet(), subnet);
     goes(&pair, "dev eth0");
-    for agent in [&pair.one, &pair.two] {
+    // flanneld leaves what it set up before.
+    for agent in [&pair.one, &pair.two].into_iter().filter_map(|d| d.agent()) {
         assert!(!has_device(agent, "flannel.1") && !has_device(agent, "flgro.1"));
         assert_eq!(
             pinned(agent),
@@ -84,7 +86,8 @@ fn from_vxlan_to_host_gw_and_back() {
     change(&mut pair, Network::vxlan(PREFIX, CIDR));
     assert_eq!(pair.one.subnet(), subnet);
     goes(&pair, "dev flannel.1");
-    for agent in [&pair.one, &pair.two] {
+    // flanneld leaves what it set up before.
+    for agent in [&pair.one, &pair.two].into_iter().filter_map(|d| d.agent()) {
         let routes = agent.exec("ip route show proto 102");
         assert_eq!(routes.lines().count(), 1, "{routes}");
         let pins = pinned(agent);
@@ -97,14 +100,15 @@ fn from_vxlan_to_host_gw_and_back() {
     talk.close();
 }
 
-#[test]
-fn to_another_vni_and_port() {
-    let mut pair = Pair::of_agents();
+#[rstest]
+fn to_another_vni_and_port(#[values(Mix::Ours, Mix::Flanneld)] mix: Mix) {
+    let mut pair = Pair::of_daemons(mix, &[]);
     let mut talk = talk(&pair);
     talk.rounds(20);
     change(&mut pair, Network::vxlan(PREFIX, CIDR).vni(7).port(4789));
     goes(&pair, "dev flannel.7");
-    for agent in [&pair.one, &pair.two] {
+    // flanneld leaves what it set up before.
+    for agent in [&pair.one, &pair.two].into_iter().filter_map(|d| d.agent()) {
         assert!(has_device(agent, "flannel.7") && has_device(agent, "flgro.7"));
         assert!(!has_device(agent, "flannel.1") && !has_device(agent, "flgro.1"));
         let routes = agent.exec("ip route show proto 102");
@@ -115,9 +119,9 @@ fn to_another_vni_and_port() {
 }
 
 /// The config is read at the start: a running agent keeps to what it has read.
-#[test]
-fn a_running_agent_keeps_its_backend() {
-    let pair = Pair::of_agents();
+#[rstest]
+fn a_running_agent_keeps_its_backend(#[values(Mix::Ours, Mix::Flanneld)] mix: Mix) {
+    let pair = Pair::of_daemons(mix, &[]);
     pair.lab.network(Network::host_gw(PREFIX, CIDR));
     let mut talk = talk(&pair);
     talk.rounds(50);

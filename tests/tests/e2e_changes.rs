@@ -3,12 +3,12 @@
 #![cfg(test)]
 
 use flannel_tests::metrics::sample;
-use flannel_tests::pair::Pair;
+use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
 use rstest::rstest;
 
 /// The pods reach each other again, without anybody being restarted.
-fn recovers(pair: &Pair<Agent>) {
+fn recovers(pair: &Pair<impl Member>) {
     pair.pod1.reaches(&pair.pod2);
     pair.pod2.reaches(&pair.pod1);
 }
@@ -31,9 +31,11 @@ fn an_uplink_with_another_address_is_published_and_the_subnet_kept() {
     assert_eq!(pair.lab.etcd().leases(&pair.net).len(), 2);
 }
 
-#[test]
-fn an_uplink_that_goes_down_and_comes_back_forwards_again() {
-    let pair = Pair::of_agents();
+#[rstest]
+fn an_uplink_that_goes_down_and_comes_back_forwards_again(
+    #[values(Mix::Ours, Mix::Flanneld)] mix: Mix,
+) {
+    let pair = Pair::new(mix);
     let (node, subnet) = (pair.one.node(), pair.one.subnet());
     node.exec(&format!("ip link set {} down", Node::UPLINK));
     assert_eq!(

@@ -67,7 +67,7 @@ fn arrives_first_time<A: Member, B: Member>(pair: &Pair<A, B>) {
 
 #[rstest]
 fn by_tunnel(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
     #[values(Place::Neighbour, Place::BehindRouter)] place: Place,
 ) {
     arrives_first_time(&pair(vxlan(), mix, place, &[]));
@@ -76,14 +76,14 @@ fn by_tunnel(
 /// What is on the same link goes without a tunnel, what is behind the router with one.
 #[rstest]
 fn with_direct_routing(
-    #[values(Mix::Ours, Mix::Mixed)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
     #[values(Place::Neighbour, Place::BehindRouter)] place: Place,
 ) {
     arrives_first_time(&pair(vxlan().direct_routing(), mix, place, &[]));
 }
 
 #[rstest]
-fn with_host_gw(#[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix) {
+fn with_host_gw(#[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix) {
     arrives_first_time(&pair(host_gw(), mix, Place::Neighbour, &[]));
 }
 

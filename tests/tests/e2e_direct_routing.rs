@@ -1,7 +1,8 @@
 //! DirectRouting of the vxlan backend: no tunnel to neighbours, decided anew when routes change.
 
+use flannel_tests::pair::{Kind, join};
 use flannel_tests::prelude::*;
-use flannel_tests::wait::SOON;
+use rstest::rstest;
 
 fn lab() -> (Lab, Network) {
     let lab = Lab::new();
@@ -12,7 +13,8 @@ fn lab() -> (Lab, Network) {
 
 /// Which way packets to `pod` take from `node`: the kernel's word for it.
 fn way(node: &impl Host, pod: &Pod) -> String {
-    node.exec(&format!("ip route get {}", pod.address()))
+    let answer = node.try_exec(&format!("ip route get {}", pod.address()));
+    String::from_utf8_lossy(&answer.stdout).into_owned()
 }
 
 fn goes_by(node: &impl Host, pod: &Pod, words: &str) {
@@ -21,22 +23,22 @@ fn goes_by(node: &impl Host, pod: &Pod, words: &str) {
     });
 }
 
-#[test]
-fn neighbours_without_tunnel_and_others_with_one() {
+#[rstest]
+fn neighbours_without_tunnel_and_others_with_one(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let (lab, net) = lab();
-    let one = Agent::start(lab.node("one"), &net);
-    let two = Agent::start(lab.node("two"), &net);
-    let far = Agent::start(lab.node_behind_router("far"), &net);
+    let one = join(kind, lab.node("one"), &net);
+    let two = join(kind, lab.node("two"), &net);
+    let far = join(kind, lab.node_behind_router("far"), &net);
     let pods = [&one, &two, &far].map(|member| Pod::on(member, "pod"));
     let tunnel = Capture::start(one.node(), Node::UPLINK, "udp port 8472");
     let [pod1, pod2, pod3] = &pods;
     goes_by(
-        &one,
+        one.node(),
         pod2,
         &format!("via {} dev eth0", two.node().address()),
     );
     goes_by(
-        &two,
+        two.node(),
         pod1,
         &format!("via {} dev eth0", one.node().address()),
     );
@@ -44,7 +46,7 @@ fn neighbours_without_tunnel_and_others_with_one() {
     pod2.reaches(pod1);
     assert_eq!(tunnel.finish().len(), 0, "neighbours use the tunnel");
 
-    goes_by(&one, pod3, "dev flannel.1");
+    goes_by(one.node(), pod3, "dev flannel.1");
     let tunnel = Capture::start(one.node(), Node::UPLINK, "udp port 8472");
     pod1.reaches(pod3);
     pod3.reaches(pod1);
@@ -90,17 +92,4 @@ fn lost_direct_routes_come_back() {
     one.exec("ip link set eth0 up");
     goes_by(&one, &pod2, "dev eth0");
     pod1.reaches(&pod2);
-}
-
-#[test]
-fn a_kernel_vxlan_node_takes_part() {
-    let (lab, net) = lab();
-    let ours = Agent::start(lab.node("one"), &net);
-    // Its flanneld does not know DirectRouting: it answers through the tunnel.
-    let theirs = KernelVxlan::join(lab.node("two"), &net);
-    theirs.follow_leases();
-    let (pod1, pod2) = (Pod::on(&ours, "pod"), Pod::on(&theirs, "pod"));
-    goes_by(&ours, &pod2, "dev eth0");
-    pod1.reaches(&pod2);
-    pod2.reaches(&pod1);
 }

@@ -56,7 +56,7 @@ fn is_settled(agent: &Agent) {
             .all(|p| log.contains(&format!("attach {p} ")));
         attached && status(agent)["last_reconcile"]["ago_s"].as_u64() >= Some(1)
     });
-    for action in ["update_peers", "attach", "set_route"] {
+    for action in ["update_peers", "attach", "set_routes"] {
         assert_eq!(
             repaired(agent, action),
             0,
@@ -86,9 +86,9 @@ fn entry_program_and_route_come_back_and_are_counted() {
     let key = Key::new(24, subnet.base.octets());
     peers(node).remove(&key).unwrap();
     detach(node, "uplink_rx");
-    node.exec("ip route del 10.244.0.0/16");
+    node.exec(&format!("ip route del {subnet}"));
 
-    for action in ["update_peers", "attach", "set_route"] {
+    for action in ["update_peers", "attach", "set_routes"] {
         eventually(format!("{action} is counted"), DRIFT, || {
             repaired(agent, action) >= 1
         });

@@ -82,7 +82,7 @@ fn with_a_node_that_runs_flanneld() {
     let lab = Lab::new();
     let net = lab.network(host_gw());
     let ours = Agent::start(lab.node("one"), &net);
-    let theirs = KernelHostGw::join(lab.node("two"), &net);
+    let theirs = RealFlanneld::start(lab.node("two"), &net);
     let pair = Pair::of(lab, net, ours, theirs);
     hooked(&pair.one);
     let mut talk = talk_tcp(&pair.pod1, &pair.pod2);

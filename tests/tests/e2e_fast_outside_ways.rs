@@ -10,8 +10,9 @@ use flannel_common::maps::{FLOWS, LAYOUT_VERSION, PEER_OUTSIDE, STEPS};
 use flannel_common::program::Program::OutsideTx;
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::{count, dump};
-use flannel_tests::fast_path::{RULE_REACHES, hooked, sent};
+use flannel_tests::fast_path::{RULE_REACHES, hooked, hooked_if_ours, sent};
 use flannel_tests::mirror::{Client, Mirror};
+use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::stage::Stage;
 use flannel_tests::{netns, talk, udp};
@@ -23,6 +24,36 @@ fn stage() -> Stage {
     stage_with(&[])
 }
 
+/// Ours, or the control, which takes each packet's way anew.
+fn stage_on(kind: Kind) -> Stage<AnyDaemon> {
+    let stage = Stage::on(kind);
+    hooked_if_ours(&stage.node);
+    stage
+}
+
+/// Packets of ours past the stack; the control counts none.
+fn sent_by(stage: &Stage<AnyDaemon>) -> Option<u64> {
+    stage.node.agent().map(sent)
+}
+
+/// Ours has sent more than `packets` past the stack since `before`.
+#[track_caller]
+fn was_fast(stage: &Stage<AnyDaemon>, before: Option<u64>, packets: u64) {
+    if let (Some(before), Some(after)) = (before, sent_by(stage)) {
+        assert!(after > before + packets, "{before} to {after}");
+    }
+}
+
+/// Makes a change of the ways, and waits until ours has noticed.
+#[track_caller]
+fn noticed(stage: &Stage<AnyDaemon>, change: &str) {
+    let before = stage.node.agent().map(ended);
+    stage.node.exec(change);
+    if let (Some(agent), Some(before)) = (stage.node.agent(), before) {
+        eventually("the agent ends all proofs", SOON, || ended(agent) > before);
+    }
+}
+
 fn stage_with(flags: &[&str]) -> Stage {
     let stage = Stage::with(flags);
     hooked(&stage.node);
@@ -30,8 +61,8 @@ fn stage_with(flags: &[&str]) -> Stage {
 }
 
 /// Next hops of the flows that leave the cluster.
-fn next_hops(stage: &Stage) -> Vec<Ipv4Addr> {
-    let mut flows = dump(&stage.node, FLOWS);
+fn next_hops(agent: &Agent) -> Vec<Ipv4Addr> {
+    let mut flows = dump(agent, FLOWS);
     flows.retain(|flow| flow["value"]["peer"]["kind"] == PEER_OUTSIDE);
     let byte = |value: &serde_json::Value| {
         // bpftool prints bytes as numbers or as hexadecimal strings, by its version.
@@ -51,27 +82,30 @@ fn next_hops(stage: &Stage) -> Vec<Ipv4Addr> {
 }
 
 /// How often the agent ended all proofs.
-fn ended(stage: &Stage) -> usize {
-    let log = stage.node.log();
+fn ended(agent: &Agent) -> usize {
+    let log = agent.log();
     log.matches("end the proofs of all flows").count()
 }
 
 #[rstest]
 #[case::the_default_route("route replace default via")]
 #[case::a_better_one("route add 198.51.100.0/24 via")]
-fn a_fast_flow_follows_the_gateway(#[case] change: &str) {
-    let stage = stage();
+fn a_fast_flow_follows_the_gateway(
+    #[case] change: &str,
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let stage = stage_on(kind);
     let other = stage.lab.other_gateway();
     let talk = stage.lasting_udp();
     talk.rounds(50);
-    assert!(sent(&stage.node) > 30);
-    let before = ended(&stage);
+    was_fast(&stage, Some(0), 30);
 
-    stage.node.exec(&format!("ip {change} {}", other.address));
-    eventually("the agent ends all proofs", SOON, || ended(&stage) > before);
+    noticed(&stage, &format!("ip {change} {}", other.address));
     talk.rounds(20);
-    assert_eq!(next_hops(&stage), [other.address]);
-    let fast = sent(&stage.node);
+    if let Some(agent) = stage.node.agent() {
+        assert_eq!(next_hops(agent), [other.address]);
+    }
+    let fast = sent_by(&stage);
     let filter = format!(
         "udp and ether dst {} and dst host {}",
         other.mac,
@@ -79,7 +113,7 @@ fn a_fast_flow_follows_the_gateway(#[case] change: &str) {
     );
     let there = Capture::start(stage.node.node(), Node::UPLINK, &filter);
     talk.rounds(50);
-    assert!(sent(&stage.node) > fast + 40);
+    was_fast(&stage, fast, 40);
     // Of a burst tcpdump sees what its buffer holds.
     there.packets(10);
 }
@@ -87,11 +121,13 @@ fn a_fast_flow_follows_the_gateway(#[case] change: &str) {
 #[test]
 fn a_rule_that_comes_ends_all_proofs() {
     let stage = stage();
-    let before = ended(&stage);
+    let before = ended(&stage.node);
     stage
         .node
         .exec("ip rule add from 203.0.113.0/24 table main");
-    eventually("the agent ends all proofs", SOON, || ended(&stage) > before);
+    eventually("the agent ends all proofs", SOON, || {
+        ended(&stage.node) > before
+    });
 }
 
 /// Addresses of services come and go by the thousand on a node of IPVS; that is no other way out.
@@ -100,18 +136,22 @@ fn an_address_of_the_node_alone_ends_none() {
     let stage = stage();
     let steady = stage.lasting_udp();
     steady.rounds(20);
-    let before = ended(&stage);
+    let before = ended(&stage.node);
     stage.node.exec("ip addr add 10.96.0.10/32 dev lo");
     // What comes after it, in the order of the kernel's announcements.
     stage.node.exec("ip route add blackhole 203.0.113.0/24");
-    eventually("the agent ends all proofs", SOON, || ended(&stage) > before);
-    assert_eq!(ended(&stage), before + 1);
+    eventually("the agent ends all proofs", SOON, || {
+        ended(&stage.node) > before
+    });
+    assert_eq!(ended(&stage.node), before + 1);
 }
 
 /// Without the agent the next renewal finds out.
-#[test]
-fn without_an_agent_a_flow_follows_with_its_next_renewal() {
-    let mut stage = stage();
+#[rstest]
+fn without_an_agent_a_flow_follows_with_its_next_renewal(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let mut stage = stage_on(kind);
     let other = stage.lab.other_gateway();
     let talk = stage.lasting_udp();
     talk.rounds(50);
@@ -120,19 +160,24 @@ fn without_an_agent_a_flow_follows_with_its_next_renewal() {
         .node
         .exec(&format!("ip route replace default via {}", other.address));
     eventually("the flow takes the new way", RULE_REACHES, || {
-        talk.round() && next_hops(&stage) == [other.address]
+        let follows = |agent| next_hops(agent) == [other.address];
+        talk.round() && stage.node.agent().is_none_or(follows)
     });
-    let before = sent(&stage.node);
+    let before = sent_by(&stage);
     talk.rounds(50);
-    assert!(sent(&stage.node) > before + 30);
+    was_fast(&stage, before, 30);
 }
 
 /// A rule that the look-up sees is obeyed; of marks it knows nothing, and the flow stays on the stack.
 #[rstest]
 #[case::by_source("from 10.244.0.0/16", true)]
 #[case::by_mark("fwmark 7", false)]
-fn rules_choose_the_way(#[case] selector: &str, #[case] fast: bool) {
-    let stage = stage();
+fn rules_choose_the_way(
+    #[case] selector: &str,
+    #[case] fast: bool,
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let stage = stage_on(kind);
     let other = stage.lab.other_gateway();
     let node = stage.node.node();
     node.exec(&format!(
@@ -140,30 +185,28 @@ fn rules_choose_the_way(#[case] selector: &str, #[case] fast: bool) {
         other.address
     ));
     node.exec("iptables-nft -t mangle -A PREROUTING -i cni0 -j MARK --set-mark 7");
-    let before = ended(&stage);
-    node.exec(&format!("ip rule add {selector} table 100"));
-    eventually("the agent ends all proofs", SOON, || ended(&stage) > before);
+    noticed(&stage, &format!("ip rule add {selector} table 100"));
     let filter = format!(
         "udp and dst host {} and not ether dst {}",
         stage.outside.address(),
         other.mac
     );
     let astray = Capture::start(node, Node::UPLINK, &filter);
-    let before = sent(&stage.node);
+    let before = sent_by(&stage);
     stage.lasting_udp().rounds(100);
     assert_eq!(astray.finish().len(), 0);
     if fast {
-        assert!(sent(&stage.node) > before + 80);
-    } else {
-        assert_eq!(sent(&stage.node), before);
-        assert!(count(&stage.node, OutsideTx, Reason::Unverified) > 0);
+        was_fast(&stage, before, 80);
+    } else if let Some(agent) = stage.node.agent() {
+        assert_eq!(sent_by(&stage), before);
+        assert!(count(agent, OutsideTx, Reason::Unverified) > 0);
     }
 }
 
 /// Packets that fit the device but not the route.
-#[test]
-fn nothing_longer_than_the_stack_lets_out() {
-    let stage = stage();
+#[rstest]
+fn nothing_longer_than_the_stack_lets_out(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let stage = stage_on(kind);
     stage
         .node
         .exec("ip route add 198.51.100.0/24 via 172.30.0.254 mtu 1000");
@@ -183,7 +226,7 @@ fn nothing_longer_than_the_stack_lets_out() {
     send();
     talk::outlast(&mut send);
     (0..50).for_each(|_| send());
-    assert!(sent(&stage.node) > 30);
+    was_fast(&stage, Some(0), 30);
     server
         .set_read_timeout(Some(Duration::from_millis(200)))
         .unwrap();

@@ -9,15 +9,20 @@ use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
 use flannel_tests::fast_path::{
     agents, conntrack_is_content, fast_both_ways, goes_on_without_its_agent, obeys_a_drop_rule,
-    proven_tcp, received, sent, talk_tcp, talk_udp, to,
+    pair_of, proven_tcp, received, sent, talk_tcp, talk_udp, to, was_fast,
 };
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
 use flannel_tests::netns::Netns;
+use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::{flannel_rules, sweep, talk, tcp, udp};
 use rstest::rstest;
+
+fn vxlan() -> Network {
+    Network::vxlan("/coreos.com/network", "10.244.0.0/16")
+}
 
 #[rstest]
 #[case::at_the_ports(&[])]
@@ -96,12 +101,14 @@ fn a_translated_flow_is_never_fast(
     tcp.close();
 }
 
-#[test]
-fn a_drop_rule_stops_a_fast_flow_and_its_removal_lets_it_go_on() {
-    let pair = agents(Options::default(), &[]);
+#[rstest]
+fn a_drop_rule_stops_a_fast_flow_and_its_removal_lets_it_go_on(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let pair = pair_of(kind, vxlan(), Options::default(), &[]);
     let talk = talk_udp(&pair.pod1, &pair.pod2);
     talk.rounds(50);
-    assert!(sent(&pair.one) > 0);
+    was_fast(&pair.one, Some((0, 0)), 0);
     obeys_a_drop_rule(&talk, pair.two.node(), &pair.pod1, &pair.pod2);
 }
 
@@ -118,9 +125,11 @@ fn a_closed_connection_leaves_no_live_entry() {
 }
 
 /// The address is another pod's at once: the running flow must reach that one, not the grave.
-#[test]
-fn a_pod_that_takes_over_an_address_gets_its_flows() {
-    let pair = agents(Options::default(), &[]);
+#[rstest]
+fn a_pod_that_takes_over_an_address_gets_its_flows(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let pair = pair_of(kind, vxlan(), Options::default(), &[]);
     let server = udp::Server::on(&pair.pod2);
     let port = server.port();
     let talk = talk::Udp::open(server, &pair.pod1, to(&pair.pod2, port));

@@ -5,26 +5,29 @@
 use std::time::Duration;
 
 use flannel_tests::agent::Daemon;
-use flannel_tests::pair::Pair;
+use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::subnet_env::SubnetEnv;
 use flannel_tests::udp::assert_nothing_lost;
 use nix::sys::signal::Signal;
+use rstest::rstest;
 
 /// A look at everything, and time to do what it found.
 const DRIFT: Duration = Duration::from_secs(45);
 
 /// A third node joins, and the running agents send to its pods.
-fn a_new_node_is_seen(pair: &Pair<Agent>) {
+fn a_new_node_is_seen(pair: &Pair<impl Member>) {
     let third = KernelVxlan::join(pair.lab.node("three"), &pair.net);
     let pod3 = Pod::on(&third, "pod3");
     pair.pod1.reaches(&pod3);
     pair.pod2.reaches(&pod3);
 }
 
-#[test]
-fn an_etcd_that_hangs_disturbs_no_packet_and_is_followed_when_it_wakes() {
-    let pair = Pair::of_agents();
+#[rstest]
+fn an_etcd_that_hangs_disturbs_no_packet_and_is_followed_when_it_wakes(
+    #[values(Mix::Ours, Mix::Flanneld)] mix: Mix,
+) {
+    let pair = Pair::new(mix);
     let flows = pair.flows();
     pair.lab.etcd().freeze();
     pair.pod1.ping(pair.pod2.address()).count(30).succeeds();
@@ -34,16 +37,19 @@ fn an_etcd_that_hangs_disturbs_no_packet_and_is_followed_when_it_wakes() {
 }
 
 /// No packet between node and etcd, and no end of the connection either.
-#[test]
-fn a_node_cut_off_from_etcd_alone_forwards_on_and_catches_up() {
-    let pair = Pair::of_agents();
+#[rstest]
+fn a_node_cut_off_from_etcd_alone_forwards_on_and_catches_up(
+    #[values(Mix::Ours, Mix::Flanneld)] mix: Mix,
+) {
+    let pair = Pair::new(mix);
     let flows = pair.flows();
     let rule = "OUTPUT -p tcp --dport 2379 -j DROP";
-    pair.one.exec(&format!("iptables -w -I {rule}"));
+    let node = pair.one.node();
+    node.exec(&format!("iptables -w -I {rule}"));
     let third = KernelVxlan::join(pair.lab.node("three"), &pair.net);
     let pod3 = Pod::on(&third, "pod3");
     pair.pod2.reaches(&pod3);
-    pair.one.exec(&format!("iptables -w -D {rule}"));
+    node.exec(&format!("iptables -w -D {rule}"));
     pair.pod1.reaches(&pod3);
     assert_nothing_lost(flows);
 }
@@ -110,9 +116,9 @@ fn a_bpffs_unmounted_under_the_agent_is_made_good() {
     pair.pod2.reaches(&pair.pod1);
 }
 
-#[test]
-fn an_uplink_that_flaps_ends_up_forwarding() {
-    let pair = Pair::of_agents();
+#[rstest]
+fn an_uplink_that_flaps_ends_up_forwarding(#[values(Mix::Ours, Mix::Flanneld)] mix: Mix) {
+    let pair = Pair::new(mix);
     let (node, subnet) = (pair.one.node(), pair.one.subnet());
     for _ in 0..20 {
         node.exec(&format!("ip link set {} down", Node::UPLINK));

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 use flannel_tests::member::free_subnets;
+use flannel_tests::pair::{Kind, join};
 use flannel_tests::prelude::*;
 use rstest::rstest;
 
@@ -14,11 +15,13 @@ fn windows() -> Network {
 }
 
 /// As flanneld on Windows writes it: the MAC is the HNS network's, known only after the start.
-#[test]
-fn a_windows_peer_is_reached_and_its_late_mac_followed() {
+#[rstest]
+fn a_windows_peer_is_reached_and_its_late_mac_followed(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
     let lab = Lab::new();
     let net = lab.network(windows());
-    let ours = Agent::start(lab.node("one"), &net);
+    let ours = join(kind, lab.node("one"), &net);
     let theirs = KernelVxlan::join(lab.node("win"), &net);
     let (pod1, pod2) = (Pod::on(&ours, "pod1"), Pod::on(&theirs, "pod2"));
     theirs.change_mac("0e:2a:0a:f4:02:00");
@@ -47,7 +50,10 @@ fn a_windows_peer_is_reached_and_its_late_mac_followed() {
 #[case::keys_in_another_case(
     r#"{"publicip":"{ip}","backendtype":"vxlan","backenddata":{"vni":1,"vtepmac":"{mac}"}}"#
 )]
-fn a_peer_of_any_age_is_reached(#[case] lease: &str) {
+fn a_peer_of_any_age_is_reached(
+    #[case] lease: &str,
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
     let theirs = KernelVxlan::join(lab.node("old"), &net);
@@ -56,7 +62,7 @@ fn a_peer_of_any_age_is_reached(#[case] lease: &str) {
         .replace("{ip}", &address)
         .replace("{mac}", &theirs.mac());
     lab.etcd().put(&net.lease_key(theirs.subnet()), &lease);
-    let ours = Agent::start(lab.node("one"), &net);
+    let ours = join(kind, lab.node("one"), &net);
     theirs.follow_leases();
     let (pod1, pod2) = (Pod::on(&ours, "pod1"), Pod::on(&theirs, "pod2"));
     pod1.reaches(&pod2);

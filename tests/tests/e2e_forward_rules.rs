@@ -3,9 +3,10 @@
 #![cfg(test)]
 
 use flannel_agent::forward_rules;
-use flannel_tests::flannel_rules;
-use flannel_tests::iptables::Iptables;
+use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
+use flannel_tests::with_daemon::start;
+use rstest::rstest;
 
 fn lab() -> (Lab, Network) {
     let lab = Lab::new();
@@ -25,11 +26,11 @@ fn rules(host: &impl Host) -> Vec<String> {
     ours.map(str::to_owned).collect()
 }
 
-#[test]
-fn pods_talk_where_forward_drops() {
+#[rstest]
+fn pods_talk_where_forward_drops(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let (lab, net) = lab();
-    let one = Agent::start(dropping(&lab, "one"), &net);
-    let two = Agent::start(dropping(&lab, "two"), &net);
+    let one = start(kind, dropping(&lab, "one"), &net, &[]);
+    let two = start(kind, dropping(&lab, "two"), &net, &[]);
     let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
     pod1.reaches(&pod2);
     pod2.reaches(&pod1);
@@ -44,19 +45,18 @@ fn nothing_is_added_where_forward_accepts() {
     assert_eq!(rules(&one), <[&str; 0]>::default());
 }
 
-#[test]
-fn nothing_is_added_when_not_wanted() {
+#[rstest]
+fn nothing_is_added_when_not_wanted(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let (lab, net) = lab();
     let flags = ["--iptables-forward-rules=false"];
-    let one = Agent::start_with(dropping(&lab, "one"), &net, &flags);
+    let one = start(kind, dropping(&lab, "one"), &net, &flags);
     assert_eq!(rules(&one), <[&str; 0]>::default());
 }
 
 #[test]
 fn flannelds_rules_are_ours_too() {
     let (lab, net) = lab();
-    let old = KernelVxlan::join(dropping(&lab, "one"), &net);
-    flannel_rules::forward(&old, Iptables::Nft);
+    let old = RealFlanneld::start(dropping(&lab, "one"), &net);
     let before = rules(&old);
     let mut new = Agent::start(old.stop(), &net);
     assert_eq!(rules(&new), before);

@@ -3,11 +3,15 @@
 #![cfg(test)]
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
+use flannel_tests::agent::Daemon;
 use flannel_tests::member::free_subnets;
+use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
-use flannel_tests::wait::SOON;
+use flannel_tests::with_daemon::start;
 use flannel_tests::{tcp, udp};
+use rstest::rstest;
 
 fn lab() -> (Lab, Network) {
     let lab = Lab::new();
@@ -37,15 +41,15 @@ fn route_leads_to(on: &impl Host, subnet: impl std::fmt::Display, via: Ipv4Addr)
     let subnet = subnet.to_string();
     eventually(format!("{subnet} via {via}"), SOON, || {
         let found = routes(on, &subnet);
-        found.lines().count() == 1 && found.contains(&format!("via {via} dev eth0 "))
+        found.lines().count() == 1 && found.contains(&format!("via {via} dev eth0"))
     });
 }
 
-#[test]
-fn f2_two_nodes_ping_each_other() {
+#[rstest]
+fn f2_two_nodes_ping_each_other(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let (lab, net) = lab();
-    let one = Agent::start(lab.node("one"), &net);
-    let two = Agent::start(lab.node("two"), &net);
+    let one = start(kind, lab.node("one"), &net, &[]);
+    let two = start(kind, lab.node("two"), &net, &[]);
     talk(&Pod::on(&one, "pod1"), &Pod::on(&two, "pod2"));
 
     assert_eq!(one.subnet_env().mtu, 1500);
@@ -61,18 +65,10 @@ fn f2_two_nodes_ping_each_other() {
 }
 
 #[test]
-fn f2_with_a_node_that_runs_flanneld() {
-    let (lab, net) = lab();
-    let ours = Agent::start(lab.node("one"), &net);
-    let theirs = KernelHostGw::join(lab.node("two"), &net);
-    talk(&Pod::on(&ours, "pod1"), &Pod::on(&theirs, "pod2"));
-}
-
-#[test]
 fn a_node_that_ran_flanneld_keeps_subnet_and_connections() {
     let (lab, net) = lab();
-    let old = KernelHostGw::join(lab.node("one"), &net);
-    let peer = KernelHostGw::join(lab.node("two"), &net);
+    let old = RealFlanneld::start(lab.node("one"), &net);
+    let peer = RealFlanneld::start(lab.node("two"), &net);
     old.follow_leases();
     let (pod1, pod2) = (Pod::on(&old, "pod1"), Pod::on(&peer, "pod2"));
     pod1.reaches(&pod2);
@@ -87,10 +83,10 @@ fn a_node_that_ran_flanneld_keeps_subnet_and_connections() {
     assert_eq!(route.lines().count(), 1);
 }
 
-#[test]
-fn rt1_a_changed_gateway_replaces_the_route() {
+#[rstest]
+fn rt1_a_changed_gateway_replaces_the_route(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let (lab, net) = lab();
-    let one = Agent::start(lab.node("one"), &net);
+    let one = start(kind, lab.node("one"), &net, &[]);
     let [subnet] = free_subnets(&net, &[&one]);
     let key = &net.lease_key(subnet);
     for via in ["172.30.0.77", "172.30.0.78"] {
@@ -104,11 +100,11 @@ fn rt1_a_changed_gateway_replaces_the_route() {
     });
 }
 
-#[test]
-fn lost_routes_come_back() {
+#[rstest]
+fn lost_routes_come_back(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let (lab, net) = lab();
-    let one = Agent::start(lab.node("one"), &net);
-    let two = Agent::start(lab.node("two"), &net);
+    let one = start(kind, lab.node("one"), &net, &[]);
+    let two = start(kind, lab.node("two"), &net, &[]);
     let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
     pod1.reaches(&pod2);
     let (subnet, via) = (two.subnet(), two.node().address());
@@ -124,11 +120,11 @@ fn lost_routes_come_back() {
     pod1.reaches(&pod2);
 }
 
-#[test]
-fn the_routes_stay_when_the_agent_ends() {
+#[rstest]
+fn the_routes_stay_when_the_agent_ends(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let (lab, net) = lab();
-    let mut one = Agent::start(lab.node("one"), &net);
-    let two = Agent::start(lab.node("two"), &net);
+    let mut one = start(kind, lab.node("one"), &net, &[]);
+    let two = start(kind, lab.node("two"), &net, &[]);
     let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
     pod1.reaches(&pod2);
     let flow = udp::Flow::start(&pod1, &pod2, pod2.address());
@@ -138,15 +134,22 @@ fn the_routes_stay_when_the_agent_ends() {
     flow.finish().assert_complete();
 }
 
-#[test]
-fn a_public_ip_that_is_not_local_is_refused() {
+#[rstest]
+fn a_public_ip_that_is_not_local_is_refused(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let (lab, net) = lab();
-    let node = lab.node("one");
-    let mut daemon =
-        flannel_tests::agent::Daemon::spawn(&node, &net, &["--public-ip=198.51.100.7"]);
-    let status = daemon.process().wait(SOON);
+    let node = Arc::new(lab.node("one"));
+    let flags = ["--public-ip=198.51.100.7"];
+    let (status, log) = match kind {
+        Kind::Flanneld => {
+            let mut flanneld = RealFlanneld::spawn(node, &net, &flags);
+            (flanneld.process().wait(SOON), flanneld.log())
+        }
+        _ => {
+            let mut daemon = Daemon::spawn(&node, &net, &flags);
+            (daemon.process().wait(SOON), daemon.log())
+        }
+    };
     assert_eq!(status.code(), Some(1));
-    let log = daemon.log();
     assert!(log.contains("198.51.100.7"), "{log}");
     assert!(lab.etcd().leases(&net).is_empty());
 }

@@ -80,12 +80,15 @@ fn a_healthy_node_is_ok_and_without_its_agent_it_needs_attention() {
     let peers = json(node, "peers", 0);
     assert_eq!(peers[0]["public_ip"], other.as_str());
     let routes = json(node, "routes", 0);
-    let overlay = routes
+    let mut ours = routes
         .as_array()
         .unwrap()
         .iter()
-        .find(|r| r["ours"] == true);
-    assert_eq!(overlay.unwrap()["destination"], "10.244.0.0/16", "{routes}");
+        .filter(|r| r["ours"] == true);
+    let route = ours.next().unwrap();
+    assert_eq!(route["destination"], subnet.as_str(), "{routes}");
+    assert_eq!(route["note"], "a peer by the tunnel");
+    assert!(ours.next().is_none(), "{routes}");
     let before = packets(&json(node, "stats", 0), "encap");
     pair.pod1.ping(pair.pod2.address()).count(3).succeeds();
     assert_eq!(packets(&json(node, "stats", 0), "encap"), before + 3);

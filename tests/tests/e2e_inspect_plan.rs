@@ -74,7 +74,7 @@ fn a_fresh_node_gets_everything_and_a_dry_run_leaves_no_trace() {
         "create_pair",
         "load",
         "attach",
-        "set_route",
+        "add_address",
         "write_subnet_file",
     ] {
         assert!(planned.iter().any(|step| step == action), "{planned:?}");
@@ -101,7 +101,7 @@ fn a_fresh_node_gets_everything_and_a_dry_run_leaves_no_trace() {
 }
 
 #[test]
-fn a_new_peer_is_one_step() {
+fn a_new_peer_is_an_entry_and_a_route() {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
     let mut one = Agent::start(lab.node("one"), &net);
@@ -110,7 +110,10 @@ fn a_new_peer_is_one_step() {
     let (status, planned) = steps(one.node(), &[]);
     assert_eq!(
         (status, planned),
-        (Some(1), vec!["update_peers".to_owned()])
+        (
+            Some(1),
+            vec!["update_peers".to_owned(), "set_routes".to_owned()]
+        )
     );
     drop(two);
 }
@@ -186,10 +189,7 @@ fn a_node_without_a_tunnel_has_nothing_to_do_either() {
     });
     one.kill();
     node.exec(&format!("ip route del {}", two.subnet()));
-    assert_eq!(
-        steps(&node, &[]),
-        (Some(1), vec!["set_peer_route".to_owned()])
-    );
+    assert_eq!(steps(&node, &[]), (Some(1), vec!["set_routes".to_owned()]));
 }
 
 #[test]

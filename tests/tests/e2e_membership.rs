@@ -1,14 +1,14 @@
 //! Nodes that come and go.
 
-use flannel_tests::pair::{Kind, Pair, join};
+use flannel_tests::pair::{Kind, Mix, Pair, join};
 use flannel_tests::prelude::*;
 use rstest::rstest;
 
-#[test]
-fn three_nodes_talk_each_with_each() {
+#[rstest]
+fn three_nodes_talk_each_with_each(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
-    let members = ["one", "two", "three"].map(|name| Agent::start(lab.node(name), &net));
+    let members = ["one", "two", "three"].map(|name| join(kind, lab.node(name), &net));
     let pods = members.each_ref().map(|member| Pod::on(member, "pod"));
     for from in &pods {
         for to in &pods {
@@ -19,10 +19,11 @@ fn three_nodes_talk_each_with_each() {
 
 #[rstest]
 fn a_node_that_joins_is_reached_and_one_that_leaves_is_forgotten(
-    #[values(Kind::Ours, Kind::Kernel)] kind: Kind,
+    #[values(Mix::Ours, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
+    #[values(Kind::Ours, Kind::Flanneld)] joins: Kind,
 ) {
-    let pair = Pair::of_agents();
-    let third = join(kind, pair.lab.node("three"), &pair.net);
+    let pair = Pair::new(mix);
+    let third = join(joins, pair.lab.node("three"), &pair.net);
     let pod3 = Pod::on(&third, "pod3");
     pod3.reaches(&pair.pod1);
     pair.pod2.reaches(&pod3);
@@ -37,12 +38,15 @@ fn a_node_that_joins_is_reached_and_one_that_leaves_is_forgotten(
     pair.pod1.ping(pair.pod2.address()).succeeds();
 }
 
-#[test]
-fn nodes_behind_a_router_are_reached_through_it() {
+#[rstest]
+fn nodes_behind_a_router_are_reached_through_it(
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
+) {
+    let (near, far) = mix.kinds();
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
-    let near = Agent::start(lab.node("near"), &net);
-    let far = Agent::start(lab.node_behind_router("far"), &net);
+    let near = join(near, lab.node("near"), &net);
+    let far = join(far, lab.node_behind_router("far"), &net);
     let (near, far) = (Pod::on(&near, "pod"), Pod::on(&far, "pod"));
     near.reaches(&far);
     assert_eq!(far.ping(near.address()).succeeds().ttl, Some(62));
@@ -50,7 +54,7 @@ fn nodes_behind_a_router_are_reached_through_it() {
 
 #[rstest]
 fn a_peer_that_changes_its_mac_and_address_is_followed(
-    #[values(Kind::Ours, Kind::Kernel)] kind: Kind,
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
 ) {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));

@@ -10,6 +10,7 @@ use flannel_tests::agent::command;
 use flannel_tests::flannel_rules;
 use flannel_tests::host::batch;
 use flannel_tests::iptables::Iptables;
+use flannel_tests::kernel_vxlan::mac;
 use flannel_tests::netns::{output, run};
 use flannel_tests::prelude::*;
 use flannel_tests::udp::Flow;
@@ -77,19 +78,16 @@ fn cleanup(agent: &Agent) -> std::process::Command {
 fn connections_survive_the_way_from_flanneld_and_back() {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
-    let old = KernelVxlan::join(lab.node("one"), &net);
-    let peer = KernelVxlan::join(lab.node("two"), &net);
-    for member in [&old, &peer] {
-        member.follow_leases();
-        flannel_rules::install(member, Iptables::Nft);
-    }
+    let old = RealFlanneld::start_with(lab.node("one"), &net, &["--ip-masq"]);
+    let peer = RealFlanneld::start_with(lab.node("two"), &net, &["--ip-masq"]);
+    old.follow_leases();
     let (pod1, pod2) = (Pod::on(&old, "pod1"), Pod::on(&peer, "pod2"));
     pod1.reaches(&pod2);
     let mut connections = [
         Connection::open(&pod1, &pod2),
         Connection::open(&pod2, &pod1),
     ];
-    let (subnet, mac) = (old.subnet(), old.mac());
+    let (subnet, mac) = (old.subnet(), mac(&old));
     let mut alive = || connections.iter_mut().for_each(Connection::lives);
     alive();
 
@@ -123,9 +121,8 @@ fn connections_survive_the_way_from_flanneld_and_back() {
     );
     run(cleanup(&new).arg("--dry-run"));
 
-    let back = KernelVxlan::with_subnet(new.stop(), &net, subnet);
-    back.follow_leases();
-    peer.follow_leases();
+    let back = RealFlanneld::start_with(new.stop(), &net, &["--ip-masq"]);
+    assert_eq!(back.subnet(), subnet);
     pod1.reaches(&pod2);
     alive();
 }
@@ -202,8 +199,7 @@ fn without_ip_masq_flannelds_rules_stay() {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
     let outside = lab.outside();
-    let old = KernelVxlan::join(lab.node("one"), &net);
-    flannel_rules::install(&old, Iptables::Nft);
+    let old = RealFlanneld::start_with(lab.node("one"), &net, &["--ip-masq"]);
     let pod = Pod::on(&old, "pod");
     let before = old.exec("iptables-nft -t nat -S");
     let new = Agent::start(old.stop(), &net);

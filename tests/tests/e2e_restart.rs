@@ -1,20 +1,15 @@
 //! The agent may die, be upgraded or lose etcd: what is forwarded goes on, packet by packet.
 
-use flannel_tests::pair::Pair;
+use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::udp::assert_nothing_lost;
+use rstest::rstest;
 
-#[test]
-fn kill_and_restart_of_the_agent_lose_no_packet() {
-    kill_and_restart(Pair::of_agents());
-}
-
-#[test]
-fn kill_and_restart_beside_a_kernel_vxlan_peer_lose_no_packet() {
-    kill_and_restart(Pair::of_agent_and_kernel());
-}
-
-fn kill_and_restart(mut pair: Pair<Agent, impl Member>) {
+#[rstest]
+fn kill_and_restart_lose_no_packet(
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
+) {
+    let mut pair = Pair::of_daemons(mix, &[]);
     let subnet = pair.one.subnet();
     let flows = pair.flows();
     pair.one.kill();
@@ -36,9 +31,11 @@ fn a_restart_with_other_settings_loses_no_packet() {
     assert_nothing_lost(flows);
 }
 
-#[test]
-fn sigterm_exits_with_0_and_leaves_forwarding_in_place() {
-    let mut pair = Pair::of_agents();
+#[rstest]
+fn sigterm_exits_with_0_and_leaves_forwarding_in_place(
+    #[values(Mix::Ours, Mix::Flanneld)] mix: Mix,
+) {
+    let mut pair = Pair::of_daemons(mix, &[]);
     let before = pair.one.exec("ip -brief link show dev flannel.1");
     let flows = pair.flows();
     let status = pair.one.terminate();
@@ -51,9 +48,11 @@ fn sigterm_exits_with_0_and_leaves_forwarding_in_place() {
     assert_eq!(pair.one.exec("ip -brief link show dev flannel.1"), before);
 }
 
-#[test]
-fn without_etcd_forwarding_goes_on_and_new_leases_are_seen_when_it_is_back() {
-    let pair = Pair::of_agents();
+#[rstest]
+fn without_etcd_forwarding_goes_on_and_new_leases_are_seen_when_it_is_back(
+    #[values(Mix::Ours, Mix::Flanneld)] mix: Mix,
+) {
+    let pair = Pair::of_daemons(mix, &[]);
     let flows = pair.flows();
     pair.lab.etcd().kill();
     pair.pod1.ping(pair.pod2.address()).count(20).succeeds();

@@ -40,7 +40,7 @@ fn cluster_ip_works(pair: &Pair, server: &tcp::Server, service: SocketAddrV4) {
 
 #[rstest]
 fn a_cluster_ip_leads_to_a_pod_of_another_node(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
     #[values(Iptables::Nft, Iptables::Legacy)] iptables: Iptables,
     #[values(true, false)] br_netfilter: bool,
 ) {
@@ -51,7 +51,7 @@ fn a_cluster_ip_leads_to_a_pod_of_another_node(
 
 #[rstest]
 fn a_node_port_leads_from_outside_to_a_pod_of_another_node(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
 ) {
     let pair = Pair::new(mix);
     let outside = pair.lab.outside();
@@ -64,7 +64,7 @@ fn a_node_port_leads_from_outside_to_a_pod_of_another_node(
 /// kube-proxy's other mode: a table of its own, with maps.
 #[rstest]
 fn nftables_rules_lead_to_a_pod_of_another_node(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
     #[values(true, false)] br_netfilter: bool,
 ) {
     let pair = Pair::new(mix);
@@ -84,9 +84,10 @@ fn nftables_rules_lead_to_a_pod_of_another_node(
 
 #[rstest]
 fn a_drop_rule_stops_a_flow_at_either_node_and_its_removal_lets_it_go_on(
+    #[values(Mix::Ours, Mix::Flanneld)] mix: Mix,
     #[values(true, false)] br_netfilter: bool,
 ) {
-    let pair = Pair::new(Mix::Ours);
+    let pair = Pair::new(mix);
     let (from, to) = (pair.pod1.address(), pair.pod2.address());
     for member in [&pair.one, &pair.two] {
         let node = member.node();
@@ -102,9 +103,11 @@ fn a_drop_rule_stops_a_flow_at_either_node_and_its_removal_lets_it_go_on(
     }
 }
 
-#[test]
-fn forward_policy_drop_stops_the_overlay_until_a_rule_accepts_it() {
-    let pair = Pair::new(Mix::Ours);
+#[rstest]
+fn forward_policy_drop_stops_the_overlay_until_a_rule_accepts_it(
+    #[values(Mix::Ours, Mix::Flanneld)] mix: Mix,
+) {
+    let pair = Pair::of_daemons(mix, &["--iptables-forward-rules=false"]);
     pair.one.node().exec("iptables -P FORWARD DROP");
     assert_eq!(
         pair.pod1.ping(pair.pod2.address()).count(2).send().received,

@@ -5,6 +5,7 @@
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 
 use flannel_tests::packet::outside::{IP, Plain, fragments};
+use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::raw;
 use flannel_tests::sockopt::without_checksum;
@@ -31,8 +32,11 @@ fn exchange(client: &UdpSocket, server: &UdpSocket, to: SocketAddrV4, bytes: usi
 }
 
 #[rstest]
-fn udp_of_every_size_with_and_without_checksum(#[values(true, false)] checksum: bool) {
-    let stage = Stage::new();
+fn udp_of_every_size_with_and_without_checksum(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+    #[values(true, false)] checksum: bool,
+) {
+    let stage = Stage::on(kind);
     let server = udp::Server::on(&stage.outside);
     let to = stage.outside.at(server.port());
     let (client, server) = (
@@ -48,9 +52,9 @@ fn udp_of_every_size_with_and_without_checksum(#[values(true, false)] checksum: 
     }
 }
 
-#[test]
-fn pings_of_every_size() {
-    let stage = Stage::new();
+#[rstest]
+fn pings_of_every_size(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let stage = Stage::on(kind);
     let server = stage.outside.address();
     for bytes in [0, 1400, 4000, 30_000] {
         let text = stage
@@ -82,9 +86,9 @@ fn pieces(src: SocketAddrV4, dst: SocketAddrV4, first: usize) -> Vec<Vec<u8>> {
     pieces
 }
 
-#[test]
-fn a_pods_fragments_leave_in_any_order() {
-    let stage = Stage::new();
+#[rstest]
+fn a_pods_fragments_leave_in_any_order(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let stage = Stage::on(kind);
     let server = udp::Server::on(&stage.outside);
     let to = stage.outside.at(server.port());
     let from = SocketAddrV4::new(stage.pod.address(), 50_123);
@@ -98,9 +102,11 @@ fn a_pods_fragments_leave_in_any_order() {
 }
 
 /// Whatever the order in which the pieces of an answer arrive, close together: the pod gets it.
-#[test]
-fn fragments_that_arrive_before_their_first_one_find_the_pod() {
-    let stage = Stage::new();
+#[rstest]
+fn fragments_that_arrive_before_their_first_one_find_the_pod(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let stage = Stage::on(kind);
     let (client, server, seen) = stage.greeting();
     let to = stage.outside.at(server.local_addr().unwrap().port());
     let mut buffer = [0; 2000];

@@ -4,19 +4,27 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddrV4;
+use std::sync::{Mutex, PoisonError};
 
 use flannel_common::reason::Reason;
 use flannel_tests::crowd::Crowd;
 use flannel_tests::mirror::{Client, Mirror};
+use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::snat_table::SnatTable;
-use flannel_tests::stage::Stage;
+use flannel_tests::stage::{Stage, counted};
+use rstest::rstest;
 
 const PORT: u16 = 7000;
 
-#[test]
-fn ten_thousand_connections_at_once_to_one_port_share_none() {
-    let stage = Stage::new();
+#[rstest]
+fn ten_thousand_connections_at_once_to_one_port_share_none(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    // A crowd takes half of the files that a process may have open.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let stage = Stage::on(kind);
     let [one, two, three] = ["pod1", "pod2", "pod3"].map(|name| stage.another_pod(name));
     let clients = [&stage.pod, &one, &two, &three];
     let reflect = env!("CARGO_BIN_EXE_reflect");
@@ -26,11 +34,13 @@ fn ten_thousand_connections_at_once_to_one_port_share_none() {
     assert_eq!(seen.len(), 10_000);
     let ports: BTreeSet<u16> = seen.iter().map(SocketAddrV4::port).collect();
     assert_eq!(ports.len(), 10_000, "two connections share a port");
-    assert!(ports.iter().all(|port| *port >= 49_152));
     assert!(seen.iter().all(|seen| *seen.ip() == stage.address()));
     crowd.all_still_talk();
-    assert_eq!(stage.counted(Reason::SnatExhausted), 0);
-    assert_eq!(stage.counted(Reason::SnatFull), 0);
+    if let Some(agent) = stage.node.agent() {
+        assert!(ports.iter().all(|port| *port >= 49_152));
+        assert_eq!(counted(agent, Reason::SnatExhausted), 0);
+        assert_eq!(counted(agent, Reason::SnatFull), 0);
+    }
 }
 
 /// Sixteen ports: all are used, the seventeenth flow is refused, and the first ones do not notice.

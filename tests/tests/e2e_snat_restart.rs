@@ -5,6 +5,7 @@
 use std::net::Ipv4Addr;
 
 use flannel_tests::mirror::{Client, Mirror};
+use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::snat_table::SnatTable;
 use flannel_tests::stage::Stage;
@@ -20,7 +21,7 @@ struct Flows {
 }
 
 impl Flows {
-    fn open(stage: &Stage, mirror: &Mirror) -> Self {
+    fn open(stage: &Stage<impl Member>, mirror: &Mirror) -> Self {
         let to = stage.outside.at(mirror.port());
         let mut clients = Vec::new();
         for _ in 0..3 {
@@ -44,11 +45,16 @@ impl Flows {
 }
 
 #[rstest]
-#[case::same_settings(&[])]
-#[case::other_programs(&["--ip-masq", "--source-check=off"])]
-#[case::other_exemptions(&["--ip-masq", "--snat-exempt=203.0.113.0/24"])]
-fn flows_outlive_the_agent(#[case] flags: &[&str]) {
-    let mut stage = Stage::new();
+#[case::ours(Kind::Ours, &[])]
+#[case::with_other_programs(Kind::Ours, &["--ip-masq", "--source-check=off"])]
+#[case::with_other_exemptions(Kind::Ours, &["--ip-masq", "--snat-exempt=203.0.113.0/24"])]
+#[case::flanneld(Kind::Flanneld, &[])]
+fn flows_outlive_the_agent(#[case] kind: Kind, #[case] flags: &[&str]) {
+    let mut stage = Stage::on(kind);
+    if kind == Kind::Flanneld {
+        // It takes its rules away and writes them anew at each start, and meanwhile pods leave as themselves.
+        stage.sniffer.allow_all(stage.pod.address());
+    }
     let mirror = Mirror::on(&stage.outside, PORT);
     let mut flows = Flows::open(&stage, &mirror);
     let steady = Flow::start(&stage.pod, &stage.outside, stage.outside.address());
@@ -119,9 +125,9 @@ fn other_ports_end_what_left_under_the_old_ones() {
 
 /// As with the kernel's MASQUERADE, connections of the old address end, and the next packet of a flow that can
 /// begin anew does.
-#[test]
-fn new_flows_leave_under_a_new_address() {
-    let stage = Stage::new();
+#[rstest]
+fn new_flows_leave_under_a_new_address(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let stage = Stage::on(kind);
     let mirror = Mirror::on(&stage.outside, PORT);
     let to = stage.outside.at(mirror.port());
     let (mut udp, mut tcp) = (

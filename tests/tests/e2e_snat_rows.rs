@@ -6,33 +6,39 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use flannel_common::reason::Reason;
 use flannel_tests::mirror::{Client, Mirror};
+use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
-use flannel_tests::stage::{CLUSTER, Stage, seen};
+use flannel_tests::stage::{CLUSTER, Stage, counted, seen};
 use flannel_tests::udp;
+use rstest::rstest;
 
 const PORT: u16 = 7000;
 
-#[test]
-fn row_5_a_pod_reaches_the_outside_as_its_node() {
-    let stage = Stage::new();
+#[rstest]
+fn row_5_a_pod_reaches_the_outside_as_its_node(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let stage = Stage::on(kind);
     let server = stage.outside.address();
     assert_eq!(seen(&stage.pod, &stage.outside, server), stage.address());
-    assert!(stage.counted(Reason::Snat) > 0);
-    assert!(stage.counted(Reason::SnatReply) > 0);
+    if let Some(agent) = stage.node.agent() {
+        assert!(counted(agent, Reason::Snat) > 0);
+        assert!(counted(agent, Reason::SnatReply) > 0);
+    }
 }
 
-#[test]
-fn rows_2_and_3_pods_of_different_nodes_see_each_other() {
-    let stage = Stage::new();
-    let other = stage.neighbour(&[]);
+#[rstest]
+fn rows_2_and_3_pods_of_different_nodes_see_each_other(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let stage = Stage::on(kind);
+    let other = stage.neighbour();
     let (here, there) = (stage.pod.address(), other.pod.address());
     assert_eq!(seen(&stage.pod, &other.pod, there), here);
     assert_eq!(seen(&other.pod, &stage.pod, here), there);
 }
 
-#[test]
-fn row_4_a_node_reaches_its_own_pod_as_itself() {
-    let stage = Stage::new();
+#[rstest]
+fn row_4_a_node_reaches_its_own_pod_as_itself(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let stage = Stage::on(kind);
     let bridge = stage.node.subnet().address(1);
     assert_eq!(
         seen(stage.node.node(), &stage.pod, stage.pod.address()),
@@ -40,9 +46,11 @@ fn row_4_a_node_reaches_its_own_pod_as_itself() {
     );
 }
 
-#[test]
-fn row_4_the_outside_reaches_a_pod_of_the_node_as_itself() {
-    let stage = Stage::new();
+#[rstest]
+fn row_4_the_outside_reaches_a_pod_of_the_node_as_itself(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let stage = Stage::on(kind);
     let subnet = stage.node.subnet().to_string();
     stage.outside.routes_to(&subnet, &stage.node);
     // Its answers go out under its own address.
@@ -56,10 +64,12 @@ fn row_4_the_outside_reaches_a_pod_of_the_node_as_itself() {
 }
 
 /// Row 6: else the answer would go from the other node straight to the outside, which knows no such connection.
-#[test]
-fn row_6_the_outside_reaches_a_pod_of_another_node_as_the_node_in_between() {
-    let stage = Stage::new();
-    let other = stage.neighbour(&[]);
+#[rstest]
+fn row_6_the_outside_reaches_a_pod_of_another_node_as_the_node_in_between(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let stage = Stage::on(kind);
+    let other = stage.neighbour();
     stage.outside.routes_to(CLUSTER, &stage.node);
     let pod = other.pod.address();
     stage.sniffer.allow_all(pod);
@@ -67,10 +77,12 @@ fn row_6_the_outside_reaches_a_pod_of_another_node_as_the_node_in_between() {
     stage.outside.ping(pod).succeeds();
 }
 
-#[test]
-fn row_6_a_node_reaches_a_pod_of_another_node_as_its_vtep_whatever_it_binds() {
-    let stage = Stage::new();
-    let other = stage.neighbour(&[]);
+#[rstest]
+fn row_6_a_node_reaches_a_pod_of_another_node_as_its_vtep_whatever_it_binds(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let stage = Stage::on(kind);
+    let other = stage.neighbour();
     let pod = other.pod.address();
     assert_eq!(seen(stage.node.node(), &other.pod, pod), stage.node.vtep());
     let mirror = Mirror::on(&other.pod, PORT);
@@ -81,10 +93,10 @@ fn row_6_a_node_reaches_a_pod_of_another_node_as_its_vtep_whatever_it_binds() {
     stage.node.node().ping(pod).bound_to(&uplink).succeeds();
 }
 
-#[test]
-fn row_5_a_pod_reaches_another_node_as_its_own() {
-    let stage = Stage::new();
-    let other = stage.neighbour(&[]);
+#[rstest]
+fn row_5_a_pod_reaches_another_node_as_its_own(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let stage = Stage::on(kind);
+    let other = stage.neighbour();
     let there = other.node.node().address();
     assert_eq!(seen(&stage.pod, other.node.node(), there), stage.address());
     stage.pod.ping(there).succeeds();
@@ -106,9 +118,11 @@ fn exempt_destinations_see_the_pod_and_others_do_not() {
 }
 
 /// The bit says that the kernel masquerades: into ports of its own choice, here.
-#[test]
-fn row_1_what_kube_proxy_marks_is_left_to_the_kernel() {
-    let stage = Stage::new();
+#[rstest]
+fn row_1_what_kube_proxy_marks_is_left_to_the_kernel(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let stage = Stage::on(kind);
     let node = stage.node.node();
     node.exec("iptables-nft -t mangle -A PREROUTING -i cni0 -j MARK --or-mark 0x4000");
     node.exec(
@@ -124,18 +138,18 @@ fn row_1_what_kube_proxy_marks_is_left_to_the_kernel() {
 }
 
 /// And where it does not, that is not mended.
-#[test]
-fn row_1_a_mark_alone_keeps_the_source() {
-    let stage = Stage::new();
+#[rstest]
+fn row_1_a_mark_alone_keeps_the_source(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let stage = Stage::on(kind);
     let node = stage.node.node();
     node.exec("iptables-nft -t mangle -A PREROUTING -i cni0 -j MARK --or-mark 0x4000");
     let _ = stage.pod.ping(stage.outside.address()).count(1).send();
     assert_eq!(stage.sniffer.wait_for_leak().source, stage.pod.address());
 }
 
-#[test]
-fn multicast_keeps_its_source() {
-    let stage = Stage::new();
+#[rstest]
+fn multicast_keeps_its_source(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let stage = Stage::on(kind);
     let node = stage.node.node();
     let bridge = stage.node.subnet().address(1);
     let group = Ipv4Addr::new(224, 0, 0, 251);

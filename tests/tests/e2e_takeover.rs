@@ -1,7 +1,7 @@
 //! A node that ran flanneld becomes one of ours, and what a node of ours must never have.
 
 use flannel_tests::agent::Daemon;
-use flannel_tests::kernel_vxlan::is_kernel_vxlan;
+use flannel_tests::kernel_vxlan::{is_kernel_vxlan, mac};
 use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
 
@@ -9,12 +9,12 @@ use flannel_tests::prelude::*;
 fn a_node_that_ran_flanneld_keeps_subnet_and_mac_so_that_peers_need_no_news() {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
-    let old = KernelVxlan::join(lab.node("one"), &net);
-    let peer = KernelVxlan::join(lab.node("two"), &net);
+    let old = RealFlanneld::start(lab.node("one"), &net);
+    let peer = RealFlanneld::start(lab.node("two"), &net);
     old.follow_leases();
     let (pod1, pod2) = (Pod::on(&old, "pod1"), Pod::on(&peer, "pod2"));
     pod1.reaches(&pod2);
-    let (subnet, mac) = (old.subnet(), old.mac());
+    let (subnet, mac) = (old.subnet(), mac(&old));
     let lease = lab.etcd().get(&net.lease_key(subnet));
 
     let new = Agent::start(old.stop(), &net);

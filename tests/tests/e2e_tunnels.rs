@@ -9,7 +9,7 @@ use rstest::rstest;
 
 /// A pod's own VXLAN, on the same port and with the same VNI as ours: nothing may take it for ours.
 #[rstest]
-fn vxlan_inside_pods_arrives(#[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix) {
+fn vxlan_inside_pods_arrives(#[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix) {
     let pair = Pair::new(mix);
     for (n, Way { client, server, .. }) in pair.both_ways().into_iter().enumerate() {
         client.ip_batch(&[
@@ -35,7 +35,9 @@ fn vxlan_inside_pods_arrives(#[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: 
 /// A narrow wire on the way: a router cuts the outer packets, the receiving kernel puts them together, and the agent's
 /// socket delivers what is inside.
 #[rstest]
-fn outer_fragments_are_delivered(#[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix) {
+fn outer_fragments_are_delivered(
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
+) {
     let (receiver, sender) = mix.kinds();
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));

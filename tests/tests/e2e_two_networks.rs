@@ -4,7 +4,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use flannel_tests::fast_path;
+use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
+use flannel_tests::with_daemon::start;
+use rstest::rstest;
 
 /// No answer comes to what leaves by this device.
 #[track_caller]
@@ -13,18 +16,21 @@ fn gets_nowhere(host: &Node, to: Ipv4Addr, device: &str) {
     assert_eq!(report.received, 0, "{to} out of {device}: {}", report.text);
 }
 
-#[test]
-fn two_networks_on_the_same_hosts_do_not_disturb_each_other() {
+#[rstest]
+fn two_networks_on_the_same_hosts_do_not_disturb_each_other(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
     let lab = Lab::new();
     let ([red, blue], hosts) = lab.red_and_blue();
-    let [red1, red2] = hosts
-        .each_ref()
-        .map(|host| Agent::start(host.clone(), &red));
-    let [mut blue1, blue2] = hosts
-        .each_ref()
-        .map(|host| Agent::start(host.clone(), &blue));
+    let start = |net: &Network| {
+        hosts
+            .each_ref()
+            .map(|host| start(kind, host.clone(), net, &[]))
+    };
+    let ([red1, red2], [mut blue1, blue2]) = (start(&red), start(&blue));
 
-    let pod = |agent: &Agent, name| Pod::behind(agent, name, &format!("br-{}", agent.net().vni));
+    let pod =
+        |agent: &AnyDaemon, name| Pod::behind(agent, name, &format!("br-{}", agent.net().vni));
     let (r1, r2) = (pod(&red1, "r1"), pod(&red2, "r2"));
     let (b1, b2) = (pod(&blue1, "b1"), pod(&blue2, "b2"));
     r1.reaches(&r2);
@@ -55,13 +61,17 @@ fn two_networks_on_the_same_hosts_do_not_disturb_each_other() {
 }
 
 /// As flannel's own test has it: one network of each backend.
-#[test]
-fn f5_host_gw_and_vxlan_on_the_same_hosts() {
+#[rstest]
+fn f5_host_gw_and_vxlan_on_the_same_hosts(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let lab = Lab::new();
     let vxlan = lab.network(Network::vxlan("/vxlan/network", "10.11.0.0/16"));
     let host_gw = lab.network(Network::host_gw("/hostgw/network", "10.12.0.0/16"));
     let hosts = ["one", "two"].map(|name| Arc::new(lab.node(name)));
-    let start = |net: &Network| hosts.each_ref().map(|host| Agent::start(host.clone(), net));
+    let start = |net: &Network| {
+        hosts
+            .each_ref()
+            .map(|host| start(kind, host.clone(), net, &[]))
+    };
     let ([v1, v2], [h1, h2]) = (start(&vxlan), start(&host_gw));
     let (pv1, pv2) = (
         Pod::behind(&v1, "v1", "br-v"),

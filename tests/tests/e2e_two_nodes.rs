@@ -1,5 +1,4 @@
-//! Two nodes, one overlay: everything that crosses it, both ways, between nodes of ours and with a peer that has
-//! real flannel's kernel vxlan. Two kernel nodes are the yardstick: what is asked of us must hold there, too.
+//! Two nodes, one overlay: everything that crosses it, both ways: two of ours, two with real flanneld, one of each.
 
 use std::net::SocketAddrV4;
 
@@ -12,7 +11,7 @@ use rstest::rstest;
 /// Case F1 of flannel's functional tests.
 #[rstest]
 fn subnet_env_is_written_and_subnet_addresses_ping_each_other(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
 ) {
     let pair = Pair::new(mix);
     for Way { from, to, .. } in pair.both_ways() {
@@ -32,7 +31,9 @@ fn subnet_env_is_written_and_subnet_addresses_ping_each_other(
 }
 
 #[rstest]
-fn pods_ping_each_other_over_two_hops(#[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix) {
+fn pods_ping_each_other_over_two_hops(
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
+) {
     let pair = Pair::new(mix);
     for Way { client, server, .. } in pair.both_ways() {
         let report = client.ping(server.address()).count(5).succeeds();
@@ -42,7 +43,7 @@ fn pods_ping_each_other_over_two_hops(#[values(Mix::Ours, Mix::Mixed, Mix::Kerne
 
 #[rstest]
 fn a_host_reaches_pods_of_another_node_from_its_vtep(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
 ) {
     let pair = Pair::new(mix);
     for Way { from, server, .. } in pair.both_ways() {
@@ -61,7 +62,7 @@ fn a_host_reaches_pods_of_another_node_from_its_vtep(
 
 #[rstest]
 fn a_packet_of_1450_bytes_passes_and_a_longer_one_is_too_big(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
 ) {
     let pair = Pair::new(mix);
     for Way {
@@ -95,7 +96,9 @@ fn a_packet_of_1450_bytes_passes_and_a_longer_one_is_too_big(
 }
 
 #[rstest]
-fn a_datagram_of_8_kb_arrives_in_fragments(#[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix) {
+fn a_datagram_of_8_kb_arrives_in_fragments(
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
+) {
     let pair = Pair::new(mix);
     for Way { client, server, .. } in pair.both_ways() {
         let seen = udp::exchange(client, server, server.address(), 8192);
@@ -105,7 +108,7 @@ fn a_datagram_of_8_kb_arrives_in_fragments(#[values(Mix::Ours, Mix::Mixed, Mix::
 
 #[rstest]
 fn tcp_delivers_every_byte(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
     #[values(Wire::Whole, Wire::Segmented)] wire: Wire,
 ) {
     let options = Options {
@@ -139,7 +142,9 @@ fn tcp_delivers_every_byte(
 }
 
 #[rstest]
-fn traceroute_shows_both_nodes(#[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix) {
+fn traceroute_shows_both_nodes(
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
+) {
     let pair = Pair::new(mix);
     for Way {
         from,

@@ -1,14 +1,16 @@
 //! The uplink: renamed, one of several, better ones that come and go.
 
-use flannel_tests::pair::Pair;
+use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::udp::Flow;
+use flannel_tests::with_daemon::start;
+use rstest::rstest;
 
 fn by_address(node: &Node) -> String {
     format!("--iface={}", node.address())
 }
 
-fn lease_names(pair: &Pair<Agent>, address: &str) {
+fn lease_names(pair: &Pair<AnyDaemon>, address: &str) {
     let key = pair.net.lease_key(pair.one.subnet());
     eventually(format!("the lease names {address}"), SOON, || {
         let lease = pair.lab.etcd().get(&key);
@@ -16,26 +18,29 @@ fn lease_names(pair: &Pair<Agent>, address: &str) {
     });
 }
 
-fn pair(flags: impl Fn(&Node) -> Vec<String>) -> Pair<Agent> {
+fn pair(mix: Mix, flags: impl Fn(&Node) -> Vec<String>) -> Pair<AnyDaemon> {
+    let (one, two) = mix.kinds();
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
     let node = lab.node("one");
     let flags = flags(&node);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let one = Agent::start_with(node, &net, &flags);
-    let two = Agent::start(lab.node("two"), &net);
+    let one = start(one, node, &net, &flags);
+    let two = start(two, lab.node("two"), &net, &[]);
     Pair::of(lab, net, one, two)
 }
 
-#[test]
-fn a_renamed_uplink_goes_on_without_a_lost_packet() {
-    let pair = pair(|node| vec![by_address(node)]);
+#[rstest]
+fn a_renamed_uplink_goes_on_without_a_lost_packet(#[values(Mix::Ours, Mix::Flanneld)] mix: Mix) {
+    let pair = pair(mix, |node| vec![by_address(node)]);
     let subnet = pair.one.subnet();
     let flow = Flow::start(&pair.pod1, &pair.pod2, pair.pod2.address());
     pair.one.exec("ip link set eth0 name lan0");
-    eventually("the agent follows the name", SOON, || {
-        pair.one.log().contains("lan0")
-    });
+    if let Some(agent) = pair.one.agent() {
+        eventually("the agent follows the name", SOON, || {
+            agent.log().contains("lan0")
+        });
+    }
     pair.pod1.reaches(&pair.pod2);
     pair.pod2.reaches(&pair.pod1);
     flow.finish().assert_complete();
@@ -45,7 +50,9 @@ fn a_renamed_uplink_goes_on_without_a_lost_packet() {
 /// The first of the list that exists: while it is missing the next one serves.
 #[test]
 fn a_preferred_uplink_is_taken_when_it_comes_and_left_when_it_goes() {
-    let pair = pair(|node| vec!["--iface=lan1".to_owned(), by_address(node)]);
+    let pair = pair(Mix::Ours, |node| {
+        vec!["--iface=lan1".to_owned(), by_address(node)]
+    });
     let address = pair.one.node().address().to_string();
     lease_names(&pair, &address);
     let subnet = pair.one.subnet();
@@ -68,7 +75,7 @@ fn a_preferred_uplink_is_taken_when_it_comes_and_left_when_it_goes() {
 
 #[test]
 fn own_lease_deleted_by_hand_comes_back_the_same() {
-    let pair = pair(|node| vec![by_address(node)]);
+    let pair = pair(Mix::Ours, |node| vec![by_address(node)]);
     let key = pair.net.lease_key(pair.one.subnet());
     let before = pair.lab.etcd().get(&key).expect("a lease");
     let flow = Flow::start(&pair.pod2, &pair.pod1, pair.pod1.address());
@@ -82,9 +89,11 @@ fn own_lease_deleted_by_hand_comes_back_the_same() {
     flow.finish();
 }
 
-#[test]
-fn another_network_in_the_config_is_taken_at_the_next_start() {
-    let mut pair = pair(|node| vec![by_address(node)]);
+#[rstest]
+fn another_network_in_the_config_is_taken_at_the_next_start(
+    #[values(Mix::Ours, Mix::Flanneld)] mix: Mix,
+) {
+    let mut pair = pair(mix, |node| vec![by_address(node)]);
     let other = Network::vxlan("/coreos.com/network", "10.99.0.0/16");
     pair.net = pair.lab.network(other);
     for agent in [&mut pair.one, &mut pair.two] {
@@ -94,6 +103,10 @@ fn another_network_in_the_config_is_taken_at_the_next_start() {
         agent.restart();
         let subnet = agent.subnet();
         assert!(subnet.to_string().starts_with("10.99."), "{subnet}");
+        if mix == Mix::Flanneld {
+            // It leaves the old address and route on its device.
+            continue;
+        }
         let addresses = agent.exec("ip -o -4 addr show dev flannel.1");
         assert_eq!(addresses.lines().count(), 1, "{addresses}");
         assert!(addresses.contains(&format!("{}/32", subnet.base)));

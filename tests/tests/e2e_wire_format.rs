@@ -1,4 +1,4 @@
-//! The outer packet on the wire, compared field by field with what the kernel's vxlan device of a peer sends.
+//! The outer packet on the wire, compared field by field with what a peer with real flanneld sends.
 
 use std::net::SocketAddrV4;
 
@@ -9,7 +9,7 @@ use flannel_tests::vxlan_frame::Frame;
 
 #[test]
 fn outer_headers_equal_those_of_the_kernels_vxlan() {
-    let pair = Pair::new(Mix::Mixed);
+    let pair = Pair::new(Mix::OursAndFlanneld);
     let capture = Capture::start(pair.one.node(), Node::UPLINK, "udp port 8472");
     let server = udp::Server::on(&pair.pod2);
     let to = SocketAddrV4::new(pair.pod2.address(), server.port());
@@ -41,7 +41,7 @@ fn outer_headers_equal_those_of_the_kernels_vxlan() {
 
 #[test]
 fn the_source_port_is_constant_within_a_flow_and_spreads_flows() {
-    let pair = Pair::new(Mix::Mixed);
+    let pair = Pair::new(Mix::OursAndFlanneld);
     let filter = format!("udp port 8472 and src host {}", pair.one.node().address());
     let capture = Capture::start(pair.one.node(), Node::UPLINK, &filter);
     let server = udp::Server::on(&pair.pod2);

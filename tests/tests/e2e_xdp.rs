@@ -63,11 +63,11 @@ fn packets_are_stripped_in_the_driver_and_arrive(
 }
 
 #[test]
-fn a_kernel_vxlan_peer_notices_nothing() {
+fn a_peer_with_flanneld_notices_nothing() {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
     let one = Agent::start_with(lab.node("one"), &net, &["--xdp=on"]);
-    let two = KernelVxlan::join(lab.node("two"), &net);
+    let two = RealFlanneld::start(lab.node("two"), &net);
     let pair = Pair::of(lab, net, one, two);
     exercise(&pair.pod1, &pair.pod2);
     exercise(&pair.pod2, &pair.pod1);

@@ -159,7 +159,9 @@ fn cut_off_at_every_length_nothing_leaves_as_a_pod(
         for len in 34..packet.len() {
             let out = node.run(hook, &packet[..len]);
             let still = out.packet.get(IP + 12..IP + 16) == Some(&src);
-            assert!(out.action == SHOT || !still, "{name}, {len} bytes");
+            // Whoever is in the cluster is told of packets that were never translated.
+            let told = hook == OverlaySnatTx && name == "error" && len >= IP + 20 + 8 + 28;
+            assert!(out.action == SHOT || !still || told, "{name}, {len} bytes");
         }
     }
 }

@@ -27,7 +27,7 @@ fn with_routes(routes: &[&str], test: impl Fn(&mut Fixture, Program, &[u8]) + Se
     netns.enter(|| {
         let node = Node {
             fast_path: FAST_PATH_ALWAYS,
-            flannel_index: 77,
+            pair_index: 77,
             ..Node::default()
         };
         for (program, packet) in [

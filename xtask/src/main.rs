@@ -3,9 +3,11 @@
 mod bench;
 mod build_ebpf;
 mod check;
+mod controls;
 mod demo;
 mod docs;
 mod fuzz;
+mod kernels;
 mod llvm;
 mod process;
 mod reproducible;

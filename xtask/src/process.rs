@@ -1,6 +1,7 @@
 //! Running other programs, with errors that say which.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -9,6 +10,35 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("cannot start `{}`", show(command)))?;
+    if !status.success() {
+        bail!("`{}` failed: {status}", show(command));
+    }
+    Ok(())
+}
+
+/// As [`run`]; what it prints to stdout also goes to `read`, a line at a time and without the line feed.
+pub(crate) fn run_reading(command: &mut Command, mut read: impl FnMut(&str)) -> Result<()> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", show(command)))?;
+    if let Some(stdout) = child.stdout.take() {
+        let mut lines = BufReader::new(stdout);
+        let mut line = Vec::new();
+        // Bytes, because a test may print any.
+        while lines
+            .read_until(b'\n', &mut line)
+            .with_context(|| format!("cannot read from `{}`", show(command)))?
+            > 0
+        {
+            std::io::stdout().write_all(&line).context("cannot print")?;
+            read(String::from_utf8_lossy(&line).trim_end());
+            line.clear();
+        }
+    }
+    let status = child
+        .wait()
+        .with_context(|| format!("cannot wait for `{}`", show(command)))?;
     if !status.success() {
         bail!("`{}` failed: {status}", show(command));
     }

@@ -8,12 +8,20 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::build_ebpf::BuildEbpf;
+use crate::controls::Controls;
+use crate::kernels;
 use crate::process;
 use crate::setup::{self, Setup};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
 pub(crate) struct Test {
+    /// Not on this machine's kernel but on Debian's of this series, in a virtual machine: 6.1, 6.12, newest, or all
+    #[arg(long, value_name = "SERIES")]
+    kernel: Vec<String>,
+    /// With --kernel: a choice of the tests that takes a few minutes
+    #[arg(long, requires = "kernel")]
+    brief: bool,
     /// Passed on to `cargo test`: a part of a test's name, `--test FILE`, or `-- --nocapture`
     #[arg(
         trailing_var_arg = true,
@@ -31,13 +39,28 @@ impl Test {
         BuildEbpf::default().run(workspace)?;
         build_next_layout(workspace)?;
         build_agent(workspace)?;
+        if !self.kernel.is_empty() {
+            setup::virtual_machines()?;
+            return kernels::test(
+                workspace,
+                &kernels::Wish {
+                    kernels: &self.kernel,
+                    brief: self.brief,
+                    passed_on: &self.passed_on,
+                },
+            );
+        }
         println!("test: unit, packet and end-to-end tests");
-        process::run(
+        let mut controls = Controls::default();
+        let tested = process::run_reading(
             workspace
                 .cargo()
                 .args(["test", "--locked", "--no-fail-fast"])
                 .args(&self.passed_on),
-        )
+            |line| controls.read(line),
+        );
+        println!("test: {controls}");
+        tested
     }
 }
 

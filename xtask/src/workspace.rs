@@ -43,9 +43,14 @@ impl Workspace {
         self.root.join("target/bpf-build")
     }
 
-    /// Root for `cargo install` of build tools; git-ignored.
+    /// What `setup` gets for this checkout alone; git-ignored.
+    pub(crate) fn cache_dir(&self) -> PathBuf {
+        self.root.join(".cache")
+    }
+
+    /// Root for `cargo install` of build tools, and where flanneld is.
     pub(crate) fn tools_dir(&self) -> PathBuf {
-        self.root.join(".cache/tools")
+        self.cache_dir().join("tools")
     }
 
     /// [`cargo`], to be run in the repository.

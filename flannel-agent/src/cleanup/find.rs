@@ -5,6 +5,7 @@ use ipnet::Ipv4Net;
 use super::Step;
 use super::step::devices;
 use crate::cli::Config;
+use crate::desired::TUNNEL;
 use crate::net::{Direction, Link, Netlink};
 use crate::node_sysctls::{NodeSysctls, Wishes};
 use crate::{cni, dataplane, forward_rules, logbook, mark, subnet_env};
@@ -22,7 +23,7 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
     let mut steps = Vec::new();
     // First: no new pod gets an interface of a network that is going.
     if let Some(folder) = &config.cni_conf_dir
-        && cni::is_ours(folder, file.network, file.subnet)
+        && cni::is_ours(folder, &config.fast_path.bridge, file.network, file.subnet)
     {
         steps.push(Step::CniNetwork(cni::path(folder)));
     }
@@ -76,11 +77,11 @@ async fn direct_routes(net: &Netlink, network: Ipv4Net) -> anyhow::Result<Vec<St
         .filter(|route| network.contains(&route.destination));
     Ok(inside
         .filter_map(|route| {
-            let path = route.paths.first()?;
-            Some(Step::Route {
+            let via = route.paths.first()?.gateway?;
+            // Those into the tunnel go with its device.
+            (via != TUNNEL).then_some(Step::Route {
                 destination: route.destination,
-                via: path.gateway?,
-                index: path.index,
+                via,
             })
         })
         .collect())

@@ -5,11 +5,11 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use ipnet::Ipv4Net;
 
 use crate::cli::Config;
-use crate::net::{Direction, Link, Netlink};
+use crate::net::{Direction, Link, Netlink, RouteChange};
 use crate::node_sysctls::NodeSysctls;
 use crate::{dataplane, forward_rules, mark};
 
@@ -33,7 +33,6 @@ pub enum Step {
     Route {
         destination: Ipv4Net,
         via: Ipv4Addr,
-        index: u32,
     },
     /// The route of `--ip-blackhole-route`.
     Blackhole(Ipv4Net),
@@ -65,12 +64,13 @@ impl Step {
                     net.delete_link(link.index).await?;
                 }
             }
-            Self::Route {
-                destination,
-                via,
-                index,
-            } => {
-                net.remove_route_via(*destination, *via, *index).await?;
+            Self::Route { destination, .. } => {
+                let refused = net
+                    .change_routes(&[RouteChange::Remove(*destination)])
+                    .await?;
+                if let Some(errno) = refused.values().next() {
+                    bail!("cannot remove the route {destination}: {errno}");
+                }
             }
             Self::Blackhole(subnet) => {
                 net.remove_blackhole(*subnet).await?;
@@ -94,9 +94,7 @@ impl fmt::Display for Step {
             } => write!(f, "the filters of {} ({direction})", device.name),
             Self::Pins { network } => write!(f, "programs and maps of {network}"),
             Self::Device(name) => write!(f, "the device {name}"),
-            Self::Route {
-                destination, via, ..
-            } => write!(f, "the route {destination} via {via}"),
+            Self::Route { destination, via } => write!(f, "the route {destination} via {via}"),
             Self::Blackhole(subnet) => write!(f, "the blackhole route {subnet}"),
             Self::ForwardRules(network) => {
                 write!(f, "the iptables rules that accept {network} in FORWARD")

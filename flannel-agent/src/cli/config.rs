@@ -29,6 +29,8 @@ pub struct Config {
     pub snat: Option<SourceNat>,
     pub snat_entries: u32,
     pub forward_rules: bool,
+    /// How often these are looked at without being told of a change.
+    pub iptables_resync: Duration,
     pub blackhole: bool,
     /// `None`: no health endpoints.
     pub health: Option<SocketAddr>,
@@ -128,6 +130,9 @@ impl Config {
                 "leave the flag out for 262144; each flow takes two",
             )?,
             forward_rules: flags.iptables_forward_rules,
+            iptables_resync: Duration::from_secs(
+                u64::try_from(flags.iptables_resync).unwrap_or(0).max(1),
+            ),
             blackhole: flags.ip_blackhole_route,
             health: health(flags)?,
             bpffs: absolute(

@@ -4,6 +4,7 @@ use crate::desired::{Hook, Mode, Xdp};
 use std::fmt;
 
 use clap::{ArgAction, Args, ValueEnum};
+use flannel_common::source;
 
 /// What was typed: flanneld's flags with flanneld's defaults, and ours.
 #[derive(Debug, Clone, Args)]
@@ -111,6 +112,14 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "true", value_parser = go_bool, action = ArgAction::Set, help_heading = "Node")]
     pub iptables_forward_rules: bool,
+    /// How often to look whether these rules are there; nftables' own notices are followed at once
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 5,
+        help_heading = "Node"
+    )]
+    pub iptables_resync: i64,
     /// Drop packets to addresses of this node's subnet that nobody has (for CNI plugins without a bridge)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Node")]
@@ -138,11 +147,12 @@ pub struct Flags {
     /// Load the programs from this object instead of the built-in one
     #[arg(long, value_name = "FILE", default_value = "", help_heading = "eBPF")]
     pub ebpf_object: String,
-    /// strict: drop tunnel packets whose inner source does not belong to the sending peer
+    /// Whose tunnel packets are taken. lease: whoever has the address of the inner source's lease, or its VTEP MAC in the frame
+    /// (nodes with several addresses, or behind NAT); strict: by the address alone; off: everybody's, as flannel
     #[arg(
         long,
         value_name = "MODE",
-        default_value = "strict",
+        default_value = "lease",
         help_heading = "eBPF"
     )]
     pub source_check: SourceCheck,
@@ -163,7 +173,7 @@ pub struct Flags {
         help_heading = "Fast path"
     )]
     pub pod_hook: Hook,
-    /// The bridge that pods hang on
+    /// The bridge that pods hang on; --cni-conf-dir names it, too
     #[arg(
         long,
         value_name = "NAME",
@@ -281,9 +291,6 @@ pub struct InertFlags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, action = ArgAction::Set)]
     pub ip_masq_fully_random_disable: bool,
-    /// No iptables rule has to be synchronised
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    pub iptables_resync: i64,
     /// Per-module verbosity of Go's klog
     #[arg(long, value_name = "PATTERNS", default_value = "")]
     pub vmodule: String,
@@ -297,10 +304,24 @@ pub struct InertFlags {
 }
 
 /// `--source-check`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SourceCheck {
+    Lease,
     Strict,
     Off,
+}
+
+impl SourceCheck {
+    /// Value of [`flannel_common::globals::SOURCE_CHECK`].
+    #[must_use]
+    pub const fn value(self) -> u8 {
+        match self {
+            Self::Lease => source::CHECK_LEASE,
+            Self::Strict => source::CHECK_STRICT,
+            Self::Off => source::CHECK_OFF,
+        }
+    }
 }
 
 /// `--log-format`

@@ -7,7 +7,7 @@ use crate::redact::without_logins;
 const ONLY_KUBERNETES: &str = "only concerns the Kubernetes datastore, which is not supported yet";
 
 /// Each flag without effect, and why it has none.
-const INERT: [(&str, &str); 11] = [
+const INERT: [(&str, &str); 10] = [
     ("kube-api-url", ONLY_KUBERNETES),
     ("kubeconfig-file", ONLY_KUBERNETES),
     ("kube-annotation-prefix", ONLY_KUBERNETES),
@@ -17,10 +17,6 @@ const INERT: [(&str, &str); 11] = [
     (
         "ip-masq-fully-random-disable",
         "a flow keeps its port if it is in --snat-ports and free, and gets another only if it is not",
-    ),
-    (
-        "iptables-resync",
-        "there are no iptables rules to synchronise",
     ),
     ("vmodule", "only -v sets the verbosity"),
     ("log_backtrace_at", "stack traces are not logged"),

@@ -48,7 +48,7 @@ fn defaults_are_flannelds() {
     assert!(!flags.ip_masq && !flags.version && !flags.inert.kube_subnet_mgr);
     assert!(flags.iptables_forward_rules && flags.inert.set_node_network_unavailable);
     assert!(!flags.ip_blackhole_route && !flags.inert.ip_masq_fully_random_disable);
-    assert_eq!(flags.inert.iptables_resync, 5);
+    assert_eq!(flags.iptables_resync, 5);
     assert_eq!(
         flags.inert.kube_annotation_prefix,
         "flannel.alpha.coreos.com"
@@ -76,7 +76,7 @@ fn defaults_are_flannelds() {
     assert!(flags.etcd_password.is_empty());
     assert_eq!(flags.v, 0);
     assert_eq!(flags.bpffs, "/sys/fs/bpf");
-    assert_eq!(flags.source_check, SourceCheck::Strict);
+    assert_eq!(flags.source_check, SourceCheck::Lease);
     assert_eq!(flags.log_format, LogFormat::Auto);
 }
 
@@ -122,7 +122,7 @@ type Get = fn(&Flags) -> String;
 #[case("set-node-network-unavailable", "false", |f: &Flags| f.inert.set_node_network_unavailable.to_string())]
 #[case("ip-masq-fully-random-disable", "true", |f: &Flags| f.inert.ip_masq_fully_random_disable.to_string())]
 #[case("iptables-forward-rules", "false", |f: &Flags| f.iptables_forward_rules.to_string())]
-#[case("iptables-resync", "7", |f: &Flags| f.inert.iptables_resync.to_string())]
+#[case("iptables-resync", "7", |f: &Flags| f.iptables_resync.to_string())]
 #[case("ip-blackhole-route", "true", |f: &Flags| f.ip_blackhole_route.to_string())]
 #[case("vmodule", "a=2", |f: &Flags| f.inert.vmodule.clone())]
 #[case("log_backtrace_at", "a.go:1", |f: &Flags| f.inert.log_backtrace_at.clone())]
@@ -297,10 +297,10 @@ fn flags_without_effect_say_so_only_when_given() {
         let quiet = read_with(quiet, &[]).unwrap();
         assert!(notices::notices(&quiet.cli.flags, &quiet.origins).is_empty());
     }
-    let loud = read_with(&["-iptables-resync=5"], &[("FLANNELD_VMODULE", "a=1")]).unwrap();
+    let loud = read_with(&["-net-config-path=/n"], &[("FLANNELD_VMODULE", "a=1")]).unwrap();
     let notices = notices::notices(&loud.cli.flags, &loud.origins).join("\n");
     assert!(
-        notices.contains("--iptables-resync (from the command line)"),
+        notices.contains("--net-config-path (from the command line)"),
         "{notices}"
     );
     assert!(

@@ -7,12 +7,10 @@ use ipnet::Ipv4Net;
 
 use crate::net::{NetError, Netlink};
 
-/// The `bridge` plugin's default, and flannel's.
-pub const NAME: &str = "cni0";
-
 /// The bridge belongs to another subnet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
+    pub bridge: String,
     pub addresses: Vec<Ipv4Net>,
     pub subnet: Ipv4Net,
 }
@@ -20,11 +18,11 @@ pub struct Mismatch {
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let held: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
-        let subnet = self.subnet;
+        let Self { bridge, subnet, .. } = self;
         write!(
             f,
-            "the bridge {NAME} has {}, but this node's subnet is {subnet}: pods behind it are not reached. \
-             Delete it (ip link delete {NAME}) and restart this node's pods",
+            "the bridge {bridge} has {}, but this node's subnet is {subnet}: pods behind it are not reached. \
+             Delete it (ip link delete {bridge}) and restart this node's pods",
             held.join(" and ")
         )
     }
@@ -36,25 +34,30 @@ impl fmt::Display for Mismatch {
 /// If the kernel does not answer.
 pub async fn check(
     net: &Netlink,
+    bridge: &str,
     network: Ipv4Net,
     subnet: Ipv4Net,
 ) -> Result<Option<Mismatch>, NetError> {
-    let Some(link) = net.link(NAME).await? else {
+    let Some(link) = net.link(bridge).await? else {
         return Ok(None);
     };
     let addresses = net.addresses().await?;
     let held = addresses.iter().filter(|a| a.index == link.index);
-    Ok(mismatch(held.map(|a| a.net), network, subnet))
+    Ok(mismatch(bridge, held.map(|a| a.net), network, subnet))
 }
 
 /// A bridge without an address in the whole network is somebody else's: another agent's on this node, say.
 pub(super) fn mismatch(
+    bridge: &str,
     addresses: impl Iterator<Item = Ipv4Net>,
     network: Ipv4Net,
     subnet: Ipv4Net,
 ) -> Option<Mismatch> {
     let addresses: Vec<Ipv4Net> = addresses.filter(|a| network.contains(&a.addr())).collect();
     let right = |a: &Ipv4Net| a.trunc() == subnet;
-    (!addresses.is_empty() && !addresses.iter().any(right))
-        .then_some(Mismatch { addresses, subnet })
+    (!addresses.is_empty() && !addresses.iter().any(right)).then_some(Mismatch {
+        bridge: bridge.to_owned(),
+        addresses,
+        subnet,
+    })
 }

@@ -7,10 +7,13 @@ use crate::subnet_env::tests::env;
 
 #[test]
 fn says_what_flannels_plugin_says_to_bridge() {
-    let network: Value = serde_json::from_str(&conflist(&env())).unwrap();
+    let network: Value = serde_json::from_str(&conflist(&env(), "cni0")).unwrap();
     assert_eq!(network["name"], "cbr0");
     let bridge = &network["plugins"][0];
-    assert_eq!(bridge["type"], "bridge");
+    assert_eq!(
+        (&bridge["type"], &bridge["bridge"]),
+        (&"bridge".into(), &"cni0".into())
+    );
     assert_eq!(bridge["mtu"], 1450);
     assert_eq!(bridge["ipMasq"], false);
     assert_eq!(bridge["ipam"]["ranges"][0][0]["subnet"], "10.244.1.0/24");
@@ -19,12 +22,18 @@ fn says_what_flannels_plugin_says_to_bridge() {
 }
 
 #[test]
+fn the_bridge_is_the_one_that_was_named() {
+    let network: Value = serde_json::from_str(&conflist(&env(), "br-pods")).unwrap();
+    assert_eq!(network["plugins"][0]["bridge"], "br-pods");
+}
+
+#[test]
 fn the_plugin_masquerades_where_flannel_does_not() {
     let env = SubnetEnv {
         ip_masq: false,
         ..env()
     };
-    let network: Value = serde_json::from_str(&conflist(&env)).unwrap();
+    let network: Value = serde_json::from_str(&conflist(&env, "cni0")).unwrap();
     assert_eq!(network["plugins"][0]["ipMasq"], true);
 }
 
@@ -32,16 +41,16 @@ fn the_plugin_masquerades_where_flannel_does_not() {
 fn written_once_and_again_when_it_changes() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("net.d");
-    assert!(write(&folder, &env()).unwrap());
-    assert!(!write(&folder, &env()).unwrap());
+    assert!(write(&folder, "cni0", &env()).unwrap());
+    assert!(!write(&folder, "cni0", &env()).unwrap());
     let smaller = SubnetEnv { mtu: 1400, ..env() };
-    assert!(write(&folder, &smaller).unwrap());
+    assert!(write(&folder, "cni0", &smaller).unwrap());
     let text = std::fs::read_to_string(folder.join("10-flannel.conflist")).unwrap();
-    assert_eq!(text, conflist(&smaller));
+    assert_eq!(text, conflist(&smaller, "cni0"));
     // Runtimes read whatever is in the folder.
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
     std::fs::remove_file(folder.join("10-flannel.conflist")).unwrap();
-    assert!(write(&folder, &smaller).unwrap());
+    assert!(write(&folder, "cni0", &smaller).unwrap());
 }
 
 #[test]
@@ -49,18 +58,18 @@ fn only_what_we_wrote_for_this_subnet_is_ours() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path();
     let (network, subnet) = (Some(env().network), Some(env().subnet));
-    assert!(!is_ours(folder, network, subnet), "there is none");
-    write(folder, &env()).unwrap();
-    assert!(is_ours(folder, network, subnet));
-    assert!(is_ours(folder, None, None), "without a subnet file");
+    assert!(!is_ours(folder, "cni0", network, subnet), "there is none");
+    write(folder, "cni0", &env()).unwrap();
+    assert!(is_ours(folder, "cni0", network, subnet));
+    assert!(is_ours(folder, "cni0", None, None), "without a subnet file");
     let other = Some("10.244.2.0/24".parse().unwrap());
-    assert!(!is_ours(folder, network, other), "another agent's");
+    assert!(!is_ours(folder, "cni0", network, other), "another agent's");
     // As flannel's manifest installs it, and ours with somebody's change.
     let flannels = r#"{"name":"cbr0","cniVersion":"0.3.1","plugins":[{"type":"flannel"}]}"#;
-    let changed = conflist(&env()).replace("cni0", "br7");
+    let changed = conflist(&env(), "cni0").replace("cni0", "br7");
     for text in [flannels, &changed, "", "{}"] {
         std::fs::write(path(folder), text).unwrap();
-        assert!(!is_ours(folder, network, subnet), "{text}");
+        assert!(!is_ours(folder, "cni0", network, subnet), "{text}");
     }
 }
 
@@ -69,7 +78,7 @@ fn an_unwritable_folder_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = format!("{:#}", write(&file, &env()).unwrap_err());
+    let error = format!("{:#}", write(&file, "cni0", &env()).unwrap_err());
     assert!(error.contains(file.to_str().unwrap()), "{error}");
     assert!(error.contains("--cni-conf-dir"), "{error}");
 }
@@ -83,12 +92,12 @@ fn an_unwritable_folder_is_named() {
 #[case::another_network(&["10.9.1.1/24"], false)]
 fn a_bridge_of_another_subnet_is_found(#[case] addresses: &[&str], #[case] wrong: bool) {
     let addresses = addresses.iter().map(|a| a.parse().unwrap());
-    let found = mismatch(addresses, env().network, env().subnet);
+    let found = mismatch("docker0", addresses, env().network, env().subnet);
     assert_eq!(found.is_some(), wrong);
     if let Some(found) = found {
         let text = found.to_string();
         assert!(
-            text.contains("10.244.1.0/24") && text.contains("cni0"),
+            text.contains("10.244.1.0/24") && text.contains("docker0 has"),
             "{text}"
         );
     }

@@ -11,6 +11,7 @@ use super::node::{Done, Node, Wanted};
 use super::retry::Retry;
 use super::subnet_file::SubnetFile;
 use super::systemd::Systemd;
+use crate::dataplane::ReconcileError;
 use crate::health::Ready;
 use crate::lease::{LeaseAttrs, Leases, OwnLease};
 use crate::logbook::Logbook;
@@ -155,8 +156,9 @@ impl<N: Node> Agent<N> {
         match outcome {
             Ok(done) => {
                 let causes = causes.iter().map(|cause| cause.words().to_owned());
+                let complaint = self.node.complaint();
                 self.logbook
-                    .reconciled(causes.collect(), begun.elapsed(), &done);
+                    .reconciled(causes.collect(), begun.elapsed(), &done, complaint);
                 Ok(())
             }
             Err(error) => {
@@ -178,9 +180,16 @@ impl<N: Node> Agent<N> {
             _ => Ok(()),
         };
         let done = match work {
-            Work::Nothing => Done::new(),
-            Work::Peers => self.node.update_peers(&self.wanted).await?,
-            Work::All | Work::Uplink => self.node.reconcile(&self.wanted).await?,
+            Work::Nothing => Ok(Done::new()),
+            Work::Peers => self.node.update_peers(&self.wanted).await,
+            Work::All | Work::Uplink => self.node.reconcile(&self.wanted).await,
+        };
+        let done = match done {
+            Err(error) if is_taken_over(&error) => {
+                self.stand_back(&error).await;
+                return Err(error);
+            }
+            done => done?,
         };
         if !done.is_empty() {
             tracing::info!(
@@ -191,13 +200,39 @@ impl<N: Node> Agent<N> {
         }
         let mtu = self.node.mtu(&self.wanted);
         if self.subnet_file.update(&self.wanted, mtu) {
-            self.ready.set(true);
+            match self.node.hindrance() {
+                None => self.ready.set(true),
+                Some(why) => self.ready.hinder(why),
+            }
+            // Others wait for it who may be what is missing.
             self.systemd.ready();
         }
         if uplink.is_ok() {
             self.systemd.status(self.status());
         }
         uplink.map(|()| done)
+    }
+
+    /// The node is flanneld's. Our lease is, too: it says the MAC of the device that is there, or peers would send to the one
+    /// that is gone.
+    async fn stand_back(&mut self, why: &anyhow::Error) {
+        self.ready.hinder(why.to_string());
+        let published = self.attrs.borrow().clone();
+        let Wanted {
+            network, uplink, ..
+        } = &self.wanted;
+        match self.node.attrs(network, uplink, Some(&published)).await {
+            Ok(attrs) => self.publish(attrs),
+            Err(error) => tracing::debug!("the lease stays as it is: {error:#}"),
+        }
+    }
+
+    fn publish(&self, attrs: LeaseAttrs) {
+        self.attrs.send_if_modified(|published| {
+            let changed = *published != attrs;
+            *published = attrs;
+            changed
+        });
     }
 
     fn status(&self) -> String {
@@ -252,13 +287,13 @@ impl<N: Node> Agent<N> {
             .await?;
         tracing::warn!("uplink changed from {} to {uplink}", self.wanted.uplink);
         self.wanted.uplink = uplink;
-        self.attrs.send_if_modified(|published| {
-            let changed = *published != attrs;
-            *published = attrs;
-            changed
-        });
+        self.publish(attrs);
         Ok(())
     }
+}
+
+fn is_taken_over(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ReconcileError::TakenOver { .. }))
 }
 
 async fn at(instant: Option<Instant>) {

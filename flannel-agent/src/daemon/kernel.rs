@@ -16,18 +16,19 @@ use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
 use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
-use crate::dataplane::{Dataplane, Report};
+use crate::dataplane::view::View;
+use crate::dataplane::{Dataplane, ReconcileError, Report};
 use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
 use crate::flanneld_masq::FlanneldMasq;
-use crate::forward_rules::ForwardRules;
+use crate::forward_rules;
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::rescue::{self, Rescue};
 use crate::unreached::Unreached;
 use crate::uplink::{self, Uplink};
-use crate::{blackhole, mac, metrics, observe};
+use crate::{blackhole, mac, metrics, observe, senders};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub(super) struct Kernel {
     monitor: Monitor,
     choice: UplinkChoice,
     network: String,
-    source_check: bool,
+    source_check: SourceCheck,
     bpffs: PathBuf,
     fast_path: FastPath,
     snat: Option<SourceNat>,
@@ -48,14 +49,15 @@ pub(super) struct Kernel {
     looked_up: Option<Instant>,
     /// Since then.
     announced: Changes,
-    direct: direct::Keeper,
     rescue: Option<AbortOnDropHandle<()>>,
+    senders: senders::Watch,
     bridge: Option<Mismatch>,
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
-    /// `None`: not wanted.
-    forward_rules: Option<ForwardRules>,
+    /// How often FORWARD is looked at without being told of a change; `None`: never.
+    resync: Option<Duration>,
+    forward_rules: Option<forward_rules::Keeper>,
     flanneld_masq: FlanneldMasq,
 }
 
@@ -69,12 +71,13 @@ impl Kernel {
         // Before the first look, or a change right after it would go unnoticed.
         let monitor = Monitor::open()?;
         let dataplane = Dataplane::open(&options)?;
+        monitor.pass_over(dataplane.netlink().port_of_route_changes());
         Ok(Self {
             dataplane,
             monitor,
             choice: config.uplink.clone(),
             network: options.network,
-            source_check: config.source_check == SourceCheck::Strict,
+            source_check: config.source_check,
             bpffs: config.bpffs.clone(),
             fast_path: config.fast_path.clone(),
             snat: config.snat.clone(),
@@ -83,12 +86,13 @@ impl Kernel {
             facts: Facts::default(),
             looked_up: None,
             announced: Changes::default(),
-            direct: direct::Keeper::default(),
             rescue: None,
+            senders: senders::Watch::default(),
             bridge: None,
             blackhole: config.blackhole,
             blackhole_held: None,
-            forward_rules: config.forward_rules.then(ForwardRules::default),
+            resync: config.forward_rules.then_some(config.iptables_resync),
+            forward_rules: None,
             flanneld_masq: FlanneldMasq::default(),
         })
     }
@@ -125,7 +129,7 @@ impl Kernel {
             Backend::Vxlan(_) => wanted.own.attrs.vxlan_data().map(|data| data.vtep_mac),
             Backend::HostGw => Ok(MacAddr([0; 6])),
         };
-        let desired = Desired::new(&Inputs {
+        let mut desired = Desired::new(&Inputs {
             network: &self.network,
             config: &wanted.network,
             subnet: wanted.own.subnet,
@@ -138,6 +142,8 @@ impl Kernel {
             fast_path: &self.fast_path,
             snat: self.snat.as_ref(),
         })?;
+        // Those of host-gw, which the tunnel's peers know nothing of.
+        desired.peers.ignored.extend(direct.ignored.clone());
         Ok(desired)
     }
 
@@ -183,7 +189,13 @@ impl Kernel {
     /// The bridge is the CNI plugin's: reported, never touched.
     async fn look_at_bridge(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         let (network, subnet) = (wanted.network.network, wanted.own.subnet);
-        let found = bridge::check(self.dataplane.netlink(), network, subnet).await?;
+        let found = bridge::check(
+            self.dataplane.netlink(),
+            &self.fast_path.bridge,
+            network,
+            subnet,
+        )
+        .await?;
         if let Some(mismatch) = found.as_ref().filter(|_| found != self.bridge) {
             tracing::warn!("{mismatch}");
         }
@@ -191,21 +203,13 @@ impl Kernel {
         Ok(())
     }
 
-    /// What takes the fast path does not need it: no reason to stop.
-    async fn accept_forwarding(&mut self, wanted: &Wanted) -> Option<String> {
-        let network = wanted.network.network;
-        let done = match self.forward_rules.as_mut()?.keep(network).await {
-            Ok(true) => {
-                format!("iptables drops what is forwarded: rules added that accept {network}")
-            }
-            Ok(false) => return None,
-            Err(error) => {
-                tracing::warn!("{error}");
-                return None;
-            }
-        };
-        tracing::info!("{done}");
-        Some(done)
+    /// From the first time on the rules look after themselves.
+    async fn accept_forwarding(&mut self, wanted: &Wanted) {
+        if let (Some(every), None) = (self.resync, &self.forward_rules) {
+            let network = wanted.network.network;
+            let keeper = forward_rules::Keeper::start(network, every).await;
+            self.forward_rules = Some(keeper);
+        }
     }
 
     fn name_unserved(&mut self) {
@@ -238,13 +242,15 @@ impl Kernel {
         }
     }
 
-    fn count_peers(&self, desired: &Desired, direct: &Direct) {
-        metrics::count_peers(&metrics::PeerStates::new(desired, direct, &self.facts));
+    /// Whose tunnel packets come from elsewhere. Without programs there are no such maps.
+    fn name_senders(&mut self) {
+        if let Ok(view) = View::open(&self.bpffs, Some(&self.network)) {
+            self.senders.look(&view);
+        }
     }
 
-    async fn routes(&mut self, direct: &Direct) -> anyhow::Result<Done> {
-        let net = self.dataplane.netlink();
-        Ok(self.direct.reconcile(net, direct).await?)
+    fn count_peers(&self, desired: &Desired, direct: &Direct) {
+        metrics::count_peers(&metrics::PeerStates::new(desired, direct, &self.facts));
     }
 }
 
@@ -309,16 +315,13 @@ impl Node for Kernel {
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
         let mut done = Done::new();
-        // The old way goes when the new one works: a tunnel after the routes that replace it, routes after
-        // the tunnel. (Until a neighbour's route is there, the tunnel serves it.)
-        if wanted.network.backend == Backend::HostGw {
-            done.extend(self.routes(&direct).await?);
-            done.extend(words(&self.dataplane.reconcile(&desired).await?));
-        } else {
-            done.extend(words(&self.dataplane.reconcile(&desired).await?));
-            self.hold_port(&wanted.network).await?;
-            done.extend(self.routes(&direct).await?);
+        let reconciled = self.dataplane.reconcile(&desired).await;
+        if let Err(ReconcileError::TakenOver { .. }) = reconciled {
+            // Their device cannot come up while we hold its port.
+            self.rescue = None;
         }
+        done.extend(words(&reconciled?));
+        self.hold_port(&wanted.network).await?;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;
         let held = blackhole::keep(self.dataplane.netlink(), network, subnet).await?;
@@ -328,14 +331,21 @@ impl Node for Kernel {
         }
         done.extend(held);
         self.look_at_bridge(wanted).await?;
-        done.extend(self.accept_forwarding(wanted).await);
+        self.accept_forwarding(wanted).await;
         done.extend(self.replace_masquerading(wanted).await);
         self.count_peers(&desired, &direct);
+        self.name_senders();
         Ok(done)
     }
 
+    fn hindrance(&self) -> Option<String> {
+        self.forward_rules.as_ref()?.hindrance()
+    }
+
     fn complaint(&self) -> Option<String> {
-        self.bridge.as_ref().map(ToString::to_string)
+        let bridge = || self.bridge.as_ref().map(ToString::to_string);
+        let masquerade = || self.flanneld_masq.trouble().map(str::to_owned);
+        self.hindrance().or_else(bridge).or_else(masquerade)
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
@@ -347,16 +357,25 @@ impl Node for Kernel {
         self.unreached.tell(&self.facts.unreached);
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
-        let mut done = words(&self.dataplane.update_peers(&desired).await?);
-        done.extend(self.routes(&direct).await?);
+        let done = words(&self.dataplane.update_peers(&desired).await?);
         self.count_peers(&desired, &direct);
         Ok(done)
     }
 
     async fn changed(&mut self) {
-        let changes = self.monitor.changed().await;
-        tracing::debug!(?changes, "the kernel announced changes");
-        self.announced.add(changes);
+        let firewall = async {
+            match &mut self.forward_rules {
+                Some(keeper) => keeper.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changes = self.monitor.changed() => {
+                tracing::debug!(?changes, "the kernel announced changes");
+                self.announced.add(changes);
+            }
+            () = firewall => {}
+        }
     }
 }
 

@@ -46,6 +46,11 @@ pub trait Node: Send + 'static {
         wanted: &Wanted,
     ) -> impl Future<Output = anyhow::Result<Done>> + Send;
 
+    /// Why this node is not ready although it was brought up to date: packets are lost at what is not ours to change.
+    fn hindrance(&self) -> Option<String> {
+        None
+    }
+
     /// What an operator has to put right: found by the last reconcile, in one sentence.
     fn complaint(&self) -> Option<String> {
         None

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::agent::Agent;
 use super::node::{Node, Wanted};
-use super::subnet_file::SubnetFile;
+use super::subnet_file::{CniNetwork, SubnetFile};
 use super::systemd::Systemd;
 use crate::cli::Config;
 use crate::health::Ready;
@@ -28,7 +28,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Options {
     pub(super) subnet_file: PathBuf,
-    pub(super) cni_conf_dir: Option<PathBuf>,
+    pub(super) cni: Option<CniNetwork>,
     pub(super) ip_masq: bool,
     pub(super) logbook: Logbook,
 }
@@ -37,7 +37,10 @@ impl From<&Config> for Options {
     fn from(config: &Config) -> Self {
         Self {
             subnet_file: config.subnet_file.clone(),
-            cni_conf_dir: config.cni_conf_dir.clone(),
+            cni: config.cni_conf_dir.clone().map(|folder| CniNetwork {
+                folder,
+                bridge: config.fast_path.bridge.clone(),
+            }),
             ip_masq: config.snat.is_some(),
             logbook: Logbook::new(
                 &config.state_dir,
@@ -120,7 +123,7 @@ async fn start<S: LeaseSource, N: Node>(
             published.as_ref().map(|lease| &lease.attrs),
         )
         .await?;
-    let subnet_file = SubnetFile::new(options.subnet_file, options.cni_conf_dir, options.ip_masq);
+    let subnet_file = SubnetFile::new(options.subnet_file, options.cni, options.ip_masq);
     let request = LeaseRequest {
         attrs: attrs.clone(),
         previous: subnet_file.previous_subnet(),

@@ -12,16 +12,23 @@ use crate::subnet_env::{self, SubnetEnv};
 #[derive(Debug)]
 pub(super) struct SubnetFile {
     path: PathBuf,
-    cni_conf_dir: Option<PathBuf>,
+    cni: Option<CniNetwork>,
     ip_masq: bool,
     written: Option<SubnetEnv>,
 }
 
+/// The CNI network that is wanted.
+#[derive(Debug, Clone)]
+pub(super) struct CniNetwork {
+    pub(super) folder: PathBuf,
+    pub(super) bridge: String,
+}
+
 impl SubnetFile {
-    pub(super) fn new(path: PathBuf, cni_conf_dir: Option<PathBuf>, ip_masq: bool) -> Self {
+    pub(super) fn new(path: PathBuf, cni: Option<CniNetwork>, ip_masq: bool) -> Self {
         Self {
             path,
-            cni_conf_dir,
+            cni,
             ip_masq,
             written: None,
         }
@@ -52,10 +59,10 @@ impl SubnetFile {
     }
 
     fn update_cni(&self, env: &SubnetEnv) -> bool {
-        let Some(folder) = &self.cni_conf_dir else {
+        let Some(CniNetwork { folder, bridge }) = &self.cni else {
             return true;
         };
-        match cni::write(folder, env) {
+        match cni::write(folder, bridge, env) {
             Ok(written) => {
                 if written {
                     tracing::info!("wrote {}", cni::path(folder).display());

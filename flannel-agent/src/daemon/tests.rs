@@ -5,7 +5,7 @@ mod fakes;
 
 use std::time::Duration;
 
-use fakes::{Call, Stage, lease, subnet, until, uplink};
+use fakes::{Call, FLANNELDS, Stage, lease, subnet, until, uplink};
 
 /// A started stage: the node was brought up once.
 async fn started() -> Stage {
@@ -96,6 +96,24 @@ async fn no_uplink_ends_the_start_before_a_lease_is_taken() {
     let error = stage.ended().await.unwrap_err();
     assert!(format!("{error:#}").contains("no uplink"), "{error:#}");
     assert!(!stage.source.was_asked());
+}
+
+/// flanneld was started: its device is what peers shall send to.
+#[tokio::test(start_paused = true)]
+async fn whoever_is_taken_over_is_not_ready_and_says_the_others_mac() {
+    let mut stage = started().await;
+    stage.node.is_flannelds(true);
+    stage.node.announce_change();
+    stage
+        .source
+        .publishes_what(|attrs| *attrs == lease(FLANNELDS, "192.0.2.1").attrs)
+        .await;
+    assert!(!stage.ready.get());
+    assert!(stage.page().failing.is_some());
+    stage.node.is_flannelds(false);
+    stage.node.announce_change();
+    stage.is_ready().await;
+    stage.end().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,6 +71,8 @@ pub enum DataplaneError {
     },
     #[error("the map {map} is full: it holds {capacity} peers, and the network has more nodes")]
     MapFull { map: &'static str, capacity: usize },
+    #[error("the kernel refuses {count} of them ({named})")]
+    Routes { count: usize, named: String },
     #[error("{0}")]
     Xdp(String),
     #[error("the programs are not loaded yet")]

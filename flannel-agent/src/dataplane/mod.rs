@@ -43,7 +43,7 @@ pub use snat::{SnatTable, Swept, clock};
 pub use wire::Wire;
 
 use crate::actual::{Actual, PeerMaps};
-use crate::desired::{Desired, Node};
+use crate::desired::{Desired, Node, Routes};
 use crate::net::{Direction, Link, Netlink};
 use crate::node_sysctls::NodeSysctls;
 
@@ -74,6 +74,8 @@ pub struct Dataplane {
     /// What the last full reconcile wanted, and what the maps hold since: lease changes are compared
     /// with this and not with the kernel.
     mirror: Option<Mirror>,
+    /// Name of the device of ours that the last full reconcile left in place.
+    serves: Option<String>,
     /// Failures and ignored leases that were logged; the same again is no news.
     said: BTreeSet<String>,
     ignored: BTreeMap<Ipv4Net, String>,
@@ -83,6 +85,7 @@ pub struct Dataplane {
 struct Mirror {
     node: Node,
     peers: PeerMaps,
+    routes: Routes,
 }
 
 impl Dataplane {
@@ -102,6 +105,7 @@ impl Dataplane {
             net: Netlink::open()?,
             shared: NodeSysctls::new(&options.state_dir, &options.network),
             mirror: None,
+            serves: None,
             said: BTreeSet::new(),
             ignored: BTreeMap::new(),
         })

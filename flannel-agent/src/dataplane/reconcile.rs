@@ -3,11 +3,11 @@
 use flannel_common::globals::FAST_PATH_OFF;
 
 use super::{Dataplane, DataplaneError, Mirror};
-use crate::actual::PeerMaps;
+use crate::actual::{Actual, Device, PeerMaps};
 use crate::apply::Executor;
 use crate::desired::{Desired, Node, Peers, Xdp};
 use crate::lease::SubnetKey;
-use crate::plan::{Action, Conflict, PeerChanges, plan, repairs};
+use crate::plan::{Action, Conflict, PeerChanges, RouteChanges, plan, repairs};
 
 /// What a reconcile did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,6 +15,13 @@ pub struct Report {
     pub done: Vec<Action>,
     /// Actions that failed and are not essential, with the reason.
     pub failed: Vec<(Action, String)>,
+}
+
+impl Report {
+    fn has_all_routes(&self) -> bool {
+        let of_routes = |(action, _): &(Action, String)| matches!(action, Action::UpdateRoutes(_));
+        !self.failed.iter().any(of_routes)
+    }
 }
 
 /// Whether something changed that no observation tells, and under which flows were proven. `None`: a look at the node
@@ -38,6 +45,13 @@ pub enum ReconcileError {
     Observe(#[source] DataplaneError),
     #[error(transparent)]
     Conflict(#[from] Conflict),
+    /// Where our device was while this process ran, somebody made one of the kernel's.
+    #[error(
+        "{device} is a kernel vxlan device: flanneld was started on this node, and this agent stands back (its programs \
+         let packets pass, its UDP port is free). Stop one of the two; to take the node over again, stop flanneld and \
+         restart this agent"
+    )]
+    TakenOver { device: String },
     #[error("cannot {action}: {source}")]
     Action {
         action: Box<Action>,
@@ -56,12 +70,16 @@ impl Dataplane {
         self.bpf.repair_pins().map_err(ReconcileError::Observe)?;
         let observed = self.actual(desired).await;
         let actual = observed.map_err(ReconcileError::Observe)?;
+        if let Some(device) = self.taken_over(desired, &actual) {
+            return Err(ReconcileError::TakenOver { device });
+        }
         let mut actions = plan(desired, &actual)?;
         let planned = before.as_ref().filter(|_| !actions.is_empty());
         let repairs = planned.map(|before| {
             let before = Desired {
                 node: before.node.clone(),
                 peers: before.peers.known(),
+                routes: before.routes.clone(),
             };
             repairs(&before, desired, &actual, &actions)
         });
@@ -72,15 +90,27 @@ impl Dataplane {
         let report = self
             .apply(desired, actions, &repairs.unwrap_or_default())
             .await?;
-        self.mirror = Some(Mirror {
+        self.serves = desired.node.pair.as_ref().map(|pair| pair.name.clone());
+        // Routes that were refused are tried again with the next change.
+        self.mirror = report.has_all_routes().then(|| Mirror {
             node: desired.node.clone(),
             peers: PeerMaps::from(&desired.peers),
+            routes: desired.routes.clone(),
         });
         Ok(report)
     }
 
-    /// Brings the maps up to date after a change of leases, without a look at the kernel. Anything else
-    /// that changed makes it a full [`Self::reconcile`].
+    /// A kernel vxlan device that was there before us is to be replaced. One that took our pair's place is flanneld's, which
+    /// would make it again and again.
+    fn taken_over(&self, desired: &Desired, actual: &Actual) -> Option<String> {
+        let pair = desired.node.pair.as_ref()?;
+        let ours = self.serves.as_ref() == Some(&pair.name);
+        let theirs = matches!(actual.device, Device::KernelVxlan { .. });
+        (ours && theirs).then(|| pair.name.clone())
+    }
+
+    /// Brings maps and routes up to date after a change of leases, without a look at the kernel. Anything else
+    /// that changed makes it a full [`Self::reconcile`], as does a route of somebody else's that is in the way.
     ///
     /// # Errors
     /// As [`Self::reconcile`]; the next call compares everything.
@@ -90,18 +120,31 @@ impl Dataplane {
             return self.reconcile(desired).await;
         };
         self.name_ignored(&desired.peers);
-        if desired.node.programs.is_empty() {
-            self.mirror = Some(mirror);
-            return Ok(Report::default());
-        }
-        let Some(changes) = PeerChanges::between(&desired.peers, &mirror.peers) else {
-            self.mirror = Some(mirror);
-            return Ok(Report::default());
+        let mut actions = Vec::new();
+        let source = desired.node.address.addr();
+        let mut routes = RouteChanges::of_leases(&mirror.routes, &desired.routes, source);
+        let gone = RouteChanges {
+            remove: std::mem::take(&mut routes.remove),
+            ..RouteChanges::default()
         };
-        mirror.peers.apply(&changes);
-        let report = self
-            .apply(desired, vec![Action::UpdatePeers(changes)], &[])
-            .await?;
+        let routes = [gone, routes].map(|part| Some(part).filter(|part| !part.is_empty()));
+        let [gone, new] = routes.map(|part| part.map(Action::UpdateRoutes));
+        actions.extend(gone);
+        if !desired.node.programs.is_empty()
+            && let Some(changes) = PeerChanges::between(&desired.peers, &mirror.peers)
+        {
+            mirror.peers.apply(&changes);
+            actions.push(Action::UpdatePeers(changes));
+        }
+        actions.extend(new);
+        mirror.routes.clone_from(&desired.routes);
+        let mut report = self.apply(desired, actions, &[]).await?;
+        if !report.has_all_routes() {
+            let rest = self.reconcile(desired).await?;
+            report.done.extend(rest.done);
+            report.failed = rest.failed;
+            return Ok(report);
+        }
         self.mirror = Some(mirror);
         Ok(report)
     }

@@ -8,7 +8,7 @@ use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::online_cpus;
 use crate::direct;
 use crate::lease::Leases;
-use crate::net::{Link, NetError, Netlink, Sender, Way, sysctl};
+use crate::net::{Link, NetError, Netlink, RouteTo, Sender, sysctl};
 use crate::uplink::Uplink;
 
 /// What decides which facts are needed.
@@ -117,7 +117,7 @@ impl Facts {
     }
 
     fn base_now(&self, links: &[Link], uplink: &Uplink) -> Base {
-        let hops = self.ways.values().flat_map(Way::devices);
+        let hops = self.ways.values().flat_map(RouteTo::devices);
         let neighbours = self.on_link.values().copied().flatten();
         let used: BTreeSet<u32> = hops.chain(neighbours).chain([uplink.index]).collect();
         let used = links.iter().filter(|link| used.contains(&link.index));

@@ -1,4 +1,4 @@
-//! The part of the wanted state that no peer changes: devices, address, route, constants, hooks.
+//! The part of the wanted state that no peer changes: devices, address, constants, hooks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::fast_path::{Mode, Ways};
 use super::{DesiredError, Inputs, PortRange, Ports, SourceNat, Xdp};
+use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::mac::MacAddr;
 use crate::mark;
@@ -38,7 +39,7 @@ pub struct Node {
     pub pair: Option<Pair>,
     /// `<subnet>.0/32`, the source of what this node itself sends through the tunnel.
     pub address: Ipv4Net,
-    /// The cluster's Network: destination of the one route, and no other address of it may be on the device.
+    /// The cluster's Network: no other address of it may be on the device.
     pub overlay: Ipv4Net,
     /// Paths below `/proc/sys` and values. Not essential: without them things are only less tidy.
     pub sysctls: BTreeMap<String, String>,
@@ -85,6 +86,8 @@ pub struct Pair {
 pub struct Globals {
     pub uplink_index: u32,
     pub uplink_ip: Ipv4Addr,
+    /// Where peers send to.
+    pub public_ip: Ipv4Addr,
     pub uplink_mac: MacAddr,
     pub vtep_mac: MacAddr,
     pub vni: u32,
@@ -92,7 +95,7 @@ pub struct Globals {
     pub network: Ipv4Net,
     pub subnet: Ipv4Net,
     pub local_ports: (u16, u16),
-    pub source_check: bool,
+    pub source_check: SourceCheck,
     pub overlay_mtu: u32,
     /// Values of [`flannel_common::globals::FAST_PATH`] and [`flannel_common::globals::POD_HOOK`].
     pub fast_path: u8,
@@ -206,6 +209,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         globals: Globals {
             uplink_index: inputs.uplink.index,
             uplink_ip: inputs.uplink.address,
+            public_ip: inputs.uplink.public_ip,
             uplink_mac: MacAddr(inputs.uplink.mac),
             vtep_mac: inputs.vtep_mac,
             vni: vni.unwrap_or(0),

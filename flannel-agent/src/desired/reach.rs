@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::{Facts, Sought};
 use crate::config::Backend;
-use crate::net::{Leg, Link, Towards, Way};
+use crate::net::{Branch, Link, RouteTo, Towards};
 
 impl Facts {
     /// Looks at the ways that were found: those that lead nowhere are named, beside the peers without any.
@@ -33,7 +33,7 @@ impl Facts {
 }
 
 /// host-gw has no other way.
-fn neighbours(sought: &Sought<'_>) -> BTreeMap<Ipv4Addr, Way> {
+fn neighbours(sought: &Sought<'_>) -> BTreeMap<Ipv4Addr, RouteTo> {
     let peers = sought.leases.values().map(|attrs| attrs.public_ip);
     let others = peers.filter(|peer| *peer != sought.uplink.address);
     others
@@ -41,21 +41,21 @@ fn neighbours(sought: &Sought<'_>) -> BTreeMap<Ipv4Addr, Way> {
         .collect()
 }
 
-fn neighbour(index: u32) -> Way {
-    Way {
-        legs: vec![Leg {
+fn neighbour(index: u32) -> RouteTo {
+    RouteTo {
+        legs: vec![Branch {
             index,
             towards: Towards::Neighbour,
             dead: false,
         }],
-        ..Way::default()
+        ..RouteTo::default()
     }
 }
 
 /// Why packets do not arrive this way; `silent` are the neighbours that do not answer.
 fn doubt(
     peer: Ipv4Addr,
-    way: &Way,
+    way: &RouteTo,
     links: &[Link],
     silent: &BTreeSet<(u32, Ipv4Addr)>,
 ) -> Option<String> {
@@ -66,7 +66,7 @@ fn doubt(
         let link = links.iter().find(|link| link.index == index);
         link.map_or_else(|| format!("interface #{index}"), |link| link.name.clone())
     };
-    let dead = |leg: &Leg| {
+    let dead = |leg: &Branch| {
         let link = links.iter().find(|link| link.index == leg.index);
         leg.dead || link.is_none_or(|link| !link.running)
     };
@@ -105,19 +105,19 @@ mod tests {
     const PEER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-    fn why(way: &Way, links: &[Link], silent: &[(u32, Ipv4Addr)]) -> Option<String> {
+    fn why(way: &RouteTo, links: &[Link], silent: &[(u32, Ipv4Addr)]) -> Option<String> {
         doubt(PEER, way, links, &silent.iter().copied().collect())
     }
 
-    fn by(legs: &[(u32, Towards)]) -> Way {
-        let leg = |(index, towards): &(u32, Towards)| Leg {
+    fn by(legs: &[(u32, Towards)]) -> RouteTo {
+        let leg = |(index, towards): &(u32, Towards)| Branch {
             index: *index,
             towards: *towards,
             dead: false,
         };
-        Way {
+        RouteTo {
             legs: legs.iter().map(leg).collect(),
-            ..Way::default()
+            ..RouteTo::default()
         }
     }
 
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(why(&near, &links, &[(2, GATEWAY)]), None);
         let text = why(&near, &links, &[(2, PEER)]).unwrap();
         assert!(text.contains("a neighbour on eth0"), "{text}");
-        let default = Way {
+        let default = RouteTo {
             by_default: true,
             ..near
         };

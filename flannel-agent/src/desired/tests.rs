@@ -9,7 +9,7 @@ use super::*;
 use crate::direct::Direct;
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
-use crate::net::{Direction, Leg, Towards, Way};
+use crate::net::{Branch, Direction, RouteTo, Towards};
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const PEER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -59,14 +59,14 @@ impl Default for World {
 impl World {
     /// A lease of a neighbour.
     pub(crate) fn with(mut self, subnet: &str, attrs: LeaseAttrs) -> Self {
-        let leg = Leg {
+        let leg = Branch {
             index: self.uplink.index,
             towards: Towards::Neighbour,
             dead: false,
         };
-        let way = Way {
+        let way = RouteTo {
             legs: vec![leg],
-            ..Way::default()
+            ..RouteTo::default()
         };
         self.facts.ways.insert(attrs.public_ip, way);
         self.leases.insert(net(subnet), attrs);
@@ -93,7 +93,7 @@ impl World {
             direct: &self.direct,
             vtep_mac: MAC,
             facts: &self.facts,
-            source_check: true,
+            source_check: SourceCheck::Lease,
             fast_path: &self.fast_path,
             snat: self.snat.as_ref(),
         })
@@ -302,7 +302,7 @@ fn a_peer_behind_a_gateway_is_sent_to_the_gateway() {
         peers.table[&net("10.244.2.0/24")].next_hop
     };
     assert_eq!(next_hop(&world), ROUTED, "nobody knows the way");
-    let leg = |index| Leg {
+    let leg = |index| Branch {
         index,
         towards: Towards::Gateway(ip("192.168.0.254")),
         dead: false,
@@ -312,9 +312,9 @@ fn a_peer_behind_a_gateway_is_sent_to_the_gateway() {
         (vec![leg(3)], ROUTED),
         (vec![leg(2), leg(3)], ROUTED),
     ] {
-        let way = Way {
+        let way = RouteTo {
             legs,
-            ..Way::default()
+            ..RouteTo::default()
         };
         world.facts.ways.insert(ip("172.16.0.2"), way);
         assert_eq!(next_hop(&world), expected);

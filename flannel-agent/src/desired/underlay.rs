@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Ports;
 use crate::mark;
-use crate::net::{Kind, Link, Route, Way};
+use crate::net::{Kind, Link, Route, RouteTo};
 use crate::uplink::Uplink;
 
 /// What is known of them.
@@ -24,11 +24,11 @@ impl Underlay {
     pub(super) fn find<'a>(
         links: &[Link],
         uplink: &Uplink,
-        ways: impl Iterator<Item = &'a Way> + Clone,
+        ways: impl Iterator<Item = &'a RouteTo> + Clone,
         routes: &[Route],
         pods: &Ports,
     ) -> Self {
-        let legs = ways.clone().flat_map(Way::devices);
+        let legs = ways.clone().flat_map(RouteTo::devices);
         let out = default_paths(routes);
         let carries = |index: u32| {
             let link = links.iter().find(|link| link.index == index);
@@ -52,13 +52,13 @@ impl Underlay {
 /// The uplink's own, and that of the devices that share its packets; where it gets none, that of those that do.
 fn mtu<'a>(
     uplink: &Uplink,
-    ways: impl Iterator<Item = &'a Way> + Clone,
+    ways: impl Iterator<Item = &'a RouteTo> + Clone,
     of: impl Fn(u32) -> Option<u32>,
 ) -> Option<u32> {
-    let by_uplink = |way: &&Way| way.devices().any(|index| index == uplink.index);
+    let by_uplink = |way: &&RouteTo| way.devices().any(|index| index == uplink.index);
     let uses_uplink = uplink.is_carrier && (ways.clone().any(|way| by_uplink(&way)));
     let shared = ways.filter(|way| !uses_uplink || by_uplink(way));
-    let others = shared.flat_map(Way::devices);
+    let others = shared.flat_map(RouteTo::devices);
     let own = uses_uplink.then_some(uplink.mtu);
     others.filter_map(of).chain(own).min()
 }
@@ -88,7 +88,7 @@ fn default_paths(routes: &[Route]) -> impl Iterator<Item = u32> {
 mod tests {
     use super::*;
     use crate::net::fixtures::link;
-    use crate::net::{Leg, Path, Towards};
+    use crate::net::{Branch, Path, Towards};
 
     fn uplink(index: u32, is_carrier: bool) -> Uplink {
         Uplink {
@@ -116,19 +116,19 @@ mod tests {
         vec![lo, link(2, "eth0"), narrow, link(9, "vethpod")]
     }
 
-    fn by(indexes: &[u32]) -> Way {
-        let leg = |index: &u32| Leg {
+    fn by(indexes: &[u32]) -> RouteTo {
+        let leg = |index: &u32| Branch {
             index: *index,
             towards: Towards::Neighbour,
             dead: false,
         };
-        Way {
+        RouteTo {
             legs: indexes.iter().map(leg).collect(),
-            ..Way::default()
+            ..RouteTo::default()
         }
     }
 
-    fn find(uplink: &Uplink, ways: &[Way], out: &[u32]) -> (Vec<String>, Option<u32>) {
+    fn find(uplink: &Uplink, ways: &[RouteTo], out: &[u32]) -> (Vec<String>, Option<u32>) {
         let path = |index: &u32| Path {
             index: *index,
             gateway: None,

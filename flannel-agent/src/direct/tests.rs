@@ -4,7 +4,6 @@ use rstest::rstest;
 
 use super::*;
 use crate::mac::MacAddr;
-use crate::net::{PROTOCOL, Path, Route};
 
 fn net(text: &str) -> Ipv4Net {
     text.parse().unwrap()
@@ -55,35 +54,6 @@ fn wanted(backend: &str, leases: &[(&str, LeaseAttrs)], on_link: &[(&str, u32)])
 }
 
 const HOST_GW: &str = r#"{"Type":"host-gw"}"#;
-
-fn route(destination: &str, via: &str, protocol: u8) -> Route {
-    Route {
-        destination: net(destination),
-        paths: vec![Path {
-            index: 2,
-            gateway: Some(ip(via)),
-            dead: false,
-        }],
-        source: None,
-        metric: 0,
-        protocol,
-    }
-}
-
-fn set(destination: &str, via: &str, replace: bool) -> Change {
-    Change::Set {
-        destination: net(destination),
-        hop: Hop {
-            via: ip(via),
-            index: 2,
-        },
-        replace,
-    }
-}
-
-fn one_peer() -> Direct {
-    wanted(HOST_GW, &[("10.1.2.0/24", host_gw("192.0.2.2"))], &[])
-}
 
 #[test]
 fn every_host_gw_lease_gets_a_route_over_the_uplink() {
@@ -163,95 +133,4 @@ fn host_gw_refuses_a_public_ip_that_is_not_its_own() {
     let error = check_uplink(&behind_nat).unwrap_err().to_string();
     assert!(error.contains("198.51.100.1"), "{error}");
     assert!(error.contains("--public-ip"), "{error}");
-}
-
-#[rstest]
-#[case::nothing_there(&[], &[set("10.1.2.0/24", "192.0.2.2", false)])]
-#[case::rt1_right_already(&[route("10.1.2.0/24", "192.0.2.2", PROTOCOL)], &[])]
-#[case::rt1_a_changed_gateway_is_replaced(
-    &[route("10.1.2.0/24", "192.0.2.9", PROTOCOL)],
-    &[set("10.1.2.0/24", "192.0.2.2", true)]
-)]
-#[case::flannelds_route_becomes_ours(
-    &[route("10.1.2.0/24", "192.0.2.2", 3)],
-    &[set("10.1.2.0/24", "192.0.2.2", true)]
-)]
-#[case::a_routing_daemons_stays(
-    &[route("10.1.2.0/24", "192.0.2.9", 12)],
-    &[Change::Leave { destination: net("10.1.2.0/24"), protocol: 12 }]
-)]
-#[case::foreign_routes_beside_it_stay(
-    &[route("10.1.2.0/24", "192.0.2.2", PROTOCOL), route("10.1.0.0/16", "192.0.2.9", 3),
-      route("10.1.9.0/24", "192.0.2.9", 3), route("0.0.0.0/0", "192.0.2.254", 3)],
-    &[]
-)]
-#[case::another_networks_routes_stay(
-    &[route("10.1.2.0/24", "192.0.2.2", PROTOCOL), route("10.2.2.0/24", "192.0.2.9", PROTOCOL)],
-    &[]
-)]
-fn routes_are_planned(#[case] held: &[Route], #[case] changes: &[Change]) {
-    assert_eq!(plan(&one_peer(), held), changes);
-}
-
-#[test]
-fn the_route_of_a_peer_that_left_goes() {
-    let held = [
-        route("10.1.2.0/24", "192.0.2.2", PROTOCOL),
-        route("10.1.3.0/24", "192.0.2.3", PROTOCOL),
-    ];
-    let gone = Change::Remove {
-        destination: net("10.1.3.0/24"),
-        hop: Hop {
-            via: ip("192.0.2.3"),
-            index: 2,
-        },
-    };
-    assert_eq!(plan(&one_peer(), &held), [gone]);
-}
-
-#[test]
-fn the_overlay_route_is_not_touched() {
-    let mut overlay = route("10.1.0.0/16", "0.0.0.0", PROTOCOL);
-    overlay.paths[0].gateway = None;
-    assert_eq!(
-        plan(&wanted(r#"{"Type":"vxlan"}"#, &[], &[]), &[overlay]),
-        []
-    );
-}
-
-#[test]
-fn another_uplink_replaces_the_route() {
-    let mut held = route("10.1.2.0/24", "192.0.2.2", PROTOCOL);
-    held.paths[0].index = 5;
-    assert_eq!(
-        plan(&one_peer(), &[held]),
-        [set("10.1.2.0/24", "192.0.2.2", true)]
-    );
-}
-
-#[test]
-fn a_route_that_was_wanted_before_is_a_repair_and_a_new_peer_s_is_none() {
-    let leases = [
-        ("10.1.2.0/24", host_gw("192.0.2.2")),
-        ("10.1.3.0/24", host_gw("192.0.2.3")),
-        ("10.1.4.0/24", host_gw("192.0.2.4")),
-    ];
-    let before = wanted(HOST_GW, &[leases[0].clone(), leases[2].clone()], &[]);
-    let now = wanted(HOST_GW, &leases[..2], &[]);
-    // The first peer's route is lost, somebody made one, the third's is no longer wanted.
-    let held = [
-        route("10.1.4.0/24", "192.0.2.4", PROTOCOL),
-        route("10.1.9.0/24", "192.0.2.9", PROTOCOL),
-    ];
-    let changes = plan(&now, &held);
-    let repairs = changes.iter().filter(|c| keeper::is_repair(&before, c));
-    let repairs: Vec<String> = repairs.map(ToString::to_string).collect();
-    assert_eq!(changes.len(), 4);
-    assert_eq!(
-        repairs,
-        [
-            "remove the route 10.1.9.0/24 via 192.0.2.9",
-            "add the route 10.1.2.0/24 via 192.0.2.2",
-        ]
-    );
 }

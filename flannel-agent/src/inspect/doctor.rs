@@ -4,6 +4,7 @@
 mod datastore;
 mod firewall;
 mod foreign;
+mod inside;
 mod kernel;
 mod node;
 mod offloads;
@@ -105,8 +106,11 @@ impl Doctor {
         let network = datastore::check(&patient, &mut report).await;
         report.group("node");
         node::check(&patient, network.as_ref(), &mut report).await;
+        if let Some(network) = &network {
+            inside::check(&patient, network, &mut report).await;
+        }
         report.group("firewall");
-        firewall::check(network.as_ref(), &mut report);
+        firewall::check(&patient, network.as_ref(), &mut report).await;
         if !self.pre {
             report.group("tunnel");
             tunnel::check(&patient, &mut report).await?;

@@ -11,6 +11,7 @@ use super::look::asking;
 use super::output::{Format, json, or_dash, table};
 use super::{Look, Verdict};
 use crate::dataplane::view::{Hook, Told, View};
+use crate::desired::TUNNEL;
 use crate::net::{Link, Netlink, PROTOCOL, Path, Route};
 
 /// One path of a route.
@@ -84,8 +85,8 @@ fn rows(routes: &[Route], links: &[Link], told: Option<&Told>) -> Vec<Row> {
 fn note(route: &Route, path: &Path, told: Option<&Told>) -> &'static str {
     if route.protocol == PROTOCOL {
         match path.gateway {
+            Some(TUNNEL) | None => "a peer by the tunnel",
             Some(_) => "a peer on the same link",
-            None => "the overlay",
         }
     } else if told.is_some_and(|told| told.subnet.contains(&route.destination)) {
         "pods of this node"

@@ -17,9 +17,11 @@ use super::look::asking;
 use super::output::{Format, json, or_dash, table};
 use super::{Look, Verdict, maps, stats};
 use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
+use crate::desired::TUNNEL;
 use crate::mac::MacAddr;
 use crate::mark;
-use crate::net::{Address, Link, Netlink, Path};
+use crate::net::{Address, Kind, Link, Netlink, Path};
+use crate::senders::Odd;
 use past::Past;
 
 /// `status …`
@@ -45,6 +47,8 @@ pub(super) struct Status {
     past: Option<Past>,
     /// What the live programs were told; `None` if they come from another build, or there are none.
     pub(super) told: Option<Told>,
+    /// The kernel's vxlan device that is where our pair was.
+    taken_over_by: Option<String>,
     uplink: Option<Device>,
     devices: Vec<Device>,
     pub(super) hooks: Vec<Hook>,
@@ -53,6 +57,8 @@ pub(super) struct Status {
     direct_routes: usize,
     maps: Vec<maps::Row>,
     packets: BTreeMap<&'static str, Packets>,
+    /// Whose tunnel packets come from where no lease says.
+    pub(super) senders: Vec<Odd>,
     pub(super) findings: Vec<Finding>,
 }
 
@@ -119,8 +125,12 @@ impl Status {
             true => view.peers()?.len(),
             false => 0,
         };
+        let senders = match view.facts(flannel_common::maps::SENDERS)? {
+            Some(_) => Odd::read(view)?,
+            None => Vec::new(),
+        };
         let routes = net.our_routes().await?;
-        let direct = |path: &Path| path.gateway.is_some();
+        let direct = |path: &Path| path.gateway.is_some_and(|by| by != TUNNEL);
         let mut status = Self {
             direct_routes: routes.iter().filter(|r| r.paths.iter().any(direct)).count(),
             verdict: "",
@@ -131,11 +141,13 @@ impl Status {
             past: Past::read(state_dir, view.network()),
             uplink: uplink.map(|link| Device::new(link, &addresses)),
             devices: ours.map(|link| Device::new(link, &addresses)).collect(),
+            taken_over_by: told.as_ref().and_then(|told| taken_over_by(told, &links)),
             told,
             hooks,
             peers,
             packets: by_class(&sums),
             maps,
+            senders,
             findings: Vec::new(),
         };
         status.findings = judge::judge(&status, sums_of(&sums, Reason::Mangled));
@@ -217,6 +229,8 @@ impl Status {
             );
             lines.push(["Map".to_owned(), text]);
         }
+        let taken = self.senders.iter().filter(|odd| odd.dropped.is_none());
+        lines.extend(taken.map(|odd| ["Sender".to_owned(), odd.to_string()]));
         pairs(out, lines)?;
         writeln!(out)?;
         self.print_hooks(out)?;
@@ -289,6 +303,12 @@ impl Device {
             self.addresses.join(" ")
         )
     }
+}
+
+fn taken_over_by(told: &Told, links: &[Link]) -> Option<String> {
+    let name = mark::device(told.vni);
+    let theirs = |link: &&Link| link.name == name && matches!(link.kind, Kind::Vxlan { .. });
+    links.iter().find(theirs).map(|link| link.name.clone())
 }
 
 fn by_class(sums: &Sums) -> BTreeMap<&'static str, Packets> {

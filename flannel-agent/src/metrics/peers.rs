@@ -1,7 +1,5 @@
 //! The leases of other nodes, by what they are for this one.
 
-use std::collections::BTreeSet;
-
 use crate::desired::{Desired, Facts};
 use crate::direct::Direct;
 
@@ -35,11 +33,7 @@ impl PeerStates {
             };
             *state += 1;
         }
-        let ignored: BTreeSet<_> = [&desired.peers.ignored, &direct.ignored]
-            .into_iter()
-            .flat_map(|ignored| ignored.keys())
-            .collect();
-        states.ignored = ignored.len();
+        states.ignored = desired.peers.ignored.len();
         states
     }
 

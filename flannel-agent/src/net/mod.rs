@@ -5,6 +5,7 @@
 //! `/sys/class/net`, which belongs to whoever mounted it.
 
 mod address;
+mod batch;
 mod blackhole;
 mod error;
 mod features;
@@ -12,16 +13,20 @@ mod filter;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod ioctl;
+pub mod ip_tables;
 mod link;
 mod lookup;
 mod monitor;
 mod namespace;
 mod neighbour;
+pub mod nftables;
 mod route;
 pub mod sysctl;
 mod way;
+pub mod xtables_lock;
 
 pub use address::Address;
+pub use batch::{Leg, RouteChange};
 pub use error::{NetError, Outcome};
 pub use features::Features;
 pub use filter::{Direction, Filter};
@@ -30,12 +35,13 @@ pub use lookup::NextHop;
 pub use monitor::{Changes, Monitor};
 pub use namespace::namespace;
 pub use route::{PROTOCOL, Path, Route};
-pub use way::{Leg, Sender, Towards, Way};
+pub use way::{Branch, RouteTo, Sender, Towards};
 
 /// A connection to the kernel's routing tables. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
+    routes: std::sync::Arc<batch::Routes>,
 }
 
 impl Netlink {
@@ -48,6 +54,7 @@ impl Netlink {
         let (connection, handle, _unsolicited) =
             rtnetlink::new_connection_with_strict_check().map_err(NetError::Open)?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        let routes = batch::Routes::open().map_err(NetError::Open)?.into();
+        Ok(Self { handle, routes })
     }
 }

@@ -3,7 +3,7 @@
 //! A reader that is busy misses no change and sees no backlog: what happened meanwhile is one set of
 //! flags. Messages that the kernel had to throw away (socket buffer full) count as "everything".
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt;
@@ -11,8 +11,10 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteType;
 use rtnetlink::MulticastGroup;
+use rtnetlink::sys::AsyncSocket as _;
 use tokio::sync::Notify;
 
+use super::batch;
 use super::error::NetError;
 use super::route::PROTOCOL;
 
@@ -70,6 +72,8 @@ struct Shared {
     notify: Notify,
     /// The monitor was dropped: that its tasks end is no news.
     dropped: AtomicBool,
+    /// Who makes our own routes: what it does is no news. 0 is the kernel itself.
+    passed_over: AtomicU32,
 }
 
 impl Shared {
@@ -101,8 +105,12 @@ impl Monitor {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv4Rule,
         ];
-        let (connection, handle, mut messages) =
+        let (mut connection, handle, mut messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(NetError::Open)?;
+        // Without it, thousands of routes made at once would count as "everything changed".
+        if let Err(error) = batch::widen(connection.socket_mut().socket_ref()) {
+            tracing::debug!("no larger buffer for announcements: {error}");
+        }
         let shared = Arc::new(Shared::default());
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(connection);
@@ -112,7 +120,9 @@ impl Monitor {
             let _handle = handle;
             while let Some((message, _)) = messages.next().await {
                 let changes = classify(&message);
-                if changes.any() {
+                let by = message.header.port_number;
+                let ours = by != 0 && by == sink.passed_over.load(Ordering::Relaxed);
+                if changes.any() && !(ours && changes.own_routes) {
                     sink.add(changes);
                 }
             }
@@ -122,6 +132,11 @@ impl Monitor {
             }
         });
         Ok(Self { shared, tasks })
+    }
+
+    /// Changes of our own routes by this netlink port are not told: whoever makes them knows.
+    pub fn pass_over(&self, port: u32) {
+        self.shared.passed_over.store(port, Ordering::Relaxed);
     }
 
     /// Waits until something changed, then returns everything that did since the last call.

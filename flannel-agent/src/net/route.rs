@@ -12,7 +12,7 @@ use netlink_packet_route::route::{
 use rtnetlink::RouteMessageBuilder;
 
 use super::Netlink;
-use super::error::{NetError, Outcome, outcome};
+use super::error::{NetError, outcome};
 
 /// `RTPROT_*` of every route we make: our mark. Unassigned in iproute2's `rt_protos`.
 pub const PROTOCOL: u8 = 0x66;
@@ -38,6 +38,14 @@ pub struct Route {
     pub source: Option<Ipv4Addr>,
     pub metric: u32,
     pub protocol: u8,
+}
+
+impl Route {
+    /// Whether one of its paths leads out by this interface.
+    #[must_use]
+    pub fn leads_by(&self, index: u32) -> bool {
+        self.paths.iter().any(|path| path.index == index)
+    }
 }
 
 impl Netlink {
@@ -90,69 +98,6 @@ impl Netlink {
         Ok(messages)
     }
 
-    /// Adds our on-link route to `destination` by way of `index`. With `replace`, whatever route to
-    /// the same destination comes first is overwritten: only for a route seen to be ours.
-    ///
-    /// # Errors
-    /// [`Outcome::Exists`] (not an error) without `replace` if any route to the same destination and
-    /// metric exists; any other refusal is an error.
-    pub async fn add_route(
-        &self,
-        destination: Ipv4Net,
-        index: u32,
-        source: Ipv4Addr,
-        replace: bool,
-    ) -> Result<Outcome, NetError> {
-        let message = on_link(destination, index).pref_source(source).build();
-        let doing = format!("add the route {destination} dev #{index} src {source}");
-        self.add_message(message, replace, doing).await
-    }
-
-    /// Adds our route to `destination` by way of a neighbour on `index`. With `replace`, whatever route to
-    /// the same destination comes first is overwritten.
-    ///
-    /// # Errors
-    /// As [`Self::add_route`]; also when the kernel cannot reach `via` directly.
-    pub async fn add_route_via(
-        &self,
-        destination: Ipv4Net,
-        via: Ipv4Addr,
-        index: u32,
-        replace: bool,
-    ) -> Result<Outcome, NetError> {
-        let doing = format!("add the route {destination} via {via} dev #{index}");
-        let message = by_way_of(destination, via, index);
-        self.add_message(message, replace, doing).await
-    }
-
-    async fn add_message(
-        &self,
-        message: RouteMessage,
-        replace: bool,
-        doing: String,
-    ) -> Result<Outcome, NetError> {
-        let request = self.handle.route().add(message);
-        let request = if replace { request.replace() } else { request };
-        outcome(doing, request.execute().await)
-    }
-
-    /// Removes our route to `destination` by way of a neighbour on `index`.
-    ///
-    /// # Errors
-    /// [`Outcome::Missing`] is not an error; any other refusal is.
-    pub async fn remove_route_via(
-        &self,
-        destination: Ipv4Net,
-        via: Ipv4Addr,
-        index: u32,
-    ) -> Result<Outcome, NetError> {
-        let message = by_way_of(destination, via, index);
-        outcome(
-            format!("remove the route {destination} via {via} dev #{index}"),
-            self.handle.route().del(message).execute().await,
-        )
-    }
-
     /// Removes every route of the main table that leads out by `index` alone, whoever made it.
     ///
     /// # Errors
@@ -181,40 +126,6 @@ impl Netlink {
         }
         Ok(())
     }
-
-    /// Removes our route to `destination` by way of `index`.
-    ///
-    /// # Errors
-    /// [`Outcome::Missing`] is not an error; any other refusal is.
-    pub async fn remove_route(
-        &self,
-        destination: Ipv4Net,
-        index: u32,
-    ) -> Result<Outcome, NetError> {
-        let message = on_link(destination, index).build();
-        outcome(
-            format!("remove the route {destination} dev #{index}"),
-            self.handle.route().del(message).execute().await,
-        )
-    }
-}
-
-fn on_link(destination: Ipv4Net, index: u32) -> RouteMessageBuilder<Ipv4Addr> {
-    RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(destination.network(), destination.prefix_len())
-        .output_interface(index)
-        .protocol(PROTOCOL.into())
-        .scope(RouteScope::Link)
-}
-
-fn by_way_of(destination: Ipv4Net, via: Ipv4Addr, index: u32) -> RouteMessage {
-    RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(destination.network(), destination.prefix_len())
-        .gateway(via)
-        .output_interface(index)
-        .protocol(PROTOCOL.into())
-        .scope(RouteScope::Universe)
-        .build()
 }
 
 pub(super) fn ipv4(address: &RouteAddress) -> Option<Ipv4Addr> {

@@ -39,7 +39,7 @@ pub enum Towards {
 
 /// One way out of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Leg {
+pub struct Branch {
     pub index: u32,
     pub towards: Towards,
     /// The device is down or has no carrier. The kernel may use it all the same (`ignore_routes_with_linkdown`).
@@ -48,16 +48,16 @@ pub struct Leg {
 
 /// A route to one destination.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Way {
+pub struct RouteTo {
     /// Several for ECMP. None if the kernel does not list them (`nexthop_compat_mode`).
-    pub legs: Vec<Leg>,
+    pub legs: Vec<Branch>,
     /// The destination is an address of this node.
     pub local: bool,
     /// The route is one for everything.
     pub by_default: bool,
 }
 
-impl Way {
+impl RouteTo {
     /// The one address whose link-layer address packets to `destination` get, all of them by device `index`.
     #[must_use]
     pub fn next_hop(&self, destination: Ipv4Addr, index: u32) -> Option<Ipv4Addr> {
@@ -115,7 +115,7 @@ impl Netlink {
     ///
     /// # Errors
     /// `ENETUNREACH` and its like: there is no route, or one that forbids.
-    pub async fn way(&self, destination: Ipv4Addr, sender: Sender) -> Result<Way, NetError> {
+    pub async fn way(&self, destination: Ipv4Addr, sender: Sender) -> Result<RouteTo, NetError> {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
         message.header.destination_prefix_length = 32;
@@ -146,7 +146,7 @@ impl Netlink {
         &self,
         destinations: impl IntoIterator<Item = Ipv4Addr>,
         sender: Sender,
-    ) -> BTreeMap<Ipv4Addr, Result<Way, NetError>> {
+    ) -> BTreeMap<Ipv4Addr, Result<RouteTo, NetError>> {
         let destinations: Vec<Ipv4Addr> = destinations.into_iter().collect();
         crate::metrics::looked_up(destinations.len());
         stream::iter(destinations)
@@ -157,13 +157,13 @@ impl Netlink {
     }
 }
 
-fn parse(message: &RouteMessage) -> Way {
+fn parse(message: &RouteMessage) -> RouteTo {
     let mut legs = Vec::new();
     let mut single = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => single = Some(*index),
-            RouteAttribute::MultiPath(hops) => legs.extend(hops.iter().map(|hop| Leg {
+            RouteAttribute::MultiPath(hops) => legs.extend(hops.iter().map(|hop| Branch {
                 index: hop.interface_index,
                 towards: towards(&hop.attributes),
                 dead: hop.flags.intersects(UNUSABLE),
@@ -174,13 +174,13 @@ fn parse(message: &RouteMessage) -> Way {
     if let Some(index) = single {
         // The flags of a single path stand in the lowest byte of the route's own.
         let flags = message.header.flags.bits().to_le_bytes()[0];
-        legs.push(Leg {
+        legs.push(Branch {
             index,
             towards: towards(&message.attributes),
             dead: RouteNextHopFlags::from_bits_retain(flags).intersects(UNUSABLE),
         });
     }
-    Way {
+    RouteTo {
         legs,
         local: message.header.kind == RouteType::Local,
         by_default: message.header.destination_prefix_length == 0,
@@ -210,15 +210,15 @@ mod tests {
     const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
-    fn way(legs: &[(u32, Towards)]) -> Way {
-        let leg = |(index, towards): &(u32, Towards)| Leg {
+    fn way(legs: &[(u32, Towards)]) -> RouteTo {
+        let leg = |(index, towards): &(u32, Towards)| Branch {
             index: *index,
             towards: *towards,
             dead: false,
         };
-        Way {
+        RouteTo {
             legs: legs.iter().map(leg).collect(),
-            ..Way::default()
+            ..RouteTo::default()
         }
     }
 
@@ -240,12 +240,12 @@ mod tests {
         let near = way(&[(2, Towards::Neighbour)]);
         assert_eq!(near.on_link(), Some(2));
         assert_eq!(way(&[(2, Towards::Gateway(GATEWAY))]).on_link(), None);
-        let default = Way {
+        let default = RouteTo {
             by_default: true,
             ..near.clone()
         };
         assert_eq!(default.on_link(), None);
-        let local = Way {
+        let local = RouteTo {
             local: true,
             ..near.clone()
         };

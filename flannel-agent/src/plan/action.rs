@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::PeerChanges;
+use super::{PeerChanges, RouteChanges};
 use crate::actual::Stale;
 use crate::desired::{Attachment, Globals, Pair};
 use crate::mac::MacAddr;
@@ -92,17 +92,8 @@ pub enum Action {
         device: String,
         address: Ipv4Net,
     },
-    SetRoute {
-        device: String,
-        destination: Ipv4Net,
-        source: Ipv4Addr,
-        /// A route of ours to the same destination exists.
-        replace: bool,
-    },
-    RemoveRoute {
-        device: String,
-        destination: Ipv4Net,
-    },
+    /// Removes and makes routes to peers. What the kernel refuses is named, and no reason to stop.
+    UpdateRoutes(RouteChanges),
     Detach(Stale),
     /// Lets go of the steps that nobody jumps to any more.
     ClearSteps,
@@ -119,7 +110,7 @@ pub enum Action {
 impl Action {
     /// One word for metrics.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::SetAside { .. } => "set_aside",
             Self::DeleteDevice { .. } => "delete_device",
@@ -141,8 +132,8 @@ impl Action {
             Self::Attach(_) => "attach",
             Self::AddAddress { .. } => "add_address",
             Self::RemoveAddress { .. } => "remove_address",
-            Self::SetRoute { .. } => "set_route",
-            Self::RemoveRoute { .. } => "remove_route",
+            Self::UpdateRoutes(changes) if changes.set.is_empty() => "remove_routes",
+            Self::UpdateRoutes(_) => "set_routes",
             Self::Detach(_) => "detach",
             Self::CarryNat { .. } => "carry_nat",
             Self::RemoveLayout { .. } => "remove_layout",
@@ -168,7 +159,7 @@ impl Action {
                 | Self::CarryNat { .. }
                 | Self::RemoveLayout { .. }
                 | Self::RemoveAddress { .. }
-                | Self::RemoveRoute { .. }
+                | Self::UpdateRoutes(_)
         )
     }
 }
@@ -235,22 +226,7 @@ impl fmt::Display for Action {
             Self::Attach(attachment) => write!(f, "attach {attachment}"),
             Self::AddAddress { device, address } => write!(f, "add {address} to {device}"),
             Self::RemoveAddress { device, address } => write!(f, "remove {address} from {device}"),
-            Self::SetRoute {
-                device,
-                destination,
-                source,
-                replace,
-            } => {
-                let verb = if *replace { "replace" } else { "add" };
-                write!(
-                    f,
-                    "{verb} the route {destination} dev {device} src {source}"
-                )
-            }
-            Self::RemoveRoute {
-                device,
-                destination,
-            } => write!(f, "remove the route {destination} dev {device}"),
+            Self::UpdateRoutes(changes) => changes.fmt(f),
             Self::Detach(Stale::Pin(pin)) => write!(f, "detach {pin}"),
             Self::Detach(Stale::Filter {
                 device,

@@ -3,6 +3,7 @@
 mod model;
 mod properties;
 mod repairs;
+mod routes;
 
 use super::*;
 use crate::actual::Stale;
@@ -76,7 +77,7 @@ fn a_first_start_reads_as_a_story() {
             "attach overlay_tx to egress of flannel.1",
             "attach overlay_rx to ingress of flannel.1",
             "add 10.244.1.0/32 to flannel.1",
-            "add the route 10.244.0.0/16 dev flannel.1 src 10.244.1.0",
+            "add the route 10.244.2.0/24 by the tunnel",
             "attach uplink_rx to ingress of eth0",
             "end the proofs of all flows",
         ]
@@ -114,8 +115,9 @@ fn a_kernel_vxlan_device_forwards_until_its_successor_does() {
     assert!(words[1].starts_with("create flannel.1"));
     let at = |word: &str| words.iter().position(|w| w.starts_with(word)).unwrap();
     let turn = at("take routes and addresses off flold.1");
+    assert!(at("add the route") < turn, "{words:?}");
+    assert_eq!(words[turn - 1], "attach uplink_rx to ingress of eth0");
     assert!(words[turn + 1].starts_with("replace the route"));
-    assert_eq!(words[turn + 2], "attach uplink_rx to ingress of eth0");
     assert_eq!(words.last().unwrap(), "delete flold.1");
 }
 
@@ -165,8 +167,8 @@ fn drift_is_repaired_and_no_more() {
         ["add 10.244.1.0/32 to flannel.1"]
     );
     assert_eq!(
-        drifted(|a| model::pair(a).routes.clear()),
-        ["add the route 10.244.0.0/16 dev flannel.1 src 10.244.1.0"]
+        drifted(|a| a.routes.clear()),
+        ["add the route 10.244.2.0/24 by the tunnel"]
     );
     assert_eq!(
         drifted(|a| model::pair(a).mtu = 1500),
@@ -182,12 +184,15 @@ fn drift_is_repaired_and_no_more() {
     );
     assert_eq!(
         drifted(|a| {
-            let former = (net("10.9.0.0/16"), Some(ip("10.9.1.0")));
-            model::pair(a).routes.extend([former]);
+            let index = model::pair(a).index;
+            for to in ["10.9.0.0/16", "10.9.2.0/24"] {
+                let source = Some(ip("10.9.1.0"));
+                a.routes.push(model::held(net(to), index, None, source));
+            }
             model::pair(a).addresses.insert(net("10.9.1.0/32"));
         }),
         [
-            "remove the route 10.9.0.0/16 dev flannel.1",
+            "remove the route 10.9.0.0/16, remove the route 10.9.2.0/24",
             "remove 10.9.1.0/32 from flannel.1",
         ],
         "the network was another one before"
@@ -195,11 +200,11 @@ fn drift_is_repaired_and_no_more() {
     assert_eq!(
         drifted(|a| {
             model::pair(a).up = false;
-            model::pair(a).routes.clear();
+            a.routes.clear();
         }),
         [
             "set flannel.1 up",
-            "add the route 10.244.0.0/16 dev flannel.1 src 10.244.1.0",
+            "add the route 10.244.2.0/24 by the tunnel",
         ]
     );
     assert_eq!(
@@ -281,6 +286,7 @@ fn host_gw_is_programs_and_peers() {
         [
             "load the programs at 192.168.0.1",
             "update peers: 10.244.2.0/24 at 192.168.0.2 (without tunnel)",
+            "add the route 10.244.2.0/24 via 192.168.0.2",
             "attach direct_rx to ingress of eth0",
             "attach direct_tx to egress of eth0",
             "end the proofs of all flows",
@@ -298,10 +304,7 @@ fn a_tunnel_goes_last_when_routes_take_its_place() {
     assert_eq!(words.last().unwrap(), "delete flannel.1");
     let at = |word: &str| words.iter().position(|w| w.starts_with(word)).unwrap();
     assert!(at("take routes and addresses off flannel.1") < at("delete"));
-    assert!(
-        !words.iter().any(|w| w.contains("add the route")),
-        "{words:?}"
-    );
+    assert!(at("replace the route 10.244.2.0/24 via 192.168.0.2") < at("take routes"));
     model.converge(&wanted);
     model.new_process();
     model.converge(&self::wanted());
@@ -315,7 +318,7 @@ fn another_vni_has_another_pair_and_the_old_one_forwards_until_then() {
     model.look(&wanted);
     let words = words(&plan(&wanted, &model.actual).unwrap());
     assert!(words[0].starts_with("create flannel.2"), "{words:?}");
-    let route = "replace the route 10.244.0.0/16 dev flannel.2 src 10.244.1.0";
+    let route = "replace the route 10.244.2.0/24 by the tunnel";
     let at = |word: &str| words.iter().position(|w| w.starts_with(word)).unwrap();
     assert!(at("attach overlay_tx to egress of flannel.2") < at(route));
     let turn = at("take routes and addresses off flannel.1");

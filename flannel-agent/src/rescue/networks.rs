@@ -5,11 +5,14 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_common::Mac;
+use flannel_common::maps::Peer;
 use flannel_common::reason::Reason;
+use flannel_common::source::{Claim, Leases, SenderKey};
+use flannel_common::{Ipv4, Mac};
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
+use crate::cli::flags::SourceCheck;
 use crate::dataplane::Sources;
 use crate::mark;
 use crate::net::{NetError, Netlink};
@@ -32,8 +35,8 @@ pub(super) struct Network {
     pub(super) mac: Mac,
     /// MTU of `flannel.<VNI>`.
     pub(super) mtu: u32,
-    /// The cluster's Network, by our route to it.
-    overlay: Option<Ipv4Net>,
+    /// This node's subnet: the device's address, as long as those of the peers.
+    own: Vec<Ipv4Net>,
     /// `None` if its maps cannot be read: then nobody is known.
     sources: Option<Sources>,
 }
@@ -48,7 +51,7 @@ impl Networks {
     }
 
     /// The network of a VNI, if it is one of an agent of ours on this node.
-    pub(super) async fn get(&mut self, vni: u32) -> Option<&Network> {
+    pub(super) async fn get(&mut self, vni: u32) -> Option<&mut Network> {
         let now = Instant::now();
         self.known.retain(|_, (at, _)| now - *at < FRESH);
         if !self.known.contains_key(&vni) {
@@ -58,7 +61,7 @@ impl Networks {
             });
             self.known.insert(vni, (now, network));
         }
-        self.known.get(&vni)?.1.as_ref()
+        self.known.get_mut(&vni)?.1.as_mut()
     }
 
     async fn look_up(&self, vni: u32) -> Result<Option<Network>, NetError> {
@@ -73,33 +76,60 @@ impl Networks {
         if near.peer != Some(far.index) {
             return Ok(None);
         }
-        let routes = self.net.our_routes().await?;
-        let overlay = routes
-            .iter()
-            .find(|route| route.paths.iter().any(|path| path.index == near.index))
-            .map(|route| route.destination);
+        let sources = Sources::open(&self.bpffs, name).ok();
+        let addresses = self.net.addresses().await?;
+        let own = addresses.iter().filter(|a| a.index == near.index);
+        let len = sources.as_ref().and_then(Sources::subnet_len);
+        let own = own.filter_map(|a| Ipv4Net::new(a.ip(), len?).ok());
         Ok(Some(Network {
             gro_index: far.index,
             mac,
             mtu: near.mtu,
-            overlay,
-            sources: Sources::open(&self.bpffs, name).ok(),
+            own: own.collect(),
+            sources,
         }))
     }
 }
 
 impl Network {
-    /// As `uplink_rx` decides: the outer source must be a peer, and an inner source inside the Network
-    /// must be that peer's.
-    pub(super) fn may_send(&self, outer: Ipv4Addr, inner: Ipv4Addr) -> Result<(), Reason> {
-        let sources = self.sources.as_ref().ok_or(Reason::UnknownVtep)?;
-        if !sources.is_known(outer) {
-            return Err(Reason::UnknownVtep);
+    /// As `uplink_rx` decides, and notes.
+    pub(super) fn check(&mut self, claim: &Claim, mode: SourceCheck) -> Result<(), Reason> {
+        if mode == SourceCheck::Off {
+            return Ok(());
         }
-        let inside = self.overlay.is_none_or(|overlay| overlay.contains(&inner));
-        if inside && sources.owner_of(inner) != Some(outer) {
-            return Err(Reason::SpoofedSource);
+        let sources = self.sources.as_mut().ok_or(Reason::UnknownVtep)?;
+        let leases = Known {
+            own: &self.own,
+            sources,
+        };
+        let outcome = claim.check(&leases, mode.value());
+        if let Some(key) = SenderKey::of(claim, outcome) {
+            sources.note(&key, claim);
         }
-        Ok(())
+        outcome.map(|_| ())
+    }
+}
+
+struct Known<'a> {
+    own: &'a [Ipv4Net],
+    sources: &'a Sources,
+}
+
+impl Leases for Known<'_> {
+    fn owner(&self, inner: Ipv4) -> Option<Peer> {
+        self.sources.owner(inner)
+    }
+
+    fn is_ours(&self, inner: Ipv4) -> bool {
+        let inner = Ipv4Addr::from(inner);
+        self.own.iter().any(|subnet| subnet.contains(&inner))
+    }
+
+    fn has_address(&self, outer: Ipv4) -> bool {
+        self.sources.has_address(outer)
+    }
+
+    fn has_mac(&self, mac: Mac) -> bool {
+        self.sources.has_mac(mac)
     }
 }

@@ -35,7 +35,7 @@ pub enum Whose {
     Own,
 }
 
-/// Decides about one packet. `exempt` is asked only when the packet opens a flow.
+/// Decides about one packet. `exempt` is asked only when the packet belongs to no flow.
 ///
 /// # Errors
 /// [`Refused`]: the packet must be dropped.
@@ -92,10 +92,10 @@ pub fn open<T: Table>(
         if note_own(table, node, packet) || !packet.may_open() {
             return Ok(Outbound::Leave);
         }
-    } else if !packet.may_open() {
-        return Err(Refused::NoFlow);
     } else if exempt() {
         return Ok(Outbound::Leave);
+    } else if !packet.may_open() {
+        return Err(Refused::NoFlow);
     }
     let mut to = packet.key.source();
     match claim_port(table, node, packet, &mut to) {

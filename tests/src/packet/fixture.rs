@@ -13,9 +13,12 @@ use flannel_common::globals;
 use flannel_common::maps::{self, PEER_DIRECT, PEER_VXLAN, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
+use flannel_common::source::{CHECK_LEASE, Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr};
+
+use super::cpu;
 
 /// The node whose programs are tested; tests change a field and load.
 #[derive(Debug, Clone)]
@@ -23,13 +26,17 @@ pub struct Node {
     pub uplink_ip: Ipv4,
     /// A test run's packets are on the loopback device, 1.
     pub uplink_index: u32,
-    pub flannel_index: u32,
+    /// Of `flannel.<VNI>`, the near end of the pair.
+    pub pair_index: u32,
     pub vtep_mac: Mac,
     pub vni: u32,
     pub port: u16,
     pub network: (Ipv4, u8),
     pub ports: (u16, u16),
-    pub source_check: bool,
+    /// A value of [`flannel_common::source`].
+    pub source_check: u8,
+    /// Where peers send to.
+    pub public_ip: Ipv4,
     pub overlay_mtu: u32,
     pub fast_path: u8,
     pub pod_hook: u8,
@@ -42,13 +49,14 @@ impl Default for Node {
         Self {
             uplink_ip: [192, 168, 0, 1],
             uplink_index: 1,
-            flannel_index: 1,
+            pair_index: Self::FLANNEL,
             vtep_mac: [2, 0, 0, 0, 0, 1],
             vni: 1,
             port: 8472,
             network: ([10, 244, 0, 0], 16),
             ports: (32768, 60999),
-            source_check: true,
+            source_check: CHECK_LEASE,
+            public_ip: [192, 168, 0, 1],
             overlay_mtu: 1450,
             fast_path: globals::FAST_PATH_VERIFIED,
             pod_hook: globals::POD_HOOK_PORT,
@@ -59,6 +67,8 @@ impl Default for Node {
 }
 
 impl Node {
+    /// Interface index of `flannel.<VNI>`, by which the stack receives what comes through the tunnel.
+    pub const FLANNEL: u32 = 1;
     /// This node's own /24.
     pub const SUBNET: Ipv4 = [10, 244, 1, 0];
     /// A peer with a /24, as the agent would write it.
@@ -67,6 +77,8 @@ impl Node {
     pub const PEER_MAC: Mac = [2, 0, 0, 0, 0, 2];
 
     pub fn load(&self) -> Fixture {
+        // One packet is one CPU's from hook to hook; a test is not to move between them.
+        cpu::stay();
         let mut fixture = Fixture {
             ebpf: self.loader(),
             names: Vec::new(),
@@ -85,7 +97,6 @@ impl Node {
         });
         let network = u32::from_be_bytes(self.network.0);
         let mask = cidr::mask(self.network.1);
-        let source_check = u8::from(self.source_check);
         let subnet = u32::from_be_bytes(Self::SUBNET);
         let template = Template::new(&Constant {
             local: self.uplink_ip,
@@ -93,14 +104,15 @@ impl Node {
             vni: self.vni,
             vtep_mac: self.vtep_mac,
         });
-        // Interface indexes only end up in a redirect that a test run does not carry out.
+        // The loopback device stands for all: that is where a test run has its packets.
         EbpfLoader::new()
             .btf(None)
             .override_global(globals::UPLINK_IFINDEX, &self.uplink_index, true)
-            .override_global(globals::FLANNEL_IFINDEX, &self.flannel_index, true)
+            .override_global(globals::FLANNEL_IFINDEX, &self.pair_index, true)
             .override_global(globals::GRO_IFINDEX, &1u32, true)
             .override_global(globals::UPLINK_IP, &self.uplink_ip, true)
             .override_global(globals::OUTER_TEMPLATE, &template.0, true)
+            .override_global(globals::PUBLIC_IP, &self.public_ip, true)
             .override_global(globals::UPLINK_MAC, &[0u8; 6], true)
             .override_global(globals::SUBNET, &subnet, true)
             .override_global(globals::SUBNET_MASK, &cidr::mask(24), true)
@@ -113,7 +125,7 @@ impl Node {
             .override_global(globals::NETWORK_MASK, &mask, true)
             .override_global(globals::PORT_MIN, &self.ports.0, true)
             .override_global(globals::PORT_MAX, &self.ports.1, true)
-            .override_global(globals::SOURCE_CHECK, &source_check, true)
+            .override_global(globals::SOURCE_CHECK, &self.source_check, true)
             .override_global(globals::OVERLAY_MTU, &self.overlay_mtu, true)
             .override_global(globals::SNAT_PORT_MIN, &self.snat_ports.0, true)
             .override_global(globals::SNAT_PORT_MAX, &self.snat_ports.1, true)
@@ -142,6 +154,7 @@ pub struct Run<'a> {
     /// Segment size of a GSO packet; 0 for one packet.
     pub gso_size: u32,
     pub mark: u32,
+    pub priority: u32,
     /// Device the packet came by, of this network namespace; 0: the node sends it.
     pub came_by: u32,
     /// Device whose hook it is at; 0: the loopback device.
@@ -153,6 +166,7 @@ pub struct Outcome {
     pub action: i32,
     pub packet: Vec<u8>,
     pub mark: u32,
+    pub priority: u32,
     pub nanos_per_packet: u128,
 }
 
@@ -170,6 +184,11 @@ impl Fixture {
         HashMap::<_, Ipv4, Wire<Vtep>>::try_from(map)
             .unwrap()
             .insert(public_ip, Wire(Vtep { leases: 1 }), 0)
+            .unwrap();
+        let map = self.ebpf.map_mut(maps::MACS).unwrap();
+        HashMap::<_, Mac, Wire<Vtep>>::try_from(map)
+            .unwrap()
+            .insert(vtep_mac, Wire(Vtep { leases: 1 }), 0)
             .unwrap();
     }
 
@@ -207,9 +226,13 @@ impl Fixture {
 
     pub fn remove_peer(&mut self, subnet: Ipv4, len: u32, public_ip: Ipv4) {
         let map = self.ebpf.map_mut(maps::PEERS).unwrap();
-        LpmTrie::<_, Ipv4, Wire<Peer>>::try_from(map)
+        let mut peers = LpmTrie::<_, Ipv4, Wire<Peer>>::try_from(map).unwrap();
+        let Wire(peer) = peers.get(&Key::new(len, subnet), 0).unwrap();
+        peers.remove(&Key::new(len, subnet)).unwrap();
+        let map = self.ebpf.map_mut(maps::MACS).unwrap();
+        HashMap::<_, Mac, Wire<Vtep>>::try_from(map)
             .unwrap()
-            .remove(&Key::new(len, subnet))
+            .remove(&peer.vtep_mac)
             .unwrap();
         let map = self.ebpf.map_mut(maps::VTEPS).unwrap();
         HashMap::<_, Ipv4, Wire<Vtep>>::try_from(map)
@@ -241,6 +264,7 @@ impl Fixture {
             action: result.return_value.cast_signed(),
             packet: out,
             mark: 0,
+            priority: 0,
             nanos_per_packet: result.duration.as_nanos(),
         }
     }
@@ -259,11 +283,17 @@ impl Fixture {
         classifier
     }
 
+    /// A packet at the hook of `program`. At a pod's port it is one that came by the tunnel.
     pub fn run(&mut self, program: Program, packet: &[u8]) -> Outcome {
+        let came_by = match program {
+            Program::PodRx => Node::FLANNEL,
+            _ => 0,
+        };
         self.run_with(
             program,
             &Run {
                 packet,
+                came_by,
                 ..Run::default()
             },
         )
@@ -290,10 +320,12 @@ impl Fixture {
             .test_run(options)
             .unwrap_or_else(|e| panic!("test run of {} bytes: {e:?}", run.packet.len()));
         out.truncate(result.data_size_out as usize);
+        let field = |at: usize| u32::from_ne_bytes(ctx_out[at..at + 4].try_into().unwrap());
         Outcome {
             action: result.return_value.cast_signed(),
             packet: out,
-            mark: u32::from_ne_bytes(ctx_out[MARK..MARK + 4].try_into().unwrap()),
+            mark: field(MARK),
+            priority: field(PRIORITY),
             nanos_per_packet: result.duration.as_nanos(),
         }
     }
@@ -310,6 +342,17 @@ impl Fixture {
                 bytes: sum.bytes + count.bytes,
             }
         })
+    }
+
+    /// Whose tunnel packets came from where no lease says.
+    pub fn senders(&self) -> Vec<(SenderKey, Sender)> {
+        let map = self.ebpf.map(maps::SENDERS).unwrap();
+        HashMap::<_, Wire<SenderKey>, Wire<Sender>>::try_from(map)
+            .unwrap()
+            .iter()
+            .map(|entry| entry.unwrap())
+            .map(|(Wire(key), Wire(sender))| (key, sender))
+            .collect()
     }
 
     pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
@@ -334,6 +377,19 @@ impl Fixture {
         map.insert(Wire(*key), Wire(*flow), 0).unwrap();
     }
 
+    /// The agent has something against a device.
+    pub fn unfit(&mut self, ifindex: u32) {
+        let map = self.ebpf.map_mut(maps::UNFIT).unwrap();
+        let mut map = HashMap::<_, u32, u32>::try_from(map).unwrap();
+        map.insert(ifindex, 1, 0).unwrap();
+    }
+
+    pub fn fit(&mut self, ifindex: u32) {
+        let map = self.ebpf.map_mut(maps::UNFIT).unwrap();
+        let mut map = HashMap::<_, u32, u32>::try_from(map).unwrap();
+        map.remove(&ifindex).unwrap();
+    }
+
     pub fn bump_epoch(&mut self) {
         let mut map = Array::<_, u32>::try_from(self.ebpf.map_mut(maps::EPOCH).unwrap()).unwrap();
         let epoch = map.get(&0, 0).unwrap();
@@ -353,6 +409,7 @@ impl Fixture {
 /// Offsets in `struct __sk_buff` (`linux/bpf.h`).
 const CTX_LEN: usize = 192;
 const MARK: usize = 8;
+const PRIORITY: usize = 32;
 const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 const GSO_SEGS: usize = 164;
@@ -362,6 +419,7 @@ fn context(run: &Run<'_>) -> Vec<u8> {
     let mut ctx = vec![0u8; CTX_LEN];
     let mut set = |at: usize, value: u32| ctx[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     set(MARK, run.mark);
+    set(PRIORITY, run.priority);
     set(INGRESS_IFINDEX, run.came_by);
     set(IFINDEX, run.device);
     if run.gso_size > 0 {

@@ -70,8 +70,15 @@ fn peers_that_went_while_no_agent_ran_are_removed_before_the_new_programs_run() 
     rig.agent(async |agent| agent.converge().await);
     rig.leases.clear();
     let did = rig.agent(async |agent| agent.converge().await);
-    assert_eq!(did[1], "update peers: 10.244.2.0/24 gone", "{did:?}");
-    assert!(did[2].starts_with("attach"));
+    assert_eq!(
+        did[1..3],
+        [
+            "remove the route 10.244.2.0/24",
+            "update peers: 10.244.2.0/24 gone"
+        ],
+        "{did:?}"
+    );
+    assert!(did[3].starts_with("attach"));
 }
 
 #[test]

@@ -19,10 +19,26 @@ use crate::rig::{Agent, Rig, sh};
     "ip addr add 10.244.7.0/32 dev flannel.1",
     "remove 10.244.7.0/32 from flannel.1"
 )]
-#[case::route("ip route del 10.244.0.0/16", "add the route 10.244.0.0/16")]
+#[case::route("ip route del 10.244.2.0/24", "add the route 10.244.2.0/24")]
 #[case::other_source(
-    "ip route change 10.244.0.0/16 dev flannel.1 proto 102",
-    "replace the route 10.244.0.0/16"
+    "ip route change 10.244.2.0/24 via 169.254.0.1 dev flannel.1 proto 102 onlink",
+    "replace the route 10.244.2.0/24"
+)]
+#[case::other_gateway(
+    "ip route change 10.244.2.0/24 dev flannel.1 proto 102 src 10.244.1.0",
+    "replace the route 10.244.2.0/24"
+)]
+#[case::somebody_else_s_in_front(
+    "ip route prepend 10.244.2.0/24 dev lo proto static",
+    "remove the route 10.244.2.0/24"
+)]
+#[case::somebody_else_s_in_its_place(
+    "ip route replace 10.244.2.0/24 dev lo proto static",
+    "add the route 10.244.2.0/24 by the tunnel, in front of somebody else's (protocol 4)"
+)]
+#[case::the_one_route_of_earlier_versions(
+    "ip route add 10.244.0.0/16 dev flannel.1 proto 102 src 10.244.1.0",
+    "remove the route 10.244.0.0/16"
 )]
 #[case::stray_route(
     "ip route add 10.244.9.0/24 dev flannel.1 proto 102",

@@ -26,10 +26,15 @@ fn everything_is_in_place_after_one_reconcile() {
         );
         let address = sh("ip -4 addr show dev flannel.1");
         assert!(address.contains("inet 10.244.1.0/32"), "{address}");
-        let route = sh("ip route show 10.244.0.0/16");
-        assert!(
-            route.starts_with("10.244.0.0/16 dev flannel.1 proto 102 scope link src 10.244.1.0"),
-            "{route}"
+        let route = sh("ip route show 10.244.2.0/24");
+        assert_eq!(
+            route.trim(),
+            "10.244.2.0/24 via 169.254.0.1 dev flannel.1 proto 102 src 10.244.1.0 onlink",
+        );
+        assert_eq!(
+            sh("ip route show 10.244.0.0/16"),
+            "",
+            "what nobody leases is not ours"
         );
         let offloads = sh("ethtool -k flannel.1");
         assert!(
@@ -67,17 +72,25 @@ fn a_foreign_device_of_our_name_is_named_and_left_alone() {
     });
 }
 
+/// One to the whole network is behind ours because it is wider, one to a peer's subnet because it is put there.
 #[test]
-fn a_foreign_route_to_the_network_is_named_and_left_alone() {
+fn foreign_routes_stay_behind_ours() {
     let rig = Rig::new();
-    rig.netns.run("ip route add 10.244.0.0/16 dev eth0");
+    for to in ["10.244.0.0/16", "10.244.2.0/24", "10.244.2.7/32"] {
+        let route = format!("ip route add {to} dev eth0 proto static");
+        rig.netns.run(&route);
+    }
     rig.agent(async |agent| {
-        let error = agent.refusal().await;
-        assert!(
-            error.contains("10.244.0.0/16") && error.contains("not ours"),
-            "{error}"
-        );
-        assert!(sh("ip route show 10.244.0.0/16").contains("dev eth0"));
+        let did = agent.converge().await;
+        let in_front = "add the route 10.244.2.0/24 by the tunnel, in front of somebody else's (protocol 4), which stays";
+        assert!(did.iter().any(|a| a == in_front), "{did:?}");
+        let way = |to: &str| sh(&format!("ip route get {to}"));
+        assert!(way("10.244.2.5").contains("dev flannel.1"));
+        assert!(way("10.244.2.7").contains("dev eth0"));
+        assert!(way("10.244.9.9").contains("dev eth0"));
+        let desired = agent.desired_for(&Default::default()).await;
+        agent.dataplane.reconcile(&desired).await.unwrap();
+        assert!(way("10.244.2.5").contains("dev eth0"), "theirs is still there");
     });
 }
 

@@ -27,7 +27,7 @@ fn leases(count: u16) -> BTreeMap<Ipv4Net, LeaseAttrs> {
 }
 
 #[test]
-fn a_change_of_one_lease_touches_one_entry() {
+fn a_change_of_one_lease_touches_one_entry_and_one_route() {
     Rig::new().agent(async |agent| {
         agent.converge().await;
         let mut leases = agent.rig.leases.clone();
@@ -41,13 +41,50 @@ fn a_change_of_one_lease_touches_one_entry() {
         let report = agent.dataplane.update_peers(&desired).await.unwrap();
         assert_eq!(
             words(&report),
-            ["update peers: 10.244.3.0/24 at 192.168.0.3 (02:00:00:00:00:03)"]
+            [
+                "update peers: 10.244.3.0/24 at 192.168.0.3 (02:00:00:00:00:03)",
+                "add the route 10.244.3.0/24 by the tunnel",
+            ]
         );
         let report = agent.dataplane.update_peers(&desired).await.unwrap();
         assert_eq!(words(&report), <[&str; 0]>::default());
         // The kernel agrees.
         let actual = agent.dataplane.actual(&desired).await.unwrap();
         assert_eq!(actual.peers, (&desired.peers).into());
+        assert_eq!(agent.reconcile_to(&desired).await, <[&str; 0]>::default());
+        leases.remove(&"10.244.2.0/24".parse().unwrap());
+        let desired = agent.desired_for(&leases).await;
+        let report = agent.dataplane.update_peers(&desired).await.unwrap();
+        assert_eq!(
+            words(&report),
+            [
+                "remove the route 10.244.2.0/24",
+                "update peers: 10.244.2.0/24 gone",
+            ],
+            "the route first"
+        );
+    });
+}
+
+/// Found out when the route is made, without a look at all of them for each change.
+#[test]
+fn a_foreign_route_to_a_new_peer_s_subnet_stays_behind_ours() {
+    let rig = Rig::new();
+    rig.agent(async |agent| {
+        agent.converge().await;
+        crate::rig::sh("ip route add 10.244.3.0/24 dev eth0 proto static");
+        let mut leases = agent.rig.leases.clone();
+        let mac = MacAddr([2, 0, 0, 0, 0, 3]);
+        let peer = LeaseAttrs::vxlan(Ipv4Addr::new(192, 168, 0, 3), 1, mac);
+        leases.insert("10.244.3.0/24".parse().unwrap(), peer);
+        let desired = agent.desired_for(&leases).await;
+        let report = agent.dataplane.update_peers(&desired).await.unwrap();
+        let in_front =
+            "add the route 10.244.3.0/24 by the tunnel, in front of somebody else's (protocol 4), which stays";
+        assert!(words(&report).contains(&in_front.to_owned()), "{report:?}");
+        let way = crate::rig::sh("ip route get 10.244.3.5");
+        assert!(way.contains("dev flannel.1"), "{way}");
+        assert_eq!(agent.reconcile_to(&desired).await, <[&str; 0]>::default());
     });
 }
 

@@ -36,9 +36,9 @@ fn a_kernel_vxlan_device_gives_way_and_leaves_its_mac() {
         assert!(did.contains(&"delete flold.1".to_owned()), "{did:?}");
         assert_eq!(sh("ip link show type vxlan"), "");
         assert_eq!(
-            sh("ip route show 10.244.2.0/24"),
-            "",
-            "flanneld's routes went with its device"
+            sh("ip route show 10.244.2.0/24").trim(),
+            "10.244.2.0/24 via 169.254.0.1 dev flannel.1 proto 102 src 10.244.1.0 onlink",
+            "flanneld's route became ours"
         );
         let route = sh("ip route get 10.244.2.5");
         assert!(route.contains("dev flannel.1 src 10.244.1.0"), "{route}");
@@ -49,11 +49,11 @@ fn a_kernel_vxlan_device_gives_way_and_leaves_its_mac() {
     });
 }
 
-/// Between two netlink requests the one route is gone for some microseconds: one packet may meet that.
 #[rstest]
-#[case::loose_rp_filter(0)]
-#[case::strict_rp_filter(1)]
-fn the_replacement_loses_at_most_one_packet_of_a_running_flow(#[case] rp_filter: u8) {
+#[case::without_rp_filter(0, 0)]
+// Between two requests to the kernel a packet arrives by one device, and the route back leads to the other.
+#[case::strict_rp_filter(1, 1)]
+fn the_replacement_loses_no_packet_of_a_running_flow(#[case] rp_filter: u8, #[case] lost: u32) {
     /// Enough for four seconds.
     const PINGS: u32 = 2_000;
     let rig = Rig::alone();
@@ -77,7 +77,7 @@ fn the_replacement_loses_at_most_one_packet_of_a_running_flow(#[case] rp_filter:
             .filter_map(|word| word.parse().ok())
             .collect();
         let (sent, arrived) = (numbers[0], numbers[1]);
-        assert!(sent == PINGS && arrived + 1 >= sent, "{said}");
+        assert!(sent == PINGS && arrived + lost >= sent, "{said}");
     });
 }
 

@@ -3,18 +3,24 @@
 use std::process::Output;
 use std::sync::Arc;
 
+use flannel_agent::cli::flags::SourceCheck;
+use flannel_agent::dataplane::view::View;
+use flannel_agent::lease::LeaseAttrs;
+use flannel_agent::mac::MacAddr;
 use flannel_agent::net::Netlink;
 use flannel_agent::rescue::{Options, Rescue, RescueError, Stats};
+use flannel_agent::senders::Odd;
 use flannel_common::reason::Reason;
 use flannel_tests::netns::{Netns, output};
+use rstest::rstest;
 use tokio_util::sync::CancellationToken;
 
-use crate::rig::{Agent, Rig, meanwhile};
+use crate::rig::{Agent, PEER_MAC, Rig, meanwhile};
 
 fn options(rig: &Rig) -> Options {
     Options {
         port: 8472,
-        source_check: true,
+        source_check: SourceCheck::Lease,
         bpffs: rig.bpffs(),
     }
 }
@@ -95,17 +101,57 @@ fn who_must_not_be_fragmented_is_told_how_long_he_may_be() {
     });
 }
 
-#[test]
-fn the_source_check_holds_here_too() {
-    let rig = Rig::new();
+#[rstest]
+#[case::another_peer_s("10.244.3.7")]
+#[case::our_own("10.244.1.7")]
+fn the_source_check_holds_here_too(#[case] forged: &str) {
+    let mut rig = Rig::new();
+    let mac = MacAddr([2, 0, 0, 0, 0, 3]);
+    let other = LeaseAttrs::vxlan([192, 168, 0, 3].into(), 1, mac);
+    rig.leases.insert("10.244.3.0/24".parse().unwrap(), other);
     let peer = fragmenting_peer(&rig, 1450);
-    peer.run("ip addr add 10.244.3.7/32 dev lo");
+    peer.run(&format!("ip addr add {forged}/32 dev lo"));
     rig.agent(async |agent| {
         let stats = start(agent).await;
-        let out = ping(&peer, "-c 1 -W 1 -s 1400 -I 10.244.3.7 10.244.1.0").await;
+        let out = ping(&peer, &format!("-c 1 -W 1 -s 1400 -I {forged} 10.244.1.0")).await;
         assert!(!out.status.success(), "{out:?}");
         assert_eq!(stats.delivered(), 0);
         assert_eq!(stats.dropped(Reason::SpoofedSource), 1, "{stats:?}");
+    });
+}
+
+/// A node with several addresses, known by its VTEP MAC.
+#[test]
+fn fragments_of_a_peer_that_sends_from_another_address_than_its_lease_says() {
+    let mut rig = Rig::new();
+    let lease = LeaseAttrs::vxlan([192, 168, 0, 22].into(), 1, PEER_MAC);
+    rig.leases.insert("10.244.2.0/24".parse().unwrap(), lease);
+    let peer = fragmenting_peer(&rig, 1450);
+    rig.agent(async |agent| {
+        let stats = start(agent).await;
+        ping(&peer, "-c 1 -W 1 -s 1400 -I 10.244.2.0 10.244.1.0").await;
+        assert_eq!(stats.delivered(), 1, "{stats:?}");
+        let bpffs = agent.rig.bpffs();
+        let view = View::open(&bpffs, None).unwrap();
+        let [odd] = &Odd::read(&view).unwrap()[..] else {
+            panic!("{:?}", Odd::read(&view));
+        };
+        assert_eq!(odd.from.octets(), [192, 168, 0, 2]);
+        let lease = odd.lease.map(|(_, public_ip)| public_ip.octets());
+        assert_eq!((lease, odd.dropped), (Some([192, 168, 0, 22]), None));
+    });
+}
+
+/// A client of the Network whose packets a node passes on: flannel's own example is a Network of 10.0.0.0/8.
+#[test]
+fn a_source_that_nobody_leases_may_come_from_any_peer() {
+    let rig = Rig::new();
+    let peer = fragmenting_peer(&rig, 1450);
+    peer.run("ip addr add 10.244.250.5/32 dev lo");
+    rig.agent(async |agent| {
+        let stats = start(agent).await;
+        ping(&peer, "-c 1 -W 1 -s 1400 -I 10.244.250.5 10.244.1.0").await;
+        assert_eq!(stats.delivered(), 1, "{stats:?}");
     });
 }
 

@@ -160,6 +160,16 @@ fn every_way_is_shown_and_nothing_is_left_behind() {
     assert_eq!(hops(&back), pairs(&expected), "{back}");
     assert_eq!(back["end"], "delivered", "{back}");
 
+    // What nobody leases is not the overlay's.
+    let away = trace(node, &format!("{here} 10.244.255.9"), 0);
+    assert_eq!(away["end"], "sent", "{away}");
+    let meaning = away["hops"][1]["meaning"].as_str().unwrap();
+    let words = "no lease covers 10.244.255.9 (`peers` lists them), so the node's own routes count: to eth0 by way of 172.30.0.254";
+    assert!(meaning.starts_with(words), "{meaning}");
+    let comes = trace(node, &format!("10.244.255.9 {here}"), 0);
+    assert_eq!(comes["end"], "delivered", "{comes}");
+    // Somebody leads it there all the same.
+    node.exec("ip route add 10.244.255.0/24 dev flannel.1");
     let lost = trace(node, &format!("{here} 10.244.255.9"), 1);
     assert_eq!(lost["end"], "dropped", "{lost}");
     assert_eq!(
@@ -168,9 +178,8 @@ fn every_way_is_shown_and_nothing_is_left_behind() {
     );
     let advice = lost["hops"][2]["advice"].as_str().unwrap();
     assert!(advice.contains("holds a lease"), "{advice}");
+    node.exec("ip route del 10.244.255.0/24 dev flannel.1");
 
-    // From a subnet that nobody leases nothing can come.
-    look(node, &format!("trace 10.244.255.9 {here}"), 2);
     let outside = trace(node, &format!("198.51.100.9 {here}"), 0);
     assert_eq!(outside["end"], "delivered", "{outside}");
 
@@ -194,16 +203,17 @@ fn a_proven_flow_is_seen_to_skip_the_stack() {
     assert_eq!(bytes(node), before);
 }
 
-/// Proven just now.
-fn proof(node: &Node) -> Half {
+/// Proven just now, at a port.
+fn proof(node: &Node, port: u32) -> Half {
     let epoch: Array<MapData, u32> = pinned(node, EPOCH).try_into().unwrap();
     let epoch = epoch.get(&0, 0).unwrap();
     let now = tick(clock());
     Half {
-        seen: now,
         verified: now,
         probed: now,
         epoch,
+        port,
+        ..Half::EMPTY
     }
 }
 
@@ -215,7 +225,7 @@ fn enter(node: &Node, key: FlowKey, flow: Flow) {
 
 /// Enters a flow whose both directions were proven just now, to a peer that is reached in this way.
 fn prove(node: &Node, kind: u8, local: Ipv4Addr, remote: Ipv4Addr) {
-    let half = proof(node);
+    let half = proof(node, 7);
     let key = FlowKey {
         local: local.octets(),
         remote: remote.octets(),

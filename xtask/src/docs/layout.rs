@@ -3,13 +3,16 @@
 use std::fmt::Write as _;
 use std::mem::offset_of;
 
+use flannel_common::crossing::{Change, Crossing, SLOTS, Seen};
 use flannel_common::event::{About, Listen};
 use flannel_common::flow::{Flow, FlowKey, Half};
+use flannel_common::header::Ip;
 use flannel_common::maps::{self, Peer, Vtep};
 use flannel_common::outside::Way;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Entry, Fragment, FragmentKey, Key};
+use flannel_common::source::{Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 
 use super::Page;
@@ -46,7 +49,7 @@ struct Layout {
 
 pub(super) fn page() -> Page {
     let mut text = String::from(
-        "<!-- Made by `cargo xtask docs` from flannel-common/src/{maps,flow,snat/entry,stats,program}.rs: change those. -->\n\n",
+        "<!-- Made by `cargo xtask docs` from flannel-common/src/{maps,flow,crossing,snat/entry,stats,program}.rs: change those. -->\n\n",
     );
     text.push_str(INTRODUCTION);
     let _ = writeln!(text, "\nLayout version: {}.\n", maps::LAYOUT_VERSION);
@@ -66,6 +69,14 @@ pub(super) fn page() -> Page {
             "`Vtep`",
             maps::MAX_PEERS,
         ),
+        (maps::MACS, "hash", "VTEP MAC", "`Vtep`", maps::MAX_PEERS),
+        (
+            maps::SENDERS,
+            "LRU hash",
+            "`SenderKey`",
+            "`Sender`",
+            maps::MAX_SENDERS,
+        ),
         (
             maps::FLOWS,
             "LRU hash",
@@ -74,6 +85,20 @@ pub(super) fn page() -> Page {
             maps::MAX_FLOWS,
         ),
         (maps::EPOCH, "array", "0", "epoch (`u32`)", 1),
+        (
+            maps::SLOT,
+            "per-CPU array",
+            "direction and part of the flow",
+            "`Crossing`",
+            SLOTS,
+        ),
+        (
+            maps::UNFIT,
+            "hash",
+            "ifindex (`u32`)",
+            "why nothing is proven there (`u32`)",
+            maps::MAX_UNFIT,
+        ),
         (maps::SNAT, "LRU hash", "`Key`", "`Entry`", maps::MAX_SNAT),
         (
             maps::FRAGMENTS,
@@ -155,7 +180,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 13] {
+fn layouts() -> [Layout; 18] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -174,7 +199,19 @@ fn layouts() -> [Layout; 13] {
             end: u8 = "0",
         }),
         layout!(Vtep {
-            leases: u32 = "number of leases that name this address",
+            leases: u32 = "number of leases that name this address, or MAC",
+        }),
+        layout!(SenderKey {
+            outer: [u8; 4] = "outer source that is not the address of the lease its packets claim",
+            reason: u8 = "number of the reason to drop them; 255: taken, by the MAC",
+            pad: [u8; 3] = "0",
+        }),
+        layout!(Sender {
+            packets: u64 = "packets",
+            last: u64 = "monotonic nanoseconds of the last one",
+            inner: [u8; 4] = "its inner source",
+            mac: [u8; 6] = "source of its inner Ethernet header",
+            pad: [u8; 6] = "0",
         }),
         layout!(FlowKey {
             local: [u8; 4] = "the pod on this node",
@@ -186,24 +223,44 @@ fn layouts() -> [Layout; 13] {
         }),
         layout!(Flow {
             tx: Half = "from the pod to the overlay or the outside",
-            rx: Half = "from there to the pod",
+            peer: Peer = "where the stack sent it; a `Way` if its `kind` is 3",
             closed: u32 = "tick at which FIN or RST was seen; 0: open",
             bulk: u32 = "tick at which a full-size segment last arrived; 0: never",
-            peer: Peer = "where the stack sent it; a `Way` if its `kind` is 3",
+            rx: Half = "from there to the pod",
             rx_peer: [u8; 4] = "the outer source from which it may arrive",
-            port: u32 = "index of the interface on which the stack delivered it",
             pod_mac: [u8; 6] = "destination MAC of what the stack delivered",
             gateway_mac: [u8; 6] = "source MAC of what the stack delivered",
-            hook: u8 = "what `port` is: 0 a pod's port, 1 the bridge",
+            hook: u8 = "what the port of `rx` is: 0 a pod's port, 1 the bridge",
             pad: [u8; 3] = "0",
         }),
         layout!(Half {
-            seen: u32 =
-                "tick at which the hook before the stack last let a packet go through the stack",
-            verified: u32 =
-                "tick at which the hook behind the stack last saw one come out unchanged; 0: never",
+            verified: u32 = "tick at which the hook behind the stack last saw a packet come out that the one before it had noted; 0: never",
             probed: u32 = "tick of the last renewal",
-            epoch: u32 = "epoch in which `verified` was written",
+            epoch: u32 = "epoch in which that packet went in",
+            port: u32 = "index of the interface, a pod's port or the bridge, by which packets come in (`tx`) or go out (`rx`)",
+            change: Change = "what the stack did to it",
+        }),
+        layout!(Change {
+            mark_in: u32 = "mark with which it went into the stack",
+            mark: u32 = "mark with which it came out; of what goes to a pod's port 0, for a veth takes it off",
+            priority: u32 = "traffic class with which it came out; the same",
+            tos_in: u8 = "TOS byte with which it went in",
+            tos: u8 = "TOS byte with which it came out",
+            pad: [u8; 2] = "0",
+        }),
+        layout!(Crossing {
+            seen: Seen = "the packet as it went in",
+            device: u32 = "index of the interface on which the stack received it",
+            gso_size: u32 = "payload of each segment it stands for, bytes; 0: one packet",
+            epoch: u32 = "epoch in which it went in",
+            at: u32 = "tick at which it did; 0: no packet yet",
+            out: u32 = "index of the interface where it came out; 0: it has not",
+        }),
+        layout!(Seen {
+            ip: Ip = "IPv4 header",
+            l4: [u8; 16] = "what follows it: ports, and of TCP all up to the window",
+            mark: u32 = "mark",
+            priority: u32 = "traffic class",
         }),
         layout!(Key {
             src: [u8; 4] = "the packet's source",

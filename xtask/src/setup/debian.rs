@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::needs::NEEDS;
-use super::{is_root, tools};
+use super::{flanneld, is_root, tools};
 use crate::workspace::Workspace;
 use crate::{llvm, process};
 
@@ -27,7 +27,10 @@ pub(super) fn setup(workspace: &Workspace, dry_run: bool) -> Result<()> {
         .iter()
         .map(|need| need.package)
         .chain(COMPILER.iter().copied());
-    let wanted: Vec<String> = wanted.map(str::to_owned).chain([guess.clone()]).collect();
+    // Go comes by it where there is none.
+    let pip = flanneld::needs_pip(workspace)?.then_some("python3-pip");
+    let wanted = wanted.chain(pip).map(str::to_owned);
+    let wanted: Vec<String> = wanted.chain([guess.clone()]).collect();
     install(&wanted, dry_run)?;
 
     let llvm = match (llvm_major(), dry_run) {
@@ -42,6 +45,17 @@ pub(super) fn setup(workspace: &Workspace, dry_run: bool) -> Result<()> {
         install(&[package], dry_run)?;
     }
     tools::ensure(workspace, &tools::bpf_linker(llvm), dry_run)
+}
+
+/// What `test --kernel` calls: the machine itself, and what packs its root, its modules and its disk.
+const VIRTUAL_MACHINES: &[&str] = &["qemu-system-x86", "cpio", "kmod", "e2fsprogs", "binutils"];
+
+pub(super) fn virtual_machines() -> Result<()> {
+    let wanted: Vec<String> = VIRTUAL_MACHINES
+        .iter()
+        .map(|&name| name.to_owned())
+        .collect();
+    install(&wanted, false)
 }
 
 fn llvm_package(major: u32) -> String {

@@ -1,6 +1,8 @@
 //! `setup`: what a fresh machine lacks, and nothing else.
 
 mod debian;
+mod flanneld;
+mod go;
 mod kernel;
 mod needs;
 mod tools;
@@ -35,9 +37,13 @@ impl Setup {
         match system(&os_release) {
             System::Debian12 => {
                 debian::setup(workspace, self.dry_run)?;
+                flanneld::ensure(workspace, self.dry_run)?;
                 kernel::ensure_br_netfilter(self.dry_run)
             }
-            System::Other(name) => explain(workspace, &name),
+            System::Other(name) => {
+                explain(workspace, &name)?;
+                flanneld::ensure(workspace, self.dry_run)
+            }
         }
     }
 }
@@ -45,6 +51,21 @@ impl Setup {
 /// Also installs cargo-deny, which takes minutes and which only `check` needs.
 pub(crate) fn cargo_deny(workspace: &Workspace) -> Result<()> {
     tools::ensure(workspace, &CARGO_DENY, false)
+}
+
+/// Also installs what boots other kernels, which only `test --kernel` needs.
+///
+/// # Errors
+/// On other systems than Debian 12: the guest runs programs that were built for its C library.
+pub(crate) fn virtual_machines() -> Result<()> {
+    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    match system(&os_release) {
+        System::Debian12 => debian::virtual_machines(),
+        System::Other(name) => bail!(
+            "this is {name}; tests on other kernels take kernels and the guest's programs from Debian's \
+             packages, and run on Debian 12"
+        ),
+    }
 }
 
 fn system(os_release: &str) -> System {

@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 use crate::lease::{LeaseAttrs, OwnLease};
 use crate::mac::MacAddr;
 use crate::uplink::Uplink;
-pub(super) use node::{Call, FakeNode};
+pub(super) use node::{Call, FLANNELDS, FakeNode};
 pub(super) use source::FakeSource;
 pub(super) use stage::Stage;
 

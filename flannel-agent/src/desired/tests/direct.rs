@@ -18,7 +18,7 @@ fn host_gw_has_the_fast_path_and_no_tunnel() {
     .with("10.244.2.0/24", LeaseAttrs::host_gw(ip("192.168.0.2")))
     .routed();
     world.facts.pod_ports = Ports::from([("vetha".to_owned(), 7)]);
-    let Desired { node, peers } = world.build().unwrap();
+    let Desired { node, peers, .. } = world.build().unwrap();
     assert_eq!(node.pair, None);
     assert!(node.sysctls.is_empty() && node.features.is_empty());
     assert_eq!((node.globals.vni, node.globals.overlay_mtu), (0, 1500));
@@ -60,7 +60,7 @@ fn direct_routing_has_both_ways() {
         // A neighbour on another link than the uplink, where no program of ours is.
         (net("10.244.4.0/24"), hop("192.168.9.4", 9)),
     ]);
-    let Desired { node, peers } = world.build().unwrap();
+    let Desired { node, peers, .. } = world.build().unwrap();
     let hooks = hooks(&node);
     for hook in [
         ("uplink_rx", "eth0"),

@@ -1,15 +1,23 @@
 //! The node's firewall, read only: a policy of DROP for forwarded packets stops what takes the stack.
 
-use std::process::{Command, Stdio};
+mod docker;
 
-use serde_json::Value;
+use ipnet::Ipv4Net;
 
-use super::Report;
+use super::{Patient, Report};
 use crate::config::NetworkConfig;
-use crate::net::sysctl;
+use crate::iptables::{IptablesError, Kind, Tool};
+use crate::net::nftables::{Chain, Family};
+use crate::net::{NetError, ip_tables, nftables, sysctl};
 
-pub(super) fn check(network: Option<&NetworkConfig>, report: &mut Report) {
-    forward(network, report);
+pub(super) async fn check(
+    patient: &Patient<'_>,
+    network: Option<&NetworkConfig>,
+    report: &mut Report,
+) {
+    let network = network.map(|network| network.network);
+    forward(network, report).await;
+    docker::check(patient, report).await;
     let key = "net/netfilter/nf_conntrack_tcp_be_liberal";
     if let Ok(Some(value)) = sysctl::read(key) {
         report.ok(format!(
@@ -23,100 +31,94 @@ pub(super) fn check(network: Option<&NetworkConfig>, report: &mut Report) {
     }
 }
 
-fn forward(network: Option<&NetworkConfig>, report: &mut Report) {
-    let nft = run("nft", &["-j", "list", "chains"]).and_then(|text| nft_drops(&text));
-    // The legacy tables are not in nft's list, and asking for them loads a module: only where it is loaded.
-    let legacy = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names")
-        .is_ok_and(|tables| tables.lines().any(|table| table == "filter"));
-    let rules = run(
-        if legacy {
-            "iptables-legacy"
-        } else {
-            "iptables"
-        },
-        &["-S"],
-    )
-    .filter(|_| legacy || nft.as_ref().is_some_and(|chains| !chains.is_empty()));
-    judge(nft, legacy, rules.as_deref(), network, report);
+/// A base chain at the forward hook.
+#[derive(Debug, PartialEq, Eq)]
+enum Dropping {
+    /// FORWARD of a kind of iptables, and its rules, which only the tool shows.
+    Iptables(Kind, Result<String, String>),
+    /// Anybody else's, by family, table and name. A rule that accepts in one chain does not help in the next.
+    Nftables(String),
 }
 
-/// `nft`: its chains that drop, if it is there; `rules`: what iptables lists, of the legacy tables where these are.
-fn judge(
-    nft: Option<Vec<String>>,
-    legacy: bool,
-    rules: Option<&str>,
-    network: Option<&NetworkConfig>,
-    report: &mut Report,
-) {
-    let legacy_drops = legacy && rules.is_some_and(drops);
-    let chains = match (nft, legacy_drops) {
-        (_, true) => vec!["iptables FORWARD".to_owned()],
-        (Some(chains), false) => chains,
-        (None, false) if legacy => Vec::new(),
-        (None, false) => {
-            report.warning(
-                "cannot tell whether the firewall drops forwarded packets: there is no nft here",
-                "install nftables, or look by hand: iptables -S FORWARD",
-            );
-            return;
-        }
+async fn forward(network: Option<Ipv4Net>, report: &mut Report) {
+    match dropping().await {
+        Ok(chains) => judge(&chains, network, report),
+        Err(error) => report.warning(
+            format!("cannot tell whether the firewall drops forwarded packets: {error}"),
+            "run this as root, or look by hand: iptables -S FORWARD; nft list chains",
+        ),
+    }
+}
+
+async fn dropping() -> Result<Vec<Dropping>, NetError> {
+    let mut found = Vec::new();
+    for chain in nftables::chains()?
+        .iter()
+        .filter(|chain| chain.drops_forwarded())
+    {
+        found.push(match is_of_iptables(chain) {
+            true => Dropping::Iptables(Kind::Nft, rules(Kind::Nft).await),
+            false => Dropping::Nftables(name(chain)),
+        });
+    }
+    if ip_tables::forward_drops()? {
+        found.push(Dropping::Iptables(Kind::Legacy, rules(Kind::Legacy).await));
+    }
+    Ok(found)
+}
+
+fn is_of_iptables(chain: &Chain) -> bool {
+    chain.family == Family::Ipv4 && chain.table == "filter" && chain.name == "FORWARD"
+}
+
+fn name(chain: &Chain) -> String {
+    let family = match chain.family {
+        Family::Ipv4 => "ip",
+        Family::Inet | Family::Other => "inet",
     };
+    format!("{family} {} {}", chain.table, chain.name)
+}
+
+async fn rules(kind: Kind) -> Result<String, String> {
+    let listed = async { Tool::of(kind).await?.run(&["-S"]).await };
+    listed
+        .await
+        .map_err(|error: IptablesError| error.to_string())
+}
+
+fn judge(chains: &[Dropping], network: Option<Ipv4Net>, report: &mut Report) {
     if chains.is_empty() {
         report.ok("the firewall's policy for forwarded packets is not DROP");
-        return;
     }
-    let chains = chains.join(", ");
-    let cidr = network.map_or_else(
-        || "NETWORK".to_owned(),
-        |network| network.network.to_string(),
-    );
-    if rules.is_some_and(|rules| accepts(rules, &cidr)) {
-        report.ok(format!(
-            "{chains} drops by default, with exceptions for {cidr}"
-        ));
-        return;
+    let cidr = network.map_or_else(|| "NETWORK".to_owned(), |network| network.to_string());
+    for chain in chains {
+        match chain {
+            Dropping::Iptables(kind, Ok(rules)) if accepts(rules, &cidr) => report.ok(format!(
+                "FORWARD ({kind}) drops by default, with exceptions for {cidr}"
+            )),
+            Dropping::Iptables(kind, Ok(_)) => report.warning(
+                format!("FORWARD ({kind}) drops by default: packets between pods and {cidr} need an exception"),
+                format!(
+                    "let the agent add them (--iptables-forward-rules=true), or: \
+                     {kind} -A FORWARD -s {cidr} -j ACCEPT; {kind} -A FORWARD -d {cidr} -j ACCEPT"
+                ),
+            ),
+            Dropping::Iptables(kind, Err(why)) => report.failure(
+                format!(
+                    "FORWARD ({kind}) drops by default, and neither doctor nor the agent can look for exceptions or add them: {why}"
+                ),
+                "install iptables where the agent runs (the shipped image has it), or accept the network's packets yourself \
+                 and give --iptables-forward-rules=false",
+            ),
+            Dropping::Nftables(chain) => report.warning(
+                format!(
+                    "the chain {chain} drops forwarded packets by default, and rules of iptables do not help there: \
+                     packets between pods and {cidr} need an exception"
+                ),
+                format!("nft insert rule {chain} ip saddr {cidr} accept; nft insert rule {chain} ip daddr {cidr} accept, if there is none yet"),
+            ),
+        }
     }
-    report.warning(
-        format!("{chains} drops by default: packets between pods and {cidr} need an exception"),
-        format!(
-            "let the agent add them (--iptables-forward-rules=true), or: \
-             iptables -A FORWARD -s {cidr} -j ACCEPT; iptables -A FORWARD -d {cidr} -j ACCEPT"
-        ),
-    );
-}
-
-fn run(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Base chains on the forward hook of IPv4 whose policy is drop, by name.
-fn nft_drops(text: &str) -> Option<Vec<String>> {
-    let value: Value = serde_json::from_str(text).ok()?;
-    let chains = value["nftables"].as_array()?.iter();
-    Some(
-        chains
-            .map(|item| &item["chain"])
-            .filter(|chain| chain["hook"] == "forward" && chain["policy"] == "drop")
-            .filter(|chain| chain["family"] == "ip" || chain["family"] == "inet")
-            .map(|chain| {
-                let word = |key: &str| chain[key].as_str().unwrap_or("?").to_owned();
-                format!("{} {} {}", word("family"), word("table"), word("name"))
-            })
-            .collect(),
-    )
-}
-
-fn drops(rules: &str) -> bool {
-    rules.lines().any(|rule| rule.trim() == "-P FORWARD DROP")
 }
 
 /// Both directions, in FORWARD itself or in a chain that it jumps to, as flannel's own rules have it.
@@ -141,66 +143,65 @@ fn accepts(rules: &str, cidr: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inspect::doctor::tests::{fine, odd, said};
+    use crate::inspect::doctor::Mark;
+    use crate::inspect::doctor::tests::{Said, fine, odd, said};
+
+    fn says(chains: &[Dropping]) -> Said {
+        let network = "10.244.0.0/16".parse().unwrap();
+        said(|report| judge(chains, Some(network), report))
+    }
+
+    fn iptables(kind: Kind, rules: &str) -> Dropping {
+        Dropping::Iptables(kind, Ok(rules.to_owned()))
+    }
 
     #[test]
     fn a_policy_of_drop_needs_exceptions() {
-        let json = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
-        let network = NetworkConfig::parse(json).unwrap();
-        let said = |nft: Option<&[&str]>, legacy, rules| {
-            let nft = nft.map(|chains| chains.iter().map(|c| (*c).to_owned()).collect());
-            said(|report| judge(nft, legacy, rules, Some(&network), report))
-        };
         let none = fine("the firewall's policy for forwarded packets is not DROP");
-        assert_eq!(said(Some(&[]), false, None), none);
-        assert_eq!(said(None, true, Some("-P FORWARD ACCEPT\n")), none);
+        assert_eq!(says(&[]), none);
         assert_eq!(
-            said(None, false, None),
+            says(&[iptables(Kind::Legacy, "-P FORWARD DROP\n")]),
             odd(
-                "cannot tell whether the firewall drops forwarded packets: there is no nft here",
-                "install nftables, or look by hand: iptables -S FORWARD"
-            )
-        );
-        let drops = |chain: &str| {
-            odd(
-                &format!(
-                    "{chain} drops by default: packets between pods and 10.244.0.0/16 need an exception"
-                ),
+                "FORWARD (iptables-legacy) drops by default: packets between pods and 10.244.0.0/16 need an exception",
                 "let the agent add them (--iptables-forward-rules=true), or: \
-                 iptables -A FORWARD -s 10.244.0.0/16 -j ACCEPT; iptables -A FORWARD -d 10.244.0.0/16 -j ACCEPT",
+                 iptables-legacy -A FORWARD -s 10.244.0.0/16 -j ACCEPT; iptables-legacy -A FORWARD -d 10.244.0.0/16 -j ACCEPT",
             )
-        };
-        let policy = "-P FORWARD DROP\n";
-        assert_eq!(
-            said(Some(&[]), true, Some(policy)),
-            drops("iptables FORWARD")
         );
-        let chain = ["ip filter FORWARD"];
-        assert_eq!(said(Some(&chain), false, Some(policy)), drops(chain[0]));
         let rules = "-P FORWARD DROP\n-A FORWARD -s 10.244.0.0/16 -j ACCEPT\n\
                      -A FORWARD -d 10.244.0.0/16 -j ACCEPT\n";
         assert_eq!(
-            said(Some(&chain), false, Some(rules)),
-            fine("ip filter FORWARD drops by default, with exceptions for 10.244.0.0/16")
+            says(&[iptables(Kind::Nft, rules)]),
+            fine("FORWARD (iptables-nft) drops by default, with exceptions for 10.244.0.0/16")
         );
     }
 
     #[test]
-    fn chains_that_drop_forwarded_packets_are_found() {
-        let text = r#"{"nftables":[{"metainfo":{}},
-            {"chain":{"family":"ip","table":"filter","name":"FORWARD","hook":"forward","policy":"drop"}},
-            {"chain":{"family":"ip6","table":"filter","name":"FORWARD","hook":"forward","policy":"drop"}},
-            {"chain":{"family":"ip","table":"filter","name":"INPUT","hook":"input","policy":"drop"}},
-            {"chain":{"family":"inet","table":"fw","name":"fwd","hook":"forward","policy":"accept"}},
-            {"chain":{"family":"ip","table":"filter","name":"DOCKER"}}]}"#;
-        assert_eq!(nft_drops(text).unwrap(), ["ip filter FORWARD"]);
-        assert_eq!(nft_drops("not JSON"), None);
+    fn what_nobody_can_repair_here_is_a_failure() {
+        let why = Dropping::Iptables(Kind::Nft, Err("there is no iptables-nft".to_owned()));
+        let [(mark, text, _)] = &says(&[why])[..] else {
+            panic!("one line");
+        };
+        assert_eq!(*mark, Mark::Failure);
+        assert!(text.contains("there is no iptables-nft"), "{text}");
+    }
+
+    #[test]
+    fn iptables_does_not_help_in_other_chains() {
+        let said = says(&[Dropping::Nftables("inet fw forward".to_owned())]);
+        let [(Mark::Warning, text, Some(fix))] = &said[..] else {
+            panic!("{said:?}");
+        };
+        assert!(text.contains("the chain inet fw forward"), "{text}");
+        assert!(
+            fix.contains("nft insert rule inet fw forward ip saddr 10.244.0.0/16"),
+            "{fix}"
+        );
     }
 
     #[test]
     fn an_exception_has_to_cover_both_directions() {
         let one = "-P FORWARD DROP\n-A FORWARD -s 10.244.0.0/16 -m comment --comment x -j ACCEPT\n";
-        assert!(drops(one) && !accepts(one, "10.244.0.0/16"));
+        assert!(!accepts(one, "10.244.0.0/16"));
         let both = format!("{one}-A FORWARD -d 10.244.0.0/16 -j ACCEPT\n");
         assert!(accepts(&both, "10.244.0.0/16"));
         assert!(!accepts(&both, "10.244.0.0/1"));

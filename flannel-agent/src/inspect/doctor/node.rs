@@ -10,9 +10,6 @@ use super::{Patient, Report, offloads, reverse_path, vxlan_port, ways};
 /// IPv4 hosts have to take this much (RFC 791); below it DNS and TLS break.
 const MTU_MIN: u32 = 576;
 
-/// flannel's CNI plugin gives the bridge this name unless told otherwise.
-const BRIDGE: &str = "cni0";
-
 pub(super) async fn check(
     patient: &Patient<'_>,
     network: Option<&NetworkConfig>,
@@ -160,7 +157,8 @@ fn is_bound(table: &str, port: u16) -> bool {
 
 /// A bridge left from an earlier lease keeps its pods from everybody: the classic of flannel's trouble.
 fn bridge(patient: &Patient<'_>, report: &mut Report) {
-    let Some(bridge) = patient.link(BRIDGE) else {
+    let name = &patient.config.fast_path.bridge;
+    let Some(bridge) = patient.link(name) else {
         return;
     };
     let subnet = match crate::subnet_env::read(patient.subnet_file()) {
@@ -173,7 +171,7 @@ fn bridge(patient: &Patient<'_>, report: &mut Report) {
     let Some(subnet) = subnet else {
         report.warning(
             format!(
-                "{} names no subnet, but {BRIDGE} exists",
+                "{} names no subnet, but {name} exists",
                 patient.subnet_file().display()
             ),
             "start the agent, or name its file with --subnet-file",
@@ -184,12 +182,12 @@ fn bridge(patient: &Patient<'_>, report: &mut Report) {
     match addresses.find(|address| !subnet.contains(&address.ip())) {
         Some(address) => report.failure(
             format!(
-                "{BRIDGE} has the address {}, outside of this node's subnet {subnet}",
+                "{name} has the address {}, outside of this node's subnet {subnet}",
                 address.net
             ),
-            format!("drain the node, ip link del {BRIDGE}, and start its pods anew"),
+            format!("drain the node, ip link del {name}, and start its pods anew"),
         ),
-        None => report.ok(format!("{BRIDGE} is inside this node's subnet {subnet}")),
+        None => report.ok(format!("{name} is inside this node's subnet {subnet}")),
     }
 }
 

@@ -3,11 +3,10 @@
 use super::step::Step;
 use super::{Leased, Preview};
 use crate::cli::Config;
-use crate::cli::flags::SourceCheck;
 use crate::config::Backend;
 use crate::dataplane;
 use crate::desired::{self, Desired, Facts, Inputs, Sought};
-use crate::direct::{self, Direct};
+use crate::direct::Direct;
 use crate::mac::MacAddr;
 use crate::net::Netlink;
 use crate::plan::Action;
@@ -40,18 +39,12 @@ impl Preview {
         };
         let facts = Facts::gather(net, sought).await?;
         let direct = Direct::new(network, lease.subnet, &lease.others, uplink, &facts.on_link);
-        if network.backend == Backend::HostGw {
-            self.add_routes(net, &direct).await?;
-        }
         let known = Known {
             uplink,
             facts: &facts,
             direct: &direct,
         };
         self.add_dataplane(config, known, leased).await?;
-        if network.backend != Backend::HostGw {
-            self.add_routes(net, &direct).await?;
-        }
         let network = network.network;
         self.add_blackhole(config, net, leased).await?;
         if config.forward_rules && forward_rules::are_missing(network).await? {
@@ -97,7 +90,7 @@ impl Preview {
             direct: &known.direct.routes,
             vtep_mac,
             facts: known.facts,
-            source_check: config.source_check == SourceCheck::Strict,
+            source_check: config.source_check,
             fast_path: &config.fast_path,
             snat: config.snat.as_ref(),
         })?;
@@ -111,13 +104,7 @@ impl Preview {
             self.steps.push(Step::from(action));
         }
         self.ignored.extend(desired.peers.ignored);
-        Ok(())
-    }
-
-    async fn add_routes(&mut self, net: &Netlink, direct: &Direct) -> anyhow::Result<()> {
-        let changes = direct::plan(direct, &net.routes().await?);
-        self.steps.extend(changes.iter().map(Step::from));
-        self.ignored.extend(direct.ignored.clone());
+        self.ignored.extend(known.direct.ignored.clone());
         Ok(())
     }
 
@@ -169,7 +156,7 @@ impl Preview {
                 .push(Step::new("files", "write_subnet_file", what));
         }
         if let Some(folder) = &config.cni_conf_dir
-            && !cni::is_written(folder, &env)
+            && !cni::is_written(folder, &config.fast_path.bridge, &env)
         {
             let what = format!("write {}", cni::path(folder).display());
             self.steps

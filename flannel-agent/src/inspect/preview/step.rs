@@ -4,7 +4,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::dataplane::ReplacedMap;
-use crate::direct::Change;
 use crate::lease::LeaseAttrs;
 use crate::plan::Action;
 use crate::source::etcd::{LeaseChange, LeasePreview};
@@ -80,15 +79,6 @@ impl From<&ReplacedMap> for Step {
             _ => "replace_map",
         };
         Self::new("kernel", action, map.to_string())
-    }
-}
-
-impl From<&Change> for Step {
-    fn from(change: &Change) -> Self {
-        Self {
-            detail: serde_json::to_value(change).unwrap_or_default(),
-            ..Self::new("kernel", change.name(), change.to_string())
-        }
     }
 }
 

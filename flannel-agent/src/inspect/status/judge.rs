@@ -16,8 +16,19 @@ const OVERLAY_SNAT: [Program; 2] = [Program::OverlaySnatTx, Program::OverlaySnat
 /// From here on a map that cannot forget is short of room. (The table of flows is an LRU: full is normal.)
 const PRESSURE_PERCENT: u32 = 90;
 
+/// So many strangers are named.
+const SENDERS: usize = 5;
+
 pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
+    if let Some(device) = &status.taken_over_by {
+        findings.push(taken_over(device));
+        let mut attention = |what, fix| findings.push(finding(Verdict::Attention, what, fix));
+        let past = status.past.as_ref().filter(|_| status.agent_running);
+        past.iter()
+            .for_each(|past| past.judge(true, &mut attention));
+        return findings;
+    }
     let mut broken = |what: String, fix| {
         findings.push(finding(Verdict::Broken, what, fix));
     };
@@ -56,6 +67,17 @@ pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
     }
     findings.extend(attention(status, mangled));
     findings
+}
+
+/// Nothing is broken: the node is flanneld's.
+fn taken_over(device: &str) -> Finding {
+    finding(
+        Verdict::Attention,
+        format!(
+            "{device} is a kernel vxlan device: flanneld serves this node, and programs of ours that are still attached let packets pass"
+        ),
+        "flannel-agent cleanup removes what is left of ours; or stop flanneld and start the agent (again), which takes the node over",
+    )
 }
 
 fn needed(status: &Status) -> impl Iterator<Item = Program> {
@@ -133,6 +155,20 @@ fn attention(status: &Status, mangled: u64) -> Vec<Finding> {
             );
         }
     }
+    let dropped = || status.senders.iter().filter(|odd| odd.dropped.is_some());
+    for odd in dropped().take(SENDERS) {
+        attention(
+            odd.to_string(),
+            "find out who sends that; if it is a node of the network, look at the PublicIP and the VtepMAC of its lease",
+        );
+    }
+    let left = dropped().count().saturating_sub(SENDERS);
+    if left > 0 {
+        attention(
+            format!("and from {left} addresses more"),
+            "look at UDP to the VXLAN port, which only nodes should reach: a firewall is missing",
+        );
+    }
     if mangled > 0 {
         attention(
             format!("{mangled} packets were dropped because the kernel failed half-way (mangled)"),
@@ -197,6 +233,7 @@ mod tests {
             agent_running: true,
             past: None,
             told: None,
+            taken_over_by: None,
             uplink: None,
             devices: Vec::new(),
             hooks: NEEDED.map(hook).into(),
@@ -204,6 +241,7 @@ mod tests {
             direct_routes: 0,
             maps: vec![map(PEERS, 1), map(VTEPS, 1)],
             packets: Default::default(),
+            senders: Vec::new(),
             findings: Vec::new(),
         }
     }
@@ -238,6 +276,17 @@ mod tests {
         )));
     }
 
+    #[test]
+    fn a_node_that_flanneld_took_over_is_not_broken() {
+        let mut status = status();
+        status.taken_over_by = Some("flannel.1".to_owned());
+        status.hooks.clear();
+        let said = said(&status);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert_eq!(said[0].0, Verdict::Attention);
+        assert!(said[0].1.contains("flanneld serves this node"), "{said:?}");
+    }
+
     fn told(vni: u32) -> Told {
         Told {
             vni,
@@ -250,7 +299,7 @@ mod tests {
             network: "10.244.0.0/16".parse().unwrap(),
             subnet: "10.244.1.0/24".parse().unwrap(),
             overlay_mtu: 1450,
-            source_check: "strict",
+            source_check: "lease",
             fast_path: crate::desired::Mode::Off,
             pod_hook: crate::desired::Hook::Port,
             snat_ports: Some(PortRange { min: 1, max: 2 }),

@@ -22,6 +22,7 @@ pub(super) struct Past {
     /// The last one that changed something.
     last_change: Option<Reconcile>,
     error: Option<Failure>,
+    complaint: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -79,6 +80,7 @@ impl Past {
                 error: failing.error,
                 since_s: ago(failing.since),
             }),
+            complaint: page.complaint,
         }
     }
 
@@ -124,6 +126,9 @@ impl Past {
                 ),
                 "it hangs or gets no CPU: see its log, then restart it",
             );
+        }
+        if let Some(complaint) = self.complaint.as_ref().filter(|_| runs) {
+            attention(complaint.clone(), "as it says; the agent notices by itself");
         }
         let Some(lease) = &self.lease else { return };
         let (Some(left), Some(renewal)) = (lease.expires_in_s, lease.renewal_in_s) else {
@@ -255,6 +260,16 @@ mod tests {
         assert!(change[1].starts_with("1 d 1 h ago"), "{change:?}");
         assert!(change[1].ends_with(": 2 actions: attach x …"), "{change:?}");
         assert_eq!(findings(page(), true), <[&str; 0]>::default());
+    }
+
+    #[test]
+    fn what_an_operator_has_to_put_right_is_told_while_the_agent_runs() {
+        let page = || Page {
+            complaint: Some("FORWARD drops".to_owned()),
+            ..page()
+        };
+        assert_eq!(findings(page(), true), ["FORWARD drops"]);
+        assert_eq!(findings(page(), false), <[&str; 0]>::default());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::place::{End, Next, Place, behind, dropped, end};
 use super::{Hop, Report, Scene};
 use crate::dataplane::view::{Hook, Mode, in_order};
 use crate::dataplane::{About, Outcome};
+use crate::desired::TUNNEL;
 use crate::net::{Direction, Link, Sender};
 
 /// TC actions (`linux/pkt_cls.h`).
@@ -73,15 +74,9 @@ impl Scene {
         // Where the way back leads is where it comes from.
         let back = self.net.next_hop(src, None).await.map(|hop| hop.index);
         let back = back.unwrap_or(self.told.uplink_index);
-        if !self.told.network.contains(&src) {
+        // Inside the Network or not: an address that nobody leases is no pod's.
+        let Some(peer) = self.view.peer_of(src)? else {
             return Ok((Place::In(self.entry(back)), frame));
-        }
-        let peer = self.view.peer_of(src)?;
-        let Some(peer) = peer else {
-            bail!(
-                "no lease covers {src}: no node would send such a packet to this one \
-                 (`peers` lists the leases)"
-            );
         };
         if !self.told.subnet.contains(&dst) {
             bail!(
@@ -300,10 +295,21 @@ impl Scene {
         };
         let device = self.links.iter().find(|link| link.index == route.index);
         let device = device.map_or_else(|| format!("#{}", route.index), |link| link.name.clone());
+        let unleased = self.told.network.contains(&dst)
+            && !self.told.subnet.contains(&dst)
+            && !route.local
+            && self.view.peer_of(dst)?.is_none();
+        let whose = match unleased {
+            true => format!(
+                "no lease covers {dst} (`peers` lists them), so the node's own routes count: "
+            ),
+            false => String::new(),
+        };
         hop.meaning = format!(
-            "{} (bridge, netfilter and policy are not part of a trace: they may translate or drop it)",
+            "{whose}{} (bridge, netfilter and policy are not part of a trace: they may translate or drop it)",
             match route.local {
                 true => format!("{dst} is an address of this node"),
+                false if [TUNNEL, dst].contains(&route.via) => format!("to {device}"),
                 false => format!("to {device} by way of {}", route.via),
             }
         );

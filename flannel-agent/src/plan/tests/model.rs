@@ -1,23 +1,25 @@
 //! A kernel in memory: what each action does to the state that is observed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 
 use crate::actual::{Actual, Device, Generation, Loaded, PairState, PeerMaps, Programs, Stale};
-use crate::desired::Desired;
+use crate::desired::{Desired, TUNNEL, Way};
+use crate::net::{PROTOCOL, Path, Route};
 use crate::node_sysctls::Difference;
-use crate::plan::{Action, plan};
+use crate::plan::{Action, How, Set, plan};
 
 pub(super) fn empty() -> Actual {
     Actual {
         device: Device::Absent,
         aside: false,
         former: BTreeSet::new(),
-        former_leads: false,
         programs: Programs::default(),
         peers: PeerMaps::default(),
+        routes: Vec::new(),
         exempt: BTreeSet::new(),
         outlets: BTreeMap::new(),
         shared_sysctls: Difference::default(),
@@ -35,8 +37,8 @@ pub(super) fn pair(actual: &mut Actual) -> &mut PairState {
 pub(super) struct Model {
     pub(super) actual: Actual,
     next_index: u32,
-    /// Name and route of the pair that is there.
-    tunnel: Option<(String, Ipv4Net)>,
+    /// Name of the pair that is there.
+    tunnel: Option<String>,
 }
 
 impl Model {
@@ -51,15 +53,14 @@ impl Model {
     /// What is observed depends on what is wanted: a pair of another name is one of an earlier configuration.
     pub(super) fn look(&mut self, desired: &Desired) {
         let wanted = desired.node.pair.as_ref().map(|pair| &pair.name);
-        let Some((name, overlay)) = &self.tunnel else {
+        let Some(name) = &self.tunnel else {
             return;
         };
         if Some(name) == wanted {
             return;
         }
         let old = std::mem::replace(&mut self.actual.device, Device::Absent);
-        if let Device::Ours(pair) = old {
-            self.actual.former_leads = pair.routes.contains_key(overlay);
+        if let Device::Ours(_) = old {
             self.actual.former.insert(name.clone());
         }
         self.tunnel = None;
@@ -80,13 +81,12 @@ impl Model {
         assert!(self.actual.former.is_empty(), "{:?}", self.actual.former);
         self.tunnel = None;
         if let Some(wanted) = &desired.node.pair {
-            self.tunnel = Some((wanted.name.clone(), desired.node.overlay));
+            self.tunnel = Some(wanted.name.clone());
             let pair = pair(&mut self.actual);
             assert!(pair.up && pair.gro_up && pair.aliased);
             assert!(pair.addresses.contains(&desired.node.address));
-            let route = pair.routes.get(&desired.node.overlay);
-            assert_eq!(route, Some(&Some(desired.node.address.addr())));
         }
+        self.check_routes(desired);
         if desired.node.programs.is_empty() {
             return;
         }
@@ -115,6 +115,27 @@ impl Model {
         };
         assert!(steps.clone().all(|is| *is == Generation::Current));
         assert_eq!(steps.len(), wanted);
+    }
+
+    /// Every peer has one route of ours that counts, and there is no other of ours.
+    fn check_routes(&self, desired: &Desired) {
+        let tunnel = match &self.actual.device {
+            Device::Ours(pair) => pair.index,
+            _ => 0,
+        };
+        let routes = &self.actual.routes;
+        for (subnet, way) in &desired.routes {
+            let first = routes.iter().find(|r| r.destination == *subnet).unwrap();
+            let source = Some(desired.node.address.addr());
+            let (hop, source) = match way {
+                Way::Tunnel => ((tunnel, Some(TUNNEL)), source),
+                Way::Direct(hop) => ((hop.index, Some(hop.via)), None),
+            };
+            assert_eq!((first.paths[0].index, first.paths[0].gateway), hop);
+            assert_eq!((first.source, first.protocol), (source, PROTOCOL));
+        }
+        let ours = routes.iter().filter(|r| r.protocol == PROTOCOL);
+        assert_eq!(ours.count(), desired.routes.len(), "{routes:?}");
     }
 
     /// The agent restarts: everything stays but what this process had loaded.
@@ -152,19 +173,19 @@ impl Model {
             }
             // The address leaves a device; see `plan`.
             Action::Retire { device } => {
-                if actual.former.contains(device) {
-                    actual.former_leads = false;
-                }
-                if let Device::Ours(pair) = &mut actual.device {
-                    pair.routes.clear();
-                }
+                assert!(device.starts_with("fl"));
+                let pair = match &actual.device {
+                    Device::Ours(pair) => pair.index,
+                    _ => 0,
+                };
+                // Out of the uplink, or by the pair without the address.
+                let stays = |r: &Route| r.leads_by(2) || r.leads_by(3) || r.leads_by(pair);
+                actual.routes.retain(|r| r.source.is_none() && stays(r));
             }
             Action::DeleteDevice { device } if device.starts_with("flold") => {
                 actual.aside = false;
             }
-            Action::DeleteDevice { device } if actual.former.remove(device) => {
-                assert!(!actual.former_leads, "packets still go there");
-            }
+            Action::DeleteDevice { device } if actual.former.remove(device) => {}
             Action::DeleteDevice { .. } => actual.device = Device::Absent,
             Action::CreatePair(wanted) => {
                 assert_eq!(actual.device, Device::Absent, "the name is free");
@@ -262,24 +283,38 @@ impl Model {
             Action::RemoveAddress { address, .. } => {
                 let pair = pair(actual);
                 pair.addresses.remove(address);
-                pair.routes.retain(|_, src| *src != Some(address.addr()));
+                let index = pair.index;
+                let routes = &mut actual.routes;
+                routes.retain(|r| r.source != Some(address.addr()) || !r.leads_by(index));
             }
-            Action::SetRoute {
-                destination,
-                source,
-                replace,
-                ..
-            } => {
-                assert!(*replace || !actual.former_leads, "such a route exists");
-                actual.former_leads = false;
-                let pair = pair(actual);
-                assert!(pair.up, "a route needs its device up");
-                let held = pair.addresses.iter().any(|a| a.addr() == *source);
-                assert!(held, "a route needs its source address");
-                pair.routes.insert(*destination, Some(*source));
-            }
-            Action::RemoveRoute { destination, .. } => {
-                pair(actual).routes.remove(destination);
+            Action::UpdateRoutes(changes) => {
+                let pair = match &actual.device {
+                    Device::Ours(pair) => Some(pair),
+                    _ => None,
+                };
+                let routes = &mut actual.routes;
+                for to in &changes.remove {
+                    let ours = |r: &Route| r.destination == *to && r.protocol == PROTOCOL;
+                    let at = routes.iter().position(ours).unwrap();
+                    routes.remove(at);
+                }
+                for (to, set) in &changes.set {
+                    let at = routes.iter().position(|r| r.destination == *to);
+                    let new = route(*to, set, pair);
+                    match (set.how, at) {
+                        (How::Add, None) => routes.push(new),
+                        (How::Replace, Some(at)) => routes[at] = new,
+                        (How::Replace, None) => routes.push(new),
+                        (How::InFront { .. }, Some(at)) => {
+                            let again = routes
+                                .iter()
+                                .any(|r| r.paths == new.paths && r.destination == *to);
+                            assert!(!again, "EEXIST");
+                            routes.insert(at, new);
+                        }
+                        other => panic!("{to}: {other:?}"),
+                    }
+                }
             }
             Action::Detach(stale) => {
                 actual.programs.stale.remove(stale);
@@ -292,5 +327,41 @@ impl Model {
                 actual.programs.old_layouts.remove(folder);
             }
         }
+    }
+}
+
+fn route(to: Ipv4Net, set: &Set, pair: Option<&PairState>) -> Route {
+    let (index, gateway) = match set.way {
+        Way::Tunnel => {
+            let pair = pair.expect("a tunnel");
+            assert!(pair.up, "a route needs its device up");
+            if let Some(source) = set.source {
+                let held = pair.addresses.iter().any(|a| a.addr() == source);
+                assert!(held, "a route needs its source address");
+            }
+            (pair.index, TUNNEL)
+        }
+        Way::Direct(hop) => (hop.index, hop.via),
+    };
+    self::held(to, index, Some(gateway), set.source)
+}
+
+/// A route of ours.
+pub(super) fn held(
+    destination: Ipv4Net,
+    index: u32,
+    gateway: Option<Ipv4Addr>,
+    source: Option<Ipv4Addr>,
+) -> Route {
+    Route {
+        destination,
+        paths: vec![Path {
+            index,
+            gateway,
+            dead: false,
+        }],
+        source,
+        metric: 0,
+        protocol: PROTOCOL,
     }
 }

@@ -1,16 +1,17 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
-use super::model::{Model, empty};
+use super::model::{Model, empty, held};
 use crate::actual::{Actual, Device, Generation, PairState, PeerMaps, Stale};
 use crate::desired::tests::{World, config, source_nat};
-use crate::desired::{Desired, Outlet, Peer};
+use crate::desired::{Desired, Outlet, Peer, TUNNEL};
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
+use crate::net::{PROTOCOL, Route};
 
 fn mac() -> impl Strategy<Value = MacAddr> {
     any::<[u8; 5]>().prop_map(|[b, c, d, e, f]| MacAddr([2, b, c, d, e, f]))
@@ -92,42 +93,58 @@ fn peer_maps() -> impl Strategy<Value = PeerMaps> {
     (
         prop::collection::btree_map(subnet, prop::option::of(peer), 0..20),
         prop::collection::btree_map(any::<u32>().prop_map(Ipv4Addr::from), 1..3u32, 0..10),
+        prop::collection::btree_map(mac(), 1..3u32, 0..10),
     )
-        .prop_map(|(table, vteps)| PeerMaps { table, vteps })
+        .prop_map(|(table, vteps, macs)| PeerMaps { table, vteps, macs })
 }
 
 fn pair_state() -> impl Strategy<Value = PairState> {
     let address = (0..250u8, prop::sample::select(vec![244u8, 9]))
         .prop_map(|(n, second)| Ipv4Net::new([10, second, n, 0].into(), 32).unwrap());
-    let route = (14..18u8).prop_map(|len| {
-        Ipv4Net::new(Ipv4Addr::new(10, 244, 0, 0), len)
-            .unwrap()
-            .trunc()
-    });
     (
         any::<[bool; 3]>(),
         prop::option::of(mac()),
         (600..9000u32, 600..9000u32),
         prop::collection::btree_set(address, 0..3),
-        prop::collection::btree_map(route, prop::option::of(Just([10, 244, 1, 0].into())), 0..3),
     )
-        .prop_map(
-            |([aliased, up, gro_up], mac, mtus, addresses, routes)| PairState {
-                index: 7,
-                gro_index: 8,
-                aliased,
-                mac,
-                mtu: mtus.0,
-                gro_mtu: mtus.1,
-                up,
-                gro_up,
-                wrong_sysctls: BTreeMap::from([("net/x".to_owned(), "1".to_owned())]),
-                wrong_features: BTreeMap::new(),
-                addresses,
-                // A device that is down has no routes.
-                routes: if up { routes } else { BTreeMap::new() },
-            },
-        )
+        .prop_map(|([aliased, up, gro_up], mac, mtus, addresses)| PairState {
+            index: 7,
+            gro_index: 8,
+            aliased,
+            mac,
+            mtu: mtus.0,
+            gro_mtu: mtus.1,
+            up,
+            gro_up,
+            wrong_sysctls: BTreeMap::from([("net/x".to_owned(), "1".to_owned())]),
+            wrong_features: BTreeMap::new(),
+            addresses,
+        })
+}
+
+/// Routes of ours into the tunnel or without one, flanneld's, and somebody else's: at most one of each kind to a
+/// destination, in any order. A device that is down or not there has none.
+fn routes() -> impl Strategy<Value = Vec<Route>> {
+    let route = (0..250u8, 16..25u8, 0..4u8).prop_map(|(third, len, kind)| {
+        let len = if len > 17 { 24 } else { len };
+        let to = Ipv4Net::new(Ipv4Addr::new(10, 244, third, 0), len)
+            .unwrap()
+            .trunc();
+        let source = Some([10, 244, 1, 0].into());
+        let (route, protocol) = match kind {
+            0 => (held(to, 7, Some(TUNNEL), source), PROTOCOL),
+            1 => (held(to, 2, Some([192, 168, 0, 9].into()), None), PROTOCOL),
+            2 => (held(to, 60, Some(to.network()), None), 3),
+            _ => (held(to, 2, None, None), 12),
+        };
+        Route { protocol, ..route }
+    });
+    prop::collection::vec(route, 0..30).prop_map(|routes| {
+        let mut seen = BTreeSet::new();
+        let mut routes = routes;
+        routes.retain(|r| seen.insert((r.destination, r.protocol)));
+        routes
+    })
 }
 
 fn device() -> impl Strategy<Value = Device> {
@@ -154,11 +171,10 @@ proptest! {
         exempt in prop::collection::btree_set(exempt(), 0..3),
         outlets in outlets(),
         former in prop::collection::btree_set("flannel\\.[89]", 0..3),
-        former_leads in any::<bool>(),
+        routes in routes(),
         steps in prop::collection::btree_set(prop::sample::select(&Program::STEPS[..]), 0..3),
     ) {
         let mut actual = Actual { device, aside, peers, exempt, outlets, ..empty() };
-        actual.former_leads = former_leads && !former.is_empty();
         actual.former = former;
         actual.programs.steps = steps.into_iter().map(|s| (s, Generation::Earlier)).collect();
         actual.programs.stale = stale.into_iter().map(Stale::Pin).collect();
@@ -170,6 +186,9 @@ proptest! {
         for attachment in &desired.node.attachments {
             actual.programs.attached.insert(attachment.clone(), Generation::Earlier);
         }
+        let pair_up = matches!(&actual.device, Device::Ours(pair) if pair.up);
+        actual.routes = routes;
+        actual.routes.retain(|r| pair_up || !r.leads_by(7));
         let mut model = Model::new(actual);
         model.converge(&desired);
     }

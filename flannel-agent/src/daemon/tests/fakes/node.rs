@@ -10,8 +10,12 @@ use tokio::sync::{Notify, watch};
 use super::{attrs, uplink};
 use crate::config::NetworkConfig;
 use crate::daemon::node::{Done, Node, Wanted};
+use crate::dataplane::ReconcileError;
 use crate::lease::LeaseAttrs;
 use crate::uplink::Uplink;
+
+/// What the MAC of flanneld's device ends in.
+pub(in crate::daemon::tests) const FLANNELDS: u8 = 99;
 
 /// What the run loop did with the node.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +38,7 @@ struct Kernel {
     calls: watch::Sender<Vec<Call>>,
     failures: AtomicUsize,
     slowness: Mutex<Duration>,
+    taken_over: AtomicBool,
     announced: AtomicBool,
     announce: Notify,
 }
@@ -48,6 +53,7 @@ impl FakeNode {
             calls: watch::Sender::default(),
             failures: AtomicUsize::default(),
             slowness: Mutex::default(),
+            taken_over: AtomicBool::default(),
             announced: AtomicBool::default(),
             announce: Notify::new(),
         }))
@@ -61,6 +67,11 @@ impl FakeNode {
     /// How long a full reconcile takes from now on.
     pub(in crate::daemon::tests) fn takes(&self, slowness: Duration) {
         *self.0.slowness.lock().unwrap() = slowness;
+    }
+
+    /// Whether flanneld is there, with a device of the kernel's.
+    pub(in crate::daemon::tests) fn is_flannelds(&self, taken_over: bool) {
+        self.0.taken_over.store(taken_over, Ordering::Relaxed);
     }
 
     pub(in crate::daemon::tests) fn lose_uplink(&self) {
@@ -117,7 +128,11 @@ impl Node for FakeNode {
         uplink: &Uplink,
         published: Option<&LeaseAttrs>,
     ) -> anyhow::Result<LeaseAttrs> {
-        let mut attrs = published.cloned().unwrap_or_else(|| attrs(1, "192.0.2.1"));
+        let mut attrs = match (published, self.0.taken_over.load(Ordering::Relaxed)) {
+            (_, true) => attrs(FLANNELDS, "192.0.2.1"),
+            (Some(published), false) => published.clone(),
+            (None, false) => attrs(1, "192.0.2.1"),
+        };
         attrs.public_ip = uplink.public_ip;
         Ok(attrs)
     }
@@ -129,7 +144,12 @@ impl Node for FakeNode {
     async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
         let slowness = *self.0.slowness.lock().unwrap();
         tokio::time::sleep(slowness).await;
-        self.act(Call::Reconcile(wanted.clone()))
+        let done = self.act(Call::Reconcile(wanted.clone()));
+        if self.0.taken_over.load(Ordering::Relaxed) {
+            let device = "flannel.1".to_owned();
+            return Err(ReconcileError::TakenOver { device }.into());
+        }
+        done
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {

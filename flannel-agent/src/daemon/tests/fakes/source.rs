@@ -81,8 +81,16 @@ impl FakeSource {
     /// Waits until the lease names `ip`.
     pub(in crate::daemon::tests) async fn publishes(&self, ip: &str) {
         let ip: Ipv4Addr = ip.parse().unwrap();
-        let named = |attrs: &Option<LeaseAttrs>| attrs.as_ref().is_some_and(|a| a.public_ip == ip);
-        self.0.attrs.subscribe().wait_for(named).await.unwrap();
+        self.publishes_what(|attrs| attrs.public_ip == ip).await;
+    }
+
+    /// Waits until the lease says what is wanted.
+    pub(in crate::daemon::tests) async fn publishes_what(
+        &self,
+        wanted: impl Fn(&LeaseAttrs) -> bool,
+    ) {
+        let wanted = |attrs: &Option<LeaseAttrs>| attrs.as_ref().is_some_and(&wanted);
+        self.0.attrs.subscribe().wait_for(wanted).await.unwrap();
     }
 }
 

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FakeNode, FakeSource, until};
 use crate::daemon::start::{self, Options};
+use crate::daemon::subnet_file::CniNetwork;
 use crate::health::Ready;
 use crate::logbook::{Logbook, Page};
 
@@ -36,7 +37,10 @@ impl Stage {
     pub(in crate::daemon::tests) fn start(&mut self) {
         let options = Options {
             subnet_file: self.subnet_file(),
-            cni_conf_dir: Some(self.subnet_file().with_file_name("net.d")),
+            cni: Some(CniNetwork {
+                folder: self.subnet_file().with_file_name("net.d"),
+                bridge: "cni0".to_owned(),
+            }),
             ip_masq: true,
             logbook: Logbook::new(self.folder.path(), "played", Duration::from_hours(1)),
         };

@@ -1,0 +1,215 @@
+//! Many routes at once: one `sendmsg` carries a hundred requests, and the kernel answers only what it refuses.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{RouteMessage, RouteScope};
+use nix::errno::Errno;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{Socket, SocketAddr};
+
+use super::Netlink;
+use super::error::NetError;
+use super::route::PROTOCOL;
+
+/// Requests in one message. That many answers fit into a socket's receive buffer, should all be refused.
+const AT_ONCE: usize = 128;
+
+/// Where a route of ours leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leg {
+    pub index: u32,
+    pub gateway: Ipv4Addr,
+    /// Preferred source address; it has to be an address of this node.
+    pub source: Option<Ipv4Addr>,
+    /// Take the gateway for a neighbour, whatever the routing table says.
+    pub onlink: bool,
+}
+
+/// A change of a route with our mark, in the main table, with metric 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteChange {
+    /// `EEXIST` if there is any route to the same destination with metric 0.
+    Add(Ipv4Net, Leg),
+    /// Overwrites the first such route, whosever it is, in one step.
+    Replace(Ipv4Net, Leg),
+    /// Comes before such a route, which stays (`ip route prepend`).
+    InFront(Ipv4Net, Leg),
+    /// That there is none is no failure.
+    Remove(Ipv4Net),
+}
+
+impl RouteChange {
+    #[must_use]
+    pub const fn destination(&self) -> Ipv4Net {
+        match self {
+            Self::Add(to, _) | Self::Replace(to, _) | Self::InFront(to, _) | Self::Remove(to) => {
+                *to
+            }
+        }
+    }
+}
+
+/// The socket for such changes.
+#[derive(Debug)]
+pub(super) struct Routes {
+    socket: Mutex<Numbered>,
+    port: u32,
+}
+
+#[derive(Debug)]
+struct Numbered {
+    socket: Socket,
+    next: u32,
+}
+
+impl Routes {
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        let port = socket.bind_auto()?.port_number();
+        // Not the request back with each refusal.
+        socket.set_cap_ack(true)?;
+        Ok(Self {
+            socket: Mutex::new(Numbered { socket, next: 1 }),
+            port,
+        })
+    }
+}
+
+impl Netlink {
+    /// By which the kernel names us when it announces such a change.
+    #[must_use]
+    pub fn port_of_route_changes(&self) -> u32 {
+        self.routes.port
+    }
+
+    /// Makes the changes, in their order. Returns those that the kernel refused, by their place, and why.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked; some may be made by then.
+    pub async fn change_routes(
+        &self,
+        changes: &[RouteChange],
+    ) -> Result<BTreeMap<usize, Errno>, NetError> {
+        let mut refused = BTreeMap::new();
+        for (n, chunk) in changes.chunks(AT_ONCE).enumerate() {
+            let part = {
+                let socket = self.routes.socket.lock();
+                let mut socket = socket.unwrap_or_else(PoisonError::into_inner);
+                socket.ask(chunk)
+            };
+            let part = part.map_err(|error| NetError::io("change routes", &error))?;
+            refused.extend(
+                part.into_iter()
+                    .map(|(at, errno)| (n * AT_ONCE + at, errno)),
+            );
+            // The kernel works in our own thread; others have their turn.
+            tokio::task::yield_now().await;
+        }
+        Ok(refused)
+    }
+}
+
+impl Numbered {
+    fn ask(&mut self, changes: &[RouteChange]) -> io::Result<BTreeMap<usize, Errno>> {
+        let first = self.next;
+        let mut bytes = Vec::new();
+        for (n, change) in changes.iter().enumerate() {
+            // Of the others only a refusal is answered (`netlink_rcv_skb`).
+            let flags = if n + 1 == changes.len() { NLM_F_ACK } else { 0 };
+            write(&mut bytes, change, self.next, flags);
+            self.next = self.next.wrapping_add(1);
+        }
+        let last = self.next.wrapping_sub(1);
+        let sent = self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        if sent != bytes.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let mut refused = BTreeMap::new();
+        loop {
+            let (answer, _) = self.socket.recv_from_full()?;
+            let mut rest = answer.as_slice();
+            while !rest.is_empty() {
+                let message: NetlinkMessage<RouteNetlinkMessage> =
+                    NetlinkMessage::deserialize(rest).map_err(io::Error::other)?;
+                let number = message.header.sequence_number;
+                let len = (message.header.length as usize).next_multiple_of(4);
+                rest = rest.get(len..).unwrap_or_default();
+                let at = number.wrapping_sub(first) as usize;
+                if let NetlinkPayload::Error(error) = message.payload
+                    && let Some(code) = error.code
+                    && let Some(change) = changes.get(at)
+                {
+                    let errno = Errno::from_raw(-code.get());
+                    if !(errno == Errno::ESRCH && matches!(change, RouteChange::Remove(_))) {
+                        refused.insert(at, errno);
+                    }
+                }
+                if number == last {
+                    return Ok(refused);
+                }
+            }
+        }
+    }
+}
+
+fn write(bytes: &mut Vec<u8>, change: &RouteChange, number: u32, flags: u16) {
+    let (message, flags) = match change {
+        RouteChange::Add(to, leg) => (new(to, leg), flags | NLM_F_CREATE | NLM_F_EXCL),
+        RouteChange::Replace(to, leg) => (new(to, leg), flags | NLM_F_CREATE | NLM_F_REPLACE),
+        RouteChange::InFront(to, leg) => (new(to, leg), flags | NLM_F_CREATE),
+        RouteChange::Remove(to) => (RouteNetlinkMessage::DelRoute(any(to)), flags),
+    };
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = NLM_F_REQUEST | flags;
+    message.header.sequence_number = number;
+    message.finalize();
+    let at = bytes.len();
+    bytes.resize(at + message.buffer_len().next_multiple_of(4), 0);
+    message.serialize(&mut bytes[at..]);
+}
+
+fn new(to: &Ipv4Net, leg: &Leg) -> RouteNetlinkMessage {
+    let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(to.network(), to.prefix_len())
+        .gateway(leg.gateway)
+        .output_interface(leg.index)
+        .protocol(PROTOCOL.into())
+        .scope(RouteScope::Universe);
+    if let Some(source) = leg.source {
+        builder = builder.pref_source(source);
+    }
+    if leg.onlink {
+        builder = builder.onlink();
+    }
+    RouteNetlinkMessage::NewRoute(builder.build())
+}
+
+/// The unicast route to a destination that is ours, wherever it leads.
+fn any(to: &Ipv4Net) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(to.network(), to.prefix_len())
+        .protocol(PROTOCOL.into())
+        .scope(RouteScope::NoWhere)
+        .build()
+}
+
+/// Room for what thousands of changes announce before anyone gets to read it: as root, more than the limit for others.
+pub(super) fn widen(socket: &impl AsFd) -> nix::Result<()> {
+    const BYTES: usize = 16 << 20;
+    nix::sys::socket::setsockopt(
+        &socket.as_fd(),
+        nix::sys::socket::sockopt::RcvBufForce,
+        &BYTES,
+    )
+}

@@ -11,6 +11,7 @@ mod peers;
 mod reach;
 mod routes;
 mod snat;
+mod snat_ports;
 #[cfg(test)]
 pub(crate) mod tests;
 mod underlay;
@@ -27,7 +28,8 @@ pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use outlets::{Outlet, Outlets};
 pub use peers::{Peer, Peers, ROUTED};
 pub use routes::{Routes, TUNNEL, Way};
-pub use snat::{PortRange, SourceNat};
+pub use snat::SourceNat;
+pub use snat_ports::{PortChoice, PortRange, Room, TooFew};
 pub use underlay::Underlay;
 
 use crate::cli::flags::SourceCheck;
@@ -35,6 +37,7 @@ use crate::config::{Backend, NetworkConfig};
 use crate::direct::Hop;
 use crate::lease::Leases;
 use crate::net::RouteTo;
+use crate::node_sysctls::Reserved;
 use crate::uplink::Uplink;
 
 /// The wanted state: what is the same for all peers, and the peers.
@@ -72,6 +75,9 @@ pub struct Inputs<'a> {
 pub struct Facts {
     /// `net.ipv4.ip_local_port_range`.
     pub local_ports: (u16, u16),
+    /// For whom ports are reserved.
+    #[serde(skip)]
+    pub reserved: Reserved,
     /// CPUs that can run at once.
     pub cpus: u32,
     /// Ways to peers, as the kernel takes them with what we send there; without those to which there is none.

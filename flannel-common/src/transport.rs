@@ -1,6 +1,6 @@
 //! TCP and UDP as far as the fast path reads them.
 
-use crate::header::{Ip, PROTO_TCP, PROTO_UDP, VERSION_IHL};
+use crate::header::{Eth, Ip, PROTO_TCP, PROTO_UDP, VERSION_IHL};
 use crate::reason::Reason;
 
 /// The first sixteen bytes behind the IPv4 header: ports, and a TCP header as far as the fast path reads it.
@@ -98,6 +98,21 @@ pub fn check_size(ip: &Ip, tcp: Option<TcpTail>, gso_size: u32, mtu: u32) -> Res
     }
 }
 
+/// Checks that the IPv4 header speaks of no more than there is, `frame_len` bytes with the Ethernet header, and not of less
+/// than itself. `ip_rcv` drops other packets; sent past it they would have to be dropped by the peer.
+///
+/// # Errors
+/// [`Reason::Truncated`].
+#[inline(always)]
+pub fn check_length(ip: &Ip, frame_len: u32) -> Result<(), Reason> {
+    let headers = (Eth::LEN + Ip::LEN) as u32;
+    let payload = u32::from(ip.total_len()).wrapping_sub(Ip::LEN as u32);
+    if payload > frame_len.saturating_sub(headers) {
+        return Err(Reason::Truncated);
+    }
+    Ok(())
+}
+
 /// Whether GRO could merge the packet with another (`tcp_gro_receive`): a TCP segment that takes up room in its stream,
 /// which must not overtake what GRO still holds of it either. Where the TCP header is not at hand, true.
 #[inline(always)]
@@ -146,6 +161,27 @@ mod tests {
     #[case::ttl_2(Ip { ttl: 2, ..ip(6) }, Ok(()))]
     fn kinds(#[case] ip: Ip, #[case] want: Result<(), Reason>) {
         assert_eq!(check_fast(&ip), want);
+    }
+
+    #[rstest]
+    #[case::exact(100, 114, Ok(()))]
+    #[case::padded(40, 60, Ok(()))]
+    #[case::header_alone(20, 34, Ok(()))]
+    #[case::longer_than_the_frame(101, 114, Err(Reason::Truncated))]
+    #[case::shorter_than_its_header(19, 114, Err(Reason::Truncated))]
+    #[case::nothing(0, 114, Err(Reason::Truncated))]
+    fn lengths(#[case] len: u16, #[case] frame: u32, #[case] want: Result<(), Reason>) {
+        let total_len = len.to_be_bytes();
+        assert_eq!(
+            check_length(
+                &Ip {
+                    total_len,
+                    ..ip(17)
+                },
+                frame
+            ),
+            want
+        );
     }
 
     #[rstest]

@@ -35,7 +35,12 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     }
     transport::check_fast(&packet.ip)?;
     let tcp = transport::tcp(&packet.ip, &packet.l4)?;
-    let len = transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;
+    let gso_size = skb.gso_size();
+    let len = transport::check_size(&packet.ip, tcp, gso_size, OVERLAY_MTU.load())?;
+    // Of a packet that stands for many the header may say nothing (BIG TCP).
+    if gso_size == 0 {
+        transport::check_length(&packet.ip, skb.len())?;
+    }
 
     // Only the stack knows the way out of the cluster.
     if flows::always() && !outside {
@@ -64,7 +69,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Err(reason_of(control));
     };
     let (now, epoch) = at;
-    if flow.control(control, now) {
+    if flow.control_from(control, skb.ifindex(), now, epoch) {
         if control == Control::Answer {
             crossing::enters(skb, packet, &key, Direction::Tx, at);
         }

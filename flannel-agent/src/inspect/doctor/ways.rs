@@ -9,6 +9,8 @@ use crate::dataplane::view::View;
 use crate::desired::{Facts, Sought};
 use crate::lease::{LeaseAttrs, Leases};
 use crate::mac::MacAddr;
+use crate::mark::network_name;
+use crate::node_sysctls::NodeSysctls;
 use crate::uplink::Uplink;
 
 /// Peers that are named one by one.
@@ -31,6 +33,10 @@ pub(super) async fn look(
         uplink,
         leases: &leases,
         fast_path: &patient.config.fast_path,
+        sysctls: &NodeSysctls::new(
+            &patient.config.state_dir,
+            &network_name(&patient.config.etcd.prefix),
+        ),
     };
     match Facts::gather(patient.net, sought).await {
         Ok(facts) => {

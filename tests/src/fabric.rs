@@ -11,6 +11,7 @@ use crate::member::AnyMember;
 use crate::network::Network;
 use crate::node::Node;
 use crate::pair::{Kind, Pair};
+use crate::real_flanneld::RealFlanneld;
 
 /// Whether the links have addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +95,11 @@ impl Leaf {
     pub fn join(self, kind: Kind, net: &Network, flags: &[&str]) -> AnyMember {
         match kind {
             Kind::Ours => Box::new(self.agent(net, flags)),
-            _ => {
+            Kind::Flanneld => {
+                let flags = [&["--iface=lo"], flags].concat();
+                Box::new(RealFlanneld::start_with(self.node, net, &flags))
+            }
+            Kind::Kernel => {
                 let member = KernelVxlan::join(self.node, net);
                 member.move_to(self.address);
                 Box::new(member)

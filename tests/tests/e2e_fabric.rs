@@ -9,7 +9,7 @@ use flannel_tests::bpftool::count;
 use flannel_tests::fabric::{DEVICES, Leaf, Links, agents, pair};
 use flannel_tests::fast_path::{fast_both_ways, hooked, received, talk_udp};
 use flannel_tests::netns::output;
-use flannel_tests::pair::{Mix, Pair};
+use flannel_tests::pair::{Kind, Mix, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::udp;
 use flannel_tests::ways::{carries_everything, host_gw, vxlan};
@@ -19,10 +19,18 @@ const ALL_LINKS: [Links; 3] = [Links::Numbered, Links::Unnumbered, Links::OverIp
 
 #[rstest]
 fn pods_reach_each_other(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
     #[values(ALL_LINKS[0], ALL_LINKS[1], ALL_LINKS[2])] links: Links,
 ) {
-    carries_everything(&pair(vxlan(), mix.kinds(), links, &[]));
+    carries_everything(&pair(told(mix), mix.kinds(), links, &[]));
+}
+
+/// flanneld goes by the MTU of the device that has the address, and that of the loopback device is 65,536.
+fn told(mix: Mix) -> Network {
+    match mix {
+        Mix::Ours => vxlan(),
+        _ => vxlan().mtu(1500),
+    }
 }
 
 #[rstest]
@@ -44,8 +52,8 @@ fn with_other_settings(
 }
 
 #[rstest]
-fn with_direct_routing(#[values(Mix::Ours, Mix::Kernel)] mix: Mix) {
-    let net = vxlan().direct_routing();
+fn with_direct_routing(#[values(Mix::Ours, Mix::Flanneld)] mix: Mix) {
+    let net = told(mix).direct_routing();
     carries_everything(&pair(net, mix.kinds(), Links::Numbered, &[]));
 }
 
@@ -107,7 +115,7 @@ fn both_links_carry(#[case] flag: &str) {
 
 /// A link that loses its carrier, and comes back.
 #[rstest]
-fn a_link_that_dies_is_left(#[values(Mix::Ours, Mix::Kernel)] mix: Mix) {
+fn a_link_that_dies_is_left(#[values(Mix::Ours, Mix::Flanneld)] mix: Mix) {
     let pair = pair(vxlan(), mix.kinds(), Links::Unnumbered, &[]);
     let router = pair.lab.router();
     let talks: Vec<_> = (0..8).map(|_| talk_udp(&pair.pod1, &pair.pod2)).collect();
@@ -147,12 +155,16 @@ fn the_smallest_mtu_counts() {
 #[rstest]
 #[case::unnumbered(Links::Unnumbered, &["10.255.0.1"])]
 #[case::numbered(Links::Numbered, &["10.254.0.2", "10.254.0.6"])]
-fn pods_reach_the_outside(#[case] links: Links, #[case] expected: &[&str]) {
+fn pods_reach_the_outside(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+    #[case] links: Links,
+    #[case] expected: &[&str],
+) {
     let lab = Lab::new();
-    let net = lab.network(vxlan());
+    let net = lab.network(vxlan().mtu(1500));
     let outside = lab.outside();
     let leaf = Leaf::new(&lab, 0, links, [1500; 2]);
-    let one = leaf.agent(&net, &["--ip-masq"]);
+    let one = leaf.join(kind, &net, &["--ip-masq"]);
     let pod = Pod::on(&one, "pod");
     let leaks = DEVICES.map(|device| {
         let filter = format!("src net {} and not udp port 8472", net.cidr);

@@ -58,7 +58,7 @@ fn agents(flags: &[&str]) -> Pair<Agent> {
 
 #[rstest]
 fn by_the_table_for_the_nodes_address(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
     #[values(vxlan(), vxlan().direct_routing())] net: Network,
 ) {
     let pair = pair(net, mix, &[]);
@@ -82,7 +82,7 @@ fn past_the_stack() {
 /// Without a tunnel it is the pod's address that counts: neighbours are found in the main table.
 #[rstest]
 fn to_neighbours(
-    #[values(Kind::Ours, Kind::Kernel)] kind: Kind,
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
     #[values(vxlan(), vxlan().direct_routing(), host_gw())] net: Network,
 ) {
     let lab = Lab::new();
@@ -121,7 +121,7 @@ fn a_fast_flow_follows_a_rule() {
 #[case::blackhole(Kind::Ours, "blackhole")]
 #[case::unreachable(Kind::Ours, "unreachable")]
 #[case::prohibit(Kind::Ours, "prohibit")]
-#[case::as_with_flannel(Kind::Kernel, "blackhole")]
+#[case::as_with_flannel(Kind::Flanneld, "blackhole")]
 fn a_peer_without_a_way_gets_nothing(#[case] kind: Kind, #[case] route: &str) {
     let lab = Lab::new();
     let net = lab.network(vxlan());

@@ -29,6 +29,7 @@ use crate::lease::{LeaseAttrs, Leases};
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::rescue::{self, Rescue};
+use crate::unreached::Unreached;
 use crate::uplink::{self, Memory, Uplink};
 use crate::{blackhole, mac, metrics, observe, senders};
 
@@ -46,6 +47,7 @@ pub(super) struct Kernel {
     snat: Option<SourceNat>,
     /// Devices of which it was said that nothing is translated there.
     unserved: BTreeSet<String>,
+    unreached: Unreached,
     own_ports: OwnPorts,
     facts: Facts,
     /// When next hops were last looked up.
@@ -87,6 +89,7 @@ impl Kernel {
             fast_path: config.fast_path.clone(),
             snat: config.snat.clone(),
             unserved: BTreeSet::new(),
+            unreached: Unreached::default(),
             own_ports: OwnPorts::default(),
             facts: Facts::default(),
             looked_up: None,
@@ -177,6 +180,7 @@ impl Kernel {
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
         self.name_unserved();
+        self.unreached.tell(&self.facts.unreached);
         self.own_ports
             .judge(self.snat.as_ref(), &self.facts, &wanted.network);
         self.looked_up.get_or_insert_with(Instant::now);
@@ -318,7 +322,7 @@ impl Node for Kernel {
     }
 
     fn mtu(&self, wanted: &Wanted) -> u32 {
-        desired::overlay_mtu(&wanted.network, &wanted.uplink)
+        desired::overlay_mtu(&wanted.network, self.facts.underlay.mtu(&wanted.uplink))
     }
 
     async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
@@ -366,6 +370,7 @@ impl Node for Kernel {
             .update(self.dataplane.netlink(), self.sought(wanted))
             .await;
         self.facts = facts;
+        self.unreached.tell(&self.facts.unreached);
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
         let done = words(&self.dataplane.update_peers(&desired).await?);

@@ -197,6 +197,18 @@ impl Fixture {
             .unwrap();
     }
 
+    /// A peer to which the routing table has the way.
+    pub fn routed_peer(&mut self, subnet: Ipv4, len: u32, public_ip: Ipv4) {
+        let peer = Peer {
+            public_ip,
+            next_hop: maps::ROUTED,
+            vtep_mac: [2, 0, 0, 0, 0, 9],
+            kind: PEER_VXLAN,
+            pad: 0,
+        };
+        self.insert_peer(subnet, len, peer);
+    }
+
     /// A peer that is reached without a tunnel.
     pub fn direct_peer(&mut self, subnet: Ipv4, len: u32, public_ip: Ipv4) {
         let peer = Peer {

@@ -1,5 +1,6 @@
 mod bridge;
 mod direct;
+mod gro;
 
 use std::sync::Arc;
 

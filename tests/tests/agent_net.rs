@@ -33,6 +33,23 @@ fn pair() -> VethPair<'static> {
     }
 }
 
+/// A socket answers `EBUSY` to a dump while another is under way.
+#[test]
+fn several_may_list_at_once() {
+    netns().block_on(async || {
+        let net = Netlink::open().unwrap();
+        net.create_pair(&pair()).await.unwrap();
+        let index = net.link("flannel.1").await.unwrap().unwrap().index;
+        for _ in 0..20 {
+            let (links, addresses, routes, again) =
+                tokio::join!(net.links(), net.addresses(), net.routes(), net.links(),);
+            assert_eq!(links.unwrap(), again.unwrap());
+            assert!(addresses.unwrap().iter().all(|a| a.ip().is_loopback()));
+            assert!(!routes.unwrap().iter().any(|route| route.leads_by(index)));
+        }
+    });
+}
+
 #[test]
 fn pair_is_created_complete_found_changed_and_deleted() {
     netns().block_on(async || {
@@ -286,13 +303,14 @@ fn next_hops_are_gateways_neighbours_or_this_node() {
     netns.run("ip route add default via 192.168.0.1");
     netns.block_on(async || {
         let net = Netlink::open().unwrap();
-        let eth0 = net.link("eth0").await.unwrap().unwrap().index;
         let ip = |last| Ipv4Addr::new(192, 168, 0, last);
         let far = Ipv4Addr::new(203, 0, 113, 9);
-        let hops = net.next_hops([ip(2), ip(7), far], Some(eth0)).await;
-        assert_eq!(hops[&far].via, ip(1), "by the gateway");
-        assert_eq!(hops[&ip(7)].via, ip(7), "on-link");
-        assert!(hops[&ip(2)].local && !hops[&far].local);
+        let far = net.next_hop(far, None).await.unwrap();
+        assert_eq!(far.via, ip(1), "by the gateway");
+        let near = net.next_hop(ip(7), None).await.unwrap();
+        assert_eq!(near.via, ip(7), "on-link");
+        let own = net.next_hop(ip(2), None).await.unwrap();
+        assert!(own.local && !far.local);
 
         let default = &net.routes().await.unwrap()[0];
         assert_eq!(default.destination.prefix_len(), 0);

@@ -123,6 +123,12 @@ impl Dataplane {
         &self.net
     }
 
+    /// This network's part of the sysctls that the node's agents share.
+    #[must_use]
+    pub fn sysctls(&self) -> &NodeSysctls {
+        &self.shared
+    }
+
     /// What the kernel holds, compared with what `desired` is about.
     ///
     /// # Errors

@@ -76,9 +76,8 @@ impl Default for FastPath {
 pub(super) struct Ways<'a> {
     /// `None`: no tunnel.
     pub(super) pair: Option<&'a Pair>,
-    pub(super) uplink: &'a str,
-    /// Some peers may be routed to without a tunnel.
-    pub(super) direct: bool,
+    /// The uplink, if some peers may be routed to without a tunnel.
+    pub(super) direct: Option<&'a str>,
 }
 
 /// The bridge's ports, and the bridge: name and ifindex. A name that comes back with another index is
@@ -160,9 +159,9 @@ impl FastPath {
         if let Some(pair) = ways.pair {
             all.push(Attachment::ingress(Program::OverlayRx, &pair.name));
         }
-        if ways.direct {
-            all.push(Attachment::ingress(Program::DirectRx, ways.uplink));
-            all.push(Attachment::egress(Program::DirectTx, ways.uplink));
+        if let Some(uplink) = ways.direct {
+            all.push(Attachment::ingress(Program::DirectRx, uplink));
+            all.push(Attachment::egress(Program::DirectTx, uplink));
         }
         // Only what the tunnel brings is cut up there. Without proof, nothing large gets there.
         let helps = ways.pair.is_some() && self.mode == Mode::Verified && self.hook == Hook::Port;

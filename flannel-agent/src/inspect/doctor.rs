@@ -9,7 +9,9 @@ mod kernel;
 mod node;
 mod offloads;
 mod reverse_path;
+mod snat_ports;
 mod tunnel;
+mod ways;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -91,6 +91,7 @@ impl Netlink {
             Direction::Ingress => handle.get().ingress(),
             Direction::Egress => handle.get().egress(),
         };
+        let _turn = self.turn_to_dump().await;
         let found: Result<Vec<TcMessage>, _> = request.execute().try_collect().await;
         match found {
             Ok(messages) => Ok(messages),

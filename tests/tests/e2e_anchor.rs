@@ -484,3 +484,13 @@ fn networks_of_one_port_need_the_same_way() {
         red2.log().contains("need the same --gro")
     });
 }
+
+/// A socket of the agent would get them one by one.
+#[test]
+fn datagrams_that_arrive_as_one_stay_one() {
+    let pair = pair(Kind::Ours, Wire::Whole, ANCHOR);
+    let agent = pair.two.agent().unwrap();
+    let before = count(agent, AnchorRx, Reason::DecapDirect);
+    datagrams_sent_as_one_arrive(&pair.pod1, &pair.pod2);
+    assert_eq!(count(agent, AnchorRx, Reason::DecapDirect), before + 1);
+}

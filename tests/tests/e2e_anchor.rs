@@ -93,6 +93,7 @@ fn datagrams_sent_as_one_arrive(client: &Pod, server: &Pod) {
 #[case::without_proof(Kind::Ours, &["--fast-path=always"])]
 #[case::without_fast_path(Kind::Ours, &["--fast-path=off"])]
 #[case::at_the_bridge(Kind::Ours, &["--pod-hook=bridge"])]
+#[case::at_the_driver(Kind::Ours, &["--xdp=on"])]
 #[case::no_merging(Kind::Ours, &["--gro=none"])]
 fn everything_arrives(
     #[case] kind: Kind,

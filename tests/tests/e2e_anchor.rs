@@ -120,6 +120,11 @@ fn everything_arrives(
         assert!(flags.contains(&"--fast-path=off") || fast(member).unwrap().1 > 20);
         // Nothing is ever sent by it.
         if anchored {
+            assert!(
+                !agent
+                    .exec(&format!("ip addr show dev {DEVICE}"))
+                    .contains("inet")
+            );
             let link = agent.exec(&format!("ip -j -s link show {DEVICE}"));
             let link: serde_json::Value = serde_json::from_str(&link).unwrap();
             assert_eq!(link[0]["stats64"]["tx"]["packets"], 0);

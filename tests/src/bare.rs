@@ -3,10 +3,12 @@
 
 use std::net::Ipv4Addr;
 
+use crate::agent::Agent;
 use crate::host::Host as _;
 use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::network::Network;
+use crate::no_tcx;
 use crate::node::Node;
 use crate::pair::{Kind, Mix, Pair};
 use crate::tuntap::{Layer, Link, unchanged};
@@ -48,6 +50,22 @@ pub fn pair(net: Network, mix: Mix, flags: &[&str]) -> (Pair<AnyDaemon>, Link) {
         start(kind, node, &net, &[&[IFACE], more].concat())
     };
     let (one, two) = (member(a, one), member(b, two));
+    (Pair::of(lab, net, one, two), link)
+}
+
+/// The same of two agents; without `tcx` they attach filters.
+pub fn agents(net: Network, flags: &[&str], tcx: bool) -> (Pair<Agent>, Link) {
+    let lab = Lab::new();
+    let net = lab.network(net);
+    let [one, two] = ["one", "two"].map(|name| lab.node(name));
+    let link = connect(one.netns(), two.netns());
+    let [one, two] = [one, two].map(|node| {
+        let wrapper = match tcx {
+            true => String::new(),
+            false => no_tcx::wrapper(&node),
+        };
+        Agent::start_under(&wrapper, node, &net, &[&[IFACE], flags].concat())
+    });
     (Pair::of(lab, net, one, two), link)
 }
 

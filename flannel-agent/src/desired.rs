@@ -89,6 +89,9 @@ pub struct Facts {
     /// Peers that cannot be reached as things are, and why.
     #[serde(skip)]
     pub unreached: BTreeMap<Ipv4Addr, String>,
+    /// Devices whose packets have no link-layer header.
+    #[serde(skip)]
+    pub bare: BTreeSet<String>,
     /// Interfaces of the destinations that the kernel reaches without a gateway; `None`: not so.
     #[serde(skip)]
     pub on_link: BTreeMap<Ipv4Addr, Option<u32>>,

@@ -3,6 +3,7 @@
 //! They are programs of their own, in a chain with those that tunnel: each has its own verifier budget,
 //! and a node that does not translate pays nothing. What is rare continues in a program without a hook.
 
+use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_common::Ipv4;
@@ -13,7 +14,7 @@ use crate::globals::{SUBNET, UPLINK_IFINDEX, uplink_ip};
 use crate::maps::OUTLETS;
 use crate::skb::Skb;
 use crate::verdict::finish;
-use crate::{outside_rx, outside_tx, snat_odd, snat_open, snat_rx, snat_tx};
+use crate::{frame_rx, outside_rx, outside_tx, snat_odd, snat_open, snat_rx, snat_tx};
 
 /// Egress of the uplink, and of other devices by which packets leave the node.
 #[classifier]
@@ -72,6 +73,35 @@ pub(crate) fn snat_odd_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let outcome = snat_odd::arriving(&skb);
     finish(&skb, Program::SnatOddRx, outcome)
+}
+
+/// Ingress of a device without Ethernet header, ahead of the others.
+#[classifier]
+pub(crate) fn frame_rx(ctx: TcContext) -> i32 {
+    frame_rx::run(&Skb::new(ctx));
+    TC_ACT_UNSPEC
+}
+
+/// Egress of such a device. What leaves there never goes past the stack: nothing is to be proven.
+#[classifier]
+pub(crate) fn uplink_tx_ip(ctx: TcContext) -> i32 {
+    let skb = Skb::without_frame(ctx);
+    let outcome = snat_tx::run(&skb, address_of_device(&skb), None);
+    finish(&skb, Program::UplinkTxIp, outcome)
+}
+
+#[classifier]
+pub(crate) fn snat_open_ip(ctx: TcContext) -> i32 {
+    let skb = Skb::without_frame(ctx);
+    let outcome = snat_open::run(&skb);
+    finish(&skb, Program::SnatOpenIp, outcome)
+}
+
+#[classifier]
+pub(crate) fn snat_odd_tx_ip(ctx: TcContext) -> i32 {
+    let skb = Skb::without_frame(ctx);
+    let outcome = snat_odd::leaving(&skb);
+    finish(&skb, Program::SnatOddTxIp, outcome)
 }
 
 /// A packet that left under our address by way of the stack. `uplink_tx`, which does not get it back, counts it here.

@@ -233,8 +233,8 @@ impl Kernel {
         for device in unserved.difference(&self.unserved) {
             if self.snat.is_some() {
                 tracing::warn!(
-                    "what pods send by {device} leaves under their own addresses: it is no Ethernet \
-                     device, and --ip-masq translates only on those"
+                    "what pods send by {device} leaves under their own addresses, as far as no rule of somebody else \
+                     masquerades it: the device has a link-layer header that --ip-masq does not know"
                 );
             }
         }
@@ -244,6 +244,10 @@ impl Kernel {
     /// Only once our own programs translate. Rules that stay do no harm but cost time.
     async fn replace_masquerading(&mut self, wanted: &Wanted) -> Option<String> {
         self.snat.as_ref()?;
+        // They serve what we do not.
+        if !self.facts.outlets.unserved.is_empty() {
+            return None;
+        }
         match self.flanneld_masq.replace(wanted.network.network).await {
             Ok(true) => {
                 let done = "flanneld's masquerade rules removed: programs translate";

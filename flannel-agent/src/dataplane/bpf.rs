@@ -144,8 +144,14 @@ impl Bpf {
     /// Puts a loaded program on its hook, which is at `link`.
     pub(crate) fn attach(&mut self, to: &Target<'_>, link: &Link) -> Result<(), DataplaneError> {
         let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
-        if !to.attachment.program.is_xdp() {
-            let program = classifier(&mut running.ebpf, to.attachment.program)?;
+        let program = to.attachment.program;
+        if !program.is_xdp() {
+            // The first device of its kind came after the start.
+            if !running.ids.contains_key(&program) {
+                let id = load(&mut running.ebpf, program)?;
+                running.ids.insert(program, id);
+            }
+            let program = classifier(&mut running.ebpf, program)?;
             return hooks::attach(program, to, &self.pins, &self.made, &mut self.way);
         }
         let attached = if running.ids.contains_key(&to.attachment.program) {

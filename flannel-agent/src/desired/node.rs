@@ -179,6 +179,8 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     let uplink = uplink.then_some(inputs.uplink.name.as_str());
     let others = inputs.facts.underlay.others.keys().map(String::as_str);
     let carriers: Vec<&str> = uplink.into_iter().chain(others).collect();
+    let is_bare = |device: &str| inputs.facts.bare.contains(device);
+    let with_frames = uplink.filter(|uplink| !is_bare(uplink));
     let mut attachments = pair
         .as_ref()
         .map_or_else(Vec::new, |pair| attachments(pair, &carriers));
@@ -190,7 +192,8 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     }
     let ways = Ways {
         pair: pair.as_ref(),
-        direct: uplink.filter(|_| direct),
+        // Without MAC addresses it cannot be told for whom a packet leaves: such flows are never proven.
+        direct: with_frames.filter(|_| direct),
     };
     let ports = &inputs.facts.pod_ports;
     attachments.extend(inputs.fast_path.attachments(&ways, ports));
@@ -205,11 +208,12 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         attachments.extend(SourceNat::on_overlay(overlay));
         let outlets = outlets.keys().map(String::as_str);
         for device in uplink.into_iter().chain(outlets) {
-            attachments.extend(SourceNat::on_device(device));
+            attachments.extend(SourceNat::on_device(device, is_bare(device)));
         }
     }
+    put_frames(&mut attachments, is_bare);
     let steps = inputs.snat.map_or(&[][..], |_| SourceNat::programs());
-    if let (Some(uplink), Some(_)) = (uplink, &pair) {
+    if let (Some(uplink), Some(_)) = (with_frames, &pair) {
         attachments.extend(inputs.fast_path.at_uplink(uplink));
     }
     Ok(Node {
@@ -286,6 +290,18 @@ fn attachments(pair: &Pair, carriers: &[&str]) -> Vec<Attachment> {
     let arrives = |device: &&str| Attachment::ingress(Program::UplinkRx, device);
     all.extend(carriers.iter().map(arrives));
     all
+}
+
+/// Ahead of the first program at a device without link-layer header, one that makes frames of what arrives.
+fn put_frames(attachments: &mut Vec<Attachment>, is_bare: impl Fn(&str) -> bool) {
+    let mut served = BTreeSet::new();
+    for at in std::mem::take(attachments) {
+        let arrives = at.direction == Direction::Ingress && is_bare(&at.device);
+        if arrives && served.insert(at.device.clone()) {
+            attachments.push(Attachment::ingress(Program::FrameRx, &at.device));
+        }
+        attachments.push(at);
+    }
 }
 
 fn shared_sysctls(inputs: &Inputs<'_>, snat_ports: Option<PortRange>) -> Wishes {

@@ -16,7 +16,7 @@ use crate::net::{Address, Kind, Link};
 pub struct Outlets {
     /// By name.
     pub devices: BTreeMap<String, Outlet>,
-    /// Without Ethernet header (WireGuard, tun): our programs do not know their packets.
+    /// With a link-layer header that our programs do not know: no Ethernet, and not without any either.
     pub unserved: BTreeSet<String>,
 }
 
@@ -62,7 +62,7 @@ impl Outlets {
             let Some(address) = address.filter(|_| leads_out) else {
                 continue;
             };
-            if link.ethernet {
+            if link.is_served() {
                 let outlet = Outlet {
                     index: link.index,
                     address: address.ip(),
@@ -186,13 +186,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ethernet_is_named() {
-        let wireguard = Link {
+    fn what_has_another_header_is_named() {
+        let other = |index, name, bare| Link {
             ethernet: false,
-            ..link(3, "wg0")
+            bare,
+            ..link(index, name)
         };
-        let outlets = find(&[wireguard], &[address(3, "192.0.2.1/24")]);
-        assert!(outlets.devices.is_empty());
-        assert!(outlets.unserved.contains("wg0"));
+        let links = [other(3, "wg0", true), other(4, "ib0", false)];
+        let held = [3, 4].map(|index| address(index, "192.0.2.1/24"));
+        let outlets = find(&links, &held);
+        assert_eq!(names(&outlets), ["wg0"]);
+        assert_eq!(outlets.unserved, ["ib0".to_owned()].into());
     }
 }

@@ -1,3 +1,4 @@
+mod bare;
 mod bridge;
 mod direct;
 mod gro;

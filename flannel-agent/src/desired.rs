@@ -11,6 +11,7 @@ mod peers;
 mod routes;
 mod snat;
 mod snat_ports;
+mod sources;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -28,6 +29,7 @@ pub use peers::{Peer, Peers};
 pub use routes::{Routes, TUNNEL, Way};
 pub use snat::SourceNat;
 pub use snat_ports::{PortChoice, PortRange, Room, TooFew};
+pub use sources::{Source, Sources};
 
 use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};

@@ -14,6 +14,7 @@ pub(crate) mod events;
 mod hooks;
 mod maps;
 mod object;
+mod outlet_maps;
 mod preview;
 pub(crate) mod probe;
 mod programs;

@@ -4,6 +4,7 @@ mod agent;
 mod kernel;
 mod look_ups;
 pub mod node;
+mod own_ports;
 mod reached;
 mod retry;
 mod signals;

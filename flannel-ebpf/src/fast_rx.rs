@@ -115,11 +115,10 @@ fn judge(
             return Destination::Stack;
         }
     }
-    let mut step = Step::Stack;
-    if flow.rx.change.is_of(packet.inner.ip.tos, skb.mark()) {
-        step = flow.decide(Direction::Rx, now, epoch, flows::needs_both(key));
-    }
-    if let (Step::Fast, Some(target)) = (step, Target::of(flow)) {
+    let step = flow.decide(Direction::Rx, now, epoch, flows::needs_both(key));
+    if let (Step::Fast, Some(target)) = (step, Target::of(flow))
+        && target.takes(packet.inner.ip.tos, skb.mark())
+    {
         return Destination::Pod(target);
     }
     // Judged: `overlay_rx` must let it reach the stack, and notes that it does.

@@ -35,6 +35,41 @@ pub(crate) struct Outer {
 /// packet must carry the route that it waits for.
 #[inline(always)]
 pub(crate) fn send(skb: &Skb, outer: &Outer) -> i32 {
+    let (found, params) = look_up(skb, outer);
+    let to = params.ifindex;
+    // The second is about the length of the frame as it was when it was asked, and comes with an answer.
+    let known = found == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
+        || found == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED);
+    if to == FLANNEL_IFINDEX.load() || to == GRO_IFINDEX.load() {
+        return skb::redirect_routed(UPLINK_IFINDEX.load());
+    }
+    if known && params.family == AF_INET {
+        // SAFETY: all of the union was written; the helper puts the next hop in its first word.
+        let next_hop = unsafe { params.__bindgen_anon_4.ipv4_dst };
+        return skb::redirect_to_neighbour(to, next_hop.to_ne_bytes());
+    }
+    if known || found == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
+        return skb::redirect_routed(to);
+    }
+    // Whatever there is no answer for (no forwarding on the loopback device, a mark on an old kernel).
+    skb::redirect_routed(UPLINK_IFINDEX.load())
+}
+
+/// Whether an outer packet with the mark of the one at hand takes the way to `next_hop` by the uplink, as others do. True as
+/// well where the kernel cannot say.
+#[inline(always)]
+pub(crate) fn mark_changes_nothing(skb: &Skb, outer: &Outer, next_hop: Ipv4) -> bool {
+    let (found, params) = look_up(skb, outer);
+    // SAFETY: as above.
+    let via = unsafe { params.__bindgen_anon_4.ipv4_dst };
+    found < 0
+        || (params.family == AF_INET
+            && params.ifindex == UPLINK_IFINDEX.load()
+            && via == u32::from_ne_bytes(next_hop))
+}
+
+#[inline(always)]
+fn look_up(skb: &Skb, outer: &Outer) -> (i64, bpf_fib_lookup) {
     let [sport, dport] = outer.ports.map(u16::from_ne_bytes);
     let mark = skb.mark();
     let [m0, m1, m2, m3] = mark.to_ne_bytes();
@@ -58,24 +93,7 @@ pub(crate) fn send(skb: &Skb, outer: &Outer) -> i32 {
         dmac: [0; 6],
     };
     let flags = if mark == 0 { 0 } else { LOOK_UP_MARK };
-    let found = skb.look_up_route(&mut params, flags);
-    let to = params.ifindex;
-    // The second is about the length of the frame as it was when it was asked, and comes with an answer.
-    let known = found == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
-        || found == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED);
-    if to == FLANNEL_IFINDEX.load() || to == GRO_IFINDEX.load() {
-        return skb::redirect_routed(UPLINK_IFINDEX.load());
-    }
-    if known && params.family == AF_INET {
-        // SAFETY: all of the union was written above; the helper puts the next hop in its first word.
-        let next_hop = unsafe { params.__bindgen_anon_4.ipv4_dst };
-        return skb::redirect_to_neighbour(to, next_hop.to_ne_bytes());
-    }
-    if known || found == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
-        return skb::redirect_routed(to);
-    }
-    // Whatever there is no answer for (no forwarding on the loopback device, a mark on an old kernel).
-    skb::redirect_routed(UPLINK_IFINDEX.load())
+    (skb.look_up_route(&mut params, flags), params)
 }
 
 /// The next hop of a packet that is on its way out of a device, forwarded by the stack: whom the routing table names.

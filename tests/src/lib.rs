@@ -48,6 +48,7 @@ pub mod fast_path;
 pub mod fill;
 pub mod flannel_rules;
 mod flanneld;
+pub mod forger;
 pub mod gate;
 pub mod host;
 pub mod iptables;

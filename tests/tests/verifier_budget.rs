@@ -6,10 +6,10 @@ use rstest::rstest;
 
 /// Verified instructions, as `bpf_prog_info` reports them. The promise is below 4,000 each.
 #[rstest]
-#[case(Program::OverlayTx, 1_500)]
-#[case(Program::OverlayCatch, 1_500)]
-#[case(Program::UplinkRx, 4_100)]
-#[case(Program::PodTx, 3_850)]
+#[case(Program::OverlayTx, 2_200)]
+#[case(Program::OverlayCatch, 2_200)]
+#[case(Program::UplinkRx, 3_995)]
+#[case(Program::PodTx, 3_950)]
 #[case(Program::PodRx, 1_500)]
 #[case(Program::OverlayRx, 2_000)]
 #[case(Program::XdpRx, 2_500)]
@@ -22,7 +22,7 @@ use rstest::rstest;
 #[case(Program::SnatOddTx, 2_500)]
 #[case(Program::SnatOddRx, 2_000)]
 #[case(Program::DirectRx, 3_000)]
-#[case(Program::DirectTx, 1_150)]
+#[case(Program::DirectTx, 1_450)]
 #[case(Program::OutsideTx, 1_950)]
 #[case(Program::OutsideRx, 2_000)]
 #[case(Program::BridgeRx, 800)]

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::look_ups::are_due;
 use super::node::{Done, Node, Wanted};
+use super::own_ports::{self, OwnPorts};
 use super::reached;
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
@@ -45,6 +46,7 @@ pub(super) struct Kernel {
     snat: Option<SourceNat>,
     /// Devices of which it was said that nothing is translated there.
     unserved: BTreeSet<String>,
+    own_ports: OwnPorts,
     facts: Facts,
     /// When next hops were last looked up.
     looked_up: Option<Instant>,
@@ -73,6 +75,7 @@ impl Kernel {
         let monitor = Monitor::open()?;
         let dataplane = Dataplane::open(&options)?;
         monitor.pass_over(dataplane.netlink().port_of_route_changes());
+        own_ports::prepare(dataplane.sysctls(), config.snat.as_ref())?;
         Ok(Self {
             dataplane,
             monitor,
@@ -84,6 +87,7 @@ impl Kernel {
             fast_path: config.fast_path.clone(),
             snat: config.snat.clone(),
             unserved: BTreeSet::new(),
+            own_ports: OwnPorts::default(),
             facts: Facts::default(),
             looked_up: None,
             announced: Changes::default(),
@@ -154,6 +158,7 @@ impl Kernel {
             uplink: &wanted.uplink,
             leases: &wanted.leases,
             fast_path: &self.fast_path,
+            sysctls: self.dataplane.sysctls(),
         }
     }
 
@@ -172,6 +177,8 @@ impl Kernel {
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
         self.name_unserved();
+        self.own_ports
+            .judge(self.snat.as_ref(), &self.facts, &wanted.network);
         self.looked_up.get_or_insert_with(Instant::now);
         Ok(())
     }
@@ -349,7 +356,8 @@ impl Node for Kernel {
     fn complaint(&self) -> Option<String> {
         let bridge = || self.bridge.as_ref().map(ToString::to_string);
         let masquerade = || self.flanneld_masq.trouble().map(str::to_owned);
-        self.hindrance().or_else(bridge).or_else(masquerade)
+        let others = self.hindrance().or_else(bridge).or_else(masquerade);
+        others.or_else(|| self.own_ports.complaint())
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, PerCpuArray};
+use aya::maps::{HashMap, Map, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Zeroable as _;
@@ -19,6 +19,8 @@ use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr};
 
 use super::cpu;
+use super::world::{BRIDGE, UPLINK};
+use crate::netns::Netns;
 
 /// The node whose programs are tested; tests change a field and load.
 #[derive(Debug, Clone)]
@@ -83,6 +85,7 @@ impl Node {
             ebpf: self.loader(),
             names: Vec::new(),
             steps: None,
+            among_peers: None,
         };
         fixture.peer(Self::PEER_SUBNET, 24, Self::PEER_IP, Self::PEER_MAC);
         fixture
@@ -145,6 +148,8 @@ pub struct Fixture {
     pub(super) ebpf: Ebpf,
     names: Vec<&'static str>,
     pub(super) steps: Option<Map>,
+    /// See [`Node::load_among_peers`].
+    pub(super) among_peers: Option<Netns>,
 }
 
 /// One packet through one program.
@@ -217,11 +222,14 @@ impl Fixture {
         let mut peers = LpmTrie::<_, Ipv4, Wire<Peer>>::try_from(map).unwrap();
         let Wire(peer) = peers.get(&Key::new(len, subnet), 0).unwrap();
         peers.remove(&Key::new(len, subnet)).unwrap();
-        let map = self.ebpf.map_mut(maps::MACS).unwrap();
-        HashMap::<_, Mac, Wire<Vtep>>::try_from(map)
-            .unwrap()
-            .remove(&peer.vtep_mac)
-            .unwrap();
+        // What needs no tunnel has none.
+        if peer.vtep_mac != [0; 6] {
+            let map = self.ebpf.map_mut(maps::MACS).unwrap();
+            HashMap::<_, Mac, Wire<Vtep>>::try_from(map)
+                .unwrap()
+                .remove(&peer.vtep_mac)
+                .unwrap();
+        }
         let map = self.ebpf.map_mut(maps::VTEPS).unwrap();
         HashMap::<_, Ipv4, Wire<Vtep>>::try_from(map)
             .unwrap()
@@ -273,15 +281,17 @@ impl Fixture {
 
     /// A packet at the hook of `program`. At a pod's port it is one that came by the tunnel.
     pub fn run(&mut self, program: Program, packet: &[u8]) -> Outcome {
-        let came_by = match program {
-            Program::PodRx => Node::FLANNEL,
-            _ => 0,
+        let (came_by, device) = match program {
+            Program::PodRx => (Node::FLANNEL, 0),
+            Program::DirectTx if self.among_peers.is_some() => (BRIDGE, UPLINK),
+            _ => (0, 0),
         };
         self.run_with(
             program,
             &Run {
                 packet,
                 came_by,
+                device,
                 ..Run::default()
             },
         )
@@ -363,25 +373,6 @@ impl Fixture {
         let map = self.ebpf.map_mut(maps::FLOWS).unwrap();
         let mut map = HashMap::<_, Wire<FlowKey>, Wire<Flow>>::try_from(map).unwrap();
         map.insert(Wire(*key), Wire(*flow), 0).unwrap();
-    }
-
-    /// The agent has something against a device.
-    pub fn unfit(&mut self, ifindex: u32) {
-        let map = self.ebpf.map_mut(maps::UNFIT).unwrap();
-        let mut map = HashMap::<_, u32, u32>::try_from(map).unwrap();
-        map.insert(ifindex, 1, 0).unwrap();
-    }
-
-    pub fn fit(&mut self, ifindex: u32) {
-        let map = self.ebpf.map_mut(maps::UNFIT).unwrap();
-        let mut map = HashMap::<_, u32, u32>::try_from(map).unwrap();
-        map.remove(&ifindex).unwrap();
-    }
-
-    pub fn bump_epoch(&mut self) {
-        let mut map = Array::<_, u32>::try_from(self.ebpf.map_mut(maps::EPOCH).unwrap()).unwrap();
-        let epoch = map.get(&0, 0).unwrap();
-        map.set(0, epoch + 1, 0).unwrap();
     }
 
     /// The reasons that were counted, with their packets.

@@ -202,6 +202,7 @@ impl Agent<'_> {
             uplink: &uplink,
             leases: &leases,
             fast_path,
+            sysctls: self.dataplane.sysctls(),
         };
         let facts = Facts::gather(self.dataplane.netlink(), sought)
             .await

@@ -8,6 +8,7 @@ mod fast_path;
 mod node;
 mod outlets;
 mod peers;
+mod room;
 mod routes;
 mod snat;
 mod snat_ports;

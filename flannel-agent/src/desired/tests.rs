@@ -1,5 +1,6 @@
 mod bridge;
 mod direct;
+mod room;
 
 use std::sync::Arc;
 

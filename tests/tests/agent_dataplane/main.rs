@@ -15,5 +15,6 @@ mod peers;
 mod replacement;
 mod rescue;
 mod rig;
+mod room;
 mod snat;
 mod snat_sweep;

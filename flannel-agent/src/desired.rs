@@ -10,6 +10,7 @@ mod node;
 mod outlets;
 mod peers;
 mod reach;
+mod room;
 mod routes;
 mod snat;
 mod snat_ports;

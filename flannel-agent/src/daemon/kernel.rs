@@ -142,7 +142,7 @@ impl Kernel {
         })?;
         // Those of host-gw, which the tunnel's peers know nothing of.
         desired.peers.ignored.extend(direct.ignored.clone());
-        Ok(desired)
+        Ok(self.dataplane.fit(desired)?)
     }
 
     fn sought<'a>(&'a self, wanted: &'a Wanted) -> Sought<'a> {

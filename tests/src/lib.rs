@@ -34,6 +34,7 @@
 )]
 
 pub mod agent;
+pub mod bare;
 pub mod bpftool;
 mod bytes;
 pub mod cable;

@@ -26,12 +26,16 @@ const PRIORITY: u16 = 0x66;
 /// The same for programs that [go first](goes_first).
 const FIRST: u16 = PRIORITY - 1;
 
-/// What `uplink_xdp` stripped is for `xdp_rx` alone. And programs that translate what leaves: netfilter, whose work they do, lies ahead of every hook: whoever else
+/// What `uplink_xdp` stripped is for `xdp_rx` alone. What has no Ethernet header gets one. And programs that translate what leaves: netfilter, whose work they do, lies ahead of every hook: whoever else
 /// is on the hook sees the packet as it will leave, and no final verdict lets it out untranslated.
 const fn goes_first(program: Program) -> bool {
     matches!(
         program,
-        Program::XdpRx | Program::UplinkTx | Program::OverlaySnatTx
+        Program::XdpRx
+            | Program::FrameRx
+            | Program::UplinkTx
+            | Program::UplinkTxIp
+            | Program::OverlaySnatTx
     )
 }
 

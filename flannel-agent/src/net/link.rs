@@ -30,6 +30,8 @@ pub struct Link {
     pub noarp: bool,
     pub loopback: bool,
     pub ethernet: bool,
+    /// Packets come and go by it without a link-layer header: tun, WireGuard, ipip, gre (`dev_is_mac_header_xmit`).
+    pub bare: bool,
     /// ifindex of the other end of a veth pair, if that end is in this network namespace.
     pub peer: Option<u32>,
     /// Id of the XDP program on it, whoever's.
@@ -66,6 +68,14 @@ pub struct VethPair<'a> {
     pub peer_mtu: u32,
     /// Queues in each direction. One queue is one NAPI instance: one CPU at a time.
     pub queues: u32,
+}
+
+impl Link {
+    /// Whether our programs know its packets.
+    #[must_use]
+    pub const fn is_served(&self) -> bool {
+        self.ethernet || self.bare
+    }
 }
 
 impl Netlink {
@@ -250,6 +260,7 @@ impl From<&LinkMessage> for Link {
             noarp: flags.contains(LinkFlags::Noarp),
             loopback: flags.contains(LinkFlags::Loopback),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            bare: is_bare(message.header.link_layer_type),
             peer: None,
             xdp_program: None,
             controller: None,
@@ -274,6 +285,20 @@ impl From<&LinkMessage> for Link {
         }
         link
     }
+}
+
+const fn is_bare(layer: LinkLayerType) -> bool {
+    matches!(
+        layer,
+        LinkLayerType::None
+            | LinkLayerType::Rawip
+            | LinkLayerType::Ppp
+            | LinkLayerType::Tunnel
+            | LinkLayerType::Tunnel6
+            | LinkLayerType::Sit
+            | LinkLayerType::Ipgre
+            | LinkLayerType::Ip6gre
+    )
 }
 
 /// `IFLA_XDP` also has the ids by mode, for devices that run several programs at once.

@@ -88,7 +88,7 @@ fn source_nat(
     snat_ports::check(patient, snat, tunnel, &devices, report);
     for device in &outlets.unserved {
         report.warning(
-            format!("what pods send by {device} leaves under their own addresses: it is no Ethernet device"),
+            format!("what pods send by {device} leaves under their own addresses: it has a link-layer header that is not known here"),
             format!("a masquerade rule of your own: iptables -t nat -A POSTROUTING -s {} -o {device} -j MASQUERADE", network.network),
         );
     }

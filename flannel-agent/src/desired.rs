@@ -110,7 +110,7 @@ pub struct Facts {
     pub underlay: Underlay,
     /// By which devices besides the uplink packets leave the node.
     pub outlets: Outlets,
-    /// A vxlan device of somebody else's that has the VXLAN port.
+    /// With `--gro=anchor`, who else has the VXLAN port, in words.
     pub port_holder: Option<String>,
 }
 

@@ -23,7 +23,7 @@ use crate::cli::flags::SourceCheck;
 use crate::net::{NetError, Netlink};
 use fit::Fit;
 use frame::Frame;
-pub(crate) use holder::find as holder_of;
+pub(crate) use holder::{find as holder_of, process as process_on};
 use inject::Injector;
 use networks::Networks;
 use socket::{Datagram, Socket};

@@ -86,10 +86,13 @@ pub const fn control(tcp: Option<TcpTail>) -> Control {
 /// [`Reason::OverMtu`], or [`Reason::UdpGso`] for UDP segments, whose header length says nothing here.
 #[inline(always)]
 pub fn check_size(ip: &Ip, tcp: Option<TcpTail>, gso_size: u32, mtu: u32) -> Result<u32, Reason> {
-    let len = match (gso_size, tcp) {
+    // 0 for what is not TCP, and not `None`: asked for the protocol once more, the verifier of Linux 6.1 would not know that
+    // there is an offset only where it is TCP.
+    let [offset, _] = tcp.unwrap_or_default();
+    let len = match (gso_size, offset) {
         (0, _) => u32::from(ip.total_len()),
-        (_, None) => return Err(Reason::UdpGso),
-        (size, Some([offset, _])) => size + 20 + u32::from(offset >> 4) * 4,
+        (_, 0) => return Err(Reason::UdpGso),
+        (size, offset) => size + 20 + u32::from(offset >> 4) * 4,
     };
     if len > mtu {
         Err(Reason::OverMtu)

@@ -376,7 +376,10 @@ fn beside_another_vxlan_device_on_the_port() {
     let two = Agent::start_with(lab.node("two"), &net, ANCHOR);
     let pair = Pair::of(lab, net, one, two);
     let log = pair.one.log();
-    assert!(log.contains("other has our UDP port"), "{log}");
+    assert!(
+        log.contains("held by the kernel vxlan device other"),
+        "{log}"
+    );
     assert!(!pair.one.exec("ip -br link show").contains(DEVICE));
     let listener = tcp::Server::on(&pair.pod1);
     listener.exchange(&pair.pod2, to(&pair.pod1, listener.port()), 4 << 20);
@@ -474,21 +477,31 @@ fn another_vni_makes_another_anchor_of_the_same_port() {
     carries_everything(&pair);
 }
 
-/// Whoever starts first has the port; who asks for something else is told.
+/// Whoever starts first has the port. Who asks for something else is told, works without, and gets it once it is free.
 #[test]
 fn networks_of_one_port_need_the_same_way() {
-    let lab = Lab::new();
+    let lab = lab(Wire::Segmented);
     let ([red, blue], hosts) = lab.red_and_blue();
-    let _red = Agent::start_with(hosts[0].clone(), &red, ANCHOR);
-    let blue1 = Agent::spawn(hosts[0].clone(), &blue, &["--gro=pair"]);
+    let [one, two] = &hosts;
+    let _red1 = Agent::start_with(one.clone(), &red, ANCHOR);
+    let blue1 = Agent::start_with(one.clone(), &blue, &["--gro=pair"]);
     let said = format!("held by {DEVICE}, since another network of this node has --gro=anchor");
     eventually("it is said", SOON, || blue1.log().contains(&said));
 
-    let _blue = Agent::start(hosts[1].clone(), &blue);
-    let red2 = Agent::spawn(hosts[1].clone(), &red, ANCHOR);
-    eventually("it is said", SOON, || {
-        red2.log().contains("need the same --gro")
-    });
+    let mut blue2 = Agent::start(two.clone(), &blue);
+    let red2 = Agent::start_with(two.clone(), &red, ANCHOR);
+    let log = red2.log();
+    assert!(log.contains("need the same --gro"), "{log}");
+    assert!(!has_anchor(&**two));
+    let pod = |agent: &Agent, name| Pod::behind(agent, name, &format!("br-{}", agent.net().vni));
+    let (client, server) = (pod(&blue2, "b2"), pod(&blue1, "b1"));
+    client.reaches(&server);
+    let listener = tcp::Server::on(&server);
+    listener.exchange(&client, to(&server, listener.port()), 1 << 20);
+    assert!(blue2.terminate().success());
+    // The end of a socket is not announced.
+    two.exec("ip link add news type veth peer name other");
+    eventually("there is an anchor", SOON, || has_anchor(&**two));
 }
 
 /// A socket of the agent would get them one by one.

@@ -53,7 +53,7 @@ pub(super) struct Kernel {
     /// Since then.
     announced: Changes,
     port: Port,
-    /// The device of somebody else's of which it was said that it has the port.
+    /// Of whom it was said that he has the port.
     port_holder: Option<String>,
     senders: senders::Watch,
     bridge: Option<Mismatch>,
@@ -214,18 +214,23 @@ impl Kernel {
         }
     }
 
-    /// With `--gro=anchor`, where the port has a device already: GRO is none the worse for it.
+    /// Why there is no anchor, although it is asked for.
+    fn without_anchor(&self) -> Option<String> {
+        let holder = self.facts.port_holder.as_ref()?;
+        Some(format!(
+            "our UDP port is held by {holder}, so there is no anchor: fragmented tunnel packets go there, and GRO knows the port \
+             only if that is a vxlan device; networks of one node that share a port need the same --gro"
+        ))
+    }
+
     fn name_port_holder(&mut self) {
         let holder = &self.facts.port_holder;
-        if let Some(device) = holder.as_ref().filter(|_| *holder != self.port_holder)
-            && self.fast_path.gro == Gro::Anchor
+        if *holder != self.port_holder
+            && let Some(text) = self.without_anchor()
         {
-            tracing::warn!(
-                "the kernel vxlan device {device} has our UDP port: GRO knows the port by it, and no anchor is made; but \
-                 fragmented tunnel packets go to {device}, not to us"
-            );
+            tracing::warn!("{text}");
         }
-        self.port_holder.clone_from(holder);
+        self.port_holder.clone_from(&self.facts.port_holder);
     }
 
     fn name_unserved(&mut self) {
@@ -371,7 +376,8 @@ impl Node for Kernel {
         let masquerade = || self.flanneld_masq.trouble().map(str::to_owned);
         let others = self.hindrance().or_else(bridge).or_else(masquerade);
         let ports = || self.own_ports.complaint();
-        others.or_else(ports).or_else(|| self.port.complaint())
+        let held = || self.port.complaint().or_else(|| self.without_anchor());
+        others.or_else(ports).or_else(held)
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{FastPath, Hook, Mode, Pair};
 use crate::mark;
 use crate::net::{Kind, Link};
+use crate::rescue;
 
 /// What makes GRO merge them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
@@ -88,14 +89,21 @@ pub(crate) fn is_anchor(link: &Link) -> bool {
     marked && matches!(link.kind, Kind::Vxlan { port: Some(port), .. } if is_named(port))
 }
 
-/// The vxlan device that has the port, if it is neither an anchor nor one of those that `pair` replaces.
+/// Who else has the port, in words: a vxlan device that is neither an anchor nor one of those that the pair replaces, or, while
+/// there is no anchor, a process.
 pub(super) fn holder(links: &[Link], vni: u32, port: u16) -> Option<String> {
     let replaced = [mark::device(vni), mark::aside_device(vni)];
     let has_port =
         |link: &&Link| matches!(link.kind, Kind::Vxlan { port: Some(p), .. } if p == port);
-    links
-        .iter()
-        .filter(has_port)
-        .find(|link| link.up && !is_anchor(link) && !replaced.contains(&link.name))
-        .map(|link| link.name.clone())
+    let mut devices = links.iter().filter(has_port).filter(|link| link.up);
+    if devices.clone().any(is_anchor) {
+        return None;
+    }
+    let is_replaced = |link: &&Link| replaced.contains(&link.name);
+    match devices.clone().find(|link| !is_replaced(link)) {
+        Some(device) => Some(format!("the kernel vxlan device {}", device.name)),
+        // Then nobody but the kernel has it.
+        None if devices.any(|link| is_replaced(&link)) => None,
+        None => rescue::process_on(port),
+    }
 }

@@ -20,11 +20,14 @@ pub(crate) async fn find(net: &Netlink, port: u16) -> String {
     if let Some(device) = device {
         return format!("the kernel vxlan device {}", device.name);
     }
+    process(port).unwrap_or_else(|| "somebody else".to_owned())
+}
+
+/// The process that has it, in words.
+pub(crate) fn process(port: u16) -> Option<String> {
     let table = fs::read_to_string("/proc/thread-self/net/udp").unwrap_or_default();
-    match inode_of(&table, port).and_then(process_with) {
-        Some(process) => process,
-        None => "somebody else".to_owned(),
-    }
+    let inode = inode_of(&table, port)?;
+    Some(process_with(inode).unwrap_or_else(|| "a process".to_owned()))
 }
 
 /// The socket's inode from `/proc/net/udp`: address and port in hex in the second column, inode in the tenth.

@@ -84,8 +84,13 @@ fn vxlan(name: &str, port: u16) -> Link {
 #[test]
 fn the_port_is_somebody_else_s_if_neither_we_nor_flanneld_made_the_device() {
     let held = |link: Link| super::super::gro::holder(&[link], 1, 8472);
-    assert_eq!(held(vxlan("other", 8472)).as_deref(), Some("other"));
+    assert_eq!(
+        held(vxlan("other", 8472)).as_deref(),
+        Some("the kernel vxlan device other")
+    );
     assert_eq!(held(vxlan("other", 4789)), None);
+    let beside = [vxlan("flanchor.8472", 8472), vxlan("other", 8472)];
+    assert_eq!(super::super::gro::holder(&beside, 1, 8472), None);
     for ours in ["flannel.1", "flold.1", "flanchor.8472"] {
         assert_eq!(held(vxlan(ours, 8472)), None, "{ours}");
     }
@@ -98,5 +103,8 @@ fn the_port_is_somebody_else_s_if_neither_we_nor_flanneld_made_the_device() {
         alias: Some("somebody's".to_owned()),
         ..vxlan("flanchor.8472", 8472)
     };
-    assert_eq!(held(strange).as_deref(), Some("flanchor.8472"));
+    assert_eq!(
+        held(strange).as_deref(),
+        Some("the kernel vxlan device flanchor.8472")
+    );
 }

@@ -4,6 +4,7 @@
 //! but not lost: the inner frame is pushed into `flgro.<VNI>`, as the program would have done. Several agents
 //! share the port; whichever gets a packet delivers it to the network that the VNI names.
 
+mod complaints;
 mod fit;
 pub mod frame;
 mod holder;
@@ -20,6 +21,7 @@ use flannel_common::reason::Reason;
 use tokio_util::sync::CancellationToken;
 
 use crate::net::{NetError, Netlink};
+use complaints::Complaints;
 use fit::Fit;
 use frame::Frame;
 use inject::Injector;
@@ -92,6 +94,7 @@ pub struct Rescue {
     networks: Networks,
     source_check: bool,
     stats: Arc<Stats>,
+    complaints: Complaints,
 }
 
 impl Rescue {
@@ -123,6 +126,7 @@ impl Rescue {
             networks: Networks::new(net, options.bpffs.clone()),
             source_check: options.source_check,
             stats: Arc::default(),
+            complaints: Complaints::default(),
         })
     }
 
@@ -145,9 +149,12 @@ impl Rescue {
             };
             let datagram = datagram?;
             let outcome = self.deliver(&datagram, &buffer[..datagram.len]).await;
-            if let Err(reason) = outcome {
-                let from = datagram.source;
-                tracing::debug!(%from, reason = reason.name(), "packet on the VXLAN port dropped");
+            match outcome {
+                Ok(()) => self.complaints.hear(&datagram),
+                Err(reason) => {
+                    let from = datagram.source;
+                    tracing::debug!(%from, reason = reason.name(), "packet on the VXLAN port dropped");
+                }
             }
             self.stats.count(outcome.err());
         }

@@ -20,6 +20,7 @@ mod monitor;
 mod namespace;
 pub mod nftables;
 mod route;
+pub(crate) mod sockopt;
 pub mod sysctl;
 pub mod xtables_lock;
 

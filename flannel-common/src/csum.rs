@@ -34,6 +34,9 @@ pub fn ipv4_header(header: &[u8; 20]) -> [u8; 2] {
 pub struct Delta(u32);
 
 impl Delta {
+    /// Nothing changed.
+    pub const NONE: Self = Self(0);
+
     /// One word, network order.
     #[inline(always)]
     #[must_use]

@@ -1,9 +1,9 @@
 //! The verified fast path's state machine: when a flow may skip the stack.
 //!
 //! The stack decides, BPF repeats. Each direction of a flow is watched at two hooks, one before the stack
-//! and one behind it. A packet that passes both *unchanged* proves that no rule drops or translates it; for a
-//! while its successors may take the short way. One packet in five seconds goes through the stack again,
-//! so that conntrack's timers live on and a rule added later still reaches the flow.
+//! and one behind it. A packet that [crosses](crate::crossing) from one to the other proves that no rule drops or translates
+//! it, and shows what else the stack does to it; for a while its successors may take the short way. One packet in five
+//! seconds goes through the stack again, so that conntrack's timers live on and a rule added later still reaches the flow.
 //!
 //! All times are [`Tick`]s; comparisons wrap.
 
@@ -13,6 +13,7 @@ use bytemuck::{Pod, Zeroable};
 
 pub use setting::Setting;
 
+use crate::crossing::Change;
 use crate::globals::POD_HOOK_PORT;
 use crate::header::Ip;
 use crate::maps::Peer;
@@ -24,7 +25,7 @@ use crate::{Ipv4, Mac};
 pub type Tick = u32;
 
 /// Milliseconds (rounded down) as ticks.
-const fn ticks(ms: u32) -> Tick {
+pub(crate) const fn ticks(ms: u32) -> Tick {
     ms - ms / 20
 }
 
@@ -42,7 +43,7 @@ pub const LIFETIME: Tick = ticks(15_000);
 pub const REFRESH: Tick = ticks(5_000);
 /// At most one renewal is under way in this time; the other packets go on.
 const PROBE_GAP: Tick = ticks(1_000);
-/// A packet takes no longer than this from the hook before the stack to the one behind it.
+/// A frame that shows the bridge's choice comes out of a port no later than this.
 const CROSSING: Tick = ticks(1_000);
 /// After FIN or RST nothing is proven for this long: the rest of the handshake belongs to conntrack.
 const CLOSING: Tick = ticks(15_000);
@@ -74,14 +75,16 @@ pub struct FlowKey {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Half {
-    /// When the hook before the stack last let a packet go through the stack.
-    pub seen: Tick,
-    /// When the hook behind the stack last saw such a packet come out unchanged; 0: never.
+    /// When the hook behind the stack last saw a packet come out that went in just before; 0: never.
     pub verified: Tick,
     /// When the last renewal was sent.
     pub probed: Tick,
-    /// The epoch in which `verified` was written.
+    /// The epoch in which that packet went in.
     pub epoch: u32,
+    /// ifindex of the pod's port, where packets of this direction come in (tx) or go out (rx). No others are of this flow.
+    pub port: u32,
+    /// What the stack did to it.
+    pub change: Change,
 }
 
 /// The proof of one flow, and what to do while it holds.
@@ -90,24 +93,33 @@ pub struct Half {
 pub struct Flow {
     /// From the pod to the overlay.
     pub tx: Half,
-    /// From the overlay to the pod.
-    pub rx: Half,
+    /// Where the stack sent it: the transmit action. For the outside a [`Way`](crate::outside::Way) in its place.
+    pub peer: Peer,
     /// When FIN or RST was seen; 0: open.
     pub closed: Tick,
     /// When a full-size segment last arrived; 0: never.
     pub bulk: Tick,
-    /// Where the stack sent it: the transmit action. For the outside a [`Way`](crate::outside::Way) in its place.
-    pub peer: Peer,
+    /// From the overlay to the pod.
+    pub rx: Half,
     /// Whence it may arrive: the outer source or, without a tunnel, the remote pod itself.
     pub rx_peer: Ipv4,
-    /// Where the stack delivered it: the receive action. An ifindex and the frame's MACs.
-    pub port: u32,
+    /// The frame's MACs: with [`Half::port`], the receive action.
     pub pod_mac: Mac,
     pub gateway_mac: Mac,
-    /// What `port` is, a pod's port or the bridge ([`crate::globals::POD_HOOK`] of whoever saw the packet there): the
-    /// programs of two settings run side by side while one replaces the other.
+    /// What the port of `rx` is, a pod's port or the bridge ([`crate::globals::POD_HOOK`] of whoever saw the packet there):
+    /// the programs of two settings run side by side while one replaces the other.
     pub hook: u8,
     pub pad: [u8; 3],
+}
+
+/// A packet came out behind the stack: what that says of its flow.
+#[derive(Debug, Clone, Copy)]
+pub struct Proof {
+    /// The epoch in which it went in.
+    pub epoch: u32,
+    /// The pod's port.
+    pub port: u32,
+    pub change: Change,
 }
 
 /// Which way a packet goes.
@@ -170,10 +182,11 @@ impl FlowKey {
 impl Half {
     /// Nothing known.
     pub const EMPTY: Self = Self {
-        seen: 0,
         verified: 0,
         probed: 0,
         epoch: 0,
+        port: 0,
+        change: Change::NONE,
     };
 
     #[inline(always)]
@@ -191,9 +204,6 @@ impl Flow {
     /// Nothing known.
     pub const EMPTY: Self = Self {
         tx: Half::EMPTY,
-        rx: Half::EMPTY,
-        closed: 0,
-        bulk: 0,
         peer: Peer {
             public_ip: [0; 4],
             next_hop: [0; 4],
@@ -201,8 +211,10 @@ impl Flow {
             kind: 0,
             pad: 0,
         },
+        closed: 0,
+        bulk: 0,
+        rx: Half::EMPTY,
         rx_peer: [0; 4],
-        port: 0,
         pod_mac: [0; 6],
         gateway_mac: [0; 6],
         hook: POD_HOOK_PORT,
@@ -223,61 +235,71 @@ impl Flow {
         }
     }
 
-    /// The hook before the stack lets a packet go.
+    /// Whether a packet from the pod is of the flow that was proven: the same port, and nothing else about it that rules
+    /// may go by.
     #[inline(always)]
-    pub fn note_seen(&mut self, direction: Direction, now: Tick) {
-        let half = self.half_mut(direction);
-        half.seen = now;
-        half.probed = now;
+    pub const fn is_from(&self, port: u32, tos: u8, mark: u32) -> bool {
+        (self.tx.port ^ port) | self.tx.change.difference(tos, mark) == 0
     }
 
-    /// Whether a packet that comes out behind the stack now proves the direction: it went in just before.
+    /// A renewal is sent through the stack.
     #[inline(always)]
-    pub const fn may_pass(&self, direction: Direction, now: Tick) -> bool {
-        let (half, _) = self.halves(direction);
-        !self.is_closing(now) && half.seen != 0 && now.wrapping_sub(half.seen) < CROSSING
+    pub const fn note_probe(&mut self, direction: Direction, now: Tick) {
+        self.half_mut(direction).probed = now;
     }
 
-    /// The hook behind the stack sees it come out unchanged. Returns whether that proves the direction.
+    /// Whether a packet that came out behind the stack proves the direction now. While what a pod sends by one port is
+    /// proven, nobody else's packets are: a pod that makes frames in another's name cannot take the flow over.
+    #[inline(always)]
+    pub const fn may_pass(&self, direction: Direction, now: Tick, proof: &Proof) -> bool {
+        let is_taken = match direction {
+            Direction::Tx => self.tx.port != proof.port && self.tx.holds(now, proof.epoch),
+            // There the bridge decides, and the last time counts.
+            Direction::Rx => false,
+        };
+        !self.is_closing(now) && !is_taken
+    }
+
+    /// A packet came out behind the stack. Returns whether that proves the direction.
     /// The caller has written the action before, for another CPU may act on the proof at once.
     #[inline(always)]
-    pub const fn note_passed(&mut self, direction: Direction, now: Tick, epoch: u32) -> bool {
-        if !self.may_pass(direction, now) {
+    pub const fn note_passed(&mut self, direction: Direction, now: Tick, proof: &Proof) -> bool {
+        if !self.may_pass(direction, now, proof) {
             return false;
         }
         let half = self.half_mut(direction);
-        half.epoch = epoch;
+        half.port = proof.port;
+        half.change = proof.change;
+        half.epoch = proof.epoch;
         half.verified = now;
         true
+    }
+
+    /// The same packet came out of a second port: the bridge does not know the MAC, and sends to all. Two ports are none.
+    #[inline(always)]
+    pub const fn note_flooded(&mut self) {
+        self.rx.verified = 0;
+        self.rx.port = 0;
     }
 
     /// SYN: a new connection on an old tuple owes nothing to the old one. The actions may stay: each proof writes its own
     /// before anyone acts on it.
     #[inline(always)]
     pub const fn reopen(&mut self) {
-        self.tx.seen = 0;
         self.tx.verified = 0;
-        self.rx.seen = 0;
         self.rx.verified = 0;
         self.closed = 0;
         self.bulk = 0;
     }
 
-    /// The answer to a SYN goes through the stack, and proves its direction if it comes out. The other one is proven
-    /// by what follows, so conntrack sees the handshake to its end.
+    /// What a TCP segment that opens, answers or closes its connection does to the flow. True if it is one: it takes the
+    /// stack. The answer to a SYN proves its direction if it comes out, the other one is proven by what follows: so conntrack
+    /// sees the handshake to its end.
     #[inline(always)]
-    pub fn answer(&mut self, direction: Direction, now: Tick) {
-        self.reopen();
-        self.note_seen(direction, now);
-    }
-
-    /// What a TCP segment that opens, answers or closes its connection does to the flow. True if it is one: it takes the stack.
-    #[inline(always)]
-    pub fn control(&mut self, direction: Direction, control: Control, now: Tick) -> bool {
+    pub fn control(&mut self, control: Control, now: Tick) -> bool {
         match control {
             Control::None => return false,
-            Control::Open => self.reopen(),
-            Control::Answer => self.answer(direction, now),
+            Control::Open | Control::Answer => self.reopen(),
             Control::Close => self.close(now),
         }
         true
@@ -310,7 +332,7 @@ impl Flow {
         if half.verified == 0
             || half.epoch != epoch
             || age >= PORT_LIFETIME
-            || self.port == 0
+            || half.port == 0
             || self.pod_mac != mac
         {
             Step::Stack
@@ -322,19 +344,28 @@ impl Flow {
     }
 
     /// In the entry of a pod: whether a frame at `port`, behind the bridge, shows that this is where the bridge sends
-    /// what is for the pod. Frames for a MAC that it does not know come out of every port: two ports are none.
+    /// what is for the pod, for such a frame has been handed to it. Frames for a MAC that it does not know come out of every
+    /// port: two ports are none.
     #[inline(always)]
     pub const fn is_chosen(&mut self, port: u32, now: Tick) -> bool {
-        if !self.may_pass(Direction::Rx, now) {
+        let half = &mut self.rx;
+        if half.probed == 0 || now.wrapping_sub(half.probed) >= CROSSING {
             return false;
         }
-        let is_other = self.port != 0 && self.port != port;
+        let is_other = half.port != 0 && half.port != port;
         if is_other {
-            self.rx.verified = 0;
-            self.rx.seen = 0;
-            self.port = 0;
+            half.probed = 0;
+            self.note_flooded();
         }
         !is_other
+    }
+
+    /// In the entry of a pod: it is reached by `port`.
+    #[inline(always)]
+    pub const fn note_port(&mut self, port: u32, now: Tick, epoch: u32) {
+        self.rx.port = port;
+        self.rx.epoch = epoch;
+        self.rx.verified = now;
     }
 
     #[inline(always)]

@@ -47,9 +47,6 @@ pub const SNAT_PORT_MAX: &str = "SNAT_PORT_MAX";
 pub const FAST_PATH_OFF: u8 = 0;
 pub const FAST_PATH_VERIFIED: u8 = 1;
 pub const FAST_PATH_ALWAYS: u8 = 2;
-/// Mark of a packet that `pod_tx` sends past the stack without a tunnel, for the hook behind the stack: such a packet
-/// proves nothing. It is taken off there. Neither of kube-proxy's bits (0x4000, 0x8000) is in it.
-pub const FAST_MARK: u32 = 0x666c_0661;
 /// Values of [`POD_HOOK`].
 pub const POD_HOOK_PORT: u8 = 0;
 pub const POD_HOOK_BRIDGE: u8 = 1;

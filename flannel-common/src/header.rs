@@ -88,6 +88,12 @@ impl Ip {
 
 impl Eth {
     pub const LEN: usize = size_of::<Self>();
+
+    /// Multicast or broadcast.
+    #[inline(always)]
+    pub const fn is_to_group(&self) -> bool {
+        self.dst[0] & 1 != 0
+    }
 }
 
 impl Udp {

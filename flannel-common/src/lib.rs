@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cidr;
+pub mod crossing;
 pub mod csum;
 pub mod ecn;
 pub mod event;
@@ -22,7 +23,6 @@ pub mod snat;
 pub mod source_port;
 pub mod stats;
 pub mod transport;
-pub mod ttl;
 pub mod vxlan;
 pub mod xdp;
 

@@ -9,7 +9,7 @@ use crate::{Ipv4, Mac};
 
 /// Version of everything in this file; the pin folder is `v<LAYOUT_VERSION>`. The feature `next-layout` is a build
 /// with another one, for tests of upgrades.
-pub const LAYOUT_VERSION: u32 = 4 + cfg!(feature = "next-layout") as u32;
+pub const LAYOUT_VERSION: u32 = 5 + cfg!(feature = "next-layout") as u32;
 
 /// The layout in which [`SNAT`] took the shape it has. Everything else in the maps follows from the leases or is
 /// proven again; translated connections would be lost.
@@ -32,6 +32,11 @@ pub const STATS: &str = "fl_stats";
 pub const FLOWS: &str = "fl_flows";
 /// Array of one `u32`: raised by the agent to end every proof in [`FLOWS`] at once.
 pub const EPOCH: &str = "fl_epoch";
+
+/// Per-CPU array by [`crate::crossing::place`]: [`crate::crossing::Crossing`], the packets that are in the stack.
+pub const SLOT: &str = "fl_slot";
+/// Hash: ifindex (`u32`) → why no flow that passes that device is proven, a value of [`crate::unfit`].
+pub const UNFIT: &str = "fl_unfit";
 
 /// LRU hash: [`crate::snat::Key`] → [`crate::snat::Entry`], both ways of what leaves as the node.
 pub const SNAT: &str = "fl_snat";
@@ -65,6 +70,8 @@ pub const MAX_FRAGMENTS: usize = 16_384;
 pub const MAX_EXEMPT: usize = 1_024;
 /// Devices besides the uplink.
 pub const MAX_OUTLETS: usize = 1_024;
+/// Devices in [`UNFIT`]: a bridge has at most 1,024 ports.
+pub const MAX_UNFIT: usize = 2_048;
 
 /// Default size of [`FLOWS`]. Far above 128 entries a CPU, below which the LRU's per-CPU hoards starve it
 /// on kernels before 6.16 (commit d4adf1c9ee77).

@@ -33,13 +33,16 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let key = FlowKey::pod(packet.ip.dst);
     let (now, epoch) = (flows::now(), flows::epoch());
     let Some(pod) = flows::get(&key) else {
-        flows::enter(&key, &flows::seen(Direction::Rx, now))?;
+        flows::enter(&key, &flows::asked(now))?;
         return Ok(Verdict::Untouched);
     };
     if pod.decide_at_bridge(eth.dst, now, epoch) == Step::Fast {
-        return Ok(Verdict::Taken(skb::redirect(pod.port), Reason::PastBridge));
+        return Ok(Verdict::Taken(
+            skb::redirect(pod.rx.port),
+            Reason::PastBridge,
+        ));
     }
-    pod.note_seen(Direction::Rx, now);
+    pod.note_probe(Direction::Rx, now);
     Ok(Verdict::Untouched)
 }
 

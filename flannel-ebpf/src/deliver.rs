@@ -1,12 +1,13 @@
 //! The receive fast path's last step: the frame into the pod.
 
-use flannel_common::flow::{Direction, Flow, Step, Tick};
+use flannel_common::crossing::Change;
+use flannel_common::flow::{Direction, Flow, FlowKey, Step, Tick};
 use flannel_common::globals::POD_HOOK_BRIDGE;
 use flannel_common::header::Ip;
 use flannel_common::reason::Reason;
-use flannel_common::ttl;
 
-use crate::headers::{self, Macs};
+use crate::crossing;
+use crate::headers::{self, Macs, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
 
@@ -16,6 +17,7 @@ pub(crate) struct Target {
     port: u32,
     hook: u8,
     macs: Macs,
+    change: Change,
 }
 
 impl Target {
@@ -26,10 +28,11 @@ impl Target {
             dst: flow.pod_mac,
             src: flow.gateway_mac,
         };
-        (flow.port != 0).then_some(Self {
-            port: flow.port,
+        (flow.rx.port != 0).then_some(Self {
+            port: flow.rx.port,
             hook: flow.hook,
             macs,
+            change: flow.rx.change,
         })
     }
 
@@ -45,23 +48,30 @@ impl Target {
     }
 }
 
-/// What `flow`'s state says at `now`: to the pod, counted as `fast`, or noted and left to the stack.
+/// A packet of a known flow that no tunnel hides any more: to the pod, counted as `fast`, or noted and left to the stack.
+/// `both`: see [`Flow::decide`].
 #[inline(always)]
 pub(crate) fn decided(
     skb: &Skb,
-    ip: &Ip,
-    flow: &mut Flow,
-    (step, now): (Step, Tick),
+    packet: &Packet,
+    (key, flow): (&FlowKey, &mut Flow),
+    both: bool,
+    (now, epoch): (Tick, u32),
     fast: Reason,
 ) -> Result<Verdict, Reason> {
-    if let (Step::Fast, Some(target)) = (step, Target::of(flow)) {
-        return to_pod(skb, ip, &target, fast);
+    let mut step = Step::Stack;
+    if flow.rx.change.is_of(packet.ip.tos, skb.mark()) {
+        step = flow.decide(Direction::Rx, now, epoch, both);
     }
-    flow.note_seen(Direction::Rx, now);
-    Err(match step {
-        Step::Refresh => Reason::Refresh,
-        Step::Fast | Step::Stack => Reason::Unverified,
-    })
+    if let (Step::Fast, Some(target)) = (step, Target::of(flow)) {
+        return to_pod(skb, &packet.ip, &target, fast);
+    }
+    crossing::enters(skb, packet, key, Direction::Rx, (now, epoch));
+    if step == Step::Refresh {
+        flow.note_probe(Direction::Rx, now);
+        return Err(Reason::Refresh);
+    }
+    Err(Reason::Unverified)
 }
 
 /// Rewrites a decapsulated frame as the bridge would have and hands it to the pod. `ip` is the header with which
@@ -73,8 +83,8 @@ pub(crate) fn to_pod(
     target: &Target,
     reason: Reason,
 ) -> Result<Verdict, Reason> {
-    headers::rewrite(skb, target.macs, &ttl::decremented(ip))?;
-    skb.clear_mark();
+    headers::rewrite(skb, target.macs, &target.change.hop(ip))?;
+    skb.set_class(target.change.mark, target.change.priority);
     let action = if target.hook == POD_HOOK_BRIDGE {
         skb::redirect(target.port)
     } else {

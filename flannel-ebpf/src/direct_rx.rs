@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use flannel_common::flow::{Direction, Flow, FlowKey};
+use flannel_common::flow::{Direction, Flow, FlowKey, Tick};
 use flannel_common::maps::PEER_DIRECT;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
@@ -14,7 +14,7 @@ use crate::pod_rx::came_from_overlay;
 use crate::pod_tx::reason_of;
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{flows, ours, peers};
+use crate::{crossing, flows, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -34,32 +34,31 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let tcp = transport::tcp(&packet.ip, &packet.l4)?;
     transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;
     let control = transport::control(tcp);
+    let key = FlowKey::inbound(&packet.ip, &packet.l4);
+    let (now, epoch) = (flows::now(), flows::epoch());
     if flows::always() {
         check_source(packet)?;
-        return without_proof(skb, packet);
+        if let Some(target) = without_proof(packet, epoch) {
+            return deliver::to_pod(skb, &packet.ip, &target, Reason::FastRx);
+        }
+        crossing::enters(skb, packet, &key, Direction::Rx, (now, epoch));
+        return Err(Reason::Unverified);
     }
 
-    let key = FlowKey::inbound(&packet.ip, &packet.l4);
     let Some(flow) = flows::get(&key) else {
         check_source(packet)?;
         if let Control::Open | Control::Close = control {
             return Err(Reason::TcpControl);
         }
-        let mut flow = flows::seen(Direction::Rx, flows::now());
-        flow.rx_peer = packet.ip.src;
-        flows::enter(&key, &flow)?;
+        crossing::enters(skb, packet, &key, Direction::Rx, (now, epoch));
         return Err(reason_of(control));
     };
     // The source of a flow that came this way in this epoch was checked then.
-    let epoch = flows::epoch();
     if flow.rx_peer != packet.ip.src || flow.rx.epoch != epoch {
         check_source(packet)?;
         flow.rx_peer = packet.ip.src;
     }
-    if flow.control(Direction::Rx, control, flows::now()) {
-        return Err(Reason::TcpControl);
-    }
-    judge(skb, packet, &key, flow, epoch)
+    judge(skb, packet, control, (&key, flow), (now, epoch))
 }
 
 /// A packet of a known flow whose source was checked.
@@ -67,21 +66,25 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
 pub(crate) fn judge(
     skb: &Skb,
     packet: &Packet,
-    key: &FlowKey,
-    flow: &mut Flow,
-    epoch: u32,
+    control: Control,
+    (key, flow): (&FlowKey, &mut Flow),
+    at: (Tick, u32),
 ) -> Result<Verdict, Reason> {
-    let now = flows::now();
-    let step = flow.decide(Direction::Rx, now, epoch, flows::needs_both(key));
-    deliver::decided(skb, &packet.ip, flow, (step, now), Reason::FastRx)
+    if flow.control(control, at.0) {
+        if control == Control::Answer {
+            crossing::enters(skb, packet, key, Direction::Rx, at);
+        }
+        return Err(Reason::TcpControl);
+    }
+    let both = flows::needs_both(key);
+    deliver::decided(skb, packet, (key, flow), both, at, Reason::FastRx)
 }
 
 /// `--fast-path=always`: every packet for a pod whose port is known.
 #[inline(always)]
-fn without_proof(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
-    let pod = flows::get(&FlowKey::pod(packet.ip.dst)).ok_or(Reason::Unverified)?;
-    let target = Target::of_pod(pod, flows::epoch()).ok_or(Reason::Unverified)?;
-    deliver::to_pod(skb, &packet.ip, &target, Reason::FastRx)
+fn without_proof(packet: &Packet, epoch: u32) -> Option<Target> {
+    let pod = flows::get(&FlowKey::pod(packet.ip.dst))?;
+    Target::of_pod(pod, epoch)
 }
 
 /// Whether a peer's pod sent it that is meant to come without a tunnel. About others the stack, which knows

@@ -22,6 +22,8 @@ pub(crate) enum At {
 }
 
 /// Encapsulates an IPv4 frame, with `ip` as its header up to the checksum, and sends it to `peer`, counting `reason`.
+/// The outer packet keeps the inner one's mark and traffic class, for filters and classes at the uplink, as with the kernel's
+/// device.
 #[inline(always)]
 pub(crate) fn send(
     skb: &Skb,
@@ -47,10 +49,7 @@ pub(crate) fn send(
     skb.store(Eth::LEN, outer.bytes())
         .map_err(|_| Reason::Mangled)?;
     let action = match at {
-        At::Pod => {
-            skb.clear_mark();
-            skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop)
-        }
+        At::Pod => skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop),
         At::Stack => route::send(
             skb,
             &Outer {

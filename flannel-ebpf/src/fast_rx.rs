@@ -2,6 +2,7 @@
 
 use flannel_common::cidr;
 use flannel_common::flow::{Direction, Flow, FlowKey, Step, Tick};
+use flannel_common::header::Ip;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control, TcpTail};
 
@@ -23,7 +24,7 @@ pub(crate) enum Merged {
 pub(crate) enum Destination {
     /// Past the stack.
     Pod(Target),
-    /// The stack decides, and what it is about to see has been noted.
+    /// The stack decides.
     Stack,
     /// The same, and nothing of this flow is on the pair that the packet could overtake.
     StackAtOnce,
@@ -54,9 +55,6 @@ pub(crate) fn destination(
     let key = FlowKey::inbound(ip, &packet.inner.l4);
     let Some(flow) = flows::get(&key) else {
         check_source(packet)?;
-        if let Control::None | Control::Answer = control {
-            enter(skb, &key, packet, merged);
-        }
         return Ok(Destination::Stack);
     };
     // The source of a flow that is proven in this epoch was checked when it was proven.
@@ -68,12 +66,8 @@ pub(crate) fn destination(
     let now = flows::now();
     Ok(match control {
         Control::None => judge(skb, packet, &key, flow, tcp, (now, epoch), merged),
-        Control::Open => {
+        Control::Open | Control::Answer => {
             flow.reopen();
-            Destination::Stack
-        }
-        Control::Answer => {
-            flow.answer(Direction::Rx, now);
             Destination::Stack
         }
         Control::Close => {
@@ -118,28 +112,19 @@ fn judge(
             return Destination::Stack;
         }
     }
-    let step = flow.decide(Direction::Rx, now, epoch, flows::needs_both(key));
-    match (step, Target::of(flow)) {
-        (Step::Fast, Some(target)) => Destination::Pod(target),
-        _ => {
-            flow.note_seen(Direction::Rx, now);
-            // Judged: `overlay_rx` must let it reach the stack.
-            flow.bulk = 0;
-            past_the_pair(step == Step::Refresh)
-        }
+    let mut step = Step::Stack;
+    if flow.rx.change.is_of(packet.inner.ip.tos, skb.mark()) {
+        step = flow.decide(Direction::Rx, now, epoch, flows::needs_both(key));
     }
-}
-
-#[inline(always)]
-fn enter(skb: &Skb, key: &FlowKey, packet: &Tunnelled<'_>, merged: Merged) {
-    let now = flows::now();
-    let mut flow = flows::seen(Direction::Rx, now);
-    flow.rx_peer = packet.outer_src;
-    if merged == Merged::NotYet && !skb.is_gso() && is_full_size(packet) {
-        flow.bulk = now;
+    if let (Step::Fast, Some(target)) = (step, Target::of(flow)) {
+        return Destination::Pod(target);
     }
-    // A full table costs speed, not packets: the stack takes this one anyway.
-    let _ = flows::enter(key, &flow);
+    // Judged: `overlay_rx` must let it reach the stack, and notes that it does.
+    flow.bulk = 0;
+    if step == Step::Refresh {
+        flow.note_probe(Direction::Rx, now);
+    }
+    past_the_pair(step == Step::Refresh)
 }
 
 /// `--fast-path=always`: every packet for a pod whose port is known.
@@ -157,7 +142,12 @@ fn is_full_size(packet: &Tunnelled<'_>) -> bool {
 
 #[inline(always)]
 fn is_between_pods(packet: &Tunnelled<'_>) -> bool {
-    let ip = &packet.inner.ip;
+    is_for_pod_of_ours(&packet.inner.ip)
+}
+
+/// From a pod elsewhere, or what comes in a pod's name, to one of ours.
+#[inline(always)]
+pub(crate) fn is_for_pod_of_ours(ip: &Ip) -> bool {
     cidr::contains(SUBNET.load(), SUBNET_MASK.load(), ip.dst)
         && cidr::contains(NETWORK.load(), NETWORK_MASK.load(), ip.src)
 }

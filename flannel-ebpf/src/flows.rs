@@ -45,7 +45,7 @@ pub(crate) fn get(key: &FlowKey) -> Option<&'static mut Flow> {
     Some(unsafe { &mut *flow })
 }
 
-/// Enters a flow whose first packet is on its way through the stack.
+/// Enters a flow of which a packet came out of the stack, or a pod.
 #[inline(always)]
 pub(crate) fn enter(key: &FlowKey, flow: &Flow) -> Result<(), Reason> {
     // EEXIST: another CPU was first, and noted the same.
@@ -55,10 +55,10 @@ pub(crate) fn enter(key: &FlowKey, flow: &Flow) -> Result<(), Reason> {
     }
 }
 
-/// A flow of which one packet was seen before the stack.
+/// A pod whose port is asked for.
 #[inline(always)]
-pub(crate) fn seen(direction: Direction, now: Tick) -> Flow {
-    let mut flow = Flow::EMPTY;
-    flow.note_seen(direction, now);
-    flow
+pub(crate) fn asked(now: Tick) -> Flow {
+    let mut pod = Flow::EMPTY;
+    pod.note_probe(Direction::Rx, now);
+    pod
 }

@@ -17,6 +17,8 @@
 #[cfg(target_arch = "bpf")]
 mod bridge_rx;
 #[cfg(target_arch = "bpf")]
+mod crossing;
+#[cfg(target_arch = "bpf")]
 mod decap;
 #[cfg(target_arch = "bpf")]
 mod deliver;

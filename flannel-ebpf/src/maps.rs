@@ -4,10 +4,11 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use flannel_common::Ipv4;
+use flannel_common::crossing::{Crossing, SLOTS};
 use flannel_common::event::{Event, Listen};
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::maps::{EVENTS_BYTES, MAX_EXEMPT, MAX_FRAGMENTS, MAX_OUTLETS, MAX_SNAT};
-use flannel_common::maps::{MAX_FLOWS, MAX_PEERS, Peer, Vtep};
+use flannel_common::maps::{MAX_FLOWS, MAX_PEERS, MAX_UNFIT, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::snat;
 use flannel_common::stats::Counters;
@@ -30,6 +31,13 @@ pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, MAX_FLOWS> = LruHashMap::new(
 
 #[btf_map(name = "fl_epoch")]
 pub(crate) static EPOCH: Array<u32, 1> = Array::new();
+
+#[btf_map(name = "fl_slot")]
+pub(crate) static SLOT: PerCpuArray<Crossing, SLOTS> = PerCpuArray::new();
+
+#[btf_map(name = "fl_unfit")]
+pub(crate) static UNFIT: HashMap<u32, u32, MAX_UNFIT, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 #[btf_map(name = "fl_snat")]
 pub(crate) static SNAT: LruHashMap<snat::Key, snat::Entry, MAX_SNAT> = LruHashMap::new();

@@ -2,9 +2,9 @@
 
 use core::mem::MaybeUninit;
 
-use flannel_common::flow::{Direction, FlowKey};
+use flannel_common::flow::FlowKey;
 use flannel_common::reason::Reason;
-use flannel_common::transport;
+use flannel_common::transport::{self, Control};
 
 use crate::direct_rx::judge;
 use crate::globals::OVERLAY_MTU;
@@ -26,9 +26,11 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(flow) = flows::get(&key) else {
         return Ok(Verdict::Untouched);
     };
-    if flow.control(Direction::Rx, transport::control(tcp), flows::now()) {
-        return Err(Reason::TcpControl);
+    let at = (flows::now(), flows::epoch());
+    let control = transport::control(tcp);
+    let size = transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load());
+    if control == Control::None {
+        size?;
     }
-    transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;
-    judge(skb, packet, &key, flow, flows::epoch())
+    judge(skb, packet, control, (&key, flow), at)
 }

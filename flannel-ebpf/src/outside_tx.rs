@@ -12,7 +12,7 @@ use flannel_common::transport;
 use crate::globals::{OVERLAY_MTU, SUBNET, SUBNET_MASK, UPLINK_IFINDEX};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{flows, headers, route, snat_work};
+use crate::{crossing, flows, headers, route, snat_work};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -26,30 +26,40 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     {
         return Ok(Verdict::Untouched);
     }
-    let epoch = flows::epoch();
     let key = FlowKey::untranslated(&work.packet.key);
     let Some(flow) = flows::get(&key) else {
         // Here and not before the stack: what kube-proxy translates has another tuple by now, and takes no room.
         flows::enter(&key, &Flow::EMPTY)?;
         return Ok(Verdict::Untouched);
     };
-    let now = flows::now();
-    if !flow.may_pass(Direction::Tx, now) {
-        return Ok(Verdict::Untouched);
-    }
     let mut room = MaybeUninit::uninit();
     let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
         return Ok(Verdict::Untouched);
     };
+    let mut seen = crossing::seen(skb, packet);
+    // As it came out of the stack.
+    seen.ip = work.ip;
+    let [a, b] = key.local_port;
+    let [c, d] = key.remote_port;
+    seen.l4[..4].copy_from_slice(&[a, b, c, d]);
+    let Some(passed) = crossing::passed(&key, Direction::Tx, &seen) else {
+        return Ok(Verdict::Untouched);
+    };
+    let Some(proof) = passed.proof(passed.device(), passed.change) else {
+        return Ok(Verdict::Untouched);
+    };
+    if !flow.may_pass(Direction::Tx, passed.now, &proof) {
+        return Ok(Verdict::Untouched);
+    }
     let tcp = transport::tcp(&packet.ip, &packet.l4)?;
     let len = transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;
     let next_hop = route::next_hop(skb, &key, work.ip.tos).ok_or(Reason::Unverified)?;
     let way = Way::new(UPLINK_IFINDEX.load(), next_hop, len);
     // A route may have got a smaller MTU with the new epoch.
-    flow.peer = match flow.tx.epoch == epoch {
+    flow.peer = match flow.tx.epoch == proof.epoch {
         true => way.joined(&flow.peer).into(),
         false => way.into(),
     };
-    flow.note_passed(Direction::Tx, now, epoch);
+    flow.note_passed(Direction::Tx, passed.now, &proof);
     Err(Reason::Verified)
 }

@@ -1,4 +1,5 @@
-//! What comes out of the veth pair: bulk flows, merged by GRO on the way, are judged here.
+//! What comes out of the veth pair and is about to enter the stack: the packet is noted, so that `pod_rx` knows it again. Bulk
+//! flows, merged by GRO on the way, are judged here.
 
 use core::mem::MaybeUninit;
 
@@ -7,38 +8,44 @@ use flannel_common::header::PROTO_TCP;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
 
-use crate::deliver;
+use crate::fast_rx::is_for_pod_of_ours;
 use crate::globals::OVERLAY_MTU;
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{flows, headers};
+use crate::{crossing, deliver, flows, headers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
-    if !flows::enabled() || flows::always() || !skb.is_ipv4() {
+    if !flows::enabled() || !skb.is_ipv4() {
         return Ok(Verdict::Untouched);
     }
     let mut room = MaybeUninit::uninit();
     let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
         return Ok(Verdict::Untouched);
     };
-    if packet.ip.proto != PROTO_TCP {
+    let ip = &packet.ip;
+    if !is_for_pod_of_ours(ip) || transport::check_fast(ip).is_err() {
         return Ok(Verdict::Untouched);
     }
-    let Some(flow) = flows::get(&FlowKey::inbound(&packet.ip, &packet.l4)) else {
+    let key = FlowKey::inbound(ip, &packet.l4);
+    let at = (flows::now(), flows::epoch());
+    // `uplink_rx` has judged all but bulk flows, one by one.
+    let flow = match ip.proto == PROTO_TCP && !flows::always() {
+        true => flows::get(&key).filter(|flow| flow.is_bulk(at.0)),
+        false => None,
+    };
+    let tcp = transport::tcp(ip, &packet.l4)?;
+    let control = transport::control(tcp);
+    let size = transport::check_size(ip, tcp, skb.gso_size(), OVERLAY_MTU.load());
+    let Some(flow) = flow else {
+        if let (Control::None | Control::Answer, Ok(_)) = (control, size) {
+            crossing::enters(skb, packet, &key, Direction::Rx, at);
+        }
         return Ok(Verdict::Untouched);
     };
-    let now = flows::now();
-    // `uplink_rx` has judged the others, one by one.
-    if !flow.is_bulk(now) {
-        return Ok(Verdict::Untouched);
-    }
-    transport::check_fast(&packet.ip)?;
-    let tcp = transport::tcp(&packet.ip, &packet.l4)?;
-    if transport::control(tcp) != Control::None {
+    if control != Control::None {
         return Err(Reason::TcpControl);
     }
-    transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;
-    let step = flow.decide(Direction::Rx, now, flows::epoch(), true);
-    deliver::decided(skb, &packet.ip, flow, (step, now), Reason::FastRxGro)
+    size?;
+    deliver::decided(skb, packet, (&key, flow), true, at, Reason::FastRxGro)
 }

@@ -6,14 +6,12 @@ use flannel_common::cidr;
 use flannel_common::flow::{Direction, FlowKey};
 use flannel_common::maps::{PEER_VXLAN, Peer};
 use flannel_common::reason::Reason;
-use flannel_common::transport;
 
 use crate::encap::{self, At};
-use crate::globals::{SUBNET, SUBNET_MASK};
 use crate::headers::{self, Packet};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{flows, peers};
+use crate::{crossing, flows, peers};
 
 /// First try, on the way out of `flannel.<VNI>`. What it passes crosses the veth pair, which segments in
 /// software what this hook could not take, and comes to [`run_last`].
@@ -30,9 +28,8 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if cidr::is_not_unicast(packet.ip.dst) {
         return Err(Reason::NotUnicast);
     }
-    let epoch = flows::epoch();
     let peer = *peers::of(packet.ip.dst).ok_or(Reason::NoPeer)?;
-    note_passed(packet, &peer, epoch);
+    note_passed(skb, packet, &peer);
     encap::send(skb, &peer, &packet.ip, At::Stack, Reason::Encap)
 }
 
@@ -45,26 +42,32 @@ pub(crate) fn run_last(skb: &Skb) -> Result<Verdict, Reason> {
     })
 }
 
-/// A packet of a pod of ours came out of the stack with the tuple it went in with: that proves its flow.
+/// A packet of a pod of ours came out of the stack as it went in: that proves its flow.
 #[inline(always)]
-fn note_passed(packet: &Packet, peer: &Peer, epoch: u32) {
-    if !flows::enabled()
-        || flows::always()
-        || transport::check_fast(&packet.ip).is_err()
-        || !cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.src)
-    {
+fn note_passed(skb: &Skb, packet: &Packet, peer: &Peer) {
+    if !flows::enabled() || flows::always() {
         return;
     }
-    let Some(flow) = flows::get(&FlowKey::outbound(&packet.ip, &packet.l4)) else {
+    let key = FlowKey::outbound(&packet.ip, &packet.l4);
+    let seen = crossing::seen(skb, packet);
+    let Some(passed) = crossing::passed(&key, Direction::Tx, &seen) else {
         return;
     };
-    let now = flows::now();
-    if flow.may_pass(Direction::Tx, now) {
+    let (Some(proof), true) = (
+        passed.proof(passed.device(), passed.change),
+        crossing::is_fit(skb.ifindex()),
+    ) else {
+        return;
+    };
+    let Ok(flow) = crossing::flow(&key) else {
+        return;
+    };
+    if flow.may_pass(Direction::Tx, passed.now, &proof) {
         // By the tunnel, whatever the agent is about to do about routes: this is what the stack did.
         flow.peer = Peer {
             kind: PEER_VXLAN,
             ..*peer
         };
-        flow.note_passed(Direction::Tx, now, epoch);
+        flow.note_passed(Direction::Tx, passed.now, &proof);
     }
 }

@@ -3,13 +3,15 @@
 use core::mem::MaybeUninit;
 
 use flannel_common::cidr;
-use flannel_common::flow::{Direction, FlowKey, Tick};
+use flannel_common::crossing::Change;
+use flannel_common::flow::{Direction, FlowKey};
+use flannel_common::globals::POD_HOOK_BRIDGE;
 use flannel_common::header::{Eth, PROTO_TCP};
 use flannel_common::reason::Reason;
-use flannel_common::transport;
 
+use crate::crossing::{self, Passed};
 use crate::flows;
-use crate::globals::{self, FLANNEL_IFINDEX, NETWORK, NETWORK_MASK, POD_HOOK, SUBNET, SUBNET_MASK};
+use crate::globals::{FLANNEL_IFINDEX, NETWORK, NETWORK_MASK, POD_HOOK, SUBNET, SUBNET_MASK};
 use crate::headers::{self, Packet};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
@@ -26,53 +28,67 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
         return Ok(Verdict::Untouched);
     };
-    let of_overlay = came_from_overlay(packet);
-    if of_overlay && flows::always() {
-        return learn_pod(skb, packet);
+    let key = FlowKey::inbound(&packet.ip, &packet.l4);
+    let seen = crossing::seen(skb, packet);
+    // What a pod puts on the bridge was received on its own port (`skb_iif`), and can be made to look like nothing else.
+    match crossing::passed(&key, Direction::Rx, &seen) {
+        Some(passed) if passed.device() == skb.came_by() => arrives(skb, packet, &key, passed),
+        _ => note_port(skb, packet),
     }
-    let may_be_fast =
-        (of_overlay || came_from_outside(packet)) && transport::check_fast(&packet.ip).is_ok();
-    let known = if may_be_fast {
-        flows::get(&FlowKey::inbound(&packet.ip, &packet.l4))
-    } else {
-        None
-    };
-    let (now, epoch) = (flows::now(), flows::epoch());
-    let Some(flow) = known.filter(|flow| flow.may_pass(Direction::Rx, now)) else {
-        return note_port(skb, packet, now, epoch);
-    };
-    let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
-    flow.port = skb.ifindex();
-    flow.hook = POD_HOOK.load();
-    flow.pod_mac = eth.dst;
-    flow.gateway_mac = eth.src;
-    flow.note_passed(Direction::Rx, now, epoch);
-    Err(Reason::Verified)
 }
 
-/// Without proof there is one entry per pod instead of one per flow.
+/// A packet that was noted on its way into the stack.
 #[inline(always)]
-fn learn_pod(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
-    let key = FlowKey::pod(packet.ip.dst);
+fn arrives(
+    skb: &Skb,
+    packet: &Packet,
+    key: &FlowKey,
+    mut passed: Passed,
+) -> Result<Verdict, Reason> {
     let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
-    let (now, epoch) = (flows::now(), flows::epoch());
-    let mut fresh = flows::seen(Direction::Rx, now);
-    fresh.port = skb.ifindex();
-    fresh.hook = POD_HOOK.load();
-    fresh.pod_mac = eth.dst;
-    fresh.gateway_mac = eth.src;
-    fresh.note_passed(Direction::Rx, now, epoch);
-    match flows::get(&key) {
-        Some(known) => *known = fresh,
-        None => flows::enter(&key, &fresh)?,
+    let port = skb.ifindex();
+    if eth.is_to_group() || !crossing::is_fit(passed.device()) {
+        return Ok(Verdict::Untouched);
     }
+    // Without proof there is one entry per pod instead of one per flow. Only the tunnel and its like deliver by it.
+    let is_pods = flows::always() && came_from_overlay(packet);
+    let pod = FlowKey::pod(packet.ip.dst);
+    let key = if is_pods { &pod } else { key };
+    if !passed.is_only(port) {
+        if let Some(flow) = flows::get(key) {
+            flow.note_flooded();
+        }
+        return Ok(Verdict::Untouched);
+    }
+    // Mark and class are for the queueing discipline of the port, which is behind the bridge. A veth takes them off.
+    let hook = POD_HOOK.load();
+    let change = match (is_pods, hook) {
+        (true, _) => Change::NONE,
+        (false, POD_HOOK_BRIDGE) => passed.change,
+        (false, _) => Change {
+            mark: 0,
+            priority: 0,
+            ..passed.change
+        },
+    };
+    let Some(proof) = passed.proof(port, change) else {
+        return Ok(Verdict::Untouched);
+    };
+    let flow = crossing::flow(key)?;
+    if !flow.may_pass(Direction::Rx, passed.now, &proof) {
+        return Ok(Verdict::Untouched);
+    }
+    flow.hook = hook;
+    flow.pod_mac = eth.dst;
+    flow.gateway_mac = eth.src;
+    flow.note_passed(Direction::Rx, passed.now, &proof);
     Err(Reason::Verified)
 }
 
 /// Segments that the bridge has cut out of a packet that `bridge_rx` let pass: the next such packet may come whole. One
 /// that is whole shows nothing: it came past the bridge.
 #[inline(always)]
-fn note_port(skb: &Skb, packet: &Packet, now: Tick, epoch: u32) -> Result<Verdict, Reason> {
+fn note_port(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
     if skb.is_gso()
         || skb.len() < WORTHWHILE
         || packet.ip.proto != PROTO_TCP
@@ -80,26 +96,18 @@ fn note_port(skb: &Skb, packet: &Packet, now: Tick, epoch: u32) -> Result<Verdic
     {
         return Ok(Verdict::Untouched);
     }
+    let (now, epoch, port) = (flows::now(), flows::epoch(), skb.ifindex());
     let Some(pod) = flows::get(&FlowKey::pod(packet.ip.dst)) else {
         return Ok(Verdict::Untouched);
     };
-    if pod.is_chosen(skb.ifindex(), now) {
+    if pod.is_chosen(port, now) {
         let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
-        pod.port = skb.ifindex();
         pod.hook = POD_HOOK.load();
         pod.pod_mac = eth.dst;
         pod.gateway_mac = eth.src;
-        pod.note_passed(Direction::Rx, now, epoch);
+        pod.note_port(port, now, epoch);
     }
     Ok(Verdict::Untouched)
-}
-
-/// What could be a reply that `uplink_snat_rx` translated.
-#[inline(always)]
-fn came_from_outside(packet: &Packet) -> bool {
-    globals::masquerades()
-        && cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.dst)
-        && !cidr::contains(NETWORK.load(), NETWORK_MASK.load(), packet.ip.src)
 }
 
 #[inline(always)]

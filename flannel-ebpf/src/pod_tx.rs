@@ -2,13 +2,14 @@
 
 use core::mem::MaybeUninit;
 
+use flannel_common::cidr;
+use flannel_common::crossing::Change;
 use flannel_common::flow::{Direction, FlowKey, Step};
-use flannel_common::globals::{FAST_MARK, POD_HOOK_BRIDGE};
+use flannel_common::globals::POD_HOOK_BRIDGE;
 use flannel_common::maps::{PEER_DIRECT, PEER_OUTSIDE, Peer};
 use flannel_common::outside::Way;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
-use flannel_common::{cidr, ttl};
 
 use crate::encap::{self, At};
 use crate::globals::{
@@ -17,7 +18,7 @@ use crate::globals::{
 use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{flows, ours, peers};
+use crate::{crossing, flows, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -40,11 +41,17 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if flows::always() && !outside {
         ours::check(skb)?;
         let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
-        return send(skb, &peer, packet);
+        // Nobody has shown what the stack would do to it.
+        let change = Change {
+            mark: skb.mark(),
+            priority: skb.priority(),
+            ..Change::NONE
+        };
+        return send(skb, &peer, packet, &change);
     }
     let key = FlowKey::outbound(&packet.ip, &packet.l4);
     let control = transport::control(tcp);
-    let now = flows::now();
+    let at = (flows::now(), flows::epoch());
     let Some(flow) = flows::get(&key) else {
         if let Control::Open | Control::Close = control {
             return Err(Reason::TcpControl);
@@ -53,26 +60,30 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         if outside {
             return Ok(Verdict::Untouched);
         }
-        flows::enter(&key, &flows::seen(Direction::Tx, now))?;
+        crossing::enters(skb, packet, &key, Direction::Tx, at);
         return Err(reason_of(control));
     };
-    if flow.control(Direction::Tx, control, now) {
+    let (now, epoch) = at;
+    if flow.control(control, now) {
+        if control == Control::Answer {
+            crossing::enters(skb, packet, &key, Direction::Tx, at);
+        }
         return Err(Reason::TcpControl);
     }
-    match flow.decide(Direction::Tx, now, flows::epoch(), flows::needs_both(&key)) {
-        Step::Fast if may_skip(&flow.peer, outside, len) => {
-            let peer = flow.peer;
-            send(skb, &peer, packet)
-        }
-        Step::Refresh => {
-            flow.note_seen(Direction::Tx, now);
-            Err(Reason::Refresh)
-        }
-        Step::Fast | Step::Stack => {
-            flow.note_seen(Direction::Tx, now);
-            Err(Reason::Unverified)
-        }
+    let mut step = Step::Stack;
+    if flow.is_from(skb.ifindex(), packet.ip.tos, skb.mark()) {
+        step = flow.decide(Direction::Tx, now, epoch, flows::needs_both(&key));
     }
+    if step == Step::Fast && may_skip(&flow.peer, outside, len) {
+        let (peer, change) = (flow.peer, flow.tx.change);
+        return send(skb, &peer, packet, &change);
+    }
+    crossing::enters(skb, packet, &key, Direction::Tx, at);
+    if step == Step::Refresh {
+        flow.note_probe(Direction::Tx, now);
+        return Err(Reason::Refresh);
+    }
+    Err(Reason::Unverified)
 }
 
 /// Why the first packet of a flow takes the stack.
@@ -118,18 +129,19 @@ fn has_route() -> bool {
     flows::always() && POD_HOOK.load() == POD_HOOK_BRIDGE
 }
 
-/// Skipping the stack is still a hop: the TTL goes down by one.
+/// Skipping the stack is still a hop: the TTL goes down by one, and what rules write is written.
 #[inline(always)]
-fn send(skb: &Skb, peer: &Peer, packet: &Packet) -> Result<Verdict, Reason> {
-    let ip = ttl::decremented(&packet.ip);
+fn send(skb: &Skb, peer: &Peer, packet: &Packet, change: &Change) -> Result<Verdict, Reason> {
+    let ip = change.hop(&packet.ip);
+    skb.set_class(change.mark, change.priority);
     if peer.kind == PEER_DIRECT || peer.kind == PEER_OUTSIDE {
         skb.store(headers::IP, &ip.front())
             .map_err(|_| Reason::Mangled)?;
         let uplink = UPLINK_IFINDEX.load();
+        skb.tell_past_stack();
         let action = if peer.kind == PEER_DIRECT && has_route() {
             skb::redirect_routed(uplink)
         } else {
-            skb.set_mark(FAST_MARK);
             skb::redirect_to_neighbour(uplink, peer.next_hop)
         };
         return Ok(Verdict::Taken(action, Reason::FastTx));

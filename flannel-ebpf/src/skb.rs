@@ -23,6 +23,8 @@ use flannel_common::xdp::Meta;
 
 use crate::maps::SNAT_STEPS;
 
+/// Value of `tc_index`, which is 0 or small otherwise.
+const PAST_STACK: u32 = 0x666c;
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 const AF_INET: u32 = 2;
@@ -213,7 +215,7 @@ impl Skb {
         self.ctx.skb.store(offset, value, 0).map_err(|_| Refused)
     }
 
-    /// How often we made the packet arrive again. Kept in `tc_index`, which nothing else uses at ingress since
+    /// How often we made the packet arrive again. Kept in `tc_index`, which nothing else uses since
     /// tcindex and dsmark are gone (kernel 6.3), and which a redirect keeps (`skb_scrub_packet`).
     #[inline(always)]
     pub(crate) fn passes(&self) -> u32 {
@@ -225,6 +227,23 @@ impl Skb {
     pub(crate) fn set_passes(&self, passes: u32) {
         // SAFETY: as in `new`; the verifier allows this field to be written.
         unsafe { (*self.raw()).tc_index = passes };
+    }
+
+    /// For the hooks behind this one: the packet goes past the stack. Only to save them the work of finding out that it
+    /// proves nothing.
+    #[inline(always)]
+    pub(crate) fn tell_past_stack(&self) {
+        self.set_passes(PAST_STACK);
+    }
+
+    /// Whether it was told so. Taken off as well: what the node sends to another one on this machine keeps it.
+    #[inline(always)]
+    pub(crate) fn take_past_stack(&self) -> bool {
+        let told = self.passes() == PAST_STACK;
+        if told {
+            self.set_passes(0);
+        }
+        told
     }
 
     /// Copies as much of the packet as there is room for; returns how much.
@@ -243,6 +262,13 @@ impl Skb {
     pub(crate) fn mark(&self) -> u32 {
         // SAFETY: as in `new`.
         unsafe { (*self.raw()).mark }
+    }
+
+    /// Traffic class, by which the queueing discipline of a device may choose.
+    #[inline(always)]
+    pub(crate) fn priority(&self) -> u32 {
+        // SAFETY: as in `new`.
+        unsafe { (*self.raw()).priority }
     }
 
     /// Takes the change of one field into a transport checksum, whatever state of offload that is in.
@@ -309,16 +335,12 @@ impl Skb {
         self.ctx.skb.adjust_room(by, BPF_ADJ_ROOM_MAC, flags)
     }
 
-    /// For the hooks behind this one.
+    /// As the stack would have: mark and traffic class.
     #[inline(always)]
-    pub(crate) fn set_mark(&self, mark: u32) {
+    pub(crate) fn set_class(&self, mark: u32, priority: u32) {
         self.ctx.set_mark(mark);
-    }
-
-    /// Marks are for netfilter of this node; they do not travel.
-    #[inline(always)]
-    pub(crate) fn clear_mark(&self) {
-        self.ctx.set_mark(0);
+        // SAFETY: as in `new`; the verifier allows this field to be written.
+        unsafe { (*self.raw()).priority = priority };
     }
 }
 

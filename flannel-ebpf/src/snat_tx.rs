@@ -4,7 +4,6 @@ use core::mem::MaybeUninit;
 
 use flannel_common::Ipv4;
 use flannel_common::cidr;
-use flannel_common::globals::FAST_MARK;
 use flannel_common::header::{PROTO_UDP, VERSION_IHL};
 use flannel_common::outside;
 use flannel_common::program::Program;
@@ -46,11 +45,8 @@ pub(crate) fn run(skb: &Skb, local: Ipv4, proves: Option<Program>) -> Result<Ver
     work.node = snat_table::node(local);
     work.whose = whose;
     work.rounds = 0;
-    // The mark has done its work here: `direct_tx` is not on every uplink.
-    work.past_stack = whose == Whose::Pod && skb.mark() == FAST_MARK;
-    if work.past_stack {
-        skb.clear_mark();
-    }
+    // Taken off here: `direct_tx` is not on every uplink.
+    work.past_stack = whose == Whose::Pod && skb.take_past_stack();
     match snat_read::content(skb, work, WAY_OUT) {
         Content::Flow => flow(skb, work, proves),
         Content::Odd => next(skb, Program::SnatOddTx),

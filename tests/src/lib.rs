@@ -72,6 +72,7 @@ pub mod process;
 pub mod raw;
 pub mod real_flanneld;
 pub mod refusal;
+pub mod setups;
 pub mod snat_table;
 pub mod sniffer;
 pub mod sockopt;

@@ -23,6 +23,18 @@ pub fn without_checksum(socket: &UdpSocket) {
     set(socket.as_raw_fd(), level, name, 1).expect("SO_NO_CHECK");
 }
 
+/// The TOS byte of its datagrams.
+#[track_caller]
+pub fn set_tos(socket: &UdpSocket, tos: u8) {
+    set(
+        socket.as_raw_fd(),
+        libc::IPPROTO_IP,
+        libc::IP_TOS,
+        tos.into(),
+    )
+    .expect("IP_TOS");
+}
+
 /// Its end is a reset, and the kernel forgets the connection at once.
 #[track_caller]
 pub fn reset_at_end(stream: &TcpStream) {

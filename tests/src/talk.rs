@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use flannel_common::outside::LASTING;
 
 use crate::host::Host;
-use crate::sockopt::reset_at_end;
+use crate::sockopt::{reset_at_end, set_tos};
 use crate::{tcp, udp};
 
 /// A byte that is not back by then is lost, as far as somebody asks who does not know.
@@ -151,6 +151,12 @@ impl Udp {
     pub fn outlast(&self) {
         self.rounds(1);
         outlast(|| self.rounds(1));
+    }
+
+    /// What the client sends from now on carries this TOS.
+    #[track_caller]
+    pub fn set_tos(&self, tos: u8) {
+        set_tos(&self.client, tos);
     }
 
     /// The server moves: another socket answers from now on.

@@ -3,9 +3,11 @@
 #![cfg(test)]
 
 use flannel_common::flow::{LIFETIME, REFRESH};
-use flannel_common::globals::{FAST_MARK, FAST_PATH_ALWAYS, FAST_PATH_OFF};
+use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF};
 use flannel_common::maps::{PEER_DIRECT, PEER_VXLAN};
-use flannel_common::program::Program::{DirectRx, DirectTx, OverlayTx, PodRx, PodTx, UplinkRx};
+use flannel_common::program::Program::{
+    DirectRx, DirectTx, OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx,
+};
 use flannel_common::reason::Reason;
 use flannel_tests::packet::flows::{FIN_ACK, SYN, SYN_ACK, age, change_flow, tcp_key, udp_key};
 use flannel_tests::packet::{Fixture, Inner, Node, REDIRECT, Run, UNSPEC, vxlan};
@@ -80,7 +82,7 @@ fn udp_is_fast_in_each_direction_on_its_own() {
 
 /// Only the TTL changes: the kernel writes the Ethernet header of the next hop.
 #[test]
-fn a_fast_packet_leaves_one_hop_older_and_marked() {
+fn a_fast_packet_leaves_one_hop_older() {
     let mut node = verified_tcp();
     let fast = node.run(PodTx, &Inner::from_pod().tcp());
     assert_eq!(fast.action, REDIRECT);
@@ -89,41 +91,32 @@ fn a_fast_packet_leaves_one_hop_older_and_marked() {
         ..Inner::from_pod()
     };
     assert_eq!(fast.packet, expected.tcp());
-    assert_eq!(fast.mark, FAST_MARK);
 }
 
 #[test]
 fn a_fast_packet_arrives_as_the_bridge_would_have_delivered_it() {
     let mut node = verified_tcp();
-    let packet = arriving().tcp();
-    let run = Run {
-        packet: &packet,
-        mark: 7,
-        ..Run::default()
-    };
-    let fast = node.run_with(DirectRx, &run);
+    let fast = node.run(DirectRx, &arriving().tcp());
+    assert_eq!(fast.action, REDIRECT);
     assert_eq!(fast.packet, Inner::to_pod().tcp());
-    assert_eq!(fast.mark, 0, "marks do not travel");
 }
 
 /// Else a packet past the stack would renew the proof, and a rule that drops the flow would never reach it.
 #[test]
-fn a_fast_packet_proves_nothing_and_loses_its_mark() {
+fn a_fast_packet_proves_nothing() {
     let mut node = verified_tcp();
     age(&mut node, REFRESH);
     // One goes through the stack to renew the proof, where a rule drops it; the next is fast.
     assert!(!is_fast_out(&mut node));
     assert!(is_fast_out(&mut node));
     let before = node.flow(&tcp_key()).unwrap();
-    let packet = Inner::outbound().tcp();
-    let run = Run {
-        packet: &packet,
-        mark: FAST_MARK,
-        ..Run::default()
-    };
-    let out = node.run_with(DirectTx, &run);
-    assert_eq!((out.action, out.mark), (UNSPEC, 0));
-    assert_eq!(out.packet, packet);
+    let packet = Inner {
+        payload: 33,
+        ..Inner::outbound()
+    }
+    .tcp();
+    let out = node.run(DirectTx, &packet);
+    assert_eq!((out.action, out.packet), (UNSPEC, packet));
     assert_eq!(node.flow(&tcp_key()).unwrap(), before);
 }
 
@@ -159,6 +152,7 @@ fn one_direction_may_take_the_tunnel() {
     through_the_stack_out(&mut node, Inner::tcp);
     let arriving = vxlan(&Inner::inbound().tcp());
     assert_eq!(node.run(UplinkRx, &arriving).action, REDIRECT);
+    node.run(OverlayRx, &Inner::inbound().tcp());
     assert_eq!(node.run(PodRx, &Inner::to_pod().tcp()).action, UNSPEC);
     assert!(is_fast_out(&mut node));
     let fast = node.run(UplinkRx, &arriving);
@@ -170,6 +164,7 @@ fn one_direction_may_take_the_tunnel() {
 fn a_proof_of_the_tunnel_is_none_for_plain_packets() {
     let mut node = Node::default().load();
     node.run(UplinkRx, &vxlan(&Inner::inbound().udp()));
+    node.run(OverlayRx, &Inner::inbound().udp());
     node.run(PodRx, &Inner::to_pod().udp());
     let tunnelled = vxlan(&Inner::inbound().udp());
     assert_eq!(node.run(UplinkRx, &tunnelled).packet, Inner::to_pod().udp());
@@ -179,7 +174,7 @@ fn a_proof_of_the_tunnel_is_none_for_plain_packets() {
 #[test]
 fn bulk_by_the_tunnel_is_no_bulk_without_it() {
     let mut node = verified_tcp();
-    change_flow(&mut node, |flow| flow.bulk = flow.rx.seen);
+    change_flow(&mut node, |flow| flow.bulk = flow.rx.verified);
     assert!(is_fast_in(&mut node), "GRO had its turn at the uplink");
 }
 
@@ -190,8 +185,7 @@ fn packets_of_peers_behind_the_tunnel_prove_nothing_here() {
     assert_eq!(node.counted(DirectTx), []);
     assert_eq!(node.run(DirectRx, &arriving().udp()).action, UNSPEC);
     assert_eq!(node.counted(DirectRx), [(Reason::Unverified, 1)]);
-    let flow = node.flow(&udp_key()).unwrap();
-    assert_eq!((flow.tx.verified, flow.rx.seen), (0, 0));
+    assert_eq!(node.flow(&udp_key()), None);
 }
 
 #[rstest]
@@ -212,8 +206,8 @@ fn one_packet_renews_the_proof_and_the_others_go_on() {
     age(&mut node, REFRESH);
     assert!(!is_fast_in(&mut node));
     assert_eq!(node.count(DirectRx, Reason::Refresh).packets, 1);
-    assert!(is_fast_in(&mut node));
     node.run(PodRx, &Inner::to_pod().tcp());
+    assert!(is_fast_in(&mut node));
     let flow = node.flow(&tcp_key()).unwrap();
     assert!(flow.rx.verified.wrapping_sub(flow.tx.verified) >= REFRESH - 1);
 }
@@ -333,14 +327,6 @@ fn without_proof_every_packet_to_a_known_pod_is_fast() {
     assert!(!is_fast_in(&mut node), "nobody knows the pod's port");
     node.run(PodRx, &Inner::to_pod().tcp());
     assert!(is_fast_in(&mut node));
-    // The mark goes here, too.
-    let packet = Inner::outbound().tcp();
-    let run = Run {
-        packet: &packet,
-        mark: FAST_MARK,
-        ..Run::default()
-    };
-    assert_eq!(node.run_with(DirectTx, &run).mark, 0);
     node.bump_epoch();
     assert!(!is_fast_in(&mut node));
 }

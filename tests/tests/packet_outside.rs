@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use flannel_common::flow::{LIFETIME, REFRESH};
-use flannel_common::globals::{FAST_MARK, FAST_PATH_ALWAYS, FAST_PATH_OFF};
+use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF};
 use flannel_common::outside::Way;
 use flannel_common::program::Program::{
     OutsideRx, OutsideTx, PodTx, SnatOpen, UplinkSnatRx, UplinkTx,
@@ -115,13 +115,13 @@ fn a_fast_packet_leaves_one_hop_older_and_is_translated_at_the_uplink() {
     here(|_, world| {
         world.verified_tcp();
         let fast = world.pod_sends(&ask().tcp(ACK));
-        assert_eq!((fast.action, fast.mark), (REDIRECT, FAST_MARK));
+        assert_eq!(fast.action, REDIRECT);
         assert_eq!(source(&fast.packet), (POD, 50_000));
         assert_checksums(&fast.packet);
         assert_eq!(fast.packet[14 + 8], ask().tcp(ACK)[14 + 8] - 1);
         let before = world.node.flow(&key(6)).unwrap();
-        let gone = world.leaves_with(fast.packet, FAST_MARK);
-        assert_eq!((gone.action, gone.mark), (UNSPEC, 0));
+        let gone = world.leaves(fast.packet);
+        assert_eq!(gone.action, UNSPEC);
         assert_eq!(source(&gone.packet), (US, 50_000));
         assert_checksums(&gone.packet);
         assert_eq!(
@@ -157,14 +157,14 @@ fn a_fast_packet_without_a_translation_gets_one() {
         world.node.evict_snat(&out);
         world.node.evict_snat(&inward);
         let before = world.count(SnatOpen, Reason::Snat);
-        let gone = world.leaves_with(ask().udp(), FAST_MARK);
-        assert_eq!((gone.action, gone.mark), (UNSPEC, 0));
+        let gone = world.leaves(ask().udp());
+        assert_eq!(gone.action, UNSPEC);
         assert_eq!(source(&gone.packet).0, US);
         assert_eq!(world.count(SnatOpen, Reason::Snat), before + 1);
         world.node.evict_snat(&out);
         world.node.remove_step(SnatOpen);
         world.node.evict_snat(&inward);
-        let gone = world.leaves_with(ask().udp(), FAST_MARK);
+        let gone = world.leaves(ask().udp());
         assert_eq!(gone.action, SHOT, "nothing leaves as the pod");
     });
 }
@@ -302,7 +302,7 @@ fn packets_cut_off_anywhere_take_the_stack_or_stay_whole() {
         world.verified_tcp();
         let (out, back) = (ask().tcp(ACK), reply().tcp(ACK));
         for len in 34..54 {
-            let gone = world.leaves_with(out[..len].to_vec(), FAST_MARK);
+            let gone = world.leaves(out[..len].to_vec());
             assert!(gone.action == SHOT || source(&gone.packet).0 == US, "{len}");
             assert!(!world.is_fast_out(&out[..len]) || len >= 48, "{len}");
             assert!(!world.is_fast_back(&back[..len]) || len >= 54, "{len}");

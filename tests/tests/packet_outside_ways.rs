@@ -5,7 +5,7 @@
 use flannel_common::flow::{FlowKey, REFRESH};
 use flannel_common::maps::{PEER_DIRECT, Peer};
 use flannel_common::outside::Way;
-use flannel_common::program::Program::{OutsideTx, PodRx, PodTx, UplinkSnatRx, UplinkTx};
+use flannel_common::program::Program::{OutsideTx, PodTx, UplinkSnatRx, UplinkTx};
 use flannel_common::reason::Reason;
 use flannel_tests::packet::outside::{ACK, POD, Plain, REMOTE_POD, SERVER, US, source};
 use flannel_tests::packet::world::{BRIDGE, GATEWAY, UPLINK, ask, here, key, reply, routed};
@@ -142,7 +142,7 @@ fn exempt_destinations_and_what_came_in_take_the_stack() {
         let to_pod = ask().answer();
         for _ in 0..4 {
             world.arrives(&to_pod.udp());
-            world.node.run(PodRx, &to_pod.udp());
+            world.reaches_pod(&to_pod.udp());
             assert!(!world.is_fast_out(&ask().udp()));
             assert_eq!(source(&world.leaves(ask().udp()).packet), (POD, 50_000));
         }

@@ -6,8 +6,8 @@
 use flannel_common::flow::LIFETIME;
 use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF, FAST_PATH_VERIFIED};
 use flannel_common::program::Program::{
-    DirectRx, DirectTx, OverlayTx, PodRx, PodTx, SnatOpen, UplinkRx, UplinkSnatRx, UplinkTx,
-    UplinkXdp,
+    DirectRx, DirectTx, OverlayRx, OverlayTx, PodRx, PodTx, SnatOpen, UplinkRx, UplinkSnatRx,
+    UplinkTx, UplinkXdp,
 };
 use flannel_common::reason::Reason;
 use flannel_tests::netns::Netns;
@@ -135,6 +135,7 @@ fn a_proven_flow_ends_with_the_pair() {
         node.run(PodTx, &Inner::from_pod().tcp());
         node.run(OverlayTx, &out);
         node.run(UplinkRx, &back);
+        node.run(OverlayRx, &Inner::inbound().tcp());
         node.run(PodRx, &Inner::to_pod().tcp());
         assert_eq!(node.run(UplinkRx, &back).action, REDIRECT);
         assert_eq!(node.count(UplinkRx, Reason::FastRx).packets, 1);

@@ -1,13 +1,13 @@
 //! `flows`: the table of the fast path, entry by entry as the kernel hands it out.
 
 mod now;
+mod way;
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use clap::Args;
-use flannel_common::flow::{Direction, Flow, FlowKey, Step};
-use flannel_common::globals::FAST_PATH_OFF;
+use flannel_common::flow::{Direction, Flow, FlowKey};
 use flannel_common::header::{PROTO_TCP, PROTO_UDP};
 use flannel_common::outside;
 use serde::Serialize;
@@ -16,6 +16,7 @@ use super::output::Rows;
 use super::{Look, Verdict};
 use crate::mac::MacAddr;
 use now::Now;
+use way::Way;
 
 /// `flows …`
 #[derive(Debug, Clone, Args)]
@@ -47,18 +48,8 @@ pub(super) struct Row {
     /// Next hop of what leaves the cluster, once proven, and the longest packet that may take the short way.
     via: Option<Ipv4Addr>,
     longest: Option<u16>,
-    /// Port of the bridge it is delivered to, once proven.
-    port_ifindex: Option<u32>,
     pod_mac: Option<MacAddr>,
     epoch: u32,
-}
-
-/// One direction.
-#[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Way {
-    state: &'static str,
-    /// Milliseconds since the stack last let a packet through.
-    verified_ms_ago: Option<u64>,
 }
 
 impl Flows {
@@ -87,7 +78,6 @@ impl Row {
         let socket = |ip: [u8; 4], port| SocketAddrV4::new(ip.into(), u16::from_be_bytes(port));
         let tx = Way::new(key, flow, Direction::Tx, now);
         let rx = Way::new(key, flow, Direction::Rx, now);
-        let delivered = (flow.port != 0).then_some(flow.port);
         let sent = Some(flow.peer).filter(|_| flow.tx.verified != 0);
         let way = sent.and_then(|peer| outside::Way::of(&peer));
         Self {
@@ -107,8 +97,7 @@ impl Row {
                 .map(|peer| peer.public_ip.into()),
             via: way.map(|way| way.next_hop.into()),
             longest: way.map(|way| way.longest),
-            port_ifindex: delivered,
-            pod_mac: delivered.map(|_| MacAddr(flow.pod_mac)),
+            pod_mac: rx.port_ifindex.map(|_| MacAddr(flow.pod_mac)),
             epoch: flow.tx.epoch.max(flow.rx.epoch),
             tx,
             rx,
@@ -119,7 +108,16 @@ impl Row {
         let mut notes = Vec::new();
         notes.extend(self.peer.map(|peer| format!("to {peer}")));
         notes.extend(self.via.map(|via| format!("out via {via}")));
-        notes.extend(self.port_ifindex.map(|port| format!("port #{port}")));
+        match (self.tx.port_ifindex, self.rx.port_ifindex) {
+            (Some(tx), Some(rx)) if tx != rx => {
+                notes.push(format!("from port #{tx}"));
+                notes.push(format!("to port #{rx}"));
+            }
+            (tx, rx) => notes.extend(rx.or(tx).map(|port| format!("port #{port}"))),
+        }
+        for (way, name) in [(&self.tx, "tx"), (&self.rx, "rx")] {
+            notes.extend(way.change.iter().map(|change| format!("{name} {change}")));
+        }
         notes.extend(self.bulk.then(|| "bulk".to_owned()));
         notes.extend(self.closing.then(|| "closing".to_owned()));
         let line = columns(
@@ -131,39 +129,6 @@ impl Row {
             &notes.join(", "),
         );
         line.trim_end().to_owned()
-    }
-}
-
-impl Way {
-    fn new(key: &FlowKey, flow: &Flow, direction: Direction, now: Now) -> Self {
-        let half = match direction {
-            Direction::Tx => &flow.tx,
-            Direction::Rx => &flow.rx,
-        };
-        let alone = flow.decide(direction, now.tick, now.epoch, false);
-        let state = match flow.step(key, direction, now.tick, now.epoch, now.setting) {
-            Step::Fast | Step::Refresh => "fast",
-            Step::Stack if half.verified == 0 && half.seen == 0 => "-",
-            Step::Stack if half.verified == 0 => "unproven",
-            Step::Stack if half.epoch != now.epoch => "old epoch",
-            Step::Stack if now.setting.fast_path == FAST_PATH_OFF => "off",
-            // Of TCP, the other direction may be what is missing.
-            Step::Stack if alone != Step::Stack && !key.is_pod() => "one-way",
-            Step::Stack => "expired",
-        };
-        // Wraps after 52 days, as the programs' own arithmetic.
-        let ticks = u64::from(now.tick.wrapping_sub(half.verified));
-        Self {
-            state,
-            verified_ms_ago: (half.verified != 0).then_some((ticks << 20) / 1_000_000),
-        }
-    }
-
-    fn text(&self) -> String {
-        match self.verified_ms_ago {
-            Some(ms) => format!("{} {}.{} s", self.state, ms / 1000, ms % 1000 / 100),
-            None => self.state.to_owned(),
-        }
     }
 }
 
@@ -219,10 +184,10 @@ mod tests {
 
     fn proven(epoch: u32) -> Half {
         Half {
-            seen: now().tick,
             verified: now().tick.wrapping_sub(1000),
             probed: now().tick,
             epoch,
+            ..Half::EMPTY
         }
     }
 
@@ -278,10 +243,8 @@ mod tests {
     fn pod_under(mode: Mode, age: u32) -> Row {
         let mut noted = proven(3);
         noted.verified = now().tick.wrapping_sub(age);
-        let pod = Flow {
-            port: 12,
-            ..flow(Half::EMPTY, noted)
-        };
+        noted.port = 12;
+        let pod = flow(Half::EMPTY, noted);
         Row::new(&FlowKey::pod([10, 244, 1, 2]), &pod, under(mode))
     }
 
@@ -315,7 +278,8 @@ mod tests {
     fn a_line_names_both_ends_and_ages() {
         let mut flow = flow(proven(3), proven(3));
         flow.peer.public_ip = [192, 0, 2, 2];
-        flow.port = 12;
+        flow.tx.port = 12;
+        flow.rx.port = 12;
         let line = Row::new(&key(PROTO_TCP), &flow, now()).line();
         assert_eq!(
             line,
@@ -324,6 +288,18 @@ mod tests {
         let row = serde_json::to_value(Row::new(&key(PROTO_TCP), &flow, now())).unwrap();
         assert_eq!(row["tx"]["verified_ms_ago"], 1048);
         assert_eq!(row["local"], "10.244.1.2:40000");
+    }
+
+    #[test]
+    fn a_line_says_what_rules_do_to_packets() {
+        let mut flow = flow(proven(3), proven(3));
+        (flow.tx.port, flow.rx.port) = (12, 13);
+        flow.tx.change.tos = 46 << 2;
+        flow.rx.change.mark = 0x10;
+        flow.rx.change.priority = 0x1_0020;
+        let line = Row::new(&key(PROTO_TCP), &flow, now()).line();
+        let notes = "from port #12, to port #13, tx DSCP 0 to 46, rx mark 0x10, class 1:20";
+        assert!(line.ends_with(notes), "{line}");
     }
 
     #[test]

@@ -170,6 +170,9 @@ fn is_known(tuple: &Tuple, view: &View) -> anyhow::Result<bool> {
     Ok(false)
 }
 
+/// Index of the device that a test run takes for the one at hand.
+const LOOPBACK: u32 = 1;
+
 fn flow_keys(tuple: &Tuple) -> [FlowKey; 3] {
     let (ip, l4) = (tuple.ip(), tuple.l4());
     [
@@ -193,7 +196,9 @@ impl Scene {
     /// What the tables hold of the packet's connection.
     fn copy_state(&mut self) -> anyhow::Result<()> {
         for key in flow_keys(&self.tuple) {
-            if let Some(flow) = self.view.flow(&key)? {
+            if let Some(mut flow) = self.view.flow(&key)? {
+                // The packet is the pod's own, from its own port.
+                flow.tx.port = LOOPBACK;
                 self.rehearsal.enter_flow(&key, &flow)?;
             }
         }

@@ -34,7 +34,7 @@ impl Flow {
     /// In the entry of a [pod](FlowKey::pod), where no proof is asked for: whether its port is known. That does not age;
     /// the agent raises the epoch when a port goes.
     const fn has_port(&self, epoch: u32) -> bool {
-        self.rx.epoch == epoch && self.port != 0
+        self.rx.epoch == epoch && self.rx.port != 0
     }
 
     /// Which way the next packet takes that the entry is asked about: the flow's own, or for a pod what comes from the
@@ -73,7 +73,8 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Half, LIFETIME, PORT_LIFETIME};
+    use crate::crossing::Change;
+    use crate::flow::{Half, LIFETIME, PORT_LIFETIME, Proof};
     use crate::globals::FAST_PATH_OFF;
     use crate::header::PROTO_UDP;
 
@@ -105,16 +106,19 @@ mod tests {
     /// Proven at the start.
     fn proven(directions: &[Direction]) -> Flow {
         let mut flow = Flow::EMPTY;
+        let proof = Proof {
+            epoch: EPOCH,
+            port: 7,
+            change: Change::NONE,
+        };
         for direction in directions {
-            flow.note_seen(*direction, START);
-            assert!(flow.note_passed(*direction, START, EPOCH));
+            assert!(flow.note_passed(*direction, START, &proof));
         }
         flow
     }
 
     fn pod() -> Flow {
         Flow {
-            port: 7,
             pod_mac: [2, 0, 0, 0, 0, 5],
             ..proven(&[Direction::Rx])
         }
@@ -131,7 +135,8 @@ mod tests {
         assert!(live(&POD, &pod(), PORT_LIFETIME - 1, VERIFIED));
         assert!(!live(&POD, &pod(), PORT_LIFETIME, VERIFIED));
         assert!(!pod().is_live(&POD, START, EPOCH + 1, VERIFIED));
-        let nowhere = Flow { port: 0, ..pod() };
+        let mut nowhere = pod();
+        nowhere.rx.port = 0;
         assert!(!live(&POD, &nowhere, 0, VERIFIED));
         assert!(!live(&POD, &pod(), 0, AT_BRIDGE), "nobody asks there");
     }
@@ -140,16 +145,14 @@ mod tests {
     fn without_proof_a_pod_s_port_lasts_as_long_as_the_epoch() {
         assert!(live(&POD, &pod(), LIFETIME * 10, ALWAYS));
         assert!(!pod().is_live(&POD, START, EPOCH + 1, ALWAYS));
-        let nowhere = Flow { port: 0, ..pod() };
+        let mut nowhere = pod();
+        nowhere.rx.port = 0;
         assert!(!live(&POD, &nowhere, 0, ALWAYS));
     }
 
     #[test]
     fn a_pod_s_entry_is_for_what_it_receives() {
-        let both = Flow {
-            port: 7,
-            ..proven(&[Direction::Tx, Direction::Rx])
-        };
+        let both = proven(&[Direction::Tx, Direction::Rx]);
         for setting in [VERIFIED, ALWAYS] {
             let step = |direction| both.step(&POD, direction, START, EPOCH, setting);
             assert_eq!(

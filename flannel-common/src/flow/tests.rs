@@ -14,9 +14,19 @@ fn at(ms: u32) -> Tick {
     START.wrapping_add(ticks(ms))
 }
 
+/// A pod's port.
+const PORT: u32 = 7;
+
+fn proof(epoch: u32) -> Proof {
+    Proof {
+        epoch,
+        port: PORT,
+        change: Change::NONE,
+    }
+}
+
 fn pass(flow: &mut Flow, direction: Direction, now: Tick) {
-    flow.note_seen(direction, now);
-    assert!(flow.note_passed(direction, now, EPOCH));
+    assert!(flow.note_passed(direction, now, &proof(EPOCH)));
 }
 
 /// In either direction.
@@ -40,23 +50,6 @@ fn nothing_is_proven_at_first() {
 }
 
 #[test]
-fn seen_alone_proves_nothing() {
-    let mut flow = fresh();
-    flow.note_seen(Tx, START);
-    assert_eq!(flow.decide(Tx, START, EPOCH, false), Step::Stack);
-}
-
-#[test]
-fn passed_alone_proves_nothing() {
-    let mut flow = fresh();
-    assert!(
-        !flow.note_passed(Tx, START, EPOCH),
-        "a translated tuple comes out, but never went in"
-    );
-    assert_eq!(flow.decide(Tx, START, EPOCH, false), Step::Stack);
-}
-
-#[test]
 fn one_direction_proves_itself_only() {
     let mut flow = fresh();
     pass(&mut flow, Tx, START);
@@ -73,33 +66,26 @@ fn both_directions_make_a_tcp_flow_fast() {
 }
 
 #[test]
-fn a_packet_that_took_too_long_is_another_packet() {
-    let mut flow = fresh();
-    flow.note_seen(Tx, START);
-    assert!(!flow.note_passed(Tx, at(1_100), EPOCH));
-}
-
-#[test]
 fn after_five_seconds_one_packet_renews() {
     let mut flow = both_verified();
     assert_eq!(flow.decide(Tx, at(4_900), EPOCH, true), Step::Fast);
     assert_eq!(flow.decide(Tx, at(5_100), EPOCH, true), Step::Refresh);
-    flow.note_seen(Tx, at(5_100));
+    flow.note_probe(Tx, at(5_100));
     assert_eq!(
         flow.decide(Tx, at(5_101), EPOCH, true),
         Step::Fast,
         "the others go on"
     );
-    assert!(flow.note_passed(Tx, at(5_102), EPOCH));
+    pass(&mut flow, Tx, at(5_102));
     assert_eq!(flow.decide(Tx, at(10_000), EPOCH, true), Step::Fast);
 }
 
 #[test]
 fn a_renewal_that_is_dropped_is_tried_again_and_then_ends_the_flow() {
     let mut flow = both_verified();
-    flow.note_seen(Tx, at(5_100));
+    flow.note_probe(Tx, at(5_100));
     assert_eq!(flow.decide(Tx, at(6_200), EPOCH, true), Step::Refresh);
-    flow.note_seen(Tx, at(6_200));
+    flow.note_probe(Tx, at(6_200));
     assert_eq!(
         flow.decide(Tx, at(15_100), EPOCH, true),
         Step::Stack,
@@ -119,8 +105,7 @@ fn tcp_ends_when_either_direction_ends() {
 fn a_new_epoch_ends_every_proof() {
     let mut flow = both_verified();
     assert_eq!(flow.decide(Tx, START, EPOCH + 1, false), Step::Stack);
-    flow.note_seen(Tx, START);
-    flow.note_passed(Tx, START, EPOCH + 1);
+    flow.note_passed(Tx, START, &proof(EPOCH + 1));
     assert_eq!(flow.decide(Tx, START, EPOCH + 1, false), Step::Fast);
     assert_eq!(
         flow.decide(Tx, START, EPOCH + 1, true),
@@ -134,8 +119,7 @@ fn fin_and_rst_end_the_flow_and_the_last_acks_do_not_revive_it() {
     let mut flow = both_verified();
     flow.close(at(10));
     assert!(!is_proven(&flow, at(10)));
-    flow.note_seen(Tx, at(11));
-    assert!(!flow.note_passed(Tx, at(11), EPOCH));
+    assert!(!flow.note_passed(Tx, at(11), &proof(EPOCH)));
     assert_eq!(flow.decide(Tx, at(11), EPOCH, false), Step::Stack);
 }
 
@@ -143,8 +127,7 @@ fn fin_and_rst_end_the_flow_and_the_last_acks_do_not_revive_it() {
 fn a_half_closed_flow_may_prove_itself_again_later() {
     let mut flow = both_verified();
     flow.close(START);
-    flow.note_seen(Tx, at(15_100));
-    assert!(flow.note_passed(Tx, at(15_100), EPOCH));
+    pass(&mut flow, Tx, at(15_100));
 }
 
 #[test]
@@ -153,18 +136,70 @@ fn syn_forgets_everything() {
     flow.close(START);
     flow.reopen();
     assert!(!is_proven(&flow, START) && !flow.is_closing(START));
-    assert!(!flow.may_pass(Tx, START) && !flow.may_pass(Rx, START));
 }
 
 #[test]
-fn the_answer_to_a_syn_may_prove_its_own_direction_only() {
+fn the_answer_to_a_syn_forgets_everything_too() {
     let mut flow = both_verified();
     flow.close(START);
-    flow.answer(Rx, at(10));
+    assert!(flow.control(Control::Answer, at(10)));
     assert!(!is_proven(&flow, at(10)));
-    assert!(!flow.note_passed(Tx, at(10), EPOCH));
-    assert!(flow.note_passed(Rx, at(10), EPOCH));
+    pass(&mut flow, Rx, at(10));
     assert_eq!(flow.decide(Rx, at(11), EPOCH, true), Step::Stack);
+}
+
+#[test]
+fn a_flow_is_its_pod_s_whoever_else_sends_in_its_name() {
+    let mut flow = both_verified();
+    let other = Proof {
+        port: PORT + 1,
+        ..proof(EPOCH)
+    };
+    assert!(flow.is_from(PORT, 0, 0) && !flow.is_from(PORT + 1, 0, 0));
+    assert!(!flow.note_passed(Tx, at(10), &other));
+    assert!(flow.is_from(PORT, 0, 0));
+    assert!(
+        flow.note_passed(Tx, at(15_100), &other),
+        "nobody else sends"
+    );
+    assert!(flow.is_from(PORT + 1, 0, 0));
+    let moved = Proof {
+        port: PORT,
+        ..proof(EPOCH + 1)
+    };
+    assert!(flow.note_passed(Tx, at(15_110), &moved), "the pod moved");
+}
+
+#[test]
+fn the_bridge_says_where_a_flow_goes() {
+    let mut flow = both_verified();
+    let other = Proof {
+        port: PORT + 1,
+        ..proof(EPOCH)
+    };
+    assert!(flow.note_passed(Rx, at(10), &other));
+    assert_eq!(flow.rx.port, PORT + 1);
+    flow.note_flooded();
+    assert_eq!(flow.rx.port, 0);
+    assert_eq!(flow.decide(Rx, at(11), EPOCH, false), Step::Stack);
+    assert_eq!(flow.decide(Tx, at(11), EPOCH, false), Step::Fast);
+}
+
+#[test]
+fn only_packets_like_the_one_that_proved_it_are_of_the_flow() {
+    let mut flow = fresh();
+    let change = Change {
+        mark_in: 5,
+        tos_in: 0xb8,
+        ..Change::NONE
+    };
+    let marked = Proof {
+        change,
+        ..proof(EPOCH)
+    };
+    assert!(flow.note_passed(Tx, START, &marked));
+    assert!(flow.is_from(PORT, 0xb8, 5) && flow.is_from(PORT, 0xbb, 5));
+    assert!(!flow.is_from(PORT, 0xb8, 0) && !flow.is_from(PORT, 0, 5));
 }
 
 #[test]
@@ -184,22 +219,21 @@ fn a_tick_is_never_never() {
 
 #[derive(Debug, Clone, Copy)]
 enum Event {
-    Seen(bool),
-    Passed(bool),
+    /// By this port.
+    Passed(bool, u32),
+    Flooded,
     Close,
     Reopen,
-    Answer(bool),
     Epoch,
     Wait(u32),
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
-        any::<bool>().prop_map(Event::Seen),
-        any::<bool>().prop_map(Event::Passed),
+        (any::<bool>(), 1u32..3).prop_map(|(rx, port)| Event::Passed(rx, port)),
+        Just(Event::Flooded),
         Just(Event::Close),
         Just(Event::Reopen),
-        any::<bool>().prop_map(Event::Answer),
         Just(Event::Epoch),
         (0u32..20_000).prop_map(Event::Wait),
     ];
@@ -208,52 +242,46 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 
 proptest! {
     /// Whatever happens: fast only if a packet of this direction passed both hooks in this epoch, in the
-    /// last 15 seconds, with no FIN, RST or SYN since.
+    /// last 15 seconds, by this port, with no FIN, RST or SYN since.
     #[test]
     fn fast_implies_a_recent_proof(events in events()) {
         let mut flow = fresh();
         let (mut now, mut epoch) = (START | 1, EPOCH);
-        let mut seen: [Option<Tick>; 2] = [None; 2];
-        let mut proof: [Option<(Tick, u32)>; 2] = [None; 2];
+        let mut proven: [Option<(Tick, u32, u32)>; 2] = [None; 2];
         for event in events {
             match event {
-                Event::Seen(rx) => {
-                    flow.note_seen(if rx { Rx } else { Tx }, now);
-                    seen[usize::from(rx)] = Some(now);
-                }
-                Event::Passed(rx) => {
-                    if flow.note_passed(if rx { Rx } else { Tx }, now, epoch) {
-                        let went_in = seen[usize::from(rx)].expect("passed without having been seen");
-                        prop_assert!(now.wrapping_sub(went_in) < ticks(1_000));
-                        proof[usize::from(rx)] = Some((now, epoch));
+                Event::Passed(rx, port) => {
+                    let proof = Proof { port, ..proof(epoch) };
+                    let direction = if rx { Rx } else { Tx };
+                    if flow.note_passed(direction, now, &proof) {
+                        proven[usize::from(rx)] = Some((now, epoch, port));
                     }
+                }
+                Event::Flooded => {
+                    flow.note_flooded();
+                    proven[1] = None;
                 }
                 Event::Close => {
                     flow.close(now);
-                    proof = [None; 2];
+                    proven = [None; 2];
                 }
                 Event::Reopen => {
                     flow.reopen();
-                    proof = [None; 2];
-                    seen = [None; 2];
-                }
-                Event::Answer(rx) => {
-                    flow.answer(if rx { Rx } else { Tx }, now);
-                    proof = [None; 2];
-                    seen = [None; 2];
-                    seen[usize::from(rx)] = Some(now);
+                    proven = [None; 2];
                 }
                 Event::Epoch => epoch += 1,
                 Event::Wait(ms) => now = now.wrapping_add(ticks(ms)) | 1,
             }
             for (direction, index) in [(Tx, 0), (Rx, 1)] {
                 if flow.decide(direction, now, epoch, false) != Step::Stack {
-                    let (since, in_epoch) = proof[index].expect("fast without proof");
+                    let (since, in_epoch, port) = proven[index].expect("fast without proof");
                     prop_assert!(now.wrapping_sub(since) < LIFETIME);
                     prop_assert_eq!(in_epoch, epoch);
+                    let half = if direction == Tx { &flow.tx } else { &flow.rx };
+                    prop_assert_eq!(half.port, port);
                 }
                 if flow.decide(direction, now, epoch, true) != Step::Stack {
-                    prop_assert!(proof[0].is_some() && proof[1].is_some());
+                    prop_assert!(proven[0].is_some() && proven[1].is_some());
                 }
             }
         }
@@ -265,11 +293,10 @@ const MAC: Mac = [2, 0, 0, 0, 0, 5];
 /// A pod that the bridge sends to port 7.
 fn pod() -> Flow {
     let mut pod = fresh();
-    pod.note_seen(Rx, START);
-    assert!(pod.is_chosen(7, START));
-    pod.port = 7;
+    pod.note_probe(Rx, START);
+    assert!(pod.is_chosen(PORT, START));
     pod.pod_mac = MAC;
-    assert!(pod.note_passed(Rx, START, EPOCH));
+    pod.note_port(PORT, START, EPOCH);
     pod
 }
 
@@ -289,7 +316,7 @@ fn the_bridge_s_choice_holds_for_a_second() {
 #[test]
 fn one_packet_at_a_time_looks_at_the_choice_anew() {
     let mut pod = pod();
-    pod.note_seen(Rx, at(510));
+    pod.note_probe(Rx, at(510));
     assert_eq!(pod.decide_at_bridge(MAC, at(520), EPOCH), Step::Fast);
     assert_eq!(pod.decide_at_bridge(MAC, at(570), EPOCH), Step::Refresh);
 }
@@ -298,14 +325,14 @@ fn one_packet_at_a_time_looks_at_the_choice_anew() {
 fn nothing_is_chosen_that_nobody_sent() {
     let mut pod = fresh();
     assert!(!pod.is_chosen(7, START));
-    pod.note_seen(Rx, START);
+    pod.note_probe(Rx, START);
     assert!(!pod.is_chosen(7, at(1_100)), "another frame");
 }
 
 #[test]
 fn two_ports_are_none() {
     let mut pod = pod();
-    pod.note_seen(Rx, at(510));
+    pod.note_probe(Rx, at(510));
     for port in [8, 9, 7] {
         assert!(!pod.is_chosen(port, at(510)));
     }

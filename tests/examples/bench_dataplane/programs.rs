@@ -42,6 +42,7 @@ fn tunnel() -> Vec<Cost> {
         node.run(PodTx, &make(&Inner::from_pod()));
         node.run(OverlayTx, &make(&Inner::outbound()));
         node.run(UplinkRx, &vxlan(&make(&Inner::inbound())));
+        node.run(OverlayRx, &make(&Inner::inbound()));
         node.run(PodRx, &make(&Inner::to_pod()));
     }
     let bulk = Inner {

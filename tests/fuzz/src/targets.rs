@@ -1,5 +1,6 @@
 //! All targets, by where their bytes come from.
 
+mod crossing;
 mod datastore;
 mod icmp_error;
 mod node;
@@ -8,7 +9,7 @@ mod wire;
 use crate::Target;
 
 /// Everything that reads what others wrote.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "network_config",
         check: datastore::network_config,
@@ -40,5 +41,9 @@ pub const TARGETS: [Target; 8] = [
     Target {
         name: "icmp_error",
         check: icmp_error::icmp_error,
+    },
+    Target {
+        name: "crossing",
+        check: crossing::crossing,
     },
 ];

@@ -2,7 +2,7 @@
 
 use etherparse::PacketBuilder;
 use flannel_common::header::Eth;
-use flannel_common::{Ipv4, Mac};
+use flannel_common::{Ipv4, Mac, csum};
 
 use super::Node;
 
@@ -119,6 +119,18 @@ impl Inner {
         header.ecn = (self.tos & 3).try_into().unwrap();
         etherparse::IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default())
     }
+}
+
+/// A plain frame as the stack forwards it: one hop older. One that is too short for a header stays as it is.
+pub fn forwarded(mut packet: Vec<u8>) -> Vec<u8> {
+    let ip = Eth::LEN;
+    if let Some(header) = packet.get_mut(ip..ip + 20) {
+        header[8] = header[8].wrapping_sub(1);
+        let header = <&[u8; 20]>::try_from(&*header).expect("20 bytes");
+        let check = csum::ipv4_header(header);
+        packet[ip + 10..ip + 12].copy_from_slice(&check);
+    }
+    packet
 }
 
 /// An outer packet to our node as the peer's kernel would send it, around `payload` (VXLAN header and frame).

@@ -17,6 +17,8 @@ use flannel_common::stats::{Count, Counters};
 use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr};
 
+use super::cpu;
+
 /// The node whose programs are tested; tests change a field and load.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -43,7 +45,7 @@ impl Default for Node {
         Self {
             uplink_ip: [192, 168, 0, 1],
             uplink_index: 1,
-            pair_index: 1,
+            pair_index: Self::FLANNEL,
             vtep_mac: [2, 0, 0, 0, 0, 1],
             vni: 1,
             port: 8472,
@@ -60,6 +62,8 @@ impl Default for Node {
 }
 
 impl Node {
+    /// Interface index of `flannel.<VNI>`, by which the stack receives what comes through the tunnel.
+    pub const FLANNEL: u32 = 1;
     /// This node's own /24.
     pub const SUBNET: Ipv4 = [10, 244, 1, 0];
     /// A peer with a /24, as the agent would write it.
@@ -68,6 +72,8 @@ impl Node {
     pub const PEER_MAC: Mac = [2, 0, 0, 0, 0, 2];
 
     pub fn load(&self) -> Fixture {
+        // One packet is one CPU's from hook to hook; a test is not to move between them.
+        cpu::stay();
         let mut fixture = Fixture {
             ebpf: self.loader(),
             names: Vec::new(),
@@ -94,7 +100,7 @@ impl Node {
             vni: self.vni,
             vtep_mac: self.vtep_mac,
         });
-        // Interface indexes only end up in a redirect that a test run does not carry out.
+        // The loopback device stands for all: that is where a test run has its packets.
         EbpfLoader::new()
             .btf(None)
             .override_global(globals::UPLINK_IFINDEX, &self.uplink_index, true)
@@ -143,6 +149,7 @@ pub struct Run<'a> {
     /// Segment size of a GSO packet; 0 for one packet.
     pub gso_size: u32,
     pub mark: u32,
+    pub priority: u32,
     /// Device the packet came by, of this network namespace; 0: the node sends it.
     pub came_by: u32,
     /// Device whose hook it is at; 0: the loopback device.
@@ -154,6 +161,7 @@ pub struct Outcome {
     pub action: i32,
     pub packet: Vec<u8>,
     pub mark: u32,
+    pub priority: u32,
     pub nanos_per_packet: u128,
 }
 
@@ -230,6 +238,7 @@ impl Fixture {
             action: result.return_value.cast_signed(),
             packet: out,
             mark: 0,
+            priority: 0,
             nanos_per_packet: result.duration.as_nanos(),
         }
     }
@@ -248,11 +257,17 @@ impl Fixture {
         classifier
     }
 
+    /// A packet at the hook of `program`. At a pod's port it is one that came by the tunnel.
     pub fn run(&mut self, program: Program, packet: &[u8]) -> Outcome {
+        let came_by = match program {
+            Program::PodRx => Node::FLANNEL,
+            _ => 0,
+        };
         self.run_with(
             program,
             &Run {
                 packet,
+                came_by,
                 ..Run::default()
             },
         )
@@ -279,10 +294,12 @@ impl Fixture {
             .test_run(options)
             .unwrap_or_else(|e| panic!("test run of {} bytes: {e:?}", run.packet.len()));
         out.truncate(result.data_size_out as usize);
+        let field = |at: usize| u32::from_ne_bytes(ctx_out[at..at + 4].try_into().unwrap());
         Outcome {
             action: result.return_value.cast_signed(),
             packet: out,
-            mark: u32::from_ne_bytes(ctx_out[MARK..MARK + 4].try_into().unwrap()),
+            mark: field(MARK),
+            priority: field(PRIORITY),
             nanos_per_packet: result.duration.as_nanos(),
         }
     }
@@ -323,6 +340,19 @@ impl Fixture {
         map.insert(Wire(*key), Wire(*flow), 0).unwrap();
     }
 
+    /// The agent has something against a device.
+    pub fn unfit(&mut self, ifindex: u32) {
+        let map = self.ebpf.map_mut(maps::UNFIT).unwrap();
+        let mut map = HashMap::<_, u32, u32>::try_from(map).unwrap();
+        map.insert(ifindex, 1, 0).unwrap();
+    }
+
+    pub fn fit(&mut self, ifindex: u32) {
+        let map = self.ebpf.map_mut(maps::UNFIT).unwrap();
+        let mut map = HashMap::<_, u32, u32>::try_from(map).unwrap();
+        map.remove(&ifindex).unwrap();
+    }
+
     pub fn bump_epoch(&mut self) {
         let mut map = Array::<_, u32>::try_from(self.ebpf.map_mut(maps::EPOCH).unwrap()).unwrap();
         let epoch = map.get(&0, 0).unwrap();
@@ -342,6 +372,7 @@ impl Fixture {
 /// Offsets in `struct __sk_buff` (`linux/bpf.h`).
 const CTX_LEN: usize = 192;
 const MARK: usize = 8;
+const PRIORITY: usize = 32;
 const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 const GSO_SEGS: usize = 164;
@@ -351,6 +382,7 @@ fn context(run: &Run<'_>) -> Vec<u8> {
     let mut ctx = vec![0u8; CTX_LEN];
     let mut set = |at: usize, value: u32| ctx[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     set(MARK, run.mark);
+    set(PRIORITY, run.priority);
     set(INGRESS_IFINDEX, run.came_by);
     set(IFINDEX, run.device);
     if run.gso_size > 0 {

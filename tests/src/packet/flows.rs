@@ -1,7 +1,7 @@
 //! A flow between pods through the tunnel, packet by packet, for tests of the fast path.
 
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::program::Program::{OverlayTx, PodRx, PodTx, UplinkRx};
+use flannel_common::program::Program::{OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx};
 use flannel_common::reason::Reason;
 
 use super::{Fixture, Inner, Node, REDIRECT, UNSPEC, vxlan};
@@ -44,10 +44,9 @@ pub fn through_the_stack_out(node: &mut Fixture, make: fn(&Inner) -> Vec<u8>) {
 
 /// A packet from the overlay through the stack.
 pub fn through_the_stack_in(node: &mut Fixture, make: fn(&Inner) -> Vec<u8>) {
-    assert_eq!(
-        node.run(UplinkRx, &vxlan(&make(&Inner::inbound()))).action,
-        REDIRECT
-    );
+    let inner = make(&Inner::inbound());
+    assert_eq!(node.run(UplinkRx, &vxlan(&inner)).action, REDIRECT);
+    assert_eq!(node.run(OverlayRx, &inner).action, UNSPEC);
     assert_eq!(node.run(PodRx, &make(&Inner::to_pod())).action, UNSPEC);
 }
 

@@ -1,14 +1,16 @@
 //! Packet tests: one program, its own maps, one packet in; verdict, packet and counters out.
 
 mod build;
+pub mod cpu;
 mod events;
 mod fixture;
 pub mod flows;
 pub mod outside;
 mod snat;
+pub mod way;
 pub mod world;
 
-pub use build::{Inner, at, outer, patched, vxlan};
+pub use build::{Inner, at, forwarded, outer, patched, vxlan};
 pub use fixture::{Fixture, Node, Outcome, Run};
 
 /// TC actions as the programs return them (`linux/pkt_cls.h`).

@@ -7,7 +7,7 @@ use flannel_common::program::Program::{self, PodRx, PodTx, UplinkSnatRx, UplinkT
 use flannel_common::reason::Reason;
 
 use super::outside::{ACK, POD, Plain, SERVER, SYN, SYN_ACK, US, assert_checksums, source};
-use super::{Fixture, Node, Outcome, REDIRECT, Run, UNSPEC};
+use super::{Fixture, Node, Outcome, REDIRECT, Run, UNSPEC, forwarded};
 use crate::netns::Netns;
 use crate::sweep;
 
@@ -91,7 +91,8 @@ pub fn reply() -> Plain {
 }
 
 /// As the stack hands it to the uplink.
-pub fn routed(mut packet: Vec<u8>) -> Vec<u8> {
+pub fn routed(packet: Vec<u8>) -> Vec<u8> {
+    let mut packet = forwarded(packet);
     packet[..6].copy_from_slice(&GATEWAY_MAC);
     packet
 }
@@ -143,7 +144,18 @@ impl World {
         let came = self.arrives(packet);
         assert_eq!(came.action, UNSPEC);
         assert_checksums(&came.packet);
-        assert_eq!(self.node.run(PodRx, &came.packet).action, UNSPEC);
+        assert_eq!(self.reaches_pod(&came.packet).action, UNSPEC);
+    }
+
+    /// At the pod's port, through the stack from the uplink.
+    pub fn reaches_pod(&mut self, packet: &[u8]) -> Outcome {
+        let packet = forwarded(packet.to_vec());
+        let run = Run {
+            packet: &packet,
+            came_by: UPLINK,
+            ..Run::default()
+        };
+        self.node.run_with(PodRx, &run)
     }
 
     pub fn is_fast_out(&mut self, packet: &[u8]) -> bool {

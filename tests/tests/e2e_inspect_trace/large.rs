@@ -21,8 +21,7 @@ fn with_bulk_for(node: &Node, pod: Ipv4Addr, wait: impl FnOnce()) {
         scope.spawn(|| {
             while !over.load(Relaxed) {
                 let noted = Flow {
-                    rx: proof(node),
-                    port: 1,
+                    rx: proof(node, 1),
                     pod_mac: [2, 0, 0, 0, 0, 5],
                     ..Flow::EMPTY
                 };

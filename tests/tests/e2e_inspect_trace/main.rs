@@ -203,16 +203,17 @@ fn a_proven_flow_is_seen_to_skip_the_stack() {
     assert_eq!(bytes(node), before);
 }
 
-/// Proven just now.
-fn proof(node: &Node) -> Half {
+/// Proven just now, at a port.
+fn proof(node: &Node, port: u32) -> Half {
     let epoch: Array<MapData, u32> = pinned(node, EPOCH).try_into().unwrap();
     let epoch = epoch.get(&0, 0).unwrap();
     let now = tick(clock());
     Half {
-        seen: now,
         verified: now,
         probed: now,
         epoch,
+        port,
+        ..Half::EMPTY
     }
 }
 
@@ -224,7 +225,7 @@ fn enter(node: &Node, key: FlowKey, flow: Flow) {
 
 /// Enters a flow whose both directions were proven just now, to a peer that is reached in this way.
 fn prove(node: &Node, kind: u8, local: Ipv4Addr, remote: Ipv4Addr) {
-    let half = proof(node);
+    let half = proof(node, 7);
     let key = FlowKey {
         local: local.octets(),
         remote: remote.octets(),

@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::mem::offset_of;
 
+use flannel_common::crossing::{Change, Crossing, SLOTS, Seen};
 use flannel_common::event::{About, Listen};
 use flannel_common::flow::{Flow, FlowKey, Half};
+use flannel_common::header::Ip;
 use flannel_common::maps::{self, Peer, Vtep};
 use flannel_common::outside::Way;
 use flannel_common::program::Program;
@@ -46,7 +48,7 @@ struct Layout {
 
 pub(super) fn page() -> Page {
     let mut text = String::from(
-        "<!-- Made by `cargo xtask docs` from flannel-common/src/{maps,flow,snat/entry,stats,program}.rs: change those. -->\n\n",
+        "<!-- Made by `cargo xtask docs` from flannel-common/src/{maps,flow,crossing,snat/entry,stats,program}.rs: change those. -->\n\n",
     );
     text.push_str(INTRODUCTION);
     let _ = writeln!(text, "\nLayout version: {}.\n", maps::LAYOUT_VERSION);
@@ -74,6 +76,20 @@ pub(super) fn page() -> Page {
             maps::MAX_FLOWS,
         ),
         (maps::EPOCH, "array", "0", "epoch (`u32`)", 1),
+        (
+            maps::SLOT,
+            "per-CPU array",
+            "direction and part of the flow",
+            "`Crossing`",
+            SLOTS,
+        ),
+        (
+            maps::UNFIT,
+            "hash",
+            "ifindex (`u32`)",
+            "why nothing is proven there (`u32`)",
+            maps::MAX_UNFIT,
+        ),
         (maps::SNAT, "LRU hash", "`Key`", "`Entry`", maps::MAX_SNAT),
         (
             maps::FRAGMENTS,
@@ -155,7 +171,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 13] {
+fn layouts() -> [Layout; 16] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -186,24 +202,44 @@ fn layouts() -> [Layout; 13] {
         }),
         layout!(Flow {
             tx: Half = "from the pod to the overlay or the outside",
-            rx: Half = "from there to the pod",
+            peer: Peer = "where the stack sent it; a `Way` if its `kind` is 3",
             closed: u32 = "tick at which FIN or RST was seen; 0: open",
             bulk: u32 = "tick at which a full-size segment last arrived; 0: never",
-            peer: Peer = "where the stack sent it; a `Way` if its `kind` is 3",
+            rx: Half = "from there to the pod",
             rx_peer: [u8; 4] = "the outer source from which it may arrive",
-            port: u32 = "index of the interface on which the stack delivered it",
             pod_mac: [u8; 6] = "destination MAC of what the stack delivered",
             gateway_mac: [u8; 6] = "source MAC of what the stack delivered",
-            hook: u8 = "what `port` is: 0 a pod's port, 1 the bridge",
+            hook: u8 = "what the port of `rx` is: 0 a pod's port, 1 the bridge",
             pad: [u8; 3] = "0",
         }),
         layout!(Half {
-            seen: u32 =
-                "tick at which the hook before the stack last let a packet go through the stack",
-            verified: u32 =
-                "tick at which the hook behind the stack last saw one come out unchanged; 0: never",
+            verified: u32 = "tick at which the hook behind the stack last saw a packet come out that the one before it had noted; 0: never",
             probed: u32 = "tick of the last renewal",
-            epoch: u32 = "epoch in which `verified` was written",
+            epoch: u32 = "epoch in which that packet went in",
+            port: u32 = "index of the interface, a pod's port or the bridge, by which packets come in (`tx`) or go out (`rx`)",
+            change: Change = "what the stack did to it",
+        }),
+        layout!(Change {
+            mark_in: u32 = "mark with which it went into the stack",
+            mark: u32 = "mark with which it came out; of what goes to a pod's port 0, for a veth takes it off",
+            priority: u32 = "traffic class with which it came out; the same",
+            tos_in: u8 = "TOS byte with which it went in",
+            tos: u8 = "TOS byte with which it came out",
+            pad: [u8; 2] = "0",
+        }),
+        layout!(Crossing {
+            seen: Seen = "the packet as it went in",
+            device: u32 = "index of the interface on which the stack received it",
+            gso_size: u32 = "payload of each segment it stands for, bytes; 0: one packet",
+            epoch: u32 = "epoch in which it went in",
+            at: u32 = "tick at which it did; 0: no packet yet",
+            out: u32 = "index of the interface where it came out; 0: it has not",
+        }),
+        layout!(Seen {
+            ip: Ip = "IPv4 header",
+            l4: [u8; 16] = "what follows it: ports, and of TCP all up to the window",
+            mark: u32 = "mark",
+            priority: u32 = "traffic class",
         }),
         layout!(Key {
             src: [u8; 4] = "the packet's source",

@@ -102,8 +102,8 @@ mod tests {
     /// A port that was seen so many ticks ago.
     fn seen(ago: Tick) -> Flow {
         Flow {
-            port: 12,
             rx: Half {
+                port: 12,
                 verified: NOW - ago,
                 epoch: EPOCH,
                 ..Half::EMPTY
@@ -124,7 +124,8 @@ mod tests {
         let unseen = "not been seen in the last second";
         assert!(said(Some(&seen(PORT_LIFETIME)), EPOCH).contains(unseen));
         assert!(said(Some(&seen(0)), EPOCH + 1).contains(unseen));
-        let nowhere = Flow { port: 0, ..seen(0) };
+        let mut nowhere = seen(0);
+        nowhere.rx.port = 0;
         assert!(said(Some(&nowhere), EPOCH).contains(unseen));
     }
 }

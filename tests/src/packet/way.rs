@@ -1,0 +1,135 @@
+//! The ways through the stack between pods, packet by packet: what goes in, and what comes out.
+
+use flannel_common::program::Program::{
+    DirectRx, DirectTx, OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx,
+};
+use flannel_common::reason::Reason;
+
+use super::{Fixture, Inner, Node, Run, UNSPEC, vxlan};
+
+/// A packet that went past the stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fast {
+    /// The frame, without outer headers.
+    pub packet: Vec<u8>,
+    /// Mark and traffic class.
+    pub class: (u32, u32),
+}
+
+/// A node with a peer behind the tunnel, and one that is reached without.
+pub fn node_with_both() -> Fixture {
+    let mut node = Node::default().load();
+    node.direct_peer([10, 244, 3, 0], 24, [192, 168, 0, 3]);
+    node
+}
+
+/// What a packet passes before the stack and behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Out,
+    OutDirectly,
+    In,
+    InDirectly,
+}
+
+pub const WAYS: [Way; 4] = [Way::Out, Way::OutDirectly, Way::In, Way::InDirectly];
+
+impl Way {
+    /// As it goes into the stack.
+    pub fn before(self) -> Inner {
+        match self {
+            Self::Out => Inner::from_pod(),
+            Self::OutDirectly => Inner {
+                dst: [10, 244, 3, 7],
+                ..Inner::from_pod()
+            },
+            Self::In => Inner::inbound(),
+            Self::InDirectly => Inner {
+                src: [10, 244, 3, 7],
+                dst_mac: [0; 6],
+                ..Inner::inbound()
+            },
+        }
+    }
+
+    /// As it comes out.
+    pub fn after(self) -> Inner {
+        let before = self.before();
+        Inner {
+            ttl: before.ttl - 1,
+            ..match self {
+                Self::Out | Self::OutDirectly => before,
+                Self::In | Self::InDirectly => Inner {
+                    src: before.src,
+                    ..Inner::to_pod()
+                },
+            }
+        }
+    }
+
+    /// At the hook before the stack, with which it has to stay.
+    pub fn goes_in(self, node: &mut Fixture, packet: &[u8], mark: u32) {
+        let program = match self {
+            Self::Out | Self::OutDirectly => PodTx,
+            Self::In => OverlayRx,
+            Self::InDirectly => DirectRx,
+        };
+        let run = Run {
+            packet,
+            mark,
+            ..Run::default()
+        };
+        assert_eq!(node.run_with(program, &run).action, UNSPEC);
+    }
+
+    /// At the hook behind it.
+    pub fn comes_out(self, node: &mut Fixture, packet: &[u8]) {
+        let run = Run {
+            packet,
+            came_by: Node::FLANNEL,
+            ..Run::default()
+        };
+        self.comes_out_as(node, &run);
+    }
+
+    /// The same with another mark, say.
+    pub fn comes_out_as(self, node: &mut Fixture, run: &Run<'_>) {
+        let program = match self {
+            Self::Out => OverlayTx,
+            Self::OutDirectly => DirectTx,
+            Self::In | Self::InDirectly => PodRx,
+        };
+        node.run_with(program, run);
+    }
+
+    /// Sends one more. `None`: it takes the stack.
+    pub fn fast(self, node: &mut Fixture, packet: &[u8], mark: u32) -> Option<Fast> {
+        let (program, packet) = match self {
+            Self::Out | Self::OutDirectly => (PodTx, packet.to_vec()),
+            Self::In => (UplinkRx, vxlan(packet)),
+            Self::InDirectly => (DirectRx, packet.to_vec()),
+        };
+        let run = Run {
+            packet: &packet,
+            mark,
+            ..Run::default()
+        };
+        let fast = [Reason::FastTx, Reason::FastRx];
+        let count = |node: &Fixture| fast.map(|reason| node.count(program, reason).packets);
+        let before = count(node);
+        let out = node.run_with(program, &run);
+        let inner = match self {
+            Self::Out => out.packet.get(50..).unwrap_or_default().to_vec(),
+            _ => out.packet,
+        };
+        (count(node) != before).then_some(Fast {
+            packet: inner,
+            class: (out.mark, out.priority),
+        })
+    }
+
+    /// Whether the next UDP packet goes past the stack.
+    pub fn is_fast(self, node: &mut Fixture) -> bool {
+        self.fast(node, &self.before().udp(), 0).is_some()
+    }
+}

@@ -1,8 +1,10 @@
 //! The agent's life: start in flanneld's order, follow changes, end without taking anything down.
 
 mod agent;
+mod firewall;
 mod kernel;
 pub mod node;
+mod pod_ports;
 mod retry;
 mod signals;
 mod start;

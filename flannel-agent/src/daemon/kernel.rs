@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::firewall::Firewall;
 use super::node::{Done, Node, Wanted};
+use super::pod_ports::PodPorts;
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
@@ -19,8 +21,6 @@ use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::{Dataplane, ReconcileError, Report};
 use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
-use crate::flanneld_masq::FlanneldMasq;
-use crate::forward_rules;
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
@@ -42,6 +42,7 @@ pub(super) struct Kernel {
     /// Devices of which it was said that nothing is translated there.
     unserved: BTreeSet<String>,
     facts: Facts,
+    pod_ports: PodPorts,
     /// When next hops were last looked up.
     looked_up: Option<Instant>,
     /// Since then.
@@ -51,10 +52,7 @@ pub(super) struct Kernel {
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
-    /// How often FORWARD is looked at without being told of a change; `None`: never.
-    resync: Option<Duration>,
-    forward_rules: Option<forward_rules::Keeper>,
-    flanneld_masq: FlanneldMasq,
+    firewall: Firewall,
 }
 
 impl Kernel {
@@ -79,15 +77,14 @@ impl Kernel {
             snat: config.snat.clone(),
             unserved: BTreeSet::new(),
             facts: Facts::default(),
+            pod_ports: PodPorts::default(),
             looked_up: None,
             announced: Changes::default(),
             rescue: None,
             bridge: None,
             blackhole: config.blackhole,
             blackhole_held: None,
-            resync: config.forward_rules.then_some(config.iptables_resync),
-            forward_rules: None,
-            flanneld_masq: FlanneldMasq::default(),
+            firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
         })
     }
 
@@ -164,6 +161,8 @@ impl Kernel {
         let netlink = self.dataplane.netlink();
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
+        let filters = self.dataplane.attaches_filters();
+        self.pod_ports.settle(&mut self.facts, filters);
         self.name_unserved();
         self.looked_up.get_or_insert_with(Instant::now);
         Ok(())
@@ -196,15 +195,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// From the first time on the rules look after themselves.
-    async fn accept_forwarding(&mut self, wanted: &Wanted) {
-        if let (Some(every), None) = (self.resync, &self.forward_rules) {
-            let network = wanted.network.network;
-            let keeper = forward_rules::Keeper::start(network, every).await;
-            self.forward_rules = Some(keeper);
-        }
-    }
-
     fn name_unserved(&mut self) {
         let unserved = &self.facts.outlets.unserved;
         for device in unserved.difference(&self.unserved) {
@@ -216,23 +206,6 @@ impl Kernel {
             }
         }
         self.unserved.clone_from(unserved);
-    }
-
-    /// Only once our own programs translate. Rules that stay do no harm but cost time.
-    async fn replace_masquerading(&mut self, wanted: &Wanted) -> Option<String> {
-        self.snat.as_ref()?;
-        match self.flanneld_masq.replace(wanted.network.network).await {
-            Ok(true) => {
-                let done = "flanneld's masquerade rules removed: programs translate";
-                tracing::info!("{done}");
-                Some(done.to_owned())
-            }
-            Ok(false) => None,
-            Err(error) => {
-                tracing::warn!("{error}");
-                None
-            }
-        }
     }
 
     fn count_peers(&self, desired: &Desired, direct: &Direct) {
@@ -317,20 +290,24 @@ impl Node for Kernel {
         }
         done.extend(held);
         self.look_at_bridge(wanted).await?;
-        self.accept_forwarding(wanted).await;
-        done.extend(self.replace_masquerading(wanted).await);
+        self.firewall.accept(network).await;
+        if self.snat.is_some() {
+            done.extend(self.firewall.replace_masquerading(network).await);
+        }
         self.count_peers(&desired, &direct);
         Ok(done)
     }
 
     fn hindrance(&self) -> Option<String> {
-        self.forward_rules.as_ref()?.hindrance()
+        self.firewall.hindrance()
     }
 
     fn complaint(&self) -> Option<String> {
         let bridge = || self.bridge.as_ref().map(ToString::to_string);
-        let masquerade = || self.flanneld_masq.trouble().map(str::to_owned);
-        self.hindrance().or_else(bridge).or_else(masquerade)
+        let hindrance = self.firewall.hindrance();
+        hindrance
+            .or_else(bridge)
+            .or_else(|| self.firewall.complaint())
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
@@ -347,18 +324,13 @@ impl Node for Kernel {
     }
 
     async fn changed(&mut self) {
-        let firewall = async {
-            match &mut self.forward_rules {
-                Some(keeper) => keeper.changed().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             changes = self.monitor.changed() => {
                 tracing::debug!(?changes, "the kernel announced changes");
                 self.announced.add(changes);
             }
-            () = firewall => {}
+            () = self.firewall.changed() => {}
+            () = self.pod_ports.ripe() => {}
         }
     }
 }

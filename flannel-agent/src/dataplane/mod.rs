@@ -117,6 +117,12 @@ impl Dataplane {
         &self.net
     }
 
+    /// Whether programs are clsact filters here.
+    #[must_use]
+    pub fn attaches_filters(&self) -> bool {
+        self.bpf.attaches_filters()
+    }
+
     /// What the kernel holds, compared with what `desired` is about.
     ///
     /// # Errors

@@ -31,6 +31,18 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses the dump.
     pub async fn filters(&self, index: u32, direction: Direction) -> Result<Vec<Filter>, NetError> {
+        let found = self.listed(index, direction).await?;
+        // An ingress qdisc has nothing on egress, and lists what is on ingress when asked for that.
+        if direction == Direction::Egress
+            && !found.is_empty()
+            && self.ingress_qdiscs().await?.contains(&index)
+        {
+            return Ok(Vec::new());
+        }
+        Ok(found)
+    }
+
+    async fn listed(&self, index: u32, direction: Direction) -> Result<Vec<Filter>, NetError> {
         let action = || format!("list the tc filters of interface #{index}");
         let index = i32::try_from(index).map_err(|_| NetError::Failed {
             action: action(),

@@ -19,6 +19,7 @@ mod lookup;
 mod monitor;
 mod namespace;
 pub mod nftables;
+mod qdisc;
 mod route;
 pub(crate) mod sockopt;
 pub mod sysctl;

@@ -131,4 +131,5 @@ pub enum Stale {
 pub struct PeerMaps {
     pub table: BTreeMap<Ipv4Net, Option<Peer>>,
     pub vteps: BTreeMap<Ipv4Addr, u32>,
+    pub macs: BTreeMap<MacAddr, u32>,
 }

@@ -27,6 +27,7 @@ pub use peers::{Peer, Peers};
 pub use routes::{Routes, TUNNEL, Way};
 pub use snat::{PortRange, SourceNat};
 
+use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::direct::Hop;
 use crate::lease::Leases;
@@ -57,7 +58,7 @@ pub struct Inputs<'a> {
     /// MAC of `flannel.<VNI>`, as our lease publishes it; zeroes without a tunnel.
     pub vtep_mac: crate::mac::MacAddr,
     pub facts: &'a Facts,
-    pub source_check: bool,
+    pub source_check: SourceCheck,
     pub fast_path: &'a FastPath,
     /// `None`: pods' packets to the outside leave as they are.
     pub snat: Option<&'a SourceNat>,

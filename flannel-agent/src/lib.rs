@@ -37,6 +37,7 @@ pub mod path_mtu;
 pub mod plan;
 pub mod redact;
 pub mod rescue;
+pub mod senders;
 pub mod source;
 pub mod subnet_env;
 pub mod sweep;

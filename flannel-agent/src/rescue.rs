@@ -13,13 +13,14 @@ mod networks;
 mod socket;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flannel_common::reason::Reason;
+use flannel_common::source::Claim;
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::flags::SourceCheck;
 use crate::net::{NetError, Netlink};
 use complaints::Complaints;
 use fit::Fit;
@@ -48,7 +49,7 @@ pub struct Options {
     /// The VXLAN port.
     pub port: u16,
     /// As for the programs: drop what does not come from the peer it claims to come from.
-    pub source_check: bool,
+    pub source_check: SourceCheck,
     pub bpffs: PathBuf,
 }
 
@@ -92,7 +93,7 @@ pub struct Rescue {
     socket: Socket,
     injector: Injector,
     networks: Networks,
-    source_check: bool,
+    source_check: SourceCheck,
     stats: Arc<Stats>,
     complaints: Complaints,
 }
@@ -163,10 +164,13 @@ impl Rescue {
     async fn deliver(&mut self, datagram: &Datagram, payload: &[u8]) -> Result<(), Reason> {
         let frame = Frame::parse(payload)?;
         let network = self.networks.get(frame.vni).await.ok_or(Reason::OtherVni)?;
-        if self.source_check {
-            let inner = Ipv4Addr::from(frame.ip.src);
-            network.may_send(datagram.source, inner)?;
-        }
+        let claim = Claim {
+            outer: datagram.source.octets(),
+            inner: frame.ip.src,
+            mac: frame.src_mac,
+        };
+        network.check(&claim, self.source_check)?;
+        let network = &*network;
         let packet = frame.decapsulate(datagram.tos)?;
         let send = |packet: &[u8]| {
             let sent = self.injector.send(network, frame.src_mac, packet);

@@ -7,6 +7,8 @@
 pub const UPLINK_IFINDEX: &str = "UPLINK_IFINDEX";
 /// Our outer address ([`crate::Ipv4`]).
 pub const UPLINK_IP: &str = "UPLINK_IP";
+/// Where peers send to: our PublicIP, which may be another address of this node ([`crate::Ipv4`]).
+pub const PUBLIC_IP: &str = "PUBLIC_IP";
 /// MAC of the uplink; only `uplink_xdp` reads it ([`crate::Mac`]).
 pub const UPLINK_MAC: &str = "UPLINK_MAC";
 /// ifindex of `flannel.<VNI>` (`u32`).
@@ -30,7 +32,7 @@ pub const SUBNET_MASK: &str = "SUBNET_MASK";
 /// `net.ipv4.ip_local_port_range`: bounds for the outer source port (`u16` each).
 pub const PORT_MIN: &str = "PORT_MIN";
 pub const PORT_MAX: &str = "PORT_MAX";
-/// 1: outer source must be a peer and inner source must belong to it; 0: accept any (`u8`).
+/// Whose packets are taken: a value of [`crate::source::CHECK_LEASE`] and its like (`u8`).
 pub const SOURCE_CHECK: &str = "SOURCE_CHECK";
 /// MTU of the overlay, without Ethernet header (`u32`).
 pub const OVERLAY_MTU: &str = "OVERLAY_MTU";

@@ -20,6 +20,7 @@ pub mod outside;
 pub mod program;
 pub mod reason;
 pub mod snat;
+pub mod source;
 pub mod source_port;
 pub mod stats;
 pub mod transport;

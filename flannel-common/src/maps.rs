@@ -9,7 +9,7 @@ use crate::{Ipv4, Mac};
 
 /// Version of everything in this file; the pin folder is `v<LAYOUT_VERSION>`. The feature `next-layout` is a build
 /// with another one, for tests of upgrades.
-pub const LAYOUT_VERSION: u32 = 5 + cfg!(feature = "next-layout") as u32;
+pub const LAYOUT_VERSION: u32 = 6 + cfg!(feature = "next-layout") as u32;
 
 /// The layout in which [`SNAT`] took the shape it has. Everything else in the maps follows from the leases or is
 /// proven again; translated connections would be lost.
@@ -25,6 +25,10 @@ pub fn carries_snat(from: u32) -> bool {
 pub const PEERS: &str = "fl_peers";
 /// Hash: outer address of a peer → [`Vtep`]. Packets from any other outer address are not ours.
 pub const VTEPS: &str = "fl_vteps";
+/// Hash: VTEP MAC → [`Vtep`]. Tells a peer that sends from another address than its PublicIP from a stranger.
+pub const MACS: &str = "fl_macs";
+/// LRU hash: [`crate::source::SenderKey`] → [`crate::source::Sender`], tunnel packets from where no lease says.
+pub const SENDERS: &str = "fl_senders";
 /// Per-CPU array by [`crate::program::Program`]: [`crate::stats::Counters`].
 pub const STATS: &str = "fl_stats";
 
@@ -66,6 +70,8 @@ pub const EVENTS_BYTES: usize = 256 << 10;
 pub const MAX_SNAT: usize = 262_144;
 /// Fragmented packets at once; each speaks for at most half a minute.
 pub const MAX_FRAGMENTS: usize = 16_384;
+/// Strangers and peers elsewhere that are remembered.
+pub const MAX_SENDERS: usize = 4_096;
 /// `--snat-exempt` prefixes.
 pub const MAX_EXEMPT: usize = 1_024;
 /// Devices besides the uplink.
@@ -102,11 +108,11 @@ pub struct Peer {
     pub pad: u8,
 }
 
-/// A known outer source address.
+/// A known outer source address, or VTEP MAC.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 pub struct Vtep {
-    /// Number of leases that name this address.
+    /// Number of leases that name it.
     pub leases: u32,
 }
 

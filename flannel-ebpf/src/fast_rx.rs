@@ -42,25 +42,28 @@ pub(crate) fn destination(
         check_source(packet)?;
         return Ok(Destination::Stack);
     }
-    let tcp = transport::tcp(ip, &packet.inner.l4)?;
-    let control = transport::control(tcp);
     if flows::always() {
         check_source(packet)?;
+        let tcp = transport::tcp(ip, &packet.inner.l4)?;
         return Ok(match without_proof(skb, packet, tcp) {
             Some(target) => Destination::Pod(target),
             None => Destination::Stack,
         });
     }
-
     let key = FlowKey::inbound(ip, &packet.inner.l4);
-    let Some(flow) = flows::get(&key) else {
+    let known = flows::get(&key);
+    let epoch = flows::epoch();
+    // The source of a flow that is proven in this epoch was checked when it was proven.
+    let trusted = |flow: &&mut Flow| flow.rx_peer == packet.outer_src && flow.rx.epoch == epoch;
+    if !known.as_ref().is_some_and(trusted) {
         check_source(packet)?;
+    }
+    let tcp = transport::tcp(ip, &packet.inner.l4)?;
+    let control = transport::control(tcp);
+    let Some(flow) = known else {
         return Ok(Destination::Stack);
     };
-    // The source of a flow that is proven in this epoch was checked when it was proven.
-    let epoch = flows::epoch();
-    if flow.rx_peer != packet.outer_src || flow.rx.epoch != epoch {
-        check_source(packet)?;
+    if flow.rx_peer != packet.outer_src {
         flow.rx_peer = packet.outer_src;
     }
     let now = flows::now();

@@ -16,6 +16,7 @@ macro_rules! globals {
 globals! {
     UPLINK_IFINDEX: u32 = 0;
     UPLINK_IP: u32 = 0;
+    PUBLIC_IP: u32 = 0;
     UPLINK_MAC: Mac = [0; 6];
     FLANNEL_IFINDEX: u32 = 0;
     GRO_IFINDEX: u32 = 0;
@@ -47,4 +48,12 @@ pub(crate) fn masquerades() -> bool {
 #[inline(always)]
 pub(crate) fn uplink_ip() -> Ipv4 {
     UPLINK_IP.load().to_ne_bytes()
+}
+
+/// Whether peers send to this address: that of the uplink, or our PublicIP.
+#[inline(always)]
+pub(crate) fn is_vtep(address: Ipv4) -> bool {
+    // One load each, where four bytes would be four.
+    let address = u32::from_ne_bytes(address);
+    address == UPLINK_IP.load() || address == PUBLIC_IP.load()
 }

@@ -3,15 +3,16 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
-use flannel_common::Ipv4;
 use flannel_common::crossing::{Crossing, SLOTS};
 use flannel_common::event::{Event, Listen};
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::maps::{EVENTS_BYTES, MAX_EXEMPT, MAX_FRAGMENTS, MAX_OUTLETS, MAX_SNAT};
-use flannel_common::maps::{MAX_FLOWS, MAX_PEERS, MAX_UNFIT, Peer, Vtep};
+use flannel_common::maps::{MAX_FLOWS, MAX_PEERS, MAX_SENDERS, MAX_UNFIT, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::snat;
+use flannel_common::source::{Sender, SenderKey};
 use flannel_common::stats::Counters;
+use flannel_common::{Ipv4, Mac};
 
 use crate::snat_work::Work;
 
@@ -22,6 +23,13 @@ pub(crate) static PEERS: LpmTrie<Ipv4, Peer, MAX_PEERS> = LpmTrie::new();
 #[btf_map(name = "fl_vteps")]
 pub(crate) static VTEPS: HashMap<Ipv4, Vtep, MAX_PEERS, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
+
+#[btf_map(name = "fl_macs")]
+pub(crate) static MACS: HashMap<Mac, Vtep, MAX_PEERS, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+#[btf_map(name = "fl_senders")]
+pub(crate) static SENDERS: LruHashMap<SenderKey, Sender, MAX_SENDERS> = LruHashMap::new();
 
 #[btf_map(name = "fl_stats")]
 pub(crate) static STATS: PerCpuArray<Counters, { Program::SLOTS }> = PerCpuArray::new();

@@ -1,20 +1,19 @@
 //! What arrives at the uplink: VXLAN for this network is checked, decapsulated and handed inwards.
 
 use core::mem::MaybeUninit;
-use flannel_common::Ipv4;
 use flannel_common::header::{Eth, Ip, PROTO_UDP, Udp, VERSION_IHL};
 use flannel_common::reason::Reason;
+use flannel_common::source::Claim;
 use flannel_common::transport;
 use flannel_common::vxlan::{self, Outer};
+use flannel_common::{Ipv4, Mac};
 
 use crate::fast_rx::{Destination, Merged};
-use crate::globals::{
-    self, FLANNEL_IFINDEX, GRO_IFINDEX, OVERLAY_MTU, SOURCE_CHECK, VNI, VXLAN_PORT,
-};
+use crate::globals::{self, FLANNEL_IFINDEX, GRO_IFINDEX, OVERLAY_MTU, VNI, VXLAN_PORT};
 use crate::headers::{self, Front, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{decap, deliver, fast_rx, flows, ours, peers};
+use crate::{decap, deliver, fast_rx, flows, ours, senders};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -24,7 +23,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let mut room = MaybeUninit::uninit();
     let (front, complete) = headers::load_front(skb, &mut room);
     let Outer { ip, udp, .. } = &front.outer;
-    if ip.proto != PROTO_UDP || ip.dst != globals::uplink_ip() || !ip.is_ipv4() {
+    if ip.proto != PROTO_UDP || !globals::is_vtep(ip.dst) || !ip.is_ipv4() {
         return Ok(Verdict::Untouched);
     }
     let port = VXLAN_PORT.load().to_be_bytes();
@@ -58,6 +57,8 @@ fn with_options(skb: &Skb, ip: &Ip, port: [u8; 2]) -> Result<Verdict, Reason> {
 /// A packet that came through the tunnel.
 pub(crate) struct Tunnelled<'a> {
     pub(crate) outer_src: Ipv4,
+    /// Source of the inner Ethernet header; `None`: the source was checked before.
+    pub(crate) src_mac: Option<&'a Mac>,
     pub(crate) inner: &'a Packet,
 }
 
@@ -70,6 +71,7 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
     skb.untag();
     let packet = Tunnelled {
         outer_src: outer.ip.src,
+        src_mac: Some(&outer.eth.src),
         inner,
     };
 
@@ -102,10 +104,14 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
 
 #[inline(always)]
 pub(crate) fn check_source(packet: &Tunnelled<'_>) -> Result<(), Reason> {
-    if SOURCE_CHECK.load() == 0 {
+    let Some(mac) = packet.src_mac else {
         return Ok(());
-    }
-    peers::may_send(packet.outer_src, packet.inner.ip.src)
+    };
+    senders::check(&Claim {
+        outer: packet.outer_src,
+        inner: packet.inner.ip.src,
+        mac: *mac,
+    })
 }
 
 /// What may merge crosses the pair. Not so a GSO packet, which the GRO end would cut up, nor one longer than the

@@ -7,12 +7,13 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use flannel_common::ecn;
 use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip, PROTO_UDP, VERSION_IHL};
 use flannel_common::reason::{Class, Reason};
+use flannel_common::source::Claim;
 use flannel_common::vxlan::{self, Outer};
 use flannel_common::xdp::Meta;
 
-use crate::globals::{SOURCE_CHECK, UPLINK_MAC, VNI, VXLAN_PORT, uplink_ip};
+use crate::globals::{UPLINK_MAC, VNI, VXLAN_PORT, is_vtep};
 use crate::xdp_frame::Frame;
-use crate::{ours, peers};
+use crate::{ours, senders};
 
 /// The front of a VXLAN packet.
 #[repr(C)]
@@ -43,7 +44,7 @@ fn is_ours(front: &Front) -> bool {
         && front.eth.dst == UPLINK_MAC.load()
         && front.outer.ip.version_ihl == VERSION_IHL
         && front.outer.ip.proto == PROTO_UDP
-        && front.outer.ip.dst == uplink_ip()
+        && is_vtep(front.outer.ip.dst)
         && front.outer.udp.dst == VXLAN_PORT.load().to_be_bytes()
         && !front.outer.ip.is_fragment()
 }
@@ -60,9 +61,11 @@ fn decapsulate(frame: &Frame, front: &Front) -> Result<(), Reason> {
     if ecn::decapsulate(front.outer.ip.tos, front.inner.tos) != ecn::Decap::Keep {
         return Err(Reason::DecapRefused);
     }
-    if SOURCE_CHECK.load() != 0 {
-        peers::may_send(front.outer.ip.src, front.inner.src)?;
-    }
+    senders::check(&Claim {
+        outer: front.outer.ip.src,
+        inner: front.inner.src,
+        mac: front.outer.eth.src,
+    })?;
     frame.reserve_meta().ok_or(Reason::DecapRefused)?;
     frame.strip().ok_or(Reason::DecapRefused)?;
     // The stack must take the frame for its own, or `PACKET_OTHERHOST` ends it.

@@ -24,6 +24,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let inner = headers::load(skb, headers::IP, &mut room).ok_or(Reason::Truncated)?;
     let packet = Tunnelled {
         outer_src: meta.outer_src,
+        src_mac: None,
         inner,
     };
     if flows::enabled()

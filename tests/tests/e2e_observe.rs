@@ -4,6 +4,7 @@ use flannel_common::maps::PEERS;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool;
+use flannel_tests::member::free_subnets;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 
@@ -58,13 +59,25 @@ fn bpftool_names_the_fields_and_shows_addresses_by_their_octets() {
 fn a_forged_inner_source_is_dropped_and_counted() {
     let mixed = Mixed::new();
     let before = mixed.dropped(Reason::SpoofedSource);
-    // An address of the network that belongs to no subnet of this peer.
-    mixed.peer.exec("ip addr add 10.244.99.5/32 dev eth0");
+    // An address of another node's subnet.
+    let [other] = free_subnets(mixed.ours.net(), &[&mixed.ours, &mixed.kernel]);
+    let lease = r#"{"PublicIP":"172.30.0.99","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}}"#;
+    mixed
+        .lab
+        .etcd()
+        .put(&mixed.ours.net().lease_key(other), lease);
+    eventually("the lease has arrived", SOON, || {
+        bpftool::dump(&mixed.ours, PEERS).len() == 2
+    });
+    let forged = other.address(5);
+    mixed
+        .peer
+        .exec(&format!("ip addr add {forged}/32 dev eth0"));
     let report = mixed
         .peer
         .ping(mixed.pod.address())
         .count(2)
-        .bound_to(&"10.244.99.5")
+        .bound_to(&forged)
         .send();
     assert_eq!(report.received, 0, "{}", report.text);
     assert_eq!(mixed.dropped(Reason::SpoofedSource) - before, 2);

@@ -12,40 +12,30 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use flannel_tests::fast_path::talk_udp;
-use flannel_tests::iptables::Iptables;
-use flannel_tests::member::AnyMember;
 use flannel_tests::netns::output;
 use flannel_tests::network::Backend;
 use flannel_tests::pair::{Kind, Mix};
 use flannel_tests::prelude::*;
-use flannel_tests::{agent, flannel_rules, talk, tcp, udp};
+use flannel_tests::with_daemon::{self, AnyDaemon};
+use flannel_tests::{agent, talk, tcp, udp};
 use rstest::rstest;
 
 /// A host of the Network's range behind the default gateway.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 244, 250, 5);
 
-/// A member that masquerades.
-fn join(kind: Kind, node: impl Into<Arc<Node>>, net: &Network, flags: &[&str]) -> AnyMember {
-    match (kind, net.backend) {
-        (Kind::Ours, _) => Box::new(Agent::start_with(
-            node,
-            net,
-            &[&["--ip-masq"], flags].concat(),
-        )),
-        (Kind::Kernel, Backend::HostGw) => masquerading(KernelHostGw::join(node, net)),
-        (Kind::Kernel, _) => masquerading(KernelVxlan::join(node, net)),
-    }
-}
-
-fn masquerading(member: impl Member + 'static) -> AnyMember {
-    flannel_rules::install(&member, Iptables::Nft);
-    Box::new(member)
+/// A member that masquerades. The flags are for ours alone.
+fn join(kind: Kind, node: impl Into<Arc<Node>>, net: &Network, flags: &[&str]) -> AnyDaemon {
+    let flags = match kind {
+        Kind::Ours => flags,
+        _ => &[],
+    };
+    with_daemon::start(kind, node, net, &[&["--ip-masq"], flags].concat())
 }
 
 /// Two members with a pod each, and [`HOST`], which the routers know.
 struct Scene {
     pods: [Pod; 2],
-    members: [AnyMember; 2],
+    members: [AnyDaemon; 2],
     host: Outside,
     _lab: Lab,
 }
@@ -105,7 +95,7 @@ const VXLAN: fn() -> Network = || Network::vxlan("/coreos.com/network", "10.244.
 
 #[rstest]
 fn an_address_that_nobody_leases_is_reached_as_before(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
     #[values(Backend::Vxlan, Backend::HostGw)] backend: Backend,
 ) {
     let net = Network { backend, ..VXLAN() };
@@ -130,7 +120,7 @@ fn with_every_kind_of_fast_path(#[case] backend: Backend, #[case] flags: &[&str]
 /// is says nothing about who may send it.
 #[rstest]
 fn a_network_that_holds_the_nodes_the_gateway_and_etcd(
-    #[values(Mix::Ours, Mix::Mixed, Mix::Kernel)] mix: Mix,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
     #[values("verified", "always")] fast_path: &str,
 ) {
     let lab = Lab::new();

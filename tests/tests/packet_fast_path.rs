@@ -6,6 +6,7 @@ use flannel_common::flow::{LIFETIME, REFRESH};
 use flannel_common::globals::{POD_HOOK_BRIDGE, POD_HOOK_PORT};
 use flannel_common::program::Program::{OverlayTx, PodRx, PodTx, UplinkRx};
 use flannel_common::reason::Reason;
+use flannel_tests::packet::at::INNER_ETH;
 use flannel_tests::packet::flows::{
     FIN_ACK, RST, SYN, SYN_ACK, age, is_fast_in, is_fast_out, tcp_key, through_the_stack_in,
     through_the_stack_out, udp_key, verified_tcp,
@@ -309,6 +310,7 @@ fn a_forged_outer_source_does_not_ride_on_a_proven_flow() {
     node.peer([10, 244, 3, 0], 24, [192, 168, 0, 3], [2, 0, 0, 0, 0, 3]);
     let mut packet = vxlan(&Inner::inbound().tcp());
     packet[14 + 12..14 + 16].copy_from_slice(&[192, 168, 0, 3]);
+    packet[INNER_ETH + 6..INNER_ETH + 12].copy_from_slice(&[2, 0, 0, 0, 0, 3]);
     assert_eq!(node.run(UplinkRx, &packet).action, SHOT);
     assert_eq!(node.count(UplinkRx, Reason::SpoofedSource).packets, 1);
 }

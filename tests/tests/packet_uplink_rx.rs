@@ -2,6 +2,7 @@
 
 use flannel_common::program::Program::UplinkRx;
 use flannel_common::reason::Reason;
+use flannel_common::source::CHECK_OFF;
 use flannel_tests::packet::at::{INNER_ETH, INNER_IP, OUTER_IP, OUTER_UDP, VXLAN};
 use flannel_tests::packet::{self, Inner, Node, REDIRECT, Run, SHOT, UNSPEC, outer, vxlan};
 use rstest::rstest;
@@ -226,6 +227,7 @@ fn forged_sources_are_dropped(
         .udp(),
     );
     packet[OUTER_IP + 12..OUTER_IP + 16].copy_from_slice(&outer_src);
+    packet[INNER_ETH + 6..INNER_ETH + 12].copy_from_slice(&[2, 0, 0, 0, 0, 0x66]);
 
     let mut strict = Node::default().load();
     strict.peer([10, 244, 3, 0], 24, [192, 168, 0, 3], [2, 0, 0, 0, 0, 3]);
@@ -233,7 +235,7 @@ fn forged_sources_are_dropped(
     assert_eq!(strict.counted(UplinkRx), [(reason, 1)]);
 
     let mut off = Node {
-        source_check: false,
+        source_check: CHECK_OFF,
         ..Node::default()
     }
     .load();

@@ -54,7 +54,7 @@ fn what_needs_thought_passes_unchanged(#[case] packet: Vec<u8>) {
 }
 
 #[rstest]
-#[case::unknown_node(patched(OUTER_IP + 12, &[192, 168, 0, 66]), Reason::UnknownVtep)]
+#[case::unknown_node(patched(OUTER_IP + 12, &[192, 168, 0, 66]).tap(|p| p[INNER_ETH + 6] = 6), Reason::UnknownVtep)]
 #[case::forged(patched(INNER_IP + 12, &[10, 244, 1, 9]), Reason::SpoofedSource)]
 #[case::flags(patched(VXLAN, &[0x88]), Reason::BadVxlanFlags)]
 fn what_uplink_rx_would_drop_is_dropped_here(#[case] packet: Vec<u8>, #[case] reason: Reason) {

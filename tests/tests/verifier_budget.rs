@@ -8,7 +8,7 @@ use rstest::rstest;
 #[rstest]
 #[case(Program::OverlayTx, 1_500)]
 #[case(Program::OverlayCatch, 1_500)]
-#[case(Program::UplinkRx, 3_900)]
+#[case(Program::UplinkRx, 4_100)]
 #[case(Program::PodTx, 3_850)]
 #[case(Program::PodRx, 1_500)]
 #[case(Program::OverlayRx, 2_000)]

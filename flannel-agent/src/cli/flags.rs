@@ -4,6 +4,7 @@ use crate::desired::{Hook, Mode, Xdp};
 use std::fmt;
 
 use clap::{ArgAction, Args, ValueEnum};
+use flannel_common::source;
 
 /// What was typed: flanneld's flags with flanneld's defaults, and ours.
 #[derive(Debug, Clone, Args)]
@@ -146,11 +147,12 @@ pub struct Flags {
     /// Load the programs from this object instead of the built-in one
     #[arg(long, value_name = "FILE", default_value = "", help_heading = "eBPF")]
     pub ebpf_object: String,
-    /// strict: drop tunnel packets whose inner source does not belong to the sending peer
+    /// Whose tunnel packets are taken. lease: whoever has the address of the inner source's lease, or its VTEP MAC in the frame
+    /// (nodes with several addresses, or behind NAT); strict: by the address alone; off: everybody's, as flannel
     #[arg(
         long,
         value_name = "MODE",
-        default_value = "strict",
+        default_value = "lease",
         help_heading = "eBPF"
     )]
     pub source_check: SourceCheck,
@@ -302,10 +304,24 @@ pub struct InertFlags {
 }
 
 /// `--source-check`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SourceCheck {
+    Lease,
     Strict,
     Off,
+}
+
+impl SourceCheck {
+    /// Value of [`flannel_common::globals::SOURCE_CHECK`].
+    #[must_use]
+    pub const fn value(self) -> u8 {
+        match self {
+            Self::Lease => source::CHECK_LEASE,
+            Self::Strict => source::CHECK_STRICT,
+            Self::Off => source::CHECK_OFF,
+        }
+    }
 }
 
 /// `--log-format`

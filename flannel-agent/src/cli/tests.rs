@@ -76,7 +76,7 @@ fn defaults_are_flannelds() {
     assert!(flags.etcd_password.is_empty());
     assert_eq!(flags.v, 0);
     assert_eq!(flags.bpffs, "/sys/fs/bpf");
-    assert_eq!(flags.source_check, SourceCheck::Strict);
+    assert_eq!(flags.source_check, SourceCheck::Lease);
     assert_eq!(flags.log_format, LogFormat::Auto);
 }
 

@@ -18,6 +18,7 @@ use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
 use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
+use crate::dataplane::view::View;
 use crate::dataplane::{Dataplane, ReconcileError, Report};
 use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
@@ -26,7 +27,7 @@ use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::rescue::{self, Rescue};
 use crate::uplink::{self, Uplink};
-use crate::{blackhole, mac, metrics, observe};
+use crate::{blackhole, mac, metrics, observe, senders};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ pub(super) struct Kernel {
     monitor: Monitor,
     choice: UplinkChoice,
     network: String,
-    source_check: bool,
+    source_check: SourceCheck,
     bpffs: PathBuf,
     fast_path: FastPath,
     snat: Option<SourceNat>,
@@ -48,6 +49,7 @@ pub(super) struct Kernel {
     /// Since then.
     announced: Changes,
     rescue: Option<AbortOnDropHandle<()>>,
+    senders: senders::Watch,
     bridge: Option<Mismatch>,
     blackhole: bool,
     /// What the last reconcile made of it.
@@ -71,7 +73,7 @@ impl Kernel {
             monitor,
             choice: config.uplink.clone(),
             network: options.network,
-            source_check: config.source_check == SourceCheck::Strict,
+            source_check: config.source_check,
             bpffs: config.bpffs.clone(),
             fast_path: config.fast_path.clone(),
             snat: config.snat.clone(),
@@ -81,6 +83,7 @@ impl Kernel {
             looked_up: None,
             announced: Changes::default(),
             rescue: None,
+            senders: senders::Watch::default(),
             bridge: None,
             blackhole: config.blackhole,
             blackhole_held: None,
@@ -208,6 +211,13 @@ impl Kernel {
         self.unserved.clone_from(unserved);
     }
 
+    /// Whose tunnel packets come from elsewhere. Without programs there are no such maps.
+    fn name_senders(&mut self) {
+        if let Ok(view) = View::open(&self.bpffs, Some(&self.network)) {
+            self.senders.look(&view);
+        }
+    }
+
     fn count_peers(&self, desired: &Desired, direct: &Direct) {
         metrics::count_peers(&metrics::PeerStates::new(desired, direct, &self.facts));
     }
@@ -295,6 +305,7 @@ impl Node for Kernel {
             done.extend(self.firewall.replace_masquerading(network).await);
         }
         self.count_peers(&desired, &direct);
+        self.name_senders();
         Ok(done)
     }
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use aya::Ebpf;
-use flannel_common::maps::{EPOCH, EXEMPT, OUTLETS, PEERS, STEPS, VTEPS};
+use flannel_common::maps::{EPOCH, EXEMPT, MACS, OUTLETS, PEERS, STEPS, VTEPS};
 use flannel_common::program::Program;
 
 use super::alive::Alive;
@@ -279,7 +279,7 @@ impl Bpf {
         if let Some(running) = &self.loaded {
             return running.maps.list();
         }
-        let usable = [EPOCH, PEERS, VTEPS]
+        let usable = [EPOCH, PEERS, VTEPS, MACS]
             .iter()
             .all(|name| self.object.has_usable_pin(name, &self.pins));
         if usable {

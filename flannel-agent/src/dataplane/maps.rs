@@ -7,8 +7,9 @@ use std::path::Path;
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use flannel_common::Ipv4;
-use flannel_common::maps::{self, EPOCH, PEERS, VTEPS, Vtep};
+use flannel_common::maps::{self, EPOCH, MACS, PEERS, SENDERS, VTEPS, Vtep};
+use flannel_common::source::{Claim, Sender, SenderKey};
+use flannel_common::{Ipv4, Mac};
 use ipnet::Ipv4Net;
 
 use super::bpffs::Pins;
@@ -22,6 +23,7 @@ use crate::plan::PeerChanges;
 pub(super) struct Maps {
     peers: LpmTrie<MapData, Ipv4, Wire<maps::Peer>>,
     vteps: HashMap<MapData, Ipv4, Wire<Vtep>>,
+    macs: HashMap<MapData, Mac, Wire<Vtep>>,
     epoch: Array<MapData, u32>,
 }
 
@@ -37,6 +39,7 @@ impl Maps {
         Ok(Self {
             peers: take(ebpf, PEERS)?,
             vteps: take(ebpf, VTEPS)?,
+            macs: take(ebpf, MACS)?,
             epoch: take(ebpf, EPOCH)?,
         })
     }
@@ -46,6 +49,7 @@ impl Maps {
         Ok(Self {
             peers: pinned(PEERS, pins)?,
             vteps: pinned(VTEPS, pins)?,
+            macs: pinned(MACS, pins)?,
             epoch: pinned(EPOCH, pins)?,
         })
     }
@@ -63,6 +67,10 @@ impl Maps {
             let (ip, Wire(vtep)) = entry.map_err(|e| DataplaneError::map(VTEPS, "read", e))?;
             held.vteps.insert(ip.into(), vtep.leases);
         }
+        for entry in self.macs.iter() {
+            let (mac, Wire(vtep)) = entry.map_err(|e| DataplaneError::map(MACS, "read", e))?;
+            held.macs.insert(MacAddr(mac), vtep.leases);
+        }
         Ok(held)
     }
 
@@ -73,6 +81,12 @@ impl Maps {
             self.vteps
                 .insert(ip.octets(), vtep, 0)
                 .map_err(|e| DataplaneError::map(VTEPS, "write", e))?;
+        }
+        for (MacAddr(mac), leases) in &changes.put_macs {
+            let vtep = Wire(Vtep { leases: *leases });
+            self.macs
+                .insert(mac, vtep, 0)
+                .map_err(|e| DataplaneError::map(MACS, "write", e))?;
         }
         for (subnet, peer) in &changes.put {
             self.peers
@@ -86,6 +100,9 @@ impl Maps {
         for ip in &changes.remove_vteps {
             gone(self.vteps.remove(&ip.octets()))
                 .map_err(|e| DataplaneError::map(VTEPS, "remove", e))?;
+        }
+        for MacAddr(mac) in &changes.remove_macs {
+            gone(self.macs.remove(mac)).map_err(|e| DataplaneError::map(MACS, "remove", e))?;
         }
         // Last: a proof made in the new epoch must rest on the new peers.
         if changes.ends_proofs {
@@ -109,29 +126,50 @@ impl Maps {
 
 /// Who may send into a network: its pinned maps, read one entry at a time.
 #[derive(Debug)]
-pub(crate) struct Sources(Maps);
+pub(crate) struct Sources {
+    maps: Maps,
+    senders: HashMap<MapData, Wire<SenderKey>, Wire<Sender>>,
+}
 
 impl Sources {
     /// Opens the maps of a network of this node, whichever agent keeps them.
     pub(crate) fn open(bpffs: &Path, network: &str) -> Result<Self, DataplaneError> {
-        Maps::from_pins(&Pins::of(bpffs, network)).map(Self)
+        let pins = Pins::of(bpffs, network);
+        Ok(Self {
+            maps: Maps::from_pins(&pins)?,
+            senders: pinned(SENDERS, &pins)?,
+        })
     }
 
     /// Whether any lease names this outer address.
-    pub(crate) fn is_known(&self, outer: Ipv4Addr) -> bool {
-        self.0.vteps.get(&outer.octets(), 0).is_ok()
+    pub(crate) fn has_address(&self, outer: Ipv4) -> bool {
+        self.maps.vteps.get(&outer, 0).is_ok()
+    }
+
+    /// Whether any lease names this VTEP MAC.
+    pub(crate) fn has_mac(&self, mac: Mac) -> bool {
+        self.maps.macs.get(&mac, 0).is_ok()
+    }
+
+    /// Notes whose packet it was, as the programs do.
+    pub(crate) fn note(&mut self, key: &SenderKey, claim: &Claim) {
+        let known = self.senders.get(&Wire(*key), 0);
+        let packets = known.map_or(0, |Wire(sender)| sender.packets);
+        let sender = Wire(Sender::of(claim, packets + 1, super::clock()));
+        // Without it somebody is not named, that is all.
+        let _ = self.senders.insert(Wire(*key), sender, 0);
     }
 
     /// Length of the prefixes that are leased: one for all in a network.
     pub(crate) fn subnet_len(&self) -> Option<u8> {
-        let key = self.0.peers.keys().next()?.ok()?;
+        let key = self.maps.peers.keys().next()?.ok()?;
         u8::try_from(key.prefix_len()).ok()
     }
 
-    /// Outer address of the node whose subnet holds `inner`.
-    pub(crate) fn owner_of(&self, inner: Ipv4Addr) -> Option<Ipv4Addr> {
-        let Wire(peer) = self.0.peers.get(&Key::new(32, inner.octets()), 0).ok()?;
-        Some(peer.public_ip.into())
+    /// The lease that covers an inner address.
+    pub(crate) fn owner(&self, inner: Ipv4) -> Option<maps::Peer> {
+        let Wire(peer) = self.maps.peers.get(&Key::new(32, inner), 0).ok()?;
+        Some(peer)
     }
 }
 

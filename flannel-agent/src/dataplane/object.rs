@@ -163,6 +163,7 @@ impl Object {
 struct Constants {
     uplink_ifindex: u32,
     uplink_ip: Ipv4,
+    public_ip: Ipv4,
     uplink_mac: Mac,
     flannel_ifindex: u32,
     gro_ifindex: u32,
@@ -200,6 +201,7 @@ impl From<&Loaded> for Constants {
         Self {
             uplink_ifindex: node.uplink_index,
             uplink_ip: node.uplink_ip.octets(),
+            public_ip: node.public_ip.octets(),
             uplink_mac: node.uplink_mac.0,
             flannel_ifindex: *index,
             gro_ifindex: *gro_index,
@@ -213,7 +215,7 @@ impl From<&Loaded> for Constants {
             subnet_mask: cidr::mask(node.subnet.prefix_len()),
             port_min: node.local_ports.0,
             port_max: node.local_ports.1,
-            source_check: u8::from(node.source_check),
+            source_check: node.source_check.value(),
             overlay_mtu: node.overlay_mtu,
             fast_path: node.fast_path,
             pod_hook: node.pod_hook,
@@ -228,6 +230,7 @@ impl Constants {
         loader
             .override_global(globals::UPLINK_IFINDEX, &self.uplink_ifindex, true)
             .override_global(globals::UPLINK_IP, &self.uplink_ip, true)
+            .override_global(globals::PUBLIC_IP, &self.public_ip, true)
             .override_global(globals::UPLINK_MAC, &self.uplink_mac, true)
             .override_global(globals::FLANNEL_IFINDEX, &self.flannel_ifindex, true)
             .override_global(globals::GRO_IFINDEX, &self.gro_ifindex, true)
@@ -286,7 +289,7 @@ mod tests {
     #[test]
     fn the_embedded_object_defines_our_maps() {
         let object = Object::read(&options(None, None)).unwrap();
-        for name in [maps::PEERS, maps::STATS, maps::VTEPS] {
+        for name in [maps::PEERS, maps::STATS, maps::VTEPS, maps::MACS] {
             assert!(object.maps.iter().any(|m| m.name == name), "{name}");
         }
         // What is not ours to pin, and what bpffs would not take.

@@ -17,10 +17,13 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use flannel_common::Ipv4;
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::maps::{self, EPOCH, FLOWS, LAYOUT_VERSION, LOST, PEERS, SNAT, STATS, VTEPS};
+use flannel_common::maps::{
+    self, EPOCH, FLOWS, LAYOUT_VERSION, LOST, PEERS, SENDERS, SNAT, STATS, VTEPS,
+};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat;
+use flannel_common::source::{Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 use ipnet::Ipv4Net;
 
@@ -185,6 +188,20 @@ impl View {
             .map(|entry| {
                 let (ip, Wire(vtep)) = entry.map_err(|e| self.failed(VTEPS, e))?;
                 Ok((ip.into(), vtep.leases))
+            })
+            .collect()
+    }
+
+    /// Tunnel packets that do not come from where a lease says.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn senders(&self) -> Result<Vec<(SenderKey, Sender)>, ViewError> {
+        let map: HashMap<MapData, Wire<SenderKey>, Wire<Sender>> = self.typed(SENDERS)?;
+        map.iter()
+            .map(|entry| {
+                let (Wire(key), Wire(sender)) = entry.map_err(|e| self.failed(SENDERS, e))?;
+                Ok((key, sender))
             })
             .collect()
     }

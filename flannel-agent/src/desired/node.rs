@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::fast_path::{Mode, Ways};
 use super::{DesiredError, Inputs, PortRange, Ports, SourceNat, Xdp};
+use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::mac::MacAddr;
 use crate::mark;
@@ -98,6 +99,8 @@ pub struct Pair {
 pub struct Globals {
     pub uplink_index: u32,
     pub uplink_ip: Ipv4Addr,
+    /// Where peers send to.
+    pub public_ip: Ipv4Addr,
     pub uplink_mac: MacAddr,
     pub vtep_mac: MacAddr,
     pub vni: u32,
@@ -105,7 +108,7 @@ pub struct Globals {
     pub network: Ipv4Net,
     pub subnet: Ipv4Net,
     pub local_ports: (u16, u16),
-    pub source_check: bool,
+    pub source_check: SourceCheck,
     pub overlay_mtu: u32,
     /// Values of [`flannel_common::globals::FAST_PATH`] and [`flannel_common::globals::POD_HOOK`].
     pub fast_path: u8,
@@ -216,6 +219,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         globals: Globals {
             uplink_index: inputs.uplink.index,
             uplink_ip: inputs.uplink.address,
+            public_ip: inputs.uplink.public_ip,
             uplink_mac: MacAddr(inputs.uplink.mac),
             vtep_mac: inputs.vtep_mac,
             vni: vni.unwrap_or(0),

@@ -19,6 +19,8 @@ pub struct Peers {
     pub table: BTreeMap<Ipv4Net, Peer>,
     /// Outer addresses that may send to us, with the number of leases that name them.
     pub vteps: BTreeMap<Ipv4Addr, u32>,
+    /// VTEP MACs by which a peer is known that sends from another address, with the number of leases that name them.
+    pub macs: BTreeMap<MacAddr, u32>,
     /// Leases that cannot be used, and why.
     pub ignored: BTreeMap<Ipv4Net, String>,
 }
@@ -79,6 +81,7 @@ pub(super) fn peers(inputs: &Inputs<'_>) -> Peers {
         match peer(inputs, *subnet, attrs) {
             Ok(peer) => {
                 *peers.vteps.entry(peer.public_ip).or_default() += 1;
+                *peers.macs.entry(peer.vtep_mac).or_default() += 1;
                 peers.table.insert(*subnet, peer);
             }
             Err(why) => {

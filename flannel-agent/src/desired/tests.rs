@@ -81,7 +81,7 @@ impl World {
             direct: &self.direct,
             vtep_mac: MAC,
             facts: &self.facts,
-            source_check: true,
+            source_check: SourceCheck::Lease,
             fast_path: &self.fast_path,
             snat: self.snat.as_ref(),
         })

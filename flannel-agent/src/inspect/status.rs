@@ -21,6 +21,7 @@ use crate::desired::TUNNEL;
 use crate::mac::MacAddr;
 use crate::mark;
 use crate::net::{Address, Kind, Link, Netlink, Path};
+use crate::senders::Odd;
 use past::Past;
 
 /// `status …`
@@ -56,6 +57,8 @@ pub(super) struct Status {
     direct_routes: usize,
     maps: Vec<maps::Row>,
     packets: BTreeMap<&'static str, Packets>,
+    /// Whose tunnel packets come from where no lease says.
+    pub(super) senders: Vec<Odd>,
     pub(super) findings: Vec<Finding>,
 }
 
@@ -122,6 +125,10 @@ impl Status {
             true => view.peers()?.len(),
             false => 0,
         };
+        let senders = match view.facts(flannel_common::maps::SENDERS)? {
+            Some(_) => Odd::read(view)?,
+            None => Vec::new(),
+        };
         let routes = net.our_routes().await?;
         let direct = |path: &Path| path.gateway.is_some_and(|by| by != TUNNEL);
         let mut status = Self {
@@ -140,6 +147,7 @@ impl Status {
             peers,
             packets: by_class(&sums),
             maps,
+            senders,
             findings: Vec::new(),
         };
         status.findings = judge::judge(&status, sums_of(&sums, Reason::Mangled));
@@ -221,6 +229,8 @@ impl Status {
             );
             lines.push(["Map".to_owned(), text]);
         }
+        let taken = self.senders.iter().filter(|odd| odd.dropped.is_none());
+        lines.extend(taken.map(|odd| ["Sender".to_owned(), odd.to_string()]));
         pairs(out, lines)?;
         writeln!(out)?;
         self.print_hooks(out)?;

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::actual::PeerMaps;
 use crate::desired::{Peer, Peers};
+use crate::mac::MacAddr;
 
 /// So many changes are named one by one; more are counted.
 const NAMED: usize = 4;
@@ -20,6 +21,8 @@ pub struct PeerChanges {
     pub remove: BTreeSet<Ipv4Net>,
     pub put_vteps: BTreeMap<Ipv4Addr, u32>,
     pub remove_vteps: BTreeSet<Ipv4Addr>,
+    pub put_macs: BTreeMap<MacAddr, u32>,
+    pub remove_macs: BTreeSet<MacAddr>,
     /// A peer changes or goes, so flows may run on what was true of it. A new peer has no flows.
     pub ends_proofs: bool,
 }
@@ -38,6 +41,11 @@ impl PeerChanges {
             .filter(|(ip, leases)| held.vteps.get(*ip) != Some(*leases));
         let remove = held.table.keys().filter(|s| !wanted.table.contains_key(s));
         let remove_vteps = held.vteps.keys().filter(|i| !wanted.vteps.contains_key(i));
+        let put_macs = wanted
+            .macs
+            .iter()
+            .filter(|(mac, leases)| held.macs.get(*mac) != Some(*leases));
+        let remove_macs = held.macs.keys().filter(|m| !wanted.macs.contains_key(m));
         let known = |subnet: &&Ipv4Net| held.table.contains_key(*subnet);
         let ends_proofs = remove.clone().next().is_some() || put.clone().any(|(s, _)| known(&s));
         let changes = Self {
@@ -46,6 +54,8 @@ impl PeerChanges {
             remove: remove.copied().collect(),
             put_vteps: put_vteps.map(|(ip, leases)| (*ip, *leases)).collect(),
             remove_vteps: remove_vteps.copied().collect(),
+            put_macs: put_macs.map(|(mac, leases)| (*mac, *leases)).collect(),
+            remove_macs: remove_macs.copied().collect(),
         };
         (changes != Self::default()).then_some(changes)
     }
@@ -61,7 +71,10 @@ impl fmt::Display for PeerChanges {
             return write!(
                 f,
                 "correct {} known sources",
-                self.put_vteps.len() + self.remove_vteps.len()
+                self.put_vteps.len()
+                    + self.remove_vteps.len()
+                    + self.put_macs.len()
+                    + self.remove_macs.len()
             );
         }
         let put = self.put.iter().map(|(s, peer)| format!("{s} at {peer}"));
@@ -80,6 +93,9 @@ impl PeerMaps {
         self.vteps.extend(&changes.put_vteps);
         self.vteps
             .retain(|ip, _| !changes.remove_vteps.contains(ip));
+        self.macs.extend(&changes.put_macs);
+        self.macs
+            .retain(|mac, _| !changes.remove_macs.contains(mac));
     }
 
     /// The peers that a map with these entries stands for.
@@ -89,6 +105,7 @@ impl PeerMaps {
         Peers {
             table: table.filter_map(|(s, p)| Some((*s, (*p)?))).collect(),
             vteps: self.vteps.clone(),
+            macs: self.macs.clone(),
             ..Peers::default()
         }
     }
@@ -99,6 +116,7 @@ impl From<&Peers> for PeerMaps {
         Self {
             table: peers.table.iter().map(|(s, p)| (*s, Some(*p))).collect(),
             vteps: peers.vteps.clone(),
+            macs: peers.macs.clone(),
         }
     }
 }

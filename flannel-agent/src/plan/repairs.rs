@@ -65,11 +65,16 @@ fn covers(due: &Action, action: &Action) -> bool {
 fn share(one: &PeerChanges, other: &PeerChanges) -> bool {
     let put = one.put.iter();
     let put_vteps = one.put_vteps.iter();
+    let put_macs = one.put_macs.iter();
     put.clone()
         .any(|(net, peer)| other.put.get(net) == Some(peer))
         || put_vteps
             .clone()
             .any(|(ip, leases)| other.put_vteps.get(ip) == Some(leases))
+        || put_macs
+            .clone()
+            .any(|(mac, leases)| other.put_macs.get(mac) == Some(leases))
         || !one.remove.is_disjoint(&other.remove)
+        || !one.remove_macs.is_disjoint(&other.remove_macs)
         || !one.remove_vteps.is_disjoint(&other.remove_vteps)
 }

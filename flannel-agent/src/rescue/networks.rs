@@ -5,11 +5,14 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_common::Mac;
+use flannel_common::maps::Peer;
 use flannel_common::reason::Reason;
+use flannel_common::source::{Claim, Leases, SenderKey};
+use flannel_common::{Ipv4, Mac};
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
+use crate::cli::flags::SourceCheck;
 use crate::dataplane::Sources;
 use crate::mark;
 use crate::net::{NetError, Netlink};
@@ -48,7 +51,7 @@ impl Networks {
     }
 
     /// The network of a VNI, if it is one of an agent of ours on this node.
-    pub(super) async fn get(&mut self, vni: u32) -> Option<&Network> {
+    pub(super) async fn get(&mut self, vni: u32) -> Option<&mut Network> {
         let now = Instant::now();
         self.known.retain(|_, (at, _)| now - *at < FRESH);
         if !self.known.contains_key(&vni) {
@@ -58,7 +61,7 @@ impl Networks {
             });
             self.known.insert(vni, (now, network));
         }
-        self.known.get(&vni)?.1.as_ref()
+        self.known.get_mut(&vni)?.1.as_mut()
     }
 
     async fn look_up(&self, vni: u32) -> Result<Option<Network>, NetError> {
@@ -89,18 +92,44 @@ impl Networks {
 }
 
 impl Network {
-    /// As `uplink_rx` decides: the outer source must be a peer, and an inner source inside a leased subnet
-    /// must be that peer's.
-    pub(super) fn may_send(&self, outer: Ipv4Addr, inner: Ipv4Addr) -> Result<(), Reason> {
-        let sources = self.sources.as_ref().ok_or(Reason::UnknownVtep)?;
-        if !sources.is_known(outer) {
-            return Err(Reason::UnknownVtep);
+    /// As `uplink_rx` decides, and notes.
+    pub(super) fn check(&mut self, claim: &Claim, mode: SourceCheck) -> Result<(), Reason> {
+        if mode == SourceCheck::Off {
+            return Ok(());
         }
-        let is_ours = || self.own.iter().any(|subnet| subnet.contains(&inner));
-        match sources.owner_of(inner) {
-            Some(owner) if owner == outer => Ok(()),
-            None if !is_ours() => Ok(()),
-            _ => Err(Reason::SpoofedSource),
+        let sources = self.sources.as_mut().ok_or(Reason::UnknownVtep)?;
+        let leases = Known {
+            own: &self.own,
+            sources,
+        };
+        let outcome = claim.check(&leases, mode.value());
+        if let Some(key) = SenderKey::of(claim, outcome) {
+            sources.note(&key, claim);
         }
+        outcome.map(|_| ())
+    }
+}
+
+struct Known<'a> {
+    own: &'a [Ipv4Net],
+    sources: &'a Sources,
+}
+
+impl Leases for Known<'_> {
+    fn owner(&self, inner: Ipv4) -> Option<Peer> {
+        self.sources.owner(inner)
+    }
+
+    fn is_ours(&self, inner: Ipv4) -> bool {
+        let inner = Ipv4Addr::from(inner);
+        self.own.iter().any(|subnet| subnet.contains(&inner))
+    }
+
+    fn has_address(&self, outer: Ipv4) -> bool {
+        self.sources.has_address(outer)
+    }
+
+    fn has_mac(&self, mac: Mac) -> bool {
+        self.sources.has_mac(mac)
     }
 }

@@ -13,6 +13,7 @@ use flannel_common::globals;
 use flannel_common::maps::{self, PEER_DIRECT, PEER_VXLAN, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
+use flannel_common::source::{CHECK_LEASE, Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr};
@@ -32,7 +33,10 @@ pub struct Node {
     pub port: u16,
     pub network: (Ipv4, u8),
     pub ports: (u16, u16),
-    pub source_check: bool,
+    /// A value of [`flannel_common::source`].
+    pub source_check: u8,
+    /// Where peers send to.
+    pub public_ip: Ipv4,
     pub overlay_mtu: u32,
     pub fast_path: u8,
     pub pod_hook: u8,
@@ -51,7 +55,8 @@ impl Default for Node {
             port: 8472,
             network: ([10, 244, 0, 0], 16),
             ports: (32768, 60999),
-            source_check: true,
+            source_check: CHECK_LEASE,
+            public_ip: [192, 168, 0, 1],
             overlay_mtu: 1450,
             fast_path: globals::FAST_PATH_VERIFIED,
             pod_hook: globals::POD_HOOK_PORT,
@@ -92,7 +97,6 @@ impl Node {
         });
         let network = u32::from_be_bytes(self.network.0);
         let mask = cidr::mask(self.network.1);
-        let source_check = u8::from(self.source_check);
         let subnet = u32::from_be_bytes(Self::SUBNET);
         let template = Template::new(&Constant {
             local: self.uplink_ip,
@@ -108,6 +112,7 @@ impl Node {
             .override_global(globals::GRO_IFINDEX, &1u32, true)
             .override_global(globals::UPLINK_IP, &self.uplink_ip, true)
             .override_global(globals::OUTER_TEMPLATE, &template.0, true)
+            .override_global(globals::PUBLIC_IP, &self.public_ip, true)
             .override_global(globals::UPLINK_MAC, &[0u8; 6], true)
             .override_global(globals::SUBNET, &subnet, true)
             .override_global(globals::SUBNET_MASK, &cidr::mask(24), true)
@@ -120,7 +125,7 @@ impl Node {
             .override_global(globals::NETWORK_MASK, &mask, true)
             .override_global(globals::PORT_MIN, &self.ports.0, true)
             .override_global(globals::PORT_MAX, &self.ports.1, true)
-            .override_global(globals::SOURCE_CHECK, &source_check, true)
+            .override_global(globals::SOURCE_CHECK, &self.source_check, true)
             .override_global(globals::OVERLAY_MTU, &self.overlay_mtu, true)
             .override_global(globals::SNAT_PORT_MIN, &self.snat_ports.0, true)
             .override_global(globals::SNAT_PORT_MAX, &self.snat_ports.1, true)
@@ -180,6 +185,11 @@ impl Fixture {
             .unwrap()
             .insert(public_ip, Wire(Vtep { leases: 1 }), 0)
             .unwrap();
+        let map = self.ebpf.map_mut(maps::MACS).unwrap();
+        HashMap::<_, Mac, Wire<Vtep>>::try_from(map)
+            .unwrap()
+            .insert(vtep_mac, Wire(Vtep { leases: 1 }), 0)
+            .unwrap();
     }
 
     /// A peer that is reached without a tunnel.
@@ -204,9 +214,13 @@ impl Fixture {
 
     pub fn remove_peer(&mut self, subnet: Ipv4, len: u32, public_ip: Ipv4) {
         let map = self.ebpf.map_mut(maps::PEERS).unwrap();
-        LpmTrie::<_, Ipv4, Wire<Peer>>::try_from(map)
+        let mut peers = LpmTrie::<_, Ipv4, Wire<Peer>>::try_from(map).unwrap();
+        let Wire(peer) = peers.get(&Key::new(len, subnet), 0).unwrap();
+        peers.remove(&Key::new(len, subnet)).unwrap();
+        let map = self.ebpf.map_mut(maps::MACS).unwrap();
+        HashMap::<_, Mac, Wire<Vtep>>::try_from(map)
             .unwrap()
-            .remove(&Key::new(len, subnet))
+            .remove(&peer.vtep_mac)
             .unwrap();
         let map = self.ebpf.map_mut(maps::VTEPS).unwrap();
         HashMap::<_, Ipv4, Wire<Vtep>>::try_from(map)
@@ -316,6 +330,17 @@ impl Fixture {
                 bytes: sum.bytes + count.bytes,
             }
         })
+    }
+
+    /// Whose tunnel packets came from where no lease says.
+    pub fn senders(&self) -> Vec<(SenderKey, Sender)> {
+        let map = self.ebpf.map(maps::SENDERS).unwrap();
+        HashMap::<_, Wire<SenderKey>, Wire<Sender>>::try_from(map)
+            .unwrap()
+            .iter()
+            .map(|entry| entry.unwrap())
+            .map(|(Wire(key), Wire(sender))| (key, sender))
+            .collect()
     }
 
     pub fn flow(&self, key: &FlowKey) -> Option<Flow> {

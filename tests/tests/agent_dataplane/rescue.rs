@@ -3,21 +3,24 @@
 use std::process::Output;
 use std::sync::Arc;
 
+use flannel_agent::cli::flags::SourceCheck;
+use flannel_agent::dataplane::view::View;
 use flannel_agent::lease::LeaseAttrs;
 use flannel_agent::mac::MacAddr;
 use flannel_agent::net::Netlink;
 use flannel_agent::rescue::{Options, Rescue, RescueError, Stats};
+use flannel_agent::senders::Odd;
 use flannel_common::reason::Reason;
 use flannel_tests::netns::{Netns, output};
 use rstest::rstest;
 use tokio_util::sync::CancellationToken;
 
-use crate::rig::{Agent, Rig, meanwhile};
+use crate::rig::{Agent, PEER_MAC, Rig, meanwhile};
 
 fn options(rig: &Rig) -> Options {
     Options {
         port: 8472,
-        source_check: true,
+        source_check: SourceCheck::Lease,
         bpffs: rig.bpffs(),
     }
 }
@@ -114,6 +117,28 @@ fn the_source_check_holds_here_too(#[case] forged: &str) {
         assert!(!out.status.success(), "{out:?}");
         assert_eq!(stats.delivered(), 0);
         assert_eq!(stats.dropped(Reason::SpoofedSource), 1, "{stats:?}");
+    });
+}
+
+/// A node with several addresses, known by its VTEP MAC.
+#[test]
+fn fragments_of_a_peer_that_sends_from_another_address_than_its_lease_says() {
+    let mut rig = Rig::new();
+    let lease = LeaseAttrs::vxlan([192, 168, 0, 22].into(), 1, PEER_MAC);
+    rig.leases.insert("10.244.2.0/24".parse().unwrap(), lease);
+    let peer = fragmenting_peer(&rig, 1450);
+    rig.agent(async |agent| {
+        let stats = start(agent).await;
+        ping(&peer, "-c 1 -W 1 -s 1400 -I 10.244.2.0 10.244.1.0").await;
+        assert_eq!(stats.delivered(), 1, "{stats:?}");
+        let bpffs = agent.rig.bpffs();
+        let view = View::open(&bpffs, None).unwrap();
+        let [odd] = &Odd::read(&view).unwrap()[..] else {
+            panic!("{:?}", Odd::read(&view));
+        };
+        assert_eq!(odd.from.octets(), [192, 168, 0, 2]);
+        let lease = odd.lease.map(|(_, public_ip)| public_ip.octets());
+        assert_eq!((lease, odd.dropped), (Some([192, 168, 0, 22]), None));
     });
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use flannel_agent::cli::flags::SourceCheck;
 use flannel_agent::config::NetworkConfig;
 use flannel_agent::dataplane::{AttachMode, Dataplane, Options, Report};
 use flannel_agent::desired::{Desired, Facts, FastPath, Inputs, Mode, Sought, SourceNat};
@@ -216,7 +217,7 @@ impl Agent<'_> {
             direct: &direct.routes,
             vtep_mac: MAC,
             facts: &facts,
-            source_check: true,
+            source_check: SourceCheck::Lease,
             fast_path,
             snat: self.rig.snat.as_ref(),
         })

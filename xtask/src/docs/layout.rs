@@ -12,6 +12,7 @@ use flannel_common::outside::Way;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Entry, Fragment, FragmentKey, Key};
+use flannel_common::source::{Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 
 use super::Page;
@@ -67,6 +68,14 @@ pub(super) fn page() -> Page {
             "outer address",
             "`Vtep`",
             maps::MAX_PEERS,
+        ),
+        (maps::MACS, "hash", "VTEP MAC", "`Vtep`", maps::MAX_PEERS),
+        (
+            maps::SENDERS,
+            "LRU hash",
+            "`SenderKey`",
+            "`Sender`",
+            maps::MAX_SENDERS,
         ),
         (
             maps::FLOWS,
@@ -171,7 +180,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 16] {
+fn layouts() -> [Layout; 18] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -190,7 +199,19 @@ fn layouts() -> [Layout; 16] {
             end: u8 = "0",
         }),
         layout!(Vtep {
-            leases: u32 = "number of leases that name this address",
+            leases: u32 = "number of leases that name this address, or MAC",
+        }),
+        layout!(SenderKey {
+            outer: [u8; 4] = "outer source that is not the address of the lease its packets claim",
+            reason: u8 = "number of the reason to drop them; 255: taken, by the MAC",
+            pad: [u8; 3] = "0",
+        }),
+        layout!(Sender {
+            packets: u64 = "packets",
+            last: u64 = "monotonic nanoseconds of the last one",
+            inner: [u8; 4] = "its inner source",
+            mac: [u8; 6] = "source of its inner Ethernet header",
+            pad: [u8; 6] = "0",
         }),
         layout!(FlowKey {
             local: [u8; 4] = "the pod on this node",

@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use flannel_common::flow::Setting;
-use flannel_common::globals;
+use flannel_common::{globals, source};
 use ipnet::Ipv4Net;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use serde::Serialize;
@@ -130,7 +130,8 @@ impl Layout {
             subnet: subnet(globals::SUBNET, globals::SUBNET_MASK)?,
             overlay_mtu: u32(globals::OVERLAY_MTU)?,
             source_check: match self.get(rodata, globals::SOURCE_CHECK)? {
-                [0] => "off",
+                [source::CHECK_OFF] => "off",
+                [source::CHECK_LEASE] => "lease",
                 _ => "strict",
             },
             fast_path: desired::Mode::of_value(u8(globals::FAST_PATH)?)?,
@@ -188,7 +189,7 @@ mod tests {
         assert_eq!(told.uplink_ip, Ipv4Addr::new(192, 0, 2, 7));
         assert_eq!(told.network.to_string(), "10.244.0.0/16");
         assert_eq!(told.subnet.to_string(), "10.244.3.0/24");
-        assert_eq!(told.source_check, "strict");
+        assert_eq!(told.source_check, "lease");
         let fast_path = (told.fast_path, told.pod_hook);
         assert_eq!(fast_path, (desired::Mode::Always, desired::Hook::Bridge));
         let values = (told.setting().fast_path, told.setting().pod_hook);

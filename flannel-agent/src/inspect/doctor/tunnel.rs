@@ -34,6 +34,9 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
             status.hooks.len()
         ));
     }
+    for odd in status.senders.iter().filter(|odd| odd.dropped.is_none()) {
+        report.ok(odd.to_string());
+    }
     offloads(patient, view, report);
     if status
         .told

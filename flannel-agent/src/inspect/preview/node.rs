@@ -3,7 +3,6 @@
 use super::step::Step;
 use super::{Leased, Preview};
 use crate::cli::Config;
-use crate::cli::flags::SourceCheck;
 use crate::config::Backend;
 use crate::dataplane;
 use crate::desired::{self, Desired, Facts, Inputs, Sought};
@@ -91,7 +90,7 @@ impl Preview {
             direct: &known.direct.routes,
             vtep_mac,
             facts: known.facts,
-            source_check: config.source_check == SourceCheck::Strict,
+            source_check: config.source_check,
             fast_path: &config.fast_path,
             snat: config.snat.as_ref(),
         })?;

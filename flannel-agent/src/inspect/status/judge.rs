@@ -16,6 +16,9 @@ const OVERLAY_SNAT: [Program; 2] = [Program::OverlaySnatTx, Program::OverlaySnat
 /// From here on a map that cannot forget is short of room. (The table of flows is an LRU: full is normal.)
 const PRESSURE_PERCENT: u32 = 90;
 
+/// So many strangers are named.
+const SENDERS: usize = 5;
+
 pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(device) = &status.taken_over_by {
@@ -152,6 +155,20 @@ fn attention(status: &Status, mangled: u64) -> Vec<Finding> {
             );
         }
     }
+    let dropped = || status.senders.iter().filter(|odd| odd.dropped.is_some());
+    for odd in dropped().take(SENDERS) {
+        attention(
+            odd.to_string(),
+            "find out who sends that; if it is a node of the network, look at the PublicIP and the VtepMAC of its lease",
+        );
+    }
+    let left = dropped().count().saturating_sub(SENDERS);
+    if left > 0 {
+        attention(
+            format!("and from {left} addresses more"),
+            "look at UDP to the VXLAN port, which only nodes should reach: a firewall is missing",
+        );
+    }
     if mangled > 0 {
         attention(
             format!("{mangled} packets were dropped because the kernel failed half-way (mangled)"),
@@ -224,6 +241,7 @@ mod tests {
             direct_routes: 0,
             maps: vec![map(PEERS, 1), map(VTEPS, 1)],
             packets: Default::default(),
+            senders: Vec::new(),
             findings: Vec::new(),
         }
     }
@@ -281,7 +299,7 @@ mod tests {
             network: "10.244.0.0/16".parse().unwrap(),
             subnet: "10.244.1.0/24".parse().unwrap(),
             overlay_mtu: 1450,
-            source_check: "strict",
+            source_check: "lease",
             fast_path: crate::desired::Mode::Off,
             pod_hook: crate::desired::Hook::Port,
             snat_ports: Some(PortRange { min: 1, max: 2 }),

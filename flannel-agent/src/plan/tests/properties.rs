@@ -93,8 +93,9 @@ fn peer_maps() -> impl Strategy<Value = PeerMaps> {
     (
         prop::collection::btree_map(subnet, prop::option::of(peer), 0..20),
         prop::collection::btree_map(any::<u32>().prop_map(Ipv4Addr::from), 1..3u32, 0..10),
+        prop::collection::btree_map(mac(), 1..3u32, 0..10),
     )
-        .prop_map(|(table, vteps)| PeerMaps { table, vteps })
+        .prop_map(|(table, vteps, macs)| PeerMaps { table, vteps, macs })
 }
 
 fn pair_state() -> impl Strategy<Value = PairState> {

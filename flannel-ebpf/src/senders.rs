@@ -1,0 +1,89 @@
+//! Whose tunnel packets are taken; and a note of those that do not come from where a lease says, which the agent reads.
+
+use flannel_common::cidr;
+use flannel_common::maps::Peer;
+use flannel_common::reason::Reason;
+use flannel_common::source::{CHECK_OFF, Claim, Leases, Sender, SenderKey, TAKEN};
+use flannel_common::{Ipv4, Mac};
+
+use crate::globals::{SOURCE_CHECK, SUBNET, SUBNET_MASK};
+use crate::maps::{MACS, SENDERS, VTEPS};
+use crate::{peers, skb};
+
+struct Maps;
+
+impl Leases for Maps {
+    #[inline(always)]
+    fn owner(&self, inner: Ipv4) -> Option<Peer> {
+        peers::of(inner).copied()
+    }
+
+    #[inline(always)]
+    fn is_ours(&self, inner: Ipv4) -> bool {
+        cidr::contains(SUBNET.load(), SUBNET_MASK.load(), inner)
+    }
+
+    #[inline(always)]
+    fn has_address(&self, outer: Ipv4) -> bool {
+        VTEPS.get_ptr(outer).is_some()
+    }
+
+    #[inline(always)]
+    fn has_mac(&self, mac: Mac) -> bool {
+        MACS.get_ptr(mac).is_some()
+    }
+}
+
+/// Whether `--source-check` lets the packet pass.
+#[inline(always)]
+pub(crate) fn check(claim: &Claim) -> Result<(), Reason> {
+    if SOURCE_CHECK.load() == CHECK_OFF {
+        return Ok(());
+    }
+    let [a, b, c, d, e, f] = claim.mac;
+    let mac = u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]);
+    let word = u32::from_ne_bytes;
+    match check_sender(word(claim.outer), word(claim.inner), mac) {
+        TAKEN => Ok(()),
+        SPOOFED => Err(Reason::SpoofedSource),
+        _ => Err(Reason::UnknownVtep),
+    }
+}
+
+const SPOOFED: u8 = Reason::SpoofedSource as u8;
+
+/// The number of the reason to drop it, or [`TAKEN`].
+///
+/// A global function, which the verifier looks at once and not in every state in which it is called (and which therefore
+/// takes numbers); and it stands once, not in each place that checks.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn check_sender(outer: u32, inner: u32, mac: u64) -> u8 {
+    let [a, b, c, d, e, f, ..] = mac.to_ne_bytes();
+    let claim = Claim {
+        outer: outer.to_ne_bytes(),
+        inner: inner.to_ne_bytes(),
+        mac: [a, b, c, d, e, f],
+    };
+    let outcome = claim.check(&Maps, SOURCE_CHECK.load());
+    if let Some(key) = SenderKey::of(&claim, outcome) {
+        note(&key, &claim);
+    }
+    match outcome {
+        Ok(_) => TAKEN,
+        Err(reason) => reason as u8,
+    }
+}
+
+#[inline(always)]
+fn note(key: &SenderKey, claim: &Claim) {
+    let now = skb::coarse_ns();
+    if let Some(known) = SENDERS.get_ptr_mut(key) {
+        // SAFETY: an element of the map, which recycles but never frees it while the program runs. Another CPU may write
+        // the same words: what gets lost is a count.
+        unsafe { *known = Sender::of(claim, (*known).packets + 1, now) };
+        return;
+    }
+    // Full of newer ones, at worst: then nobody is named.
+    let _ = SENDERS.insert(key, &Sender::of(claim, 1, now), 0);
+}

@@ -138,7 +138,7 @@ fn repeat(inspect: &Inspect) -> anyhow::Result<Verdict> {
 }
 
 impl Inspect {
-    fn look(&self) -> &Look {
+    pub(crate) fn look(&self) -> &Look {
         match self {
             Self::Peers(look) | Self::Routes(look) | Self::Stats(look) => look,
             Self::Status(status) => &status.look,

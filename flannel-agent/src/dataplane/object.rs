@@ -1,7 +1,7 @@
 //! The compiled programs: the built-in object or a file, its constants, its maps.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::{Ebpf, EbpfLoader};
 use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
@@ -27,16 +27,7 @@ pub(super) struct Object {
 impl Object {
     /// Reads the object that `options` name, or takes the one built into the agent.
     pub(super) fn read(options: &Options) -> Result<Self, DataplaneError> {
-        let bytes = match options.ebpf_object.as_deref() {
-            None => Cow::Borrowed(EMBEDDED),
-            Some(path) => {
-                let read = std::fs::read(path);
-                Cow::Owned(read.map_err(|error| DataplaneError::ReadObject {
-                    path: path.to_owned(),
-                    error,
-                })?)
-            }
-        };
+        let bytes = Self::read_bytes(options.ebpf_object.as_deref())?;
         let parsed = aya_obj::Object::parse(&bytes)
             .map_err(|error| DataplaneError::Object(error.to_string()))?;
         let maps = parsed
@@ -62,6 +53,18 @@ impl Object {
             })
             .collect();
         Ok(Self { bytes, maps })
+    }
+
+    /// The object file alone; `None`: the one built into the agent.
+    pub(super) fn read_bytes(path: Option<&Path>) -> Result<Cow<'static, [u8]>, DataplaneError> {
+        let Some(path) = path else {
+            return Ok(Cow::Borrowed(EMBEDDED));
+        };
+        let read = std::fs::read(path).map_err(|error| DataplaneError::ReadObject {
+            path: path.to_owned(),
+            error,
+        });
+        Ok(Cow::Owned(read?))
     }
 
     /// Opens the pinned maps (or creates and pins them) and prepares the programs with `told` as their
@@ -255,8 +258,6 @@ impl Constants {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use flannel_common::maps;
 
     use super::*;

@@ -1,11 +1,13 @@
 //! What this process may do and this kernel can, found out by trying. Nothing stays behind.
 
-use aya::EbpfLoader;
+use std::path::Path;
+
 use aya::programs::{Program as Loaded, SchedClassifier, TcAttachType};
+use aya::{EbpfError, EbpfLoader};
 use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
 use flannel_common::program::Program;
 
-use super::object::EMBEDDED;
+use super::object::Object;
 use super::{DataplaneError, requirements};
 
 /// Tables of flows take their memory at once; a probe needs none of it.
@@ -17,18 +19,22 @@ pub(crate) fn capabilities() -> Result<(), DataplaneError> {
     requirements::check_capabilities()
 }
 
-/// Has the verifier look at every program of the built-in object, with maps of their own. Returns how many.
+/// Has the verifier look at every program of an object (`None`: the built-in one), with maps of their own. Returns how many.
 ///
 /// # Errors
-/// What the kernel lacks, or the verifier's words.
-pub(crate) fn programs() -> Result<usize, DataplaneError> {
+/// An object that cannot be read, what the kernel lacks, or the verifier's words.
+pub(crate) fn programs(object: Option<&Path>) -> Result<usize, DataplaneError> {
+    let object = Object::read_bytes(object)?;
     let mut ebpf = EbpfLoader::new()
         .btf(None)
         .map_max_entries(FLOWS, FEW)
         .map_max_entries(SNAT, FEW)
         .map_max_entries(FRAGMENTS, FEW)
-        .load(EMBEDDED)
-        .map_err(|error| DataplaneError::Maps(Box::new(error)))?;
+        .load(&object)
+        .map_err(|error| match error {
+            EbpfError::ParseError(error) => DataplaneError::Object(error.to_string()),
+            error => DataplaneError::Maps(Box::new(error)),
+        })?;
     let mut count = 0;
     for (name, program) in ebpf.programs_mut() {
         let known = Program::ALL.iter().find(|program| program.name() == name);
@@ -55,6 +61,6 @@ mod tests {
 
     #[test]
     fn every_program_of_the_object_is_tried() {
-        assert_eq!(programs().unwrap(), Program::ALL.len());
+        assert_eq!(programs(None).unwrap(), Program::ALL.len());
     }
 }

@@ -20,7 +20,10 @@ pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
     capabilities(rights, report);
     // Without rights every probe fails, and would say nothing about the kernel.
     if allowed {
-        programs(probe::programs(), report);
+        programs(
+            probe::programs(patient.config.ebpf_object.as_deref()),
+            report,
+        );
         hooks(probe::tcx(), report);
     }
     let path = &patient.config.bpffs;
@@ -40,6 +43,11 @@ fn capabilities(rights: Result<(), DataplaneError>, report: &mut Report) {
 fn programs(tried: Result<usize, DataplaneError>, report: &mut Report) {
     match tried {
         Ok(count) => report.ok(format!("the verifier takes all {count} programs")),
+        Err(error @ (DataplaneError::ReadObject { .. } | DataplaneError::Object(_))) => report
+            .failure(
+                error.to_string(),
+                "name an object of this release with --ebpf-object, or leave the flag out",
+            ),
         Err(error) => report.failure(
             error.to_string(),
             "boot a kernel that has it (6.6 or newer has all)",
@@ -160,6 +168,12 @@ mod tests {
         };
         let fix = "boot a kernel that has it (6.6 or newer has all)";
         assert_eq!(tried(Err(refused)), bad(&text, fix));
+        let broken = DataplaneError::Object("no ELF".to_owned());
+        let (text, fix) = (
+            broken.to_string(),
+            "name an object of this release with --ebpf-object, or leave the flag out",
+        );
+        assert_eq!(tried(Err(broken)), bad(&text, fix));
     }
 
     #[test]

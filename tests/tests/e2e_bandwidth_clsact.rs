@@ -45,7 +45,7 @@ fn bandwidth(attached: &Value) -> Value {
 }
 
 /// ADD of one plugin of a chain.
-fn add(agent: &Agent, plugin: Value, pod: &Netns) -> Value {
+fn add(agent: &Agent, plugin: &Value, pod: &Netns) -> Value {
     let list = json!({"name": "shaped", "cniVersion": "0.3.1", "plugins": [plugin]});
     let file = agent.node().folder().join("shaped.conflist");
     std::fs::write(&file, list.to_string()).unwrap();
@@ -78,12 +78,12 @@ fn the_plugin_comes_first_and_keeps_its_place() {
     let far = Pod::on(&two, "far");
     let pod = one.node().pod_namespace("shaped");
     let before = looks(&one);
-    let attached = add(&one, bridge(&one), &pod);
+    let attached = add(&one, &bridge(&one), &pod);
     eventually("the agent has seen the new port", SOON, || {
         looks(&one) > before
     });
     let port = interface(&attached);
-    add(&one, bandwidth(&attached), &pod);
+    add(&one, &bandwidth(&attached), &pod);
     let qdiscs = one.exec(&format!("tc qdisc show dev {port}"));
     assert!(
         qdiscs.contains("ingress") && qdiscs.contains("tbf"),

@@ -4,6 +4,7 @@
 mod alive;
 mod bpf;
 mod bpffs;
+pub(crate) mod captured;
 mod carry;
 mod definition;
 mod error;
@@ -21,6 +22,7 @@ mod shadow;
 mod snat;
 mod snat_maps;
 mod strays;
+mod teller;
 pub mod view;
 mod wire;
 mod xdp;

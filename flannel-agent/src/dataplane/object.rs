@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
-use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
+use flannel_common::maps::{CAPTURE, FLOWS, FRAGMENTS, SNAT};
 use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr, globals};
 
@@ -30,6 +31,8 @@ impl Object {
         let bytes = Self::read_bytes(options.ebpf_object.as_deref())?;
         let parsed = aya_obj::Object::parse(&bytes)
             .map_err(|error| DataplaneError::Object(error.to_string()))?;
+        // As aya makes a perf event array for which the object names no size.
+        let cpus = nr_cpus().map_err(|(_, error)| DataplaneError::Object(error.to_string()))?;
         let maps = parsed
             .maps
             .iter()
@@ -43,6 +46,7 @@ impl Object {
                     value_size: map.value_size(),
                     max_entries: match name.as_str() {
                         FLOWS => options.flow_entries,
+                        CAPTURE => u32::try_from(cpus).unwrap_or(u32::MAX),
                         SNAT => options.snat_entries.unwrap_or(UNUSED_ENTRIES),
                         // No memory for a table that nobody fills.
                         FRAGMENTS if options.snat_entries.is_none() => UNUSED_ENTRIES,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use aya::programs::{Program as Loaded, SchedClassifier, TcAttachType};
 use aya::{EbpfError, EbpfLoader};
+use flannel_common::event::TELLER;
 use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
 use flannel_common::program::Program;
 
@@ -38,7 +39,7 @@ pub(crate) fn programs(object: Option<&Path>) -> Result<usize, DataplaneError> {
     let mut count = 0;
     for (name, program) in ebpf.programs_mut() {
         let known = Program::ALL.iter().find(|program| program.name() == name);
-        let name = known.map_or("?", |program| program.name());
+        let name = known.map_or(TELLER, |program| program.name());
         let loaded = match program {
             Loaded::SchedClassifier(program) => program.load(),
             Loaded::Xdp(program) => program.load(),
@@ -61,6 +62,10 @@ mod tests {
 
     #[test]
     fn every_program_of_the_object_is_tried() {
-        assert_eq!(programs(None).unwrap(), Program::ALL.len());
+        assert_eq!(
+            programs(None).unwrap(),
+            Program::ALL.len() + 1,
+            "and the listener's"
+        );
     }
 }

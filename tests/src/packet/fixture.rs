@@ -83,6 +83,7 @@ impl Node {
             ebpf: self.loader(),
             names: Vec::new(),
             steps: None,
+            teller: None,
         };
         fixture.peer(Self::PEER_SUBNET, 24, Self::PEER_IP, Self::PEER_MAC);
         fixture
@@ -145,6 +146,8 @@ pub struct Fixture {
     pub(super) ebpf: Ebpf,
     names: Vec<&'static str>,
     pub(super) steps: Option<Map>,
+    /// Holds the listener's program.
+    pub(super) teller: Option<Map>,
 }
 
 /// One packet through one program.

@@ -177,6 +177,7 @@ fn commands_that_look_take_the_agents_flags(
         &["maps"],
         &["trace", "10.244.1.2", "10.244.2.2"],
         &["monitor"],
+        &["capture"],
         &["stats"],
     )]
     command: &[&str],

@@ -3,8 +3,11 @@
 mod agent;
 mod firewall;
 mod kernel;
+mod look_ups;
 pub mod node;
+mod own_ports;
 mod pod_ports;
+mod reached;
 mod retry;
 mod signals;
 mod start;

@@ -25,6 +25,7 @@ use crate::net::{NetError, Netlink};
 use complaints::Complaints;
 use fit::Fit;
 use frame::Frame;
+pub(crate) use holder::find as holder_of;
 use inject::Injector;
 use networks::Networks;
 use socket::{Datagram, Socket};

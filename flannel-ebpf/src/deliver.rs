@@ -36,6 +36,12 @@ impl Target {
         })
     }
 
+    /// Whether the packet is like the one that proved this.
+    #[inline(always)]
+    pub(crate) fn takes(&self, tos: u8, mark: u32) -> bool {
+        self.change.is_of(tos, mark)
+    }
+
     /// Of the entry of a [pod](flannel_common::flow::FlowKey::pod), where no proof is asked for; what `Flow::has_port`
     /// says to those who show it.
     #[inline(always)]

@@ -10,7 +10,7 @@ use crate::headers;
 use crate::pod_tx::leaves_for_overlay;
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{crossing, flows, ours, peers};
+use crate::{crossing, flows, ours, peers, route};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -39,11 +39,15 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(peer) = peers::of(packet.ip.dst).filter(|peer| peer.kind == PEER_DIRECT) else {
         return Ok(Verdict::Untouched);
     };
+    ours::check(skb)?;
+    // Marks and rules may lead single flows elsewhere: the way is the peer's only if this packet takes it.
+    if route::next_hop(skb, &key, packet.ip.tos) != Some(peer.next_hop) {
+        return Err(Reason::Unverified);
+    }
     let flow = crossing::flow(&key)?;
     if !flow.may_pass(Direction::Tx, passed.now, &proof) {
         return Ok(Verdict::Untouched);
     }
-    ours::check(skb)?;
     flow.peer = *peer;
     flow.note_passed(Direction::Tx, passed.now, &proof);
     Err(Reason::Verified)

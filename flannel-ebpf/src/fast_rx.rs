@@ -8,7 +8,7 @@ use flannel_common::transport::{self, Control, TcpTail};
 
 use crate::deliver::Target;
 use crate::flows;
-use crate::globals::{NETWORK, NETWORK_MASK, OVERLAY_MTU, SUBNET, SUBNET_MASK};
+use crate::globals::{BULK_LEN, NETWORK, NETWORK_MASK, OVERLAY_MTU, SUBNET, SUBNET_MASK};
 use crate::skb::Skb;
 use crate::uplink_rx::{Tunnelled, check_source};
 
@@ -115,11 +115,10 @@ fn judge(
             return Destination::Stack;
         }
     }
-    let mut step = Step::Stack;
-    if flow.rx.change.is_of(packet.inner.ip.tos, skb.mark()) {
-        step = flow.decide(Direction::Rx, now, epoch, flows::needs_both(key));
-    }
-    if let (Step::Fast, Some(target)) = (step, Target::of(flow)) {
+    let step = flow.decide(Direction::Rx, now, epoch, flows::needs_both(key));
+    if let (Step::Fast, Some(target)) = (step, Target::of(flow))
+        && target.takes(packet.inner.ip.tos, skb.mark())
+    {
         return Destination::Pod(target);
     }
     // Judged: `overlay_rx` must let it reach the stack, and notes that it does.
@@ -140,7 +139,7 @@ fn without_proof(skb: &Skb, packet: &Tunnelled<'_>, tcp: Option<TcpTail>) -> Opt
 
 #[inline(always)]
 fn is_full_size(packet: &Tunnelled<'_>) -> bool {
-    transport::is_full_size(&packet.inner.ip, OVERLAY_MTU.load())
+    transport::is_full_size(&packet.inner.ip, BULK_LEN.load())
 }
 
 #[inline(always)]

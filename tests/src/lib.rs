@@ -38,15 +38,18 @@ pub mod bpftool;
 mod bytes;
 pub mod cable;
 pub mod capture;
+pub mod certificate;
 pub mod cni;
 pub mod cold;
 pub mod crowd;
 pub mod datastore;
 pub mod etcd;
+pub mod fabric;
 pub mod fast_path;
 pub mod fill;
 pub mod flannel_rules;
 mod flanneld;
+pub mod forger;
 pub mod gate;
 pub mod host;
 pub mod iptables;
@@ -89,6 +92,7 @@ pub mod udp;
 pub mod unprivileged;
 pub mod vxlan_frame;
 pub mod wait;
+pub mod ways;
 pub mod with_daemon;
 
 /// What a scenario needs.

@@ -51,19 +51,26 @@ impl Netns {
 
     /// Runs `closure` on a thread inside this namespace. Sockets made there stay inside it.
     pub fn enter<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> T {
-        let path = &self.path;
         let result = std::thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    let file =
-                        File::open(path).unwrap_or_else(|e| panic!("open {}: {e}", path.display()));
-                    setns(file, CloneFlags::CLONE_NEWNET)
-                        .unwrap_or_else(|e| panic!("enter {}: {e}", path.display()));
+                    self.settle();
                     closure()
                 })
                 .join()
         });
         result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Moves the calling thread here, for good.
+    ///
+    /// # Panics
+    /// Without root.
+    pub fn settle(&self) {
+        let path = &self.path;
+        let file = File::open(path).unwrap_or_else(|e| panic!("open {}: {e}", path.display()));
+        setns(file, CloneFlags::CLONE_NEWNET)
+            .unwrap_or_else(|e| panic!("enter {}: {e}", path.display()));
     }
 
     /// As [`Self::enter`], for a future: everything it spawns stays inside, too.

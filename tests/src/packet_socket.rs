@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, setsockopt, socket,
+};
 use nix::sys::time::TimeVal;
 
 /// Room for what arrives while the reader does not get a CPU.
@@ -71,6 +73,15 @@ impl PacketSocket {
         };
         let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
         Ok((from.sll_pkttype != libc::PACKET_OUTGOING).then_some(len))
+    }
+
+    /// Sends a frame out of the device, as it is.
+    ///
+    /// # Errors
+    /// If the device takes none.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        nix::sys::socket::send(self.0.as_raw_fd(), frame, MsgFlags::empty())?;
+        Ok(())
     }
 
     /// Packets since the last call that did not fit into the buffer.

@@ -153,6 +153,11 @@ impl Udp {
         outlast(|| self.rounds(1));
     }
 
+    /// The client's port and the server's.
+    pub fn ports(&self) -> [u16; 2] {
+        [&self.client, &self.server].map(|socket| socket.local_addr().expect("bound").port())
+    }
+
     /// What the client sends from now on carries this TOS.
     #[track_caller]
     pub fn set_tos(&self, tos: u8) {

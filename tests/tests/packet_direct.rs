@@ -15,7 +15,7 @@ use rstest::rstest;
 
 /// A node whose peer is routed to.
 fn node_with(node: &Node) -> Fixture {
-    let mut node = node.load();
+    let mut node = node.load_among_peers();
     node.direct_peer(Node::PEER_SUBNET, 24, Node::PEER_IP);
     node
 }
@@ -145,6 +145,25 @@ fn the_tunnel_proves_the_tunnel_and_the_uplink_the_way_without() {
     assert_eq!(flow.peer.next_hop, Node::PEER_IP);
 }
 
+/// A mark, or a rule that goes by the source, may lead it elsewhere: the frame is for another neighbour, or the table says so.
+#[rstest]
+#[case::to_another_neighbour("", [2, 0, 0, 0, 0, 9])]
+#[case::by_another_route("ip route replace 10.244.2.0/24 via 192.168.0.254", [2, 0, 0, 0, 0, 0xfe])]
+#[case::by_another_device("ip route replace 10.244.2.0/24 dev cni0", [2, 0, 0, 0, 0, 1])]
+fn another_way_than_the_peer_s_proves_nothing(#[case] change: &str, #[case] mac: [u8; 6]) {
+    let mut node = node();
+    if !change.is_empty() {
+        node.among_peers().run(change);
+    }
+    let packet = Inner {
+        dst_mac: mac,
+        ..Inner::outbound()
+    };
+    node.run(PodTx, &Inner::from_pod().udp());
+    node.run(DirectTx, &packet.udp());
+    assert_ne!(node.run(PodTx, &Inner::from_pod().udp()).action, REDIRECT);
+}
+
 /// A node without DirectRouting answers through the tunnel.
 #[test]
 fn one_direction_may_take_the_tunnel() {
@@ -180,7 +199,7 @@ fn bulk_by_the_tunnel_is_no_bulk_without_it() {
 
 #[test]
 fn packets_of_peers_behind_the_tunnel_prove_nothing_here() {
-    let mut node = Node::default().load();
+    let mut node = Node::default().load_among_peers();
     through_the_stack_out(&mut node, Inner::udp);
     assert_eq!(node.counted(DirectTx), []);
     assert_eq!(node.run(DirectRx, &arriving().udp()).action, UNSPEC);

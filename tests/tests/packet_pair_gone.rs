@@ -74,7 +74,7 @@ fn without_proof_nothing_is_sent_to_peers_that_nobody_follows() {
 
 #[test]
 fn peers_without_a_tunnel_prove_nothing_any_more() {
-    let mut node = without_a_pair().load();
+    let mut node = without_a_pair().load_among_peers();
     node.direct_peer(Node::PEER_SUBNET, 24, Node::PEER_IP);
     let arriving = Inner {
         dst_mac: [0; 6],
@@ -97,7 +97,7 @@ fn without_a_tunnel_there_is_no_pair_to_miss() {
         pair_index: 0,
         ..Node::default()
     }
-    .load();
+    .load_among_peers();
     node.direct_peer(Node::PEER_SUBNET, 24, Node::PEER_IP);
     node.run(PodTx, &Inner::from_pod().udp());
     node.run(DirectTx, &Inner::outbound().udp());

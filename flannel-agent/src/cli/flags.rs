@@ -1,6 +1,6 @@
 //! Every flag, once: name, default and help. What the values mean is decided in [`super::config`].
 
-use crate::desired::{Hook, Mode, Xdp};
+use crate::desired::{Gro, Hook, Mode, Xdp};
 use std::fmt;
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -198,6 +198,14 @@ pub struct Flags {
         help_heading = "Fast path"
     )]
     pub xdp: Xdp,
+    /// What merges packets of TCP streams that come through the tunnel
+    #[arg(
+        long,
+        value_name = "BY",
+        default_value = "pair",
+        help_heading = "Fast path"
+    )]
+    pub gro: Gro,
     /// Pods reach the outside under the node's address (source NAT)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Source NAT")]
@@ -205,11 +213,12 @@ pub struct Flags {
     /// Destinations to which pods keep their own address (repeatable, or with commas)
     #[arg(long, value_name = "CIDR", action = ArgAction::Append, value_delimiter = ',', help_heading = "Source NAT")]
     pub snat_exempt: Vec<String>,
-    /// Ports that pods' flows leave under; not below 1024, and without the VXLAN port
+    /// Ports that pods' flows leave under; not below 1024, and without the VXLAN port. auto: 49152-65535, or another
+    /// range if that left the node too few ports of its own (net.ipv4.ip_local_port_range)
     #[arg(
         long,
         value_name = "MIN-MAX",
-        default_value = "49152-65535",
+        default_value = "auto",
         help_heading = "Source NAT"
     )]
     pub snat_ports: String,

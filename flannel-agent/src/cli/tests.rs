@@ -108,6 +108,7 @@ type Get = fn(&Flags) -> String;
 #[case("pod-hook", "bridge", |f: &Flags| format!("{:?}", f.pod_hook).to_lowercase())]
 #[case("pod-bridge", "br0", |f: &Flags| f.pod_bridge.clone())]
 #[case("xdp", "auto", |f: &Flags| format!("{:?}", f.xdp).to_lowercase())]
+#[case("gro", "anchor", |f: &Flags| f.gro.to_string())]
 #[case("flow-entries", "8192", |f: &Flags| f.flow_entries.to_string())]
 #[case("snat-ports", "50000-60000", |f: &Flags| f.snat_ports.clone())]
 #[case("snat-entries", "8192", |f: &Flags| f.snat_entries.to_string())]
@@ -284,7 +285,7 @@ fn exemptions_are_repeated_or_listed() {
     let snat = config(&argv).unwrap().snat.unwrap();
     let all: Vec<_> = snat.exempt.iter().map(ToString::to_string).collect();
     assert_eq!(all, ["10.0.0.0/8", "172.16.0.0/12", "192.0.2.1/32"]);
-    assert_eq!(snat.ports.to_string(), "49152-65535");
+    assert_eq!(snat.ports.to_string(), "auto");
     assert!(config(&argv[1..]).unwrap().snat.is_none(), "off is off");
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
@@ -11,8 +10,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::firewall::Firewall;
+use super::look_ups::are_due;
 use super::node::{Done, Node, Wanted};
+use super::own_ports::{self, OwnPorts};
 use super::pod_ports::PodPorts;
+use super::reached;
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
@@ -20,13 +22,14 @@ use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::view::View;
 use crate::dataplane::{Dataplane, ReconcileError, Report};
-use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
+use crate::desired::{self, Desired, Facts, FastPath, Gro, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
-use crate::lease::LeaseAttrs;
+use crate::lease::{LeaseAttrs, Leases};
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::rescue::{self, Rescue};
-use crate::uplink::{self, Uplink};
+use crate::unreached::Unreached;
+use crate::uplink::{self, Memory, Uplink};
 use crate::{blackhole, mac, metrics, observe, senders};
 
 /// Netlink, and what is loaded and pinned.
@@ -35,6 +38,7 @@ pub(super) struct Kernel {
     dataplane: Dataplane,
     monitor: Monitor,
     choice: UplinkChoice,
+    memory: Memory,
     network: String,
     source_check: SourceCheck,
     bpffs: PathBuf,
@@ -42,6 +46,8 @@ pub(super) struct Kernel {
     snat: Option<SourceNat>,
     /// Devices of which it was said that nothing is translated there.
     unserved: BTreeSet<String>,
+    unreached: Unreached,
+    own_ports: OwnPorts,
     facts: Facts,
     pod_ports: PodPorts,
     /// When next hops were last looked up.
@@ -49,6 +55,8 @@ pub(super) struct Kernel {
     /// Since then.
     announced: Changes,
     rescue: Option<AbortOnDropHandle<()>>,
+    /// The device of somebody else's of which it was said that it has the port.
+    port_holder: Option<String>,
     senders: senders::Watch,
     bridge: Option<Mismatch>,
     blackhole: bool,
@@ -68,21 +76,26 @@ impl Kernel {
         let monitor = Monitor::open()?;
         let dataplane = Dataplane::open(&options)?;
         monitor.pass_over(dataplane.netlink().port_of_route_changes());
+        own_ports::prepare(dataplane.sysctls(), config.snat.as_ref())?;
         Ok(Self {
             dataplane,
             monitor,
             choice: config.uplink.clone(),
+            memory: Memory::default(),
             network: options.network,
             source_check: config.source_check,
             bpffs: config.bpffs.clone(),
             fast_path: config.fast_path.clone(),
             snat: config.snat.clone(),
             unserved: BTreeSet::new(),
+            unreached: Unreached::default(),
+            own_ports: OwnPorts::default(),
             facts: Facts::default(),
             pod_ports: PodPorts::default(),
             looked_up: None,
             announced: Changes::default(),
             rescue: None,
+            port_holder: None,
             senders: senders::Watch::default(),
             bridge: None,
             blackhole: config.blackhole,
@@ -97,7 +110,7 @@ impl Kernel {
         let Backend::Vxlan(vxlan) = &network.backend else {
             return Ok(());
         };
-        if alive {
+        if alive || self.fast_path.gro == Gro::Anchor {
             return Ok(());
         }
         let netlink = self.dataplane.netlink().clone();
@@ -147,13 +160,14 @@ impl Kernel {
             uplink: &wanted.uplink,
             leases: &wanted.leases,
             fast_path: &self.fast_path,
+            sysctls: self.dataplane.sysctls(),
         }
     }
 
     /// Looks at what is true of the node, as thoroughly as what was announced since demands.
     async fn look(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         let announced = std::mem::take(&mut self.announced);
-        let again = look_up_again(announced, self.looked_up.map(|at| at.elapsed()));
+        let again = are_due(announced, self.looked_up.map(|at| at.elapsed()));
         let mut facts = std::mem::take(&mut self.facts);
         if again {
             self.looked_up = None;
@@ -167,6 +181,10 @@ impl Kernel {
         let filters = self.dataplane.attaches_filters();
         self.pod_ports.settle(&mut self.facts, filters);
         self.name_unserved();
+        self.unreached.tell(&self.facts.unreached);
+        self.own_ports
+            .judge(self.snat.as_ref(), &self.facts, &wanted.network);
+        self.name_port_holder();
         self.looked_up.get_or_insert_with(Instant::now);
         Ok(())
     }
@@ -196,6 +214,20 @@ impl Kernel {
         }
         self.bridge = found;
         Ok(())
+    }
+
+    /// With `--gro=anchor`, where the port has a device already: GRO is none the worse for it.
+    fn name_port_holder(&mut self) {
+        let holder = &self.facts.port_holder;
+        if let Some(device) = holder.as_ref().filter(|_| *holder != self.port_holder)
+            && self.fast_path.gro == Gro::Anchor
+        {
+            tracing::warn!(
+                "the kernel vxlan device {device} has our UDP port: GRO knows the port by it, and no anchor is made; but \
+                 fragmented tunnel packets go to {device}, not to us"
+            );
+        }
+        self.port_holder.clone_from(holder);
     }
 
     fn name_unserved(&mut self) {
@@ -249,21 +281,25 @@ pub(crate) async fn attrs(
     Ok(LeaseAttrs::vxlan(uplink.public_ip, vxlan.vni, mac))
 }
 
-/// As often as that, even if nothing was announced.
-const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
-
-/// Whether next hops have to be looked up anew. `age`: of the last time.
-fn look_up_again(announced: Changes, age: Option<Duration>) -> bool {
-    announced.concern_next_hops() || age.is_none_or(|age| age >= LOOK_UP_EVERY)
-}
-
 fn words(report: &Report) -> Done {
     report.done.iter().map(ToString::to_string).collect()
 }
 
 impl Node for Kernel {
     async fn uplink(&mut self) -> anyhow::Result<Uplink> {
-        Ok(uplink::find(self.dataplane.netlink(), &self.choice).await?)
+        let net = self.dataplane.netlink();
+        let uplink = uplink::find(net, &self.choice, &self.memory).await?;
+        self.memory.keep(uplink.address);
+        Ok(uplink)
+    }
+
+    fn remember(&mut self, memory: Memory) {
+        self.memory = memory;
+    }
+
+    async fn reached(&mut self, network: &NetworkConfig) -> Leases {
+        let netlink = self.dataplane.netlink();
+        reached::reached(netlink, &self.bpffs, &self.network, network).await
     }
 
     async fn attrs(
@@ -276,7 +312,7 @@ impl Node for Kernel {
     }
 
     fn mtu(&self, wanted: &Wanted) -> u32 {
-        desired::overlay_mtu(&wanted.network, &wanted.uplink)
+        desired::overlay_mtu(&wanted.network, self.facts.underlay.mtu(&wanted.uplink))
     }
 
     async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
@@ -315,10 +351,9 @@ impl Node for Kernel {
 
     fn complaint(&self) -> Option<String> {
         let bridge = || self.bridge.as_ref().map(ToString::to_string);
-        let hindrance = self.firewall.hindrance();
-        hindrance
-            .or_else(bridge)
-            .or_else(|| self.firewall.complaint())
+        let others = self.firewall.hindrance().or_else(bridge);
+        let others = others.or_else(|| self.firewall.complaint());
+        others.or_else(|| self.own_ports.complaint())
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
@@ -327,6 +362,7 @@ impl Node for Kernel {
             .update(self.dataplane.netlink(), self.sought(wanted))
             .await;
         self.facts = facts;
+        self.unreached.tell(&self.facts.unreached);
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
         let done = words(&self.dataplane.update_peers(&desired).await?);
@@ -343,29 +379,5 @@ impl Node for Kernel {
             () = self.firewall.changed() => {}
             () = self.pod_ports.ripe() => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn next_hops_are_looked_up_when_routes_change_and_from_time_to_time() {
-        let recently = Some(Duration::from_secs(1));
-        let pods = Changes {
-            links: true,
-            own_routes: true,
-            ..Changes::default()
-        };
-        assert!(!look_up_again(pods, recently), "a pod came or went");
-        let routes = Changes {
-            routes: true,
-            ..pods
-        };
-        assert!(look_up_again(routes, recently));
-        assert!(look_up_again(Changes::ALL, recently));
-        assert!(look_up_again(pods, Some(LOOK_UP_EVERY)));
-        assert!(look_up_again(Changes::default(), None), "the first look");
     }
 }

@@ -9,7 +9,9 @@ use flannel_common::maps::{EPOCH, EXEMPT, MACS, OUTLETS, PEERS, STEPS, VTEPS};
 use flannel_common::program::Program;
 
 use super::alive::Alive;
+use super::anchors;
 use super::bpffs::{self, Pins};
+use super::clsact::MadeQdiscs;
 use super::definition::ReplacedMap;
 use super::hooks::{self, Target, Way};
 use super::maps::Maps;
@@ -22,7 +24,7 @@ use super::xdp::{self, Refusal};
 use super::{DataplaneError, Options, carry};
 use crate::actual::{Generation, Loaded, PeerMaps, Programs, Stale};
 use crate::desired::Node;
-use crate::net::{Link, Netlink};
+use crate::net::{Link, NetError, Netlink};
 use crate::plan::PeerChanges;
 use ipnet::Ipv4Net;
 
@@ -35,6 +37,7 @@ pub(crate) struct Bpf {
     way: Way,
     loaded: Option<Running>,
     xdp_refusal: Option<Refusal>,
+    made: MadeQdiscs,
     /// Tells `flannel-agent status` that somebody is here; worth no failure.
     _alive: Option<Alive>,
 }
@@ -90,6 +93,7 @@ impl Bpf {
             way: options.attach.into(),
             loaded: None,
             xdp_refusal: None,
+            made: MadeQdiscs::new(&options.state_dir),
             _alive: alive,
         }
     }
@@ -142,7 +146,7 @@ impl Bpf {
         let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
         if !to.attachment.program.is_xdp() {
             let program = classifier(&mut running.ebpf, to.attachment.program)?;
-            return hooks::attach(program, to, &self.pins, &mut self.way);
+            return hooks::attach(program, to, &self.pins, &self.made, &mut self.way);
         }
         let attached = if running.ids.contains_key(&to.attachment.program) {
             let program = at_driver(&mut running.ebpf, to.attachment.program)?;
@@ -343,6 +347,16 @@ impl Bpf {
             programs.stale.extend(strays);
         }
         Ok(programs)
+    }
+
+    /// Whether another network has a program at an anchor.
+    pub(crate) async fn is_shared(
+        &self,
+        net: &Netlink,
+        anchor: &Link,
+        tags: &[u32],
+    ) -> Result<bool, NetError> {
+        anchors::is_shared(net, anchor, &self.pins, tags).await
     }
 
     fn old_layouts(&self) -> Result<BTreeMap<String, bool>, DataplaneError> {

@@ -7,6 +7,7 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 
+use super::requirements::OLDEST_KERNEL;
 use crate::causes;
 
 /// A dataplane that could not be opened, loaded or attached.
@@ -33,7 +34,10 @@ pub enum DataplaneError {
     Object(String),
     #[error("cannot set up the BPF maps: {}", chain(.0))]
     Maps(#[source] Box<EbpfError>),
-    #[error("the kernel lacks {}; a kernel from 5.15 on has it", missing.join(", "))]
+    #[error(
+        "the kernel lacks {}; tests pass on kernel {OLDEST_KERNEL} and newer",
+        missing.join(", ")
+    )]
     KernelTooOld { missing: Vec<String> },
     #[error(
         "the kernel does not allow the program {program}: {error}; \
@@ -78,6 +82,11 @@ pub enum DataplaneError {
     MapFull { map: &'static str, capacity: usize },
     #[error("the kernel refuses {count} of them ({named})")]
     Routes { count: usize, named: String },
+    #[error(
+        "UDP port {port} is held by {holder}: end that, or give the network another Port in its config (on all nodes); \
+         networks of one node that share a port need the same --gro"
+    )]
+    PortBusy { port: u16, holder: String },
     #[error("{0}")]
     Xdp(String),
     #[error("the programs are not loaded yet")]

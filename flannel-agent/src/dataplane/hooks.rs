@@ -15,6 +15,7 @@ use flannel_common::program::Program;
 
 use super::DataplaneError;
 use super::bpffs::{self, Pins};
+use super::clsact::MadeQdiscs;
 use crate::actual::Stale;
 use crate::desired::Attachment;
 use crate::net::{Direction, Filter};
@@ -127,6 +128,11 @@ pub(super) fn is_filter_of(filter: &Filter, program: Program, tag: u32) -> bool 
     filter.priority == priority(program) && filter.handle == handle(program, tag)
 }
 
+/// Whether a filter is the one of `program` in any network.
+pub(super) fn is_of_any(filter: &Filter, program: Program) -> bool {
+    is_filter_of(filter, program, filter.handle & 0x00ff_ffff)
+}
+
 /// Whether a filter is one of ours, of the network with this tag.
 pub(super) fn is_ours(filter: &Filter, tag: u32) -> bool {
     [FIRST, PRIORITY].contains(&filter.priority) && filter.handle & 0x00ff_ffff == tag
@@ -146,7 +152,8 @@ pub(super) fn pinned_program(target: &Target<'_>, pins: &Pins) -> Option<u32> {
     on_hook(target).contains(&id).then_some(id)
 }
 
-fn tcx_program(path: &Path) -> Option<u32> {
+/// The program of a pinned tcx link.
+pub(super) fn tcx_program(path: &Path) -> Option<u32> {
     let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
     let info = link.info().ok()?;
     (info.link_type().ok()? == LinkType::Tcx).then(|| info.program_id())
@@ -177,6 +184,7 @@ pub(super) fn attach(
     program: &mut SchedClassifier,
     target: &Target<'_>,
     pins: &Pins,
+    made: &MadeQdiscs,
     way: &mut Way,
 ) -> Result<(), DataplaneError> {
     if *way != Way::Clsact {
@@ -193,7 +201,7 @@ pub(super) fn attach(
             Err(Failed::Pin(error)) => return Err(error),
         }
     }
-    attach_clsact(program, target).map_err(|error| target.failed(error))?;
+    attach_clsact(program, target, made).map_err(|error| target.failed(error))?;
     bpffs::unpin(&pins.link(&target.pin_name()))
 }
 
@@ -250,11 +258,21 @@ fn link_error(error: aya::programs::links::LinkError) -> Failed {
     })
 }
 
-fn attach_clsact(program: &mut SchedClassifier, target: &Target<'_>) -> Result<(), ProgramError> {
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    target: &Target<'_>,
+    made: &MadeQdiscs,
+) -> Result<(), ProgramError> {
     let device = target.attachment.device.as_str();
     match tc::qdisc_add_clsact(device) {
         Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => {}
-        other => other?,
+        other => {
+            other?;
+            // Not worth a failure: the qdisc would stay behind, and it is empty then.
+            if let Err(error) = made.remember(target.index) {
+                tracing::warn!("cleanup will leave the clsact qdisc of {device}: {error}");
+            }
+        }
     }
     let handle = TcHandle::from(target.handle());
     let direction = target.direction();

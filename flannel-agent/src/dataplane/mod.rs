@@ -2,11 +2,14 @@
 //! top of that the whole dataplane of a node, kept equal to what is wanted.
 
 mod alive;
+mod anchors;
 mod bpf;
 mod bpffs;
 pub(crate) mod captured;
 mod carry;
+mod clsact;
 mod definition;
+mod encap;
 mod error;
 pub(crate) mod events;
 mod hooks;
@@ -33,6 +36,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 
 pub(crate) use bpf::Bpf;
+pub(crate) use clsact::MadeQdiscs;
 pub(crate) use definition::ReplacedMap;
 pub use error::DataplaneError;
 pub use hooks::AttachMode;
@@ -41,12 +45,13 @@ pub(crate) use maps::Sources;
 pub(crate) use preview::Preview;
 pub use reconcile::{ReconcileError, Report};
 pub(crate) use rehearsal::{About, Outcome, Rehearsal};
+pub(crate) use requirements::OLDEST_KERNEL;
 pub use snat::{SnatTable, Swept, clock};
 pub use wire::Wire;
 
 use crate::actual::{Actual, PeerMaps};
 use crate::desired::{Desired, Node, Routes};
-use crate::net::{Direction, Link, Netlink};
+use crate::net::{Direction, Filter, Link, NetError, Netlink};
 use crate::node_sysctls::NodeSysctls;
 
 /// What a dataplane is made from; the rest is [`Desired`].
@@ -95,9 +100,10 @@ impl Dataplane {
     /// run inside a tokio runtime, in the node's network namespace.
     ///
     /// # Errors
-    /// A missing capability, no bpffs, an object that cannot be read.
+    /// A missing capability, a kernel that is too old, no bpffs, an object that cannot be read.
     pub fn open(options: &Options) -> Result<Self, DataplaneError> {
         requirements::check_capabilities()?;
+        requirements::check_kernel()?;
         Self::of(Bpf::open(options)?, options)
     }
 
@@ -125,6 +131,12 @@ impl Dataplane {
         self.bpf.attaches_filters()
     }
 
+    /// This network's part of the sysctls that the node's agents share.
+    #[must_use]
+    pub fn sysctls(&self) -> &NodeSysctls {
+        &self.shared
+    }
+
     /// What the kernel holds, compared with what `desired` is about.
     ///
     /// # Errors
@@ -143,6 +155,19 @@ pub(crate) fn is_looked_after(bpffs: &Path, network: &str) -> bool {
 /// Whether anything of a network is pinned.
 pub(crate) fn has_pins(bpffs: &Path, network: &str) -> bool {
     bpffs::Pins::of(bpffs, network).root().exists()
+}
+
+/// Whether another network has a program at an anchor. `tags`: see [`crate::desired::Node::tag`].
+///
+/// # Errors
+/// If the kernel does not list filters.
+pub(crate) async fn is_shared(
+    net: &Netlink,
+    anchor: &Link,
+    (bpffs, network): (&Path, &str),
+    tags: &[u32],
+) -> Result<bool, NetError> {
+    anchors::is_shared(net, anchor, &bpffs::Pins::of(bpffs, network), tags).await
 }
 
 /// Removes all pins of a network: its programs run nowhere any more, its maps are gone.
@@ -185,6 +210,22 @@ pub(crate) async fn remove_filters(
         }
     }
     Ok(())
+}
+
+/// Whether the filters of a device are this network's, whose tags are given: all of them, of any kind.
+pub(crate) async fn are_all_ours(
+    net: &Netlink,
+    device: &Link,
+    tags: &[u32],
+) -> Result<bool, NetError> {
+    for direction in [Direction::Ingress, Direction::Egress] {
+        let filters = net.filters_of_any_kind(device.index, direction).await?;
+        let ours = |filter: &Filter| tags.iter().any(|tag| hooks::is_ours(filter, *tag));
+        if !filters.iter().all(ours) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// CPUs that can run at once; one, if the kernel does not say.

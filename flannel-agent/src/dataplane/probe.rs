@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use aya::programs::{Program as Loaded, SchedClassifier, TcAttachType};
+use aya::programs::{Program as Loaded, ProgramError, SchedClassifier, TcAttachType};
 use aya::{EbpfError, EbpfLoader};
 use flannel_common::event::TELLER;
 use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
@@ -20,12 +20,23 @@ pub(crate) fn capabilities() -> Result<(), DataplaneError> {
     requirements::check_capabilities()
 }
 
-/// Has the verifier look at every program of an object (`None`: the built-in one), with maps of their own. Returns how many.
+/// What came of loading every program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tried {
+    /// How many the verifier takes.
+    pub(crate) taken: usize,
+    /// Why it does not take those for XDP, which the agent leaves out then.
+    pub(crate) no_xdp: Option<String>,
+}
+
+/// Has the kernel make room in a packet, and the verifier look at every program of an object (`None`: the built-in one), with
+/// maps of their own.
 ///
 /// # Errors
-/// An object that cannot be read, what the kernel lacks, or the verifier's words.
-pub(crate) fn programs(object: Option<&Path>) -> Result<usize, DataplaneError> {
+/// An object that cannot be read, what the kernel lacks that the agent cannot do without, or the verifier's words.
+pub(crate) fn programs(object: Option<&Path>) -> Result<Tried, DataplaneError> {
     let object = Object::read_bytes(object)?;
+    requirements::check_kernel()?;
     let mut ebpf = EbpfLoader::new()
         .btf(None)
         .map_max_entries(FLOWS, FEW)
@@ -36,19 +47,35 @@ pub(crate) fn programs(object: Option<&Path>) -> Result<usize, DataplaneError> {
             EbpfError::ParseError(error) => DataplaneError::Object(error.to_string()),
             error => DataplaneError::Maps(Box::new(error)),
         })?;
-    let mut count = 0;
+    let mut tried = Tried {
+        taken: 0,
+        no_xdp: None,
+    };
     for (name, program) in ebpf.programs_mut() {
         let known = Program::ALL.iter().find(|program| program.name() == name);
         let name = known.map_or(TELLER, |program| program.name());
-        let loaded = match program {
-            Loaded::SchedClassifier(program) => program.load(),
-            Loaded::Xdp(program) => program.load(),
+        match program {
+            Loaded::SchedClassifier(program) => program
+                .load()
+                .map_err(|error| requirements::explain(name, error))?,
+            Loaded::Xdp(program) => {
+                if let Err(error) = program.load() {
+                    tried.no_xdp = Some(without_xdp(name, error));
+                    continue;
+                }
+            }
             _ => continue,
-        };
-        loaded.map_err(|error| requirements::explain(name, error))?;
-        count += 1;
+        }
+        tried.taken += 1;
     }
-    Ok(count)
+    Ok(tried)
+}
+
+fn without_xdp(name: &'static str, error: ProgramError) -> String {
+    match requirements::lacking_for_xdp() {
+        missing if missing.is_empty() => requirements::explain(name, error).to_string(),
+        missing => format!("the kernel lacks {}", missing.join(", ")),
+    }
 }
 
 /// Whether programs can be attached by tcx links (kernel 6.6): asks for those on the loopback device.
@@ -62,10 +89,11 @@ mod tests {
 
     #[test]
     fn every_program_of_the_object_is_tried() {
-        assert_eq!(
-            programs(None).unwrap(),
-            Program::ALL.len() + 1,
-            "and the listener's"
-        );
+        let all = Tried {
+            // And the listener's.
+            taken: Program::ALL.len() + 1,
+            no_xdp: None,
+        };
+        assert_eq!(programs(None).unwrap(), all);
     }
 }

@@ -267,7 +267,8 @@ const fn is_inbound(program: Program) -> bool {
         | Program::OverlaySnatRx
         | Program::SnatOddRx
         | Program::DirectRx
-        | Program::OutsideRx => true,
+        | Program::OutsideRx
+        | Program::AnchorRx => true,
         Program::OverlayTx
         | Program::PodRx
         | Program::UplinkTx

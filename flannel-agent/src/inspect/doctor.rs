@@ -10,7 +10,9 @@ mod node;
 mod offloads;
 mod paths;
 mod reverse_path;
+mod snat_ports;
 mod tunnel;
+mod ways;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -18,11 +18,13 @@ mod link;
 mod lookup;
 mod monitor;
 mod namespace;
+mod neighbour;
 pub mod nftables;
 mod qdisc;
 mod route;
 pub(crate) mod sockopt;
 pub mod sysctl;
+mod way;
 pub mod xtables_lock;
 
 pub use address::Address;
@@ -35,12 +37,14 @@ pub use lookup::NextHop;
 pub use monitor::{Changes, Monitor};
 pub use namespace::namespace;
 pub use route::{PROTOCOL, Path, Route};
+pub use way::{Branch, RouteTo, Sender, Towards};
 
 /// A connection to the kernel's routing tables. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
     routes: std::sync::Arc<batch::Routes>,
+    dumps: std::sync::Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Netlink {
@@ -54,6 +58,16 @@ impl Netlink {
             rtnetlink::new_connection_with_strict_check().map_err(NetError::Open)?;
         tokio::spawn(connection);
         let routes = batch::Routes::open().map_err(NetError::Open)?.into();
-        Ok(Self { handle, routes })
+        Ok(Self {
+            handle,
+            routes,
+            dumps: std::sync::Arc::default(),
+        })
+    }
+
+    /// Waits until no other dump is under way, and keeps others waiting until it is dropped: to a socket that has one running
+    /// the kernel answers `EBUSY` (`__netlink_dump_start`). A request is sent when it is executed, so take the turn before.
+    async fn turn_to_dump(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.dumps.lock().await
     }
 }

@@ -17,7 +17,8 @@ use super::error::{NetError, outcome};
 /// `RTPROT_*` of every route we make: our mark. Unassigned in iproute2's `rt_protos`.
 pub const PROTOCOL: u8 = 0x66;
 
-const UNUSABLE: RouteNextHopFlags = RouteNextHopFlags::Dead.union(RouteNextHopFlags::Linkdown);
+pub(super) const UNUSABLE: RouteNextHopFlags =
+    RouteNextHopFlags::Dead.union(RouteNextHopFlags::Linkdown);
 
 /// One way out of a route; several for ECMP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +82,7 @@ impl Netlink {
         message.header.address_family = AddressFamily::Inet;
         message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.protocol = protocol;
+        let _turn = self.turn_to_dump().await;
         let mut messages: Vec<RouteMessage> = self
             .handle
             .route()

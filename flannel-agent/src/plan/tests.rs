@@ -1,5 +1,6 @@
 //! Plans run against a model of the kernel: they lead to the wanted state, and then there is nothing to do.
 
+mod anchor;
 mod model;
 mod properties;
 mod repairs;
@@ -181,6 +182,13 @@ fn drift_is_repaired_and_no_more() {
         }),
         ["remove 10.244.7.0/32 from flannel.1"],
         "addresses outside the network are not ours to judge"
+    );
+    assert_eq!(
+        drifted(|a| {
+            model::pair(a).addresses.insert(net("10.9.1.0/32"));
+        }),
+        ["remove 10.9.1.0/32 from flannel.1"],
+        "but for those of a subnet of another network"
     );
     assert_eq!(
         drifted(|a| {

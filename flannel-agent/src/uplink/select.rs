@@ -2,13 +2,15 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Uplink, UplinkError};
+use super::{Memory, Uplink, UplinkError};
 use crate::cli::config::UplinkChoice;
 use crate::mark;
-use crate::net::{Address, Link, NetError, NextHop, Route};
+use crate::net::{Address, Kind, Link, NetError, NextHop, Path, Route};
 
 /// RFC 791: every link carries 68 bytes. The inner packet needs them behind 50 bytes of tunnel.
 const MINIMUM_MTU: u32 = 68 + 50;
+/// Where the devices that carry packets are not known yet.
+const ETHERNET_MTU: u32 = 1500;
 
 /// What the choice is made from.
 #[derive(Debug)]
@@ -29,12 +31,16 @@ struct Found<'a> {
 }
 
 impl Snapshot {
-    pub(super) fn select(&self, choice: &UplinkChoice) -> Result<Uplink, UplinkError> {
+    pub(super) fn select(
+        &self,
+        choice: &UplinkChoice,
+        memory: &Memory,
+    ) -> Result<Uplink, UplinkError> {
         let asked = !choice.interfaces.is_empty()
             || !choice.regexes.is_empty()
             || choice.can_reach.is_some();
         let found = match (asked, choice.public_ip) {
-            (true, _) => self.as_asked(choice)?,
+            (true, _) => self.as_asked(choice, memory)?,
             (false, Some(address)) => self
                 .by_address(address)
                 .map(|link| Found {
@@ -46,13 +52,13 @@ impl Snapshot {
                     address,
                     candidates: self.candidates(),
                 })?,
-            (false, None) => self.by_default_route()?,
+            (false, None) => self.by_default_route(memory)?,
         };
-        self.check(found, choice.public_ip)
+        self.check(found, choice.public_ip, memory)
     }
 
     /// `--iface` values in order, then `--iface-regex`, then `--iface-can-reach`.
-    fn as_asked(&self, choice: &UplinkChoice) -> Result<Found<'_>, UplinkError> {
+    fn as_asked(&self, choice: &UplinkChoice, memory: &Memory) -> Result<Found<'_>, UplinkError> {
         let mut tried = Vec::new();
         for value in &choice.interfaces {
             let address = value.parse().ok();
@@ -81,6 +87,10 @@ impl Snapshot {
                 links.next().map(|link| (link, None))
             };
             if let Some((link, address)) = by_address.or_else(by_name) {
+                // Several of its addresses may match.
+                let matching = |a: &&Address| regex.is_match(&a.ip().to_string());
+                let held: Vec<_> = self.held(link).filter(matching).collect();
+                let address = address.map(|first| memory.kept(&held).unwrap_or(first));
                 return Ok(Found { link, address, why });
             }
             tried.push(format!("{why}: matches no address and no name"));
@@ -90,7 +100,8 @@ impl Snapshot {
             match reach {
                 Ok(hop) => match self.by_index(hop.index) {
                     Some(link) => {
-                        let address = hop.source;
+                        let held: Vec<_> = self.held(link).collect();
+                        let address = memory.in_use(&held).or(hop.source);
                         return Ok(Found { link, address, why });
                     }
                     None => tried.push(format!("{why}: interface #{} is gone", hop.index)),
@@ -105,7 +116,7 @@ impl Snapshot {
     }
 
     /// The default route of lowest metric; of several next hops the first whose link is up.
-    fn by_default_route(&self) -> Result<Found<'_>, UplinkError> {
+    fn by_default_route(&self, memory: &Memory) -> Result<Found<'_>, UplinkError> {
         let none = || UplinkError::NoDefaultRoute {
             candidates: self.candidates(),
         };
@@ -133,57 +144,107 @@ impl Snapshot {
         if !up {
             why = format!("{why}, although its link is down");
         }
-        Ok(Found {
-            link,
-            address: None,
-            why,
-        })
+        // Unnumbered: such a device sends under an address of the loopback device (`inet_select_addr`).
+        let address = match self.held(link).any(|address| !address.deprecated) {
+            true => None,
+            false => self.address_of_loopback(memory),
+        };
+        if address.is_some() {
+            why = format!(
+                "{why}; the address is the loopback device's, since {} has none",
+                link.name
+            );
+        }
+        Ok(Found { link, address, why })
     }
 
-    fn check(&self, found: Found<'_>, public_ip: Option<Ipv4Addr>) -> Result<Uplink, UplinkError> {
+    fn address_of_loopback(&self, memory: &Memory) -> Option<Ipv4Addr> {
+        let loopback = self.links().find(|link| link.loopback)?;
+        let held: Vec<_> = self.held(loopback).filter(|a| a.global).collect();
+        memory.choose(&held, None)
+    }
+
+    fn check(
+        &self,
+        found: Found<'_>,
+        public_ip: Option<Ipv4Addr>,
+        memory: &Memory,
+    ) -> Result<Uplink, UplinkError> {
         let Found { link, address, why } = found;
         let name = || link.name.clone();
-        if link.loopback {
-            return Err(UplinkError::Loopback { name: name() });
-        }
-        let Some(mac) = link.mac.filter(|_| link.ethernet) else {
+        let is_carrier = !link.loopback && link.kind != Kind::Other("dummy".to_owned());
+        if is_carrier && !link.ethernet {
             return Err(UplinkError::NotEthernet { name: name() });
+        }
+        let mtu = match is_carrier {
+            true => link.mtu.min(self.mtu_beside(link)),
+            false => self.mtu_out().unwrap_or(link.mtu.min(ETHERNET_MTU)),
         };
-        if link.mtu < MINIMUM_MTU {
+        if mtu < MINIMUM_MTU {
             return Err(UplinkError::Mtu {
                 name: name(),
-                mtu: link.mtu,
+                mtu,
                 minimum: MINIMUM_MTU,
             });
         }
         let address = address
-            .or_else(|| self.address_of(link, public_ip))
+            .or_else(|| self.address_of(link, public_ip, memory))
             .ok_or_else(|| UplinkError::NoAddress { name: name() })?;
+        if address.is_loopback() {
+            return Err(UplinkError::Loopback { name: name() });
+        }
         Ok(Uplink {
             name: name(),
             index: link.index,
-            mtu: link.mtu,
-            mac,
+            mtu,
+            mac: link.mac.filter(|_| link.ethernet).unwrap_or_default(),
             address,
             public_ip: public_ip.unwrap_or(address),
+            is_carrier,
             why,
         })
     }
 
-    /// The public address if the interface holds it; else global before link-local, permanent before
-    /// dynamic, the kernel's order within. Deprecated addresses are for old connections only.
-    fn address_of(&self, link: &Link, public_ip: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
-        self.addresses
-            .iter()
-            .filter(|address| address.index == link.index && !address.deprecated)
-            .min_by_key(|address| {
-                (
-                    Some(address.ip()) != public_ip,
-                    !address.global,
-                    !address.permanent,
-                )
-            })
-            .map(Address::ip)
+    /// The smallest MTU of the devices by which the best default route leads, else of those by which any gateway is reached.
+    fn mtu_out(&self) -> Option<u32> {
+        let default = self.routes.iter().find(|r| r.destination.prefix_len() == 0);
+        let gateways = self.routes.iter().flat_map(|route| &route.paths);
+        let gateways = gateways.filter(|path| path.gateway.is_some());
+        match default {
+            Some(route) => self.mtu_of(route.paths.iter()),
+            None => self.mtu_of(gateways),
+        }
+    }
+
+    /// The same of the devices that share a default route with this one.
+    fn mtu_beside(&self, link: &Link) -> u32 {
+        let shared = self.routes.iter().find(|route| {
+            route.destination.prefix_len() == 0 && route.paths.iter().any(|p| p.index == link.index)
+        });
+        shared
+            .and_then(|route| self.mtu_of(route.paths.iter()))
+            .unwrap_or(link.mtu)
+    }
+
+    fn mtu_of<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Option<u32> {
+        paths
+            .filter_map(|path| Some(self.by_index(path.index)?.mtu))
+            .min()
+    }
+
+    fn address_of(
+        &self,
+        link: &Link,
+        public_ip: Option<Ipv4Addr>,
+        memory: &Memory,
+    ) -> Option<Ipv4Addr> {
+        let held: Vec<_> = self.held(link).collect();
+        memory.choose(&held, public_ip)
+    }
+
+    fn held(&self, link: &Link) -> impl Iterator<Item = &Address> {
+        let index = link.index;
+        self.addresses.iter().filter(move |a| a.index == index)
     }
 
     /// Our own devices hold addresses of the overlay; they are never the way to it.
@@ -213,10 +274,12 @@ impl Snapshot {
         let mut names: Vec<_> = self
             .links()
             .filter(|link| !link.loopback && link.ethernet)
-            .map(|link| match self.address_of(link, None) {
-                Some(address) => format!("{} ({address})", link.name),
-                None => format!("{} (no IPv4 address)", link.name),
-            })
+            .map(
+                |link| match self.address_of(link, None, &Memory::default()) {
+                    Some(address) => format!("{} ({address})", link.name),
+                    None => format!("{} (no IPv4 address)", link.name),
+                },
+            )
             .collect();
         if names.is_empty() {
             names.push("none but the loopback".to_owned());

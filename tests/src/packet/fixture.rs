@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, PerCpuArray};
+use aya::maps::{HashMap, Map, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Zeroable as _;
 use flannel_agent::dataplane::Wire;
+use flannel_agent::desired::Gro;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::globals;
 use flannel_common::maps::{self, PEER_DIRECT, PEER_VXLAN, Peer, Vtep};
@@ -19,6 +20,8 @@ use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr};
 
 use super::cpu;
+use super::world::{BRIDGE, UPLINK};
+use crate::netns::Netns;
 
 /// The node whose programs are tested; tests change a field and load.
 #[derive(Debug, Clone)]
@@ -38,6 +41,9 @@ pub struct Node {
     /// Where peers send to.
     pub public_ip: Ipv4,
     pub overlay_mtu: u32,
+    pub gro: Gro,
+    /// A value of [`globals::ANCHOR`].
+    pub anchor: u8,
     pub fast_path: u8,
     pub pod_hook: u8,
     pub snat_ports: (u16, u16),
@@ -58,6 +64,8 @@ impl Default for Node {
             source_check: CHECK_LEASE,
             public_ip: [192, 168, 0, 1],
             overlay_mtu: 1450,
+            gro: Gro::Pair,
+            anchor: globals::ANCHOR_NONE,
             fast_path: globals::FAST_PATH_VERIFIED,
             pod_hook: globals::POD_HOOK_PORT,
             snat_ports: (49152, 65535),
@@ -84,6 +92,7 @@ impl Node {
             names: Vec::new(),
             steps: None,
             teller: None,
+            among_peers: None,
         };
         fixture.peer(Self::PEER_SUBNET, 24, Self::PEER_IP, Self::PEER_MAC);
         fixture
@@ -105,6 +114,10 @@ impl Node {
             vni: self.vni,
             vtep_mac: self.vtep_mac,
         });
+        let (pair_mtu, bulk_len) = (
+            self.gro.pair_mtu(self.overlay_mtu),
+            self.gro.bulk_len(self.overlay_mtu),
+        );
         // The loopback device stands for all: that is where a test run has its packets.
         EbpfLoader::new()
             .btf(None)
@@ -128,6 +141,9 @@ impl Node {
             .override_global(globals::PORT_MAX, &self.ports.1, true)
             .override_global(globals::SOURCE_CHECK, &self.source_check, true)
             .override_global(globals::OVERLAY_MTU, &self.overlay_mtu, true)
+            .override_global(globals::PAIR_MTU, &pair_mtu, true)
+            .override_global(globals::BULK_LEN, &bulk_len, true)
+            .override_global(globals::ANCHOR, &self.anchor, true)
             .override_global(globals::SNAT_PORT_MIN, &self.snat_ports.0, true)
             .override_global(globals::SNAT_PORT_MAX, &self.snat_ports.1, true)
             .map_max_entries(maps::SNAT, self.snat_entries)
@@ -148,6 +164,8 @@ pub struct Fixture {
     pub(super) steps: Option<Map>,
     /// Holds the listener's program.
     pub(super) teller: Option<Map>,
+    /// See [`Node::load_among_peers`].
+    pub(super) among_peers: Option<Netns>,
 }
 
 /// One packet through one program.
@@ -195,6 +213,18 @@ impl Fixture {
             .unwrap();
     }
 
+    /// A peer to which the routing table has the way.
+    pub fn routed_peer(&mut self, subnet: Ipv4, len: u32, public_ip: Ipv4) {
+        let peer = Peer {
+            public_ip,
+            next_hop: maps::ROUTED,
+            vtep_mac: [2, 0, 0, 0, 0, 9],
+            kind: PEER_VXLAN,
+            pad: 0,
+        };
+        self.insert_peer(subnet, len, peer);
+    }
+
     /// A peer that is reached without a tunnel.
     pub fn direct_peer(&mut self, subnet: Ipv4, len: u32, public_ip: Ipv4) {
         let peer = Peer {
@@ -220,11 +250,14 @@ impl Fixture {
         let mut peers = LpmTrie::<_, Ipv4, Wire<Peer>>::try_from(map).unwrap();
         let Wire(peer) = peers.get(&Key::new(len, subnet), 0).unwrap();
         peers.remove(&Key::new(len, subnet)).unwrap();
-        let map = self.ebpf.map_mut(maps::MACS).unwrap();
-        HashMap::<_, Mac, Wire<Vtep>>::try_from(map)
-            .unwrap()
-            .remove(&peer.vtep_mac)
-            .unwrap();
+        // What needs no tunnel has none.
+        if peer.vtep_mac != [0; 6] {
+            let map = self.ebpf.map_mut(maps::MACS).unwrap();
+            HashMap::<_, Mac, Wire<Vtep>>::try_from(map)
+                .unwrap()
+                .remove(&peer.vtep_mac)
+                .unwrap();
+        }
         let map = self.ebpf.map_mut(maps::VTEPS).unwrap();
         HashMap::<_, Ipv4, Wire<Vtep>>::try_from(map)
             .unwrap()
@@ -276,15 +309,17 @@ impl Fixture {
 
     /// A packet at the hook of `program`. At a pod's port it is one that came by the tunnel.
     pub fn run(&mut self, program: Program, packet: &[u8]) -> Outcome {
-        let came_by = match program {
-            Program::PodRx => Node::FLANNEL,
-            _ => 0,
+        let (came_by, device) = match program {
+            Program::PodRx => (Node::FLANNEL, 0),
+            Program::DirectTx if self.among_peers.is_some() => (BRIDGE, UPLINK),
+            _ => (0, 0),
         };
         self.run_with(
             program,
             &Run {
                 packet,
                 came_by,
+                device,
                 ..Run::default()
             },
         )
@@ -366,25 +401,6 @@ impl Fixture {
         let map = self.ebpf.map_mut(maps::FLOWS).unwrap();
         let mut map = HashMap::<_, Wire<FlowKey>, Wire<Flow>>::try_from(map).unwrap();
         map.insert(Wire(*key), Wire(*flow), 0).unwrap();
-    }
-
-    /// The agent has something against a device.
-    pub fn unfit(&mut self, ifindex: u32) {
-        let map = self.ebpf.map_mut(maps::UNFIT).unwrap();
-        let mut map = HashMap::<_, u32, u32>::try_from(map).unwrap();
-        map.insert(ifindex, 1, 0).unwrap();
-    }
-
-    pub fn fit(&mut self, ifindex: u32) {
-        let map = self.ebpf.map_mut(maps::UNFIT).unwrap();
-        let mut map = HashMap::<_, u32, u32>::try_from(map).unwrap();
-        map.remove(&ifindex).unwrap();
-    }
-
-    pub fn bump_epoch(&mut self) {
-        let mut map = Array::<_, u32>::try_from(self.ebpf.map_mut(maps::EPOCH).unwrap()).unwrap();
-        let epoch = map.get(&0, 0).unwrap();
-        map.set(0, epoch + 1, 0).unwrap();
     }
 
     /// The reasons that were counted, with their packets.

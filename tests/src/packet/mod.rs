@@ -5,6 +5,7 @@ pub mod cpu;
 mod events;
 mod fixture;
 pub mod flows;
+mod orders;
 pub mod outside;
 mod snat;
 pub mod way;

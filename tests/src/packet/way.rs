@@ -5,6 +5,7 @@ use flannel_common::program::Program::{
 };
 use flannel_common::reason::Reason;
 
+use super::world::{BRIDGE, UPLINK};
 use super::{Fixture, Inner, Node, Run, UNSPEC, vxlan};
 
 /// A packet that went past the stack.
@@ -18,9 +19,7 @@ pub struct Fast {
 
 /// A node with a peer behind the tunnel, and one that is reached without.
 pub fn node_with_both() -> Fixture {
-    let mut node = Node::default().load();
-    node.direct_peer([10, 244, 3, 0], 24, [192, 168, 0, 3]);
-    node
+    Node::default().load_among_peers()
 }
 
 /// What a packet passes before the stack and behind it.
@@ -58,7 +57,10 @@ impl Way {
         Inner {
             ttl: before.ttl - 1,
             ..match self {
-                Self::Out | Self::OutDirectly => before,
+                Self::Out | Self::OutDirectly => Inner {
+                    dst: before.dst,
+                    ..Inner::outbound()
+                },
                 Self::In | Self::InDirectly => Inner {
                     src: before.src,
                     ..Inner::to_pod()
@@ -86,7 +88,6 @@ impl Way {
     pub fn comes_out(self, node: &mut Fixture, packet: &[u8]) {
         let run = Run {
             packet,
-            came_by: Node::FLANNEL,
             ..Run::default()
         };
         self.comes_out_as(node, &run);
@@ -94,12 +95,17 @@ impl Way {
 
     /// The same with another mark, say.
     pub fn comes_out_as(self, node: &mut Fixture, run: &Run<'_>) {
-        let program = match self {
-            Self::Out => OverlayTx,
-            Self::OutDirectly => DirectTx,
-            Self::In | Self::InDirectly => PodRx,
+        let (program, came_by, device) = match self {
+            Self::Out => (OverlayTx, 0, 0),
+            Self::OutDirectly => (DirectTx, BRIDGE, UPLINK),
+            Self::In | Self::InDirectly => (PodRx, Node::FLANNEL, 0),
         };
-        node.run_with(program, run);
+        let run = Run {
+            came_by,
+            device,
+            ..run.clone()
+        };
+        node.run_with(program, &run);
     }
 
     /// Sends one more. `None`: it takes the stack.

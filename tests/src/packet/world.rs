@@ -47,6 +47,30 @@ fn namespace() -> Netns {
     netns
 }
 
+impl Node {
+    /// [`Self::load`], in a namespace in which the calling thread stays: whose packets are routed to peers on the link of the
+    /// uplink, 192.168.0.2 with the pods 10.244.2.0/24 and 192.168.0.3 with 10.244.3.0/24.
+    pub fn load_among_peers(&self) -> Fixture {
+        let netns = namespace();
+        for n in [2, 3] {
+            let peer = format!("192.168.0.{n}");
+            netns.run(&format!("ip route add 10.244.{n}.0/24 via {peer}"));
+            netns.run(&format!(
+                "ip neigh add {peer} lladdr 02:00:00:00:00:01 dev eth0 nud permanent"
+            ));
+        }
+        netns.settle();
+        let mut node = Self {
+            uplink_index: UPLINK,
+            ..self.clone()
+        }
+        .load();
+        node.direct_peer([10, 244, 3, 0], 24, [192, 168, 0, 3]);
+        node.among_peers = Some(netns);
+        node
+    }
+}
+
 /// Runs a test inside a namespace: a test run asks the routing table of the thread's.
 pub fn world(node: &Node, test: impl FnOnce(&Netns, &mut World) + Send) {
     let netns = namespace();

@@ -9,6 +9,7 @@ use crate::desired::{self, Desired, Facts, Inputs, Sought};
 use crate::direct::Direct;
 use crate::mac::MacAddr;
 use crate::net::Netlink;
+use crate::node_sysctls::NodeSysctls;
 use crate::plan::Action;
 use crate::subnet_env::{self, SubnetEnv};
 use crate::uplink::Uplink;
@@ -36,6 +37,7 @@ impl Preview {
             uplink,
             leases: &lease.others,
             fast_path: &config.fast_path,
+            sysctls: &NodeSysctls::new(&config.state_dir, &self.network),
         };
         let facts = Facts::gather(net, sought).await?;
         let direct = Direct::new(network, lease.subnet, &lease.others, uplink, &facts.on_link);
@@ -62,7 +64,7 @@ impl Preview {
                 Step::new("kernel", "remove_flanneld_masquerade", what)
             }));
         }
-        self.add_files(config, uplink, leased)
+        self.add_files(config, facts.underlay.mtu(uplink), leased)
     }
 
     async fn add_dataplane(
@@ -135,13 +137,13 @@ impl Preview {
     fn add_files(
         &mut self,
         config: &Config,
-        uplink: &Uplink,
+        underlay_mtu: u32,
         leased: &Leased,
     ) -> anyhow::Result<()> {
         let env = SubnetEnv {
             network: leased.network.network,
             subnet: leased.lease.subnet,
-            mtu: desired::overlay_mtu(&leased.network, uplink),
+            mtu: desired::overlay_mtu(&leased.network, underlay_mtu),
             ip_masq: config.snat.is_some(),
         };
         let file = &config.subnet_file;

@@ -106,6 +106,8 @@ pub struct Facts {
     pub ways_out: u32,
     /// Where packets of pods are met now.
     pub pod_ports: Ports,
+    /// Ports of pods that are none for the fast path, because what they send is shaped.
+    pub shaped: Ports,
     /// By which devices the tunnel's packets come and go, besides the uplink.
     pub underlay: Underlay,
     /// By which devices besides the uplink packets leave the node.

@@ -33,6 +33,7 @@ pub mod metrics;
 pub mod net;
 pub mod node_sysctls;
 pub mod observe;
+pub mod path_mtu;
 pub mod plan;
 pub mod redact;
 pub mod rescue;

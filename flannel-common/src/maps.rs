@@ -62,6 +62,13 @@ pub const EVENTS: &str = "fl_events";
 /// Array of one [`crate::event::Listen`].
 pub const LISTEN: &str = "fl_listen";
 
+/// Array of one [`crate::event::Filter`].
+pub const FILTER: &str = "fl_filter";
+/// Program array of one, [`crate::event::TELLER`], for as long as somebody listens.
+pub const TELLER: &str = "fl_teller";
+/// Perf event array: a buffer per CPU, for `flannel-agent capture`.
+pub const CAPTURE: &str = "fl_capture";
+
 /// Per-CPU array of one `u64`: events that found no room.
 pub const LOST: &str = "fl_lost";
 

@@ -92,6 +92,8 @@ mod snat_tx;
 #[cfg(target_arch = "bpf")]
 mod snat_work;
 #[cfg(target_arch = "bpf")]
+mod teller;
+#[cfg(target_arch = "bpf")]
 mod uplink_rx;
 #[cfg(target_arch = "bpf")]
 mod uplink_xdp;

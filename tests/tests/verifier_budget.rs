@@ -61,3 +61,13 @@ fn every_program_has_a_ceiling() {
         "add the new program to the list above"
     );
 }
+
+/// It is loaded only while somebody listens.
+#[test]
+fn the_listener_s_program_stays_below_its_ceiling() {
+    let mut node = Node::default().load();
+    let info = node.teller().info().unwrap();
+    let verified = info.verified_instruction_count().unwrap();
+    println!("tell: {verified} verified instructions");
+    assert!(verified <= 3_000, "{verified}");
+}

@@ -34,6 +34,7 @@ pub mod net;
 pub mod node_sysctls;
 pub mod observe;
 pub mod plan;
+mod ports;
 pub mod redact;
 pub mod rescue;
 pub mod senders;

@@ -39,6 +39,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
 
     // Only the stack knows the way out of the cluster.
     if flows::always() && !outside {
+        // Nobody proves there that all that happens to a packet is what the stack does.
+        if !crossing::is_fit(skb.ifindex()) {
+            return Err(Reason::Unverified);
+        }
         ours::check(skb)?;
         let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
         // Nobody has shown what the stack would do to it.

@@ -35,6 +35,7 @@
 
 pub mod agent;
 pub mod bpftool;
+pub mod bridge_port;
 mod bytes;
 pub mod cable;
 pub mod capture;

@@ -27,7 +27,7 @@ use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::rescue::{self, Rescue};
 use crate::uplink::{self, Uplink};
-use crate::{blackhole, mac, metrics, observe, senders};
+use crate::{blackhole, mac, metrics, observe, ports, senders};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -57,6 +57,7 @@ pub(super) struct Kernel {
     resync: Option<Duration>,
     forward_rules: Option<forward_rules::Keeper>,
     flanneld_masq: FlanneldMasq,
+    ports: Option<ports::Keeper>,
 }
 
 impl Kernel {
@@ -91,6 +92,7 @@ impl Kernel {
             resync: config.forward_rules.then_some(config.iptables_resync),
             forward_rules: None,
             flanneld_masq: FlanneldMasq::default(),
+            ports: None,
         })
     }
 
@@ -317,6 +319,11 @@ impl Node for Kernel {
             self.rescue = None;
         }
         done.extend(words(&reconciled?));
+        if self.ports.is_none() {
+            let options = ports::Options::new(&self.fast_path, &self.bpffs, &self.network);
+            let netlink = self.dataplane.netlink();
+            self.ports = ports::Keeper::start(netlink, options).await?;
+        }
         self.hold_port(&wanted.network).await?;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;

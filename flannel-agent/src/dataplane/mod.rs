@@ -21,6 +21,7 @@ mod shadow;
 mod snat;
 mod snat_maps;
 mod strays;
+pub(crate) mod unfit;
 pub mod view;
 mod wire;
 mod xdp;

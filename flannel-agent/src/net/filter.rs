@@ -31,6 +31,28 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses the dump.
     pub async fn filters(&self, index: u32, direction: Direction) -> Result<Vec<Filter>, NetError> {
+        let messages = self.filter_messages(index, direction).await?;
+        Ok(messages.iter().filter_map(parse).collect())
+    }
+
+    /// Kinds of the filters of one hook that no agent of ours put there.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn foreign_filters(
+        &self,
+        index: u32,
+        direction: Direction,
+    ) -> Result<Vec<String>, NetError> {
+        let messages = self.filter_messages(index, direction).await?;
+        Ok(messages.iter().filter_map(foreign).collect())
+    }
+
+    async fn filter_messages(
+        &self,
+        index: u32,
+        direction: Direction,
+    ) -> Result<Vec<TcMessage>, NetError> {
         let action = || format!("list the tc filters of interface #{index}");
         let index = i32::try_from(index).map_err(|_| NetError::Failed {
             action: action(),
@@ -43,12 +65,31 @@ impl Netlink {
         };
         let found: Result<Vec<TcMessage>, _> = request.execute().try_collect().await;
         match found {
-            Ok(messages) => Ok(messages.iter().filter_map(parse).collect()),
+            Ok(messages) => Ok(messages),
             // EINVAL: there is no clsact qdisc to hold filters.
             Err(e) if matches!(errno(&e), Some(Errno::ENODEV | Errno::EINVAL)) => Ok(Vec::new()),
             Err(e) => Err(NetError::netlink(action(), &e)),
         }
     }
+}
+
+/// Priorities of our filters, of whichever network.
+pub(crate) const PRIORITIES: [u16; 2] = [0x65, 0x66];
+
+fn priority(message: &TcMessage) -> Option<u16> {
+    // tcm_info: priority in the upper half, protocol in the lower.
+    u16::try_from(message.header.info >> 16).ok()
+}
+
+/// The kind, unless it is a BPF filter where ours are. A dump shows each priority once more by itself, without a handle.
+fn foreign(message: &TcMessage) -> Option<String> {
+    let kind = message.attributes.iter().find_map(|a| match a {
+        TcAttribute::Kind(kind) => Some(kind),
+        _ => None,
+    })?;
+    let ours = kind == TcFilterBpf::KIND
+        && priority(message).is_some_and(|priority| PRIORITIES.contains(&priority));
+    (!ours).then(|| kind.clone())
 }
 
 fn parse(message: &TcMessage) -> Option<Filter> {
@@ -69,8 +110,7 @@ fn parse(message: &TcMessage) -> Option<Filter> {
         return None;
     }
     Some(Filter {
-        // tcm_info: priority in the upper half, protocol in the lower.
-        priority: u16::try_from(message.header.info >> 16).ok()?,
+        priority: priority(message)?,
         handle: message.header.handle.into(),
         program: program?,
     })

@@ -2,7 +2,10 @@
 
 mod agent;
 mod kernel;
+mod look_ups;
 pub mod node;
+mod own_ports;
+mod reached;
 mod retry;
 mod signals;
 mod start;

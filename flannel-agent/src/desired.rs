@@ -10,6 +10,7 @@ mod outlets;
 mod peers;
 mod routes;
 mod snat;
+mod snat_ports;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -25,13 +26,15 @@ pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use outlets::{Outlet, Outlets};
 pub use peers::{Peer, Peers};
 pub use routes::{Routes, TUNNEL, Way};
-pub use snat::{PortRange, SourceNat};
+pub use snat::SourceNat;
+pub use snat_ports::{PortChoice, PortRange, Room, TooFew};
 
 use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::direct::Hop;
 use crate::lease::Leases;
 use crate::net::NextHop;
+use crate::node_sysctls::Reserved;
 use crate::uplink::Uplink;
 
 /// The wanted state: what is the same for all peers, and the peers.
@@ -69,6 +72,9 @@ pub struct Inputs<'a> {
 pub struct Facts {
     /// `net.ipv4.ip_local_port_range`.
     pub local_ports: (u16, u16),
+    /// For whom ports are reserved.
+    #[serde(skip)]
+    pub reserved: Reserved,
     /// CPUs that can run at once.
     pub cpus: u32,
     /// Next hops towards peers over the uplink, as the kernel found them.

@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::files;
 use crate::net::{NetError, namespace, sysctl};
 use ledger::Ledger;
-pub use ledger::Wish;
+pub use ledger::{Reserved, Wish};
 pub use ports::PortSet;
 
 /// Each network namespace has sysctls of its own, and agents in several may be given the same folder.
@@ -83,6 +83,17 @@ impl NodeSysctls {
             }
         }
         Ok(difference)
+    }
+
+    /// For whom ports are reserved on this node.
+    ///
+    /// # Errors
+    /// If the file or the sysctl is there and cannot be read.
+    pub fn reserved_ports(&self) -> Result<Reserved, NetError> {
+        let current = sysctl::read(RESERVED_PORTS)?.unwrap_or_default();
+        Ok(self
+            .read()?
+            .reserved(RESERVED_PORTS, &self.network, &current))
     }
 
     /// Sets a sysctl for this network, and remembers what it was.

@@ -262,7 +262,7 @@ fn add_address(node: &Node, wanted: &Pair, pair: &PairState, actions: &mut Vec<A
 }
 
 /// After the routes: the kernel flushes those whose source address goes. An address outside the network is ours if a route
-/// of ours used it.
+/// of ours used it, or if it is a subnet's first: nobody else gives that to a device of ours.
 fn remove_addresses(
     node: &Node,
     wanted: &Pair,
@@ -274,8 +274,14 @@ fn remove_addresses(
         let mut ours = routes.iter().filter(|r| r.protocol == PROTOCOL);
         ours.any(|r| r.source == Some(address.addr()) && r.leads_by(pair.index))
     };
+    let len = node.globals.subnet.prefix_len();
+    let begins_subnet = |address: &Ipv4Net| {
+        let subnet = Ipv4Net::new(address.addr(), len);
+        address.prefix_len() == 32 && subnet.is_ok_and(|net| net.network() == address.addr())
+    };
     for address in &pair.addresses {
-        let ours = node.overlay.contains(&address.addr()) || used(address);
+        let inside = node.overlay.contains(&address.addr());
+        let ours = inside || used(address) || begins_subnet(address);
         if *address != node.address && ours {
             actions.push(Action::RemoveAddress {
                 device: wanted.name.clone(),

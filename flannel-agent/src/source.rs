@@ -34,6 +34,12 @@ pub trait LeaseSource: Send + Sync + 'static {
         cancel: &CancellationToken,
     ) -> impl Future<Output = anyhow::Result<NetworkConfig>> + Send;
 
+    /// Everybody's leases, this node's of an earlier run included: which of its addresses is its own, they say.
+    fn leases(
+        &self,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = anyhow::Result<Leases>> + Send;
+
     /// The lease that already names `public_ip`, if any: ours of an earlier run. Its MAC is the one
     /// that peers send to, so it is asked for before a MAC is chosen.
     fn previous_lease(
@@ -63,11 +69,15 @@ pub trait LeaseSource: Send + Sync + 'static {
 
     /// Follows everybody else's leases until cancelled; survives the loss of the datastore.
     ///
+    /// `known` is what this node reaches already. Of that, what the datastore lacks counts for a while: it may have been
+    /// wiped, or restored from a backup, and live nodes take their leases again.
+    ///
     /// The first notification on `leases` is the first complete snapshot, also when it is empty.
     /// Before it the channel's value means nothing: whoever acted on it would forget every peer.
     fn follow(
         &self,
         own: watch::Receiver<OwnLease>,
+        known: Leases,
         leases: &watch::Sender<Leases>,
         cancel: &CancellationToken,
     ) -> impl Future<Output = anyhow::Result<()>> + Send;

@@ -1,5 +1,6 @@
 //! The uplink: the interface and address that carry the tunnel.
 
+mod address;
 mod error;
 mod select;
 #[cfg(test)]
@@ -10,6 +11,7 @@ use std::net::Ipv4Addr;
 
 use flannel_common::Mac;
 
+pub use address::Memory;
 pub use error::UplinkError;
 use select::Snapshot;
 
@@ -50,11 +52,15 @@ impl fmt::Display for Uplink {
     }
 }
 
-/// Finds the uplink by flanneld's rules.
+/// Finds the uplink by flanneld's rules, and its address by what is known of it.
 ///
 /// # Errors
 /// What was asked for is not there, or cannot carry the tunnel.
-pub async fn find(netlink: &Netlink, choice: &UplinkChoice) -> Result<Uplink, UplinkError> {
+pub async fn find(
+    netlink: &Netlink,
+    choice: &UplinkChoice,
+    memory: &Memory,
+) -> Result<Uplink, UplinkError> {
     let reach = match choice.can_reach {
         Some(to) => Some((to, netlink.next_hop(to, None).await)),
         None => None,
@@ -65,5 +71,5 @@ pub async fn find(netlink: &Netlink, choice: &UplinkChoice) -> Result<Uplink, Up
         routes: netlink.routes().await?,
         reach,
     }
-    .select(choice)
+    .select(choice, memory)
 }

@@ -305,6 +305,19 @@ impl Flow {
         true
     }
 
+    /// The same for one that a pod sends: while the flow is proven to be of one port, no other port's segment says anything
+    /// about it.
+    #[inline(always)]
+    pub fn control_from(&mut self, control: Control, port: u32, now: Tick, epoch: u32) -> bool {
+        if let Control::None = control {
+            return false;
+        }
+        if self.tx.port == port || !self.tx.holds(now, epoch) {
+            self.control(control, now);
+        }
+        true
+    }
+
     /// FIN or RST, in either direction.
     #[inline(always)]
     pub fn close(&mut self, now: Tick) {

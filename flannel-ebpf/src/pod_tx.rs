@@ -35,7 +35,13 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     }
     transport::check_fast(&packet.ip)?;
     let tcp = transport::tcp(&packet.ip, &packet.l4)?;
-    let len = transport::check_size(&packet.ip, tcp, skb.gso_size(), OVERLAY_MTU.load())?;
+    let len = transport::check_sent(
+        &packet.ip,
+        tcp,
+        skb.gso_size(),
+        OVERLAY_MTU.load(),
+        skb.len(),
+    )?;
 
     // Only the stack knows the way out of the cluster.
     if flows::always() && !outside {
@@ -68,7 +74,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Err(reason_of(control));
     };
     let (now, epoch) = at;
-    if flow.control(control, now) {
+    if flow.control_from(control, skb.ifindex(), now, epoch) {
         if control == Control::Answer {
             crossing::enters(skb, packet, &key, Direction::Tx, at);
         }

@@ -10,7 +10,7 @@ use crate::snat_table::{Snat, cluster};
 use crate::snat_tx::{knows_pods, leave, odd};
 use crate::snat_work::{self, Odd, Work};
 use crate::verdict::Verdict;
-use crate::{snat_fragments, snat_icmp, snat_rewrite};
+use crate::{flows, snat_fragments, snat_icmp, snat_rewrite};
 
 #[inline(always)]
 pub(crate) fn leaving(skb: &Skb) -> Result<Verdict, Reason> {
@@ -110,9 +110,13 @@ fn error_arrives(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
 /// most often right behind it, or on its way through another CPU; and a flood of followers must not keep the CPU busy.
 const PATIENCE: u32 = 8;
 
+/// How many followers a CPU sends back in a tick. Anybody can send fragments to the node's address, and each that waits is
+/// received once more, by way of a queue that loopback and veths share.
+const WAITS: u32 = 32;
+
 /// A follower whose first fragment does not come is left to the node, like any packet nobody knows.
 #[inline(always)]
-fn follower_arrives(skb: &Skb, work: &Work) -> Result<Verdict, Reason> {
+fn follower_arrives(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
     let passes = skb.passes();
     match snat_fragments::recall(work, WAY_IN) {
         Some(First::Translated(addr)) => Err(snat_rewrite::address(
@@ -122,7 +126,7 @@ fn follower_arrives(skb: &Skb, work: &Work) -> Result<Verdict, Reason> {
             addr,
             Reason::SnatReply,
         )),
-        None if passes < PATIENCE => {
+        None if passes < PATIENCE && work.waits.spend(flows::now(), WAITS) => {
             skb.set_passes(passes + 1);
             Ok(Verdict::Again(skb::redirect_ingress(skb.ifindex())))
         }

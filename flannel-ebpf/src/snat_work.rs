@@ -4,6 +4,7 @@
 //! paths behind it. Of a map's memory it knows nothing, so that paths which differ only in values are one.
 //! It is also how a packet gets from a program to the next step.
 
+use flannel_common::budget::Budget;
 use flannel_common::header::Ip;
 use flannel_common::snat::{Embedded, Endpoint, Node, Packet, Whose};
 
@@ -47,6 +48,8 @@ pub(crate) struct Work {
     pub(crate) embedded: Embedded,
     pub(crate) embedded_at: u32,
     pub(crate) head_at: u32,
+    /// Not of this packet but of all: the followers that went back to the end of the CPU's queue.
+    pub(crate) waits: Budget,
 }
 
 /// This CPU's. A program runs to its end before another of them begins on the same CPU: both run with

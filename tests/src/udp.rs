@@ -10,6 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::bytes::{assert_same, pattern};
 use crate::host::Host;
+use crate::wait;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// No datagram for so long after the last was sent: no more will come.
@@ -145,7 +146,8 @@ impl Flow {
             }
             n
         });
-        rx.set_read_timeout(Some(SILENCE)).expect("set a time-out");
+        rx.set_read_timeout(Some(SILENCE * wait::patience()))
+            .expect("set a time-out");
         setsockopt(&rx, sockopt::RcvBufForce, &ROOM).expect("make room in a UDP socket");
         let ended = Arc::new(AtomicBool::new(false));
         let over = ended.clone();
@@ -215,10 +217,20 @@ impl Delivery {
         assert!(self.sent > 0, "nothing was sent");
         assert!(
             self.lost.is_empty(),
-            "{} of {} datagrams lost, among them {:?}",
+            "{} of {} datagrams lost, among them {:?}; this machine's own backlogs have thrown away {} \
+             packets since it booted",
             self.lost.len(),
             self.sent,
-            &self.lost[..self.lost.len().min(10)]
+            &self.lost[..self.lost.len().min(10)],
+            overrun()
         );
     }
+}
+
+/// Packets that waited for a CPU behind `net.core.netdev_max_backlog` others and were dropped, on any device: the
+/// second column of `softnet_stat`. A machine that stands still for a second loses packets whoever forwards them.
+fn overrun() -> u64 {
+    let stat = std::fs::read_to_string("/proc/net/softnet_stat").unwrap_or_default();
+    let dropped = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok();
+    stat.lines().filter_map(dropped).sum()
 }

@@ -45,7 +45,7 @@ pub fn eventually_some<T>(
 
 /// Where a processor is emulated everything takes longer, and a deadline of the idle kind is none:
 /// `cargo xtask test --kernel` says by how much.
-fn patience() -> u32 {
+pub(crate) fn patience() -> u32 {
     std::env::var("FLANNEL_TEST_PATIENCE")
         .ok()
         .and_then(|factor| factor.parse().ok())

@@ -33,6 +33,23 @@ fn pair() -> VethPair<'static> {
     }
 }
 
+/// A socket answers `EBUSY` to a dump while another is under way.
+#[test]
+fn several_may_list_at_once() {
+    netns().block_on(async || {
+        let net = Netlink::open().unwrap();
+        net.create_pair(&pair()).await.unwrap();
+        let index = net.link("flannel.1").await.unwrap().unwrap().index;
+        for _ in 0..20 {
+            let (links, addresses, routes, again) =
+                tokio::join!(net.links(), net.addresses(), net.routes(), net.links(),);
+            assert_eq!(links.unwrap(), again.unwrap());
+            assert!(addresses.unwrap().iter().all(|a| a.ip().is_loopback()));
+            assert!(!routes.unwrap().iter().any(|route| route.leads_by(index)));
+        }
+    });
+}
+
 #[test]
 fn pair_is_created_complete_found_changed_and_deleted() {
     netns().block_on(async || {

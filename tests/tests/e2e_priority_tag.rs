@@ -101,6 +101,7 @@ fn a_verified_flow_skips_the_stack(#[case] net: Network) {
 fn a_pod_sees_no_tag() {
     let (pair, _link) = agents(vxlan(), &["--fast-path=always"], true);
     hooked(&pair.one);
+    hooked(&pair.two);
     let tags = Capture::inside(pair.one.node(), pair.pod1.netns(), "eth0", "vlan");
     fast_both_ways(&pair, received).close();
     assert_eq!(tags.finish().len(), 0);

@@ -21,6 +21,8 @@ use rstest::rstest;
 #[case::sctp(|p: &mut Vec<u8>| p[23] = 132, Reason::OtherProtocol)]
 #[case::icmp(|p: &mut Vec<u8>| p[23] = 1, Reason::OtherProtocol)]
 #[case::cut_off(|p: &mut Vec<u8>| p.truncate(40), Reason::Truncated)]
+#[case::longer_than_the_frame(|p: &mut Vec<u8>| p[16..18].copy_from_slice(&1400u16.to_be_bytes()), Reason::Truncated)]
+#[case::shorter_than_its_header(|p: &mut Vec<u8>| p[16..18].copy_from_slice(&19u16.to_be_bytes()), Reason::Truncated)]
 fn what_only_the_stack_can_do(#[case] change: fn(&mut Vec<u8>), #[case] reason: Reason) {
     let mut node = verified_tcp();
     let before = node.count(PodTx, reason).packets;

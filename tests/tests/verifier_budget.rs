@@ -9,7 +9,7 @@ use rstest::rstest;
 #[case(Program::OverlayTx, 2_200)]
 #[case(Program::OverlayCatch, 2_200)]
 #[case(Program::UplinkRx, 3_995)]
-#[case(Program::PodTx, 3_850)]
+#[case(Program::PodTx, 3_950)]
 #[case(Program::PodRx, 1_500)]
 #[case(Program::OverlayRx, 2_000)]
 #[case(Program::XdpRx, 2_500)]

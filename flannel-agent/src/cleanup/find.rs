@@ -5,6 +5,7 @@ use ipnet::Ipv4Net;
 use super::Step;
 use super::step::devices;
 use crate::cli::Config;
+use crate::dataplane::MadeQdiscs;
 use crate::desired::TUNNEL;
 use crate::net::{Direction, Link, Netlink};
 use crate::node_sysctls::{NodeSysctls, Wishes};
@@ -29,7 +30,8 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
     }
     // A network without a tunnel has no VNI.
     let vnis = ours.iter().copied().filter_map(mark::vni_of);
-    for vni in vnis.chain([mark::tag(&name)]) {
+    let tags: Vec<u32> = vnis.chain([mark::tag(&name)]).collect();
+    for vni in tags.iter().copied() {
         for device in &links {
             for direction in [Direction::Ingress, Direction::Egress] {
                 if dataplane::has_filters(net, device, direction, vni).await? {
@@ -40,6 +42,14 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
                     });
                 }
             }
+        }
+    }
+    let made = MadeQdiscs::new(&config.state_dir);
+    for device in &links {
+        if made.has(device.index)? && dataplane::are_all_ours(net, device, &tags).await? {
+            steps.push(Step::Qdisc {
+                device: device.clone(),
+            });
         }
     }
     if dataplane::has_pins(&config.bpffs, &name) {

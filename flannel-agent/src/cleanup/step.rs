@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use ipnet::Ipv4Net;
 
 use crate::cli::Config;
+use crate::dataplane::MadeQdiscs;
 use crate::net::{Direction, Link, Netlink, RouteChange};
 use crate::node_sysctls::NodeSysctls;
 use crate::{dataplane, forward_rules, mark};
@@ -23,6 +24,10 @@ pub enum Step {
         device: Link,
         direction: Direction,
         vni: u32,
+    },
+    /// The clsact qdisc that an agent of this node added and that holds no filter any more.
+    Qdisc {
+        device: Link,
     },
     /// Everything pinned, and with the links what is attached.
     Pins {
@@ -58,6 +63,13 @@ impl Step {
                 direction,
                 vni,
             } => dataplane::remove_filters(net, device, *direction, *vni).await?,
+            Self::Qdisc { device } => {
+                // Somebody may have come meanwhile: whoever finds the qdisc there adds none of their own.
+                if dataplane::are_all_ours(net, device, &[]).await? {
+                    net.remove_clsact(device.index).await?;
+                    MadeQdiscs::new(&config.state_dir).forget(device.index)?;
+                }
+            }
             Self::Pins { network } => dataplane::remove_pins(&config.bpffs, network)?,
             Self::Device(name) => {
                 if let Some(link) = net.link(name).await? {
@@ -92,6 +104,7 @@ impl fmt::Display for Step {
             Self::Filters {
                 device, direction, ..
             } => write!(f, "the filters of {} ({direction})", device.name),
+            Self::Qdisc { device } => write!(f, "the empty clsact qdisc of {}", device.name),
             Self::Pins { network } => write!(f, "programs and maps of {network}"),
             Self::Device(name) => write!(f, "the device {name}"),
             Self::Route { destination, via } => write!(f, "the route {destination} via {via}"),

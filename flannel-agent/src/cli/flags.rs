@@ -205,11 +205,12 @@ pub struct Flags {
     /// Destinations to which pods keep their own address (repeatable, or with commas)
     #[arg(long, value_name = "CIDR", action = ArgAction::Append, value_delimiter = ',', help_heading = "Source NAT")]
     pub snat_exempt: Vec<String>,
-    /// Ports that pods' flows leave under; not below 1024, and without the VXLAN port
+    /// Ports that pods' flows leave under; not below 1024, and without the VXLAN port. auto: 49152-65535, or another
+    /// range if that left the node too few ports of its own (net.ipv4.ip_local_port_range)
     #[arg(
         long,
         value_name = "MIN-MAX",
-        default_value = "49152-65535",
+        default_value = "auto",
         help_heading = "Source NAT"
     )]
     pub snat_ports: String,

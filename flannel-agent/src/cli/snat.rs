@@ -8,8 +8,10 @@ use ipnet::Ipv4Net;
 
 use super::config::ConfigError;
 use super::flags::Flags;
-use crate::desired::{PortRange, SourceNat};
+use crate::desired::{PortChoice, PortRange, SourceNat};
 
+/// Value of `--snat-ports` for a range that suits the node.
+const AUTO: &str = "auto";
 /// Below lie the ports that services listen on.
 const PORT_MIN: u16 = 1_024;
 
@@ -22,13 +24,16 @@ pub(super) fn source_nat(flags: &Flags) -> Result<Option<SourceNat>, ConfigError
     Ok(flags.ip_masq.then_some(snat))
 }
 
-fn ports(text: &str) -> Result<PortRange, ConfigError> {
+fn ports(text: &str) -> Result<PortChoice, ConfigError> {
+    if text.trim() == AUTO {
+        return Ok(PortChoice::Auto);
+    }
     let wrong = |problem: &str| {
         ConfigError::new(
             "snat-ports",
             text,
             problem,
-            "give the first and the last port, such as 49152-65535",
+            "give auto, or the first and the last port, such as 49152-65535",
         )
     };
     let (min, max) = text.split_once('-').ok_or_else(|| wrong("no range"))?;
@@ -44,7 +49,7 @@ fn ports(text: &str) -> Result<PortRange, ConfigError> {
     if min < PORT_MIN {
         return Err(wrong("services listen on ports below 1024"));
     }
-    Ok(PortRange { min, max })
+    Ok(PortChoice::Fixed(PortRange { min, max }))
 }
 
 fn exempt(texts: &[String]) -> Result<BTreeSet<Ipv4Net>, ConfigError> {
@@ -79,7 +84,13 @@ mod tests {
     #[case("49152-65535", 49_152, 65_535)]
     #[case(" 1024 - 1024 ", 1_024, 1_024)]
     fn a_range_of_ports(#[case] text: &str, #[case] min: u16, #[case] max: u16) {
-        assert_eq!(ports(text).unwrap(), PortRange { min, max });
+        let fixed = PortChoice::Fixed(PortRange { min, max });
+        assert_eq!(ports(text).unwrap(), fixed);
+    }
+
+    #[test]
+    fn or_none() {
+        assert_eq!(ports(" auto ").unwrap(), PortChoice::Auto);
     }
 
     #[rstest]

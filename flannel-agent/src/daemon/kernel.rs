@@ -10,7 +10,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::look_ups::are_due;
 use super::node::{Done, Node, Wanted};
+use super::own_ports::{self, OwnPorts};
+use super::reached;
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
@@ -22,11 +25,11 @@ use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
 use crate::flanneld_masq::FlanneldMasq;
 use crate::forward_rules;
-use crate::lease::LeaseAttrs;
+use crate::lease::{LeaseAttrs, Leases};
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::rescue::{self, Rescue};
-use crate::uplink::{self, Uplink};
+use crate::uplink::{self, Memory, Uplink};
 use crate::{blackhole, mac, metrics, observe, ports, senders};
 
 /// Netlink, and what is loaded and pinned.
@@ -35,6 +38,7 @@ pub(super) struct Kernel {
     dataplane: Dataplane,
     monitor: Monitor,
     choice: UplinkChoice,
+    memory: Memory,
     network: String,
     source_check: SourceCheck,
     bpffs: PathBuf,
@@ -42,6 +46,7 @@ pub(super) struct Kernel {
     snat: Option<SourceNat>,
     /// Devices of which it was said that nothing is translated there.
     unserved: BTreeSet<String>,
+    own_ports: OwnPorts,
     facts: Facts,
     /// When next hops were last looked up.
     looked_up: Option<Instant>,
@@ -71,16 +76,19 @@ impl Kernel {
         let monitor = Monitor::open()?;
         let dataplane = Dataplane::open(&options)?;
         monitor.pass_over(dataplane.netlink().port_of_route_changes());
+        own_ports::prepare(dataplane.sysctls(), config.snat.as_ref())?;
         Ok(Self {
             dataplane,
             monitor,
             choice: config.uplink.clone(),
+            memory: Memory::default(),
             network: options.network,
             source_check: config.source_check,
             bpffs: config.bpffs.clone(),
             fast_path: config.fast_path.clone(),
             snat: config.snat.clone(),
             unserved: BTreeSet::new(),
+            own_ports: OwnPorts::default(),
             facts: Facts::default(),
             looked_up: None,
             announced: Changes::default(),
@@ -152,13 +160,14 @@ impl Kernel {
             uplink: &wanted.uplink,
             leases: &wanted.leases,
             fast_path: &self.fast_path,
+            sysctls: self.dataplane.sysctls(),
         }
     }
 
     /// Looks at what is true of the node, as thoroughly as what was announced since demands.
     async fn look(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         let announced = std::mem::take(&mut self.announced);
-        let again = look_up_again(announced, self.looked_up.map(|at| at.elapsed()));
+        let again = are_due(announced, self.looked_up.map(|at| at.elapsed()));
         let mut facts = std::mem::take(&mut self.facts);
         if again {
             self.looked_up = None;
@@ -170,6 +179,8 @@ impl Kernel {
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
         self.name_unserved();
+        self.own_ports
+            .judge(self.snat.as_ref(), &self.facts, &wanted.network);
         self.looked_up.get_or_insert_with(Instant::now);
         Ok(())
     }
@@ -278,21 +289,25 @@ pub(crate) async fn attrs(
     Ok(LeaseAttrs::vxlan(uplink.public_ip, vxlan.vni, mac))
 }
 
-/// As often as that, even if nothing was announced.
-const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
-
-/// Whether next hops have to be looked up anew. `age`: of the last time.
-fn look_up_again(announced: Changes, age: Option<Duration>) -> bool {
-    announced.concern_next_hops() || age.is_none_or(|age| age >= LOOK_UP_EVERY)
-}
-
 fn words(report: &Report) -> Done {
     report.done.iter().map(ToString::to_string).collect()
 }
 
 impl Node for Kernel {
     async fn uplink(&mut self) -> anyhow::Result<Uplink> {
-        Ok(uplink::find(self.dataplane.netlink(), &self.choice).await?)
+        let net = self.dataplane.netlink();
+        let uplink = uplink::find(net, &self.choice, &self.memory).await?;
+        self.memory.keep(uplink.address);
+        Ok(uplink)
+    }
+
+    fn remember(&mut self, memory: Memory) {
+        self.memory = memory;
+    }
+
+    async fn reached(&mut self, network: &NetworkConfig) -> Leases {
+        let netlink = self.dataplane.netlink();
+        reached::reached(netlink, &self.bpffs, &self.network, network).await
     }
 
     async fn attrs(
@@ -348,7 +363,8 @@ impl Node for Kernel {
     fn complaint(&self) -> Option<String> {
         let bridge = || self.bridge.as_ref().map(ToString::to_string);
         let masquerade = || self.flanneld_masq.trouble().map(str::to_owned);
-        self.hindrance().or_else(bridge).or_else(masquerade)
+        let others = self.hindrance().or_else(bridge).or_else(masquerade);
+        others.or_else(|| self.own_ports.complaint())
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
@@ -378,29 +394,5 @@ impl Node for Kernel {
             }
             () = firewall => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn next_hops_are_looked_up_when_routes_change_and_from_time_to_time() {
-        let recently = Some(Duration::from_secs(1));
-        let pods = Changes {
-            links: true,
-            own_routes: true,
-            ..Changes::default()
-        };
-        assert!(!look_up_again(pods, recently), "a pod came or went");
-        let routes = Changes {
-            routes: true,
-            ..pods
-        };
-        assert!(look_up_again(routes, recently));
-        assert!(look_up_again(Changes::ALL, recently));
-        assert!(look_up_again(pods, Some(LOOK_UP_EVERY)));
-        assert!(look_up_again(Changes::default(), None), "the first look");
     }
 }

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use crate::config::NetworkConfig;
 use crate::lease::{LeaseAttrs, Leases, OwnLease};
-use crate::uplink::Uplink;
+use crate::uplink::{Memory, Uplink};
 
 /// Everything that decides how the node has to forward.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +22,14 @@ pub type Done = Vec<String>;
 /// The node's uplink, devices and dataplane. Nothing here ever takes away what already forwards
 /// because something else failed.
 pub trait Node: Send + 'static {
-    /// Looks for the interface towards the other nodes.
+    /// Looks for the interface towards the other nodes. Its address stays the same as long as it is there.
     fn uplink(&mut self) -> impl Future<Output = anyhow::Result<Uplink>> + Send;
+
+    /// Before the first look: what leases say of this node's address.
+    fn remember(&mut self, memory: Memory);
+
+    /// The leases that the node forwards by already, as an earlier agent left it. What cannot be found out is left out.
+    fn reached(&mut self, network: &NetworkConfig) -> impl Future<Output = Leases> + Send;
 
     /// What this node publishes about itself, reached over `uplink`. `published` is what the
     /// datastore already holds for it: other nodes know that MAC.

@@ -20,6 +20,7 @@ use crate::lease::{self, Leases};
 use crate::logbook::Logbook;
 use crate::mark;
 use crate::source::{LeaseRequest, LeaseSource};
+use crate::uplink::Memory;
 
 /// How long the tasks get to notice the end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -113,6 +114,10 @@ async fn start<S: LeaseSource, N: Node>(
 ) -> anyhow::Result<Agent<N>> {
     let network = source.network_config(cancel).await?;
     tracing::info!(network = %network.network, backend = network.backend.name(), "network configuration read");
+    let subnet_file = SubnetFile::new(options.subnet_file, options.cni, options.ip_masq);
+    let previous = subnet_file.previous_subnet();
+    let leases = source.leases(cancel).await?;
+    node.remember(Memory::of_leases(leases.iter(), previous));
     let uplink = node.uplink().await?;
     tracing::info!("the uplink is {uplink}");
     let published = source.previous_lease(uplink.public_ip, cancel).await?;
@@ -123,12 +128,12 @@ async fn start<S: LeaseSource, N: Node>(
             published.as_ref().map(|lease| &lease.attrs),
         )
         .await?;
-    let subnet_file = SubnetFile::new(options.subnet_file, options.cni, options.ip_masq);
     let request = LeaseRequest {
         attrs: attrs.clone(),
-        previous: subnet_file.previous_subnet(),
+        previous,
     };
     let own = source.acquire(&network, &request, cancel).await?;
+    let known = node.reached(&network).await;
     let (own_sender, own_receiver) = watch::channel(own.clone());
     let (attrs, attrs_receiver) = watch::channel(attrs);
     let (leases_sender, mut leases) = watch::channel(Leases::default());
@@ -145,7 +150,7 @@ async fn start<S: LeaseSource, N: Node>(
         let (own, cancel) = (own_receiver.clone(), cancel.clone());
         tasks.spawn(async move {
             source
-                .follow(own, &leases_sender, &cancel)
+                .follow(own, known, &leases_sender, &cancel)
                 .await
                 .context("cannot follow the leases of other nodes")
         });

@@ -3,6 +3,7 @@
 
 mod fakes;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fakes::{Call, FLANNELDS, Stage, lease, subnet, until, uplink};
@@ -51,6 +52,18 @@ async fn touches_nothing_before_the_peers_are_known() {
     assert!(!stage.ready.get());
     stage.source.leases(&[]);
     stage.node.calls(1).await;
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_datastore_is_told_whom_the_node_reaches() {
+    let mut stage = Stage::new();
+    let reached = [(subnet(5), lease(5, "192.0.2.5").attrs)];
+    stage.node.reaches(Arc::new(reached.clone().into()));
+    stage.source.leases(&[]);
+    stage.start();
+    stage.node.calls(1).await;
+    assert_eq!(*stage.source.known(), reached.into());
     stage.end().await.unwrap();
 }
 

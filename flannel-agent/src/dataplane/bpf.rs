@@ -10,6 +10,7 @@ use flannel_common::program::Program;
 
 use super::alive::Alive;
 use super::bpffs::{self, Pins};
+use super::clsact::MadeQdiscs;
 use super::definition::ReplacedMap;
 use super::hooks::{self, Target, Way};
 use super::maps::Maps;
@@ -35,6 +36,7 @@ pub(crate) struct Bpf {
     way: Way,
     loaded: Option<Running>,
     xdp_refusal: Option<Refusal>,
+    made: MadeQdiscs,
     /// Tells `flannel-agent status` that somebody is here; worth no failure.
     _alive: Option<Alive>,
 }
@@ -90,6 +92,7 @@ impl Bpf {
             way: options.attach.into(),
             loaded: None,
             xdp_refusal: None,
+            made: MadeQdiscs::new(&options.state_dir),
             _alive: alive,
         }
     }
@@ -142,7 +145,7 @@ impl Bpf {
         let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
         if !to.attachment.program.is_xdp() {
             let program = classifier(&mut running.ebpf, to.attachment.program)?;
-            return hooks::attach(program, to, &self.pins, &mut self.way);
+            return hooks::attach(program, to, &self.pins, &self.made, &mut self.way);
         }
         let attached = if running.ids.contains_key(&to.attachment.program) {
             let program = at_driver(&mut running.ebpf, to.attachment.program)?;

@@ -7,6 +7,7 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 
+use super::requirements::OLDEST_KERNEL;
 use crate::causes;
 
 /// A dataplane that could not be opened, loaded or attached.
@@ -33,7 +34,10 @@ pub enum DataplaneError {
     Object(String),
     #[error("cannot set up the BPF maps: {}", chain(.0))]
     Maps(#[source] Box<EbpfError>),
-    #[error("the kernel lacks {}; a kernel from 5.15 on has it", missing.join(", "))]
+    #[error(
+        "the kernel lacks {}; tests pass on kernel {OLDEST_KERNEL} and newer",
+        missing.join(", ")
+    )]
     KernelTooOld { missing: Vec<String> },
     #[error(
         "the kernel does not allow the program {program}: {error}; \

@@ -15,6 +15,7 @@ use flannel_common::program::Program;
 
 use super::DataplaneError;
 use super::bpffs::{self, Pins};
+use super::clsact::MadeQdiscs;
 use crate::actual::Stale;
 use crate::desired::Attachment;
 use crate::net::{Direction, Filter, PRIORITIES};
@@ -177,6 +178,7 @@ pub(super) fn attach(
     program: &mut SchedClassifier,
     target: &Target<'_>,
     pins: &Pins,
+    made: &MadeQdiscs,
     way: &mut Way,
 ) -> Result<(), DataplaneError> {
     if *way != Way::Clsact {
@@ -193,7 +195,7 @@ pub(super) fn attach(
             Err(Failed::Pin(error)) => return Err(error),
         }
     }
-    attach_clsact(program, target).map_err(|error| target.failed(error))?;
+    attach_clsact(program, target, made).map_err(|error| target.failed(error))?;
     bpffs::unpin(&pins.link(&target.pin_name()))
 }
 
@@ -250,11 +252,21 @@ fn link_error(error: aya::programs::links::LinkError) -> Failed {
     })
 }
 
-fn attach_clsact(program: &mut SchedClassifier, target: &Target<'_>) -> Result<(), ProgramError> {
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    target: &Target<'_>,
+    made: &MadeQdiscs,
+) -> Result<(), ProgramError> {
     let device = target.attachment.device.as_str();
     match tc::qdisc_add_clsact(device) {
         Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => {}
-        other => other?,
+        other => {
+            other?;
+            // Not worth a failure: the qdisc would stay behind, and it is empty then.
+            if let Err(error) = made.remember(target.index) {
+                tracing::warn!("cleanup will leave the clsact qdisc of {device}: {error}");
+            }
+        }
     }
     let handle = TcHandle::from(target.handle());
     let direction = target.direction();

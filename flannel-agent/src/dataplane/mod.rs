@@ -5,7 +5,9 @@ mod alive;
 mod bpf;
 mod bpffs;
 mod carry;
+mod clsact;
 mod definition;
+mod encap;
 mod error;
 pub(crate) mod events;
 mod hooks;
@@ -32,6 +34,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 
 pub(crate) use bpf::Bpf;
+pub(crate) use clsact::MadeQdiscs;
 pub(crate) use definition::ReplacedMap;
 pub use error::DataplaneError;
 pub use hooks::AttachMode;
@@ -40,12 +43,13 @@ pub(crate) use maps::Sources;
 pub(crate) use preview::Preview;
 pub use reconcile::{ReconcileError, Report};
 pub(crate) use rehearsal::{About, Outcome, Rehearsal};
+pub(crate) use requirements::OLDEST_KERNEL;
 pub use snat::{SnatTable, Swept, clock};
 pub use wire::Wire;
 
 use crate::actual::{Actual, PeerMaps};
 use crate::desired::{Desired, Node, Routes};
-use crate::net::{Direction, Link, Netlink};
+use crate::net::{Direction, Filter, Link, NetError, Netlink};
 use crate::node_sysctls::NodeSysctls;
 
 /// What a dataplane is made from; the rest is [`Desired`].
@@ -94,9 +98,10 @@ impl Dataplane {
     /// run inside a tokio runtime, in the node's network namespace.
     ///
     /// # Errors
-    /// A missing capability, no bpffs, an object that cannot be read.
+    /// A missing capability, a kernel that is too old, no bpffs, an object that cannot be read.
     pub fn open(options: &Options) -> Result<Self, DataplaneError> {
         requirements::check_capabilities()?;
+        requirements::check_kernel()?;
         Self::of(Bpf::open(options)?, options)
     }
 
@@ -116,6 +121,12 @@ impl Dataplane {
     #[must_use]
     pub fn netlink(&self) -> &Netlink {
         &self.net
+    }
+
+    /// This network's part of the sysctls that the node's agents share.
+    #[must_use]
+    pub fn sysctls(&self) -> &NodeSysctls {
+        &self.shared
     }
 
     /// What the kernel holds, compared with what `desired` is about.
@@ -178,6 +189,22 @@ pub(crate) async fn remove_filters(
         }
     }
     Ok(())
+}
+
+/// Whether the filters of a device are this network's, whose tags are given: all of them, of any kind.
+pub(crate) async fn are_all_ours(
+    net: &Netlink,
+    device: &Link,
+    tags: &[u32],
+) -> Result<bool, NetError> {
+    for direction in [Direction::Ingress, Direction::Egress] {
+        let filters = net.filters_of_any_kind(device.index, direction).await?;
+        let ours = |filter: &Filter| tags.iter().any(|tag| hooks::is_ours(filter, *tag));
+        if !filters.iter().all(ours) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// CPUs that can run at once; one, if the kernel does not say.

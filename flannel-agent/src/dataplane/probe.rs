@@ -1,7 +1,7 @@
 //! What this process may do and this kernel can, found out by trying. Nothing stays behind.
 
 use aya::EbpfLoader;
-use aya::programs::{Program as Loaded, SchedClassifier, TcAttachType};
+use aya::programs::{Program as Loaded, ProgramError, SchedClassifier, TcAttachType};
 use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
 use flannel_common::program::Program;
 
@@ -17,11 +17,22 @@ pub(crate) fn capabilities() -> Result<(), DataplaneError> {
     requirements::check_capabilities()
 }
 
-/// Has the verifier look at every program of the built-in object, with maps of their own. Returns how many.
+/// What came of loading every program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tried {
+    /// How many the verifier takes.
+    pub(crate) taken: usize,
+    /// Why it does not take those for XDP, which the agent leaves out then.
+    pub(crate) no_xdp: Option<String>,
+}
+
+/// Has the kernel make room in a packet, and the verifier look at every program of the built-in object, with
+/// maps of their own.
 ///
 /// # Errors
-/// What the kernel lacks, or the verifier's words.
-pub(crate) fn programs() -> Result<usize, DataplaneError> {
+/// What the kernel lacks that the agent cannot do without, or the verifier's words.
+pub(crate) fn programs() -> Result<Tried, DataplaneError> {
+    requirements::check_kernel()?;
     let mut ebpf = EbpfLoader::new()
         .btf(None)
         .map_max_entries(FLOWS, FEW)
@@ -29,19 +40,35 @@ pub(crate) fn programs() -> Result<usize, DataplaneError> {
         .map_max_entries(FRAGMENTS, FEW)
         .load(EMBEDDED)
         .map_err(|error| DataplaneError::Maps(Box::new(error)))?;
-    let mut count = 0;
+    let mut tried = Tried {
+        taken: 0,
+        no_xdp: None,
+    };
     for (name, program) in ebpf.programs_mut() {
         let known = Program::ALL.iter().find(|program| program.name() == name);
         let name = known.map_or("?", |program| program.name());
-        let loaded = match program {
-            Loaded::SchedClassifier(program) => program.load(),
-            Loaded::Xdp(program) => program.load(),
+        match program {
+            Loaded::SchedClassifier(program) => program
+                .load()
+                .map_err(|error| requirements::explain(name, error))?,
+            Loaded::Xdp(program) => {
+                if let Err(error) = program.load() {
+                    tried.no_xdp = Some(without_xdp(name, error));
+                    continue;
+                }
+            }
             _ => continue,
-        };
-        loaded.map_err(|error| requirements::explain(name, error))?;
-        count += 1;
+        }
+        tried.taken += 1;
     }
-    Ok(count)
+    Ok(tried)
+}
+
+fn without_xdp(name: &'static str, error: ProgramError) -> String {
+    match requirements::lacking_for_xdp() {
+        missing if missing.is_empty() => requirements::explain(name, error).to_string(),
+        missing => format!("the kernel lacks {}", missing.join(", ")),
+    }
 }
 
 /// Whether programs can be attached by tcx links (kernel 6.6): asks for those on the loopback device.
@@ -55,6 +82,10 @@ mod tests {
 
     #[test]
     fn every_program_of_the_object_is_tried() {
-        assert_eq!(programs().unwrap(), Program::ALL.len());
+        let all = Tried {
+            taken: Program::ALL.len(),
+            no_xdp: None,
+        };
+        assert_eq!(programs().unwrap(), all);
     }
 }

@@ -6,7 +6,10 @@ use aya::maps::MapType;
 use aya::programs::{ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
 
-use super::DataplaneError;
+use super::{DataplaneError, encap};
+
+/// The oldest kernel that all tests pass on (`cargo xtask test --kernel`). What the programs need for sure is from 5.13.
+pub(crate) const OLDEST_KERNEL: &str = "6.1";
 
 /// `linux/capability.h`.
 const NET_ADMIN: u64 = 1 << 12;
@@ -74,38 +77,98 @@ pub(super) fn explain(program: &'static str, error: ProgramError) -> DataplaneEr
     }
 }
 
-/// Features of the kernel that the programs use and this one has not. A probe without a clear answer
+/// Fails if the kernel cannot carry packets as the programs want it, although it may load them.
+///
+/// # Errors
+/// Names everything that is missing.
+pub(super) fn check_kernel() -> Result<(), DataplaneError> {
+    if encap::is_supported() == Some(false) {
+        return Err(DataplaneError::KernelTooOld { missing: lacking() });
+    }
+    Ok(())
+}
+
+/// What the programs call of the kernel; those for TC, then those that only the programs for XDP need.
+const HELPERS: [(BpfHelper, &str); 22] = [
+    (BpfHelper::BPF_FUNC_map_lookup_elem, "bpf_map_lookup_elem"),
+    (BpfHelper::BPF_FUNC_map_update_elem, "bpf_map_update_elem"),
+    (BpfHelper::BPF_FUNC_map_delete_elem, "bpf_map_delete_elem"),
+    (BpfHelper::BPF_FUNC_ktime_get_ns, "bpf_ktime_get_ns"),
+    (BpfHelper::BPF_FUNC_get_prandom_u32, "bpf_get_prandom_u32"),
+    (BpfHelper::BPF_FUNC_skb_store_bytes, "bpf_skb_store_bytes"),
+    (BpfHelper::BPF_FUNC_l4_csum_replace, "bpf_l4_csum_replace"),
+    (BpfHelper::BPF_FUNC_tail_call, "bpf_tail_call"),
+    (BpfHelper::BPF_FUNC_skb_vlan_pop, "bpf_skb_vlan_pop"),
+    (BpfHelper::BPF_FUNC_redirect, "bpf_redirect"),
+    (BpfHelper::BPF_FUNC_skb_load_bytes, "bpf_skb_load_bytes"),
+    (BpfHelper::BPF_FUNC_get_hash_recalc, "bpf_get_hash_recalc"),
+    (BpfHelper::BPF_FUNC_skb_adjust_room, "bpf_skb_adjust_room"),
+    (BpfHelper::BPF_FUNC_fib_lookup, "bpf_fib_lookup"),
+    (BpfHelper::BPF_FUNC_ringbuf_reserve, "bpf_ringbuf_reserve"),
+    (BpfHelper::BPF_FUNC_ringbuf_submit, "bpf_ringbuf_submit"),
+    (BpfHelper::BPF_FUNC_jiffies64, "bpf_jiffies64"),
+    (BpfHelper::BPF_FUNC_csum_level, "bpf_csum_level"),
+    (BpfHelper::BPF_FUNC_redirect_neigh, "bpf_redirect_neigh"),
+    (BpfHelper::BPF_FUNC_redirect_peer, "bpf_redirect_peer"),
+    (BpfHelper::BPF_FUNC_check_mtu, "bpf_check_mtu"),
+    (
+        BpfHelper::BPF_FUNC_ktime_get_coarse_ns,
+        "bpf_ktime_get_coarse_ns",
+    ),
+];
+const XDP_HELPERS: [(BpfHelper, &str); 5] = [
+    (BpfHelper::BPF_FUNC_xdp_adjust_head, "bpf_xdp_adjust_head"),
+    (BpfHelper::BPF_FUNC_xdp_adjust_meta, "bpf_xdp_adjust_meta"),
+    (BpfHelper::BPF_FUNC_xdp_get_buff_len, "bpf_xdp_get_buff_len"),
+    (BpfHelper::BPF_FUNC_xdp_load_bytes, "bpf_xdp_load_bytes"),
+    (BpfHelper::BPF_FUNC_xdp_store_bytes, "bpf_xdp_store_bytes"),
+];
+const MAPS: [(MapType, &str); 7] = [
+    (MapType::Array, "array maps"),
+    (MapType::Hash, "hash maps"),
+    (MapType::LpmTrie, "LPM trie maps"),
+    (MapType::LruHash, "LRU hash maps"),
+    (MapType::PerCpuArray, "per-CPU array maps"),
+    (MapType::ProgramArray, "program arrays"),
+    (MapType::RingBuf, "ring buffers"),
+];
+
+/// Features of the kernel that the programs for TC use and this one has not. A probe without a clear answer
 /// counts as "has it": the verifier's own words are better than a guess.
 fn lacking() -> Vec<String> {
-    const HELPERS: [(BpfHelper, &str); 5] = [
-        (BpfHelper::BPF_FUNC_skb_adjust_room, "bpf_skb_adjust_room"),
-        (BpfHelper::BPF_FUNC_skb_store_bytes, "bpf_skb_store_bytes"),
-        (BpfHelper::BPF_FUNC_redirect, "bpf_redirect"),
-        (BpfHelper::BPF_FUNC_redirect_neigh, "bpf_redirect_neigh"),
-        (BpfHelper::BPF_FUNC_csum_level, "bpf_csum_level"),
-    ];
-    const MAPS: [(MapType, &str); 3] = [
-        (MapType::LpmTrie, "LPM trie maps"),
-        (MapType::Hash, "hash maps"),
-        (MapType::PerCpuArray, "per-CPU array maps"),
-    ];
-    let helpers = HELPERS.into_iter().filter(|(helper, _)| {
-        matches!(
-            is_helper_supported(ProgramType::SchedClassifier, *helper),
-            Ok(false)
-        )
-    });
+    let helpers = lacking_helpers(ProgramType::SchedClassifier, &HELPERS);
     let maps = MAPS
         .into_iter()
-        .filter(|(kind, _)| matches!(is_map_supported(*kind), Ok(false)));
+        .filter(|(kind, _)| matches!(is_map_supported(*kind), Ok(false)))
+        .map(|(_, name)| name);
+    let encap = (encap::is_supported() == Some(false)).then_some("BPF_F_ADJ_ROOM_ENCAP_L2_ETH");
     helpers
-        .map(|(_, name)| name.to_owned())
-        .chain(maps.map(|(_, name)| name.to_owned()))
+        .chain(maps)
+        .chain(encap)
+        .map(str::to_owned)
         .collect()
+}
+
+/// The same for the programs for XDP, without which everything works.
+pub(super) fn lacking_for_xdp() -> Vec<&'static str> {
+    lacking_helpers(ProgramType::Xdp, &XDP_HELPERS).collect()
+}
+
+fn lacking_helpers(
+    kind: ProgramType,
+    helpers: &'static [(BpfHelper, &'static str)],
+) -> impl Iterator<Item = &'static str> {
+    let lacks = move |helper: BpfHelper| matches!(is_helper_supported(kind, helper), Ok(false));
+    helpers
+        .iter()
+        .filter(move |(helper, _)| lacks(*helper))
+        .map(|(_, name)| *name)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -128,5 +191,40 @@ mod tests {
     #[test]
     fn this_kernel_lacks_nothing() {
         assert_eq!(lacking(), <[String; 0]>::default());
+        assert_eq!(lacking_for_xdp(), <[&str; 0]>::default());
+        check_kernel().unwrap();
+    }
+
+    /// Numbers of the kernel's functions that the object calls.
+    fn called() -> BTreeSet<u32> {
+        const CALL: u8 = 0x85;
+        let object = aya_obj::Object::parse(super::super::object::EMBEDDED).unwrap();
+        object
+            .functions
+            .values()
+            .flat_map(|function| &function.instructions)
+            // Other sources are calls within the object, and of kfuncs.
+            .filter(|instruction| instruction.code == CALL && instruction.src_reg() == 0)
+            .map(|instruction| instruction.imm.cast_unsigned())
+            .collect()
+    }
+
+    #[test]
+    fn everything_that_the_programs_call_is_probed_for() {
+        let known = HELPERS.iter().chain(&XDP_HELPERS);
+        let known: BTreeSet<u32> = known.map(|(helper, _)| *helper as u32).collect();
+        let unknown: Vec<_> = called().difference(&known).copied().collect();
+        assert_eq!(unknown, <[u32; 0]>::default());
+    }
+
+    #[test]
+    fn nothing_is_asked_for_that_no_program_calls() {
+        let called = called();
+        let helpers = HELPERS.iter().chain(&XDP_HELPERS);
+        let unused: Vec<_> = helpers
+            .filter(|(helper, _)| !called.contains(&(*helper as u32)))
+            .map(|(_, name)| *name)
+            .collect();
+        assert_eq!(unused, <[&str; 0]>::default());
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::{Facts, FastPath, Hook, Outlets, Ports, destinations};
+use super::{Facts, FastPath, Hook, Outlets, Ports, Room, destinations};
 use crate::config::NetworkConfig;
 use crate::dataplane::online_cpus;
 use crate::direct;
 use crate::lease::Leases;
 use crate::net::{Link, NetError, Netlink, sysctl};
+use crate::node_sysctls::NodeSysctls;
 use crate::uplink::Uplink;
 
 /// What decides which facts are needed.
@@ -18,6 +19,7 @@ pub struct Sought<'a> {
     pub uplink: &'a Uplink,
     pub leases: &'a Leases,
     pub fast_path: &'a FastPath,
+    pub sysctls: &'a NodeSysctls,
 }
 
 /// What next hops were looked up over: when it changes, the kernel may answer otherwise without having
@@ -54,6 +56,8 @@ impl Facts {
     ) -> Result<(), NetError> {
         let links = net.links().await?;
         self.local_ports = sysctl::local_port_range()?;
+        // What cannot be read is said by whoever writes there.
+        self.reserved = sought.sysctls.reserved_ports().unwrap_or_default();
         self.cpus = online_cpus();
         self.pod_ports = pod_ports(&links, sought.fast_path);
         self.outlets = Outlets::find(
@@ -74,6 +78,16 @@ impl Facts {
         self.update(net, sought).await;
         self.ways = self.ways_now(&links, sought.uplink);
         Ok(())
+    }
+
+    /// What a choice of ports for source NAT depends on; `tunnel` is the network's VXLAN port, 0 without a tunnel.
+    #[must_use]
+    pub const fn room(&self, tunnel: u16) -> Room<'_> {
+        Room {
+            local: self.local_ports,
+            reserved: &self.reserved,
+            tunnel,
+        }
     }
 
     /// Routes to the outside changed, or may have.

@@ -183,8 +183,11 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     attachments.extend(inputs.fast_path.attachments(&ways, ports));
     let none = BTreeMap::new();
     let outlets = inputs.snat.map_or(&none, |_| &inputs.facts.outlets.devices);
-    if let Some(snat) = inputs.snat {
-        snat.check(port)?;
+    let snat_ports = match inputs.snat {
+        Some(snat) => Some(snat.ports(&inputs.facts.room(port))?),
+        None => None,
+    };
+    if snat_ports.is_some() {
         let overlay = pair.as_ref().map(|pair| pair.name.as_str());
         attachments.extend(SourceNat::attachments(uplink, overlay));
         for device in outlets.keys() {
@@ -201,7 +204,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         address: inputs.subnet.network().into(),
         overlay,
         sysctls: pair.as_ref().map(sysctls).unwrap_or_default(),
-        shared_sysctls: shared_sysctls(inputs),
+        shared_sysctls: shared_sysctls(inputs, snat_ports),
         features: pair.as_ref().map(features).unwrap_or_default(),
         globals: Globals {
             uplink_index: inputs.uplink.index,
@@ -218,7 +221,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
             overlay_mtu: mtu,
             fast_path: inputs.fast_path.mode.value(),
             pod_hook: inputs.fast_path.hook.value(),
-            snat_ports: inputs.snat.map(|snat| snat.ports),
+            snat_ports,
         },
         programs: attachments
             .iter()
@@ -266,9 +269,9 @@ fn attachments(pair: &Pair, uplink: &str) -> Vec<Attachment> {
     ]
 }
 
-fn shared_sysctls(inputs: &Inputs<'_>) -> Wishes {
+fn shared_sysctls(inputs: &Inputs<'_>, snat_ports: Option<PortRange>) -> Wishes {
     let fast_path = inputs.fast_path.shared_sysctls();
-    let snat = inputs.snat.map(SourceNat::shared_sysctls);
+    let snat = snat_ports.map(SourceNat::shared_sysctls);
     fast_path.into_iter().chain(snat).collect()
 }
 

@@ -1,52 +1,43 @@
 //! Source NAT: which hooks translate, from which ports, and for which destinations not.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::{Attachment, DesiredError};
+use super::{Attachment, DesiredError, PortChoice, PortRange, Room};
 use crate::node_sysctls::{RESERVED_PORTS, Wish};
 
 /// Source NAT as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SourceNat {
-    pub ports: PortRange,
+    pub ports: PortChoice,
     /// Destinations to which pods keep their address.
     pub exempt: BTreeSet<Ipv4Net>,
 }
 
-/// Ports that flows of pods leave under; both ends count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct PortRange {
-    pub min: u16,
-    pub max: u16,
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.min, self.max)
-    }
-}
-
 impl SourceNat {
     /// A reply to a pod that used the tunnel's port would be taken for a tunnel packet.
-    pub(super) fn check(&self, vxlan_port: u16) -> Result<(), DesiredError> {
-        let PortRange { min, max } = self.ports;
-        if (min..=max).contains(&vxlan_port) {
-            return Err(DesiredError::SnatPorts {
-                ports: self.ports,
+    fn check(ports: PortRange, vxlan_port: u16) -> Result<(), DesiredError> {
+        match ports.has(vxlan_port) {
+            true => Err(DesiredError::SnatPorts {
+                ports,
                 port: vxlan_port,
-            });
+            }),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The ports that flows leave under on this node.
+    pub(super) fn ports(&self, room: &Room<'_>) -> Result<PortRange, DesiredError> {
+        let ports = self.ports.settle(room);
+        Self::check(ports, room.tunnel)?;
+        Ok(ports)
     }
 
     /// The kernel must not give the node's own sockets ports that pods' flows leave under.
-    pub(super) fn shared_sysctls(&self) -> (String, Wish) {
-        let PortRange { min, max } = self.ports;
+    pub(super) fn shared_sysctls(PortRange { min, max }: PortRange) -> (String, Wish) {
         (RESERVED_PORTS.to_owned(), Wish::Ports((min..=max).into()))
     }
 

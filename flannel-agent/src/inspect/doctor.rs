@@ -9,6 +9,7 @@ mod kernel;
 mod node;
 mod offloads;
 mod reverse_path;
+mod snat_ports;
 mod tunnel;
 
 use std::io::Write;

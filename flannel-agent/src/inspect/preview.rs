@@ -23,7 +23,7 @@ use crate::lease::LeaseAttrs;
 use crate::net::Netlink;
 use crate::source::LeaseRequest;
 use crate::source::etcd::{EtcdSource, LeasePreview};
-use crate::uplink::Uplink;
+use crate::uplink::{Memory, Uplink};
 use crate::{daemon, mark, subnet_env, uplink};
 use step::Step;
 
@@ -69,8 +69,9 @@ impl Plan {
 impl Preview {
     async fn make(config: &Config) -> anyhow::Result<Self> {
         let net = Netlink::open()?;
-        let uplink = uplink::find(&net, &config.uplink).await?;
-        let asked = timeout(ANSWER, Leased::ask(config, &net, &uplink)).await;
+        // What is wrong with it says nothing of etcd.
+        uplink::find(&net, &config.uplink, &Memory::default()).await?;
+        let asked = timeout(ANSWER, Leased::ask(config, &net)).await;
         let leased = asked
             .map_err(|_| anyhow::anyhow!("etcd gave no answer in {} s", ANSWER.as_secs()))
             .flatten()
@@ -80,12 +81,14 @@ impl Preview {
         let mut preview = Self {
             network: mark::network_name(&config.etcd.prefix),
             agent_running: false,
-            uplink: uplink.to_string(),
+            uplink: leased.uplink.to_string(),
             subnet: leased.lease.subnet,
             steps: Step::of_lease(&leased.lease, &leased.attrs),
             ignored: BTreeMap::new(),
         };
-        preview.add_node(config, &net, &uplink, &leased).await?;
+        preview
+            .add_node(config, &net, &leased.uplink, &leased)
+            .await?;
         Ok(preview)
     }
 
@@ -117,6 +120,7 @@ impl Preview {
 
 /// What etcd says of the network and of this node's place in it.
 struct Leased {
+    uplink: Uplink,
     network: NetworkConfig,
     attrs: LeaseAttrs,
     lease: LeasePreview,
@@ -124,18 +128,23 @@ struct Leased {
 
 impl Leased {
     /// The daemon's start, up to the lease.
-    async fn ask(config: &Config, net: &Netlink, uplink: &Uplink) -> anyhow::Result<Self> {
+    async fn ask(config: &Config, net: &Netlink) -> anyhow::Result<Self> {
         let source = EtcdSource::new(&config.etcd)?;
         let network = source.read_network_config().await?;
+        let previous = subnet_env::read(&config.subnet_file)?.subnet;
+        let leases = source.read_leases().await?;
+        let memory = Memory::of_leases(leases.iter(), previous);
+        let uplink = uplink::find(net, &config.uplink, &memory).await?;
         let published = source.find_lease(uplink.public_ip).await?;
         let published = published.as_ref().map(|lease| &lease.attrs);
-        let attrs = daemon::node_attrs(net, &network, uplink, published).await?;
+        let attrs = daemon::node_attrs(net, &network, &uplink, published).await?;
         let request = LeaseRequest {
             attrs: attrs.clone(),
-            previous: subnet_env::read(&config.subnet_file)?.subnet,
+            previous,
         };
         let lease = source.preview(&network, &request).await?;
         Ok(Self {
+            uplink,
             network,
             attrs,
             lease,

@@ -43,6 +43,7 @@ impl Netlink {
     pub async fn addresses(&self) -> Result<Vec<Address>, NetError> {
         let mut request = self.handle.address().get();
         request.message_mut().header.family = AddressFamily::Inet;
+        let _turn = self.turn_to_dump().await;
         let messages: Vec<AddressMessage> = request
             .execute()
             .try_collect()

@@ -48,21 +48,63 @@ impl Netlink {
         Ok(messages.iter().filter_map(foreign).collect())
     }
 
+    /// The same with filters of other kinds, whose program is 0.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn filters_of_any_kind(
+        &self,
+        index: u32,
+        direction: Direction,
+    ) -> Result<Vec<Filter>, NetError> {
+        let messages = self.filter_messages(index, direction).await?;
+        Ok(messages.iter().filter_map(place).collect())
+    }
+
+    /// Removes the clsact qdisc of a device; that there is none is fine.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn remove_clsact(&self, index: u32) -> Result<(), NetError> {
+        /// `TC_H_CLSACT`, where it hangs, and the handle that it always has.
+        const PARENT: u32 = 0xffff_fff1;
+        const HANDLE: u32 = 0xffff_0000;
+
+        let action = || format!("remove the clsact qdisc of interface #{index}");
+        let mut request = self.handle.qdisc().del(signed(index, action)?);
+        let message = request.message_mut();
+        message.header.parent = PARENT.into();
+        message.header.handle = HANDLE.into();
+        // The kernel compares: an ingress qdisc, which hangs at the same place, is not ours.
+        message
+            .attributes
+            .push(TcAttribute::Kind("clsact".to_owned()));
+        match request.execute().await {
+            Err(e)
+                if matches!(
+                    errno(&e),
+                    Some(Errno::ENODEV | Errno::EINVAL | Errno::ENOENT)
+                ) =>
+            {
+                Ok(())
+            }
+            other => other.map_err(|e| NetError::netlink(action(), &e)),
+        }
+    }
+
     async fn filter_messages(
         &self,
         index: u32,
         direction: Direction,
     ) -> Result<Vec<TcMessage>, NetError> {
         let action = || format!("list the tc filters of interface #{index}");
-        let index = i32::try_from(index).map_err(|_| NetError::Failed {
-            action: action(),
-            reason: "no such index".to_owned(),
-        })?;
+        let index = signed(index, action)?;
         let mut handle = self.handle.traffic_filter(index);
         let request = match direction {
             Direction::Ingress => handle.get().ingress(),
             Direction::Egress => handle.get().egress(),
         };
+        let _turn = self.turn_to_dump().await;
         let found: Result<Vec<TcMessage>, _> = request.execute().try_collect().await;
         match found {
             Ok(messages) => Ok(messages),
@@ -92,6 +134,23 @@ fn foreign(message: &TcMessage) -> Option<String> {
     (!ours).then(|| kind.clone())
 }
 
+fn signed(index: u32, action: impl Fn() -> String) -> Result<i32, NetError> {
+    i32::try_from(index).map_err(|_| NetError::Failed {
+        action: action(),
+        reason: "no such index".to_owned(),
+    })
+}
+
+/// A filter by where it is; `None` for what the dump says of a priority as a whole.
+fn place(message: &TcMessage) -> Option<Filter> {
+    let handle = message.header.handle.into();
+    (handle != 0).then_some(Filter {
+        priority: priority(message)?,
+        handle,
+        program: 0,
+    })
+}
+
 fn parse(message: &TcMessage) -> Option<Filter> {
     let (mut bpf, mut program) = (false, None);
     for attribute in &message.attributes {
@@ -110,8 +169,7 @@ fn parse(message: &TcMessage) -> Option<Filter> {
         return None;
     }
     Some(Filter {
-        priority: priority(message)?,
-        handle: message.header.handle.into(),
         program: program?,
+        ..place(message)?
     })
 }

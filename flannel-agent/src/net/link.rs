@@ -74,6 +74,7 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses the dump.
     pub async fn links(&self) -> Result<Vec<Link>, NetError> {
+        let _turn = self.turn_to_dump().await;
         self.handle
             .link()
             .get()

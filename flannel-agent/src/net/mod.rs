@@ -42,6 +42,7 @@ pub use route::{PROTOCOL, Path, Route};
 pub struct Netlink {
     handle: rtnetlink::Handle,
     routes: std::sync::Arc<batch::Routes>,
+    dumps: std::sync::Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Netlink {
@@ -55,6 +56,16 @@ impl Netlink {
             rtnetlink::new_connection_with_strict_check().map_err(NetError::Open)?;
         tokio::spawn(connection);
         let routes = batch::Routes::open().map_err(NetError::Open)?.into();
-        Ok(Self { handle, routes })
+        Ok(Self {
+            handle,
+            routes,
+            dumps: std::sync::Arc::default(),
+        })
+    }
+
+    /// Waits until no other dump is under way, and keeps others waiting until it is dropped: to a socket that has one running
+    /// the kernel answers `EBUSY` (`__netlink_dump_start`). A request is sent when it is executed, so take the turn before.
+    async fn turn_to_dump(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.dumps.lock().await
     }
 }

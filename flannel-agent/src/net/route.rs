@@ -81,6 +81,7 @@ impl Netlink {
         message.header.address_family = AddressFamily::Inet;
         message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.protocol = protocol;
+        let _turn = self.turn_to_dump().await;
         let mut messages: Vec<RouteMessage> = self
             .handle
             .route()

@@ -26,6 +26,17 @@ impl fmt::Display for Wish {
     }
 }
 
+/// Who has reserved which ports ([`RESERVED_PORTS`](super::RESERVED_PORTS)).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reserved {
+    /// For this network.
+    pub held: PortSet,
+    /// By anybody else.
+    pub by_others: PortSet,
+    /// Of these, for other networks of ours on this node.
+    pub by_networks: PortSet,
+}
+
 /// The file's contents.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ledger {
@@ -87,6 +98,29 @@ impl Ledger {
             }
     }
 
+    /// What of a list of ports is reserved for whom, as `network` sees it.
+    pub(super) fn reserved(&self, key: &str, network: &str, current: &str) -> Reserved {
+        let current = PortSet::lenient(current);
+        let Some(entry) = self.sysctls.get(key) else {
+            return Reserved {
+                by_others: current,
+                ..Reserved::default()
+            };
+        };
+        let mut reserved = Reserved::default();
+        for (user, wish) in &entry.users {
+            if let Wish::Ports(ports) = wish {
+                let of = match user == network {
+                    true => &mut reserved.held,
+                    false => &mut reserved.by_networks,
+                };
+                *of = of.union(ports);
+            }
+        }
+        reserved.by_others = current.minus(&entry.added()).union(&reserved.by_networks);
+        reserved
+    }
+
     /// Enters a wish; returns the value that the sysctl has to have.
     pub(super) fn claim(&mut self, key: &str, network: &str, wish: &Wish, current: &str) -> String {
         let entry = self.sysctls.entry(key.to_owned()).or_insert_with(|| Entry {
@@ -127,6 +161,14 @@ impl Ledger {
 }
 
 impl Entry {
+    /// Of a list of ports: those that nobody had reserved before us.
+    fn added(&self) -> PortSet {
+        match &self.before {
+            Wish::Ports(added) => added.clone(),
+            Wish::Value(_) => PortSet::default(),
+        }
+    }
+
     /// The list of ports: without those that we added and nobody wants any more, with those that are wanted.
     fn settle_ports(&mut self, current: &str) -> String {
         let current = PortSet::lenient(current);
@@ -136,10 +178,7 @@ impl Entry {
                 wanted = wanted.union(ports);
             }
         }
-        let added = match &self.before {
-            Wish::Ports(added) => added.clone(),
-            Wish::Value(_) => PortSet::default(),
-        };
+        let added = self.added();
         let next = current.minus(&added.minus(&wanted)).union(&wanted);
         let added = added.union(&wanted.minus(&current)).and(&wanted);
         self.before = Wish::Ports(added);

@@ -43,6 +43,12 @@ impl PortSet {
         self.0.iter().all(|word| *word == 0)
     }
 
+    /// How many ports are in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.merge(other, |a, b| a | b)

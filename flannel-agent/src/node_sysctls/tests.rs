@@ -115,6 +115,38 @@ fn another_range_at_the_next_start_gives_the_old_one_back() {
 }
 
 #[test]
+fn who_has_reserved_what() {
+    let mut kernel = Kernel::new(RESERVED_PORTS, "53,50500");
+    let seen = |kernel: &Kernel, network| {
+        let reserved = kernel.ledger.reserved(KEY, network, "7");
+        assert_eq!(
+            reserved.by_others.to_string(),
+            "7",
+            "nothing is known of it"
+        );
+        let reserved = kernel
+            .ledger
+            .reserved(RESERVED_PORTS, network, &kernel.value);
+        let Reserved {
+            held,
+            by_networks,
+            by_others,
+        } = reserved;
+        [held, by_networks, by_others].map(|ports| ports.to_string())
+    };
+    assert_eq!(seen(&kernel, "red"), ["", "", "53,50500"]);
+    kernel.claim("red", &ports("50000-50999"));
+    kernel.claim("blue", &ports("40000-40009"));
+    kernel.value.push_str(",9000");
+    let others = "53,9000,40000-40009,50500";
+    assert_eq!(seen(&kernel, "red"), ["50000-50999", "40000-40009", others]);
+    assert_eq!(
+        seen(&kernel, "green")[1..],
+        ["40000-40009,50000-50999", "53,9000,40000-40009,50000-50999"]
+    );
+}
+
+#[test]
 fn a_file_of_an_earlier_boot_says_nothing() {
     let mut kernel = Kernel::new(KEY, "0");
     kernel.claim("red", &value("1"));

@@ -184,6 +184,13 @@ fn drift_is_repaired_and_no_more() {
     );
     assert_eq!(
         drifted(|a| {
+            model::pair(a).addresses.insert(net("10.9.1.0/32"));
+        }),
+        ["remove 10.9.1.0/32 from flannel.1"],
+        "but for those of a subnet of another network"
+    );
+    assert_eq!(
+        drifted(|a| {
             let index = model::pair(a).index;
             for to in ["10.9.0.0/16", "10.9.2.0/24"] {
                 let source = Some(ip("10.9.1.0"));

@@ -55,10 +55,14 @@ impl Networks {
         let now = Instant::now();
         self.known.retain(|_, (at, _)| now - *at < FRESH);
         if !self.known.contains_key(&vni) {
-            let network = self.look_up(vni).await.unwrap_or_else(|error| {
-                tracing::warn!(vni, %error, "cannot look up the pair of a VNI");
-                None
-            });
+            let network = self
+                .look_up(vni)
+                .await
+                .inspect_err(
+                    |error| tracing::warn!(vni, %error, "cannot look up the pair of a VNI"),
+                )
+                // Not remembered: the next packet may be luckier.
+                .ok()?;
             self.known.insert(vni, (now, network));
         }
         self.known.get_mut(&vni)?.1.as_mut()

@@ -14,6 +14,7 @@ mod session;
 mod store;
 mod table;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -82,6 +83,16 @@ impl EtcdSource {
         preview::preview(&self.store, config, &request.attrs, request.previous).await
     }
 
+    /// Everybody's leases as they are now; what cannot be read is left out.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn read_leases(&self) -> Result<Leases, EtcdError> {
+        let entries = self.store.list().await?.entries.into_iter();
+        let leases = entries.filter_map(|entry| Some((entry.key.v4, entry.attrs.ok()?)));
+        Ok(leases.collect::<BTreeMap<_, _>>().into())
+    }
+
     /// The lease that already names `public_ip`, asked for once.
     ///
     /// # Errors
@@ -108,6 +119,10 @@ impl LeaseSource for EtcdSource {
                 }
             }
         }
+    }
+
+    async fn leases(&self, cancel: &CancellationToken) -> anyhow::Result<Leases> {
+        patience::patiently("reading the leases", cancel, || self.read_leases()).await
     }
 
     async fn previous_lease(
@@ -148,10 +163,11 @@ impl LeaseSource for EtcdSource {
     async fn follow(
         &self,
         own: watch::Receiver<OwnLease>,
+        known: Leases,
         leases: &watch::Sender<Leases>,
         cancel: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let follower = follow::Follower::new(&self.store, own, leases);
+        let follower = follow::Follower::new(&self.store, own, known, leases);
         cancel.run_until_cancelled(follower.run()).await;
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Uplink, UplinkError};
+use super::{Memory, Uplink, UplinkError};
 use crate::cli::config::UplinkChoice;
 use crate::mark;
 use crate::net::{Address, Link, NetError, NextHop, Route};
@@ -29,12 +29,16 @@ struct Found<'a> {
 }
 
 impl Snapshot {
-    pub(super) fn select(&self, choice: &UplinkChoice) -> Result<Uplink, UplinkError> {
+    pub(super) fn select(
+        &self,
+        choice: &UplinkChoice,
+        memory: &Memory,
+    ) -> Result<Uplink, UplinkError> {
         let asked = !choice.interfaces.is_empty()
             || !choice.regexes.is_empty()
             || choice.can_reach.is_some();
         let found = match (asked, choice.public_ip) {
-            (true, _) => self.as_asked(choice)?,
+            (true, _) => self.as_asked(choice, memory)?,
             (false, Some(address)) => self
                 .by_address(address)
                 .map(|link| Found {
@@ -48,11 +52,11 @@ impl Snapshot {
                 })?,
             (false, None) => self.by_default_route()?,
         };
-        self.check(found, choice.public_ip)
+        self.check(found, choice.public_ip, memory)
     }
 
     /// `--iface` values in order, then `--iface-regex`, then `--iface-can-reach`.
-    fn as_asked(&self, choice: &UplinkChoice) -> Result<Found<'_>, UplinkError> {
+    fn as_asked(&self, choice: &UplinkChoice, memory: &Memory) -> Result<Found<'_>, UplinkError> {
         let mut tried = Vec::new();
         for value in &choice.interfaces {
             let address = value.parse().ok();
@@ -81,6 +85,10 @@ impl Snapshot {
                 links.next().map(|link| (link, None))
             };
             if let Some((link, address)) = by_address.or_else(by_name) {
+                // Several of its addresses may match.
+                let matching = |a: &&Address| regex.is_match(&a.ip().to_string());
+                let held: Vec<_> = self.held(link).filter(matching).collect();
+                let address = address.map(|first| memory.kept(&held).unwrap_or(first));
                 return Ok(Found { link, address, why });
             }
             tried.push(format!("{why}: matches no address and no name"));
@@ -90,7 +98,8 @@ impl Snapshot {
             match reach {
                 Ok(hop) => match self.by_index(hop.index) {
                     Some(link) => {
-                        let address = hop.source;
+                        let held: Vec<_> = self.held(link).collect();
+                        let address = memory.in_use(&held).or(hop.source);
                         return Ok(Found { link, address, why });
                     }
                     None => tried.push(format!("{why}: interface #{} is gone", hop.index)),
@@ -140,7 +149,12 @@ impl Snapshot {
         })
     }
 
-    fn check(&self, found: Found<'_>, public_ip: Option<Ipv4Addr>) -> Result<Uplink, UplinkError> {
+    fn check(
+        &self,
+        found: Found<'_>,
+        public_ip: Option<Ipv4Addr>,
+        memory: &Memory,
+    ) -> Result<Uplink, UplinkError> {
         let Found { link, address, why } = found;
         let name = || link.name.clone();
         if link.loopback {
@@ -157,7 +171,7 @@ impl Snapshot {
             });
         }
         let address = address
-            .or_else(|| self.address_of(link, public_ip))
+            .or_else(|| self.address_of(link, public_ip, memory))
             .ok_or_else(|| UplinkError::NoAddress { name: name() })?;
         Ok(Uplink {
             name: name(),
@@ -170,20 +184,19 @@ impl Snapshot {
         })
     }
 
-    /// The public address if the interface holds it; else global before link-local, permanent before
-    /// dynamic, the kernel's order within. Deprecated addresses are for old connections only.
-    fn address_of(&self, link: &Link, public_ip: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
-        self.addresses
-            .iter()
-            .filter(|address| address.index == link.index && !address.deprecated)
-            .min_by_key(|address| {
-                (
-                    Some(address.ip()) != public_ip,
-                    !address.global,
-                    !address.permanent,
-                )
-            })
-            .map(Address::ip)
+    fn address_of(
+        &self,
+        link: &Link,
+        public_ip: Option<Ipv4Addr>,
+        memory: &Memory,
+    ) -> Option<Ipv4Addr> {
+        let held: Vec<_> = self.held(link).collect();
+        memory.choose(&held, public_ip)
+    }
+
+    fn held(&self, link: &Link) -> impl Iterator<Item = &Address> {
+        let index = link.index;
+        self.addresses.iter().filter(move |a| a.index == index)
     }
 
     /// Our own devices hold addresses of the overlay; they are never the way to it.
@@ -213,10 +226,12 @@ impl Snapshot {
         let mut names: Vec<_> = self
             .links()
             .filter(|link| !link.loopback && link.ethernet)
-            .map(|link| match self.address_of(link, None) {
-                Some(address) => format!("{} ({address})", link.name),
-                None => format!("{} (no IPv4 address)", link.name),
-            })
+            .map(
+                |link| match self.address_of(link, None, &Memory::default()) {
+                    Some(address) => format!("{} ({address})", link.name),
+                    None => format!("{} (no IPv4 address)", link.name),
+                },
+            )
             .collect();
         if names.is_empty() {
             names.push("none but the loopback".to_owned());

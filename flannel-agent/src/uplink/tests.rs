@@ -66,7 +66,9 @@ fn ip(text: &str) -> Ipv4Addr {
 
 #[test]
 fn if2_default_route_interface_is_found() {
-    let uplink = node().select(&UplinkChoice::default()).unwrap();
+    let uplink = node()
+        .select(&UplinkChoice::default(), &Memory::default())
+        .unwrap();
     assert_eq!((uplink.name.as_str(), uplink.index), ("eth0", 2));
     assert_eq!(uplink.address, ip("192.168.0.2"));
     assert_eq!(uplink.public_ip, uplink.address);
@@ -75,7 +77,9 @@ fn if2_default_route_interface_is_found() {
 
 #[test]
 fn if2_interface_by_ip_is_found_and_its_address_taken() {
-    let uplink = node().select(&iface(&["10.0.0.3"])).unwrap();
+    let uplink = node()
+        .select(&iface(&["10.0.0.3"]), &Memory::default())
+        .unwrap();
     assert_eq!(
         (uplink.name.as_str(), uplink.address),
         ("eth1", ip("10.0.0.3"))
@@ -84,7 +88,9 @@ fn if2_interface_by_ip_is_found_and_its_address_taken() {
 
 #[test]
 fn if1_by_name() {
-    let uplink = node().select(&iface(&["eth1"])).unwrap();
+    let uplink = node()
+        .select(&iface(&["eth1"]), &Memory::default())
+        .unwrap();
     assert_eq!(
         (uplink.name.as_str(), uplink.address),
         ("eth1", ip("10.0.0.2"))
@@ -94,14 +100,19 @@ fn if1_by_name() {
 #[test]
 fn if1_first_iface_that_exists_wins() {
     let uplink = node()
-        .select(&iface(&["wlan0", "172.16.0.1", "eth1", "eth0"]))
+        .select(
+            &iface(&["wlan0", "172.16.0.1", "eth1", "eth0"]),
+            &Memory::default(),
+        )
         .unwrap();
     assert_eq!(uplink.name, "eth1");
 }
 
 #[test]
 fn if1_regex_on_address() {
-    let uplink = node().select(&regex(r"^10\.0\.0\.3$")).unwrap();
+    let uplink = node()
+        .select(&regex(r"^10\.0\.0\.3$"), &Memory::default())
+        .unwrap();
     assert_eq!(
         (uplink.name.as_str(), uplink.address),
         ("eth1", ip("10.0.0.3"))
@@ -110,7 +121,7 @@ fn if1_regex_on_address() {
 
 #[test]
 fn if1_regex_on_name() {
-    let uplink = node().select(&regex("^eth1$")).unwrap();
+    let uplink = node().select(&regex("^eth1$"), &Memory::default()).unwrap();
     assert_eq!(
         (uplink.name.as_str(), uplink.address),
         ("eth1", ip("10.0.0.2"))
@@ -123,7 +134,7 @@ fn if1_regex_with_public_ip() {
         public_ip: Some(ip("203.0.113.7")),
         ..regex("eth1")
     };
-    let uplink = node().select(&choice).unwrap();
+    let uplink = node().select(&choice, &Memory::default()).unwrap();
     assert_eq!(
         (uplink.address, uplink.public_ip),
         (ip("10.0.0.2"), ip("203.0.113.7"))
@@ -144,7 +155,7 @@ fn if1_can_reach_takes_device_and_source() {
         can_reach: Some(ip("10.9.9.9")),
         ..UplinkChoice::default()
     };
-    let uplink = node.select(&choice).unwrap();
+    let uplink = node.select(&choice, &Memory::default()).unwrap();
     assert_eq!(
         (uplink.name.as_str(), uplink.address),
         ("eth1", ip("10.0.0.3"))
@@ -157,7 +168,7 @@ fn public_ip_alone_names_the_interface_that_holds_it() {
         public_ip: Some(ip("10.0.0.3")),
         ..UplinkChoice::default()
     };
-    let uplink = node().select(&choice).unwrap();
+    let uplink = node().select(&choice, &Memory::default()).unwrap();
     assert_eq!(
         (uplink.name.as_str(), uplink.address),
         ("eth1", ip("10.0.0.3"))
@@ -170,7 +181,10 @@ fn public_ip_that_the_named_interface_holds_is_its_address_too() {
         public_ip: Some(ip("10.0.0.3")),
         ..iface(&["eth1"])
     };
-    assert_eq!(node().select(&choice).unwrap().address, ip("10.0.0.3"));
+    assert_eq!(
+        node().select(&choice, &Memory::default()).unwrap().address,
+        ip("10.0.0.3")
+    );
 }
 
 #[test]
@@ -179,7 +193,10 @@ fn public_ip_that_nobody_holds_asks_for_iface() {
         public_ip: Some(ip("203.0.113.7")),
         ..UplinkChoice::default()
     };
-    let error = node().select(&choice).unwrap_err().to_string();
+    let error = node()
+        .select(&choice, &Memory::default())
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("203.0.113.7") && error.contains("--iface"),
         "{error}"
@@ -192,7 +209,9 @@ fn of_an_ecmp_default_route_the_first_hop_with_link_up_is_taken() {
     let mut node = node();
     node.links[1].running = false;
     node.routes = vec![default_route(0, &[2, 3])];
-    let uplink = node.select(&UplinkChoice::default()).unwrap();
+    let uplink = node
+        .select(&UplinkChoice::default(), &Memory::default())
+        .unwrap();
     assert_eq!(uplink.name, "eth1");
     assert!(uplink.why.contains("first of 2 next hops"), "{uplink}");
 }
@@ -201,9 +220,19 @@ fn of_an_ecmp_default_route_the_first_hop_with_link_up_is_taken() {
 fn the_default_route_of_lowest_metric_wins_unless_its_link_is_down() {
     let mut node = node();
     node.routes = vec![default_route(100, &[3]), default_route(200, &[2])];
-    assert_eq!(node.select(&UplinkChoice::default()).unwrap().name, "eth1");
+    assert_eq!(
+        node.select(&UplinkChoice::default(), &Memory::default())
+            .unwrap()
+            .name,
+        "eth1"
+    );
     node.links[2].running = false;
-    assert_eq!(node.select(&UplinkChoice::default()).unwrap().name, "eth0");
+    assert_eq!(
+        node.select(&UplinkChoice::default(), &Memory::default())
+            .unwrap()
+            .name,
+        "eth0"
+    );
 }
 
 #[test]
@@ -211,7 +240,7 @@ fn without_default_route_the_candidates_are_named() {
     let mut node = node();
     node.routes.clear();
     let error = node
-        .select(&UplinkChoice::default())
+        .select(&UplinkChoice::default(), &Memory::default())
         .unwrap_err()
         .to_string();
     assert!(
@@ -226,7 +255,10 @@ fn every_flag_that_found_nothing_is_named() {
         regexes: vec![Regex::new("^wl").unwrap()],
         ..iface(&["wlan0", "172.16.0.1"])
     };
-    let error = node().select(&choice).unwrap_err().to_string();
+    let error = node()
+        .select(&choice, &Memory::default())
+        .unwrap_err()
+        .to_string();
     for part in [
         "--iface=wlan0",
         "--iface=172.16.0.1",
@@ -241,7 +273,9 @@ fn every_flag_that_found_nothing_is_named() {
 fn interface_without_address_is_an_error_that_names_it() {
     let mut node = node();
     node.addresses.retain(|a| a.index != 3);
-    let error = node.select(&iface(&["eth1"])).unwrap_err();
+    let error = node
+        .select(&iface(&["eth1"]), &Memory::default())
+        .unwrap_err();
     assert!(
         matches!(&error, UplinkError::NoAddress { name } if name == "eth1"),
         "{error}"
@@ -251,7 +285,7 @@ fn interface_without_address_is_an_error_that_names_it() {
 #[test]
 fn loopback_is_refused() {
     for choice in [iface(&["lo"]), iface(&["127.0.0.1"])] {
-        let error = node().select(&choice).unwrap_err();
+        let error = node().select(&choice, &Memory::default()).unwrap_err();
         assert!(matches!(error, UplinkError::Loopback { .. }), "{error}");
     }
 }
@@ -260,7 +294,9 @@ fn loopback_is_refused() {
 fn a_device_that_is_no_ethernet_is_refused() {
     let mut node = node();
     node.links[2].ethernet = false;
-    let error = node.select(&iface(&["eth1"])).unwrap_err();
+    let error = node
+        .select(&iface(&["eth1"]), &Memory::default())
+        .unwrap_err();
     assert!(matches!(error, UplinkError::NotEthernet { .. }), "{error}");
 }
 
@@ -268,7 +304,9 @@ fn a_device_that_is_no_ethernet_is_refused() {
 fn mtu_zero_is_refused() {
     let mut node = node();
     node.links[2].mtu = 0;
-    let error = node.select(&iface(&["eth1"])).unwrap_err();
+    let error = node
+        .select(&iface(&["eth1"]), &Memory::default())
+        .unwrap_err();
     assert!(matches!(error, UplinkError::Mtu { mtu: 0, .. }), "{error}");
 }
 
@@ -287,11 +325,11 @@ fn deprecated_link_local_and_dynamic_addresses_come_last() {
         eth1("10.0.0.7/24", |_| {}),
     ];
     for expected in ["10.0.0.7", "10.0.0.8", "169.254.0.1"] {
-        let uplink = node.select(&iface(&["eth1"])).unwrap();
+        let uplink = node.select(&iface(&["eth1"]), &Memory::default()).unwrap();
         assert_eq!(uplink.address, ip(expected));
         node.addresses.retain(|a| a.ip() != ip(expected));
     }
-    assert!(node.select(&iface(&["eth1"])).is_err());
+    assert!(node.select(&iface(&["eth1"]), &Memory::default()).is_err());
 }
 
 #[test]
@@ -301,6 +339,6 @@ fn our_own_devices_are_never_the_uplink() {
     flannel.alias = Some("flannel-ebpf:coreos_com_network".to_owned());
     node.links.insert(0, flannel);
     node.addresses.insert(0, address(4, "10.244.1.0/32"));
-    let uplink = node.select(&regex(r"^10\.")).unwrap();
+    let uplink = node.select(&regex(r"^10\."), &Memory::default()).unwrap();
     assert_eq!(uplink.name, "eth1");
 }

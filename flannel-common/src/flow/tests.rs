@@ -171,6 +171,25 @@ fn a_flow_is_its_pod_s_whoever_else_sends_in_its_name() {
 }
 
 #[test]
+fn nobody_else_ends_a_flow() {
+    for control in [Control::Open, Control::Answer, Control::Close] {
+        let mut flow = both_verified();
+        assert!(flow.control_from(control, PORT + 1, at(10), EPOCH));
+        assert_eq!(flow, both_verified());
+        assert!(flow.control_from(control, PORT, at(10), EPOCH));
+        assert!(!is_proven(&flow, at(10)));
+
+        let mut old = both_verified();
+        assert!(old.control_from(control, PORT + 1, at(15_100), EPOCH));
+        assert_eq!(old.tx.verified, 0, "nobody's any more");
+        let mut moved = both_verified();
+        assert!(moved.control_from(control, PORT + 1, at(10), EPOCH + 1));
+        assert_eq!(moved.tx.verified, 0);
+    }
+    assert!(!both_verified().control_from(Control::None, PORT + 1, at(10), EPOCH));
+}
+
+#[test]
 fn the_bridge_says_where_a_flow_goes() {
     let mut flow = both_verified();
     let other = Proof {

@@ -13,7 +13,7 @@ use flannel_agent::desired::{Desired, Facts, FastPath, Inputs, Mode, Sought, Sou
 use flannel_agent::direct::Direct;
 use flannel_agent::lease::LeaseAttrs;
 use flannel_agent::mac::MacAddr;
-use flannel_agent::uplink::{self, Uplink};
+use flannel_agent::uplink::{self, Memory, Uplink};
 use flannel_tests::netns::Netns;
 use flannel_tests::sweep;
 
@@ -184,7 +184,7 @@ impl Agent<'_> {
             interfaces: vec![self.rig.iface.to_owned()],
             ..Default::default()
         };
-        uplink::find(self.dataplane.netlink(), &choice)
+        uplink::find(self.dataplane.netlink(), &choice, &Memory::default())
             .await
             .unwrap()
     }
@@ -202,6 +202,7 @@ impl Agent<'_> {
             uplink: &uplink,
             leases: &leases,
             fast_path,
+            sysctls: self.dataplane.sysctls(),
         };
         let facts = Facts::gather(self.dataplane.netlink(), sought)
             .await

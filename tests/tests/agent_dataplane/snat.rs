@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use flannel_agent::dataplane::AttachMode;
-use flannel_agent::desired::{PortRange, SourceNat};
+use flannel_agent::desired::{PortChoice, PortRange, SourceNat};
 use flannel_common::maps::{EXEMPT, FRAGMENTS, OUTLETS, SNAT, STEPS};
 use flannel_tests::wait::{SOON, eventually};
 use rstest::rstest;
@@ -20,10 +20,10 @@ const HOOKS: [&str; 4] = [
 
 fn source_nat(exempt: &[&str]) -> SourceNat {
     SourceNat {
-        ports: PortRange {
+        ports: PortChoice::Fixed(PortRange {
             min: 49_152,
             max: 65_535,
-        },
+        }),
         exempt: exempt.iter().map(|net| net.parse().unwrap()).collect(),
     }
 }

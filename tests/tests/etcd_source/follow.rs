@@ -5,7 +5,7 @@ use std::time::Duration;
 use etcd_client::PutOptions;
 use flannel_tests::wait::SOON;
 
-use crate::support::{Net, attrs, follow, notified, pairs, settled};
+use crate::support::{Net, attrs, follow, follow_knowing, notified, pairs, settled};
 
 #[tokio::test]
 async fn wa1_the_own_lease_is_never_reported_and_a_new_one_once() {
@@ -146,6 +146,25 @@ async fn an_etcd_restored_from_an_older_backup_is_listed_anew() {
     let minute_and_more = Duration::from_mins(2);
     let given_up = [(3, 3), (4, 4)];
     node.others_within(minute_and_more, &given_up).await;
+}
+
+#[tokio::test]
+async fn an_etcd_wiped_while_the_agent_restarts_forgets_no_peer_that_lives() {
+    let net = Net::new().await;
+    net.put_lease("10.3.4.0-24", 44).await;
+    let known = [(2, 2), (3, 3), (4, 4)];
+    let mut node = follow_knowing(net.source(), "10.3.1.0/24", &known);
+    let first = notified("the first snapshot", &mut node.leases).await;
+    assert_eq!(pairs(&first), [(2, 2), (3, 3), (4, 44)]);
+    // One takes its lease again, and is deleted then; another lives elsewhere by now.
+    net.put_lease("10.3.3.0-24", 3).await;
+    net.put_lease("10.3.5.0-24", 5).await;
+    node.others(&[(2, 2), (3, 3), (4, 44), (5, 5)]).await;
+    net.delete("10.3.3.0-24").await;
+    node.others(&[(2, 2), (4, 44), (5, 5)]).await;
+    let minute_and_more = Duration::from_mins(2);
+    node.others_within(minute_and_more, &[(4, 44), (5, 5)])
+        .await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! One etcd, one network in it, and the nodes that want leases of it.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -241,6 +242,15 @@ pub(crate) struct Following {
 
 /// Follows as the node whose lease is `own`.
 pub(crate) fn follow(source: EtcdSource, own: &str) -> Following {
+    follow_knowing(source, own, &[])
+}
+
+/// The same after a restart: the node reaches these [`pairs`] already.
+pub(crate) fn follow_knowing(source: EtcdSource, own: &str, known: &[(u8, u8)]) -> Following {
+    let known: BTreeMap<_, _> = known
+        .iter()
+        .map(|(third, host)| (net(&format!("10.3.{third}.0/24")), attrs(*host)))
+        .collect();
     let own = OwnLease {
         subnet: net(own),
         attrs: attrs(1),
@@ -250,7 +260,11 @@ pub(crate) fn follow(source: EtcdSource, own: &str) -> Following {
     let (sender, leases) = watch::channel(Leases::default());
     let cancel = CancellationToken::new();
     let token = cancel.clone();
-    let task = tokio::spawn(async move { source.follow(own_receiver, &sender, &token).await });
+    let task = tokio::spawn(async move {
+        source
+            .follow(own_receiver, known.into(), &sender, &token)
+            .await
+    });
     Following {
         leases,
         own,

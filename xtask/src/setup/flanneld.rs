@@ -116,6 +116,8 @@ fn build(workspace: &Workspace, recipe: &Recipe) -> Result<()> {
             .env("GOWORK", "off")
             .env("GOTOOLCHAIN", "local")
             .env("GOCACHE", folder.join("cache"))
+            // Not in /tmp, which is small memory on many machines.
+            .env("GOTMPDIR", folder)
             // The udp backend's proxy is C.
             .env("CGO_ENABLED", "1");
         command

@@ -5,7 +5,9 @@ use std::path::Path;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{Patient, Report};
-use crate::dataplane::{DataplaneError, probe};
+use crate::dataplane::probe::{self, Tried};
+use crate::dataplane::{DataplaneError, OLDEST_KERNEL};
+use crate::desired::Xdp;
 
 pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
     if let Ok(name) = nix::sys::utsname::uname() {
@@ -20,7 +22,7 @@ pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
     capabilities(rights, report);
     // Without rights every probe fails, and would say nothing about the kernel.
     if allowed {
-        programs(probe::programs(), report);
+        programs(probe::programs(), patient.config.fast_path.xdp, report);
         hooks(probe::tcx(), report);
     }
     let path = &patient.config.bpffs;
@@ -37,12 +39,26 @@ fn capabilities(rights: Result<(), DataplaneError>, report: &mut Report) {
     }
 }
 
-fn programs(tried: Result<usize, DataplaneError>, report: &mut Report) {
-    match tried {
-        Ok(count) => report.ok(format!("the verifier takes all {count} programs")),
-        Err(error) => report.failure(
-            error.to_string(),
-            "boot a kernel that has it (6.6 or newer has all)",
+/// XDP is an option, and the agent does without: on a kernel that is too old for it nothing is wrong.
+fn programs(tried: Result<Tried, DataplaneError>, xdp: Xdp, report: &mut Report) {
+    let tried = match tried {
+        Ok(tried) => tried,
+        Err(error) => {
+            return report.failure(
+                error.to_string(),
+                format!("boot a kernel that has it ({OLDEST_KERNEL} or newer)"),
+            );
+        }
+    };
+    match (tried.no_xdp, xdp) {
+        (None, _) => report.ok(format!("the verifier takes all {} programs", tried.taken)),
+        (Some(why), Xdp::Off) => report.ok(format!(
+            "the verifier takes all {} programs but those for --xdp, which is off ({why})",
+            tried.taken
+        )),
+        (Some(why), Xdp::Auto | Xdp::On) => report.warning(
+            format!("--xdp has no effect here: {why}"),
+            "boot a kernel that has it (5.18 or newer), or leave --xdp off",
         ),
     }
 }
@@ -153,13 +169,35 @@ mod tests {
         assert!(text.contains("CAP_BPF"), "{text}");
         assert_eq!(said_of(Err(missing)), bad(&text, fix));
 
-        let tried = |tried| said(|report| programs(tried, report));
-        assert_eq!(tried(Ok(9)), fine("the verifier takes all 9 programs"));
+        let tried = |tried, xdp| said(|report| programs(tried, xdp, report));
+        let taken = |no_xdp: Option<&str>| Tried {
+            taken: 9,
+            no_xdp: no_xdp.map(str::to_owned),
+        };
+        let all = fine("the verifier takes all 9 programs");
+        assert_eq!(tried(Ok(taken(None)), Xdp::Auto), all);
+        let why = Some("the kernel lacks bpf_xdp_load_bytes");
+        assert_eq!(
+            tried(Ok(taken(why)), Xdp::Off),
+            fine(
+                "the verifier takes all 9 programs but those for --xdp, which is off \
+                 (the kernel lacks bpf_xdp_load_bytes)"
+            )
+        );
+        for asked in [Xdp::Auto, Xdp::On] {
+            assert_eq!(
+                tried(Ok(taken(why)), asked),
+                odd(
+                    "--xdp has no effect here: the kernel lacks bpf_xdp_load_bytes",
+                    "boot a kernel that has it (5.18 or newer), or leave --xdp off"
+                )
+            );
+        }
         let refused = DataplaneError::Capabilities {
             missing: vec!["CAP_BPF"],
         };
-        let fix = "boot a kernel that has it (6.6 or newer has all)";
-        assert_eq!(tried(Err(refused)), bad(&text, fix));
+        let fix = "boot a kernel that has it (6.1 or newer)";
+        assert_eq!(tried(Err(refused), Xdp::Off), bad(&text, fix));
     }
 
     #[test]

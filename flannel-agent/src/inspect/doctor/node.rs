@@ -3,9 +3,9 @@
 use crate::config::NetworkConfig;
 use crate::desired::{Outlets, Ports, TUNNEL_OVERHEAD, overlay_mtu};
 use crate::net::{NetError, sysctl};
-use crate::uplink::Uplink;
+use crate::uplink::{Memory, Uplink};
 
-use super::{Patient, Report, offloads, reverse_path, vxlan_port};
+use super::{Patient, Report, offloads, reverse_path, snat_ports, vxlan_port};
 
 /// IPv4 hosts have to take this much (RFC 791); below it DNS and TLS break.
 const MTU_MIN: u32 = 576;
@@ -15,19 +15,20 @@ pub(super) async fn check(
     network: Option<&NetworkConfig>,
     report: &mut Report,
 ) {
-    let uplink = match crate::uplink::find(patient.net, &patient.config.uplink).await {
-        Ok(uplink) => {
-            report.ok(format!("uplink {uplink}"));
-            Some(uplink)
-        }
-        Err(error) => {
-            report.failure(
-                error.to_string(),
-                "name the interface towards the other nodes with --iface",
-            );
-            None
-        }
-    };
+    let uplink =
+        match crate::uplink::find(patient.net, &patient.config.uplink, &Memory::default()).await {
+            Ok(uplink) => {
+                report.ok(format!("uplink {uplink}"));
+                Some(uplink)
+            }
+            Err(error) => {
+                report.failure(
+                    error.to_string(),
+                    "name the interface towards the other nodes with --iface",
+                );
+                None
+            }
+        };
     if let Some((uplink, network)) = uplink.as_ref().zip(network) {
         mtu(uplink, network, report);
     }
@@ -71,7 +72,8 @@ fn source_nat(
         .map(String::as_str)
         .collect::<Vec<_>>()
         .join(", ");
-    report.ok(format!("source NAT from ports {} on {devices}", snat.ports));
+    let tunnel = vxlan_port(network).unwrap_or(0);
+    snat_ports::check(patient, snat, tunnel, &devices, report);
     for device in &outlets.unserved {
         report.warning(
             format!("what pods send by {device} leaves under their own addresses: it is no Ethernet device"),

@@ -9,6 +9,7 @@ use crate::desired::{self, Desired, Facts, Inputs, Sought};
 use crate::direct::Direct;
 use crate::mac::MacAddr;
 use crate::net::Netlink;
+use crate::node_sysctls::NodeSysctls;
 use crate::plan::Action;
 use crate::subnet_env::{self, SubnetEnv};
 use crate::uplink::Uplink;
@@ -36,6 +37,7 @@ impl Preview {
             uplink,
             leases: &lease.others,
             fast_path: &config.fast_path,
+            sysctls: &NodeSysctls::new(&config.state_dir, &self.network),
         };
         let facts = Facts::gather(net, sought).await?;
         let direct = Direct::new(network, lease.subnet, &lease.others, uplink, &facts.on_link);

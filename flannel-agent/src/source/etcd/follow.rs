@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::error::EtcdError;
 use super::patience::Patience;
 use super::session::Watch;
-use super::store::{self, Store};
+use super::store::{self, Entry, Store};
 use super::table::Table;
 use crate::lease::{Leases, OwnLease};
 
@@ -23,6 +23,8 @@ const RESTORED: Duration = Duration::from_mins(1);
 pub(super) struct Follower<'a> {
     store: &'a Store,
     own: watch::Receiver<OwnLease>,
+    /// What this node reached before the first list.
+    known: Leases,
     leases: &'a watch::Sender<Leases>,
     table: Table,
     /// All up to here is in the table; `None` until the first list and after a compaction.
@@ -36,12 +38,14 @@ impl<'a> Follower<'a> {
     pub(super) fn new(
         store: &'a Store,
         mut own: watch::Receiver<OwnLease>,
+        known: Leases,
         leases: &'a watch::Sender<Leases>,
     ) -> Self {
         let subnet = own.borrow_and_update().subnet;
         Self {
             store,
             own,
+            known,
             leases,
             table: Table::new(subnet),
             revision: None,
@@ -108,6 +112,7 @@ impl<'a> Follower<'a> {
         for error in &listing.foreign {
             self.table.blame(&error.key, false, error);
         }
+        self.miss_known(&listing.entries);
         match self.settled {
             None => self.table.replace(listing.entries),
             Some(_) => self.table.add(listing.entries),
@@ -123,6 +128,24 @@ impl<'a> Follower<'a> {
             differs || first
         });
         Ok(listing.revision)
+    }
+
+    /// At the first list: whom an earlier agent knew and this one reaches, counts as in a running agent.
+    fn miss_known(&mut self, listed: &[Entry]) {
+        let known = std::mem::take(&mut self.known);
+        let missing = self.table.remember_missing(&known, listed);
+        if missing.is_empty() {
+            return;
+        }
+        let subnets: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        tracing::warn!(
+            "this node reaches {} subnets of which etcd has no lease that can be read: was it wiped or restored from a backup? they count for \
+             another {} s: {}",
+            subnets.len(),
+            RESTORED.as_secs(),
+            subnets.join(", ")
+        );
+        self.settled = Some(Instant::now() + RESTORED);
     }
 
     fn apply(&mut self, response: &WatchResponse) {

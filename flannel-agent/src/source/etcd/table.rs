@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 
 use super::store::Entry;
-use crate::lease::{LeaseAttrs, SubnetKey};
+use crate::lease::{LeaseAttrs, Leases, SubnetKey};
 
 /// All leases by key, our own among them.
 #[derive(Debug)]
@@ -43,6 +43,33 @@ impl Table {
         for entry in listed {
             self.put(entry);
         }
+    }
+
+    /// Leases of `known` that `listed` lacks, unless one that is listed has a part of the same subnet. Gives their subnets.
+    pub(super) fn remember_missing(&mut self, known: &Leases, listed: &[Entry]) -> Vec<Ipv4Net> {
+        let readable = listed.iter().filter(|entry| entry.attrs.is_ok());
+        let taken: BTreeSet<Ipv4Net> = readable.map(|entry| entry.key.v4).collect();
+        let overlaps = |subnet: &Ipv4Net| {
+            let mut around = std::iter::successors(Some(*subnet), Ipv4Net::supernet);
+            let around = around.any(|subnet| taken.contains(&subnet));
+            let mut inside = taken
+                .range(*subnet..)
+                .take_while(|other| subnet.contains(*other));
+            around || inside.next().is_some()
+        };
+        let missing = known
+            .iter()
+            .filter(|(subnet, _)| **subnet != self.own && !overlaps(subnet));
+        let missing: Vec<_> = missing.collect();
+        for (subnet, attrs) in &missing {
+            let known = Known {
+                // Before whatever is written from here on.
+                mod_revision: 0,
+                attrs: (*attrs).clone(),
+            };
+            self.entries.insert(SubnetKey::from(**subnet), known);
+        }
+        missing.into_iter().map(|(subnet, _)| *subnet).collect()
     }
 
     /// A lease was written. Gives the subnet whose answer may have changed.
@@ -189,6 +216,43 @@ mod tests {
         assert_eq!(others(&table), [(2, 2), (4, 4)]);
         table.replace(vec![lease("10.1.4.0-24", 4, 1)]);
         assert_eq!(others(&table), [(4, 4)]);
+    }
+
+    #[test]
+    fn what_was_reached_before_counts_where_the_first_list_has_nothing() {
+        let known: BTreeMap<_, _> = [
+            ("10.1.1.0/24", 1),
+            ("10.1.2.0/24", 2),
+            ("10.1.3.0/24", 3),
+            ("10.1.4.0/24", 4),
+            ("10.1.16.0/20", 16),
+            ("10.1.33.0/24", 33),
+        ]
+        .map(|(net, host)| {
+            (
+                subnet(net),
+                LeaseAttrs::host_gw(Ipv4Addr::new(192, 0, 2, host)),
+            )
+        })
+        .into();
+        let listed = || {
+            vec![
+                lease("10.1.2.0-24", 22, 2),
+                unreadable("10.1.3.0-24", 3),
+                lease("10.1.17.0-24", 17, 4),
+                lease("10.1.32.0-20", 32, 5),
+            ]
+        };
+        let mut table = Table::new(subnet("10.1.1.0/24"));
+        let missing = table.remember_missing(&known.into(), &listed());
+        assert_eq!(missing, [subnet("10.1.3.0/24"), subnet("10.1.4.0/24")]);
+        table.add(listed());
+        let listed_ones = [(17, 17), (32, 32)];
+        let all = [&[(2, 22), (3, 3), (4, 4)][..], &listed_ones].concat();
+        assert_eq!(others(&table), all);
+        table.replace(listed());
+        let all = [&[(2, 22), (3, 3)][..], &listed_ones].concat();
+        assert_eq!(others(&table), all);
     }
 
     #[test]

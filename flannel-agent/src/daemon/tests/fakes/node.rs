@@ -11,8 +11,8 @@ use super::{attrs, uplink};
 use crate::config::NetworkConfig;
 use crate::daemon::node::{Done, Node, Wanted};
 use crate::dataplane::ReconcileError;
-use crate::lease::LeaseAttrs;
-use crate::uplink::Uplink;
+use crate::lease::{LeaseAttrs, Leases};
+use crate::uplink::{Memory, Uplink};
 
 /// What the MAC of flanneld's device ends in.
 pub(in crate::daemon::tests) const FLANNELDS: u8 = 99;
@@ -39,6 +39,7 @@ struct Kernel {
     failures: AtomicUsize,
     slowness: Mutex<Duration>,
     taken_over: AtomicBool,
+    reached: Mutex<Leases>,
     announced: AtomicBool,
     announce: Notify,
 }
@@ -54,6 +55,7 @@ impl FakeNode {
             failures: AtomicUsize::default(),
             slowness: Mutex::default(),
             taken_over: AtomicBool::default(),
+            reached: Mutex::default(),
             announced: AtomicBool::default(),
             announce: Notify::new(),
         }))
@@ -72,6 +74,11 @@ impl FakeNode {
     /// Whether flanneld is there, with a device of the kernel's.
     pub(in crate::daemon::tests) fn is_flannelds(&self, taken_over: bool) {
         self.0.taken_over.store(taken_over, Ordering::Relaxed);
+    }
+
+    /// What an earlier agent left.
+    pub(in crate::daemon::tests) fn reaches(&self, leases: Leases) {
+        *self.0.reached.lock().unwrap() = leases;
     }
 
     pub(in crate::daemon::tests) fn lose_uplink(&self) {
@@ -120,6 +127,12 @@ impl FakeNode {
 impl Node for FakeNode {
     async fn uplink(&mut self) -> anyhow::Result<Uplink> {
         self.0.uplink.lock().unwrap().clone().context("no uplink")
+    }
+
+    fn remember(&mut self, _: Memory) {}
+
+    async fn reached(&mut self, _: &NetworkConfig) -> Leases {
+        self.0.reached.lock().unwrap().clone()
     }
 
     async fn attrs(

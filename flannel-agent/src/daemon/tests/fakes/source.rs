@@ -22,6 +22,7 @@ struct Datastore {
     own: watch::Sender<Option<OwnLease>>,
     attrs: watch::Sender<Option<LeaseAttrs>>,
     leases: watch::Sender<Option<Leases>>,
+    known: Mutex<Option<Leases>>,
     broken: CancellationToken,
 }
 
@@ -38,6 +39,7 @@ impl FakeSource {
             own: watch::Sender::default(),
             attrs: watch::Sender::default(),
             leases: watch::Sender::default(),
+            known: Mutex::default(),
             broken: CancellationToken::new(),
         }))
     }
@@ -74,6 +76,11 @@ impl FakeSource {
         self.0.request.lock().unwrap().clone().unwrap()
     }
 
+    /// What the agent said that the node reaches already.
+    pub(in crate::daemon::tests) fn known(&self) -> Leases {
+        self.0.known.lock().unwrap().clone().unwrap()
+    }
+
     pub(in crate::daemon::tests) async fn is_followed(&self) {
         until(|| self.0.leases.receiver_count() > 0).await;
     }
@@ -101,6 +108,10 @@ impl LeaseSource for FakeSource {
             Some(config) => Ok(config),
             None => pending().await,
         }
+    }
+
+    async fn leases(&self, _: &CancellationToken) -> anyhow::Result<Leases> {
+        Ok(Leases::default())
     }
 
     async fn previous_lease(
@@ -152,9 +163,11 @@ impl LeaseSource for FakeSource {
     async fn follow(
         &self,
         _: watch::Receiver<OwnLease>,
+        known: Leases,
         leases: &watch::Sender<Leases>,
         cancel: &CancellationToken,
     ) -> anyhow::Result<()> {
+        *self.0.known.lock().unwrap() = Some(known);
         let mut changed = self.0.leases.subscribe();
         changed.mark_changed();
         loop {

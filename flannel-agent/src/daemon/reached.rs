@@ -1,0 +1,106 @@
+//! Whom the node reaches before this agent has done anything: the leases behind what an earlier one pinned and routed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use flannel_common::maps;
+use ipnet::Ipv4Net;
+
+use crate::config::{Backend, NetworkConfig};
+use crate::dataplane::view::View;
+use crate::lease::{LeaseAttrs, Leases};
+use crate::mac::MacAddr;
+use crate::net::{Netlink, PROTOCOL, Route};
+
+/// As far as it can be read; another layout of the maps says nothing.
+pub(super) async fn reached(
+    net: &Netlink,
+    bpffs: &Path,
+    name: &str,
+    config: &NetworkConfig,
+) -> Leases {
+    let leases = match &config.backend {
+        Backend::Vxlan(vxlan) => {
+            let view = View::open(bpffs, Some(name));
+            let peers = view.and_then(|view| view.peers()).unwrap_or_default();
+            by_peers(vxlan.vni, peers)
+        }
+        Backend::HostGw => by_routes(net.routes().await.unwrap_or_default()),
+    };
+    let inside = |subnet: &Ipv4Net| config.network.contains(subnet);
+    let leases = leases.into_iter().filter(|(subnet, _)| inside(subnet));
+    leases.collect::<BTreeMap<_, _>>().into()
+}
+
+fn by_peers(vni: u32, peers: BTreeMap<Ipv4Net, maps::Peer>) -> Vec<(Ipv4Net, LeaseAttrs)> {
+    let lease = |(subnet, peer): (Ipv4Net, maps::Peer)| {
+        let attrs = LeaseAttrs::vxlan(peer.public_ip.into(), vni, MacAddr(peer.vtep_mac));
+        // Those of host-gw, which this network had before.
+        (peer.vtep_mac != [0; 6]).then_some((subnet, attrs))
+    };
+    peers.into_iter().filter_map(lease).collect()
+}
+
+fn by_routes(routes: Vec<Route>) -> Vec<(Ipv4Net, LeaseAttrs)> {
+    let ours = routes
+        .into_iter()
+        .filter(|route| route.protocol == PROTOCOL);
+    let lease = |route: Route| {
+        let path = route.paths.first()?;
+        Some((route.destination, LeaseAttrs::host_gw(path.gateway?)))
+    };
+    ours.filter_map(lease).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::net::Path;
+
+    fn peer(vtep_mac: [u8; 6]) -> maps::Peer {
+        maps::Peer {
+            public_ip: [192, 0, 2, 2],
+            next_hop: [192, 0, 2, 254],
+            vtep_mac,
+            kind: maps::PEER_DIRECT,
+            pad: 0,
+        }
+    }
+
+    #[test]
+    fn peers_of_a_tunnel_are_leases_as_they_were() {
+        let (subnet, other) = (
+            "10.1.2.0/24".parse().unwrap(),
+            "10.1.3.0/24".parse().unwrap(),
+        );
+        let mac = [2, 0, 0, 0, 0, 2];
+        let peers = BTreeMap::from([(subnet, peer(mac)), (other, peer([0; 6]))]);
+        let lease = LeaseAttrs::vxlan(Ipv4Addr::new(192, 0, 2, 2), 7, MacAddr(mac));
+        assert_eq!(by_peers(7, peers), [(subnet, lease)]);
+    }
+
+    #[test]
+    fn routes_of_ours_are_leases_of_host_gw() {
+        let gateway = Ipv4Addr::new(192, 0, 2, 2);
+        let route = |subnet: &str, gateway, protocol| Route {
+            destination: subnet.parse().unwrap(),
+            paths: vec![Path {
+                index: 2,
+                gateway,
+                dead: false,
+            }],
+            source: None,
+            metric: 0,
+            protocol,
+        };
+        let routes = vec![
+            route("10.1.2.0/24", Some(gateway), PROTOCOL),
+            route("10.1.3.0/24", Some(gateway), PROTOCOL + 1),
+            route("10.1.4.0/24", None, PROTOCOL),
+        ];
+        let lease = LeaseAttrs::host_gw(gateway);
+        assert_eq!(by_routes(routes), [("10.1.2.0/24".parse().unwrap(), lease)]);
+    }
+}

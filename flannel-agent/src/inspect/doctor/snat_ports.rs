@@ -1,0 +1,98 @@
+//! The ports that pods' flows leave under, beside those that the node connects from.
+
+use crate::desired::{PortChoice, Room, SourceNat, TooFew};
+use crate::mark::network_name;
+use crate::net::sysctl;
+use crate::node_sysctls::NodeSysctls;
+
+use super::{Patient, Report};
+
+/// Whether the node keeps enough of the ports that it connects from itself.
+pub(super) fn check(
+    patient: &Patient<'_>,
+    snat: &SourceNat,
+    tunnel: u16,
+    devices: &str,
+    report: &mut Report,
+) {
+    let sysctls = NodeSysctls::new(
+        &patient.config.state_dir,
+        &network_name(&patient.config.etcd.prefix),
+    );
+    let found = sysctl::local_port_range().and_then(|l| Ok((l, sysctls.reserved_ports()?)));
+    match found {
+        Ok((local, reserved)) => {
+            let room = Room {
+                local,
+                reserved: &reserved,
+                tunnel,
+            };
+            judge(snat.ports, &room, devices, report);
+        }
+        Err(error) => report.warning(
+            error.to_string(),
+            "mount /proc/sys, so that it can be looked at",
+        ),
+    }
+}
+
+fn judge(choice: PortChoice, room: &Room<'_>, devices: &str, report: &mut Report) {
+    let (low, high) = room.local;
+    match room.complaint(choice) {
+        Some(TooFew { ports, left, own, better, .. }) => report.failure(
+            format!("source NAT from ports {ports} leaves the node {left} of its own {own} (net.ipv4.ip_local_port_range is {low} {high})"),
+            format!("give --snat-ports={better}, or leave the flag out"),
+        ),
+        None => {
+            let ports = choice.settle(room);
+            // Whoever looks for the usual ones wants to know.
+            let why = match choice {
+                PortChoice::Auto if !ports.is_usual() => {
+                    format!(": the node itself connects from {low} to {high}")
+                }
+                _ => String::new(),
+            };
+            report.ok(format!("source NAT from ports {ports} on {devices}{why}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::PortRange;
+    use crate::inspect::doctor::tests::{bad, fine, said};
+    use crate::node_sysctls::Reserved;
+
+    #[test]
+    fn a_node_needs_ports_of_its_own() {
+        let reserved = Reserved::default();
+        let told = |choice, local| {
+            let room = Room {
+                local,
+                reserved: &reserved,
+                tunnel: 8472,
+            };
+            said(|report| judge(choice, &room, "eth0", report))
+        };
+        let dynamic = (49_152, 65_535);
+        assert_eq!(
+            told(PortChoice::Auto, dynamic),
+            fine(
+                "source NAT from ports 32768-49151 on eth0: the node itself connects from 49152 to 65535"
+            )
+        );
+        assert_eq!(
+            told(PortChoice::Auto, (32_768, 60_999)),
+            fine("source NAT from ports 49152-65535 on eth0")
+        );
+        let (min, max) = dynamic;
+        assert_eq!(
+            told(PortChoice::Fixed(PortRange { min, max }), dynamic),
+            bad(
+                "source NAT from ports 49152-65535 leaves the node 0 of its own 16384 (net.ipv4.ip_local_port_range is 49152 65535)",
+                "give --snat-ports=32768-49151, or leave the flag out"
+            )
+        );
+    }
+}

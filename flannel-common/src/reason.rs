@@ -107,4 +107,5 @@ reasons! {
     43 SnatUnready snat_unready Drop "part of the SNAT programs is missing" "restart the agent, and report it";
     44 PastBridge past_bridge Forward "let through by the stack and sent to the pod's port whole, past the bridge, which would cut it up" "nothing: this is the work";
     45 PairGone pair_gone Pass "the pair of devices is gone: the packet is left to whoever serves the network now" "nothing, if flanneld took the node over (`flannel-agent cleanup` removes what is left of ours); else start the agent";
+    46 PodTunnel pod_tunnel Drop "a pod made a tunnel packet itself, for a node of the cluster" "find the pod: it tries to get into the network past the node";
 }

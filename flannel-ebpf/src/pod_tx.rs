@@ -18,7 +18,7 @@ use crate::globals::{
 use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{crossing, flows, ours, peers};
+use crate::{crossing, flows, forged, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -30,6 +30,9 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Ok(Verdict::Untouched);
     };
     let outside = !leaves_for_overlay(packet);
+    if outside {
+        forged::check(packet)?;
+    }
     if outside && !leaves_cluster(packet) {
         return Ok(Verdict::Untouched);
     }

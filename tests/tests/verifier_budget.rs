@@ -18,7 +18,7 @@ use rstest::rstest;
 #[case(Program::UplinkSnatRx, 3_950)]
 #[case(Program::OverlaySnatTx, 3_300)]
 #[case(Program::OverlaySnatRx, 3_950)]
-#[case(Program::SnatOpen, 3_500)]
+#[case(Program::SnatOpen, 3_600)]
 #[case(Program::SnatOddTx, 2_500)]
 #[case(Program::SnatOddRx, 2_000)]
 #[case(Program::DirectRx, 3_000)]

@@ -39,6 +39,7 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses the dump.
     pub async fn disciplines(&self) -> Result<Vec<Discipline>, NetError> {
+        let _turn = self.turn_to_dump().await;
         let found: Result<Vec<TcMessage>, _> =
             self.handle.qdisc().get().execute().try_collect().await;
         let found = found.map_err(|e| NetError::netlink("list the queueing disciplines", &e))?;

@@ -20,8 +20,12 @@ use crate::net::{Direction, Link, Monitor, NetError, Netlink};
 const SETTLE: Duration = Duration::from_millis(5);
 /// Programs at tcx come and go without a word.
 const EVERY: Duration = Duration::from_secs(30);
+/// After a look that failed.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Looking may take this share of the time, no more: with many ports a look is not free.
 const LOOK_ONE_PART_IN: u32 = 4;
+/// But a change does not wait longer for it, on a busy machine.
+const REST: Duration = Duration::from_millis(100);
 
 /// Which ports, and where that is written down.
 #[derive(Debug, Clone)]
@@ -95,21 +99,27 @@ impl Guard {
     async fn run(mut self, monitor: Monitor) {
         let mut due = interval_at(Instant::now() + EVERY, EVERY);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut again = false;
         loop {
             tokio::select! {
                 _ = due.tick() => {}
+                () = sleep(AGAIN), if again => {}
                 _ = monitor.changed() => sleep(SETTLE).await,
             }
             let begun = Instant::now();
-            self.look_or_say().await;
-            sleep(begun.elapsed() * (LOOK_ONE_PART_IN - 1)).await;
+            again = !self.look_or_say().await;
+            let rest = begun.elapsed() * (LOOK_ONE_PART_IN - 1);
+            sleep(rest.min(REST)).await;
         }
     }
 
-    async fn look_or_say(&mut self) {
-        if let Err(error) = self.look().await {
+    /// Whether that worked.
+    async fn look_or_say(&mut self) -> bool {
+        let looked = self.look().await;
+        if let Err(error) = &looked {
             tracing::warn!("cannot look after the ports of the pod bridge: {error:#}");
         }
+        looked.is_ok()
     }
 
     async fn look(&mut self) -> anyhow::Result<()> {

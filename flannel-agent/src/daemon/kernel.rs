@@ -28,7 +28,7 @@ use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::unreached::Unreached;
 use crate::uplink::{self, Memory, Uplink};
-use crate::{blackhole, mac, metrics, observe, rescue, senders};
+use crate::{blackhole, mac, metrics, observe, ports, rescue, senders};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -61,6 +61,7 @@ pub(super) struct Kernel {
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
     firewall: Firewall,
+    ports: Option<ports::Keeper>,
 }
 
 impl Kernel {
@@ -99,6 +100,7 @@ impl Kernel {
             blackhole: config.blackhole,
             blackhole_held: None,
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
+            ports: None,
         })
     }
 
@@ -313,6 +315,11 @@ impl Node for Kernel {
             self.port.release();
         }
         done.extend(words(&reconciled?));
+        if self.ports.is_none() {
+            let options = ports::Options::new(&self.fast_path, &self.bpffs, &self.network);
+            let netlink = self.dataplane.netlink();
+            self.ports = ports::Keeper::start(netlink, options).await?;
+        }
         self.hold_port(&wanted.network).await?;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;

@@ -66,7 +66,7 @@ reasons! {
     2 DecapDirect decap_direct Forward "decapsulated and handed straight to the stack: nothing that GRO could merge" "nothing: this is the work";
     3 NotIpv4 not_ipv4 Pass "not IPv4" "nothing, unless pods are meant to speak another protocol over the overlay";
     4 Truncated truncated Pass "shorter than its headers say" "find the sender: the packet is malformed";
-    5 OuterOptions outer_options Pass "outer IPv4 header has options" "nothing: the VXLAN socket delivers it, slowly";
+    5 OuterOptions outer_options Pass "outer IPv4 header has options" "nothing: the VXLAN socket or the anchor delivers it, slowly";
     6 OuterFragment outer_fragment Pass "outer packet is a fragment" "raise the underlay's MTU or lower the overlay's: fragments take the slow socket path";
     7 OtherVni other_vni Pass "VXLAN of another network" "nothing, if another network runs on this node; else compare the VNI of the config on both nodes";
     8 LengthMismatch length_mismatch Pass "outer and inner lengths disagree" "switch rx-udp-gro-forwarding off on the uplink if this grows";

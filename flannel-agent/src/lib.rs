@@ -40,5 +40,6 @@ pub mod senders;
 pub mod source;
 pub mod subnet_env;
 pub mod sweep;
+pub mod unreached;
 pub mod uplink;
 pub mod wall;

@@ -9,7 +9,7 @@ use crate::{Ipv4, Mac};
 
 /// Version of everything in this file; the pin folder is `v<LAYOUT_VERSION>`. The feature `next-layout` is a build
 /// with another one, for tests of upgrades.
-pub const LAYOUT_VERSION: u32 = 6 + cfg!(feature = "next-layout") as u32;
+pub const LAYOUT_VERSION: u32 = 7 + cfg!(feature = "next-layout") as u32;
 
 /// The layout in which [`SNAT`] took the shape it has. Everything else in the maps follows from the leases or is
 /// proven again; translated connections would be lost.
@@ -93,13 +93,17 @@ pub const PEER_DIRECT: u8 = 2;
 /// [`Peer::kind`]: no peer, but a [`Way`](crate::outside::Way) out of the cluster. Of a flow only, never in [`PEERS`].
 pub const PEER_OUTSIDE: u8 = 3;
 
+/// [`Peer::next_hop`]: ask the routing table for each packet.
+pub const ROUTED: Ipv4 = [0; 4];
+
 /// How to reach the pods of one leased subnet.
 #[repr(C, align(4))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 pub struct Peer {
     /// The peer's PublicIP: outer destination.
     pub public_ip: Ipv4,
-    /// Whom to ask for a link-layer address on the uplink: the gateway, or `public_ip` when on-link.
+    /// Whom to ask for a link-layer address on the uplink: the gateway, or `public_ip` when on-link; or
+    /// [`ROUTED`].
     pub next_hop: Ipv4,
     /// Inner destination MAC.
     pub vtep_mac: Mac,

@@ -44,10 +44,12 @@ pub enum Program {
     OutsideRx = 18,
     /// Egress of the pod bridge: large packets that the stack has let through go to the pod's port whole.
     BridgeRx = 19,
+    /// Ingress of the anchor (`--gro=anchor`): what the kernel has decapsulated goes on to `flannel.<VNI>`.
+    AnchorRx = 20,
 }
 
 impl Program {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::OverlayTx,
         Self::OverlayCatch,
         Self::UplinkRx,
@@ -68,6 +70,7 @@ impl Program {
         Self::OutsideTx,
         Self::OutsideRx,
         Self::BridgeRx,
+        Self::AnchorRx,
     ];
     /// What is reached by tail call only; the place is the key in [`crate::maps::STEPS`].
     pub const STEPS: [Self; 5] = [
@@ -122,6 +125,7 @@ impl Program {
             Self::OutsideTx => "outside_tx",
             Self::OutsideRx => "outside_rx",
             Self::BridgeRx => "bridge_rx",
+            Self::AnchorRx => "anchor_rx",
         }
     }
 }

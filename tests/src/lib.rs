@@ -44,6 +44,7 @@ pub mod cold;
 pub mod crowd;
 pub mod datastore;
 pub mod etcd;
+pub mod fabric;
 pub mod fast_path;
 pub mod fill;
 pub mod flannel_rules;
@@ -91,6 +92,7 @@ pub mod udp;
 pub mod unprivileged;
 pub mod vxlan_frame;
 pub mod wait;
+pub mod ways;
 pub mod with_daemon;
 
 /// What a scenario needs.

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::Ports;
+use super::{Ports, Underlay};
 use crate::net::{Address, Kind, Link};
 
 /// The devices that have an address outside the network.
@@ -35,8 +35,17 @@ impl Outlets {
         network: Ipv4Net,
         uplink: u32,
         pods: &Ports,
+        underlay: &Underlay,
     ) -> Self {
         let mut outlets = Self::default();
+        let usable = |a: &&Address| a.global && !a.secondary && !a.deprecated;
+        // A device without an address borrows one, of the loopback device if that has any (`inet_select_addr`).
+        let of = |link: &Link| {
+            addresses
+                .iter()
+                .find(|a| a.index == link.index && usable(a))
+        };
+        let borrowed = links.iter().find_map(of);
         for link in links {
             let inside = |address: &Address| network.contains(&address.ip());
             let held = || addresses.iter().filter(|a| a.index == link.index);
@@ -48,8 +57,9 @@ impl Outlets {
                 && link.kind != Kind::Other("dummy".to_owned())
                 && !pods.contains_key(&link.name)
                 && !held().any(inside);
-            let usable = |a: &&Address| a.global && !a.secondary && !a.deprecated;
-            let Some(address) = held().find(usable).filter(|_| leads_out) else {
+            let lent = borrowed.filter(|_| underlay.others.contains_key(&link.name));
+            let address = held().find(usable).or(lent);
+            let Some(address) = address.filter(|_| leads_out) else {
                 continue;
             };
             if link.ethernet {
@@ -73,7 +83,29 @@ mod tests {
 
     fn find(links: &[Link], addresses: &[Address]) -> Outlets {
         let pods = Ports::from([("vethpod".to_owned(), 20)]);
-        Outlets::find(links, addresses, "10.244.0.0/16".parse().unwrap(), 2, &pods)
+        let underlay = Underlay {
+            others: [("bare".to_owned(), 6)].into(),
+            mtu: None,
+        };
+        let network = "10.244.0.0/16".parse().unwrap();
+        Outlets::find(links, addresses, network, 2, &pods, &underlay)
+    }
+
+    /// Unnumbered: the loopback device has the address, or whoever comes first.
+    #[test]
+    fn a_device_of_the_underlay_borrows_an_address() {
+        let loopback = Link {
+            loopback: true,
+            ..link(1, "lo")
+        };
+        let links = [loopback, link(6, "bare"), link(7, "idle"), link(8, "eth1")];
+        let own = address(8, "192.0.2.8/24");
+        let outlets = find(&links, &[own.clone(), address(1, "192.0.2.1/32")]);
+        assert_eq!(names(&outlets), ["bare", "eth1"]);
+        let address_of = |outlets: &Outlets| outlets.devices["bare"].address;
+        assert_eq!(address_of(&outlets), Ipv4Addr::new(192, 0, 2, 1));
+        let outlets = find(&links, &[own]);
+        assert_eq!(address_of(&outlets), Ipv4Addr::new(192, 0, 2, 8));
     }
 
     fn names(outlets: &Outlets) -> Vec<&str> {
@@ -88,7 +120,7 @@ mod tests {
             link(3, "docker0"),
             link(4, "cni0"),
             link(5, "flannel.1"),
-            link(6, "bare"),
+            link(6, "idle"),
             link(20, "vethpod"),
         ];
         let addresses = [

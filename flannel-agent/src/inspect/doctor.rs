@@ -11,6 +11,7 @@ mod offloads;
 mod reverse_path;
 mod snat_ports;
 mod tunnel;
+mod ways;
 
 use std::io::Write;
 use std::path::PathBuf;

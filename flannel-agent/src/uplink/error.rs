@@ -33,7 +33,8 @@ pub enum UplinkError {
     )]
     NoAddress { name: String },
     #[error(
-        "the uplink {name} is the loopback interface: choose one that other nodes can reach with --iface"
+        "the uplink {name} has no address that other nodes can reach: give it one (ip addr add ADDRESS/32 dev {name}), or choose \
+         another interface with --iface"
     )]
     Loopback { name: String },
     #[error(

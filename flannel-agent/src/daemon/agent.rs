@@ -1,6 +1,7 @@
 //! After the start: whatever changes – leases, our own subnet, links – ends in one reconcile.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -72,6 +73,8 @@ pub(super) struct Agent<N> {
     pub(super) leases: watch::Receiver<Leases>,
     /// What our lease should say; the keeper of the lease publishes it.
     pub(super) attrs: watch::Sender<LeaseAttrs>,
+    /// From where the datastore is talked to, as far as we know.
+    pub(super) address: watch::Sender<Ipv4Addr>,
     pub(super) subnet_file: SubnetFile,
     pub(super) ready: Ready,
     pub(super) systemd: Systemd,
@@ -286,6 +289,9 @@ impl<N: Node> Agent<N> {
             .attrs(&self.wanted.network, &uplink, Some(&published))
             .await?;
         tracing::warn!("uplink changed from {} to {uplink}", self.wanted.uplink);
+        self.address.send_if_modified(|address| {
+            std::mem::replace(address, uplink.address) != uplink.address
+        });
         self.wanted.uplink = uplink;
         self.publish(attrs);
         Ok(())

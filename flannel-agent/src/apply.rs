@@ -1,5 +1,7 @@
 //! The one executor: how each action is done. Every action may be repeated.
 
+mod anchor;
+
 use std::io;
 
 use nix::errno::Errno;
@@ -40,6 +42,7 @@ impl Executor<'_> {
                 }
             }
             Action::CreatePair(pair) => self.create_pair(pair).await?,
+            Action::CreateAnchor(anchor) => anchor::create(net, anchor).await?,
             Action::SetAlias { device, alias } => {
                 let index = self.index(device).await?;
                 found(device, net.set_alias(index, alias).await?)?;
@@ -81,7 +84,12 @@ impl Executor<'_> {
             Action::BumpEpoch => self.bpf.bump_epoch()?,
             Action::SetUp { device } => {
                 let index = self.index(device).await?;
-                found(device, net.set_up_noarp(index).await?)?;
+                match (net.set_up_noarp(index).await, &self.node.anchor) {
+                    (Err(error), Some(wanted)) if wanted.name == *device => {
+                        return Err(anchor::refused(net, wanted, error).await);
+                    }
+                    (outcome, _) => found(device, outcome?)?,
+                }
             }
             Action::Attach(attachment) => {
                 let link = self.link(&attachment.device).await?;

@@ -5,6 +5,7 @@
 
 mod facts;
 mod fast_path;
+mod gro;
 mod node;
 mod outlets;
 mod peers;
@@ -24,6 +25,8 @@ use serde::Serialize;
 
 pub use facts::{Base, Sought};
 pub use fast_path::{FastPath, Hook, Mode, Ports, Xdp};
+pub(crate) use gro::is_anchor;
+pub use gro::{Anchor, Gro};
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use outlets::{Outlet, Outlets};
 pub use peers::{Peer, Peers, ROUTED};
@@ -104,6 +107,8 @@ pub struct Facts {
     pub underlay: Underlay,
     /// By which devices besides the uplink packets leave the node.
     pub outlets: Outlets,
+    /// A vxlan device of somebody else's that has the VXLAN port.
+    pub port_holder: Option<String>,
 }
 
 /// A network that this node cannot serve.

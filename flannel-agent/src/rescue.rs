@@ -23,6 +23,7 @@ use crate::cli::flags::SourceCheck;
 use crate::net::{NetError, Netlink};
 use fit::Fit;
 use frame::Frame;
+pub(crate) use holder::find as holder_of;
 use inject::Injector;
 use networks::Networks;
 use socket::{Datagram, Socket};

@@ -309,10 +309,13 @@ impl Flow {
     /// about it.
     #[inline(always)]
     pub fn control_from(&mut self, control: Control, port: u32, now: Tick, epoch: u32) -> bool {
-        if self.tx.port != port && self.tx.holds(now, epoch) {
-            return control != Control::None;
+        if let Control::None = control {
+            return false;
         }
-        self.control(control, now)
+        if self.tx.port == port || !self.tx.holds(now, epoch) {
+            self.control(control, now);
+        }
+        true
     }
 
     /// FIN or RST, in either direction.

@@ -44,19 +44,21 @@ pub enum Program {
     OutsideRx = 18,
     /// Egress of the pod bridge: large packets that the stack has let through go to the pod's port whole.
     BridgeRx = 19,
+    /// Ingress of the anchor (`--gro=anchor`): what the kernel has decapsulated goes on to `flannel.<VNI>`.
+    AnchorRx = 20,
     /// Ingress of devices without Ethernet header (tun, WireGuard, ipip, gre), ahead of all others: puts an empty one in front,
     /// so that those see what they know.
-    FrameRx = 20,
+    FrameRx = 21,
     /// [`Self::UplinkTx`] at such a device, on packets as they are.
-    UplinkTxIp = 21,
+    UplinkTxIp = 22,
     /// [`Self::SnatOpen`] for [`Self::UplinkTxIp`].
-    SnatOpenIp = 22,
+    SnatOpenIp = 23,
     /// [`Self::SnatOddTx`] for [`Self::UplinkTxIp`].
-    SnatOddTxIp = 23,
+    SnatOddTxIp = 24,
 }
 
 impl Program {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::OverlayTx,
         Self::OverlayCatch,
         Self::UplinkRx,
@@ -77,6 +79,7 @@ impl Program {
         Self::OutsideTx,
         Self::OutsideRx,
         Self::BridgeRx,
+        Self::AnchorRx,
         Self::FrameRx,
         Self::UplinkTxIp,
         Self::SnatOpenIp,
@@ -161,6 +164,7 @@ impl Program {
             Self::OutsideTx => "outside_tx",
             Self::OutsideRx => "outside_rx",
             Self::BridgeRx => "bridge_rx",
+            Self::AnchorRx => "anchor_rx",
             Self::FrameRx => "frame_rx",
             Self::UplinkTxIp => "uplink_tx_ip",
             Self::SnatOpenIp => "snat_open_ip",

@@ -98,19 +98,27 @@ pub fn check_size(ip: &Ip, tcp: Option<TcpTail>, gso_size: u32, mtu: u32) -> Res
     }
 }
 
-/// Checks that the IPv4 header speaks of no more than there is, `frame_len` bytes with the Ethernet header, and not of less
-/// than itself. `ip_rcv` drops other packets; sent past it they would have to be dropped by the peer.
+/// [`check_size`] of what a pod sends in a frame of `frame_len` bytes, Ethernet header and all: its IPv4 header must speak of no
+/// more than there is, nor of less than itself. `ip_rcv` drops other packets; sent past it they would be the peer's to drop.
+/// Of a packet that stands for many the header may say nothing (BIG TCP).
 ///
 /// # Errors
-/// [`Reason::Truncated`].
+/// [`Reason::Truncated`], and those of [`check_size`].
 #[inline(always)]
-pub fn check_length(ip: &Ip, frame_len: u32) -> Result<(), Reason> {
-    let headers = (Eth::LEN + Ip::LEN) as u32;
-    let payload = u32::from(ip.total_len()).wrapping_sub(Ip::LEN as u32);
-    if payload > frame_len.saturating_sub(headers) {
-        return Err(Reason::Truncated);
+pub fn check_sent(
+    ip: &Ip,
+    tcp: Option<TcpTail>,
+    gso_size: u32,
+    mtu: u32,
+    frame_len: u32,
+) -> Result<u32, Reason> {
+    if gso_size == 0 {
+        let payload = u32::from(ip.total_len()).wrapping_sub(Ip::LEN as u32);
+        if payload > frame_len.wrapping_sub((Eth::LEN + Ip::LEN) as u32) {
+            return Err(Reason::Truncated);
+        }
     }
-    Ok(())
+    check_size(ip, tcp, gso_size, mtu)
 }
 
 /// Whether GRO could merge the packet with another (`tcp_gro_receive`): a TCP segment that takes up room in its stream,
@@ -128,10 +136,15 @@ pub const fn may_merge(ip: &Ip, l4: &L4) -> bool {
     flags & SYN == 0 && (flags & (FIN | RST) != 0 || ip.total_len() as usize > headers)
 }
 
-/// Whether a TCP packet is as long as bulk transfers make them: seven eighths of the MTU.
+/// Bulk transfers make TCP packets as long as that, bytes: seven eighths of the MTU.
+pub const fn bulk_len(mtu: u32) -> u32 {
+    mtu - mtu / 8
+}
+
+/// Whether a TCP packet is at least as long as that.
 #[inline(always)]
-pub fn is_full_size(ip: &Ip, mtu: u32) -> bool {
-    ip.proto == PROTO_TCP && u32::from(ip.total_len()) >= mtu - mtu / 8
+pub fn is_full_size(ip: &Ip, bulk_len: u32) -> bool {
+    ip.proto == PROTO_TCP && u32::from(ip.total_len()) >= bulk_len
 }
 
 #[cfg(test)]
@@ -172,16 +185,14 @@ mod tests {
     #[case::nothing(0, 114, Err(Reason::Truncated))]
     fn lengths(#[case] len: u16, #[case] frame: u32, #[case] want: Result<(), Reason>) {
         let total_len = len.to_be_bytes();
-        assert_eq!(
-            check_length(
-                &Ip {
-                    total_len,
-                    ..ip(17)
-                },
-                frame
-            ),
-            want
-        );
+        let ip = Ip {
+            total_len,
+            ..ip(17)
+        };
+        let sent = check_sent(&ip, None, 0, 1450, frame);
+        assert_eq!(sent, want.map(|()| u32::from(len)));
+        let many = check_sent(&ip, Some([0x50, 0x10]), 1000, 1450, frame);
+        assert_eq!(many, Ok(1040), "of many its header says nothing");
     }
 
     #[rstest]

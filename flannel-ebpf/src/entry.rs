@@ -8,8 +8,8 @@ use crate::skb::Skb;
 use crate::verdict::{finish, finish_xdp};
 use crate::xdp_frame::Frame;
 use crate::{
-    bridge_rx, direct_rx, direct_tx, overlay_rx, overlay_tx, pod_rx, pod_tx, uplink_rx, uplink_xdp,
-    xdp_rx,
+    anchor_rx, bridge_rx, direct_rx, direct_tx, overlay_rx, overlay_tx, pod_rx, pod_tx, uplink_rx,
+    uplink_xdp, xdp_rx,
 };
 
 /// Egress of `flannel.<VNI>`.
@@ -58,6 +58,14 @@ pub(crate) fn bridge_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let outcome = bridge_rx::run(&skb);
     finish(&skb, Program::BridgeRx, outcome)
+}
+
+/// Ingress of the anchor, with `--gro=anchor`.
+#[classifier]
+pub(crate) fn anchor_rx(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = anchor_rx::run(&skb);
+    finish(&skb, Program::AnchorRx, outcome)
 }
 
 /// Ingress of `flannel.<VNI>`.

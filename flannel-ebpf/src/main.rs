@@ -15,6 +15,8 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod anchor_rx;
+#[cfg(target_arch = "bpf")]
 mod bridge_rx;
 #[cfg(target_arch = "bpf")]
 mod crossing;

@@ -35,12 +35,13 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     }
     transport::check_fast(&packet.ip)?;
     let tcp = transport::tcp(&packet.ip, &packet.l4)?;
-    let gso_size = skb.gso_size();
-    let len = transport::check_size(&packet.ip, tcp, gso_size, OVERLAY_MTU.load())?;
-    // Of a packet that stands for many the header may say nothing (BIG TCP).
-    if gso_size == 0 {
-        transport::check_length(&packet.ip, skb.len())?;
-    }
+    let len = transport::check_sent(
+        &packet.ip,
+        tcp,
+        skb.gso_size(),
+        OVERLAY_MTU.load(),
+        skb.len(),
+    )?;
 
     // Only the stack knows the way out of the cluster.
     if flows::always() && !outside {

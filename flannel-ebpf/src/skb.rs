@@ -4,13 +4,13 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
     BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup, bpf_redir_neigh,
-    bpf_redir_neigh__bindgen_ty_1,
+    bpf_redir_neigh__bindgen_ty_1, bpf_tunnel_key,
 };
 use aya_ebpf::helpers::{
     bpf_check_mtu, bpf_csum_level, bpf_fib_lookup as bpf_fib_lookup_helper, bpf_get_hash_recalc,
     bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
-    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head, bpf_skb_load_bytes,
-    bpf_skb_vlan_pop,
+    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head, bpf_skb_change_type,
+    bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
 use aya_ebpf::{EbpfContext, bpf_f_adj_room_encap_l2};
@@ -29,6 +29,7 @@ use crate::maps::SNAT_STEPS;
 const PAST_STACK: u32 = 0x666c;
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
+const PACKET_OTHERHOST: u32 = 3;
 const AF_INET: u32 = 2;
 const EALREADY: i64 = 114;
 pub(crate) const ENODEV: i64 = 19;
@@ -213,6 +214,32 @@ impl Skb {
     pub(crate) fn is_for_host(&self) -> bool {
         // SAFETY: as in `new`.
         unsafe { (*self.raw()).pkt_type == PACKET_HOST }
+    }
+
+    /// Keeps the stack from taking the frame (`ip_rcv` drops what is for another host), while programs behind this one, and a
+    /// redirect, still may.
+    #[inline(always)]
+    pub(crate) fn hide_from_stack(&self) {
+        // SAFETY: a plain helper call with the live context. A frame that arrives has one of the types that it takes.
+        unsafe { bpf_skb_change_type(self.raw(), PACKET_OTHERHOST) };
+    }
+
+    /// VNI and sender of what a kernel tunnel device in metadata mode has decapsulated; `None` for all else, and for what came
+    /// by IPv6.
+    #[inline(always)]
+    pub(crate) fn tunnel(&self) -> Option<(u32, Ipv4)> {
+        // The part that Linux 4.9 had, and no word of it unwritten.
+        const LEN: u32 = core::mem::offset_of!(bpf_tunnel_key, __bindgen_anon_3) as u32;
+        let mut key = MaybeUninit::<bpf_tunnel_key>::uninit();
+        // SAFETY: the helper writes LEN bytes, the front of `key`: the packet's, or zeros if it fails.
+        let failed = unsafe { bpf_skb_get_tunnel_key(self.raw(), key.as_mut_ptr(), LEN, 0) };
+        if failed != 0 {
+            return None;
+        }
+        let key = key.as_ptr();
+        // SAFETY: inside of what the helper has written.
+        let (vni, remote) = unsafe { ((*key).tunnel_id, (*key).__bindgen_anon_1.remote_ipv4) };
+        Some((vni, remote.to_be_bytes()))
     }
 
     /// Copies a header at `offset` from the Ethernet header; works on paged packets too.

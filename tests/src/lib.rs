@@ -39,6 +39,7 @@ pub mod bpftool;
 mod bytes;
 pub mod cable;
 pub mod capture;
+pub mod certificate;
 pub mod cni;
 pub mod cold;
 pub mod crowd;

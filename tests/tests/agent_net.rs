@@ -44,8 +44,8 @@ fn several_may_list_at_once() {
             let (links, addresses, routes, again) =
                 tokio::join!(net.links(), net.addresses(), net.routes(), net.links(),);
             assert_eq!(links.unwrap(), again.unwrap());
-            assert_eq!(addresses.unwrap(), []);
-            assert!(routes.unwrap().iter().all(|route| route.index != index));
+            assert!(addresses.unwrap().iter().all(|a| a.ip().is_loopback()));
+            assert!(!routes.unwrap().iter().any(|route| route.leads_by(index)));
         }
     });
 }
@@ -121,13 +121,36 @@ fn a_kernel_vxlan_device_is_told_apart() {
             kind("flannel.7").await,
             Kind::Vxlan {
                 vni: Some(7),
-                port: Some(8472)
+                port: Some(8472),
+                lower: None,
             }
         );
         assert_eq!(kind("br0").await, Kind::Other("bridge".to_owned()));
         assert_eq!(kind("lo").await, Kind::Plain);
         let lo = net.link("lo").await.unwrap().unwrap();
         assert!(lo.loopback && !lo.ethernet);
+    });
+}
+
+/// It knows the device that it is bound to, and goes with that.
+#[test]
+fn a_vxlan_device_in_metadata_mode_goes_with_the_device_below() {
+    netns().block_on(async || {
+        let net = Netlink::open().unwrap();
+        net.create_pair(&pair()).await.unwrap();
+        let near = net.link("flannel.1").await.unwrap().unwrap();
+        let create = || net.create_metadata_vxlan("flanchor.8472", 8472, near.index);
+        assert_eq!(create().await.unwrap(), Outcome::Done);
+        assert_eq!(create().await.unwrap(), Outcome::Exists);
+        let anchor = net.link("flanchor.8472").await.unwrap().unwrap();
+        assert!(!anchor.up);
+        let Kind::Vxlan { port, lower, .. } = anchor.kind else {
+            panic!("{anchor:?}");
+        };
+        assert_eq!((port, lower), (Some(8472), Some(near.index)));
+        net.set_up_noarp(anchor.index).await.unwrap();
+        net.delete_link(near.index).await.unwrap();
+        assert_eq!(net.link("flanchor.8472").await.unwrap(), None);
     });
 }
 

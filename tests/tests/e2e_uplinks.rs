@@ -3,6 +3,7 @@
 use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::udp::Flow;
+use flannel_tests::wait::{SOON, eventually};
 use flannel_tests::with_daemon::start;
 use rstest::rstest;
 
@@ -110,12 +111,10 @@ fn another_network_in_the_config_is_taken_at_the_next_start(
         let addresses = agent.exec("ip -o -4 addr show dev flannel.1");
         assert_eq!(addresses.lines().count(), 1, "{addresses}");
         assert!(addresses.contains(&format!("{}/32", subnet.base)));
-        let routes = agent.exec("ip route show proto 102");
-        assert!(
-            routes.lines().all(|line| line.starts_with("10.99.")),
-            "{routes}"
-        );
-        assert_eq!(routes.lines().count(), peers, "{routes}");
+        eventually("routes to the new network's peers alone", SOON, || {
+            let routes = agent.exec("ip route show proto 102");
+            routes.lines().count() == peers && routes.lines().all(|line| line.starts_with("10.99."))
+        });
     }
     let (one, two) = (Pod::on(&pair.one, "new1"), Pod::on(&pair.two, "new2"));
     one.reaches(&two);

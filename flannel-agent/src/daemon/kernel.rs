@@ -21,7 +21,7 @@ use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::view::View;
 use crate::dataplane::{Dataplane, ReconcileError, Report};
-use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
+use crate::desired::{self, Desired, Facts, FastPath, Gro, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
 use crate::flanneld_masq::FlanneldMasq;
 use crate::forward_rules;
@@ -55,6 +55,8 @@ pub(super) struct Kernel {
     /// Since then.
     announced: Changes,
     rescue: Option<AbortOnDropHandle<()>>,
+    /// The device of somebody else's of which it was said that it has the port.
+    port_holder: Option<String>,
     senders: senders::Watch,
     bridge: Option<Mismatch>,
     blackhole: bool,
@@ -95,6 +97,7 @@ impl Kernel {
             looked_up: None,
             announced: Changes::default(),
             rescue: None,
+            port_holder: None,
             senders: senders::Watch::default(),
             bridge: None,
             blackhole: config.blackhole,
@@ -111,7 +114,7 @@ impl Kernel {
         let Backend::Vxlan(vxlan) = &network.backend else {
             return Ok(());
         };
-        if alive {
+        if alive || self.fast_path.gro == Gro::Anchor {
             return Ok(());
         }
         let netlink = self.dataplane.netlink().clone();
@@ -183,6 +186,7 @@ impl Kernel {
         self.unreached.tell(&self.facts.unreached);
         self.own_ports
             .judge(self.snat.as_ref(), &self.facts, &wanted.network);
+        self.name_port_holder();
         self.looked_up.get_or_insert_with(Instant::now);
         Ok(())
     }
@@ -221,6 +225,20 @@ impl Kernel {
             let keeper = forward_rules::Keeper::start(network, every).await;
             self.forward_rules = Some(keeper);
         }
+    }
+
+    /// With `--gro=anchor`, where the port has a device already: GRO is none the worse for it.
+    fn name_port_holder(&mut self) {
+        let holder = &self.facts.port_holder;
+        if let Some(device) = holder.as_ref().filter(|_| *holder != self.port_holder)
+            && self.fast_path.gro == Gro::Anchor
+        {
+            tracing::warn!(
+                "the kernel vxlan device {device} has our UDP port: GRO knows the port by it, and no anchor is made; but \
+                 fragmented tunnel packets go to {device}, not to us"
+            );
+        }
+        self.port_holder.clone_from(holder);
     }
 
     fn name_unserved(&mut self) {

@@ -9,6 +9,7 @@ use flannel_common::maps::{EPOCH, EXEMPT, MACS, OUTLETS, PEERS, STEPS, VTEPS};
 use flannel_common::program::Program;
 
 use super::alive::Alive;
+use super::anchors;
 use super::bpffs::{self, Pins};
 use super::clsact::MadeQdiscs;
 use super::definition::ReplacedMap;
@@ -23,7 +24,7 @@ use super::xdp::{self, Refusal};
 use super::{DataplaneError, Options, carry};
 use crate::actual::{Generation, Loaded, PeerMaps, Programs, Stale};
 use crate::desired::Node;
-use crate::net::{Link, Netlink};
+use crate::net::{Link, NetError, Netlink};
 use crate::plan::PeerChanges;
 use ipnet::Ipv4Net;
 
@@ -343,6 +344,16 @@ impl Bpf {
             programs.stale.extend(strays);
         }
         Ok(programs)
+    }
+
+    /// Whether another network has a program at an anchor.
+    pub(crate) async fn is_shared(
+        &self,
+        net: &Netlink,
+        anchor: &Link,
+        tags: &[u32],
+    ) -> Result<bool, NetError> {
+        anchors::is_shared(net, anchor, &self.pins, tags).await
     }
 
     fn old_layouts(&self) -> Result<BTreeMap<String, bool>, DataplaneError> {

@@ -77,6 +77,11 @@ pub enum DataplaneError {
     MapFull { map: &'static str, capacity: usize },
     #[error("the kernel refuses {count} of them ({named})")]
     Routes { count: usize, named: String },
+    #[error(
+        "UDP port {port} is held by {holder}: end that, or give the network another Port in its config (on all nodes); \
+         networks of one node that share a port need the same --gro"
+    )]
+    PortBusy { port: u16, holder: String },
     #[error("{0}")]
     Xdp(String),
     #[error("the programs are not loaded yet")]

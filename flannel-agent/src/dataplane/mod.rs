@@ -2,6 +2,7 @@
 //! top of that the whole dataplane of a node, kept equal to what is wanted.
 
 mod alive;
+mod anchors;
 mod bpf;
 mod bpffs;
 mod carry;
@@ -146,6 +147,19 @@ pub(crate) fn is_looked_after(bpffs: &Path, network: &str) -> bool {
 /// Whether anything of a network is pinned.
 pub(crate) fn has_pins(bpffs: &Path, network: &str) -> bool {
     bpffs::Pins::of(bpffs, network).root().exists()
+}
+
+/// Whether another network has a program at an anchor. `tags`: see [`crate::desired::Node::tag`].
+///
+/// # Errors
+/// If the kernel does not list filters.
+pub(crate) async fn is_shared(
+    net: &Netlink,
+    anchor: &Link,
+    (bpffs, network): (&Path, &str),
+    tags: &[u32],
+) -> Result<bool, NetError> {
+    anchors::is_shared(net, anchor, &bpffs::Pins::of(bpffs, network), tags).await
 }
 
 /// Removes all pins of a network: its programs run nowhere any more, its maps are gone.

@@ -179,6 +179,9 @@ struct Constants {
     port_max: u16,
     source_check: u8,
     overlay_mtu: u32,
+    pair_mtu: u32,
+    bulk_len: u32,
+    anchor: u8,
     fast_path: u8,
     pod_hook: u8,
     snat_port_min: u16,
@@ -217,6 +220,9 @@ impl From<&Loaded> for Constants {
             port_max: node.local_ports.1,
             source_check: node.source_check.value(),
             overlay_mtu: node.overlay_mtu,
+            pair_mtu: node.gro.pair_mtu(node.overlay_mtu),
+            bulk_len: node.gro.bulk_len(node.overlay_mtu),
+            anchor: node.anchor,
             fast_path: node.fast_path,
             pod_hook: node.pod_hook,
             snat_port_min: node.snat_ports.map_or(0, |ports| ports.min),
@@ -246,6 +252,9 @@ impl Constants {
             .override_global(globals::PORT_MAX, &self.port_max, true)
             .override_global(globals::SOURCE_CHECK, &self.source_check, true)
             .override_global(globals::OVERLAY_MTU, &self.overlay_mtu, true)
+            .override_global(globals::PAIR_MTU, &self.pair_mtu, true)
+            .override_global(globals::BULK_LEN, &self.bulk_len, true)
+            .override_global(globals::ANCHOR, &self.anchor, true)
             .override_global(globals::FAST_PATH, &self.fast_path, true)
             .override_global(globals::POD_HOOK, &self.pod_hook, true)
             .override_global(globals::SNAT_PORT_MIN, &self.snat_port_min, true)

@@ -89,7 +89,7 @@ pub(super) fn check_kernel() -> Result<(), DataplaneError> {
 }
 
 /// What the programs call of the kernel; those for TC, then those that only the programs for XDP need.
-const HELPERS: [(BpfHelper, &str); 23] = [
+const HELPERS: [(BpfHelper, &str); 25] = [
     (BpfHelper::BPF_FUNC_map_lookup_elem, "bpf_map_lookup_elem"),
     (BpfHelper::BPF_FUNC_map_update_elem, "bpf_map_update_elem"),
     (BpfHelper::BPF_FUNC_map_delete_elem, "bpf_map_delete_elem"),
@@ -99,6 +99,11 @@ const HELPERS: [(BpfHelper, &str); 23] = [
     (BpfHelper::BPF_FUNC_l4_csum_replace, "bpf_l4_csum_replace"),
     (BpfHelper::BPF_FUNC_tail_call, "bpf_tail_call"),
     (BpfHelper::BPF_FUNC_skb_vlan_pop, "bpf_skb_vlan_pop"),
+    (
+        BpfHelper::BPF_FUNC_skb_get_tunnel_key,
+        "bpf_skb_get_tunnel_key",
+    ),
+    (BpfHelper::BPF_FUNC_skb_change_type, "bpf_skb_change_type"),
     (BpfHelper::BPF_FUNC_redirect, "bpf_redirect"),
     (BpfHelper::BPF_FUNC_skb_load_bytes, "bpf_skb_load_bytes"),
     (BpfHelper::BPF_FUNC_get_hash_recalc, "bpf_get_hash_recalc"),

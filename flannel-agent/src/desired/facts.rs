@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::{Facts, FastPath, Hook, Outlets, Ports, Room, Underlay, destinations};
+use super::{Facts, FastPath, Hook, Outlets, Ports, Room, Underlay, destinations, gro};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::online_cpus;
 use crate::direct;
@@ -91,6 +91,10 @@ impl Facts {
         );
         let silent = net.silent_neighbours().await?;
         self.doubt(&sought, &links, &silent);
+        self.port_holder = match &sought.config.backend {
+            Backend::Vxlan(vxlan) => gro::holder(&links, vxlan.vni, vxlan.port),
+            Backend::HostGw => None,
+        };
         Ok(())
     }
 

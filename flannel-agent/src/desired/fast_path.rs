@@ -8,7 +8,7 @@ use flannel_common::globals;
 use flannel_common::program::Program;
 use serde::Serialize;
 
-use super::{Attachment, Pair};
+use super::{Attachment, Gro, Pair};
 use crate::node_sysctls::Wish;
 
 /// What a flow has to show before it skips the stack.
@@ -54,6 +54,7 @@ pub struct FastPath {
     pub mode: Mode,
     pub hook: Hook,
     pub xdp: Xdp,
+    pub gro: Gro,
     /// The bridge that pods hang on.
     pub bridge: String,
 }
@@ -64,6 +65,7 @@ impl Default for FastPath {
             mode: Mode::default(),
             hook: Hook::default(),
             xdp: Xdp::default(),
+            gro: Gro::default(),
             bridge: "cni0".to_owned(),
         }
     }

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 
 use super::fast_path::{Mode, Ways};
-use super::{DesiredError, Inputs, PortRange, Ports, SourceNat, Xdp};
+use super::{Anchor, DesiredError, Gro, Inputs, PortRange, Ports, SourceNat, Xdp, gro};
 use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::mac::MacAddr;
@@ -37,6 +37,8 @@ pub struct Node {
     pub tag: u32,
     /// `None`: no tunnel.
     pub pair: Option<Pair>,
+    /// `None`: the UDP port is held by a socket of the agent, or by somebody else's device.
+    pub anchor: Option<Anchor>,
     /// `<subnet>.0/32`, the source of what this node itself sends through the tunnel.
     pub address: Ipv4Net,
     /// The cluster's Network: no other address of it may be on the device.
@@ -97,6 +99,9 @@ pub struct Globals {
     pub local_ports: (u16, u16),
     pub source_check: SourceCheck,
     pub overlay_mtu: u32,
+    pub gro: Gro,
+    /// Value of [`flannel_common::globals::ANCHOR`].
+    pub anchor: u8,
     /// Values of [`flannel_common::globals::FAST_PATH`] and [`flannel_common::globals::POD_HOOK`].
     pub fast_path: u8,
     pub pod_hook: u8,
@@ -179,6 +184,12 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     let mut attachments = pair
         .as_ref()
         .map_or_else(Vec::new, |pair| attachments(pair, &carriers));
+    let taken = inputs.facts.port_holder.is_some();
+    let wanted = |pair| Anchor::wanted(inputs.fast_path.gro, pair, port, taken);
+    let anchor = pair.as_ref().and_then(wanted);
+    if let Some(anchor) = &anchor {
+        attachments.push(Attachment::ingress(Program::AnchorRx, &anchor.name));
+    }
     let ways = Ways {
         pair: pair.as_ref(),
         // Without MAC addresses it cannot be told for whom a packet leaves: such flows are never proven.
@@ -226,6 +237,8 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
             local_ports: inputs.facts.local_ports,
             source_check: inputs.source_check,
             overlay_mtu: mtu,
+            gro: inputs.fast_path.gro,
+            anchor: gro::left_to(anchor.as_ref(), inputs.fast_path),
             fast_path: inputs.fast_path.mode.value(),
             pod_hook: inputs.fast_path.hook.value(),
             snat_ports,
@@ -245,6 +258,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         },
         outlets: outlets.values().map(|o| (o.index, o.address)).collect(),
         xdp: inputs.fast_path.xdp,
+        anchor,
         pair,
     })
 }

@@ -1,6 +1,7 @@
 mod bare;
 mod bridge;
 mod direct;
+mod gro;
 
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@ use netlink_packet_route::link::{
     LinkMessage, LinkXdp,
 };
 use nix::errno::Errno;
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 
 use super::error::{NetError, Outcome, errno, outcome};
 use super::{Netlink, error};
@@ -48,6 +48,8 @@ pub enum Kind {
         vni: Option<u32>,
         /// UDP port.
         port: Option<u16>,
+        /// ifindex of the device that it is bound to, and goes with.
+        lower: Option<u32>,
     },
     Other(String),
     /// Hardware, or anything else that names no kind.
@@ -150,6 +152,29 @@ impl Netlink {
             .build();
         outcome(
             format!("create the veth pair {} and {}", pair.name, pair.peer_name),
+            self.handle.link().add(message).execute().await,
+        )
+    }
+
+    /// Creates a vxlan device in metadata mode on a UDP port: of any VNI, and sending only what carries a tunnel key (for all
+    /// else see `vxlan_xmit`). It starts down, and goes when the device `lower` does (`vxlan_handle_lowerdev_unregister`).
+    ///
+    /// # Errors
+    /// [`Outcome::Exists`] is not an error; any other refusal is.
+    pub async fn create_metadata_vxlan(
+        &self,
+        name: &str,
+        port: u16,
+        lower: u32,
+    ) -> Result<Outcome, NetError> {
+        let message = LinkMessageBuilder::<LinkVxlan>::new(name)
+            .dev(lower)
+            .port(port)
+            .learning(false)
+            .append_info_data(InfoVxlan::CollectMetadata(true))
+            .build();
+        outcome(
+            format!("create the vxlan device {name} on UDP port {port}"),
             self.handle.link().add(message).execute().await,
         )
     }
@@ -294,6 +319,7 @@ fn kind(info: &[LinkInfo]) -> Kind {
                 kind = Kind::Vxlan {
                     vni: None,
                     port: None,
+                    lower: None,
                 }
             }
             LinkInfo::Kind(other) => kind = Kind::Other(other.to_string()),
@@ -301,11 +327,12 @@ fn kind(info: &[LinkInfo]) -> Kind {
             _ => {}
         }
     }
-    if let Kind::Vxlan { vni, port } = &mut kind {
+    if let Kind::Vxlan { vni, port, lower } = &mut kind {
         for option in options {
             match option {
                 InfoVxlan::Id(id) => *vni = Some(*id),
                 InfoVxlan::Port(number) => *port = Some(*number),
+                InfoVxlan::Link(index) => *lower = Some(*index),
                 _ => {}
             }
         }

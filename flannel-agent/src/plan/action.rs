@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{PeerChanges, RouteChanges};
 use crate::actual::Stale;
-use crate::desired::{Attachment, Globals, Pair};
+use crate::desired::{Anchor, Attachment, Globals, Pair};
 use crate::mac::MacAddr;
 use crate::net::Direction;
 use crate::node_sysctls::Wish;
@@ -31,6 +31,8 @@ pub enum Action {
         device: String,
     },
     CreatePair(Pair),
+    /// Makes the device that stands for the VXLAN port, or what is missing of it. It stays down.
+    CreateAnchor(Anchor),
     SetAlias {
         device: String,
         alias: String,
@@ -115,6 +117,7 @@ impl Action {
             Self::SetAside { .. } => "set_aside",
             Self::DeleteDevice { .. } => "delete_device",
             Self::CreatePair(_) => "create_pair",
+            Self::CreateAnchor(_) => "create_anchor",
             Self::SetAlias { .. } => "set_alias",
             Self::SetMac { .. } => "set_mac",
             Self::SetMtu { .. } => "set_mtu",
@@ -176,6 +179,11 @@ impl fmt::Display for Action {
                 f,
                 "create {} ({}, MTU {}) with its far end {}",
                 pair.name, pair.mac, pair.mtu, pair.gro_name
+            ),
+            Self::CreateAnchor(anchor) => write!(
+                f,
+                "create {}, which makes GRO know UDP port {}",
+                anchor.name, anchor.port
             ),
             Self::SetAlias { device, alias } => write!(f, "set the alias of {device} to {alias}"),
             Self::SetMac { device, mac } => write!(f, "set the MAC of {device} to {mac}"),

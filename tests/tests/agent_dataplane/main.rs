@@ -7,6 +7,7 @@
 )]
 
 mod adoption;
+mod anchor;
 mod clsact;
 mod drift;
 mod fast_path;

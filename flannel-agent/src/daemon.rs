@@ -5,6 +5,7 @@ mod kernel;
 mod look_ups;
 pub mod node;
 mod own_ports;
+mod port;
 mod reached;
 mod retry;
 mod signals;

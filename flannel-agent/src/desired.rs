@@ -10,9 +10,11 @@ mod node;
 mod outlets;
 mod peers;
 mod reach;
+mod room;
 mod routes;
 mod snat;
 mod snat_ports;
+mod sources;
 #[cfg(test)]
 pub(crate) mod tests;
 mod underlay;
@@ -33,6 +35,7 @@ pub use peers::{Peer, Peers, ROUTED};
 pub use routes::{Routes, TUNNEL, Way};
 pub use snat::SourceNat;
 pub use snat_ports::{PortChoice, PortRange, Room, TooFew};
+pub use sources::{Source, Sources};
 pub use underlay::Underlay;
 
 use crate::cli::flags::SourceCheck;

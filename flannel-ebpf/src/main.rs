@@ -51,6 +51,7 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod ours;
 #[cfg(target_arch = "bpf")]
+mod outlets;
 mod outside_rx;
 #[cfg(target_arch = "bpf")]
 mod outside_tx;

@@ -7,12 +7,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::look_ups::are_due;
 use super::node::{Done, Node, Wanted};
 use super::own_ports::{self, OwnPorts};
+use super::port::Port;
 use super::reached;
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
@@ -28,10 +27,9 @@ use crate::forward_rules;
 use crate::lease::{LeaseAttrs, Leases};
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
-use crate::rescue::{self, Rescue};
 use crate::unreached::Unreached;
 use crate::uplink::{self, Memory, Uplink};
-use crate::{blackhole, mac, metrics, observe, senders};
+use crate::{blackhole, mac, metrics, observe, rescue, senders};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -54,7 +52,7 @@ pub(super) struct Kernel {
     looked_up: Option<Instant>,
     /// Since then.
     announced: Changes,
-    rescue: Option<AbortOnDropHandle<()>>,
+    port: Port,
     /// The device of somebody else's of which it was said that it has the port.
     port_holder: Option<String>,
     senders: senders::Watch,
@@ -96,7 +94,7 @@ impl Kernel {
             facts: Facts::default(),
             looked_up: None,
             announced: Changes::default(),
-            rescue: None,
+            port: Port::default(),
             port_holder: None,
             senders: senders::Watch::default(),
             bridge: None,
@@ -108,30 +106,19 @@ impl Kernel {
         })
     }
 
-    /// Takes the VXLAN port, once the kernel's own device does not hold it any more.
     async fn hold_port(&mut self, network: &NetworkConfig) -> anyhow::Result<()> {
-        let alive = self.rescue.as_ref().is_some_and(|task| !task.is_finished());
         let Backend::Vxlan(vxlan) = &network.backend else {
             return Ok(());
         };
-        if alive || self.fast_path.gro == Gro::Anchor {
+        if self.fast_path.gro == Gro::Anchor {
             return Ok(());
         }
-        let netlink = self.dataplane.netlink().clone();
         let options = rescue::Options {
             port: vxlan.port,
             source_check: self.source_check,
             bpffs: self.bpffs.clone(),
         };
-        let socket = Rescue::open(netlink, &options).await?;
-        let task = tokio::spawn(async move {
-            // Ends with the node, by being dropped.
-            if let Err(error) = socket.run(&CancellationToken::new()).await {
-                tracing::warn!("the socket on the VXLAN port broke: {error}");
-            }
-        });
-        self.rescue = Some(AbortOnDropHandle::new(task));
-        Ok(())
+        Ok(self.port.hold(self.dataplane.netlink(), &options).await?)
     }
 
     fn desired(&self, wanted: &Wanted, direct: &Direct) -> anyhow::Result<Desired> {
@@ -155,7 +142,7 @@ impl Kernel {
         })?;
         // Those of host-gw, which the tunnel's peers know nothing of.
         desired.peers.ignored.extend(direct.ignored.clone());
-        Ok(desired)
+        Ok(self.dataplane.fit(desired)?)
     }
 
     fn sought<'a>(&'a self, wanted: &'a Wanted) -> Sought<'a> {
@@ -355,7 +342,7 @@ impl Node for Kernel {
         let reconciled = self.dataplane.reconcile(&desired).await;
         if let Err(ReconcileError::TakenOver { .. }) = reconciled {
             // Their device cannot come up while we hold its port.
-            self.rescue = None;
+            self.port.release();
         }
         done.extend(words(&reconciled?));
         self.hold_port(&wanted.network).await?;
@@ -383,7 +370,8 @@ impl Node for Kernel {
         let bridge = || self.bridge.as_ref().map(ToString::to_string);
         let masquerade = || self.flanneld_masq.trouble().map(str::to_owned);
         let others = self.hindrance().or_else(bridge).or_else(masquerade);
-        others.or_else(|| self.own_ports.complaint())
+        let ports = || self.own_ports.complaint();
+        others.or_else(ports).or_else(|| self.port.complaint())
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {

@@ -8,7 +8,9 @@ use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 
 use super::fast_path::{Mode, Ways};
-use super::{Anchor, DesiredError, Gro, Inputs, PortRange, Ports, SourceNat, Xdp, gro};
+use super::{
+    Anchor, DesiredError, Gro, Inputs, Outlets, PortRange, Ports, SourceNat, Sources, Xdp, gro,
+};
 use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::mac::MacAddr;
@@ -58,8 +60,8 @@ pub struct Node {
     pub pod_ports: Ports,
     /// `None`: off.
     pub snat: Option<SourceNat>,
-    /// Devices besides the uplink where source NAT is done, by ifindex, with the address there.
-    pub outlets: BTreeMap<u32, Ipv4Addr>,
+    /// Devices where source NAT is done, by ifindex, with the addresses there.
+    pub outlets: BTreeMap<u32, Sources>,
     /// Another number means that flows to the outside were proven under other routes. 0: none are.
     #[serde(skip)]
     pub ways_out: u32,
@@ -197,8 +199,8 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     };
     let ports = &inputs.facts.pod_ports;
     attachments.extend(inputs.fast_path.attachments(&ways, ports));
-    let none = BTreeMap::new();
-    let outlets = inputs.snat.map_or(&none, |_| &inputs.facts.outlets.devices);
+    let none = Outlets::default();
+    let outlets = inputs.snat.map_or(&none, |_| &inputs.facts.outlets);
     let snat_ports = match inputs.snat {
         Some(snat) => Some(snat.ports(&inputs.facts.room(port))?),
         None => None,
@@ -206,7 +208,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     if snat_ports.is_some() {
         let overlay = pair.as_ref().map(|pair| pair.name.as_str());
         attachments.extend(SourceNat::on_overlay(overlay));
-        let outlets = outlets.keys().map(String::as_str);
+        let outlets = outlets.devices.keys().map(String::as_str);
         for device in uplink.into_iter().chain(outlets) {
             attachments.extend(SourceNat::on_device(device, is_bare(device)));
         }
@@ -256,7 +258,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
             (None, _) | (_, Mode::Off) => 0,
             _ => inputs.facts.ways_out,
         },
-        outlets: outlets.values().map(|o| (o.index, o.address)).collect(),
+        outlets: outlets.by_index(),
         xdp: inputs.fast_path.xdp,
         anchor,
         pair,

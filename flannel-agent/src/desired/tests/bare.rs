@@ -29,7 +29,7 @@ fn an_outlet_beside_the_uplink() {
     };
     let outlet = Outlet {
         index: 7,
-        address: ip("100.64.0.1"),
+        sources: Sources::only(ip("100.64.0.1")),
     };
     world.facts.outlets.devices = [("wg0".to_owned(), outlet)].into();
     world.facts.bare = ["wg0".to_owned()].into();

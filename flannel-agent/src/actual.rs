@@ -16,6 +16,7 @@ use crate::node_sysctls::Difference;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Actual {
     pub device: Device,
+    pub anchor: Anchors,
     /// A kernel vxlan device put aside earlier and not deleted yet.
     pub aside: bool,
     /// Our devices of an earlier configuration: another VNI, or a tunnel where there is none now.
@@ -31,6 +32,24 @@ pub struct Actual {
     pub outlets: BTreeMap<u32, Sources>,
     /// What is left to do about the sysctls of the whole node.
     pub shared_sysctls: Difference,
+}
+
+/// Devices that make the kernel know a VXLAN port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Anchors {
+    /// The wanted one.
+    pub wanted: Option<AnchorState>,
+    /// Others that no network but this one has a program at.
+    pub needless: BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AnchorState {
+    /// With our mark, and without IPv6.
+    pub is_whole: bool,
+    pub up: bool,
+    /// The device that it goes with.
+    pub lower: Option<String>,
 }
 
 /// What is found under the names of our pair.

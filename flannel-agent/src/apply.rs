@@ -1,5 +1,7 @@
 //! The one executor: how each action is done. Every action may be repeated.
 
+mod anchor;
+
 use std::io;
 
 use nix::errno::Errno;
@@ -9,7 +11,7 @@ use crate::dataplane::{Bpf, DataplaneError, Target};
 use crate::desired::{Node, Pair, TUNNEL, Way};
 use crate::mark;
 use crate::net::{
-    Features, Kind, Leg, Link, NetError, Netlink, Outcome, RouteChange, VethPair, sysctl,
+    Direction, Features, Kind, Leg, Link, NetError, Netlink, Outcome, RouteChange, VethPair, sysctl,
 };
 use crate::node_sysctls::NodeSysctls;
 use crate::plan::{Action, How, RouteChanges, Set};
@@ -40,6 +42,7 @@ impl Executor<'_> {
                 }
             }
             Action::CreatePair(pair) => self.create_pair(pair).await?,
+            Action::CreateAnchor(anchor) => anchor::create(net, anchor).await?,
             Action::SetAlias { device, alias } => {
                 let index = self.index(device).await?;
                 found(device, net.set_alias(index, alias).await?)?;
@@ -81,10 +84,24 @@ impl Executor<'_> {
             Action::BumpEpoch => self.bpf.bump_epoch()?,
             Action::SetUp { device } => {
                 let index = self.index(device).await?;
-                found(device, net.set_up_noarp(index).await?)?;
+                match (net.set_up_noarp(index).await, &self.node.anchor) {
+                    (Err(error), Some(wanted)) if wanted.name == *device => {
+                        return Err(anchor::refused(net, wanted, error).await);
+                    }
+                    (outcome, _) => found(device, outcome?)?,
+                }
             }
             Action::Attach(attachment) => {
                 let link = self.link(&attachment.device).await?;
+                if attachment.direction == Direction::Egress
+                    && self.bpf.attaches_filters()
+                    && net.ingress_qdiscs().await?.contains(&link.index)
+                {
+                    return Err(DataplaneError::NoRoom {
+                        attachment: attachment.to_string(),
+                        device: link.name,
+                    });
+                }
                 let tag = self.node.tag;
                 self.bpf
                     .attach(&Target::new(attachment, link.index, tag), &link)?;

@@ -5,15 +5,19 @@
 
 mod facts;
 mod fast_path;
+mod gro;
 mod node;
 mod outlets;
 mod peers;
+mod reach;
+mod room;
 mod routes;
 mod snat;
 mod snat_ports;
 mod sources;
 #[cfg(test)]
 pub(crate) mod tests;
+mod underlay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -21,21 +25,24 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-pub use facts::{Sought, Ways};
+pub use facts::{Base, Sought};
 pub use fast_path::{FastPath, Hook, Mode, Ports, Xdp};
+pub(crate) use gro::is_anchor;
+pub use gro::{Anchor, Gro};
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use outlets::{Outlet, Outlets};
-pub use peers::{Peer, Peers};
+pub use peers::{Peer, Peers, ROUTED};
 pub use routes::{Routes, TUNNEL, Way};
 pub use snat::SourceNat;
 pub use snat_ports::{PortChoice, PortRange, Room, TooFew};
 pub use sources::{Source, Sources};
+pub use underlay::Underlay;
 
 use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::direct::Hop;
 use crate::lease::Leases;
-use crate::net::NextHop;
+use crate::net::RouteTo;
 use crate::node_sysctls::Reserved;
 use crate::uplink::Uplink;
 
@@ -79,22 +86,34 @@ pub struct Facts {
     pub reserved: Reserved,
     /// CPUs that can run at once.
     pub cpus: u32,
-    /// Next hops towards peers over the uplink, as the kernel found them.
+    /// Ways to peers, as the kernel takes them with what we send there; without those to which there is none.
     #[serde(skip)]
-    pub next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    pub ways: BTreeMap<Ipv4Addr, RouteTo>,
+    /// Peers that cannot be reached as things are, and why.
+    #[serde(skip)]
+    pub unreached: BTreeMap<Ipv4Addr, String>,
+    /// Devices whose packets have no link-layer header.
+    #[serde(skip)]
+    pub bare: BTreeSet<String>,
     /// Interfaces of the destinations that the kernel reaches without a gateway; `None`: not so.
     #[serde(skip)]
     pub on_link: BTreeMap<Ipv4Addr, Option<u32>>,
     /// What the look-ups above rest on.
     #[serde(skip)]
-    pub(crate) ways: Ways,
+    pub(crate) base: Base,
     /// Raised whenever packets to the outside may leave another way than before.
     #[serde(skip)]
     pub ways_out: u32,
     /// Where packets of pods are met now.
     pub pod_ports: Ports,
+    /// Ports of pods that are none for the fast path, because what they send is shaped.
+    pub shaped: Ports,
+    /// By which devices the tunnel's packets come and go, besides the uplink.
+    pub underlay: Underlay,
     /// By which devices besides the uplink packets leave the node.
     pub outlets: Outlets,
+    /// A vxlan device of somebody else's that has the VXLAN port.
+    pub port_holder: Option<String>,
 }
 
 /// A network that this node cannot serve.

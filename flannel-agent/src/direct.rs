@@ -34,27 +34,38 @@ pub struct Direct {
 
 /// An uplink that host-gw cannot use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "host-gw cannot work behind NAT: the public IP {public_ip} is not the address {address} of {name}; \
-     leave --public-ip out, or use the vxlan backend"
-)]
-pub struct BehindNat {
-    pub name: String,
-    pub address: Ipv4Addr,
-    pub public_ip: Ipv4Addr,
+pub enum Unfit {
+    #[error(
+        "host-gw cannot work behind NAT: the public IP {public_ip} is not the address {address} of {name}; \
+         leave --public-ip out, or use the vxlan backend"
+    )]
+    BehindNat {
+        name: String,
+        address: Ipv4Addr,
+        public_ip: Ipv4Addr,
+    },
+    #[error(
+        "host-gw needs an uplink on the link of the other nodes, and {name} only holds the address {address}: name the interface \
+         towards them with --iface, or use the vxlan backend"
+    )]
+    NoCarrier { name: String, address: Ipv4Addr },
 }
 
 /// Checks what flanneld checks before it starts with host-gw: peers send to the public IP as next hop.
 ///
 /// # Errors
-/// The public IP is not the uplink's own.
-pub fn check_uplink(uplink: &Uplink) -> Result<(), BehindNat> {
-    if uplink.public_ip == uplink.address {
+/// The public IP is not the uplink's own, or it has no link.
+pub fn check_uplink(uplink: &Uplink) -> Result<(), Unfit> {
+    let (name, address) = (uplink.name.clone(), uplink.address);
+    if !uplink.is_carrier {
+        return Err(Unfit::NoCarrier { name, address });
+    }
+    if uplink.public_ip == address {
         return Ok(());
     }
-    Err(BehindNat {
-        name: uplink.name.clone(),
-        address: uplink.address,
+    Err(Unfit::BehindNat {
+        name,
+        address,
         public_ip: uplink.public_ip,
     })
 }

@@ -23,6 +23,15 @@ pub fn aside_device(vni: u32) -> String {
     format!("flold.{vni}")
 }
 
+/// The device by which the kernel's first GRO pass knows a VXLAN port (`--gro=anchor`); of all networks with that port.
+#[must_use]
+pub fn anchor_device(port: u16) -> String {
+    format!("flanchor.{port}")
+}
+
+/// Alias of such a device. It names no network, so that none takes it for its own.
+pub const ANCHOR: &str = "flannel-ebpf-anchor";
+
 /// Alias of both ends.
 #[must_use]
 pub fn alias(network: &str) -> String {

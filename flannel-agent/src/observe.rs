@@ -1,5 +1,7 @@
 //! A look at the kernel: everything the plan needs to know, nothing else.
 
+mod anchor;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::actual::{Actual, Device, PairState};
@@ -34,6 +36,7 @@ pub(crate) async fn observe(
     routes.retain(|route| route.protocol == PROTOCOL || node.overlay.contains(&route.destination));
     Ok(Actual {
         device,
+        anchor: anchor::anchors(net, bpf, node, &links).await?,
         aside: node
             .pair
             .as_ref()

@@ -4,6 +4,7 @@
 //! replaced keeps working until its successor does.
 
 mod action;
+mod anchor;
 mod peers;
 mod repairs;
 mod routes;
@@ -79,7 +80,11 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
         set_up(wanted, pair, &mut actions);
     }
 
+    let new_anchor = anchor::prepare(node, actual, &retired, &mut actions);
     let attach = |attachment: &&Attachment| {
+        if new_anchor == Some(attachment.device.as_str()) {
+            return true;
+        }
         if actual.programs.xdp_refused && attachment.is_for_xdp() {
             return false;
         }
@@ -122,6 +127,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
             .into_iter()
             .map(|device| Action::DeleteDevice { device }),
     );
+    anchor::settle(node, actual, new_anchor, &mut actions);
     let unwanted = shared.unwanted.iter().cloned();
     actions.extend(unwanted.map(|key| Action::ReleaseSysctl { key }));
     let stale = actual.programs.stale.iter().cloned();

@@ -4,6 +4,7 @@
 //! but not lost: the inner frame is pushed into `flgro.<VNI>`, as the program would have done. Several agents
 //! share the port; whichever gets a packet delivers it to the network that the VNI names.
 
+mod complaints;
 mod fit;
 pub mod frame;
 mod holder;
@@ -21,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::flags::SourceCheck;
 use crate::net::{NetError, Netlink};
+use complaints::Complaints;
 use fit::Fit;
 use frame::Frame;
+pub(crate) use holder::find as holder_of;
 use inject::Injector;
 use networks::Networks;
 use socket::{Datagram, Socket};
@@ -93,6 +96,7 @@ pub struct Rescue {
     networks: Networks,
     source_check: SourceCheck,
     stats: Arc<Stats>,
+    complaints: Complaints,
 }
 
 impl Rescue {
@@ -124,6 +128,7 @@ impl Rescue {
             networks: Networks::new(net, options.bpffs.clone()),
             source_check: options.source_check,
             stats: Arc::default(),
+            complaints: Complaints::default(),
         })
     }
 
@@ -146,9 +151,12 @@ impl Rescue {
             };
             let datagram = datagram?;
             let outcome = self.deliver(&datagram, &buffer[..datagram.len]).await;
-            if let Err(reason) = outcome {
-                let from = datagram.source;
-                tracing::debug!(%from, reason = reason.name(), "packet on the VXLAN port dropped");
+            match outcome {
+                Ok(()) => self.complaints.hear(&datagram),
+                Err(reason) => {
+                    let from = datagram.source;
+                    tracing::debug!(%from, reason = reason.name(), "packet on the VXLAN port dropped");
+                }
             }
             self.stats.count(outcome.err());
         }

@@ -30,6 +30,9 @@ pub struct Uplink {
     pub address: Ipv4Addr,
     /// What peers send to; differs from `address` behind NAT.
     pub public_ip: Ipv4Addr,
+    /// Whether packets come and go by it. The loopback device and dummies only hold the address: what carries packets is
+    /// whatever the routing table leads to.
+    pub is_carrier: bool,
     /// Why this one, for the log.
     pub why: String,
 }

@@ -36,6 +36,12 @@ pub const PORT_MAX: &str = "PORT_MAX";
 pub const SOURCE_CHECK: &str = "SOURCE_CHECK";
 /// MTU of the overlay, without Ethernet header (`u32`).
 pub const OVERLAY_MTU: &str = "OVERLAY_MTU";
+/// Longest inner packet that crosses the pair to be merged by GRO, bytes; 0: none does (`u32`).
+pub const PAIR_MTU: &str = "PAIR_MTU";
+/// Length of an inner TCP packet, bytes, from which on its flow is bulk and takes the pair; `u32::MAX`: none is (`u32`).
+pub const BULK_LEN: &str = "BULK_LEN";
+/// What is left to the kernel's decapsulation, since the anchor hands it to us: a value of [`ANCHOR_NONE`] and its like (`u8`).
+pub const ANCHOR: &str = "ANCHOR";
 /// How the fast path works: 0 off, 1 verified, 2 always (`u8`).
 pub const FAST_PATH: &str = "FAST_PATH";
 /// Where `pod_tx` and `pod_rx` sit: 0 on the ports of the bridge, 1 on the bridge itself (`u8`).
@@ -49,6 +55,10 @@ pub const SNAT_PORT_MAX: &str = "SNAT_PORT_MAX";
 pub const FAST_PATH_OFF: u8 = 0;
 pub const FAST_PATH_VERIFIED: u8 = 1;
 pub const FAST_PATH_ALWAYS: u8 = 2;
+/// Values of [`ANCHOR`]: there is no anchor; TCP that is for no pod of this node; TCP that the stack is to see.
+pub const ANCHOR_NONE: u8 = 0;
+pub const ANCHOR_FORWARDED: u8 = 1;
+pub const ANCHOR_STACK: u8 = 2;
 /// Values of [`POD_HOOK`].
 pub const POD_HOOK_PORT: u8 = 0;
 pub const POD_HOOK_BRIDGE: u8 = 1;

@@ -64,6 +64,13 @@ pub const EVENTS: &str = "fl_events";
 /// Array of one [`crate::event::Listen`].
 pub const LISTEN: &str = "fl_listen";
 
+/// Array of one [`crate::event::Filter`].
+pub const FILTER: &str = "fl_filter";
+/// Program array of one, [`crate::event::TELLER`], for as long as somebody listens.
+pub const TELLER: &str = "fl_teller";
+/// Perf event array: a buffer per CPU, for `flannel-agent capture`.
+pub const CAPTURE: &str = "fl_capture";
+
 /// Per-CPU array of one `u64`: events that found no room.
 pub const LOST: &str = "fl_lost";
 
@@ -101,13 +108,17 @@ pub const PEER_DIRECT: u8 = 2;
 /// [`Peer::kind`]: no peer, but a [`Way`](crate::outside::Way) out of the cluster. Of a flow only, never in [`PEERS`].
 pub const PEER_OUTSIDE: u8 = 3;
 
+/// [`Peer::next_hop`]: ask the routing table for each packet.
+pub const ROUTED: Ipv4 = [0; 4];
+
 /// How to reach the pods of one leased subnet.
 #[repr(C, align(4))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 pub struct Peer {
     /// The peer's PublicIP: outer destination.
     pub public_ip: Ipv4,
-    /// Whom to ask for a link-layer address on the uplink: the gateway, or `public_ip` when on-link.
+    /// Whom to ask for a link-layer address on the uplink: the gateway, or `public_ip` when on-link; or
+    /// [`ROUTED`].
     pub next_hop: Ipv4,
     /// Inner destination MAC.
     pub vtep_mac: Mac,

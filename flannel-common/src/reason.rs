@@ -107,4 +107,6 @@ reasons! {
     43 SnatUnready snat_unready Drop "part of the SNAT programs is missing" "restart the agent, and report it";
     44 PastBridge past_bridge Forward "let through by the stack and sent to the pod's port whole, past the bridge, which would cut it up" "nothing: this is the work";
     45 PairGone pair_gone Pass "the pair of devices is gone: the packet is left to whoever serves the network now" "nothing, if flanneld took the node over (`flannel-agent cleanup` removes what is left of ours); else start the agent";
+    46 NoRoute no_route Drop "no route leads to the peer, or one forbids" "look at the way that the kernel takes: ip route get PEER from UPLINK_ADDRESS ipproto udp dport PORT";
+    47 ToAnchor to_anchor Pass "the kernel takes the outer headers off, and the anchor hands it back (--gro=anchor)" "nothing: anchor_rx counts it next";
 }

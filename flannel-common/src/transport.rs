@@ -136,10 +136,15 @@ pub const fn may_merge(ip: &Ip, l4: &L4) -> bool {
     flags & SYN == 0 && (flags & (FIN | RST) != 0 || ip.total_len() as usize > headers)
 }
 
-/// Whether a TCP packet is as long as bulk transfers make them: seven eighths of the MTU.
+/// Bulk transfers make TCP packets as long as that, bytes: seven eighths of the MTU.
+pub const fn bulk_len(mtu: u32) -> u32 {
+    mtu - mtu / 8
+}
+
+/// Whether a TCP packet is at least as long as that.
 #[inline(always)]
-pub fn is_full_size(ip: &Ip, mtu: u32) -> bool {
-    ip.proto == PROTO_TCP && u32::from(ip.total_len()) >= mtu - mtu / 8
+pub fn is_full_size(ip: &Ip, bulk_len: u32) -> bool {
+    ip.proto == PROTO_TCP && u32::from(ip.total_len()) >= bulk_len
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Encapsulation: room, outer headers, redirect to the device that leads to the peer.
 
 use flannel_common::header::{Eth, Ip};
-use flannel_common::maps::Peer;
+use flannel_common::maps::{Peer, ROUTED};
 use flannel_common::reason::Reason;
 use flannel_common::source_port;
 use flannel_common::vxlan::Varying;
@@ -11,10 +11,10 @@ use crate::route::{self, Outer};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
 
-/// Where a packet is encapsulated.
+/// Whether a packet may have a route by now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
-    /// Ahead of the stack: the way is the one that the agent looked up.
+    /// Ahead of the stack. The way is the one that the agent looked up, if it found one for all packets without a mark.
     Pod,
     /// Behind it: the packet still has the route to the overlay, with which the kernel would send it if it had to wait for
     /// a neighbour (`neigh_update`, `dst_neigh_lookup_skb`). The way is looked up, as for a kernel vxlan device's.
@@ -49,15 +49,18 @@ pub(crate) fn send(
     skb.store(Eth::LEN, outer.bytes())
         .map_err(|_| Reason::Mangled)?;
     let action = match at {
-        At::Pod => skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop),
-        At::Stack => route::send(
+        // Marks may be routed by.
+        At::Pod if peer.next_hop != ROUTED && skb.mark() == 0 => {
+            skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop)
+        }
+        _ => route::send(
             skb,
             &Outer {
                 from: globals::uplink_ip(),
                 to: peer.public_ip,
                 ports: [src_port, VXLAN_PORT.load().to_be_bytes()],
             },
-        ),
+        )?,
     };
     Ok(Verdict::Taken(action, reason))
 }

@@ -3,6 +3,7 @@
 //! They are programs of their own, in a chain with those that tunnel: each has its own verifier budget,
 //! and a node that does not translate pays nothing. What is rare continues in a program without a hook.
 
+use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_common::Ipv4;
@@ -12,8 +13,8 @@ use flannel_common::reason::Reason;
 use crate::globals::{SUBNET, uplink_ip};
 use crate::skb::Skb;
 use crate::snat_table::cluster;
-use crate::verdict::finish;
-use crate::{outlets, outside_rx, outside_tx, snat_odd, snat_open, snat_rx, snat_tx};
+use crate::verdict::{finish, finish_both};
+use crate::{frame_rx, outlets, outside_rx, outside_tx, snat_odd, snat_open, snat_rx, snat_tx};
 
 /// Egress of the uplink, and of other devices by which packets leave the node.
 #[classifier]
@@ -79,22 +80,51 @@ pub(crate) fn snat_odd_rx(ctx: TcContext) -> i32 {
     finish(&skb, Program::SnatOddRx, outcome)
 }
 
+/// Ingress of a device without Ethernet header, ahead of the others.
+#[classifier]
+pub(crate) fn frame_rx(ctx: TcContext) -> i32 {
+    frame_rx::run(&Skb::new(ctx));
+    TC_ACT_UNSPEC
+}
+
+/// Egress of such a device. What leaves there never goes past the stack: nothing is to be proven.
+#[classifier]
+pub(crate) fn uplink_tx_ip(ctx: TcContext) -> i32 {
+    let skb = Skb::without_frame(ctx);
+    let outcome = snat_tx::run(&skb, outlets::usual(&skb), None);
+    finish(&skb, Program::UplinkTxIp, outcome)
+}
+
+#[classifier]
+pub(crate) fn snat_open_ip(ctx: TcContext) -> i32 {
+    let skb = Skb::without_frame(ctx);
+    let outcome = snat_open::run(&skb);
+    finish(&skb, Program::SnatOpenIp, outcome)
+}
+
+#[classifier]
+pub(crate) fn snat_odd_tx_ip(ctx: TcContext) -> i32 {
+    let skb = Skb::without_frame(ctx);
+    let outcome = snat_odd::leaving(&skb);
+    finish(&skb, Program::SnatOddTxIp, outcome)
+}
+
 /// A packet that left under our address by way of the stack. `uplink_tx`, which does not get it back, counts it here.
 #[classifier]
 pub(crate) fn outside_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    finish(&skb, Program::UplinkTx, Err(Reason::Snat));
     let outcome = outside_tx::run(&skb);
-    finish(&skb, Program::OutsideTx, outcome)
+    let before = (Program::UplinkTx, Reason::Snat);
+    finish_both(&skb, before, Program::OutsideTx, outcome)
 }
 
 /// A reply that was translated. The same for `uplink_snat_rx`.
 #[classifier]
 pub(crate) fn outside_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    finish(&skb, Program::UplinkSnatRx, Err(Reason::SnatReply));
     let outcome = outside_rx::run(&skb);
-    finish(&skb, Program::OutsideRx, outcome)
+    let before = (Program::UplinkSnatRx, Reason::SnatReply);
+    finish_both(&skb, before, Program::OutsideRx, outcome)
 }
 
 /// The address of `flannel.<VNI>`: the first of our subnet.

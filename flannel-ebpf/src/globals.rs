@@ -32,6 +32,9 @@ globals! {
     SUBNET: u32 = 0;
     SUBNET_MASK: u32 = 0;
     OVERLAY_MTU: u32 = 0;
+    PAIR_MTU: u32 = 0;
+    BULK_LEN: u32 = u32::MAX;
+    ANCHOR: u8 = 0;
     FAST_PATH: u8 = 0;
     POD_HOOK: u8 = 0;
     SNAT_PORT_MIN: u16 = 0;

@@ -15,6 +15,8 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod anchor_rx;
+#[cfg(target_arch = "bpf")]
 mod bridge_rx;
 #[cfg(target_arch = "bpf")]
 mod crossing;
@@ -38,6 +40,8 @@ mod events;
 mod fast_rx;
 #[cfg(target_arch = "bpf")]
 mod flows;
+#[cfg(target_arch = "bpf")]
+mod frame_rx;
 #[cfg(target_arch = "bpf")]
 mod globals;
 #[cfg(target_arch = "bpf")]
@@ -87,6 +91,8 @@ mod snat_table;
 mod snat_tx;
 #[cfg(target_arch = "bpf")]
 mod snat_work;
+#[cfg(target_arch = "bpf")]
+mod teller;
 #[cfg(target_arch = "bpf")]
 mod uplink_rx;
 #[cfg(target_arch = "bpf")]

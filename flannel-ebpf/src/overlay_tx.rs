@@ -8,9 +8,7 @@ use flannel_common::maps::{PEER_VXLAN, Peer};
 use flannel_common::reason::Reason;
 
 use crate::encap::{self, At};
-use crate::globals::{VXLAN_PORT, uplink_ip};
 use crate::headers::{self, Packet};
-use crate::route::{self, Outer};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
 use crate::{crossing, flows, peers};
@@ -61,10 +59,6 @@ fn note_passed(skb: &Skb, packet: &Packet, peer: &Peer) {
     ) else {
         return;
     };
-    // Rules may send marked packets another way than the one that the agent knows.
-    if seen.mark != 0 && !is_usual(skb, peer) {
-        return;
-    }
     let Ok(flow) = crossing::flow(&key) else {
         return;
     };
@@ -76,14 +70,4 @@ fn note_passed(skb: &Skb, packet: &Packet, peer: &Peer) {
         };
         flow.note_passed(Direction::Tx, passed.now, &proof);
     }
-}
-
-#[inline(always)]
-fn is_usual(skb: &Skb, peer: &Peer) -> bool {
-    let outer = Outer {
-        from: uplink_ip(),
-        to: peer.public_ip,
-        ports: [[0; 2], VXLAN_PORT.load().to_be_bytes()],
-    };
-    route::mark_changes_nothing(skb, &outer, peer.next_hop)
 }

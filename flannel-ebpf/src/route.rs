@@ -1,13 +1,15 @@
 //! Which way the stack sends a packet.
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
-    bpf_fib_lookup, bpf_fib_lookup__bindgen_ty_1, bpf_fib_lookup__bindgen_ty_2,
-    bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4, bpf_fib_lookup__bindgen_ty_5,
+    __sk_buff, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
+    bpf_fib_lookup__bindgen_ty_1, bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3,
+    bpf_fib_lookup__bindgen_ty_4, bpf_fib_lookup__bindgen_ty_5,
 };
 use aya_ebpf::programs::TcContext;
 use flannel_common::flow::FlowKey;
 use flannel_common::header::Eth;
+use flannel_common::reason::Reason;
 use flannel_common::{Ipv4, Mac};
 
 use crate::globals::{FLANNEL_IFINDEX, GRO_IFINDEX, UPLINK_IFINDEX};
@@ -36,43 +38,12 @@ pub(crate) struct Outer {
 /// A look-up of the program's own, because the kernel's (`redirect_routed`) is bound to a device, and because kernels
 /// without commit 23f3770e1a53 leak the packet's own route in it. A neighbour without a valid entry leaves no choice: such a
 /// packet must carry the route that it waits for.
+///
+/// # Errors
+/// [`Reason::NoRoute`]: the kernel would not send it. Its own look-up would: bound to a device, it takes what it has no
+/// route to for a neighbour (`ip_route_output_key_hash_rcu`).
 #[inline(always)]
-pub(crate) fn send(skb: &Skb, outer: &Outer) -> i32 {
-    let (found, params) = look_up(skb, outer);
-    let to = params.ifindex;
-    // The second is about the length of the frame as it was when it was asked, and comes with an answer.
-    let known = found == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
-        || found == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED);
-    if to == FLANNEL_IFINDEX.load() || to == GRO_IFINDEX.load() {
-        return skb::redirect_routed(UPLINK_IFINDEX.load());
-    }
-    if known && params.family == AF_INET {
-        // SAFETY: all of the union was written; the helper puts the next hop in its first word.
-        let next_hop = unsafe { params.__bindgen_anon_4.ipv4_dst };
-        return skb::redirect_to_neighbour(to, next_hop.to_ne_bytes());
-    }
-    if known || found == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
-        return skb::redirect_routed(to);
-    }
-    // Whatever there is no answer for (no forwarding on the loopback device, a mark on an old kernel).
-    skb::redirect_routed(UPLINK_IFINDEX.load())
-}
-
-/// Whether an outer packet with the mark of the one at hand takes the way to `next_hop` by the uplink, as others do. True as
-/// well where the kernel cannot say.
-#[inline(always)]
-pub(crate) fn mark_changes_nothing(skb: &Skb, outer: &Outer, next_hop: Ipv4) -> bool {
-    let (found, params) = look_up(skb, outer);
-    // SAFETY: as above.
-    let via = unsafe { params.__bindgen_anon_4.ipv4_dst };
-    found < 0
-        || (params.family == AF_INET
-            && params.ifindex == UPLINK_IFINDEX.load()
-            && via == u32::from_ne_bytes(next_hop))
-}
-
-#[inline(always)]
-fn look_up(skb: &Skb, outer: &Outer) -> (i64, bpf_fib_lookup) {
+pub(crate) fn send(skb: &Skb, outer: &Outer) -> Result<i32, Reason> {
     let [sport, dport] = outer.ports.map(u16::from_ne_bytes);
     let mark = skb.mark();
     let [m0, m1, m2, m3] = mark.to_ne_bytes();
@@ -96,7 +67,30 @@ fn look_up(skb: &Skb, outer: &Outer) -> (i64, bpf_fib_lookup) {
         dmac: [0; 6],
     };
     let flags = if mark == 0 { 0 } else { LOOK_UP_MARK };
-    (skb.look_up_route(&mut params, flags), params)
+    let found = skb.look_up_route(&mut params, flags);
+    let to = params.ifindex;
+    // The second is about the length of the frame as it was when it was asked, and comes with an answer.
+    let known = found == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
+        || found == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED);
+    let unresolved = found == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH);
+    if (known || unresolved) && (to == FLANNEL_IFINDEX.load() || to == GRO_IFINDEX.load()) {
+        return Err(Reason::NoRoute);
+    }
+    if known && params.family == AF_INET {
+        // SAFETY: all of the union was written above; the helper puts the next hop in its first word.
+        let next_hop = unsafe { params.__bindgen_anon_4.ipv4_dst };
+        return Ok(skb::redirect_to_neighbour(to, next_hop.to_ne_bytes()));
+    }
+    if known || unresolved {
+        return Ok(skb::redirect_routed(to));
+    }
+    if (i64::from(BPF_FIB_LKUP_RET_BLACKHOLE)..=i64::from(BPF_FIB_LKUP_RET_NOT_FWDED))
+        .contains(&found)
+    {
+        return Err(Reason::NoRoute);
+    }
+    // No answer: the loopback device does not forward, the route has labels, the mark is none for an old kernel.
+    Ok(skb::redirect_routed(UPLINK_IFINDEX.load()))
 }
 
 /// The next hop of a packet that is on its way out of a device, forwarded by the stack: whom the routing table names.

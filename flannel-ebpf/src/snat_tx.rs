@@ -110,7 +110,7 @@ pub(crate) fn rewrite(skb: &Skb, work: &Work) -> Reason {
 /// Goes on in another program.
 #[inline(always)]
 pub(crate) fn next(skb: &Skb, step: Program) -> Result<Verdict, Reason> {
-    skb.step(step.step());
+    skb.step(skb.fitting(step).step());
     Err(Reason::SnatUnready)
 }
 

@@ -1,6 +1,8 @@
 //! What arrives at the uplink: VXLAN for this network is checked, decapsulated and handed inwards.
 
 use core::mem::MaybeUninit;
+use flannel_common::cidr;
+use flannel_common::globals::{ANCHOR_FORWARDED, ANCHOR_STACK};
 use flannel_common::header::{Eth, Ip, PROTO_UDP, Udp, VERSION_IHL};
 use flannel_common::reason::Reason;
 use flannel_common::source::Claim;
@@ -9,7 +11,9 @@ use flannel_common::vxlan::{self, Outer};
 use flannel_common::{Ipv4, Mac};
 
 use crate::fast_rx::{Destination, Merged};
-use crate::globals::{self, FLANNEL_IFINDEX, GRO_IFINDEX, OVERLAY_MTU, VNI, VXLAN_PORT};
+use crate::globals::{
+    self, ANCHOR, FLANNEL_IFINDEX, GRO_IFINDEX, PAIR_MTU, SUBNET, SUBNET_MASK, VNI, VXLAN_PORT,
+};
 use crate::headers::{self, Front, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
@@ -90,9 +94,12 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
     if skb.is_gso() && inner.ip.proto == PROTO_UDP {
         return Err(Reason::UdpGso);
     }
+    if !at_once && is_for_anchor(inner) {
+        return Err(Reason::ToAnchor);
+    }
     let ip = decap::strip(skb, outer.ip.tos, &inner.ip)?;
     decap::address_to_stack(skb, outer.eth.src, &ip)?;
-    Ok(if !at_once && is_for_gro(skb, inner) {
+    Ok(if !at_once && is_for_pair(skb, inner) {
         Verdict::Taken(skb::redirect(GRO_IFINDEX.load()), Reason::DecapGro)
     } else {
         Verdict::Taken(
@@ -117,8 +124,28 @@ pub(crate) fn check_source(packet: &Tunnelled<'_>) -> Result<(), Reason> {
 /// What may merge crosses the pair. Not so a GSO packet, which the GRO end would cut up, nor one longer than the
 /// pair's MTU, which the pair would drop and the stack will fragment.
 #[inline(always)]
-fn is_for_gro(skb: &Skb, packet: &Packet) -> bool {
+fn is_for_pair(skb: &Skb, packet: &Packet) -> bool {
     transport::may_merge(&packet.ip, &packet.l4)
         && !skb.is_gso()
-        && u32::from(packet.ip.total_len()) <= OVERLAY_MTU.load()
+        && u32::from(packet.ip.total_len()) <= PAIR_MTU.load()
+}
+
+/// What GRO has merged keeps the marks of a tunnel packet when we strip it ([`Skb::shrink`]). A pod's port takes it so. A bridge
+/// cuts it up, and a network card that segments tunnels itself would look for headers that are gone; so where it may come to
+/// either, the kernel takes the headers off, and the marks. With it goes what is not merged, lest that overtakes.
+#[inline(always)]
+fn is_for_anchor(packet: &Packet) -> bool {
+    let whose = match ANCHOR.load() {
+        ANCHOR_FORWARDED => !is_for_pod(packet.ip.dst),
+        ANCHOR_STACK => true,
+        _ => false,
+    };
+    whose && transport::may_merge(&packet.ip, &packet.l4)
+}
+
+/// Not so this node's own address, the first of its subnet: behind it may be a connection that the node forwards.
+#[inline(always)]
+fn is_for_pod(address: Ipv4) -> bool {
+    cidr::contains(SUBNET.load(), SUBNET_MASK.load(), address)
+        && u32::from_be_bytes(address) != SUBNET.load()
 }

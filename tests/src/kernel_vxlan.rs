@@ -80,11 +80,17 @@ impl KernelVxlan {
 
     /// Moves the tunnel end to another address of the underlay and says so in the lease.
     pub fn change_address(&self, address: Ipv4Addr) {
-        let (dev, uplink) = (self.net().device(), Node::UPLINK);
-        self.node().ip_batch(&[
-            format!("addr add {address}/24 dev {uplink}"),
-            format!("link set {dev} type vxlan local {address}"),
-        ]);
+        let uplink = Node::UPLINK;
+        self.node()
+            .ip_batch(&[format!("addr add {address}/24 dev {uplink}")]);
+        self.move_to(address);
+    }
+
+    /// Moves the tunnel end to an address that the node has already, on whatever device.
+    pub fn move_to(&self, address: Ipv4Addr) {
+        let dev = self.net().device();
+        self.node()
+            .ip_batch(&[format!("link set {dev} type vxlan local {address}")]);
         self.own.borrow_mut().public_ip = address;
         self.write_lease();
     }

@@ -34,15 +34,18 @@
 )]
 
 pub mod agent;
+pub mod bare;
 pub mod bpftool;
 mod bytes;
 pub mod cable;
 pub mod capture;
+pub mod certificate;
 pub mod cni;
 pub mod cold;
 pub mod crowd;
 pub mod datastore;
 pub mod etcd;
+pub mod fabric;
 pub mod fast_path;
 pub mod fill;
 pub mod flannel_rules;
@@ -90,6 +93,7 @@ pub mod udp;
 pub mod unprivileged;
 pub mod vxlan_frame;
 pub mod wait;
+pub mod ways;
 pub mod with_daemon;
 
 /// What a scenario needs.

@@ -1,5 +1,6 @@
 //! A flannel network as a test names it: where its leases live, its addresses and its tunnel.
 
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 /// What is written to `<prefix>/config`, and what the harness derives from it.
@@ -13,6 +14,8 @@ pub struct Network {
     /// Subnets of 256 addresses: the default of flannel.
     pub subnet_len: u8,
     pub backend: Backend,
+    /// What the config says of the longest packet on the wire, bytes; `None`: nothing.
+    pub mtu: Option<u32>,
 }
 
 /// flannel's backends that this project has.
@@ -47,6 +50,7 @@ impl Network {
             port: 8472,
             subnet_len: 24,
             backend: Backend::Vxlan,
+            mtu: None,
         }
     }
 
@@ -86,6 +90,12 @@ impl Network {
         self
     }
 
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
     /// Name of flannel's device.
     pub fn device(&self) -> String {
         format!("flannel.{}", self.vni)
@@ -100,7 +110,7 @@ impl Network {
             subnet_len,
             ..
         } = self;
-        let backend = match self.backend {
+        let mut backend = match self.backend {
             Backend::HostGw => r#""Type":"host-gw""#.to_owned(),
             Backend::Udp => format!(r#""Type":"udp","Port":{port}"#),
             Backend::Vxlan => format!(r#""Type":"vxlan","VNI":{vni},"Port":{port}"#),
@@ -108,6 +118,9 @@ impl Network {
                 format!(r#""Type":"vxlan","VNI":{vni},"Port":{port},"DirectRouting":true"#)
             }
         };
+        if let Some(mtu) = self.mtu {
+            write!(backend, r#","MTU":{mtu}"#).expect("a string takes it");
+        }
         format!(r#"{{"Network":"{cidr}","SubnetLen":{subnet_len},"Backend":{{{backend}}}}}"#)
     }
 

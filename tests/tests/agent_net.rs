@@ -121,13 +121,36 @@ fn a_kernel_vxlan_device_is_told_apart() {
             kind("flannel.7").await,
             Kind::Vxlan {
                 vni: Some(7),
-                port: Some(8472)
+                port: Some(8472),
+                lower: None,
             }
         );
         assert_eq!(kind("br0").await, Kind::Other("bridge".to_owned()));
         assert_eq!(kind("lo").await, Kind::Plain);
         let lo = net.link("lo").await.unwrap().unwrap();
         assert!(lo.loopback && !lo.ethernet);
+    });
+}
+
+/// It knows the device that it is bound to, and goes with that.
+#[test]
+fn a_vxlan_device_in_metadata_mode_goes_with_the_device_below() {
+    netns().block_on(async || {
+        let net = Netlink::open().unwrap();
+        net.create_pair(&pair()).await.unwrap();
+        let near = net.link("flannel.1").await.unwrap().unwrap();
+        let create = || net.create_metadata_vxlan("flanchor.8472", 8472, near.index);
+        assert_eq!(create().await.unwrap(), Outcome::Done);
+        assert_eq!(create().await.unwrap(), Outcome::Exists);
+        let anchor = net.link("flanchor.8472").await.unwrap().unwrap();
+        assert!(!anchor.up);
+        let Kind::Vxlan { port, lower, .. } = anchor.kind else {
+            panic!("{anchor:?}");
+        };
+        assert_eq!((port, lower), (Some(8472), Some(near.index)));
+        net.set_up_noarp(anchor.index).await.unwrap();
+        net.delete_link(near.index).await.unwrap();
+        assert_eq!(net.link("flanchor.8472").await.unwrap(), None);
     });
 }
 
@@ -280,13 +303,14 @@ fn next_hops_are_gateways_neighbours_or_this_node() {
     netns.run("ip route add default via 192.168.0.1");
     netns.block_on(async || {
         let net = Netlink::open().unwrap();
-        let eth0 = net.link("eth0").await.unwrap().unwrap().index;
         let ip = |last| Ipv4Addr::new(192, 168, 0, last);
         let far = Ipv4Addr::new(203, 0, 113, 9);
-        let hops = net.next_hops([ip(2), ip(7), far], Some(eth0)).await;
-        assert_eq!(hops[&far].via, ip(1), "by the gateway");
-        assert_eq!(hops[&ip(7)].via, ip(7), "on-link");
-        assert!(hops[&ip(2)].local && !hops[&far].local);
+        let far = net.next_hop(far, None).await.unwrap();
+        assert_eq!(far.via, ip(1), "by the gateway");
+        let near = net.next_hop(ip(7), None).await.unwrap();
+        assert_eq!(near.via, ip(7), "on-link");
+        let own = net.next_hop(ip(2), None).await.unwrap();
+        assert!(own.local && !far.local);
 
         let default = &net.routes().await.unwrap()[0];
         assert_eq!(default.destination.prefix_len(), 0);

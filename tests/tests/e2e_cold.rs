@@ -9,19 +9,11 @@ use flannel_tests::fast_path::{agents_of, hooked, talk_udp, to};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
-use flannel_tests::member::AnyMember;
-use flannel_tests::pair::{self, Kind, Mix, Pair, Way};
+use flannel_tests::pair::{Mix, Pair, Way};
 use flannel_tests::prelude::*;
+use flannel_tests::ways::{host_gw, join, vxlan};
 use flannel_tests::{flannel_rules, no_tcx, udp};
 use rstest::rstest;
-
-fn vxlan() -> Network {
-    Network::vxlan("/coreos.com/network", "10.244.0.0/16")
-}
-
-fn host_gw() -> Network {
-    Network::host_gw("/coreos.com/network", "10.244.0.0/16")
-}
 
 /// The second node on the same switch, or behind a router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,14 +26,6 @@ fn node_at(lab: &Lab, place: Place) -> Node {
     match place {
         Place::Neighbour => lab.node("two"),
         Place::BehindRouter => lab.node_behind_router("two"),
-    }
-}
-
-/// The flags are for ours alone.
-fn join(kind: Kind, node: Node, net: &Network, flags: &[&str]) -> AnyMember {
-    match kind {
-        Kind::Ours => Box::new(Agent::start_with(node, net, flags)),
-        Kind::Flanneld | Kind::Kernel => pair::join(kind, node, net),
     }
 }
 

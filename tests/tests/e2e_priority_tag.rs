@@ -7,21 +7,13 @@ use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
 use flannel_tests::fast_path::{fast_both_ways, hooked, received};
 use flannel_tests::iptables::Iptables;
-use flannel_tests::member::AnyMember;
-use flannel_tests::pair::{Kind, Mix, Pair, Way};
+use flannel_tests::pair::{Kind, Mix, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::stage::seen;
 use flannel_tests::tuntap::{Link, tag_with_priority};
-use flannel_tests::{flannel_rules, no_tcx, talk, tcp, udp};
+use flannel_tests::ways::{carries_everything, host_gw, join, vxlan};
+use flannel_tests::{flannel_rules, no_tcx, talk, udp};
 use rstest::rstest;
-
-fn vxlan() -> Network {
-    Network::vxlan("/coreos.com/network", "10.244.0.0/16")
-}
-
-fn host_gw() -> Network {
-    Network::host_gw("/coreos.com/network", "10.244.0.0/16")
-}
 
 /// A node of which every frame is tagged, those that it gets and those that it sends.
 fn tagged(lab: &Lab) -> (Node, Link) {
@@ -44,28 +36,14 @@ fn agents(net: Network, flags: &[&str], tcx: bool) -> (Pair<Agent>, Link) {
     (Pair::of(lab, net, one, two), link)
 }
 
-#[track_caller]
-fn carries_everything<A: Member, B: Member>(pair: &Pair<A, B>) {
-    for Way { client, server, .. } in pair.both_ways() {
-        client.ping(server.address()).succeeds();
-        udp::exchange(client, server, server.address(), 1000);
-        udp::exchange(client, server, server.address(), 8192);
-        let listener = tcp::Server::on(server);
-        let to = std::net::SocketAddrV4::new(server.address(), listener.port());
-        listener.exchange(client, to, 1 << 20);
-    }
-}
-
 #[rstest]
 fn the_tunnel_takes_them(#[values(Mix::Mixed, Mix::Kernel)] mix: Mix) {
     let lab = Lab::new();
     let net = lab.network(vxlan());
     let (node, _link) = tagged(&lab);
-    let one: AnyMember = match mix.kinds().0 {
-        Kind::Kernel => Box::new(KernelVxlan::join(node, &net)),
-        _ => Box::new(Agent::start(node, &net)),
-    };
-    let two: AnyMember = Box::new(KernelVxlan::join(lab.node("two"), &net));
+    let (one, two) = mix.kinds();
+    let one = join(one, node, &net, &[]);
+    let two = join(two, lab.node("two"), &net, &[]);
     carries_everything(&Pair::of(lab, net, one, two));
 }
 
@@ -117,13 +95,7 @@ fn replies_from_outside_find_their_pod(
     let outside = lab.outside();
     let (node, _link) = tagged(&lab);
     let address = node.address();
-    let member: AnyMember = match kind {
-        Kind::Kernel if net.config() == host_gw().config() => {
-            Box::new(KernelHostGw::join(node, &net))
-        }
-        Kind::Kernel => Box::new(KernelVxlan::join(node, &net)),
-        _ => Box::new(Agent::start_with(node, &net, &["--ip-masq"])),
-    };
+    let member = join(kind, node, &net, &["--ip-masq"]);
     if kind == Kind::Kernel {
         flannel_rules::masquerade(&member, Iptables::Nft);
     }

@@ -6,7 +6,7 @@ use super::Step;
 use super::step::devices;
 use crate::cli::Config;
 use crate::dataplane::MadeQdiscs;
-use crate::desired::TUNNEL;
+use crate::desired::{TUNNEL, is_anchor};
 use crate::net::{Direction, Link, Netlink};
 use crate::node_sysctls::{NodeSysctls, Wishes};
 use crate::{cni, dataplane, forward_rules, logbook, mark, subnet_env};
@@ -31,6 +31,12 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
     // A network without a tunnel has no VNI.
     let vnis = ours.iter().copied().filter_map(mark::vni_of);
     let tags: Vec<u32> = vnis.chain([mark::tag(&name)]).collect();
+    // Before its programs: without any, what the kernel takes for it would come before the node's stack.
+    for anchor in links.iter().filter(|link| is_anchor(link)) {
+        if !dataplane::is_shared(net, anchor, (&config.bpffs, &name), &tags).await? {
+            steps.push(Step::Device(anchor.name.clone()));
+        }
+    }
     for vni in tags.iter().copied() {
         for device in &links {
             for direction in [Direction::Ingress, Direction::Egress] {

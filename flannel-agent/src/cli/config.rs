@@ -146,6 +146,7 @@ impl Config {
                 mode: flags.fast_path,
                 hook: flags.pod_hook,
                 xdp: flags.xdp,
+                gro: flags.gro,
                 bridge: bridge(flags)?,
             },
             flow_entries: table_entries(

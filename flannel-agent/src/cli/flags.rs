@@ -1,6 +1,6 @@
 //! Every flag, once: name, default and help. What the values mean is decided in [`super::config`].
 
-use crate::desired::{Hook, Mode, Xdp};
+use crate::desired::{Gro, Hook, Mode, Xdp};
 use std::fmt;
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -198,6 +198,14 @@ pub struct Flags {
         help_heading = "Fast path"
     )]
     pub xdp: Xdp,
+    /// What merges packets of TCP streams that come through the tunnel
+    #[arg(
+        long,
+        value_name = "BY",
+        default_value = "pair",
+        help_heading = "Fast path"
+    )]
+    pub gro: Gro,
     /// Pods reach the outside under the node's address (source NAT)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Source NAT")]

@@ -108,6 +108,7 @@ type Get = fn(&Flags) -> String;
 #[case("pod-hook", "bridge", |f: &Flags| format!("{:?}", f.pod_hook).to_lowercase())]
 #[case("pod-bridge", "br0", |f: &Flags| f.pod_bridge.clone())]
 #[case("xdp", "auto", |f: &Flags| format!("{:?}", f.xdp).to_lowercase())]
+#[case("gro", "anchor", |f: &Flags| f.gro.to_string())]
 #[case("flow-entries", "8192", |f: &Flags| f.flow_entries.to_string())]
 #[case("snat-ports", "50000-60000", |f: &Flags| f.snat_ports.clone())]
 #[case("snat-entries", "8192", |f: &Flags| f.snat_entries.to_string())]

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
+use super::firewall::Firewall;
 use super::look_ups::are_due;
 use super::node::{Done, Node, Wanted};
 use super::own_ports::{self, OwnPorts};
+use super::pod_ports::PodPorts;
+use super::port::Port;
 use super::reached;
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
@@ -21,16 +21,14 @@ use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::view::View;
 use crate::dataplane::{Dataplane, ReconcileError, Report};
-use crate::desired::{self, Desired, Facts, FastPath, Inputs, Sought, SourceNat};
+use crate::desired::{self, Desired, Facts, FastPath, Gro, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
-use crate::flanneld_masq::FlanneldMasq;
-use crate::forward_rules;
 use crate::lease::{LeaseAttrs, Leases};
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
-use crate::rescue::{self, Rescue};
+use crate::unreached::Unreached;
 use crate::uplink::{self, Memory, Uplink};
-use crate::{blackhole, mac, metrics, observe, senders};
+use crate::{blackhole, mac, metrics, observe, rescue, senders};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -46,22 +44,23 @@ pub(super) struct Kernel {
     snat: Option<SourceNat>,
     /// Devices of which it was said that nothing is translated there.
     unserved: BTreeSet<String>,
+    unreached: Unreached,
     own_ports: OwnPorts,
     facts: Facts,
+    pod_ports: PodPorts,
     /// When next hops were last looked up.
     looked_up: Option<Instant>,
     /// Since then.
     announced: Changes,
-    rescue: Option<AbortOnDropHandle<()>>,
+    port: Port,
+    /// The device of somebody else's of which it was said that it has the port.
+    port_holder: Option<String>,
     senders: senders::Watch,
     bridge: Option<Mismatch>,
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
-    /// How often FORWARD is looked at without being told of a change; `None`: never.
-    resync: Option<Duration>,
-    forward_rules: Option<forward_rules::Keeper>,
-    flanneld_masq: FlanneldMasq,
+    firewall: Firewall,
 }
 
 impl Kernel {
@@ -87,45 +86,35 @@ impl Kernel {
             fast_path: config.fast_path.clone(),
             snat: config.snat.clone(),
             unserved: BTreeSet::new(),
+            unreached: Unreached::default(),
             own_ports: OwnPorts::default(),
             facts: Facts::default(),
+            pod_ports: PodPorts::default(),
             looked_up: None,
             announced: Changes::default(),
-            rescue: None,
+            port: Port::default(),
+            port_holder: None,
             senders: senders::Watch::default(),
             bridge: None,
             blackhole: config.blackhole,
             blackhole_held: None,
-            resync: config.forward_rules.then_some(config.iptables_resync),
-            forward_rules: None,
-            flanneld_masq: FlanneldMasq::default(),
+            firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
         })
     }
 
-    /// Takes the VXLAN port, once the kernel's own device does not hold it any more.
     async fn hold_port(&mut self, network: &NetworkConfig) -> anyhow::Result<()> {
-        let alive = self.rescue.as_ref().is_some_and(|task| !task.is_finished());
         let Backend::Vxlan(vxlan) = &network.backend else {
             return Ok(());
         };
-        if alive {
+        if self.fast_path.gro == Gro::Anchor {
             return Ok(());
         }
-        let netlink = self.dataplane.netlink().clone();
         let options = rescue::Options {
             port: vxlan.port,
             source_check: self.source_check,
             bpffs: self.bpffs.clone(),
         };
-        let socket = Rescue::open(netlink, &options).await?;
-        let task = tokio::spawn(async move {
-            // Ends with the node, by being dropped.
-            if let Err(error) = socket.run(&CancellationToken::new()).await {
-                tracing::warn!("the socket on the VXLAN port broke: {error}");
-            }
-        });
-        self.rescue = Some(AbortOnDropHandle::new(task));
-        Ok(())
+        Ok(self.port.hold(self.dataplane.netlink(), &options).await?)
     }
 
     fn desired(&self, wanted: &Wanted, direct: &Direct) -> anyhow::Result<Desired> {
@@ -149,7 +138,7 @@ impl Kernel {
         })?;
         // Those of host-gw, which the tunnel's peers know nothing of.
         desired.peers.ignored.extend(direct.ignored.clone());
-        Ok(desired)
+        Ok(self.dataplane.fit(desired)?)
     }
 
     fn sought<'a>(&'a self, wanted: &'a Wanted) -> Sought<'a> {
@@ -176,9 +165,13 @@ impl Kernel {
         let netlink = self.dataplane.netlink();
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
+        let filters = self.dataplane.attaches_filters();
+        self.pod_ports.settle(&mut self.facts, filters);
         self.name_unserved();
+        self.unreached.tell(&self.facts.unreached);
         self.own_ports
             .judge(self.snat.as_ref(), &self.facts, &wanted.network);
+        self.name_port_holder();
         self.looked_up.get_or_insert_with(Instant::now);
         Ok(())
     }
@@ -210,13 +203,18 @@ impl Kernel {
         Ok(())
     }
 
-    /// From the first time on the rules look after themselves.
-    async fn accept_forwarding(&mut self, wanted: &Wanted) {
-        if let (Some(every), None) = (self.resync, &self.forward_rules) {
-            let network = wanted.network.network;
-            let keeper = forward_rules::Keeper::start(network, every).await;
-            self.forward_rules = Some(keeper);
+    /// With `--gro=anchor`, where the port has a device already: GRO is none the worse for it.
+    fn name_port_holder(&mut self) {
+        let holder = &self.facts.port_holder;
+        if let Some(device) = holder.as_ref().filter(|_| *holder != self.port_holder)
+            && self.fast_path.gro == Gro::Anchor
+        {
+            tracing::warn!(
+                "the kernel vxlan device {device} has our UDP port: GRO knows the port by it, and no anchor is made; but \
+                 fragmented tunnel packets go to {device}, not to us"
+            );
         }
+        self.port_holder.clone_from(holder);
     }
 
     fn name_unserved(&mut self) {
@@ -224,29 +222,12 @@ impl Kernel {
         for device in unserved.difference(&self.unserved) {
             if self.snat.is_some() {
                 tracing::warn!(
-                    "what pods send by {device} leaves under their own addresses: it is no Ethernet \
-                     device, and --ip-masq translates only on those"
+                    "what pods send by {device} leaves under their own addresses, as far as no rule of somebody else \
+                     masquerades it: the device has a link-layer header that --ip-masq does not know"
                 );
             }
         }
         self.unserved.clone_from(unserved);
-    }
-
-    /// Only once our own programs translate. Rules that stay do no harm but cost time.
-    async fn replace_masquerading(&mut self, wanted: &Wanted) -> Option<String> {
-        self.snat.as_ref()?;
-        match self.flanneld_masq.replace(wanted.network.network).await {
-            Ok(true) => {
-                let done = "flanneld's masquerade rules removed: programs translate";
-                tracing::info!("{done}");
-                Some(done.to_owned())
-            }
-            Ok(false) => None,
-            Err(error) => {
-                tracing::warn!("{error}");
-                None
-            }
-        }
     }
 
     /// Whose tunnel packets come from elsewhere. Without programs there are no such maps.
@@ -318,7 +299,7 @@ impl Node for Kernel {
     }
 
     fn mtu(&self, wanted: &Wanted) -> u32 {
-        desired::overlay_mtu(&wanted.network, &wanted.uplink)
+        desired::overlay_mtu(&wanted.network, self.facts.underlay.mtu(&wanted.uplink))
     }
 
     async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
@@ -329,7 +310,7 @@ impl Node for Kernel {
         let reconciled = self.dataplane.reconcile(&desired).await;
         if let Err(ReconcileError::TakenOver { .. }) = reconciled {
             // Their device cannot come up while we hold its port.
-            self.rescue = None;
+            self.port.release();
         }
         done.extend(words(&reconciled?));
         self.hold_port(&wanted.network).await?;
@@ -342,22 +323,25 @@ impl Node for Kernel {
         }
         done.extend(held);
         self.look_at_bridge(wanted).await?;
-        self.accept_forwarding(wanted).await;
-        done.extend(self.replace_masquerading(wanted).await);
+        self.firewall.accept(network).await;
+        if self.snat.is_some() {
+            done.extend(self.firewall.replace_masquerading(network).await);
+        }
         self.count_peers(&desired, &direct);
         self.name_senders();
         Ok(done)
     }
 
     fn hindrance(&self) -> Option<String> {
-        self.forward_rules.as_ref()?.hindrance()
+        self.firewall.hindrance()
     }
 
     fn complaint(&self) -> Option<String> {
         let bridge = || self.bridge.as_ref().map(ToString::to_string);
-        let masquerade = || self.flanneld_masq.trouble().map(str::to_owned);
-        let others = self.hindrance().or_else(bridge).or_else(masquerade);
-        others.or_else(|| self.own_ports.complaint())
+        let others = self.firewall.hindrance().or_else(bridge);
+        let others = others.or_else(|| self.firewall.complaint());
+        let ports = || self.own_ports.complaint();
+        others.or_else(ports).or_else(|| self.port.complaint())
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
@@ -366,6 +350,7 @@ impl Node for Kernel {
             .update(self.dataplane.netlink(), self.sought(wanted))
             .await;
         self.facts = facts;
+        self.unreached.tell(&self.facts.unreached);
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
         let done = words(&self.dataplane.update_peers(&desired).await?);
@@ -374,18 +359,13 @@ impl Node for Kernel {
     }
 
     async fn changed(&mut self) {
-        let firewall = async {
-            match &mut self.forward_rules {
-                Some(keeper) => keeper.changed().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             changes = self.monitor.changed() => {
                 tracing::debug!(?changes, "the kernel announced changes");
                 self.announced.add(changes);
             }
-            () = firewall => {}
+            () = self.firewall.changed() => {}
+            () = self.pod_ports.ripe() => {}
         }
     }
 }

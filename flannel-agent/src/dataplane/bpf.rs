@@ -8,6 +8,7 @@ use flannel_common::maps::{EPOCH, EXEMPT, LENT, MACS, OUTLETS, PEERS, STEPS, VTE
 use flannel_common::program::Program;
 
 use super::alive::Alive;
+use super::anchors;
 use super::bpffs::{self, Pins};
 use super::clsact::MadeQdiscs;
 use super::definition::ReplacedMap;
@@ -23,7 +24,7 @@ use super::xdp::{self, Refusal};
 use super::{DataplaneError, Options, carry};
 use crate::actual::{Generation, Loaded, PeerMaps, Programs, Stale};
 use crate::desired::{Node, Sources};
-use crate::net::{Link, Netlink};
+use crate::net::{Link, NetError, Netlink};
 use crate::plan::PeerChanges;
 use ipnet::Ipv4Net;
 
@@ -143,8 +144,14 @@ impl Bpf {
     /// Puts a loaded program on its hook, which is at `link`.
     pub(crate) fn attach(&mut self, to: &Target<'_>, link: &Link) -> Result<(), DataplaneError> {
         let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
-        if !to.attachment.program.is_xdp() {
-            let program = classifier(&mut running.ebpf, to.attachment.program)?;
+        let program = to.attachment.program;
+        if !program.is_xdp() {
+            // The first device of its kind came after the start.
+            if !running.ids.contains_key(&program) {
+                let id = load(&mut running.ebpf, program)?;
+                running.ids.insert(program, id);
+            }
+            let program = classifier(&mut running.ebpf, program)?;
             return hooks::attach(program, to, &self.pins, &self.made, &mut self.way);
         }
         let attached = if running.ids.contains_key(&to.attachment.program) {
@@ -159,6 +166,15 @@ impl Bpf {
             self.detach(&hooks::stale(Program::XdpRx, to, self.way))?;
         }
         attached
+    }
+
+    /// Whether programs are clsact filters here; not known before the first is attached.
+    pub(crate) fn attaches_filters(&self) -> bool {
+        match self.way {
+            Way::Clsact => true,
+            Way::Tcx => false,
+            Way::Untried => !super::probe::tcx(),
+        }
     }
 
     pub(crate) fn detach(&self, stale: &Stale) -> Result<(), DataplaneError> {
@@ -338,6 +354,16 @@ impl Bpf {
             programs.stale.extend(strays);
         }
         Ok(programs)
+    }
+
+    /// Whether another network has a program at an anchor.
+    pub(crate) async fn is_shared(
+        &self,
+        net: &Netlink,
+        anchor: &Link,
+        tags: &[u32],
+    ) -> Result<bool, NetError> {
+        anchors::is_shared(net, anchor, &self.pins, tags).await
     }
 
     fn old_layouts(&self) -> Result<BTreeMap<String, bool>, DataplaneError> {

@@ -66,6 +66,11 @@ pub enum DataplaneError {
         #[source]
         error: Box<ProgramError>,
     },
+    #[error(
+        "cannot attach {attachment}: {device} has an ingress qdisc, which leaves no room for clsact; replace it: tc qdisc del \
+         dev {device} ingress, and what was there as filters of clsact"
+    )]
+    NoRoom { attachment: String, device: String },
     #[error("cannot {action} in the map {map}: {}", chain(.error))]
     Map {
         map: &'static str,
@@ -77,6 +82,11 @@ pub enum DataplaneError {
     MapFull { map: &'static str, capacity: usize },
     #[error("the kernel refuses {count} of them ({named})")]
     Routes { count: usize, named: String },
+    #[error(
+        "UDP port {port} is held by {holder}: end that, or give the network another Port in its config (on all nodes); \
+         networks of one node that share a port need the same --gro"
+    )]
+    PortBusy { port: u16, holder: String },
     #[error("{0}")]
     Xdp(String),
     #[error("the programs are not loaded yet")]

@@ -26,12 +26,16 @@ const PRIORITY: u16 = 0x66;
 /// The same for programs that [go first](goes_first).
 const FIRST: u16 = PRIORITY - 1;
 
-/// What `uplink_xdp` stripped is for `xdp_rx` alone. And programs that translate what leaves: netfilter, whose work they do, lies ahead of every hook: whoever else
+/// What `uplink_xdp` stripped is for `xdp_rx` alone. What has no Ethernet header gets one. And programs that translate what leaves: netfilter, whose work they do, lies ahead of every hook: whoever else
 /// is on the hook sees the packet as it will leave, and no final verdict lets it out untranslated.
 const fn goes_first(program: Program) -> bool {
     matches!(
         program,
-        Program::XdpRx | Program::UplinkTx | Program::OverlaySnatTx
+        Program::XdpRx
+            | Program::FrameRx
+            | Program::UplinkTx
+            | Program::UplinkTxIp
+            | Program::OverlaySnatTx
     )
 }
 
@@ -128,6 +132,11 @@ pub(super) fn is_filter_of(filter: &Filter, program: Program, tag: u32) -> bool 
     filter.priority == priority(program) && filter.handle == handle(program, tag)
 }
 
+/// Whether a filter is the one of `program` in any network.
+pub(super) fn is_of_any(filter: &Filter, program: Program) -> bool {
+    is_filter_of(filter, program, filter.handle & 0x00ff_ffff)
+}
+
 /// Whether a filter is one of ours, of the network with this tag.
 pub(super) fn is_ours(filter: &Filter, tag: u32) -> bool {
     [FIRST, PRIORITY].contains(&filter.priority) && filter.handle & 0x00ff_ffff == tag
@@ -147,7 +156,8 @@ pub(super) fn pinned_program(target: &Target<'_>, pins: &Pins) -> Option<u32> {
     on_hook(target).contains(&id).then_some(id)
 }
 
-fn tcx_program(path: &Path) -> Option<u32> {
+/// The program of a pinned tcx link.
+pub(super) fn tcx_program(path: &Path) -> Option<u32> {
     let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
     let info = link.info().ok()?;
     (info.link_type().ok()? == LinkType::Tcx).then(|| info.program_id())

@@ -74,8 +74,28 @@ impl Maps {
         Ok(held)
     }
 
-    /// Writes what is new before it removes what is old, and lets a peer send before it is sent to.
+    /// Writes what is new before it removes what is old, as long as there is room for both.
     pub(super) fn update(&mut self, changes: &PeerChanges) -> Result<(), DataplaneError> {
+        match self.put(changes) {
+            Err(DataplaneError::MapFull { .. }) => {
+                self.remove(changes)?;
+                self.put(changes)?;
+            }
+            put => {
+                put?;
+                self.remove(changes)?;
+            }
+        }
+        // Last: a proof made in the new epoch must rest on the new peers.
+        if changes.ends_proofs {
+            self.bump_epoch()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Lets a peer send before it is sent to.
+    fn put(&mut self, changes: &PeerChanges) -> Result<(), DataplaneError> {
         for (ip, leases) in &changes.put_vteps {
             let vtep = Wire(Vtep { leases: *leases });
             self.vteps
@@ -93,6 +113,10 @@ impl Maps {
                 .insert(&key(*subnet), Wire(maps::Peer::from(*peer)), 0)
                 .map_err(|e| DataplaneError::map(PEERS, "write", e))?;
         }
+        Ok(())
+    }
+
+    fn remove(&mut self, changes: &PeerChanges) -> Result<(), DataplaneError> {
         for subnet in &changes.remove {
             gone(self.peers.remove(&key(*subnet)))
                 .map_err(|e| DataplaneError::map(PEERS, "remove", e))?;
@@ -104,12 +128,7 @@ impl Maps {
         for MacAddr(mac) in &changes.remove_macs {
             gone(self.macs.remove(mac)).map_err(|e| DataplaneError::map(MACS, "remove", e))?;
         }
-        // Last: a proof made in the new epoch must rest on the new peers.
-        if changes.ends_proofs {
-            self.bump_epoch()
-        } else {
-            Ok(())
-        }
+        Ok(())
     }
 
     /// Ends the proof of every flow. Wraps, after more changes than a cluster sees.

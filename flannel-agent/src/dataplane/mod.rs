@@ -2,8 +2,10 @@
 //! top of that the whole dataplane of a node, kept equal to what is wanted.
 
 mod alive;
+mod anchors;
 mod bpf;
 mod bpffs;
+pub(crate) mod captured;
 mod carry;
 mod clsact;
 mod definition;
@@ -24,6 +26,7 @@ mod shadow;
 mod snat;
 mod snat_maps;
 mod strays;
+mod teller;
 pub mod view;
 mod wire;
 mod xdp;
@@ -69,6 +72,10 @@ pub struct Options {
     /// Size of the table of source NAT; `None`: nothing is translated.
     pub snat_entries: Option<u32>,
 }
+
+/// So many peers are served. One place stays free: before Linux 6.13 a full trie refuses new values of its own keys, too
+/// (commit 532d6b36b2bf).
+pub const ROOM: usize = flannel_common::maps::MAX_PEERS - 1;
 
 /// This node's dataplane. Dropping it leaves everything in place that forwards.
 #[derive(Debug)]
@@ -123,10 +130,31 @@ impl Dataplane {
         &self.net
     }
 
+    /// Whether programs are clsact filters here.
+    #[must_use]
+    pub fn attaches_filters(&self) -> bool {
+        self.bpf.attaches_filters()
+    }
+
     /// This network's part of the sysctls that the node's agents share.
     #[must_use]
     pub fn sysctls(&self) -> &NodeSysctls {
         &self.shared
+    }
+
+    /// Leaves out the peers for which there is no room, rather than to stop at the first; whoever is served stays.
+    ///
+    /// # Errors
+    /// If the maps cannot be read.
+    pub fn fit(&self, desired: Desired) -> Result<Desired, DataplaneError> {
+        if desired.peers.table.len() <= ROOM {
+            return Ok(desired);
+        }
+        let held = match &self.mirror {
+            Some(mirror) => mirror.peers.table.keys().copied().collect(),
+            None => self.bpf.peers()?.table.into_keys().collect::<BTreeSet<_>>(),
+        };
+        Ok(desired.within(ROOM, |subnet| held.contains(subnet)))
     }
 
     /// What the kernel holds, compared with what `desired` is about.
@@ -147,6 +175,19 @@ pub(crate) fn is_looked_after(bpffs: &Path, network: &str) -> bool {
 /// Whether anything of a network is pinned.
 pub(crate) fn has_pins(bpffs: &Path, network: &str) -> bool {
     bpffs::Pins::of(bpffs, network).root().exists()
+}
+
+/// Whether another network has a program at an anchor. `tags`: see [`crate::desired::Node::tag`].
+///
+/// # Errors
+/// If the kernel does not list filters.
+pub(crate) async fn is_shared(
+    net: &Netlink,
+    anchor: &Link,
+    (bpffs, network): (&Path, &str),
+    tags: &[u32],
+) -> Result<bool, NetError> {
+    anchors::is_shared(net, anchor, &bpffs::Pins::of(bpffs, network), tags).await
 }
 
 /// Removes all pins of a network: its programs run nowhere any more, its maps are gone.

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::{Facts, FastPath, Hook, Outlets, Ports, Room, destinations};
-use crate::config::NetworkConfig;
+use super::{Facts, FastPath, Hook, Outlets, Ports, Room, Underlay, destinations, gro};
+use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::online_cpus;
 use crate::direct;
 use crate::lease::Leases;
-use crate::net::{Link, NetError, Netlink, sysctl};
+use crate::net::{Link, NetError, Netlink, RouteTo, Sender, sysctl};
 use crate::node_sysctls::NodeSysctls;
 use crate::uplink::Uplink;
 
@@ -22,11 +22,13 @@ pub struct Sought<'a> {
     pub sysctls: &'a NodeSysctls,
 }
 
-/// What next hops were looked up over: when it changes, the kernel may answer otherwise without having
-/// announced a route (it drops the routes of a link that goes down in silence, `fib_sync_down_dev`).
+/// What ways were looked up over: when it changes, the kernel may answer otherwise without having announced a route (it
+/// drops the routes of a link that goes down in silence, `fib_sync_down_dev`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ways {
+pub struct Base {
     uplink: u32,
+    /// Whom the packets come from.
+    source: Option<Ipv4Addr>,
     /// By index: up, and with carrier.
     links: BTreeMap<u32, (bool, bool)>,
 }
@@ -42,7 +44,7 @@ impl Facts {
         Ok(facts)
     }
 
-    /// Reads what is cheap, and looks up next hops only where they may have changed: with thousands of peers
+    /// Reads what is cheap, and looks up ways only where they may have changed: with thousands of peers
     /// that is thousands of questions, and each new pod announces a link. `routes`: routes or addresses
     /// changed, or nobody knows.
     ///
@@ -59,24 +61,41 @@ impl Facts {
         // What cannot be read is said by whoever writes there.
         self.reserved = sought.sysctls.reserved_ports().unwrap_or_default();
         self.cpus = online_cpus();
+        let bare = links.iter().filter(|link| link.bare);
+        self.bare = bare.map(|link| link.name.clone()).collect();
         self.pod_ports = pod_ports(&links, sought.fast_path);
+        self.shaped = take_shaped(&mut self.pod_ports, &net.ingress_qdiscs().await?);
+        let moved = self.base != self.base_now(&links, sought.uplink);
+        if moved {
+            self.new_ways_out();
+        }
+        if routes || moved {
+            self.ways.clear();
+            self.on_link.clear();
+        }
+        self.update(net, sought).await;
+        self.base = self.base_now(&links, sought.uplink);
+        let uplink = sought.uplink;
+        let routes = match uplink.is_carrier {
+            true => Vec::new(),
+            false => net.routes().await?,
+        };
+        let (ways, pods) = (self.ways.values(), &self.pod_ports);
+        self.underlay = Underlay::find(&links, uplink, ways, &routes, pods);
         self.outlets = Outlets::find(
             &links,
             &net.addresses().await?,
             sought.config.network,
             sought.uplink.index,
             &self.pod_ports,
+            &self.underlay,
         );
-        let moved = self.ways != self.ways_now(&links, sought.uplink);
-        if moved {
-            self.new_ways_out();
-        }
-        if routes || moved {
-            self.next_hops.clear();
-            self.on_link.clear();
-        }
-        self.update(net, sought).await;
-        self.ways = self.ways_now(&links, sought.uplink);
+        let silent = net.silent_neighbours().await?;
+        self.doubt(&sought, &links, &silent);
+        self.port_holder = match &sought.config.backend {
+            Backend::Vxlan(vxlan) => gro::holder(&links, vxlan.vni, vxlan.port),
+            Backend::HostGw => None,
+        };
         Ok(())
     }
 
@@ -95,34 +114,51 @@ impl Facts {
         self.ways_out = self.ways_out.wrapping_add(1);
     }
 
-    /// After a change of leases: looks up next hops that are not known yet and forgets those nobody
+    /// After a change of leases: looks up ways that are not known yet and forgets those nobody
     /// needs.
     pub async fn update(&mut self, net: &Netlink, sought: Sought<'_>) {
         let Sought { config, leases, .. } = sought;
-        let wanted = destinations(config, leases);
-        let index = Some(sought.uplink.index);
-        let missing = unknown(&mut self.next_hops, wanted);
-        self.next_hops.extend(net.next_hops(missing, index).await);
+        let missing = unknown(&mut self.ways, destinations(config, leases));
+        self.unreached
+            .retain(|peer, _| self.ways.contains_key(peer));
+        for (peer, way) in net.ways(missing, sought.sender()).await {
+            match way {
+                Ok(way) => drop(self.ways.insert(peer, way)),
+                Err(error) => drop(self.unreached.insert(peer, error.to_string())),
+            }
+        }
 
+        // Pods' packets do not come from this node's address.
         let missing = unknown(&mut self.on_link, direct::destinations(config, leases));
-        // Asked without naming an interface: with one, the kernel takes what it has no route to for a
-        // neighbour (`ip_route_output_key`).
-        let hops = net.next_hops(missing.iter().copied(), None).await;
-        self.on_link.extend(missing.into_iter().map(|address| {
-            let hop = hops.get(&address);
-            let neighbour = hop.filter(|hop| hop.via == address && !hop.local);
-            (address, neighbour.map(|hop| hop.index))
-        }));
+        let ways = net.ways(missing, Sender::default()).await;
+        self.on_link.extend(
+            ways.into_iter()
+                .map(|(peer, way)| (peer, way.ok().and_then(|way| way.on_link()))),
+        );
     }
 
-    fn ways_now(&self, links: &[Link], uplink: &Uplink) -> Ways {
-        let hops = self.next_hops.values().map(|hop| hop.index);
+    fn base_now(&self, links: &[Link], uplink: &Uplink) -> Base {
+        let hops = self.ways.values().flat_map(RouteTo::devices);
         let neighbours = self.on_link.values().copied().flatten();
         let used: BTreeSet<u32> = hops.chain(neighbours).chain([uplink.index]).collect();
         let used = links.iter().filter(|link| used.contains(&link.index));
-        Ways {
+        Base {
             uplink: uplink.index,
+            source: Some(uplink.address),
             links: used.map(|l| (l.index, (l.up, l.running))).collect(),
+        }
+    }
+}
+
+impl Sought<'_> {
+    /// As whom this node sends to peers.
+    fn sender(&self) -> Sender {
+        Sender {
+            source: Some(self.uplink.address),
+            udp_port: match &self.config.backend {
+                Backend::Vxlan(options) => Some(options.port),
+                Backend::HostGw => None,
+            },
         }
     }
 }
@@ -145,6 +181,14 @@ fn pod_ports(links: &[Link], fast_path: &FastPath) -> Ports {
     };
     let found = links.iter().filter(belongs);
     found.map(|link| (link.name.clone(), link.index)).collect()
+}
+
+/// Whose packets are shaped on their way in is no port for the fast path; and before 6.6 our filters would stand in
+/// the way of the qdisc that does it, or it in theirs.
+fn take_shaped(ports: &mut Ports, ingress: &BTreeSet<u32>) -> Ports {
+    ports
+        .extract_if(.., |_, index| ingress.contains(index))
+        .collect()
 }
 
 #[cfg(test)]
@@ -178,6 +222,14 @@ mod tests {
     }
 
     #[test]
+    fn shaped_ports_are_set_apart() {
+        let mut ports = Ports::from([("vetha".to_owned(), 7), ("vethb".to_owned(), 8)]);
+        let shaped = take_shaped(&mut ports, &BTreeSet::from([8, 2]));
+        assert_eq!(ports, Ports::from([("vetha".to_owned(), 7)]));
+        assert_eq!(shaped, Ports::from([("vethb".to_owned(), 8)]));
+    }
+
+    #[test]
     fn or_the_bridge_itself() {
         let at_bridge = FastPath {
             hook: Hook::Bridge,
@@ -197,6 +249,7 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 9],
             address: Ipv4Addr::new(192, 168, 0, 1),
             public_ip: Ipv4Addr::new(192, 168, 0, 1),
+            is_carrier: true,
             why: "test".to_owned(),
         }
     }
@@ -210,14 +263,14 @@ mod tests {
             ]),
             ..Facts::default()
         };
-        let before = facts.ways_now(&links(), &uplink());
+        let before = facts.base_now(&links(), &uplink());
         let mut now = links();
         now.push(link(9, "vethc", Some(5)));
         now[3].running = false;
-        assert_eq!(facts.ways_now(&now, &uplink()), before, "pods come and go");
+        assert_eq!(facts.base_now(&now, &uplink()), before, "pods come and go");
         now[0].running = false;
         assert_ne!(
-            facts.ways_now(&now, &uplink()),
+            facts.base_now(&now, &uplink()),
             before,
             "the uplink's cable"
         );
@@ -225,7 +278,7 @@ mod tests {
             index: 6,
             ..uplink()
         };
-        assert_ne!(facts.ways_now(&links(), &moved), before);
+        assert_ne!(facts.base_now(&links(), &moved), before);
     }
 
     #[test]

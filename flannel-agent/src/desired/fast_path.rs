@@ -8,7 +8,7 @@ use flannel_common::globals;
 use flannel_common::program::Program;
 use serde::Serialize;
 
-use super::{Attachment, Pair};
+use super::{Attachment, Gro, Pair};
 use crate::node_sysctls::Wish;
 
 /// What a flow has to show before it skips the stack.
@@ -54,6 +54,7 @@ pub struct FastPath {
     pub mode: Mode,
     pub hook: Hook,
     pub xdp: Xdp,
+    pub gro: Gro,
     /// The bridge that pods hang on.
     pub bridge: String,
 }
@@ -64,6 +65,7 @@ impl Default for FastPath {
             mode: Mode::default(),
             hook: Hook::default(),
             xdp: Xdp::default(),
+            gro: Gro::default(),
             bridge: "cni0".to_owned(),
         }
     }
@@ -74,9 +76,8 @@ impl Default for FastPath {
 pub(super) struct Ways<'a> {
     /// `None`: no tunnel.
     pub(super) pair: Option<&'a Pair>,
-    pub(super) uplink: &'a str,
-    /// Some peers may be routed to without a tunnel.
-    pub(super) direct: bool,
+    /// The uplink, if some peers may be routed to without a tunnel.
+    pub(super) direct: Option<&'a str>,
 }
 
 /// The bridge's ports, and the bridge: name and ifindex. A name that comes back with another index is
@@ -158,9 +159,9 @@ impl FastPath {
         if let Some(pair) = ways.pair {
             all.push(Attachment::ingress(Program::OverlayRx, &pair.name));
         }
-        if ways.direct {
-            all.push(Attachment::ingress(Program::DirectRx, ways.uplink));
-            all.push(Attachment::egress(Program::DirectTx, ways.uplink));
+        if let Some(uplink) = ways.direct {
+            all.push(Attachment::ingress(Program::DirectRx, uplink));
+            all.push(Attachment::egress(Program::DirectTx, uplink));
         }
         // Only what the tunnel brings is cut up there. Without proof, nothing large gets there.
         let helps = ways.pair.is_some() && self.mode == Mode::Verified && self.hook == Hook::Port;

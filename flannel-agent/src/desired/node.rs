@@ -8,14 +8,15 @@ use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 
 use super::fast_path::{Mode, Ways};
-use super::{DesiredError, Inputs, Outlets, PortRange, Ports, SourceNat, Sources, Xdp};
+use super::{
+    Anchor, DesiredError, Gro, Inputs, Outlets, PortRange, Ports, SourceNat, Sources, Xdp, gro,
+};
 use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::mac::MacAddr;
 use crate::mark;
 use crate::net::Direction;
 use crate::node_sysctls::Wishes;
-use crate::uplink::Uplink;
 
 /// Outer IPv4, UDP and VXLAN headers and the inner Ethernet header, bytes.
 pub const TUNNEL_OVERHEAD: u32 = 50;
@@ -36,8 +37,13 @@ pub struct Node {
     pub network: String,
     /// Tells our clsact filters from those of other networks on this node: the VNI, where there is one.
     pub tag: u32,
+    /// Name of the uplink.
+    #[serde(skip)]
+    pub uplink: String,
     /// `None`: no tunnel.
     pub pair: Option<Pair>,
+    /// `None`: the UDP port is held by a socket of the agent, or by somebody else's device.
+    pub anchor: Option<Anchor>,
     /// `<subnet>.0/32`, the source of what this node itself sends through the tunnel.
     pub address: Ipv4Net,
     /// The cluster's Network: no other address of it may be on the device.
@@ -63,6 +69,15 @@ pub struct Node {
     #[serde(skip)]
     pub ways_out: u32,
     pub xdp: Xdp,
+}
+
+impl Node {
+    /// Whether a device may go at any time, with nothing amiss: pods' ports, their bridge, devices besides the uplink.
+    #[must_use]
+    pub fn may_go(&self, device: &str) -> bool {
+        let is_pair = |pair: &Pair| device == pair.name || device == pair.gro_name;
+        device != self.uplink && !self.pair.as_ref().is_some_and(is_pair)
+    }
 }
 
 /// `flannel.<VNI>` and `flgro.<VNI>`.
@@ -98,6 +113,9 @@ pub struct Globals {
     pub local_ports: (u16, u16),
     pub source_check: SourceCheck,
     pub overlay_mtu: u32,
+    pub gro: Gro,
+    /// Value of [`flannel_common::globals::ANCHOR`].
+    pub anchor: u8,
     /// Values of [`flannel_common::globals::FAST_PATH`] and [`flannel_common::globals::POD_HOOK`].
     pub fast_path: u8,
     pub pod_hook: u8,
@@ -141,23 +159,23 @@ fn program_name<S: Serializer>(program: &Program, serializer: S) -> Result<S::Ok
     serializer.serialize_str(program.name())
 }
 
-/// MTU of the overlay: what fits into the uplink behind the tunnel headers. The config's MTU can only
-/// lower it: outer packets longer than the uplink's MTU would never leave.
+/// MTU of the overlay: what fits into `underlay`, the longest packet on the wire, behind the tunnel headers. The config's MTU can
+/// only lower it: longer outer packets would never leave.
 #[must_use]
-pub fn overlay_mtu(config: &NetworkConfig, uplink: &Uplink) -> u32 {
+pub fn overlay_mtu(config: &NetworkConfig, underlay: u32) -> u32 {
     let option = match &config.backend {
         Backend::Vxlan(options) => options.mtu,
-        Backend::HostGw => return uplink.mtu,
+        Backend::HostGw => return underlay,
     };
     option
-        .unwrap_or(uplink.mtu)
-        .min(uplink.mtu)
+        .unwrap_or(underlay)
+        .min(underlay)
         .saturating_sub(TUNNEL_OVERHEAD)
 }
 
 pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     let overlay = inputs.config.network;
-    let mtu = overlay_mtu(inputs.config, inputs.uplink);
+    let mtu = overlay_mtu(inputs.config, inputs.facts.underlay.mtu(inputs.uplink));
     let (pair, port, direct) = match &inputs.config.backend {
         Backend::Vxlan(options) => {
             let pair = pair(inputs, options.vni, mtu)?;
@@ -170,14 +188,26 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         Backend::HostGw => (None, 0, true),
     };
     let (vni, pair) = pair.unzip();
-    let uplink = inputs.uplink.name.as_str();
+    // Nothing of ours belongs on a device that only holds an address.
+    let uplink = inputs.uplink.is_carrier;
+    let uplink = uplink.then_some(inputs.uplink.name.as_str());
+    let others = inputs.facts.underlay.others.keys().map(String::as_str);
+    let carriers: Vec<&str> = uplink.into_iter().chain(others).collect();
+    let is_bare = |device: &str| inputs.facts.bare.contains(device);
+    let with_frames = uplink.filter(|uplink| !is_bare(uplink));
     let mut attachments = pair
         .as_ref()
-        .map_or_else(Vec::new, |pair| attachments(pair, uplink));
+        .map_or_else(Vec::new, |pair| attachments(pair, &carriers));
+    let taken = inputs.facts.port_holder.is_some();
+    let wanted = |pair| Anchor::wanted(inputs.fast_path.gro, pair, port, taken);
+    let anchor = pair.as_ref().and_then(wanted);
+    if let Some(anchor) = &anchor {
+        attachments.push(Attachment::ingress(Program::AnchorRx, &anchor.name));
+    }
     let ways = Ways {
         pair: pair.as_ref(),
-        uplink,
-        direct,
+        // Without MAC addresses it cannot be told for whom a packet leaves: such flows are never proven.
+        direct: with_frames.filter(|_| direct),
     };
     let ports = &inputs.facts.pod_ports;
     attachments.extend(inputs.fast_path.attachments(&ways, ports));
@@ -189,17 +219,20 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     };
     if snat_ports.is_some() {
         let overlay = pair.as_ref().map(|pair| pair.name.as_str());
-        attachments.extend(SourceNat::attachments(uplink, overlay));
-        for device in outlets.devices.keys() {
-            attachments.extend(SourceNat::attachments(device, None));
+        attachments.extend(SourceNat::on_overlay(overlay));
+        let outlets = outlets.devices.keys().map(String::as_str);
+        for device in uplink.into_iter().chain(outlets) {
+            attachments.extend(SourceNat::on_device(device, is_bare(device)));
         }
     }
+    put_frames(&mut attachments, is_bare);
     let steps = inputs.snat.map_or(&[][..], |_| SourceNat::programs());
-    if pair.is_some() {
+    if let (Some(uplink), Some(_)) = (with_frames, &pair) {
         attachments.extend(inputs.fast_path.at_uplink(uplink));
     }
     Ok(Node {
         network: inputs.network.to_owned(),
+        uplink: inputs.uplink.name.clone(),
         tag: vni.unwrap_or_else(|| mark::tag(inputs.network)),
         address: inputs.subnet.network().into(),
         overlay,
@@ -219,6 +252,8 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
             local_ports: inputs.facts.local_ports,
             source_check: inputs.source_check,
             overlay_mtu: mtu,
+            gro: inputs.fast_path.gro,
+            anchor: gro::left_to(anchor.as_ref(), inputs.fast_path),
             fast_path: inputs.fast_path.mode.value(),
             pod_hook: inputs.fast_path.hook.value(),
             snat_ports,
@@ -238,6 +273,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         },
         outlets: outlets.by_index(),
         xdp: inputs.fast_path.xdp,
+        anchor,
         pair,
     })
 }
@@ -261,12 +297,26 @@ fn pair(inputs: &Inputs<'_>, vni: u32, mtu: u32) -> Result<Pair, DesiredError> {
 }
 
 /// Transmit first: what arrives for us before is still handled by whoever handled it until now.
-fn attachments(pair: &Pair, uplink: &str) -> Vec<Attachment> {
-    vec![
+fn attachments(pair: &Pair, carriers: &[&str]) -> Vec<Attachment> {
+    let mut all = vec![
         Attachment::ingress(Program::OverlayCatch, &pair.gro_name),
         Attachment::egress(Program::OverlayTx, &pair.name),
-        Attachment::ingress(Program::UplinkRx, uplink),
-    ]
+    ];
+    let arrives = |device: &&str| Attachment::ingress(Program::UplinkRx, device);
+    all.extend(carriers.iter().map(arrives));
+    all
+}
+
+/// Ahead of the first program at a device without link-layer header, one that makes frames of what arrives.
+fn put_frames(attachments: &mut Vec<Attachment>, is_bare: impl Fn(&str) -> bool) {
+    let mut served = BTreeSet::new();
+    for at in std::mem::take(attachments) {
+        let arrives = at.direction == Direction::Ingress && is_bare(&at.device);
+        if arrives && served.insert(at.device.clone()) {
+            attachments.push(Attachment::ingress(Program::FrameRx, &at.device));
+        }
+        attachments.push(at);
+    }
 }
 
 fn shared_sysctls(inputs: &Inputs<'_>, snat_ports: Option<PortRange>) -> Wishes {

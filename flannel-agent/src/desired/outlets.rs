@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::{Ports, Sources};
+use super::sources::is_lent;
+use super::{Ports, Sources, Underlay};
 use crate::net::{Address, Kind, Link};
 
 /// The devices that have an address outside the network.
@@ -17,7 +18,7 @@ pub struct Outlets {
     pub devices: BTreeMap<String, Outlet>,
     /// The uplink, unless it has no address to lend.
     pub uplink: Option<Outlet>,
-    /// Without Ethernet header (WireGuard, tun): our programs do not know their packets.
+    /// With a link-layer header that our programs do not know: no Ethernet, and not without any either.
     pub unserved: BTreeSet<String>,
 }
 
@@ -36,8 +37,16 @@ impl Outlets {
         network: Ipv4Net,
         uplink: u32,
         pods: &Ports,
+        underlay: &Underlay,
     ) -> Self {
         let mut outlets = Self::default();
+        // A device without an address borrows one, of the loopback device if that has any (`inet_select_addr`).
+        let of = |link: &Link| {
+            addresses
+                .iter()
+                .find(|a| a.index == link.index && is_lent(a))
+        };
+        let borrowed = links.iter().find_map(of);
         for link in links {
             let inside = |address: &Address| network.contains(&address.ip());
             let held = || addresses.iter().filter(|a| a.index == link.index);
@@ -49,16 +58,19 @@ impl Outlets {
                 && link.kind != Kind::Other("dummy".to_owned())
                 && !pods.contains_key(&link.name)
                 && !held().any(inside);
+            let own = Sources::of(held());
             if link.index == uplink {
-                outlets.uplink = Sources::of(held()).map(|sources| Outlet {
+                outlets.uplink = own.clone().map(|sources| Outlet {
                     index: uplink,
                     sources,
                 });
             }
-            let Some(sources) = Sources::of(held()).filter(|_| leads_out) else {
+            let lent = borrowed.filter(|_| underlay.others.contains_key(&link.name));
+            let sources = own.or_else(|| lent.map(|lender| Sources::only(lender.ip())));
+            let Some(sources) = sources.filter(|_| leads_out) else {
                 continue;
             };
-            if link.ethernet {
+            if link.is_served() {
                 let outlet = Outlet {
                     index: link.index,
                     sources,
@@ -87,7 +99,29 @@ mod tests {
 
     fn find(links: &[Link], addresses: &[Address]) -> Outlets {
         let pods = Ports::from([("vethpod".to_owned(), 20)]);
-        Outlets::find(links, addresses, "10.244.0.0/16".parse().unwrap(), 2, &pods)
+        let underlay = Underlay {
+            others: [("bare".to_owned(), 6)].into(),
+            mtu: None,
+        };
+        let network = "10.244.0.0/16".parse().unwrap();
+        Outlets::find(links, addresses, network, 2, &pods, &underlay)
+    }
+
+    /// Unnumbered: the loopback device has the address, or whoever comes first.
+    #[test]
+    fn a_device_of_the_underlay_borrows_an_address() {
+        let loopback = Link {
+            loopback: true,
+            ..link(1, "lo")
+        };
+        let links = [loopback, link(6, "bare"), link(7, "idle"), link(8, "eth1")];
+        let own = address(8, "192.0.2.8/24");
+        let outlets = find(&links, &[own.clone(), address(1, "192.0.2.1/32")]);
+        assert_eq!(names(&outlets), ["bare", "eth1"]);
+        let of_bare = |outlets: &Outlets| outlets.devices["bare"].sources.to_string();
+        assert_eq!(of_bare(&outlets), "192.0.2.1");
+        let outlets = find(&links, &[own]);
+        assert_eq!(of_bare(&outlets), "192.0.2.8");
     }
 
     fn names(outlets: &Outlets) -> Vec<&str> {
@@ -102,7 +136,7 @@ mod tests {
             link(3, "docker0"),
             link(4, "cni0"),
             link(5, "flannel.1"),
-            link(6, "bare"),
+            link(6, "idle"),
             link(20, "vethpod"),
         ];
         let addresses = [
@@ -164,13 +198,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ethernet_is_named() {
-        let wireguard = Link {
+    fn what_has_another_header_is_named() {
+        let other = |index, name, bare| Link {
             ethernet: false,
-            ..link(3, "wg0")
+            bare,
+            ..link(index, name)
         };
-        let outlets = find(&[wireguard], &[address(3, "192.0.2.1/24")]);
-        assert!(outlets.devices.is_empty());
-        assert!(outlets.unserved.contains("wg0"));
+        let links = [other(3, "wg0", true), other(4, "ib0", false)];
+        let held = [3, 4].map(|index| address(index, "192.0.2.1/24"));
+        let outlets = find(&links, &held);
+        assert_eq!(names(&outlets), ["wg0"]);
+        assert_eq!(outlets.unserved, ["ib0".to_owned()].into());
     }
 }

@@ -25,6 +25,10 @@ pub struct Peers {
     pub ignored: BTreeMap<Ipv4Net, String>,
 }
 
+/// In the place of a next hop: packets take whatever way the routing table has for each. By another device than the uplink,
+/// by one of several paths, or by none.
+pub const ROUTED: Ipv4Addr = Ipv4Addr::from_octets(maps::ROUTED);
+
 /// How to reach one subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Peer {
@@ -47,7 +51,9 @@ impl fmt::Display for Peer {
             return write!(f, "{public_ip} (without tunnel)");
         }
         write!(f, "{public_ip} ({vtep_mac}")?;
-        if next_hop != public_ip {
+        if *next_hop == ROUTED {
+            f.write_str(", as routed")?;
+        } else if next_hop != public_ip {
             write!(f, ", via {next_hop}")?;
         }
         f.write_str(")")
@@ -115,10 +121,10 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
     }
     let data = attrs.vxlan_data().map_err(|error| error.to_string())?;
     let public_ip = attrs.public_ip;
-    let hop = inputs.facts.next_hops.get(&public_ip);
+    let way = inputs.facts.ways.get(&public_ip);
     let own = public_ip == inputs.uplink.address
         || public_ip == inputs.uplink.public_ip
-        || hop.is_some_and(|hop| hop.local);
+        || way.is_some_and(|way| way.local);
     if own {
         return Err(format!("PublicIP {public_ip} is an address of this node"));
     }
@@ -131,9 +137,12 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
     Ok(Peer {
         public_ip,
         direct: direct.is_some(),
-        // Without an answer from the kernel, assume a neighbour, as the kernel does for a device
-        // without routes.
-        next_hop: hop.map_or(public_ip, |hop| hop.via),
+        next_hop: match direct {
+            Some(_) => public_ip,
+            None => way
+                .and_then(|way| way.next_hop(public_ip, inputs.uplink.index))
+                .unwrap_or(ROUTED),
+        },
         vtep_mac: data.vtep_mac,
     })
 }

@@ -46,16 +46,27 @@ impl SourceNat {
         &Program::STEPS
     }
 
-    /// Hooks on a device by which packets leave and, where there is one, on the device of the overlay. Receiving first: a
-    /// connection that comes in is noted before its answer could be taken for a flow of the pod's own.
-    pub(super) fn attachments(device: &str, overlay: Option<&str>) -> Vec<Attachment> {
-        let mut all = Vec::new();
-        if let Some(overlay) = overlay {
-            all.push(Attachment::ingress(Program::OverlaySnatRx, overlay));
-            all.push(Attachment::egress(Program::OverlaySnatTx, overlay));
-        }
-        all.push(Attachment::ingress(Program::UplinkSnatRx, device));
-        all.push(Attachment::egress(Program::UplinkTx, device));
-        all
+    /// Hooks on the device of the overlay, where there is one. Receiving first: a connection that comes in is noted before its
+    /// answer could be taken for a flow of the pod's own.
+    pub(super) fn on_overlay(device: Option<&str>) -> Vec<Attachment> {
+        let hooks = |device| {
+            [
+                Attachment::ingress(Program::OverlaySnatRx, device),
+                Attachment::egress(Program::OverlaySnatTx, device),
+            ]
+        };
+        device.into_iter().flat_map(hooks).collect()
+    }
+
+    /// The same on a device by which packets leave the node; `bare`: without link-layer header.
+    pub(super) fn on_device(device: &str, bare: bool) -> [Attachment; 2] {
+        let leaving = match bare {
+            true => Program::UplinkTx.without_frame(),
+            false => Program::UplinkTx,
+        };
+        [
+            Attachment::ingress(Program::UplinkSnatRx, device),
+            Attachment::egress(leaving, device),
+        ]
     }
 }

@@ -1,5 +1,8 @@
+mod bare;
 mod bridge;
 mod direct;
+mod gro;
+mod room;
 
 use std::sync::Arc;
 
@@ -9,7 +12,7 @@ use super::*;
 use crate::direct::Direct;
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
-use crate::net::Direction;
+use crate::net::{Branch, Direction, RouteTo, Towards};
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const PEER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -41,6 +44,7 @@ impl Default for World {
                 mac: [2, 0, 0, 0, 0, 9],
                 address: ip("192.168.0.1"),
                 public_ip: ip("192.168.0.1"),
+                is_carrier: true,
                 why: "test".to_owned(),
             },
             facts: Facts {
@@ -56,7 +60,18 @@ impl Default for World {
 }
 
 impl World {
+    /// A lease of a neighbour.
     pub(crate) fn with(mut self, subnet: &str, attrs: LeaseAttrs) -> Self {
+        let leg = Branch {
+            index: self.uplink.index,
+            towards: Towards::Neighbour,
+            dead: false,
+        };
+        let way = RouteTo {
+            legs: vec![leg],
+            ..RouteTo::default()
+        };
+        self.facts.ways.insert(attrs.public_ip, way);
         self.leases.insert(net(subnet), attrs);
         self
     }
@@ -284,18 +299,29 @@ fn two_leases_of_one_address_count_twice() {
 #[test]
 fn a_peer_behind_a_gateway_is_sent_to_the_gateway() {
     let mut world = World::default().with("10.244.2.0/24", lease("172.16.0.2"));
-    let hop = NextHop {
-        index: 2,
-        via: ip("192.168.0.254"),
-        source: None,
-        local: false,
+    world.facts.ways.clear();
+    let next_hop = |world: &World| {
+        let peers = world.build().unwrap().peers;
+        peers.table[&net("10.244.2.0/24")].next_hop
     };
-    world.facts.next_hops.insert(ip("172.16.0.2"), hop);
-    let peers = world.build().unwrap().peers;
-    assert_eq!(
-        peers.table[&net("10.244.2.0/24")].next_hop,
-        ip("192.168.0.254")
-    );
+    assert_eq!(next_hop(&world), ROUTED, "nobody knows the way");
+    let leg = |index| Branch {
+        index,
+        towards: Towards::Gateway(ip("192.168.0.254")),
+        dead: false,
+    };
+    for (legs, expected) in [
+        (vec![leg(2)], ip("192.168.0.254")),
+        (vec![leg(3)], ROUTED),
+        (vec![leg(2), leg(3)], ROUTED),
+    ] {
+        let way = RouteTo {
+            legs,
+            ..RouteTo::default()
+        };
+        world.facts.ways.insert(ip("172.16.0.2"), way);
+        assert_eq!(next_hop(&world), expected);
+    }
 }
 
 #[test]

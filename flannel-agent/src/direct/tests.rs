@@ -21,6 +21,7 @@ fn uplink() -> Uplink {
         mac: [2, 0, 0, 0, 0, 1],
         address: ip("192.0.2.1"),
         public_ip: ip("192.0.2.1"),
+        is_carrier: true,
         why: "it was asked for".to_owned(),
     }
 }

@@ -8,9 +8,11 @@ mod inside;
 mod kernel;
 mod node;
 mod offloads;
+mod paths;
 mod reverse_path;
 mod snat_ports;
 mod tunnel;
+mod ways;
 
 use std::io::Write;
 use std::path::PathBuf;

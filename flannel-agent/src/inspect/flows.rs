@@ -327,6 +327,7 @@ mod tests {
         let look = Look {
             bpffs: "/".into(),
             network: None,
+            etcd_prefix: None,
             output: Format::Table,
             watch: None,
         };

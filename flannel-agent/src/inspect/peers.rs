@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::Ipv4Addr;
 
-use flannel_common::maps::{PEER_DIRECT, PEER_VXLAN, Peer};
+use flannel_common::maps::{PEER_DIRECT, PEER_VXLAN, Peer, ROUTED};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -57,13 +57,20 @@ fn print(rows: &[Row], format: Format, out: &mut dyn Write) -> anyhow::Result<()
         [
             row.subnet.to_string(),
             row.public_ip.to_string(),
-            row.next_hop.to_string(),
+            next_hop(row.next_hop),
             row.vtep_mac.to_string(),
             row.via.clone(),
             row.leases.to_string(),
         ]
     });
     Ok(table(out, header, &[5], lines)?)
+}
+
+fn next_hop(address: Ipv4Addr) -> String {
+    match address.octets() {
+        ROUTED => "as routed".to_owned(),
+        _ => address.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,13 @@ impl Netlink {
     /// If the kernel refuses the dump.
     pub async fn filters(&self, index: u32, direction: Direction) -> Result<Vec<Filter>, NetError> {
         let messages = self.filter_messages(index, direction).await?;
+        // An ingress qdisc has nothing on egress, and lists what is on ingress when asked for that.
+        if direction == Direction::Egress
+            && !messages.is_empty()
+            && self.ingress_qdiscs().await?.contains(&index)
+        {
+            return Ok(Vec::new());
+        }
         Ok(messages.iter().filter_map(parse).collect())
     }
 

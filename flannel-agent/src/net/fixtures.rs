@@ -18,6 +18,7 @@ pub(crate) fn link(index: u32, name: &str) -> Link {
         noarp: false,
         loopback: false,
         ethernet: true,
+        bare: false,
         peer: None,
         xdp_program: None,
         controller: None,

@@ -7,7 +7,7 @@ use netlink_packet_route::link::{
     LinkMessage, LinkXdp,
 };
 use nix::errno::Errno;
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 
 use super::error::{NetError, Outcome, errno, outcome};
 use super::{Netlink, error};
@@ -30,6 +30,8 @@ pub struct Link {
     pub noarp: bool,
     pub loopback: bool,
     pub ethernet: bool,
+    /// Packets come and go by it without a link-layer header: tun, WireGuard, ipip, gre (`dev_is_mac_header_xmit`).
+    pub bare: bool,
     /// ifindex of the other end of a veth pair, if that end is in this network namespace.
     pub peer: Option<u32>,
     /// Id of the XDP program on it, whoever's.
@@ -46,6 +48,8 @@ pub enum Kind {
         vni: Option<u32>,
         /// UDP port.
         port: Option<u16>,
+        /// ifindex of the device that it is bound to, and goes with.
+        lower: Option<u32>,
     },
     Other(String),
     /// Hardware, or anything else that names no kind.
@@ -64,6 +68,14 @@ pub struct VethPair<'a> {
     pub peer_mtu: u32,
     /// Queues in each direction. One queue is one NAPI instance: one CPU at a time.
     pub queues: u32,
+}
+
+impl Link {
+    /// Whether our programs know its packets.
+    #[must_use]
+    pub const fn is_served(&self) -> bool {
+        self.ethernet || self.bare
+    }
 }
 
 impl Netlink {
@@ -140,6 +152,29 @@ impl Netlink {
             .build();
         outcome(
             format!("create the veth pair {} and {}", pair.name, pair.peer_name),
+            self.handle.link().add(message).execute().await,
+        )
+    }
+
+    /// Creates a vxlan device in metadata mode on a UDP port: of any VNI, and sending only what carries a tunnel key (for all
+    /// else see `vxlan_xmit`). It starts down, and goes when the device `lower` does (`vxlan_handle_lowerdev_unregister`).
+    ///
+    /// # Errors
+    /// [`Outcome::Exists`] is not an error; any other refusal is.
+    pub async fn create_metadata_vxlan(
+        &self,
+        name: &str,
+        port: u16,
+        lower: u32,
+    ) -> Result<Outcome, NetError> {
+        let message = LinkMessageBuilder::<LinkVxlan>::new(name)
+            .dev(lower)
+            .port(port)
+            .learning(false)
+            .append_info_data(InfoVxlan::CollectMetadata(true))
+            .build();
+        outcome(
+            format!("create the vxlan device {name} on UDP port {port}"),
             self.handle.link().add(message).execute().await,
         )
     }
@@ -225,6 +260,7 @@ impl From<&LinkMessage> for Link {
             noarp: flags.contains(LinkFlags::Noarp),
             loopback: flags.contains(LinkFlags::Loopback),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            bare: is_bare(message.header.link_layer_type),
             peer: None,
             xdp_program: None,
             controller: None,
@@ -251,6 +287,20 @@ impl From<&LinkMessage> for Link {
     }
 }
 
+const fn is_bare(layer: LinkLayerType) -> bool {
+    matches!(
+        layer,
+        LinkLayerType::None
+            | LinkLayerType::Rawip
+            | LinkLayerType::Ppp
+            | LinkLayerType::Tunnel
+            | LinkLayerType::Tunnel6
+            | LinkLayerType::Sit
+            | LinkLayerType::Ipgre
+            | LinkLayerType::Ip6gre
+    )
+}
+
 /// `IFLA_XDP` also has the ids by mode, for devices that run several programs at once.
 fn xdp_program(attributes: &[LinkXdp]) -> Option<u32> {
     attributes.iter().find_map(|attribute| match attribute {
@@ -269,6 +319,7 @@ fn kind(info: &[LinkInfo]) -> Kind {
                 kind = Kind::Vxlan {
                     vni: None,
                     port: None,
+                    lower: None,
                 }
             }
             LinkInfo::Kind(other) => kind = Kind::Other(other.to_string()),
@@ -276,11 +327,12 @@ fn kind(info: &[LinkInfo]) -> Kind {
             _ => {}
         }
     }
-    if let Kind::Vxlan { vni, port } = &mut kind {
+    if let Kind::Vxlan { vni, port, lower } = &mut kind {
         for option in options {
             match option {
                 InfoVxlan::Id(id) => *vni = Some(*id),
                 InfoVxlan::Port(number) => *port = Some(*number),
+                InfoVxlan::Link(index) => *lower = Some(*index),
                 _ => {}
             }
         }

@@ -1,9 +1,8 @@
 //! Route look-up: what the kernel would do with a packet.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 
@@ -12,7 +11,7 @@ use super::error::NetError;
 use super::route::ipv4;
 
 /// Requests in flight at once: the kernel answers each in some microseconds, the wait is ours.
-const IN_FLIGHT: usize = 64;
+pub(super) const IN_FLIGHT: usize = 64;
 
 /// Where packets to one destination go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,31 +59,6 @@ impl Netlink {
                 action: action(),
                 reason: "the kernel's answer names no interface".to_owned(),
             })
-    }
-
-    /// Next hops of many destinations, on any interface or by way of the given one. Destinations without a route are
-    /// left out.
-    pub async fn next_hops(
-        &self,
-        destinations: impl IntoIterator<Item = Ipv4Addr>,
-        index: Option<u32>,
-    ) -> BTreeMap<Ipv4Addr, NextHop> {
-        let destinations: Vec<Ipv4Addr> = destinations.into_iter().collect();
-        crate::metrics::looked_up(destinations.len());
-        stream::iter(destinations)
-            .map(|destination| async move {
-                match self.next_hop(destination, index).await {
-                    Ok(hop) => Some((destination, hop)),
-                    Err(error) => {
-                        tracing::warn!(%destination, %error, "no route to a peer");
-                        None
-                    }
-                }
-            })
-            .buffer_unordered(IN_FLIGHT)
-            .filter_map(std::future::ready)
-            .collect()
-            .await
     }
 }
 

@@ -18,9 +18,13 @@ mod link;
 mod lookup;
 mod monitor;
 mod namespace;
+mod neighbour;
 pub mod nftables;
+mod qdisc;
 mod route;
+pub(crate) mod sockopt;
 pub mod sysctl;
+mod way;
 pub mod xtables_lock;
 
 pub use address::Address;
@@ -33,6 +37,7 @@ pub use lookup::NextHop;
 pub use monitor::{Changes, Monitor};
 pub use namespace::namespace;
 pub use route::{PROTOCOL, Path, Route};
+pub use way::{Branch, RouteTo, Sender, Towards};
 
 /// A connection to the kernel's routing tables. Cheap to clone.
 #[derive(Debug, Clone)]

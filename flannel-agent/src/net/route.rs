@@ -17,7 +17,8 @@ use super::error::{NetError, outcome};
 /// `RTPROT_*` of every route we make: our mark. Unassigned in iproute2's `rt_protos`.
 pub const PROTOCOL: u8 = 0x66;
 
-const UNUSABLE: RouteNextHopFlags = RouteNextHopFlags::Dead.union(RouteNextHopFlags::Linkdown);
+pub(super) const UNUSABLE: RouteNextHopFlags =
+    RouteNextHopFlags::Dead.union(RouteNextHopFlags::Linkdown);
 
 /// One way out of a route; several for ECMP.
 #[derive(Debug, Clone, PartialEq, Eq)]

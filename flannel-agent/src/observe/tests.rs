@@ -61,6 +61,7 @@ fn a_kernel_vxlan_device_is_flanneld_s_whatever_its_vni() {
         kind: Kind::Vxlan {
             vni: Some(9),
             port: Some(8472),
+            lower: None,
         },
         ..veth(7, "flannel.1", None, None)
     };

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{PeerChanges, RouteChanges};
 use crate::actual::Stale;
-use crate::desired::{Attachment, Globals, Pair, Sources};
+use crate::desired::{Anchor, Attachment, Globals, Pair, Sources};
 use crate::mac::MacAddr;
 use crate::net::Direction;
 use crate::node_sysctls::Wish;
@@ -30,6 +30,8 @@ pub enum Action {
         device: String,
     },
     CreatePair(Pair),
+    /// Makes the device that stands for the VXLAN port, or what is missing of it. It stays down.
+    CreateAnchor(Anchor),
     SetAlias {
         device: String,
         alias: String,
@@ -114,6 +116,7 @@ impl Action {
             Self::SetAside { .. } => "set_aside",
             Self::DeleteDevice { .. } => "delete_device",
             Self::CreatePair(_) => "create_pair",
+            Self::CreateAnchor(_) => "create_anchor",
             Self::SetAlias { .. } => "set_alias",
             Self::SetMac { .. } => "set_mac",
             Self::SetMtu { .. } => "set_mtu",
@@ -175,6 +178,11 @@ impl fmt::Display for Action {
                 f,
                 "create {} ({}, MTU {}) with its far end {}",
                 pair.name, pair.mac, pair.mtu, pair.gro_name
+            ),
+            Self::CreateAnchor(anchor) => write!(
+                f,
+                "create {}, which makes GRO know UDP port {}",
+                anchor.name, anchor.port
             ),
             Self::SetAlias { device, alias } => write!(f, "set the alias of {device} to {alias}"),
             Self::SetMac { device, mac } => write!(f, "set the MAC of {device} to {mac}"),

@@ -16,8 +16,9 @@ pub fn repairs(
     actual: &Actual,
     actions: &[Action],
 ) -> Vec<Action> {
-    let same_devices =
-        before.node.pair == wanted.node.pair && before.node.network == wanted.node.network;
+    let same_devices = before.node.pair == wanted.node.pair
+        && before.node.anchor == wanted.node.anchor
+        && before.node.network == wanted.node.network;
     if actions.is_empty() || !same_devices || before.node.globals != wanted.node.globals {
         return Vec::new();
     }

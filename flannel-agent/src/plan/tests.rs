@@ -1,5 +1,6 @@
 //! Plans run against a model of the kernel: they lead to the wanted state, and then there is nothing to do.
 
+mod anchor;
 mod model;
 mod properties;
 mod repairs;

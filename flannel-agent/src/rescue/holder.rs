@@ -5,7 +5,7 @@ use std::fs;
 use crate::net::{Kind, Netlink};
 
 /// In words, for the error message.
-pub(super) async fn find(net: &Netlink, port: u16) -> String {
+pub(crate) async fn find(net: &Netlink, port: u16) -> String {
     let links = net.links().await.unwrap_or_default();
     let device = links
         .iter()

@@ -12,6 +12,8 @@ use nix::sys::socket::{
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use crate::net::sockopt;
+
 /// No UDP payload is longer.
 pub(super) const LONGEST: usize = 65_535;
 
@@ -26,6 +28,8 @@ pub(super) struct Datagram {
     pub(super) len: usize,
     pub(super) source: Ipv4Addr,
     pub(super) tos: u8,
+    /// Bytes of the largest IPv4 packet that it came in, if it came in several.
+    pub(super) fragment: Option<u32>,
 }
 
 impl Socket {
@@ -41,6 +45,8 @@ impl Socket {
         // An agent for another network may have the port, too.
         setsockopt(&fd, ReusePort, &true)?;
         setsockopt(&fd, IpRecvTos, &true)?;
+        // With each datagram, how large its largest fragment was. Only the log wants it: not on kernels before 4.13.
+        let _ = sockopt::set_ip(&fd, libc::IP_RECVFRAGSIZE, 1);
         bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
         let udp = UdpSocket::from_std(fd.into())?;
         Ok(Self { udp })
@@ -53,7 +59,7 @@ impl Socket {
 }
 
 fn receive(udp: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
-    let mut control = nix::cmsg_space!(u8);
+    let mut control = nix::cmsg_space!(u8, libc::c_int);
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<SockaddrIn>(
         udp.as_raw_fd(),
@@ -61,14 +67,25 @@ fn receive(udp: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
         Some(&mut control),
         MsgFlags::empty(),
     )?;
-    let tos = message.cmsgs()?.find_map(|message| match message {
-        ControlMessageOwned::Ipv4Tos(tos) => Some(tos),
-        _ => None,
-    });
+    let (mut tos, mut fragment) = (None, None);
+    for told in message.cmsgs()? {
+        match told {
+            ControlMessageOwned::Ipv4Tos(value) => tos = Some(value),
+            ControlMessageOwned::Unknown(other)
+                if other.cmsg_header.cmsg_level == libc::IPPROTO_IP
+                    && other.cmsg_header.cmsg_type == libc::IP_RECVFRAGSIZE =>
+            {
+                let bytes = other.data_bytes.first_chunk();
+                fragment = bytes.map(|bytes| u32::from_ne_bytes(*bytes));
+            }
+            _ => {}
+        }
+    }
     let source = message.address.map(|address| address.ip());
     Ok(Datagram {
         len: message.bytes,
         source: source.unwrap_or(Ipv4Addr::UNSPECIFIED),
         tos: tos.unwrap_or_default(),
+        fragment,
     })
 }

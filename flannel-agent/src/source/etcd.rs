@@ -13,6 +13,8 @@ mod preview;
 mod session;
 mod store;
 mod table;
+mod tls;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

@@ -33,12 +33,13 @@ pub enum UplinkError {
     )]
     NoAddress { name: String },
     #[error(
-        "the uplink {name} is the loopback interface: choose one that other nodes can reach with --iface"
+        "the uplink {name} has no address that other nodes can reach: give it one (ip addr add ADDRESS/32 dev {name}), or choose \
+         another interface with --iface"
     )]
     Loopback { name: String },
     #[error(
-        "the uplink {name} is no Ethernet device, and the tunnel needs one: \
-         choose another interface with --iface"
+        "the uplink {name} is neither an Ethernet device nor one without link-layer header (tun, WireGuard, ipip, gre): choose \
+         another interface with --iface"
     )]
     NotEthernet { name: String },
     #[error("the uplink {name} has MTU {mtu}: at least {minimum} is needed")]

@@ -5,10 +5,12 @@ use std::net::Ipv4Addr;
 use super::{Memory, Uplink, UplinkError};
 use crate::cli::config::UplinkChoice;
 use crate::mark;
-use crate::net::{Address, Link, NetError, NextHop, Route};
+use crate::net::{Address, Kind, Link, NetError, NextHop, Path, Route};
 
 /// RFC 791: every link carries 68 bytes. The inner packet needs them behind 50 bytes of tunnel.
 const MINIMUM_MTU: u32 = 68 + 50;
+/// Where the devices that carry packets are not known yet.
+const ETHERNET_MTU: u32 = 1500;
 
 /// What the choice is made from.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ impl Snapshot {
                     address,
                     candidates: self.candidates(),
                 })?,
-            (false, None) => self.by_default_route()?,
+            (false, None) => self.by_default_route(memory)?,
         };
         self.check(found, choice.public_ip, memory)
     }
@@ -114,7 +116,7 @@ impl Snapshot {
     }
 
     /// The default route of lowest metric; of several next hops the first whose link is up.
-    fn by_default_route(&self) -> Result<Found<'_>, UplinkError> {
+    fn by_default_route(&self, memory: &Memory) -> Result<Found<'_>, UplinkError> {
         let none = || UplinkError::NoDefaultRoute {
             candidates: self.candidates(),
         };
@@ -142,11 +144,24 @@ impl Snapshot {
         if !up {
             why = format!("{why}, although its link is down");
         }
-        Ok(Found {
-            link,
-            address: None,
-            why,
-        })
+        // Unnumbered: such a device sends under an address of the loopback device (`inet_select_addr`).
+        let address = match self.held(link).any(|address| !address.deprecated) {
+            true => None,
+            false => self.address_of_loopback(memory),
+        };
+        if address.is_some() {
+            why = format!(
+                "{why}; the address is the loopback device's, since {} has none",
+                link.name
+            );
+        }
+        Ok(Found { link, address, why })
+    }
+
+    fn address_of_loopback(&self, memory: &Memory) -> Option<Ipv4Addr> {
+        let loopback = self.links().find(|link| link.loopback)?;
+        let held: Vec<_> = self.held(loopback).filter(|a| a.global).collect();
+        memory.choose(&held, None)
     }
 
     fn check(
@@ -157,31 +172,64 @@ impl Snapshot {
     ) -> Result<Uplink, UplinkError> {
         let Found { link, address, why } = found;
         let name = || link.name.clone();
-        if link.loopback {
-            return Err(UplinkError::Loopback { name: name() });
-        }
-        let Some(mac) = link.mac.filter(|_| link.ethernet) else {
+        let is_carrier = !link.loopback && link.kind != Kind::Other("dummy".to_owned());
+        if is_carrier && !link.is_served() {
             return Err(UplinkError::NotEthernet { name: name() });
+        }
+        let mtu = match is_carrier {
+            true => link.mtu.min(self.mtu_beside(link)),
+            false => self.mtu_out().unwrap_or(link.mtu.min(ETHERNET_MTU)),
         };
-        if link.mtu < MINIMUM_MTU {
+        if mtu < MINIMUM_MTU {
             return Err(UplinkError::Mtu {
                 name: name(),
-                mtu: link.mtu,
+                mtu,
                 minimum: MINIMUM_MTU,
             });
         }
         let address = address
             .or_else(|| self.address_of(link, public_ip, memory))
             .ok_or_else(|| UplinkError::NoAddress { name: name() })?;
+        if address.is_loopback() {
+            return Err(UplinkError::Loopback { name: name() });
+        }
         Ok(Uplink {
             name: name(),
             index: link.index,
-            mtu: link.mtu,
-            mac,
+            mtu,
+            mac: link.mac.filter(|_| link.ethernet).unwrap_or_default(),
             address,
             public_ip: public_ip.unwrap_or(address),
+            is_carrier,
             why,
         })
+    }
+
+    /// The smallest MTU of the devices by which the best default route leads, else of those by which any gateway is reached.
+    fn mtu_out(&self) -> Option<u32> {
+        let default = self.routes.iter().find(|r| r.destination.prefix_len() == 0);
+        let gateways = self.routes.iter().flat_map(|route| &route.paths);
+        let gateways = gateways.filter(|path| path.gateway.is_some());
+        match default {
+            Some(route) => self.mtu_of(route.paths.iter()),
+            None => self.mtu_of(gateways),
+        }
+    }
+
+    /// The same of the devices that share a default route with this one.
+    fn mtu_beside(&self, link: &Link) -> u32 {
+        let shared = self.routes.iter().find(|route| {
+            route.destination.prefix_len() == 0 && route.paths.iter().any(|p| p.index == link.index)
+        });
+        shared
+            .and_then(|route| self.mtu_of(route.paths.iter()))
+            .unwrap_or(link.mtu)
+    }
+
+    fn mtu_of<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Option<u32> {
+        paths
+            .filter_map(|path| Some(self.by_index(path.index)?.mtu))
+            .min()
     }
 
     fn address_of(
@@ -225,7 +273,7 @@ impl Snapshot {
     fn candidates(&self) -> String {
         let mut names: Vec<_> = self
             .links()
-            .filter(|link| !link.loopback && link.ethernet)
+            .filter(|link| !link.loopback && link.is_served())
             .map(
                 |link| match self.address_of(link, None, &Memory::default()) {
                     Some(address) => format!("{} ({address})", link.name),

@@ -8,6 +8,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Zeroable as _;
 use flannel_agent::dataplane::Wire;
+use flannel_agent::desired::Gro;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::globals;
 use flannel_common::maps::{self, PEER_DIRECT, PEER_VXLAN, Peer, Vtep};
@@ -40,6 +41,9 @@ pub struct Node {
     /// Where peers send to.
     pub public_ip: Ipv4,
     pub overlay_mtu: u32,
+    pub gro: Gro,
+    /// A value of [`globals::ANCHOR`].
+    pub anchor: u8,
     pub fast_path: u8,
     pub pod_hook: u8,
     pub snat_ports: (u16, u16),
@@ -60,6 +64,8 @@ impl Default for Node {
             source_check: CHECK_LEASE,
             public_ip: [192, 168, 0, 1],
             overlay_mtu: 1450,
+            gro: Gro::Pair,
+            anchor: globals::ANCHOR_NONE,
             fast_path: globals::FAST_PATH_VERIFIED,
             pod_hook: globals::POD_HOOK_PORT,
             snat_ports: (49152, 65535),
@@ -85,6 +91,7 @@ impl Node {
             ebpf: self.loader(),
             names: Vec::new(),
             steps: None,
+            teller: None,
             among_peers: None,
         };
         fixture.peer(Self::PEER_SUBNET, 24, Self::PEER_IP, Self::PEER_MAC);
@@ -107,6 +114,10 @@ impl Node {
             vni: self.vni,
             vtep_mac: self.vtep_mac,
         });
+        let (pair_mtu, bulk_len) = (
+            self.gro.pair_mtu(self.overlay_mtu),
+            self.gro.bulk_len(self.overlay_mtu),
+        );
         // The loopback device stands for all: that is where a test run has its packets.
         EbpfLoader::new()
             .btf(None)
@@ -130,6 +141,9 @@ impl Node {
             .override_global(globals::PORT_MAX, &self.ports.1, true)
             .override_global(globals::SOURCE_CHECK, &self.source_check, true)
             .override_global(globals::OVERLAY_MTU, &self.overlay_mtu, true)
+            .override_global(globals::PAIR_MTU, &pair_mtu, true)
+            .override_global(globals::BULK_LEN, &bulk_len, true)
+            .override_global(globals::ANCHOR, &self.anchor, true)
             .override_global(globals::SNAT_PORT_MIN, &self.snat_ports.0, true)
             .override_global(globals::SNAT_PORT_MAX, &self.snat_ports.1, true)
             .map_max_entries(maps::SNAT, self.snat_entries)
@@ -148,6 +162,8 @@ pub struct Fixture {
     pub(super) ebpf: Ebpf,
     names: Vec<&'static str>,
     pub(super) steps: Option<Map>,
+    /// Holds the listener's program.
+    pub(super) teller: Option<Map>,
     /// See [`Node::load_among_peers`].
     pub(super) among_peers: Option<Netns>,
 }
@@ -195,6 +211,18 @@ impl Fixture {
             .unwrap()
             .insert(vtep_mac, Wire(Vtep { leases: 1 }), 0)
             .unwrap();
+    }
+
+    /// A peer to which the routing table has the way.
+    pub fn routed_peer(&mut self, subnet: Ipv4, len: u32, public_ip: Ipv4) {
+        let peer = Peer {
+            public_ip,
+            next_hop: maps::ROUTED,
+            vtep_mac: [2, 0, 0, 0, 0, 9],
+            kind: PEER_VXLAN,
+            pad: 0,
+        };
+        self.insert_peer(subnet, len, peer);
     }
 
     /// A peer that is reached without a tunnel.

@@ -101,6 +101,8 @@ fn the_filter_at_yesterday_s_uplink_is_removed() {
     rig.netns.run("ip link set eth1 up");
     rig.agent(async |agent| agent.converge().await);
     rig.iface = "eth1";
+    // Nor do peers' packets come and go by it any more.
+    rig.netns.run("ip addr flush dev eth0");
     rig.agent(async |agent| {
         agent.converge().await;
         assert_eq!(filters("eth0", "ingress"), "");

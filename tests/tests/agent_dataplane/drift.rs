@@ -156,6 +156,8 @@ fn a_moved_uplink_takes_the_program_along() {
     rig.agent(async |agent| agent.converge().await);
     let old = rig.link_pin("uplink_rx");
     rig.iface = "eth1";
+    // Nor do peers' packets come and go by it any more.
+    rig.netns.run("ip addr flush dev eth0");
     rig.agent(async |agent| {
         let did = agent.converge().await;
         assert!(

@@ -7,6 +7,7 @@
 )]
 
 mod adoption;
+mod anchor;
 mod clsact;
 mod drift;
 mod fast_path;
@@ -15,5 +16,6 @@ mod peers;
 mod replacement;
 mod rescue;
 mod rig;
+mod room;
 mod snat;
 mod snat_sweep;

@@ -42,6 +42,7 @@ pub(super) fn uplink(ip: &str) -> Uplink {
         address: ip,
         public_ip: ip,
         mtu: 1500,
+        is_carrier: true,
         why: "it is the only one".to_owned(),
     }
 }

@@ -28,6 +28,7 @@ pub struct Told {
     pub network: Ipv4Net,
     pub subnet: Ipv4Net,
     pub overlay_mtu: u32,
+    pub gro: desired::Gro,
     pub source_check: &'static str,
     pub fast_path: desired::Mode,
     pub pod_hook: desired::Hook,
@@ -129,6 +130,11 @@ impl Layout {
             network: subnet(globals::NETWORK, globals::NETWORK_MASK)?,
             subnet: subnet(globals::SUBNET, globals::SUBNET_MASK)?,
             overlay_mtu: u32(globals::OVERLAY_MTU)?,
+            gro: match (u32(globals::PAIR_MTU)?, u8(globals::ANCHOR)?) {
+                (0, globals::ANCHOR_NONE) => desired::Gro::None,
+                (0, _) => desired::Gro::Anchor,
+                _ => desired::Gro::Pair,
+            },
             source_check: match self.get(rodata, globals::SOURCE_CHECK)? {
                 [source::CHECK_OFF] => "off",
                 [source::CHECK_LEASE] => "lease",

@@ -1,6 +1,7 @@
 //! The node's firewall, read only: a policy of DROP for forwarded packets stops what takes the stack.
 
 mod docker;
+mod postrouting;
 
 use ipnet::Ipv4Net;
 
@@ -18,6 +19,7 @@ pub(super) async fn check(
     let network = network.map(|network| network.network);
     forward(network, report).await;
     docker::check(patient, report).await;
+    postrouting::check(patient, network, report).await;
     let key = "net/netfilter/nf_conntrack_tcp_be_liberal";
     if let Ok(Some(value)) = sysctl::read(key) {
         report.ok(format!(

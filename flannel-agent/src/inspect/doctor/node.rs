@@ -1,11 +1,11 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
 use crate::config::NetworkConfig;
-use crate::desired::{Outlets, Ports, TUNNEL_OVERHEAD, overlay_mtu};
+use crate::desired::{Outlets, TUNNEL_OVERHEAD, Underlay, overlay_mtu};
 use crate::net::{NetError, sysctl};
 use crate::uplink::{Memory, Uplink};
 
-use super::{Patient, Report, offloads, reverse_path, snat_ports, vxlan_port};
+use super::{Patient, Report, offloads, reverse_path, snat_ports, vxlan_port, ways};
 
 /// IPv4 hosts have to take this much (RFC 791); below it DNS and TLS break.
 const MTU_MIN: u32 = 576;
@@ -29,11 +29,24 @@ pub(super) async fn check(
                 None
             }
         };
-    if let Some((uplink, network)) = uplink.as_ref().zip(network) {
-        mtu(uplink, network, report);
+    let known = match uplink.as_ref().zip(network) {
+        Some((uplink, network)) => {
+            let facts = ways::look(patient, uplink, network, report).await;
+            facts.map(|facts| (uplink, network, facts))
+        }
+        None => None,
+    };
+    if let Some((uplink, network, facts)) = &known {
+        mtu(uplink, &facts.underlay, network, report);
     }
-    if let Some(uplink) = &uplink {
+    if let Some(uplink) = uplink.as_ref().filter(|uplink| uplink.is_carrier) {
         offloads::check(patient, &uplink.name, report);
+    }
+    for device in known
+        .iter()
+        .flat_map(|(.., facts)| facts.underlay.others.keys())
+    {
+        offloads::check(patient, device, report);
     }
     forwarding(sysctl::read("net/ipv4/ip_forward"), report);
     reverse_path::check(patient, uplink.as_ref(), network, report).await;
@@ -41,8 +54,8 @@ pub(super) async fn check(
         udp_port(patient, port, report);
     }
     bridge(patient, report);
-    if let Some((uplink, network)) = uplink.as_ref().zip(network) {
-        source_nat(patient, uplink, network, report);
+    if let Some((uplink, network, facts)) = &known {
+        source_nat(patient, uplink, network, &facts.outlets, report);
     }
 }
 
@@ -51,20 +64,15 @@ fn source_nat(
     patient: &Patient<'_>,
     uplink: &Uplink,
     network: &NetworkConfig,
+    outlets: &Outlets,
     report: &mut Report,
 ) {
     let Some(snat) = &patient.config.snat else {
         return;
     };
-    let outlets = Outlets::find(
-        patient.links,
-        patient.addresses,
-        network.network,
-        uplink.index,
-        &Ports::new(),
-    );
     let devices: Vec<_> = [&uplink.name]
         .into_iter()
+        .filter(|_| uplink.is_carrier)
         .chain(outlets.devices.keys())
         .collect();
     let devices = devices
@@ -76,18 +84,21 @@ fn source_nat(
     snat_ports::check(patient, snat, tunnel, &devices, report);
     for device in &outlets.unserved {
         report.warning(
-            format!("what pods send by {device} leaves under their own addresses: it is no Ethernet device"),
+            format!("what pods send by {device} leaves under their own addresses: it has a link-layer header that is not known here"),
             format!("a masquerade rule of your own: iptables -t nat -A POSTROUTING -s {} -o {device} -j MASQUERADE", network.network),
         );
     }
 }
 
-fn mtu(uplink: &Uplink, network: &NetworkConfig, report: &mut Report) {
-    let mtu = overlay_mtu(network, uplink);
-    let text = format!(
-        "MTU for pods: {mtu} (uplink {}, tunnel {TUNNEL_OVERHEAD})",
-        uplink.mtu
-    );
+fn mtu(uplink: &Uplink, underlay: &Underlay, network: &NetworkConfig, report: &mut Report) {
+    let wire = underlay.mtu(uplink);
+    let mtu = overlay_mtu(network, wire);
+    let others: Vec<&str> = underlay.others.keys().map(String::as_str).collect();
+    let beside = match others.is_empty() {
+        true => String::new(),
+        false => format!("; packets to peers also by {}", others.join(", ")),
+    };
+    let text = format!("MTU for pods: {mtu} (uplink {wire}, tunnel {TUNNEL_OVERHEAD}){beside}");
     if mtu < MTU_MIN {
         report.failure(text, format!("raise the MTU of {} to 1500", uplink.name));
     } else {
@@ -237,11 +248,12 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 9],
             address: [192, 0, 2, 1].into(),
             public_ip: [192, 0, 2, 1].into(),
+            is_carrier: true,
             why: "test".to_owned(),
         };
         let json = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
         let network = NetworkConfig::parse(json).unwrap();
-        let said = |at| said(|report| mtu(&uplink(at), &network, report));
+        let said = |at| said(|report| mtu(&uplink(at), &Underlay::default(), &network, report));
         assert_eq!(
             said(1500),
             fine("MTU for pods: 1450 (uplink 1500, tunnel 50)")

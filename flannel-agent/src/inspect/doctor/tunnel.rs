@@ -2,7 +2,7 @@
 
 use flannel_common::program::Program;
 
-use super::{Patient, Report, foreign};
+use super::{Patient, Report, foreign, paths};
 use crate::dataplane::view::{Hook, View};
 use crate::desired::{self, Xdp};
 use crate::inspect::Verdict;
@@ -52,6 +52,9 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
         at_driver(&status.hooks, report);
     }
     foreign::check(patient, &status.hooks, report).await;
+    if let Some(told) = &status.told {
+        paths::check(view, told, report);
+    }
     Ok(())
 }
 

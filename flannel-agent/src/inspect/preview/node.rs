@@ -64,7 +64,7 @@ impl Preview {
                 Step::new("kernel", "remove_flanneld_masquerade", what)
             }));
         }
-        self.add_files(config, uplink, leased)
+        self.add_files(config, facts.underlay.mtu(uplink), leased)
     }
 
     async fn add_dataplane(
@@ -137,13 +137,13 @@ impl Preview {
     fn add_files(
         &mut self,
         config: &Config,
-        uplink: &Uplink,
+        underlay_mtu: u32,
         leased: &Leased,
     ) -> anyhow::Result<()> {
         let env = SubnetEnv {
             network: leased.network.network,
             subnet: leased.lease.subnet,
-            mtu: desired::overlay_mtu(&leased.network, uplink),
+            mtu: desired::overlay_mtu(&leased.network, underlay_mtu),
             ip_masq: config.snat.is_some(),
         };
         let file = &config.subnet_file;

@@ -299,6 +299,7 @@ mod tests {
             network: "10.244.0.0/16".parse().unwrap(),
             subnet: "10.244.1.0/24".parse().unwrap(),
             overlay_mtu: 1450,
+            gro: crate::desired::Gro::Pair,
             source_check: "lease",
             fast_path: crate::desired::Mode::Off,
             pod_hook: crate::desired::Hook::Port,

@@ -7,13 +7,13 @@ use flannel_common::header::Eth;
 use flannel_common::program::Program;
 use flannel_common::reason::{Class, Reason};
 
-use super::packet::{Described, Wrapping, addressed, describe, forwarded, wrapped};
+use super::packet::{Described, Wrapping, addressed, describe, forwarded, outer, wrapped};
 use super::place::{End, Next, Place, behind, dropped, end};
 use super::{Hop, Report, Scene};
 use crate::dataplane::view::{Hook, Mode, in_order};
 use crate::dataplane::{About, Outcome};
 use crate::desired::TUNNEL;
-use crate::net::{Direction, Link};
+use crate::net::{Direction, Link, Sender};
 
 /// TC actions (`linux/pkt_cls.h`).
 const SHOT: i32 = 2;
@@ -39,7 +39,10 @@ impl Scene {
         for _ in 0..LONGEST {
             let next = match place {
                 Place::Stack => self.stack(before, &mut frame, &mut report.hops).await?,
-                hook => self.hook(hook, &mut frame, &mut report.hops)?,
+                hook => {
+                    let next = self.hook(hook, &mut frame, &mut report.hops)?;
+                    self.by_its_way(next, &frame).await
+                }
             };
             match next {
                 Next::Place(next) => (before, place) = (place, next),
@@ -89,8 +92,32 @@ impl Scene {
             port: self.told.port,
             vni: self.told.vni,
         };
-        let place = Place::In(self.told.uplink_index);
+        let device = self.device_towards(peer).await;
+        let place = Place::In(self.entry(device));
         Ok((place, wrapped(&frame, &wrapping, HERE)))
+    }
+
+    /// By which device the outer packets to a peer leave: the first of several. The uplink, where nobody knows.
+    async fn device_towards(&self, peer: Ipv4Addr) -> u32 {
+        let sender = Sender {
+            source: Some(self.told.uplink_ip),
+            udp_port: Some(self.told.port),
+        };
+        let way = self.net.way(peer, sender).await;
+        let device = way.ok().and_then(|way| way.devices().next());
+        device.unwrap_or(self.told.uplink_index)
+    }
+
+    /// An encapsulated packet goes where the routing table says, which need not be the uplink.
+    async fn by_its_way(&self, next: Next, frame: &[u8]) -> Next {
+        let tunnelled = outer(frame).filter(|o| o.udp.dst == self.told.port.to_be_bytes());
+        match (&next, tunnelled) {
+            (Next::Place(Place::Out(index)), Some(outer)) if *index == self.told.uplink_index => {
+                let device = self.device_towards(outer.ip.dst.into()).await;
+                Next::Place(Place::Out(device))
+            }
+            _ => next,
+        }
     }
 
     /// The device itself if programs of ours are there, else the uplink.
@@ -141,9 +168,14 @@ impl Scene {
                 hops.push(hop);
                 continue;
             }
+            // A test run is always of a frame.
+            if program == Program::FrameRx {
+                continue;
+            }
             if let Some(live) = hook.live() {
                 self.rehearsal.check(program, &live)?;
             }
+            let program = program.with_frame();
             if translates(program) {
                 self.rehearsal.add_steps()?;
             }

@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 
-use crate::actual::{Actual, Device, Generation, Loaded, PairState, PeerMaps, Programs, Stale};
+use crate::actual::{
+    Actual, AnchorState, Anchors, Device, Generation, Loaded, PairState, PeerMaps, Programs, Stale,
+};
 use crate::desired::{Desired, TUNNEL, Way};
 use crate::net::{PROTOCOL, Path, Route};
 use crate::node_sysctls::Difference;
@@ -15,6 +17,7 @@ use crate::plan::{Action, How, Set, plan};
 pub(super) fn empty() -> Actual {
     Actual {
         device: Device::Absent,
+        anchor: Anchors::default(),
         aside: false,
         former: BTreeSet::new(),
         programs: Programs::default(),
@@ -39,6 +42,7 @@ pub(super) struct Model {
     next_index: u32,
     /// Name of the pair that is there.
     tunnel: Option<String>,
+    anchor: Option<String>,
 }
 
 impl Model {
@@ -47,11 +51,19 @@ impl Model {
             actual,
             next_index: 100,
             tunnel: None,
+            anchor: None,
         }
     }
 
     /// What is observed depends on what is wanted: a pair of another name is one of an earlier configuration.
     pub(super) fn look(&mut self, desired: &Desired) {
+        let wanted = desired.node.anchor.as_ref().map(|anchor| &anchor.name);
+        if self.anchor.as_ref() != wanted
+            && self.actual.anchor.wanted.take().is_some()
+            && let Some(name) = self.anchor.take()
+        {
+            self.actual.anchor.needless.insert(name);
+        }
         let wanted = desired.node.pair.as_ref().map(|pair| &pair.name);
         let Some(name) = &self.tunnel else {
             return;
@@ -86,6 +98,16 @@ impl Model {
             assert!(pair.up && pair.gro_up && pair.aliased);
             assert!(pair.addresses.contains(&desired.node.address));
         }
+        self.anchor = desired
+            .node
+            .anchor
+            .as_ref()
+            .map(|anchor| anchor.name.clone());
+        let anchor = self.actual.anchor.wanted.as_ref();
+        let up_by = anchor.map(|is| (is.up, is.lower.as_ref()));
+        let wanted = desired.node.anchor.as_ref();
+        assert_eq!(up_by, wanted.map(|anchor| (true, Some(&anchor.lower))));
+        assert!(self.actual.anchor.needless.is_empty());
         self.check_routes(desired);
         if desired.node.programs.is_empty() {
             return;
@@ -151,6 +173,7 @@ impl Model {
     /// Somebody deletes the pair.
     pub(super) fn lose_pair(&mut self) {
         self.actual.device = Device::Absent;
+        self.actual.anchor.wanted = None;
         let attached = &mut self.actual.programs.attached;
         attached.retain(|at, _| !at.device.starts_with("fl"));
     }
@@ -185,7 +208,18 @@ impl Model {
             Action::DeleteDevice { device } if device.starts_with("flold") => {
                 actual.aside = false;
             }
-            Action::DeleteDevice { device } if actual.former.remove(device) => {}
+            Action::DeleteDevice { device } if device.starts_with("flanchor") => {
+                if !actual.anchor.needless.remove(device) {
+                    actual.anchor.wanted = None;
+                }
+                let attached = &mut actual.programs.attached;
+                attached.retain(|at, _| at.device != *device);
+            }
+            Action::DeleteDevice { device } if actual.former.remove(device) => {
+                let anchor = &actual.anchor.wanted;
+                let lower = anchor.as_ref().and_then(|anchor| anchor.lower.as_ref());
+                assert_ne!(lower, Some(device), "the kernel takes the anchor along");
+            }
             Action::DeleteDevice { .. } => actual.device = Device::Absent,
             Action::CreatePair(wanted) => {
                 assert_eq!(actual.device, Device::Absent, "the name is free");
@@ -196,6 +230,17 @@ impl Model {
                 actual.device = Device::Ours(created);
                 let attached = &mut actual.programs.attached;
                 attached.retain(|at, _| at.device != wanted.name && at.device != wanted.gro_name);
+            }
+            Action::CreateAnchor(wanted) => {
+                assert!(
+                    matches!(actual.device, Device::Ours(_)),
+                    "it goes with the pair"
+                );
+                actual.anchor.wanted = Some(AnchorState {
+                    is_whole: true,
+                    up: false,
+                    lower: Some(wanted.lower.clone()),
+                });
             }
             Action::SetAlias { .. } => pair(actual).aliased = true,
             Action::SetMac { mac, .. } => pair(actual).mac = Some(*mac),
@@ -258,6 +303,16 @@ impl Model {
                 assert!(actual.programs.loaded.is_some(), "maps are open");
             }
             Action::SetUp { device } if device.starts_with("flgro") => pair(actual).gro_up = true,
+            Action::SetUp { device } if device.starts_with("flanchor") => {
+                assert!(!actual.aside, "the port is free");
+                let hooked = actual
+                    .programs
+                    .attached
+                    .keys()
+                    .any(|at| at.device == *device);
+                assert!(hooked, "nothing gets behind it");
+                actual.anchor.wanted.as_mut().unwrap().up = true;
+            }
             Action::SetUp { .. } => pair(actual).up = true,
             Action::Attach(attachment) => {
                 assert!(actual.programs.loaded.is_some(), "programs are loaded");

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::model::{Model, empty, held};
 use crate::actual::{Actual, Device, Generation, PairState, PeerMaps, Stale};
 use crate::desired::tests::{World, config, source_nat};
-use crate::desired::{Desired, Outlet, Peer, Sources, TUNNEL};
+use crate::desired::{Desired, Gro, Outlet, Peer, Sources, TUNNEL};
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::net::{PROTOCOL, Route};
@@ -42,8 +42,9 @@ fn desired() -> impl Strategy<Value = Desired> {
     let snat = prop::option::of((40_000..50_000u16, exempt, outlets()));
     let uplink = (2..4u32, 600..9000u32);
     let backend = prop::sample::select(&BACKENDS[..]);
-    (leases, 1..5u8, uplink, snat, backend).prop_map(
-        |(leases, own, (index, mtu), snat, backend)| {
+    let gro = prop::sample::select(&[Gro::Pair, Gro::Anchor, Gro::None][..]);
+    (leases, 1..5u8, uplink, snat, backend, gro).prop_map(
+        |(leases, own, (index, mtu), snat, backend, gro)| {
             let mut world = World {
                 subnet: Ipv4Net::new(Ipv4Addr::new(10, 244, own, 0), 24).unwrap(),
                 config: config(backend),
@@ -52,6 +53,7 @@ fn desired() -> impl Strategy<Value = Desired> {
             world.uplink.index = index;
             world.uplink.name = format!("eth{index}");
             world.uplink.mtu = mtu;
+            world.fast_path.gro = gro;
             world.snat = snat.map(|(min, exempt, outlets)| {
                 for (index, sources) in outlets {
                     let outlet = Outlet { index, sources };

@@ -1,15 +1,17 @@
 //! One etcd endpoint: its URL, and a connection to it.
 
-use std::fs;
-use std::path::Path;
+use std::error::Error as _;
 use std::time::Duration;
 
 use axum::http::Uri;
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::sync::OnceCell;
+use tonic::transport;
 
 use super::error::{OptionsError, describe};
-use super::options::{EtcdOptions, Tls};
+use super::options::EtcdOptions;
+use super::tls::Trust;
+use crate::causes;
 
 /// A host that is gone answers nothing; its neighbour should get its turn soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -20,7 +22,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// One member of the cluster. Connects on first use and reconnects by itself.
 pub(super) struct Endpoint {
     url: String,
-    options: ConnectOptions,
+    transport: transport::Endpoint,
     login: Option<(String, String)>,
     client: OnceCell<Client>,
 }
@@ -41,17 +43,20 @@ impl Endpoint {
         if urls.is_empty() {
             return Err(OptionsError::NoEndpoint);
         }
-        let tls = tls(&options.tls)?;
-        let endpoint = |url: String| Self {
-            options: connect_options(url.starts_with("https://").then(|| tls.clone())),
-            login: options
-                .login
-                .as_ref()
-                .map(|login| (login.username.clone(), login.password.clone())),
-            client: OnceCell::new(),
-            url,
+        let https = urls.iter().any(|url| url.starts_with("https://"));
+        let trust = Trust::read(&options.tls, https)?;
+        let endpoint = |url: String| {
+            Ok(Self {
+                transport: transport(&url, &trust)?,
+                login: options
+                    .login
+                    .as_ref()
+                    .map(|login| (login.username.clone(), login.password.clone())),
+                client: OnceCell::new(),
+                url,
+            })
         };
-        Ok(urls.into_iter().map(endpoint).collect())
+        urls.into_iter().map(endpoint).collect()
     }
 
     pub(super) fn url(&self) -> &str {
@@ -67,36 +72,52 @@ impl Endpoint {
     }
 
     async fn connect(&self) -> Result<Client, etcd_client::Error> {
-        let connect = |options| Client::connect([&self.url], Some(options));
-        let Some((username, password)) = &self.login else {
-            return connect(self.options.clone()).await;
+        // Cheap: the channel connects when it is used.
+        let connect = |options| {
+            let channel = Channel::Tonic(self.transport.connect_lazy());
+            Client::from_channel(channel, Some(options))
         };
-        let options = self.options.clone().with_user(username, password);
-        match connect(options.with_auto_token_refresh(true)).await {
+        let options = ConnectOptions::new()
+            // A member cut off from the others says so instead of going silent.
+            .with_require_leader(true);
+        let Some((username, password)) = &self.login else {
+            return connect(options).await;
+        };
+        let login = options.clone().with_user(username, password);
+        match connect(login.with_auto_token_refresh(true)).await {
             // flanneld also starts with a login for an etcd that asks for none.
             Err(error) if describe(&error).contains("authentication is not enabled") => {
                 tracing::warn!(
                     endpoint = self.url,
                     "etcd asks for no login: --etcd-username and --etcd-password are not used"
                 );
-                connect(self.options.clone()).await
+                connect(options).await
             }
             result => result,
         }
     }
 }
 
-fn connect_options(tls: Option<TlsOptions>) -> ConnectOptions {
-    let options = ConnectOptions::new()
-        .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
+fn transport(url: &str, trust: &Trust) -> Result<transport::Endpoint, OptionsError> {
+    let endpoint = transport::Endpoint::from_shared(url.to_owned())
+        .map_err(|error| unusable(url, &error))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         // etcd ends connections that ping while no call is open ("too many pings").
-        .with_keep_alive_while_idle(false)
-        // A member cut off from the others says so instead of going silent.
-        .with_require_leader(true);
-    match tls {
-        Some(tls) => options.with_tls(tls),
-        None => options,
+        .keep_alive_while_idle(false);
+    if !url.starts_with("https://") {
+        return Ok(endpoint);
+    }
+    trust
+        .secure(endpoint)
+        .map_err(|error| unusable(url, &error))
+}
+
+fn unusable(url: &str, error: &transport::Error) -> OptionsError {
+    OptionsError::Unusable {
+        endpoint: url.to_owned(),
+        reason: causes::append(error.to_string(), error.source()),
     }
 }
 
@@ -123,46 +144,6 @@ fn url(endpoint: &str, has_identity: bool) -> Result<String, OptionsError> {
         return Err(problem("something behind the port"));
     }
     Ok(url)
-}
-
-fn tls(files: &Tls) -> Result<TlsOptions, OptionsError> {
-    let options = match &files.ca_file {
-        Some(file) => TlsOptions::new().ca_certificate(Certificate::from_pem(pem(
-            "--etcd-cafile",
-            file,
-            "CERTIFICATE",
-        )?)),
-        None => TlsOptions::new().with_native_roots(),
-    };
-    Ok(match &files.identity {
-        Some(identity) => options.identity(Identity::from_pem(
-            pem("--etcd-certfile", &identity.cert_file, "CERTIFICATE")?,
-            pem("--etcd-keyfile", &identity.key_file, "PRIVATE KEY")?,
-        )),
-        None => options,
-    })
-}
-
-/// Reads a PEM file with a block whose label ends in `label`. A file without one would only show
-/// later, as a handshake that fails for no visible reason.
-fn pem(flag: &'static str, file: &Path, label: &'static str) -> Result<Vec<u8>, OptionsError> {
-    let bytes = fs::read(file).map_err(|source| OptionsError::File {
-        flag,
-        file: file.to_owned(),
-        source,
-    })?;
-    let end = format!("{label}-----");
-    let has_block = String::from_utf8_lossy(&bytes)
-        .lines()
-        .any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&end));
-    if !has_block {
-        return Err(OptionsError::NoPem {
-            flag,
-            file: file.to_owned(),
-            label,
-        });
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -18,12 +18,20 @@ pub enum OptionsError {
         endpoint: String,
         problem: &'static str,
     },
+    #[error(
+        "etcd endpoint {endpoint:?}: {reason}; check it and the files of --etcd-certfile and --etcd-keyfile"
+    )]
+    Unusable { endpoint: String, reason: String },
+    #[error("this machine trusts no certificate authority: name etcd's with --etcd-cafile")]
+    NoRoots,
     #[error("cannot read {file} ({flag}): {source}; give a PEM file the agent may read")]
     File {
         flag: &'static str,
         file: PathBuf,
         source: std::io::Error,
     },
+    #[error("{file} ({flag}) holds no certificate that can be used: give a PEM file that does")]
+    NoCertificate { flag: &'static str, file: PathBuf },
     #[error("{file} ({flag}) holds no {label} block: give a PEM file that does")]
     NoPem {
         flag: &'static str,

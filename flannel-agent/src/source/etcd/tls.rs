@@ -1,0 +1,187 @@
+//! Whom to trust behind https, and who we are there.
+//!
+//! rustls takes a server's certificate only when a root signed it. Go, and so flanneld, also takes one that *is* among the
+//! roots: etcd's self-signed certificate, named as --etcd-cafile. [`Verifier`] takes both.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tonic::transport::{self, ClientTlsConfig, Endpoint, Identity};
+
+use super::error::OptionsError;
+use super::options::Tls;
+use super::usage::may_serve;
+
+/// For https endpoints.
+pub(super) struct Trust {
+    /// Without https there may be no roots.
+    verifier: Option<Arc<Verifier>>,
+    identity: Option<Identity>,
+}
+
+impl Trust {
+    /// Reads the files; the system's roots only where `https` needs them.
+    pub(super) fn read(files: &Tls, https: bool) -> Result<Self, OptionsError> {
+        let verifier = match &files.ca_file {
+            Some(file) => {
+                let flag = "--etcd-cafile";
+                let pem = pem(flag, file, "CERTIFICATE")?;
+                // As Go does: what cannot be read is left out.
+                let roots = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
+                let unusable = || OptionsError::NoCertificate {
+                    flag,
+                    file: file.to_owned(),
+                };
+                Some(Verifier::new(roots.collect()).ok_or_else(unusable)?)
+            }
+            None if https => {
+                let roots = rustls_native_certs::load_native_certs().certs;
+                Some(Verifier::new(roots).ok_or(OptionsError::NoRoots)?)
+            }
+            None => None,
+        };
+        let identity = match &files.identity {
+            Some(identity) => Some(Identity::from_pem(
+                pem("--etcd-certfile", &identity.cert_file, "CERTIFICATE")?,
+                pem("--etcd-keyfile", &identity.key_file, "PRIVATE KEY")?,
+            )),
+            None => None,
+        };
+        Ok(Self {
+            verifier: verifier.map(Arc::new),
+            identity,
+        })
+    }
+
+    pub(super) fn secure(&self, endpoint: Endpoint) -> Result<Endpoint, transport::Error> {
+        let config = ClientTlsConfig::new();
+        let config = match &self.identity {
+            Some(identity) => config.identity(identity.clone()),
+            None => config,
+        };
+        match &self.verifier {
+            Some(verifier) => endpoint.tls_config_with_verifier(config, verifier.clone()),
+            None => endpoint.tls_config(config),
+        }
+    }
+}
+
+/// Reads a PEM file with a block whose label ends in `label`. A file without one would only show
+/// later, as a handshake that fails for no visible reason.
+fn pem(flag: &'static str, file: &Path, label: &'static str) -> Result<Vec<u8>, OptionsError> {
+    let bytes = fs::read(file).map_err(|source| OptionsError::File {
+        flag,
+        file: file.to_owned(),
+        source,
+    })?;
+    let end = format!("{label}-----");
+    let has_block = String::from_utf8_lossy(&bytes)
+        .lines()
+        .any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&end));
+    if !has_block {
+        return Err(OptionsError::NoPem {
+            flag,
+            file: file.to_owned(),
+            label,
+        });
+    }
+    Ok(bytes)
+}
+
+/// Go's answer to a server's certificate.
+#[derive(Debug)]
+struct Verifier {
+    webpki: Arc<WebPkiServerVerifier>,
+    /// As they were configured, to the byte.
+    roots: Vec<CertificateDer<'static>>,
+}
+
+impl Verifier {
+    /// `None`: not one of `roots` can be used.
+    fn new(roots: Vec<CertificateDer<'static>>) -> Option<Self> {
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(roots.iter().cloned());
+        let provider = Arc::new(ring::default_provider());
+        let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider);
+        let webpki = builder.build().ok()?;
+        Some(Self { webpki, roots })
+    }
+}
+
+/// Whether `error` is about who signed the certificate, or that it may sign others. webpki says so only of one that is valid
+/// now (webpki 0.103, `check_issuer_independent_properties` before `build_chain_inner`).
+fn is_about_the_issuer(error: &Error) -> bool {
+    let Error::InvalidCertificate(error) = error else {
+        return false;
+    };
+    match error {
+        CertificateError::UnknownIssuer
+        | CertificateError::BadSignature
+        | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => true,
+        CertificateError::Other(other) => {
+            other.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity)
+        }
+        _ => false,
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.webpki.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match verified {
+            Err(error) if is_about_the_issuer(&error) && self.roots.contains(end_entity) => {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                if !may_serve(end_entity) {
+                    return Err(CertificateError::InvalidPurpose.into());
+                }
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,135 @@
+//! The ways that the agent finds: what the kernel says of real tables and rules.
+
+#![cfg(test)]
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use flannel_agent::net::{Netlink, RouteTo, Sender, Towards};
+use flannel_tests::netns::Netns;
+use flannel_tests::sweep;
+
+const PEER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+const OURS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
+
+/// eth0 with an address, and eth1 with another.
+fn netns() -> Netns {
+    let netns = Netns::create(&sweep::unique_name());
+    for (device, index, address) in [
+        ("eth0", 10, "192.168.0.2/24"),
+        ("eth1", 11, "192.168.1.2/24"),
+    ] {
+        let peer = format!("far{index}");
+        netns.run(&format!(
+            "ip link add {device} index {index} type veth peer name {peer}"
+        ));
+        netns.run(&format!("ip addr add {address} dev {device}"));
+        netns.run(&format!("ip link set {device} up"));
+        netns.run(&format!("ip link set {peer} up"));
+    }
+    netns
+}
+
+const TUNNEL: Sender = Sender {
+    source: Some(OURS),
+    udp_port: Some(8472),
+};
+
+fn way(netns: &Netns, sender: Sender) -> Result<RouteTo, String> {
+    netns.block_on(async || {
+        let net = Netlink::open().unwrap();
+        net.way(PEER, sender).await.map_err(|e| e.to_string())
+    })
+}
+
+fn legs(way: &RouteTo) -> Vec<(u32, Towards)> {
+    way.legs.iter().map(|l| (l.index, l.towards)).collect()
+}
+
+#[test]
+fn the_source_and_the_port_choose_the_table() {
+    let netns = netns();
+    netns.run("ip route add default via 192.168.1.1");
+    netns.run("ip route add default via 192.168.0.1 table 100");
+    let other = [(11, Towards::Gateway(Ipv4Addr::new(192, 168, 1, 1)))];
+    assert_eq!(legs(&way(&netns, TUNNEL).unwrap()), other);
+    netns.run("ip rule add from 192.168.0.2 ipproto udp dport 8472 lookup 100");
+    let found = way(&netns, TUNNEL).unwrap();
+    assert_eq!(legs(&found), [(10, Towards::Gateway(GATEWAY))]);
+    assert!(found.by_default && !found.local);
+    let sender = Sender {
+        udp_port: None,
+        ..TUNNEL
+    };
+    assert_eq!(legs(&way(&netns, sender).unwrap()), other);
+    assert_eq!(legs(&way(&netns, Sender::default()).unwrap()), other);
+}
+
+#[test]
+fn every_path_of_a_route_is_told() {
+    let netns = netns();
+    netns.run("ip route add default nexthop via 192.168.0.1 nexthop via 192.168.1.1");
+    let found = way(&netns, TUNNEL).unwrap();
+    let other = Ipv4Addr::new(192, 168, 1, 1);
+    assert_eq!(
+        legs(&found),
+        [
+            (10, Towards::Gateway(GATEWAY)),
+            (11, Towards::Gateway(other))
+        ]
+    );
+    assert!(found.legs.iter().all(|leg| !leg.dead));
+    netns.run("ip link set far11 down");
+    let found = way(&netns, TUNNEL).unwrap();
+    let dead: Vec<bool> = found.legs.iter().map(|leg| leg.dead).collect();
+    assert_eq!(dead, [false, true]);
+}
+
+#[test]
+fn gateways_of_the_other_family_are_no_neighbours() {
+    let netns = netns();
+    // Without the zeros ip(8) makes a route of IPv6 of it.
+    netns.run("ip route add 0.0.0.0/0 via inet6 fe80::1 dev eth0");
+    let gateway: Ipv6Addr = "fe80::1".parse().unwrap();
+    let found = way(&netns, TUNNEL).unwrap();
+    assert_eq!(legs(&found), [(10, Towards::Gateway6(gateway))]);
+    assert_eq!((found.on_link(), found.next_hop(PEER, 10)), (None, None));
+}
+
+#[test]
+fn next_hop_objects_are_read_through() {
+    let netns = netns();
+    netns.run("ip nexthop add id 1 via 192.168.0.1 dev eth0");
+    netns.run("ip nexthop add id 2 via 192.168.1.1 dev eth1");
+    netns.run("ip nexthop add id 3 group 1/2");
+    netns.run("ip route add default nhid 3");
+    assert_eq!(way(&netns, TUNNEL).unwrap().legs.len(), 2);
+    // The route names the object alone.
+    netns.run("sysctl -qw net.ipv4.nexthop_compat_mode=0");
+    let found = way(&netns, TUNNEL).unwrap();
+    assert_eq!((found.legs.len(), found.next_hop(PEER, 10)), (0, None));
+}
+
+#[test]
+fn no_way_is_an_error_that_says_why() {
+    let netns = netns();
+    let error = way(&netns, TUNNEL).unwrap_err();
+    assert!(error.contains("ENETUNREACH"), "{error}");
+    netns.run("ip route add prohibit 203.0.113.0/24");
+    let error = way(&netns, TUNNEL).unwrap_err();
+    assert!(error.contains("EACCES"), "{error}");
+    netns.run("ip route replace local 203.0.113.9 dev lo");
+    assert!(way(&netns, TUNNEL).unwrap().local);
+}
+
+#[test]
+fn who_does_not_answer_is_found() {
+    let netns = netns();
+    netns.run("ip neigh add 192.168.0.1 dev eth0 nud failed");
+    netns.run("ip neigh add 192.168.0.7 dev eth0 lladdr 02:00:00:00:00:07 nud reachable");
+    let silent = netns.block_on(async || {
+        let net = Netlink::open().unwrap();
+        net.silent_neighbours().await.unwrap()
+    });
+    assert_eq!(silent.into_iter().collect::<Vec<_>>(), [(10, GATEWAY)]);
+}

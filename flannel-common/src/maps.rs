@@ -9,7 +9,7 @@ use crate::{Ipv4, Mac};
 
 /// Version of everything in this file; the pin folder is `v<LAYOUT_VERSION>`. The feature `next-layout` is a build
 /// with another one, for tests of upgrades.
-pub const LAYOUT_VERSION: u32 = 7 + cfg!(feature = "next-layout") as u32;
+pub const LAYOUT_VERSION: u32 = 8 + cfg!(feature = "next-layout") as u32;
 
 /// The layout in which [`SNAT`] took the shape it has. Everything else in the maps follows from the leases or is
 /// proven again; translated connections would be lost.

@@ -41,6 +41,8 @@ mod fast_rx;
 #[cfg(target_arch = "bpf")]
 mod flows;
 #[cfg(target_arch = "bpf")]
+mod forged;
+#[cfg(target_arch = "bpf")]
 mod frame_rx;
 #[cfg(target_arch = "bpf")]
 mod globals;

@@ -29,8 +29,8 @@ use rstest::rstest;
 #[case(Program::AnchorRx, 1_100)]
 #[case(Program::FrameRx, 200)]
 #[case(Program::UplinkTxIp, 3_450)]
-#[case(Program::SnatOpenIp, 3_750)]
-#[case(Program::SnatOddTxIp, 2_700)]
+#[case(Program::SnatOpenIp, 4_150)]
+#[case(Program::SnatOddTxIp, 2_850)]
 fn verified_instructions_stay_below_the_ceiling(#[case] program: Program, #[case] ceiling: u32) {
     let mut node = Node::default().load();
     let info = match program {

@@ -28,7 +28,7 @@ use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::unreached::Unreached;
 use crate::uplink::{self, Memory, Uplink};
-use crate::{blackhole, mac, metrics, observe, rescue, senders};
+use crate::{blackhole, mac, metrics, observe, ports, rescue, senders};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(super) struct Kernel {
     monitor: Monitor,
     choice: UplinkChoice,
     memory: Memory,
+    /// As it was last found.
+    uplink: Option<Uplink>,
     network: String,
     source_check: SourceCheck,
     bpffs: PathBuf,
@@ -61,6 +63,7 @@ pub(super) struct Kernel {
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
     firewall: Firewall,
+    ports: Option<ports::Keeper>,
 }
 
 impl Kernel {
@@ -80,6 +83,7 @@ impl Kernel {
             monitor,
             choice: config.uplink.clone(),
             memory: Memory::default(),
+            uplink: None,
             network: options.network,
             source_check: config.source_check,
             bpffs: config.bpffs.clone(),
@@ -99,6 +103,7 @@ impl Kernel {
             blackhole: config.blackhole,
             blackhole_held: None,
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
+            ports: None,
         })
     }
 
@@ -275,8 +280,10 @@ fn words(report: &Report) -> Done {
 impl Node for Kernel {
     async fn uplink(&mut self) -> anyhow::Result<Uplink> {
         let net = self.dataplane.netlink();
-        let uplink = uplink::find(net, &self.choice, &self.memory).await?;
+        let known = self.uplink.as_ref();
+        let uplink = uplink::find(net, &self.choice, &self.memory, known).await?;
         self.memory.keep(uplink.address);
+        self.uplink = Some(uplink.clone());
         Ok(uplink)
     }
 
@@ -313,6 +320,11 @@ impl Node for Kernel {
             self.port.release();
         }
         done.extend(words(&reconciled?));
+        if self.ports.is_none() {
+            let options = ports::Options::new(&self.fast_path, &self.bpffs, &self.network);
+            let netlink = self.dataplane.netlink();
+            self.ports = ports::Keeper::start(netlink, options).await?;
+        }
         self.hold_port(&wanted.network).await?;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;

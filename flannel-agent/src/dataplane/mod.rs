@@ -27,6 +27,7 @@ mod snat;
 mod snat_maps;
 mod strays;
 mod teller;
+pub(crate) mod unfit;
 pub mod view;
 mod wire;
 mod xdp;

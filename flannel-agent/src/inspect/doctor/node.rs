@@ -1,7 +1,8 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
 use crate::config::NetworkConfig;
-use crate::desired::{Outlets, TUNNEL_OVERHEAD, Underlay, overlay_mtu};
+use crate::desired::{Outlets, TUNNEL_OVERHEAD, Underlay, is_anchor, overlay_mtu};
+use crate::mark;
 use crate::net::{NetError, sysctl};
 use crate::uplink::{Memory, Uplink};
 
@@ -15,20 +16,26 @@ pub(super) async fn check(
     network: Option<&NetworkConfig>,
     report: &mut Report,
 ) {
-    let uplink =
-        match crate::uplink::find(patient.net, &patient.config.uplink, &Memory::default()).await {
-            Ok(uplink) => {
-                report.ok(format!("uplink {uplink}"));
-                Some(uplink)
-            }
-            Err(error) => {
-                report.failure(
-                    error.to_string(),
-                    "name the interface towards the other nodes with --iface",
-                );
-                None
-            }
-        };
+    let uplink = match crate::uplink::find(
+        patient.net,
+        &patient.config.uplink,
+        &Memory::default(),
+        None,
+    )
+    .await
+    {
+        Ok(uplink) => {
+            report.ok(format!("uplink {uplink}"));
+            Some(uplink)
+        }
+        Err(error) => {
+            report.failure(
+                error.to_string(),
+                "name the interface towards the other nodes with --iface",
+            );
+            None
+        }
+    };
     let known = match uplink.as_ref().zip(network) {
         Some((uplink, network)) => {
             let facts = ways::look(patient, uplink, network, report).await;
@@ -41,6 +48,9 @@ pub(super) async fn check(
     }
     if let Some(uplink) = uplink.as_ref().filter(|uplink| uplink.is_carrier) {
         offloads::check(patient, &uplink.name, report);
+        if network.and_then(vxlan_port).is_some() {
+            offloads::name_the_anchor(patient, &uplink.name, report);
+        }
     }
     for device in known
         .iter()
@@ -130,7 +140,14 @@ fn udp_port(patient: &Patient<'_>, port: u16, report: &mut Report) {
         .view
         .as_ref()
         .is_ok_and(|v| v.agent_runs().unwrap_or(false));
-    holder(port, is_bound(&table, port), ours, report);
+    let bound = is_bound(&table, port);
+    let anchor = patient.link(&mark::anchor_device(port));
+    if let Some(anchor) = anchor.filter(|link| bound && link.up && is_anchor(link)) {
+        // With an agent or without one.
+        report.ok(format!("UDP port {port} is held by {}", anchor.name));
+        return;
+    }
+    holder(port, bound, ours, report);
 }
 
 fn holder(port: u16, bound: bool, agent_runs: bool, report: &mut Report) {

@@ -7,7 +7,7 @@ use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 
-use crate::desired::{Attachment, Globals, Peer};
+use crate::desired::{Attachment, Globals, Peer, Sources};
 use crate::mac::MacAddr;
 use crate::net::Route;
 use crate::node_sysctls::Difference;
@@ -28,8 +28,8 @@ pub struct Actual {
     pub routes: Vec<Route>,
     /// Destinations exempt from source NAT, as the map holds them.
     pub exempt: BTreeSet<Ipv4Net>,
-    /// Addresses of devices besides the uplink, as the map holds them, by ifindex.
-    pub outlets: BTreeMap<u32, Ipv4Addr>,
+    /// Addresses that flows leave as, as the maps hold them, by ifindex.
+    pub outlets: BTreeMap<u32, Sources>,
     /// What is left to do about the sysctls of the whole node.
     pub shared_sysctls: Difference,
 }

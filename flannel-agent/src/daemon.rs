@@ -7,6 +7,7 @@ mod look_ups;
 pub mod node;
 mod own_ports;
 mod pod_ports;
+mod port;
 mod reached;
 mod retry;
 mod signals;

@@ -10,9 +10,11 @@ mod node;
 mod outlets;
 mod peers;
 mod reach;
+mod room;
 mod routes;
 mod snat;
 mod snat_ports;
+mod sources;
 #[cfg(test)]
 pub(crate) mod tests;
 mod underlay;
@@ -33,6 +35,7 @@ pub use peers::{Peer, Peers, ROUTED};
 pub use routes::{Routes, TUNNEL, Way};
 pub use snat::SourceNat;
 pub use snat_ports::{PortChoice, PortRange, Room, TooFew};
+pub use sources::{Source, Sources};
 pub use underlay::Underlay;
 
 use crate::cli::flags::SourceCheck;
@@ -89,6 +92,9 @@ pub struct Facts {
     /// Peers that cannot be reached as things are, and why.
     #[serde(skip)]
     pub unreached: BTreeMap<Ipv4Addr, String>,
+    /// Devices whose packets have no link-layer header.
+    #[serde(skip)]
+    pub bare: BTreeSet<String>,
     /// Interfaces of the destinations that the kernel reaches without a gateway; `None`: not so.
     #[serde(skip)]
     pub on_link: BTreeMap<Ipv4Addr, Option<u32>>,

@@ -35,6 +35,7 @@ pub mod node_sysctls;
 pub mod observe;
 pub mod path_mtu;
 pub mod plan;
+mod ports;
 pub mod redact;
 pub mod rescue;
 pub mod senders;

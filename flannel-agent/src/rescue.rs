@@ -6,6 +6,7 @@
 
 mod complaints;
 mod fit;
+mod flood;
 pub mod frame;
 mod holder;
 mod inject;
@@ -18,12 +19,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flannel_common::reason::Reason;
 use flannel_common::source::Claim;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::flags::SourceCheck;
 use crate::net::{NetError, Netlink};
 use complaints::Complaints;
 use fit::Fit;
+use flood::{Flood, Turn};
 use frame::Frame;
 pub(crate) use holder::find as holder_of;
 use inject::Injector;
@@ -97,6 +100,7 @@ pub struct Rescue {
     source_check: SourceCheck,
     stats: Arc<Stats>,
     complaints: Complaints,
+    flood: Flood,
 }
 
 impl Rescue {
@@ -129,6 +133,7 @@ impl Rescue {
             source_check: options.source_check,
             stats: Arc::default(),
             complaints: Complaints::default(),
+            flood: Flood::new(Instant::now()),
         })
     }
 
@@ -145,9 +150,15 @@ impl Rescue {
     pub async fn run(mut self, cancel: &CancellationToken) -> std::io::Result<()> {
         let mut buffer = vec![0; socket::LONGEST];
         loop {
-            let received = cancel.run_until_cancelled(self.socket.receive(&mut buffer));
-            let Some(datagram) = received.await else {
-                return Ok(());
+            let opens = self.flood.opens();
+            let datagram = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                () = at(opens) => {
+                    self.open_again();
+                    continue;
+                }
+                datagram = self.socket.receive(&mut buffer) => datagram,
             };
             let datagram = datagram?;
             let outcome = self.deliver(&datagram, &buffer[..datagram.len]).await;
@@ -159,6 +170,32 @@ impl Rescue {
                 }
             }
             self.stats.count(outcome.err());
+            if outcome == Err(Reason::OtherVni) {
+                self.came_in_vain(&datagram);
+            }
+        }
+    }
+
+    fn came_in_vain(&mut self, datagram: &Datagram) {
+        let Turn::Shut { tell } = self.flood.count(Instant::now()) else {
+            return;
+        };
+        if tell {
+            tracing::warn!(
+                "packets of networks that are not on this node come in great numbers, some of them from {}: the \
+                 kernel drops them from now on; the counter other_vni goes on",
+                datagram.source
+            );
+        }
+        if let Err(error) = self.socket.only(&self.networks.vnis()) {
+            tracing::debug!("no filter at the VXLAN port: {error}");
+        }
+    }
+
+    fn open_again(&mut self) {
+        self.flood.opened(Instant::now());
+        if let Err(error) = self.socket.all() {
+            tracing::debug!("the filter at the VXLAN port stays: {error}");
         }
     }
 
@@ -188,5 +225,12 @@ impl Rescue {
                 told.map_err(|_| Reason::Mangled)
             }
         }
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }

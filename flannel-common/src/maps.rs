@@ -52,8 +52,10 @@ pub const STEPS: &str = "fl_snat_steps";
 pub const WORK: &str = "fl_snat_work";
 /// LPM trie: destinations to which pods keep their address → 1.
 pub const EXEMPT: &str = "fl_nomasq";
-/// Hash: ifindex (`u32`) → address that pods' packets leave with there, for devices besides the uplink.
+/// Hash: ifindex (`u32`) → [`crate::snat::Choices`], the addresses that pods' flows leave as by that device.
 pub const OUTLETS: &str = "fl_outlets";
+/// Hash: [`crate::snat::Lent`] → 1: the same addresses, to look them up.
+pub const LENT: &str = "fl_lent";
 
 /// Ring buffer of [`crate::event::Event`], for `flannel-agent monitor`.
 pub const EVENTS: &str = "fl_events";
@@ -81,8 +83,10 @@ pub const MAX_FRAGMENTS: usize = 16_384;
 pub const MAX_SENDERS: usize = 4_096;
 /// `--snat-exempt` prefixes.
 pub const MAX_EXEMPT: usize = 1_024;
-/// Devices besides the uplink.
+/// Devices.
 pub const MAX_OUTLETS: usize = 1_024;
+/// Each address by its device, and by any.
+pub const MAX_LENT: usize = 2 * MAX_OUTLETS * crate::snat::MAX_CHOICES;
 /// Devices in [`UNFIT`]: a bridge has at most 1,024 ports.
 pub const MAX_UNFIT: usize = 2_048;
 

@@ -46,10 +46,19 @@ pub enum Program {
     BridgeRx = 19,
     /// Ingress of the anchor (`--gro=anchor`): what the kernel has decapsulated goes on to `flannel.<VNI>`.
     AnchorRx = 20,
+    /// Ingress of devices without Ethernet header (tun, WireGuard, ipip, gre), ahead of all others: puts an empty one in front,
+    /// so that those see what they know.
+    FrameRx = 21,
+    /// [`Self::UplinkTx`] at such a device, on packets as they are.
+    UplinkTxIp = 22,
+    /// [`Self::SnatOpen`] for [`Self::UplinkTxIp`].
+    SnatOpenIp = 23,
+    /// [`Self::SnatOddTx`] for [`Self::UplinkTxIp`].
+    SnatOddTxIp = 24,
 }
 
 impl Program {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::OverlayTx,
         Self::OverlayCatch,
         Self::UplinkRx,
@@ -71,19 +80,25 @@ impl Program {
         Self::OutsideRx,
         Self::BridgeRx,
         Self::AnchorRx,
+        Self::FrameRx,
+        Self::UplinkTxIp,
+        Self::SnatOpenIp,
+        Self::SnatOddTxIp,
     ];
     /// What is reached by tail call only; the place is the key in [`crate::maps::STEPS`].
-    pub const STEPS: [Self; 5] = [
+    pub const STEPS: [Self; 7] = [
         Self::SnatOpen,
         Self::SnatOddTx,
         Self::SnatOddRx,
         Self::OutsideTx,
         Self::OutsideRx,
+        Self::SnatOpenIp,
+        Self::SnatOddTxIp,
     ];
     /// Slots in the map of steps; more than there are steps, so that one more needs no new layout.
     pub const STEP_SLOTS: usize = 8;
     /// Slots in the statistics map; more than there are programs, so that one more needs no new layout.
-    pub const SLOTS: usize = 24;
+    pub const SLOTS: usize = 32;
 
     /// The key in [`crate::maps::STEPS`]; for the rest a number that no step has.
     pub const fn step(self) -> u32 {
@@ -93,7 +108,31 @@ impl Program {
             Self::SnatOddRx => 2,
             Self::OutsideTx => 3,
             Self::OutsideRx => 4,
+            Self::SnatOpenIp => 5,
+            Self::SnatOddTxIp => 6,
             _ => u32::MAX,
+        }
+    }
+
+    /// The same program for packets without Ethernet header, if there is one.
+    #[must_use]
+    pub const fn without_frame(self) -> Self {
+        match self {
+            Self::UplinkTx => Self::UplinkTxIp,
+            Self::SnatOpen => Self::SnatOpenIp,
+            Self::SnatOddTx => Self::SnatOddTxIp,
+            other => other,
+        }
+    }
+
+    /// The same program for frames.
+    #[must_use]
+    pub const fn with_frame(self) -> Self {
+        match self {
+            Self::UplinkTxIp => Self::UplinkTx,
+            Self::SnatOpenIp => Self::SnatOpen,
+            Self::SnatOddTxIp => Self::SnatOddTx,
+            other => other,
         }
     }
 
@@ -126,6 +165,10 @@ impl Program {
             Self::OutsideRx => "outside_rx",
             Self::BridgeRx => "bridge_rx",
             Self::AnchorRx => "anchor_rx",
+            Self::FrameRx => "frame_rx",
+            Self::UplinkTxIp => "uplink_tx_ip",
+            Self::SnatOpenIp => "snat_open_ip",
+            Self::SnatOddTxIp => "snat_odd_tx_ip",
         }
     }
 }

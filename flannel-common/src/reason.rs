@@ -66,7 +66,7 @@ reasons! {
     2 DecapDirect decap_direct Forward "decapsulated and handed straight to the stack: nothing that GRO could merge" "nothing: this is the work";
     3 NotIpv4 not_ipv4 Pass "not IPv4" "nothing, unless pods are meant to speak another protocol over the overlay";
     4 Truncated truncated Pass "shorter than its headers say" "find the sender: the packet is malformed";
-    5 OuterOptions outer_options Pass "outer IPv4 header has options" "nothing: the VXLAN socket delivers it, slowly";
+    5 OuterOptions outer_options Pass "outer IPv4 header has options" "nothing: the VXLAN socket or the anchor delivers it, slowly";
     6 OuterFragment outer_fragment Pass "outer packet is a fragment" "raise the underlay's MTU or lower the overlay's: fragments take the slow socket path";
     7 OtherVni other_vni Pass "VXLAN of another network" "nothing, if another network runs on this node; else compare the VNI of the config on both nodes";
     8 LengthMismatch length_mismatch Pass "outer and inner lengths disagree" "switch rx-udp-gro-forwarding off on the uplink if this grows";
@@ -109,4 +109,5 @@ reasons! {
     45 PairGone pair_gone Pass "the pair of devices is gone: the packet is left to whoever serves the network now" "nothing, if flanneld took the node over (`flannel-agent cleanup` removes what is left of ours); else start the agent";
     46 NoRoute no_route Drop "no route leads to the peer, or one forbids" "look at the way that the kernel takes: ip route get PEER from UPLINK_ADDRESS ipproto udp dport PORT";
     47 ToAnchor to_anchor Pass "the kernel takes the outer headers off, and the anchor hands it back (--gro=anchor)" "nothing: anchor_rx counts it next";
+    48 PodTunnel pod_tunnel Drop "a pod made a tunnel packet itself, for a node of the cluster" "find the pod: it tries to get into the network past the node";
 }

@@ -42,14 +42,18 @@ impl Target {
         self.change.is_of(tos, mark)
     }
 
-    /// Of the entry of a [pod](flannel_common::flow::FlowKey::pod), where no proof is asked for; what `Flow::has_port`
-    /// says to those who show it.
+    /// Of the entry of a [pod](flannel_common::flow::FlowKey::pod), where no proof is asked for: `--fast-path=always`. The
+    /// port is looked at anew as a proof is: nobody else would notice, once the agent is gone, that it is another pod's.
     #[inline(always)]
-    pub(crate) fn of_pod(pod: &Flow, epoch: u32) -> Option<Self> {
-        if pod.rx.epoch == epoch {
-            Self::of(pod)
-        } else {
-            None
+    pub(crate) fn of_pod(pod: &mut Flow, (now, epoch): (Tick, u32)) -> Result<Self, Step> {
+        let step = pod.decide(Direction::Rx, now, epoch, false);
+        match (step, Self::of(pod)) {
+            (Step::Fast, Some(target)) => Ok(target),
+            (Step::Refresh, Some(_)) => {
+                pod.note_probe(Direction::Rx, now);
+                Err(Step::Refresh)
+            }
+            _ => Err(Step::Stack),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use flannel_common::flow::{Direction, Flow, FlowKey, Tick};
+use flannel_common::flow::{Direction, Flow, FlowKey, Step, Tick};
 use flannel_common::maps::PEER_DIRECT;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
@@ -38,11 +38,15 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let (now, epoch) = (flows::now(), flows::epoch());
     if flows::always() {
         check_source(packet)?;
-        if let Some(target) = without_proof(packet, epoch) {
-            return deliver::to_pod(skb, &packet.ip, &target, Reason::FastRx);
-        }
+        let step = match without_proof(packet, (now, epoch)) {
+            Ok(target) => return deliver::to_pod(skb, &packet.ip, &target, Reason::FastRx),
+            Err(step) => step,
+        };
         crossing::enters(skb, packet, &key, Direction::Rx, (now, epoch));
-        return Err(Reason::Unverified);
+        return Err(match step {
+            Step::Refresh => Reason::Refresh,
+            _ => Reason::Unverified,
+        });
     }
 
     let Some(flow) = flows::get(&key) else {
@@ -82,9 +86,9 @@ pub(crate) fn judge(
 
 /// `--fast-path=always`: every packet for a pod whose port is known.
 #[inline(always)]
-fn without_proof(packet: &Packet, epoch: u32) -> Option<Target> {
-    let pod = flows::get(&FlowKey::pod(packet.ip.dst))?;
-    Target::of_pod(pod, epoch)
+fn without_proof(packet: &Packet, at: (Tick, u32)) -> Result<Target, Step> {
+    let pod = flows::get(&FlowKey::pod(packet.ip.dst)).ok_or(Step::Stack)?;
+    Target::of_pod(pod, at)
 }
 
 /// Whether a peer's pod sent it that is meant to come without a tunnel. About others the stack, which knows

@@ -3,23 +3,24 @@
 //! They are programs of their own, in a chain with those that tunnel: each has its own verifier budget,
 //! and a node that does not translate pays nothing. What is rare continues in a program without a hook.
 
+use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use flannel_common::Ipv4;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 
-use crate::globals::{SUBNET, UPLINK_IFINDEX, uplink_ip};
-use crate::maps::OUTLETS;
+use crate::globals::{SUBNET, uplink_ip};
 use crate::skb::Skb;
+use crate::snat_table::cluster;
 use crate::verdict::{finish, finish_both};
-use crate::{outside_rx, outside_tx, snat_odd, snat_open, snat_rx, snat_tx};
+use crate::{frame_rx, outlets, outside_rx, outside_tx, snat_odd, snat_open, snat_rx, snat_tx};
 
 /// Egress of the uplink, and of other devices by which packets leave the node.
 #[classifier]
 pub(crate) fn uplink_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_tx::run(&skb, address_of_device(&skb), Some(Program::OutsideTx));
+    let outcome = snat_tx::run(&skb, outlets::usual(&skb), Some(Program::OutsideTx));
     finish(&skb, Program::UplinkTx, outcome)
 }
 
@@ -27,10 +28,15 @@ pub(crate) fn uplink_tx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn uplink_snat_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    // Routing need not be symmetric: what left by the uplink may be answered by another device, and what left by the
-    // tunnel without one.
-    let locals = [address_of_device(&skb), uplink_ip(), overlay_ip()];
-    let outcome = snat_rx::run(&skb, locals, Some(Program::OutsideRx));
+    // Routing need not be symmetric: what left by one device may be answered by another, and what left by the tunnel
+    // without one.
+    let is_ours = |address: Ipv4| {
+        let words = [address, uplink_ip(), overlay_ip()].map(u32::from_ne_bytes);
+        words[0] == words[1]
+            || words[0] == words[2]
+            || !cluster().has(address) && outlets::is_lent(0, address)
+    };
+    let outcome = snat_rx::run(&skb, is_ours, Some(Program::OutsideRx));
     finish(&skb, Program::UplinkSnatRx, outcome)
 }
 
@@ -46,7 +52,7 @@ pub(crate) fn overlay_snat_tx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn overlay_snat_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_rx::run(&skb, [overlay_ip(); 3], None);
+    let outcome = snat_rx::run(&skb, |address| address == overlay_ip(), None);
     finish(&skb, Program::OverlaySnatRx, outcome)
 }
 
@@ -74,6 +80,35 @@ pub(crate) fn snat_odd_rx(ctx: TcContext) -> i32 {
     finish(&skb, Program::SnatOddRx, outcome)
 }
 
+/// Ingress of a device without Ethernet header, ahead of the others.
+#[classifier]
+pub(crate) fn frame_rx(ctx: TcContext) -> i32 {
+    frame_rx::run(&Skb::new(ctx));
+    TC_ACT_UNSPEC
+}
+
+/// Egress of such a device. What leaves there never goes past the stack: nothing is to be proven.
+#[classifier]
+pub(crate) fn uplink_tx_ip(ctx: TcContext) -> i32 {
+    let skb = Skb::without_frame(ctx);
+    let outcome = snat_tx::run(&skb, outlets::usual(&skb), None);
+    finish(&skb, Program::UplinkTxIp, outcome)
+}
+
+#[classifier]
+pub(crate) fn snat_open_ip(ctx: TcContext) -> i32 {
+    let skb = Skb::without_frame(ctx);
+    let outcome = snat_open::run(&skb);
+    finish(&skb, Program::SnatOpenIp, outcome)
+}
+
+#[classifier]
+pub(crate) fn snat_odd_tx_ip(ctx: TcContext) -> i32 {
+    let skb = Skb::without_frame(ctx);
+    let outcome = snat_odd::leaving(&skb);
+    finish(&skb, Program::SnatOddTxIp, outcome)
+}
+
 /// A packet that left under our address by way of the stack. `uplink_tx`, which does not get it back, counts it here.
 #[classifier]
 pub(crate) fn outside_tx(ctx: TcContext) -> i32 {
@@ -90,20 +125,6 @@ pub(crate) fn outside_rx(ctx: TcContext) -> i32 {
     let outcome = outside_rx::run(&skb);
     let before = (Program::UplinkSnatRx, Reason::SnatReply);
     finish_both(&skb, before, Program::OutsideRx, outcome)
-}
-
-/// The address that packets leave with on the device at hand. One that nobody knows (yet) lets nothing out under a
-/// pod's address.
-#[inline(always)]
-fn address_of_device(skb: &Skb) -> Ipv4 {
-    let uplink = uplink_ip();
-    let index = skb.ifindex();
-    if index == UPLINK_IFINDEX.load() {
-        return uplink;
-    }
-    // SAFETY: the agent replaces entries, it does not change them; a replaced one is not freed while a program
-    // runs (RCU).
-    unsafe { OUTLETS.get(index) }.copied().unwrap_or(uplink)
 }
 
 /// The address of `flannel.<VNI>`: the first of our subnet.

@@ -45,10 +45,7 @@ pub(crate) fn destination(
     if flows::always() {
         check_source(packet)?;
         let tcp = transport::tcp(ip, &packet.inner.l4)?;
-        return Ok(match without_proof(skb, packet, tcp) {
-            Some(target) => Destination::Pod(target),
-            None => Destination::Stack,
-        });
+        return Ok(without_proof(skb, packet, tcp));
     }
     let key = FlowKey::inbound(ip, &packet.inner.l4);
     let known = flows::get(&key);
@@ -131,10 +128,17 @@ fn judge(
 
 /// `--fast-path=always`: every packet for a pod whose port is known.
 #[inline(always)]
-fn without_proof(skb: &Skb, packet: &Tunnelled<'_>, tcp: Option<TcpTail>) -> Option<Target> {
-    transport::check_size(&packet.inner.ip, tcp, skb.gso_size(), OVERLAY_MTU.load()).ok()?;
-    let pod = flows::get(&FlowKey::pod(packet.inner.ip.dst))?;
-    Target::of_pod(pod, flows::epoch())
+fn without_proof(skb: &Skb, packet: &Tunnelled<'_>, tcp: Option<TcpTail>) -> Destination {
+    if transport::check_size(&packet.inner.ip, tcp, skb.gso_size(), OVERLAY_MTU.load()).is_err() {
+        return Destination::Stack;
+    }
+    let Some(pod) = flows::get(&FlowKey::pod(packet.inner.ip.dst)) else {
+        return Destination::Stack;
+    };
+    match Target::of_pod(pod, (flows::now(), flows::epoch())) {
+        Ok(target) => Destination::Pod(target),
+        Err(step) => past_the_pair(step == Step::Refresh),
+    }
 }
 
 #[inline(always)]

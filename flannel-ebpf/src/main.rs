@@ -41,6 +41,10 @@ mod fast_rx;
 #[cfg(target_arch = "bpf")]
 mod flows;
 #[cfg(target_arch = "bpf")]
+mod forged;
+#[cfg(target_arch = "bpf")]
+mod frame_rx;
+#[cfg(target_arch = "bpf")]
 mod globals;
 #[cfg(target_arch = "bpf")]
 mod headers;
@@ -49,6 +53,7 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod ours;
 #[cfg(target_arch = "bpf")]
+mod outlets;
 mod outside_rx;
 #[cfg(target_arch = "bpf")]
 mod outside_tx;

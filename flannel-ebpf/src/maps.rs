@@ -7,7 +7,9 @@ use aya_ebpf::macros::btf_map;
 use flannel_common::crossing::{Crossing, SLOTS};
 use flannel_common::event::{Event, Filter, Listen};
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::maps::{EVENTS_BYTES, MAX_EXEMPT, MAX_FRAGMENTS, MAX_OUTLETS, MAX_SNAT};
+use flannel_common::maps::{
+    EVENTS_BYTES, MAX_EXEMPT, MAX_FRAGMENTS, MAX_LENT, MAX_OUTLETS, MAX_SNAT,
+};
 use flannel_common::maps::{MAX_FLOWS, MAX_PEERS, MAX_SENDERS, MAX_UNFIT, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::snat;
@@ -65,7 +67,15 @@ pub(crate) static SNAT_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 pub(crate) static EXEMPT: LpmTrie<Ipv4, u8, MAX_EXEMPT> = LpmTrie::new();
 
 #[btf_map(name = "fl_outlets")]
-pub(crate) static OUTLETS: HashMap<u32, Ipv4, MAX_OUTLETS, { BPF_F_NO_PREALLOC as usize }> =
+pub(crate) static OUTLETS: HashMap<
+    u32,
+    snat::Choices,
+    MAX_OUTLETS,
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+#[btf_map(name = "fl_lent")]
+pub(crate) static LENT: HashMap<snat::Lent, u32, MAX_LENT, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
 #[btf_map(name = "fl_events")]

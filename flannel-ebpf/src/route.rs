@@ -1,11 +1,12 @@
 //! Which way the stack sends a packet.
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+    __sk_buff, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
     BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
     bpf_fib_lookup__bindgen_ty_1, bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3,
     bpf_fib_lookup__bindgen_ty_4, bpf_fib_lookup__bindgen_ty_5,
 };
+use aya_ebpf::programs::TcContext;
 use flannel_common::flow::FlowKey;
 use flannel_common::header::Eth;
 use flannel_common::reason::Reason;
@@ -20,6 +21,8 @@ const PROTO_UDP: u8 = 17;
 const LOOPBACK: u32 = 1;
 /// The mark counts as well: it is where the source MAC comes back. From kernel 6.10 on; refused by earlier ones.
 const LOOK_UP_MARK: u32 = 1 << 5;
+/// For a packet that has to leave by the device named.
+const OUTPUT: u32 = 1 << 1;
 
 /// An outer packet that is to be sent.
 pub(crate) struct Outer {
@@ -128,6 +131,86 @@ pub(crate) fn next_hop(skb: &Skb, flow: &FlowKey, tos: u8) -> Option<Ipv4> {
     }
     // SAFETY: all of the union was written above; the helper puts the next hop in its first word.
     Some(unsafe { params.__bindgen_anon_4.ipv4_dst }.to_ne_bytes())
+}
+
+/// What of a packet routes may depend on.
+pub(crate) struct Forwarded {
+    pub(crate) src: Ipv4,
+    pub(crate) dst: Ipv4,
+    pub(crate) tos: u8,
+    pub(crate) proto: u8,
+}
+
+/// Whom the node hands a packet on its way out of the device at hand: its gateway, or who it is for. What the kernel's NAT
+/// calls the next hop (`rt_nexthop`).
+///
+/// Asked as for a packet that is forwarded; if that answer leads to another device (one of several equal routes, a
+/// mark on a kernel without [`LOOK_UP_MARK`]), as for one that has to leave by this device.
+#[inline(always)]
+pub(crate) fn gateway(skb: &Skb, packet: &Forwarded) -> Ipv4 {
+    let came_by = match skb.came_by() {
+        0 => LOOPBACK,
+        device => device,
+    };
+    let mark = skb.mark();
+    let marked = if mark == 0 { 0 } else { LOOK_UP_MARK };
+    let [src, dst] = [packet.src, packet.dst].map(u32::from_ne_bytes);
+    let what = |flags: u32| u32::from_ne_bytes([packet.tos, packet.proto, flags as u8, 0]);
+    let found = match gateway_by(skb.raw(), src, dst, what(marked), came_by) {
+        NONE => gateway_by(skb.raw(), src, dst, what(OUTPUT), skb.ifindex()),
+        found => found,
+    };
+    match found {
+        NONE => packet.dst,
+        found => found.to_ne_bytes(),
+    }
+}
+
+/// No next hop of the device at hand.
+const NONE: u32 = 0;
+
+/// What the routing table answers; `what`: TOS, protocol and flags. Addresses as four bytes of memory.
+///
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn gateway_by(ctx: *mut __sk_buff, src: u32, dst: u32, what: u32, device: u32) -> u32 {
+    let skb = Skb::new(TcContext::new(ctx));
+    let [tos, proto, flags, _] = what.to_ne_bytes();
+    let [m0, m1, m2, m3] = skb.mark().to_ne_bytes();
+    let mut params = bpf_fib_lookup {
+        family: AF_INET,
+        l4_protocol: proto,
+        sport: 0,
+        dport: 0,
+        __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 { tot_len: 0 },
+        ifindex: device,
+        __bindgen_anon_2: bpf_fib_lookup__bindgen_ty_2 {
+            flowinfo: u32::from(tos).to_le(),
+        },
+        __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 {
+            ipv6_src: [src, 0, 0, 0],
+        },
+        __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 {
+            ipv6_dst: [dst, 0, 0, 0],
+        },
+        __bindgen_anon_5: bpf_fib_lookup__bindgen_ty_5 { tbid: 0 },
+        smac: [m0, m1, m2, m3, 0, 0],
+        dmac: [0; 6],
+    };
+    let found = skb.look_up_route(&mut params, u32::from(flags));
+    let known = found == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
+        || found == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED)
+        || found == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH);
+    if !known || params.ifindex != skb.ifindex() {
+        return NONE;
+    }
+    if params.family != AF_INET {
+        // A gateway with an IPv6 address is none to the kernel's NAT.
+        return dst;
+    }
+    // SAFETY: all of the union was written above; the helper puts the next hop in its first word.
+    unsafe { params.__bindgen_anon_4.ipv4_dst }
 }
 
 /// Without a call of `memcmp`.

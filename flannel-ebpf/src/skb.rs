@@ -9,8 +9,8 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{
     bpf_check_mtu, bpf_csum_level, bpf_fib_lookup as bpf_fib_lookup_helper, bpf_get_hash_recalc,
     bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
-    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type, bpf_skb_get_tunnel_key,
-    bpf_skb_load_bytes, bpf_skb_vlan_pop,
+    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head, bpf_skb_change_type,
+    bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
 use aya_ebpf::{EbpfContext, bpf_f_adj_room_encap_l2};
@@ -19,6 +19,7 @@ use core::mem::MaybeUninit;
 use flannel_common::Ipv4;
 use flannel_common::event::{About, HEAD, LONGEST, Note};
 use flannel_common::header::{ETHERTYPE_IPV4, Eth};
+use flannel_common::program::Program;
 use flannel_common::vxlan::Outer;
 use flannel_common::xdp::Meta;
 
@@ -47,6 +48,8 @@ pub(crate) struct Refused;
 pub(crate) struct Skb {
     ctx: TcContext,
     gso_size: u32,
+    /// How much of the Ethernet header the packet lacks, bytes. Offsets count from where that begins, or would.
+    missing: usize,
 }
 
 impl Skb {
@@ -59,18 +62,50 @@ impl Skb {
         let gso_size = unsafe { &raw const (*raw).gso_size };
         // SAFETY: as above; the verifier checks the offset.
         let gso_size = unsafe { gso_size.read_volatile() };
-        Self { ctx, gso_size }
+        Self {
+            ctx,
+            gso_size,
+            missing: 0,
+        }
+    }
+
+    /// A packet that leaves by a device without Ethernet header.
+    #[inline(always)]
+    pub(crate) fn without_frame(ctx: TcContext) -> Self {
+        Self {
+            missing: Eth::LEN,
+            ..Self::new(ctx)
+        }
+    }
+
+    /// The program that goes on in the place of `step`, for packets like this one.
+    #[inline(always)]
+    pub(crate) fn fitting(&self, step: Program) -> Program {
+        match self.missing {
+            0 => step,
+            _ => step.without_frame(),
+        }
+    }
+
+    /// Makes room in front of everything, filled with zeros, which becomes the link-layer header.
+    #[inline(always)]
+    pub(crate) fn grow_front(&self, by: usize) -> Result<(), Refused> {
+        // SAFETY: a plain helper call with the live context; nothing keeps a pointer into the packet.
+        match unsafe { bpf_skb_change_head(self.raw(), by as u32, 0) } {
+            0 => Ok(()),
+            _ => Err(Refused),
+        }
     }
 
     #[inline(always)]
-    fn raw(&self) -> *mut __sk_buff {
+    pub(crate) fn raw(&self) -> *mut __sk_buff {
         self.ctx.as_ptr().cast()
     }
 
     /// Length from the Ethernet header on, in bytes.
     #[inline(always)]
     pub(crate) fn len(&self) -> u32 {
-        self.ctx.len()
+        self.ctx.len() + self.missing as u32
     }
 
     /// Payload of each segment that the packet stands for; 0: one packet.
@@ -109,7 +144,7 @@ impl Skb {
     }
 
     #[inline(always)]
-    fn carries_ipv4(&self) -> bool {
+    pub(crate) fn carries_ipv4(&self) -> bool {
         const IPV4: u32 = u16::from_ne_bytes(ETHERTYPE_IPV4) as u32;
         // SAFETY: as in `new`.
         let protocol = unsafe { (*self.raw()).protocol };
@@ -210,7 +245,7 @@ impl Skb {
     /// Copies a header at `offset` from the Ethernet header; works on paged packets too.
     #[inline(always)]
     pub(crate) fn load<T: Copy>(&self, offset: usize) -> Option<T> {
-        self.ctx.load(offset).ok()
+        self.ctx.load(offset - self.missing).ok()
     }
 
     /// Copies a header at `offset`. False if the packet ends before its end: then `to` is all zero.
@@ -221,8 +256,9 @@ impl Skb {
         to: &'a mut MaybeUninit<T>,
     ) -> (&'a mut T, bool) {
         let (len, at) = (size_of::<T>() as u32, to.as_mut_ptr().cast());
+        let offset = (offset - self.missing) as u32;
         // SAFETY: the helper writes `len` bytes, all of `to`: the packet's, or zeros if it fails.
-        let failed = unsafe { bpf_skb_load_bytes(self.raw().cast(), offset as u32, at, len) };
+        let failed = unsafe { bpf_skb_load_bytes(self.raw().cast(), offset, at, len) };
         // SAFETY: written above; any bytes make a T.
         (unsafe { to.assume_init_mut() }, failed == 0)
     }
@@ -232,14 +268,16 @@ impl Skb {
     pub(crate) fn read_first<const N: usize, T: Pod>(&self, offset: usize, to: &mut T) -> bool {
         const { assert!(N <= size_of::<T>()) };
         let at = core::ptr::from_mut(to).cast();
+        let offset = (offset - self.missing) as u32;
         // SAFETY: the helper writes N bytes, which `to` has; any bytes make a T.
-        let failed = unsafe { bpf_skb_load_bytes(self.raw().cast(), offset as u32, at, N as u32) };
+        let failed = unsafe { bpf_skb_load_bytes(self.raw().cast(), offset, at, N as u32) };
         failed == 0
     }
 
     /// Writes a header; the caller keeps checksums consistent.
     #[inline(always)]
     pub(crate) fn store<T>(&self, offset: usize, value: &T) -> Result<(), Refused> {
+        let offset = offset - self.missing;
         self.ctx.skb.store(offset, value, 0).map_err(|_| Refused)
     }
 
@@ -274,14 +312,35 @@ impl Skb {
         told
     }
 
-    /// Copies as much of the packet as there is room for; returns how much.
+    /// Copies as much of the packet as there is room for; returns how much. Of a packet without Ethernet header it is less,
+    /// behind one that says what it carries.
     #[inline(always)]
     pub(crate) fn catch(&self, into: *mut [u8; HEAD]) -> u8 {
-        let len = self.len().min(HEAD as u32);
-        // Between 1 and HEAD, which the verifier sees: it refuses a copy of nothing.
-        let len = (len.wrapping_sub(1) & (HEAD as u32 - 1)) + 1;
-        // SAFETY: at most HEAD bytes are written, for which the caller has memory; the verifier checks it.
-        let failed = unsafe { bpf_skb_load_bytes(self.raw().cast(), 0, into.cast(), len) };
+        let at: *mut u8 = into.cast();
+        if self.missing == 0 {
+            return self.copy_head::<HEAD>(at);
+        }
+        let header = Eth {
+            dst: [0; 6],
+            src: [0; 6],
+            ethertype: ETHERTYPE_IPV4,
+        };
+        // SAFETY: HEAD is longer, and all of it is the caller's.
+        unsafe { at.cast::<Eth>().write_unaligned(header) };
+        const { assert!(Eth::LEN + HEAD / 2 <= HEAD) };
+        // SAFETY: as above.
+        Eth::LEN as u8 + self.copy_head::<{ HEAD / 2 }>(unsafe { at.add(Eth::LEN) })
+    }
+
+    /// At most `MOST` bytes, a power of two.
+    #[inline(always)]
+    fn copy_head<const MOST: usize>(&self, at: *mut u8) -> u8 {
+        const { assert!(MOST.is_power_of_two()) };
+        let len = self.ctx.len().min(MOST as u32);
+        // Between 1 and MOST, which the verifier sees: it refuses a copy of nothing.
+        let len = (len.wrapping_sub(1) & (MOST as u32 - 1)) + 1;
+        // SAFETY: at most MOST bytes are written, for which the caller has memory; the verifier checks it.
+        let failed = unsafe { bpf_skb_load_bytes(self.raw().cast(), 0, at.cast(), len) };
         if failed == 0 { len as u8 } else { 0 }
     }
 
@@ -312,7 +371,7 @@ impl Skb {
     ) -> Result<(), Refused> {
         self.ctx
             .skb
-            .l4_csum_replace(offset, u64::from(from), u64::from(to), flags)
+            .l4_csum_replace(offset - self.missing, u64::from(from), u64::from(to), flags)
             .map_err(|_| Refused)
     }
 

@@ -10,7 +10,7 @@ use crate::snat_table::{Snat, cluster};
 use crate::snat_tx::{knows_pods, leave, odd};
 use crate::snat_work::{self, Odd, Work};
 use crate::verdict::Verdict;
-use crate::{flows, snat_fragments, snat_icmp, snat_rewrite};
+use crate::{flows, outlets, snat_fragments, snat_icmp, snat_rewrite};
 
 #[inline(always)]
 pub(crate) fn leaving(skb: &Skb) -> Result<Verdict, Reason> {
@@ -33,7 +33,7 @@ fn error_leaves(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
             work.to = to;
             let mut done = snat_icmp::translate(skb, work, WAY_OUT);
             if done == Reason::SnatError && cluster().has(work.ip.src) {
-                done = snat_rewrite::address(skb, work, true, work.node.local, done);
+                done = snat_rewrite::address(skb, work, true, to.addr, done);
             }
             Err(done)
         }
@@ -48,7 +48,7 @@ fn error_leaves(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
 }
 
 /// The first fragment may still come, or have been lost: a pod's follower is sent as the node in any case,
-/// which is right for all but the replies of connections that came in.
+/// which is right for all but the replies of connections that came in, and flows that began on another way.
 #[inline(always)]
 fn follower_leaves(skb: &Skb, work: &Work) -> Result<Verdict, Reason> {
     if work.whose == Whose::Own {
@@ -57,14 +57,16 @@ fn follower_leaves(skb: &Skb, work: &Work) -> Result<Verdict, Reason> {
     if is_exempt(&work.ip) {
         return Err(Reason::SnatKept);
     }
-    if let Some(First::Left) = snat_fragments::recall(work, WAY_OUT) {
-        return Err(Reason::SnatKept);
-    }
+    let address = match snat_fragments::recall(work, WAY_OUT) {
+        Some(First::Left) => return Err(Reason::SnatKept),
+        Some(First::Translated(address)) => address,
+        None => outlets::fitting(skb, work),
+    };
     Err(snat_rewrite::address(
         skb,
         work,
         true,
-        work.node.local,
+        address,
         Reason::Snat,
     ))
 }

@@ -14,11 +14,11 @@ use crate::snat_work::{self, Odd};
 use crate::verdict::Verdict;
 use crate::{flows, snat_rewrite};
 
-/// `locals` are the addresses that replies may come to here; `deliver` takes them to the pod if it can.
+/// `is_ours` tells the addresses that replies may come to here; `deliver` takes them to the pod if it can.
 #[inline(always)]
 pub(crate) fn run(
     skb: &Skb,
-    locals: [Ipv4; 3],
+    is_ours: impl FnOnce(Ipv4) -> bool,
     deliver: Option<Program>,
 ) -> Result<Verdict, Reason> {
     if !skb.is_ipv4_for_us() || !skb.is_for_host() {
@@ -29,7 +29,7 @@ pub(crate) fn run(
     };
     // Would an answer be translated, if nobody knew that it is one?
     let answered = decide(&cluster(), ip.dst, ip.src, 0).translates();
-    let to_us = ip.dst == locals[0] || ip.dst == locals[1] || ip.dst == locals[2];
+    let to_us = is_ours(ip.dst);
     if !to_us && !answered {
         return Ok(Verdict::Untouched);
     }

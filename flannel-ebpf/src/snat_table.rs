@@ -7,7 +7,8 @@ use flannel_common::snat::{Claim, Cluster, Entry, Key, Node, Ports, Seen, Slot, 
 
 use crate::globals::{NETWORK, NETWORK_MASK, SNAT_PORT_MAX, SNAT_PORT_MIN, SUBNET, SUBNET_MASK};
 use crate::maps::{EXEMPT, SNAT};
-use crate::skb;
+use crate::outlets;
+use crate::skb::{self, Skb};
 
 pub(crate) struct Snat;
 
@@ -72,6 +73,11 @@ impl Table for Snat {
     fn random(&self) -> u32 {
         skb::random()
     }
+
+    #[inline(always)]
+    fn is_lent(&self, device: u32, address: Ipv4) -> bool {
+        outlets::is_lent(device, address)
+    }
 }
 
 /// Whether pods keep their address towards `addr`.
@@ -99,9 +105,10 @@ pub(crate) fn ports() -> Ports {
 }
 
 #[inline(always)]
-pub(crate) fn node(local: Ipv4) -> Node {
+pub(crate) fn node(skb: &Skb, local: Ipv4) -> Node {
     Node {
         local,
+        device: skb.ifindex(),
         ports: ports(),
         now: skb::coarse_ns(),
     }

@@ -17,9 +17,9 @@ use crate::snat_read::{self, Content};
 use crate::snat_table::{self, Snat, cluster};
 use crate::snat_work::{self, Odd, Work};
 use crate::verdict::Verdict;
-use crate::{flows, headers, snat_rewrite};
+use crate::{flows, headers, outlets, snat_rewrite};
 
-/// `local` is the address packets get on this device; `proves` is told of those that the stack let out.
+/// `local` is the address that most packets get on this device; `proves` is told of those that the stack let out.
 #[inline(always)]
 pub(crate) fn run(skb: &Skb, local: Ipv4, proves: Option<Program>) -> Result<Verdict, Reason> {
     if !skb.is_ipv4() {
@@ -37,13 +37,18 @@ pub(crate) fn run(skb: &Skb, local: Ipv4, proves: Option<Program>) -> Result<Ver
     } else {
         match decide(&cluster(), ip.src, ip.dst, skb.mark()) {
             Rule::ClusterToOutside | Rule::OutsideToCluster => Whose::Pod,
+            _ if cluster().has(ip.src) || never_clashes(headers) => return Ok(Verdict::Untouched),
+            _ if outlets::is_lent(skb.ifindex(), ip.src) => Whose::Own,
             _ => return Ok(Verdict::Untouched),
         }
     };
     let work = snat_work::get().ok_or(Reason::SnatUnready)?;
     work.ip = headers.ip;
-    work.node = snat_table::node(local);
+    work.node = snat_table::node(skb, local);
     work.whose = whose;
+    if whose == Whose::Own {
+        work.node.local = ip.src;
+    }
     work.rounds = 0;
     // Taken off here: `direct_tx` is not on every uplink.
     work.past_stack = whose == Whose::Pod && skb.take_past_stack();
@@ -105,7 +110,7 @@ pub(crate) fn rewrite(skb: &Skb, work: &Work) -> Reason {
 /// Goes on in another program.
 #[inline(always)]
 pub(crate) fn next(skb: &Skb, step: Program) -> Result<Verdict, Reason> {
-    skb.step(step.step());
+    skb.step(skb.fitting(step).step());
     Err(Reason::SnatUnready)
 }
 

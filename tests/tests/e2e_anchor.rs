@@ -93,6 +93,7 @@ fn datagrams_sent_as_one_arrive(client: &Pod, server: &Pod) {
 #[case::without_proof(Kind::Ours, &["--fast-path=always"])]
 #[case::without_fast_path(Kind::Ours, &["--fast-path=off"])]
 #[case::at_the_bridge(Kind::Ours, &["--pod-hook=bridge"])]
+#[case::at_the_driver(Kind::Ours, &["--xdp=on"])]
 #[case::no_merging(Kind::Ours, &["--gro=none"])]
 fn everything_arrives(
     #[case] kind: Kind,
@@ -119,6 +120,11 @@ fn everything_arrives(
         assert!(flags.contains(&"--fast-path=off") || fast(member).unwrap().1 > 20);
         // Nothing is ever sent by it.
         if anchored {
+            assert!(
+                !agent
+                    .exec(&format!("ip addr show dev {DEVICE}"))
+                    .contains("inet")
+            );
             let link = agent.exec(&format!("ip -j -s link show {DEVICE}"));
             let link: serde_json::Value = serde_json::from_str(&link).unwrap();
             assert_eq!(link[0]["stats64"]["tx"]["packets"], 0);
@@ -401,4 +407,96 @@ fn flanneld_takes_the_node_over(#[values(Kind::Ours, Kind::Flanneld)] before: Ki
     pod2.reaches(&pod1);
     let listener = tcp::Server::on(&pod1);
     listener.exchange(&pod2, to(&pod1, listener.port()), 1 << 20);
+}
+
+/// The kernel's own device has the port until ours does its work.
+#[test]
+fn flanneld_s_node_becomes_ours() {
+    let lab = lab(Wire::Segmented);
+    let net = lab.network(vxlan());
+    let old = RealFlanneld::start(lab.node("one"), &net);
+    let peer = RealFlanneld::start(lab.node("two"), &net);
+    old.follow_leases();
+    let (pod1, pod2) = (Pod::on(&old, "pod1"), Pod::on(&peer, "pod2"));
+    pod1.reaches(&pod2);
+    let flow = udp::Flow::start(&pod2, &pod1, pod1.address());
+    let one = Agent::start_with(old.stop(), &net, ANCHOR);
+    assert!(has_anchor(&one));
+    pod1.ping(pod2.address()).succeeds();
+    let listener = tcp::Server::on(&pod1);
+    listener.exchange(&pod2, to(&pod1, listener.port()), 4 << 20);
+    flow.finish().assert_complete();
+}
+
+/// As `e2e_back_to_flanneld.rs` has it of an agent with a socket.
+#[test]
+fn a_running_agent_stands_back_for_flanneld() {
+    let lab = Lab::new();
+    let net = lab.network(vxlan());
+    let peer = RealFlanneld::start(lab.node("two"), &net);
+    let agent = Agent::start_with(lab.node("one"), &net, ANCHOR);
+    let (pod1, pod2) = (Pod::on(&agent, "pod1"), Pod::on(&peer, "pod2"));
+    pod1.reaches(&pod2);
+    let spawn = || RealFlanneld::spawn(agent.node_arc(), &net, &[]);
+    let mut flanneld = spawn();
+    eventually("flanneld is ready", SOON * 4, || {
+        if flanneld.process().exited().is_some() {
+            flanneld = spawn();
+        }
+        flanneld.log().contains("flannel is ready")
+    });
+    flanneld.follow_leases();
+    peer.follow_leases();
+    pod1.reaches(&pod2);
+    pod2.reaches(&pod1);
+    eventually("it is logged", SOON, || {
+        agent.log().contains("flanneld was started on this node")
+    });
+    assert!(!agent.exec("ip -br link show").contains(DEVICE));
+}
+
+/// The pair of the other VNI goes, and what goes with it.
+#[test]
+fn another_vni_makes_another_anchor_of_the_same_port() {
+    let mut pair = pair(Kind::Ours, Wire::Segmented, ANCHOR);
+    pair.lab.network(pair.net.clone().vni(7));
+    for member in [&mut pair.one, &mut pair.two] {
+        member.terminate();
+        member.restart_with(ANCHOR);
+    }
+    for member in [&pair.one, &pair.two] {
+        member.follow_leases();
+        eventually("an anchor", SOON, || has_anchor(member));
+        let link = member.exec(&format!("ip -d link show {DEVICE}"));
+        assert!(link.contains("dev flannel.7"), "{link}");
+    }
+    pair.pod1.reaches(&pair.pod2);
+    carries_everything(&pair);
+}
+
+/// Whoever starts first has the port; who asks for something else is told.
+#[test]
+fn networks_of_one_port_need_the_same_way() {
+    let lab = Lab::new();
+    let ([red, blue], hosts) = lab.red_and_blue();
+    let _red = Agent::start_with(hosts[0].clone(), &red, ANCHOR);
+    let blue1 = Agent::spawn(hosts[0].clone(), &blue, &["--gro=pair"]);
+    let said = format!("held by {DEVICE}, since another network of this node has --gro=anchor");
+    eventually("it is said", SOON, || blue1.log().contains(&said));
+
+    let _blue = Agent::start(hosts[1].clone(), &blue);
+    let red2 = Agent::spawn(hosts[1].clone(), &red, ANCHOR);
+    eventually("it is said", SOON, || {
+        red2.log().contains("need the same --gro")
+    });
+}
+
+/// A socket of the agent would get them one by one.
+#[test]
+fn datagrams_that_arrive_as_one_stay_one() {
+    let pair = pair(Kind::Ours, Wire::Whole, ANCHOR);
+    let agent = pair.two.agent().unwrap();
+    let before = count(agent, AnchorRx, Reason::DecapDirect);
+    datagrams_sent_as_one_arrive(&pair.pod1, &pair.pod2);
+    assert_eq!(count(agent, AnchorRx, Reason::DecapDirect), before + 1);
 }

@@ -68,6 +68,7 @@ fn connection(client: &Pod, server: &Pod) -> talk::Tcp {
 #[case::without_fast_path(Between::Ours(&["--fast-path=off"]))]
 #[case::at_the_bridge(Between::Ours(&["--pod-hook=bridge"]))]
 #[case::xdp(Between::Ours(&["--xdp=on"]))]
+#[case::anchor(Between::Ours(&["--gro=anchor"]))]
 #[case::clsact(Between::OnClsact)]
 fn flanneld_takes_the_node_over_again(
     #[case] between: Between,

@@ -59,7 +59,7 @@ fn the_page_shows_every_map_and_the_fields_that_it_has() {
         SOON,
         || {
             let left = pair.pod1.ping(outside.address()).count(1).lossless();
-            left && dump("fl_outlets").contains("key")
+            left && dump("fl_lent").contains("203")
         },
     );
     for (map, fields_shown) in &shown {

@@ -7,6 +7,7 @@ use flannel_tests::member::free_subnets;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use flannel_tests::udp::{self, Flow, assert_nothing_lost};
+use flannel_tests::wait::eventually;
 use nix::sys::signal::Signal;
 use rstest::rstest;
 
@@ -89,12 +90,23 @@ fn four_capabilities_are_enough() {
     Daemon::spawn_under(ENOUGH, &node, &net, &[]).wait_until_ready(&node);
 }
 
+/// Any process may bind it while there is no agent: that must not keep the node from its network.
 #[test]
-fn a_busy_vxlan_port_is_named() {
+fn a_busy_vxlan_port_is_named_and_taken_when_it_is_free() {
     let (pair, flows) = orphaned();
-    let _occupied: UdpSocket = udp::Server::on_port(pair.one.node(), pair.net.port).into_socket();
-    let log = refusal(Daemon::spawn(pair.one.node(), &pair.net, &[]));
-    assert!(log.contains("8472"), "{log}");
+    let node = pair.one.node();
+    let occupied: UdpSocket = udp::Server::on_port(node, pair.net.port).into_socket();
+    let mut daemon = Daemon::spawn(node, &pair.net, &[]);
+    daemon.wait_until_ready(node);
+    let says = |what: &str| {
+        eventually(format!("{what:?} in the log"), SOON, || {
+            daemon.log().contains(what)
+        });
+    };
+    says("UDP port 8472 is held by");
+    drop(occupied);
+    node.exec("ip link add wake type bridge");
+    says("UDP port 8472 is ours now");
     assert_nothing_lost(flows);
 }
 

@@ -223,3 +223,23 @@ fn doctor_and_trace_show_the_links() {
         "{text}"
     );
 }
+
+/// No device led anywhere when the agent started.
+#[test]
+fn links_may_come_later() {
+    let lab = Lab::new();
+    let net = lab.network(vxlan().mtu(1500));
+    let leaf = |n| Leaf::new(&lab, n, Links::Unnumbered, [1500; 2]);
+    let (one, two) = (leaf(0), leaf(1));
+    let routes = one.node.exec("ip route show default");
+    let way_to_etcd = "ip route replace 172.30.0.0/24 via 169.254.0.1 dev eth0 onlink";
+    one.node.exec(way_to_etcd);
+    one.node.exec("ip route del default");
+    let (one, two) = (one.agent(&net, &[]), two.agent(&net, &[]));
+    one.exec(&format!("ip route add {}", routes.replace('\n', " ")));
+    for device in DEVICES {
+        let attached = format!("attach uplink_rx to ingress of {device}");
+        eventually(&attached, SOON, || one.log().contains(&attached));
+    }
+    carries_everything(&Pair::of(lab, net, one, two));
+}

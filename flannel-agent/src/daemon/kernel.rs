@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::firewall::Firewall;
 use super::look_ups::are_due;
 use super::node::{Done, Node, Wanted};
 use super::own_ports::{self, OwnPorts};
 use super::pod_ports::PodPorts;
+use super::port::Port;
 use super::reached;
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
@@ -27,10 +26,9 @@ use crate::direct::{self, Direct};
 use crate::lease::{LeaseAttrs, Leases};
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
-use crate::rescue::{self, Rescue};
 use crate::unreached::Unreached;
 use crate::uplink::{self, Memory, Uplink};
-use crate::{blackhole, mac, metrics, observe, senders};
+use crate::{blackhole, mac, metrics, observe, ports, rescue, senders};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -56,7 +54,7 @@ pub(super) struct Kernel {
     looked_up: Option<Instant>,
     /// Since then.
     announced: Changes,
-    rescue: Option<AbortOnDropHandle<()>>,
+    port: Port,
     /// The device of somebody else's of which it was said that it has the port.
     port_holder: Option<String>,
     senders: senders::Watch,
@@ -65,6 +63,7 @@ pub(super) struct Kernel {
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
     firewall: Firewall,
+    ports: Option<ports::Keeper>,
 }
 
 impl Kernel {
@@ -97,40 +96,30 @@ impl Kernel {
             pod_ports: PodPorts::default(),
             looked_up: None,
             announced: Changes::default(),
-            rescue: None,
+            port: Port::default(),
             port_holder: None,
             senders: senders::Watch::default(),
             bridge: None,
             blackhole: config.blackhole,
             blackhole_held: None,
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
+            ports: None,
         })
     }
 
-    /// Takes the VXLAN port, once the kernel's own device does not hold it any more.
     async fn hold_port(&mut self, network: &NetworkConfig) -> anyhow::Result<()> {
-        let alive = self.rescue.as_ref().is_some_and(|task| !task.is_finished());
         let Backend::Vxlan(vxlan) = &network.backend else {
             return Ok(());
         };
-        if alive || self.fast_path.gro == Gro::Anchor {
+        if self.fast_path.gro == Gro::Anchor {
             return Ok(());
         }
-        let netlink = self.dataplane.netlink().clone();
         let options = rescue::Options {
             port: vxlan.port,
             source_check: self.source_check,
             bpffs: self.bpffs.clone(),
         };
-        let socket = Rescue::open(netlink, &options).await?;
-        let task = tokio::spawn(async move {
-            // Ends with the node, by being dropped.
-            if let Err(error) = socket.run(&CancellationToken::new()).await {
-                tracing::warn!("the socket on the VXLAN port broke: {error}");
-            }
-        });
-        self.rescue = Some(AbortOnDropHandle::new(task));
-        Ok(())
+        Ok(self.port.hold(self.dataplane.netlink(), &options).await?)
     }
 
     fn desired(&self, wanted: &Wanted, direct: &Direct) -> anyhow::Result<Desired> {
@@ -154,7 +143,7 @@ impl Kernel {
         })?;
         // Those of host-gw, which the tunnel's peers know nothing of.
         desired.peers.ignored.extend(direct.ignored.clone());
-        Ok(desired)
+        Ok(self.dataplane.fit(desired)?)
     }
 
     fn sought<'a>(&'a self, wanted: &'a Wanted) -> Sought<'a> {
@@ -238,8 +227,8 @@ impl Kernel {
         for device in unserved.difference(&self.unserved) {
             if self.snat.is_some() {
                 tracing::warn!(
-                    "what pods send by {device} leaves under their own addresses: it is no Ethernet \
-                     device, and --ip-masq translates only on those"
+                    "what pods send by {device} leaves under their own addresses, as far as no rule of somebody else \
+                     masquerades it: the device has a link-layer header that --ip-masq does not know"
                 );
             }
         }
@@ -328,9 +317,14 @@ impl Node for Kernel {
         let reconciled = self.dataplane.reconcile(&desired).await;
         if let Err(ReconcileError::TakenOver { .. }) = reconciled {
             // Their device cannot come up while we hold its port.
-            self.rescue = None;
+            self.port.release();
         }
         done.extend(words(&reconciled?));
+        if self.ports.is_none() {
+            let options = ports::Options::new(&self.fast_path, &self.bpffs, &self.network);
+            let netlink = self.dataplane.netlink();
+            self.ports = ports::Keeper::start(netlink, options).await?;
+        }
         self.hold_port(&wanted.network).await?;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;
@@ -358,7 +352,8 @@ impl Node for Kernel {
         let bridge = || self.bridge.as_ref().map(ToString::to_string);
         let others = self.firewall.hindrance().or_else(bridge);
         let others = others.or_else(|| self.firewall.complaint());
-        others.or_else(|| self.own_ports.complaint())
+        let ports = || self.own_ports.complaint();
+        others.or_else(ports).or_else(|| self.port.complaint())
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {

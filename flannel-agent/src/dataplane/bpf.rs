@@ -1,11 +1,10 @@
 //! The loaded object: maps, programs, and the hooks they are on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use aya::Ebpf;
-use flannel_common::maps::{EPOCH, EXEMPT, MACS, OUTLETS, PEERS, STEPS, VTEPS};
+use flannel_common::maps::{EPOCH, EXEMPT, LENT, MACS, OUTLETS, PEERS, STEPS, VTEPS};
 use flannel_common::program::Program;
 
 use super::alive::Alive;
@@ -16,6 +15,7 @@ use super::definition::ReplacedMap;
 use super::hooks::{self, Target, Way};
 use super::maps::Maps;
 use super::object::Object;
+use super::outlet_maps::OutletMaps;
 use super::programs::{at_driver, classifier, load};
 use super::shadow::Shadow;
 use super::snat_maps::{self, SnatMaps};
@@ -23,7 +23,7 @@ use super::strays::stray_filters;
 use super::xdp::{self, Refusal};
 use super::{DataplaneError, Options, carry};
 use crate::actual::{Generation, Loaded, PeerMaps, Programs, Stale};
-use crate::desired::Node;
+use crate::desired::{Node, Sources};
 use crate::net::{Link, NetError, Netlink};
 use crate::plan::PeerChanges;
 use ipnet::Ipv4Net;
@@ -144,8 +144,14 @@ impl Bpf {
     /// Puts a loaded program on its hook, which is at `link`.
     pub(crate) fn attach(&mut self, to: &Target<'_>, link: &Link) -> Result<(), DataplaneError> {
         let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
-        if !to.attachment.program.is_xdp() {
-            let program = classifier(&mut running.ebpf, to.attachment.program)?;
+        let program = to.attachment.program;
+        if !program.is_xdp() {
+            // The first device of its kind came after the start.
+            if !running.ids.contains_key(&program) {
+                let id = load(&mut running.ebpf, program)?;
+                running.ids.insert(program, id);
+            }
+            let program = classifier(&mut running.ebpf, program)?;
             return hooks::attach(program, to, &self.pins, &self.made, &mut self.way);
         }
         let attached = if running.ids.contains_key(&to.attachment.program) {
@@ -245,20 +251,21 @@ impl Bpf {
 
     pub(crate) fn update_outlets(
         &mut self,
-        put: &BTreeMap<u32, Ipv4Addr>,
+        put: &BTreeMap<u32, Sources>,
         remove: &BTreeSet<u32>,
     ) -> Result<(), DataplaneError> {
         let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
-        running.snat.update_outlets(put, remove)
+        running.snat.outlets.update(put, remove)
     }
 
-    /// Addresses of devices besides the uplink as the map holds them, be it ours or left by an earlier agent.
-    pub(crate) fn outlets(&self) -> Result<BTreeMap<u32, Ipv4Addr>, DataplaneError> {
+    /// Addresses that flows leave as, as the maps hold them, be they ours or left by an earlier agent.
+    pub(crate) fn outlets(&self) -> Result<BTreeMap<u32, Sources>, DataplaneError> {
         if let Some(running) = &self.loaded {
-            return running.snat.outlets();
+            return running.snat.outlets.list();
         }
-        if self.object.has_usable_pin(OUTLETS, &self.pins) {
-            snat_maps::pinned_outlets(&self.pins)
+        let usable = |map: &str| self.object.has_usable_pin(map, &self.pins);
+        if usable(OUTLETS) && usable(LENT) {
+            OutletMaps::pinned(&self.pins)?.list()
         } else {
             Ok(BTreeMap::new())
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -74,8 +75,28 @@ impl Maps {
         Ok(held)
     }
 
-    /// Writes what is new before it removes what is old, and lets a peer send before it is sent to.
+    /// Writes what is new before it removes what is old, as long as there is room for both.
     pub(super) fn update(&mut self, changes: &PeerChanges) -> Result<(), DataplaneError> {
+        match self.put(changes) {
+            Err(DataplaneError::MapFull { .. }) => {
+                self.remove(changes)?;
+                self.put(changes)?;
+            }
+            put => {
+                put?;
+                self.remove(changes)?;
+            }
+        }
+        // Last: a proof made in the new epoch must rest on the new peers.
+        if changes.ends_proofs {
+            self.bump_epoch()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Lets a peer send before it is sent to.
+    fn put(&mut self, changes: &PeerChanges) -> Result<(), DataplaneError> {
         for (ip, leases) in &changes.put_vteps {
             let vtep = Wire(Vtep { leases: *leases });
             self.vteps
@@ -93,6 +114,10 @@ impl Maps {
                 .insert(&key(*subnet), Wire(maps::Peer::from(*peer)), 0)
                 .map_err(|e| DataplaneError::map(PEERS, "write", e))?;
         }
+        Ok(())
+    }
+
+    fn remove(&mut self, changes: &PeerChanges) -> Result<(), DataplaneError> {
         for subnet in &changes.remove {
             gone(self.peers.remove(&key(*subnet)))
                 .map_err(|e| DataplaneError::map(PEERS, "remove", e))?;
@@ -104,24 +129,25 @@ impl Maps {
         for MacAddr(mac) in &changes.remove_macs {
             gone(self.macs.remove(mac)).map_err(|e| DataplaneError::map(MACS, "remove", e))?;
         }
-        // Last: a proof made in the new epoch must rest on the new peers.
-        if changes.ends_proofs {
-            self.bump_epoch()
-        } else {
-            Ok(())
-        }
+        Ok(())
     }
 
     /// Ends the proof of every flow. Wraps, after more changes than a cluster sees.
     pub(super) fn bump_epoch(&mut self) -> Result<(), DataplaneError> {
-        let now = self
-            .epoch
-            .get(&0, 0)
-            .map_err(|e| DataplaneError::map(EPOCH, "read", e))?;
-        self.epoch
-            .set(0, now.wrapping_add(1), 0)
-            .map_err(|e| DataplaneError::map(EPOCH, "write", e))
+        raise(&mut self.epoch)
     }
+}
+
+/// See [`Maps::bump_epoch`]. Two at once are two: what the one has changed must not be proven by what was true before the other.
+pub(super) fn raise(epoch: &mut Array<MapData, u32>) -> Result<(), DataplaneError> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = epoch
+        .get(&0, 0)
+        .map_err(|e| DataplaneError::map(EPOCH, "read", e))?;
+    epoch
+        .set(0, now.wrapping_add(1), 0)
+        .map_err(|e| DataplaneError::map(EPOCH, "write", e))
 }
 
 /// Who may send into a network: its pinned maps, read one entry at a time.

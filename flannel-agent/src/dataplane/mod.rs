@@ -15,6 +15,7 @@ pub(crate) mod events;
 mod hooks;
 mod maps;
 mod object;
+mod outlet_maps;
 mod preview;
 pub(crate) mod probe;
 mod programs;
@@ -26,6 +27,7 @@ mod snat;
 mod snat_maps;
 mod strays;
 mod teller;
+pub(crate) mod unfit;
 pub mod view;
 mod wire;
 mod xdp;
@@ -71,6 +73,10 @@ pub struct Options {
     /// Size of the table of source NAT; `None`: nothing is translated.
     pub snat_entries: Option<u32>,
 }
+
+/// So many peers are served. One place stays free: before Linux 6.13 a full trie refuses new values of its own keys, too
+/// (commit 532d6b36b2bf).
+pub const ROOM: usize = flannel_common::maps::MAX_PEERS - 1;
 
 /// This node's dataplane. Dropping it leaves everything in place that forwards.
 #[derive(Debug)]
@@ -135,6 +141,21 @@ impl Dataplane {
     #[must_use]
     pub fn sysctls(&self) -> &NodeSysctls {
         &self.shared
+    }
+
+    /// Leaves out the peers for which there is no room, rather than to stop at the first; whoever is served stays.
+    ///
+    /// # Errors
+    /// If the maps cannot be read.
+    pub fn fit(&self, desired: Desired) -> Result<Desired, DataplaneError> {
+        if desired.peers.table.len() <= ROOM {
+            return Ok(desired);
+        }
+        let held = match &self.mirror {
+            Some(mirror) => mirror.peers.table.keys().copied().collect(),
+            None => self.bpf.peers()?.table.into_keys().collect::<BTreeSet<_>>(),
+        };
+        Ok(desired.within(ROOM, |subnet| held.contains(subnet)))
     }
 
     /// What the kernel holds, compared with what `desired` is about.

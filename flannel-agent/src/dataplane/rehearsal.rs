@@ -14,7 +14,7 @@ use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions};
 use bytemuck::Pod;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::maps::{
-    EPOCH, EXEMPT, FLOWS, MACS, OUTLETS, PEERS, SNAT, STATS, STEPS, UNFIT, VTEPS,
+    EPOCH, EXEMPT, FLOWS, LENT, MACS, OUTLETS, PEERS, SNAT, STATS, STEPS, UNFIT, VTEPS,
 };
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
@@ -29,7 +29,7 @@ use super::{DataplaneError, Wire};
 /// Enough for one packet. An LRU needs some for each CPU.
 const ENTRIES: u32 = 1_024;
 /// What the programs never write.
-const SHARED: [&str; 7] = [PEERS, VTEPS, MACS, EPOCH, EXEMPT, OUTLETS, UNFIT];
+const SHARED: [&str; 8] = [PEERS, VTEPS, MACS, EPOCH, EXEMPT, OUTLETS, LENT, UNFIT];
 const OWN: [&str; 3] = [FLOWS, SNAT, flannel_common::maps::FRAGMENTS];
 
 /// The programs of one network, ready to be tried.

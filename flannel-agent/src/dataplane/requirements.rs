@@ -89,7 +89,7 @@ pub(super) fn check_kernel() -> Result<(), DataplaneError> {
 }
 
 /// What the programs call of the kernel; those for TC, then those that only the programs for XDP need.
-const HELPERS: [(BpfHelper, &str); 25] = [
+const HELPERS: [(BpfHelper, &str); 26] = [
     (BpfHelper::BPF_FUNC_map_lookup_elem, "bpf_map_lookup_elem"),
     (BpfHelper::BPF_FUNC_map_update_elem, "bpf_map_update_elem"),
     (BpfHelper::BPF_FUNC_map_delete_elem, "bpf_map_delete_elem"),
@@ -108,6 +108,7 @@ const HELPERS: [(BpfHelper, &str); 25] = [
     (BpfHelper::BPF_FUNC_skb_load_bytes, "bpf_skb_load_bytes"),
     (BpfHelper::BPF_FUNC_get_hash_recalc, "bpf_get_hash_recalc"),
     (BpfHelper::BPF_FUNC_skb_adjust_room, "bpf_skb_adjust_room"),
+    (BpfHelper::BPF_FUNC_skb_change_head, "bpf_skb_change_head"),
     (BpfHelper::BPF_FUNC_fib_lookup, "bpf_fib_lookup"),
     (BpfHelper::BPF_FUNC_ringbuf_reserve, "bpf_ringbuf_reserve"),
     (BpfHelper::BPF_FUNC_ringbuf_submit, "bpf_ringbuf_submit"),

@@ -1,21 +1,21 @@
-//! The maps of source NAT that the agent writes: steps, exempt destinations, addresses of devices.
+//! The maps of source NAT that the agent writes: steps, exempt destinations, and [those](super::outlet_maps) of addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, ProgramArray};
+use aya::maps::{Array, Map, MapData, MapError, ProgramArray};
 use aya::programs::SchedClassifier;
 use flannel_common::Ipv4;
-use flannel_common::maps::{EXEMPT, OUTLETS, STEPS};
+use flannel_common::maps::{EXEMPT, STEPS};
 use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 
 use super::DataplaneError;
 use super::bpffs::Pins;
 use super::maps::{gone, key, pinned, prefix, take, typed};
+use super::outlet_maps::OutletMaps;
 
 /// Value of every entry of [`EXEMPT`].
 const IS_EXEMPT: u8 = 1;
@@ -23,7 +23,7 @@ const IS_EXEMPT: u8 = 1;
 pub(super) struct SnatMaps {
     steps: ProgramArray<MapData>,
     exempt: LpmTrie<MapData, Ipv4, u8>,
-    outlets: HashMap<MapData, u32, Ipv4>,
+    pub(super) outlets: OutletMaps,
 }
 
 impl fmt::Debug for SnatMaps {
@@ -38,7 +38,7 @@ impl SnatMaps {
         Ok(Self {
             steps: take(ebpf, STEPS)?,
             exempt: take(ebpf, EXEMPT)?,
-            outlets: take(ebpf, OUTLETS)?,
+            outlets: OutletMaps::take(ebpf)?,
         })
     }
 
@@ -68,27 +68,6 @@ impl SnatMaps {
         list_exempt(&self.exempt)
     }
 
-    pub(super) fn outlets(&self) -> Result<BTreeMap<u32, Ipv4Addr>, DataplaneError> {
-        list_outlets(&self.outlets)
-    }
-
-    pub(super) fn update_outlets(
-        &mut self,
-        put: &BTreeMap<u32, Ipv4Addr>,
-        remove: &BTreeSet<u32>,
-    ) -> Result<(), DataplaneError> {
-        for (index, address) in put {
-            self.outlets
-                .insert(index, address.octets(), 0)
-                .map_err(|e| DataplaneError::map(OUTLETS, "write", e))?;
-        }
-        for index in remove {
-            gone(self.outlets.remove(index))
-                .map_err(|e| DataplaneError::map(OUTLETS, "remove", e))?;
-        }
-        Ok(())
-    }
-
     pub(super) fn update_exempt(
         &mut self,
         put: &BTreeSet<Ipv4Net>,
@@ -110,22 +89,6 @@ impl SnatMaps {
 /// The pinned map's entries; the caller has checked its shape.
 pub(super) fn pinned_exempt(pins: &Pins) -> Result<BTreeSet<Ipv4Net>, DataplaneError> {
     list_exempt(&pinned(EXEMPT, pins)?)
-}
-
-/// The same for the addresses of devices.
-pub(super) fn pinned_outlets(pins: &Pins) -> Result<BTreeMap<u32, Ipv4Addr>, DataplaneError> {
-    list_outlets(&pinned(OUTLETS, pins)?)
-}
-
-fn list_outlets(
-    map: &HashMap<MapData, u32, Ipv4>,
-) -> Result<BTreeMap<u32, Ipv4Addr>, DataplaneError> {
-    map.iter()
-        .map(|entry| {
-            let (index, address) = entry.map_err(|e| DataplaneError::map(OUTLETS, "read", e))?;
-            Ok((index, address.into()))
-        })
-        .collect()
 }
 
 fn list_exempt(map: &LpmTrie<MapData, Ipv4, u8>) -> Result<BTreeSet<Ipv4Net>, DataplaneError> {

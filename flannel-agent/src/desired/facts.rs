@@ -61,6 +61,8 @@ impl Facts {
         // What cannot be read is said by whoever writes there.
         self.reserved = sought.sysctls.reserved_ports().unwrap_or_default();
         self.cpus = online_cpus();
+        let bare = links.iter().filter(|link| link.bare);
+        self.bare = bare.map(|link| link.name.clone()).collect();
         self.pod_ports = pod_ports(&links, sought.fast_path);
         self.shaped = take_shaped(&mut self.pod_ports, &net.ingress_qdiscs().await?);
         let moved = self.base != self.base_now(&links, sought.uplink);

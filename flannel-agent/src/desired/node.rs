@@ -8,7 +8,9 @@ use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 
 use super::fast_path::{Mode, Ways};
-use super::{Anchor, DesiredError, Gro, Inputs, PortRange, Ports, SourceNat, Xdp, gro};
+use super::{
+    Anchor, DesiredError, Gro, Inputs, Outlets, PortRange, Ports, SourceNat, Sources, Xdp, gro,
+};
 use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::mac::MacAddr;
@@ -61,8 +63,8 @@ pub struct Node {
     pub pod_ports: Ports,
     /// `None`: off.
     pub snat: Option<SourceNat>,
-    /// Devices besides the uplink where source NAT is done, by ifindex, with the address there.
-    pub outlets: BTreeMap<u32, Ipv4Addr>,
+    /// Devices where source NAT is done, by ifindex, with the addresses there.
+    pub outlets: BTreeMap<u32, Sources>,
     /// Another number means that flows to the outside were proven under other routes. 0: none are.
     #[serde(skip)]
     pub ways_out: u32,
@@ -191,6 +193,8 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     let uplink = uplink.then_some(inputs.uplink.name.as_str());
     let others = inputs.facts.underlay.others.keys().map(String::as_str);
     let carriers: Vec<&str> = uplink.into_iter().chain(others).collect();
+    let is_bare = |device: &str| inputs.facts.bare.contains(device);
+    let with_frames = uplink.filter(|uplink| !is_bare(uplink));
     let mut attachments = pair
         .as_ref()
         .map_or_else(Vec::new, |pair| attachments(pair, &carriers));
@@ -202,12 +206,13 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     }
     let ways = Ways {
         pair: pair.as_ref(),
-        direct: uplink.filter(|_| direct),
+        // Without MAC addresses it cannot be told for whom a packet leaves: such flows are never proven.
+        direct: with_frames.filter(|_| direct),
     };
     let ports = &inputs.facts.pod_ports;
     attachments.extend(inputs.fast_path.attachments(&ways, ports));
-    let none = BTreeMap::new();
-    let outlets = inputs.snat.map_or(&none, |_| &inputs.facts.outlets.devices);
+    let none = Outlets::default();
+    let outlets = inputs.snat.map_or(&none, |_| &inputs.facts.outlets);
     let snat_ports = match inputs.snat {
         Some(snat) => Some(snat.ports(&inputs.facts.room(port))?),
         None => None,
@@ -215,13 +220,14 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     if snat_ports.is_some() {
         let overlay = pair.as_ref().map(|pair| pair.name.as_str());
         attachments.extend(SourceNat::on_overlay(overlay));
-        let outlets = outlets.keys().map(String::as_str);
+        let outlets = outlets.devices.keys().map(String::as_str);
         for device in uplink.into_iter().chain(outlets) {
-            attachments.extend(SourceNat::on_device(device));
+            attachments.extend(SourceNat::on_device(device, is_bare(device)));
         }
     }
+    put_frames(&mut attachments, is_bare);
     let steps = inputs.snat.map_or(&[][..], |_| SourceNat::programs());
-    if let (Some(uplink), Some(_)) = (uplink, &pair) {
+    if let (Some(uplink), Some(_)) = (with_frames, &pair) {
         attachments.extend(inputs.fast_path.at_uplink(uplink));
     }
     Ok(Node {
@@ -265,7 +271,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
             (None, _) | (_, Mode::Off) => 0,
             _ => inputs.facts.ways_out,
         },
-        outlets: outlets.values().map(|o| (o.index, o.address)).collect(),
+        outlets: outlets.by_index(),
         xdp: inputs.fast_path.xdp,
         anchor,
         pair,
@@ -299,6 +305,18 @@ fn attachments(pair: &Pair, carriers: &[&str]) -> Vec<Attachment> {
     let arrives = |device: &&str| Attachment::ingress(Program::UplinkRx, device);
     all.extend(carriers.iter().map(arrives));
     all
+}
+
+/// Ahead of the first program at a device without link-layer header, one that makes frames of what arrives.
+fn put_frames(attachments: &mut Vec<Attachment>, is_bare: impl Fn(&str) -> bool) {
+    let mut served = BTreeSet::new();
+    for at in std::mem::take(attachments) {
+        let arrives = at.direction == Direction::Ingress && is_bare(&at.device);
+        if arrives && served.insert(at.device.clone()) {
+            attachments.push(Attachment::ingress(Program::FrameRx, &at.device));
+        }
+        attachments.push(at);
+    }
 }
 
 fn shared_sysctls(inputs: &Inputs<'_>, snat_ports: Option<PortRange>) -> Wishes {

@@ -1,29 +1,31 @@
-//! By which devices besides the uplink packets leave the node, and under which address.
+//! By which devices packets leave the node, and under which addresses.
 //!
 //! iptables masquerades whatever device a packet leaves by, under an address of that device; so do we.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::{Ports, Underlay};
+use super::sources::is_lent;
+use super::{Ports, Sources, Underlay};
 use crate::net::{Address, Kind, Link};
 
 /// The devices that have an address outside the network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Outlets {
-    /// By name.
+    /// Those besides the uplink, by name.
     pub devices: BTreeMap<String, Outlet>,
-    /// Without Ethernet header (WireGuard, tun): our programs do not know their packets.
+    /// The uplink, unless it has no address to lend.
+    pub uplink: Option<Outlet>,
+    /// With a link-layer header that our programs do not know: no Ethernet, and not without any either.
     pub unserved: BTreeSet<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Outlet {
     pub index: u32,
-    pub address: Ipv4Addr,
+    pub sources: Sources,
 }
 
 impl Outlets {
@@ -38,12 +40,11 @@ impl Outlets {
         underlay: &Underlay,
     ) -> Self {
         let mut outlets = Self::default();
-        let usable = |a: &&Address| a.global && !a.secondary && !a.deprecated;
         // A device without an address borrows one, of the loopback device if that has any (`inet_select_addr`).
         let of = |link: &Link| {
             addresses
                 .iter()
-                .find(|a| a.index == link.index && usable(a))
+                .find(|a| a.index == link.index && is_lent(a))
         };
         let borrowed = links.iter().find_map(of);
         for link in links {
@@ -57,15 +58,22 @@ impl Outlets {
                 && link.kind != Kind::Other("dummy".to_owned())
                 && !pods.contains_key(&link.name)
                 && !held().any(inside);
+            let own = Sources::of(held());
+            if link.index == uplink {
+                outlets.uplink = own.clone().map(|sources| Outlet {
+                    index: uplink,
+                    sources,
+                });
+            }
             let lent = borrowed.filter(|_| underlay.others.contains_key(&link.name));
-            let address = held().find(usable).or(lent);
-            let Some(address) = address.filter(|_| leads_out) else {
+            let sources = own.or_else(|| lent.map(|lender| Sources::only(lender.ip())));
+            let Some(sources) = sources.filter(|_| leads_out) else {
                 continue;
             };
-            if link.ethernet {
+            if link.is_served() {
                 let outlet = Outlet {
                     index: link.index,
-                    address: address.ip(),
+                    sources,
                 };
                 outlets.devices.insert(link.name.clone(), outlet);
             } else {
@@ -73,6 +81,14 @@ impl Outlets {
             }
         }
         outlets
+    }
+
+    /// All of them, as the programs know them.
+    #[must_use]
+    pub fn by_index(&self) -> BTreeMap<u32, Sources> {
+        let all = self.uplink.iter().chain(self.devices.values());
+        all.map(|outlet| (outlet.index, outlet.sources.clone()))
+            .collect()
     }
 }
 
@@ -102,10 +118,10 @@ mod tests {
         let own = address(8, "192.0.2.8/24");
         let outlets = find(&links, &[own.clone(), address(1, "192.0.2.1/32")]);
         assert_eq!(names(&outlets), ["bare", "eth1"]);
-        let address_of = |outlets: &Outlets| outlets.devices["bare"].address;
-        assert_eq!(address_of(&outlets), Ipv4Addr::new(192, 0, 2, 1));
+        let of_bare = |outlets: &Outlets| outlets.devices["bare"].sources.to_string();
+        assert_eq!(of_bare(&outlets), "192.0.2.1");
         let outlets = find(&links, &[own]);
-        assert_eq!(address_of(&outlets), Ipv4Addr::new(192, 0, 2, 8));
+        assert_eq!(of_bare(&outlets), "192.0.2.8");
     }
 
     fn names(outlets: &Outlets) -> Vec<&str> {
@@ -135,7 +151,7 @@ mod tests {
         assert_eq!(names(&outlets), ["docker0", "eth1"]);
         let outlet = Outlet {
             index: 1,
-            address: Ipv4Addr::new(192, 168, 7, 9),
+            sources: Sources::of([&address(1, "192.168.7.9/24")]).unwrap(),
         };
         assert_eq!(outlets.devices["eth1"], outlet);
         assert!(outlets.unserved.is_empty());
@@ -165,34 +181,33 @@ mod tests {
     }
 
     #[test]
-    fn the_first_address_that_lasts() {
-        let deprecated = Address {
-            deprecated: true,
-            ..address(3, "192.0.2.1/24")
-        };
-        let local = Address {
-            global: false,
-            ..address(3, "169.254.0.1/16")
-        };
-        let secondary = Address {
-            secondary: true,
-            ..address(3, "192.0.2.2/24")
-        };
-        let good = [address(3, "192.0.2.3/24"), address(3, "198.51.100.1/24")];
-        let all = [vec![deprecated, local, secondary], good.to_vec()].concat();
-        let outlets = find(&[link(3, "eth1")], &all);
-        assert_eq!(outlets.devices["eth1"].address, Ipv4Addr::new(192, 0, 2, 3));
-        assert_eq!(find(&[link(3, "eth1")], &all[..3]), Outlets::default());
+    fn the_uplink_lends_all_that_it_has() {
+        let addresses = [
+            address(2, "192.0.2.1/24"),
+            address(3, "192.0.2.3/24"),
+            address(2, "198.51.100.1/24"),
+        ];
+        let links = [link(2, "eth0"), link(3, "eth1")];
+        let outlets = find(&links, &addresses);
+        assert_eq!(names(&outlets), ["eth1"]);
+        let all = outlets.by_index();
+        let of = |n: u32| all[&n].to_string();
+        assert_eq!(of(2), "192.0.2.1, 198.51.100.1 to 198.51.100.0/24");
+        assert_eq!(of(3), "192.0.2.3");
+        assert_eq!(find(&links, &addresses[1..2]).uplink, None);
     }
 
     #[test]
-    fn what_is_no_ethernet_is_named() {
-        let wireguard = Link {
+    fn what_has_another_header_is_named() {
+        let other = |index, name, bare| Link {
             ethernet: false,
-            ..link(3, "wg0")
+            bare,
+            ..link(index, name)
         };
-        let outlets = find(&[wireguard], &[address(3, "192.0.2.1/24")]);
-        assert!(outlets.devices.is_empty());
-        assert!(outlets.unserved.contains("wg0"));
+        let links = [other(3, "wg0", true), other(4, "ib0", false)];
+        let held = [3, 4].map(|index| address(index, "192.0.2.1/24"));
+        let outlets = find(&links, &held);
+        assert_eq!(names(&outlets), ["wg0"]);
+        assert_eq!(outlets.unserved, ["ib0".to_owned()].into());
     }
 }

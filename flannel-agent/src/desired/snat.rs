@@ -58,11 +58,15 @@ impl SourceNat {
         device.into_iter().flat_map(hooks).collect()
     }
 
-    /// The same on a device by which packets leave the node.
-    pub(super) fn on_device(device: &str) -> [Attachment; 2] {
+    /// The same on a device by which packets leave the node; `bare`: without link-layer header.
+    pub(super) fn on_device(device: &str, bare: bool) -> [Attachment; 2] {
+        let leaving = match bare {
+            true => Program::UplinkTx.without_frame(),
+            false => Program::UplinkTx,
+        };
         [
             Attachment::ingress(Program::UplinkSnatRx, device),
-            Attachment::egress(Program::UplinkTx, device),
+            Attachment::egress(leaving, device),
         ]
     }
 }

@@ -1,6 +1,8 @@
+mod bare;
 mod bridge;
 mod direct;
 mod gro;
+mod room;
 
 use std::sync::Arc;
 

@@ -67,7 +67,7 @@ fn mtu<'a>(
 /// is carried.
 fn is_carrier(link: &Link) -> bool {
     link.up
-        && link.ethernet
+        && link.is_served()
         && !link.loopback
         && link.kind != Kind::Other("dummy".to_owned())
         && link.controller.is_none()

@@ -18,6 +18,8 @@ pub struct Address {
     pub index: u32,
     /// The address itself (host bits set) with its prefix length.
     pub net: Ipv4Net,
+    /// Whom it is a neighbour of: its subnet, or the other side's on a point-to-point link.
+    pub link: Ipv4Net,
     /// Reachable from beyond the link (`scope global` or `site`).
     pub global: bool,
     /// Configured for good, not by DHCP.
@@ -100,9 +102,11 @@ fn parse(message: &AddressMessage) -> Option<Address> {
     }
     // On a point-to-point link "address" is the other side; "local" is always ours.
     let net = Ipv4Net::new(local.or(address)?, header.prefix_len).ok()?;
+    let link = Ipv4Net::new(address.unwrap_or(net.addr()), header.prefix_len).ok()?;
     Some(Address {
         index: header.index,
         net,
+        link: link.trunc(),
         global: matches!(header.scope, AddressScope::Universe | AddressScope::Site),
         permanent: flags.contains(AddressFlags::Permanent),
         secondary: header.flags.contains(AddressHeaderFlags::Secondary),

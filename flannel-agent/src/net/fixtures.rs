@@ -1,5 +1,7 @@
 //! Links and addresses for tests, as the kernel has them before anybody changed anything.
 
+use ipnet::Ipv4Net;
+
 use super::{Address, Kind, Link};
 
 /// A device with a cable: up, Ethernet, 1500 bytes.
@@ -16,9 +18,11 @@ pub(crate) fn link(index: u32, name: &str) -> Link {
         noarp: false,
         loopback: false,
         ethernet: true,
+        bare: false,
         peer: None,
         xdp_program: None,
         controller: None,
+        blocked: false,
     }
 }
 
@@ -39,9 +43,11 @@ pub(crate) fn veth(index: u32, name: &str, peer: Option<u32>, alias: Option<&str
 /// # Panics
 /// If `net` is no CIDR.
 pub(crate) fn address(index: u32, net: &str) -> Address {
+    let net: Ipv4Net = net.parse().unwrap();
     Address {
         index,
-        net: net.parse().unwrap(),
+        net,
+        link: net.trunc(),
         global: true,
         permanent: true,
         secondary: false,

@@ -3,8 +3,8 @@
 use flannel_common::Mac;
 use futures_util::TryStreamExt;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
-    LinkMessage, LinkXdp,
+    BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth, InfoVxlan,
+    LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
 };
 use nix::errno::Errno;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
@@ -30,12 +30,16 @@ pub struct Link {
     pub noarp: bool,
     pub loopback: bool,
     pub ethernet: bool,
+    /// Packets come and go by it without a link-layer header: tun, WireGuard, ipip, gre (`dev_is_mac_header_xmit`).
+    pub bare: bool,
     /// ifindex of the other end of a veth pair, if that end is in this network namespace.
     pub peer: Option<u32>,
     /// Id of the XDP program on it, whoever's.
     pub xdp_program: Option<u32>,
     /// ifindex of the bridge (or other device) that this one is a port of.
     pub controller: Option<u32>,
+    /// As a port of a bridge: in a state in which that forwards nothing by it.
+    pub blocked: bool,
 }
 
 /// The driver behind an interface, as far as we care.
@@ -66,6 +70,14 @@ pub struct VethPair<'a> {
     pub peer_mtu: u32,
     /// Queues in each direction. One queue is one NAPI instance: one CPU at a time.
     pub queues: u32,
+}
+
+impl Link {
+    /// Whether our programs know its packets.
+    #[must_use]
+    pub const fn is_served(&self) -> bool {
+        self.ethernet || self.bare
+    }
 }
 
 impl Netlink {
@@ -250,9 +262,11 @@ impl From<&LinkMessage> for Link {
             noarp: flags.contains(LinkFlags::Noarp),
             loopback: flags.contains(LinkFlags::Loopback),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            bare: is_bare(message.header.link_layer_type),
             peer: None,
             xdp_program: None,
             controller: None,
+            blocked: false,
         };
         let (mut lower, mut elsewhere) = (None, false);
         for attribute in &message.attributes {
@@ -264,7 +278,10 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Link(index) => lower = Some(*index),
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::LinkNetNsId(_) => elsewhere = true,
-                LinkAttribute::LinkInfo(info) => link.kind = kind(info),
+                LinkAttribute::LinkInfo(info) => {
+                    link.kind = kind(info);
+                    link.blocked = is_blocked(info);
+                }
                 LinkAttribute::Xdp(xdp) => link.xdp_program = xdp_program(xdp),
                 _ => {}
             }
@@ -276,11 +293,34 @@ impl From<&LinkMessage> for Link {
     }
 }
 
+const fn is_bare(layer: LinkLayerType) -> bool {
+    matches!(
+        layer,
+        LinkLayerType::None
+            | LinkLayerType::Rawip
+            | LinkLayerType::Ppp
+            | LinkLayerType::Tunnel
+            | LinkLayerType::Tunnel6
+            | LinkLayerType::Sit
+            | LinkLayerType::Ipgre
+            | LinkLayerType::Ip6gre
+    )
+}
+
 /// `IFLA_XDP` also has the ids by mode, for devices that run several programs at once.
 fn xdp_program(attributes: &[LinkXdp]) -> Option<u32> {
     attributes.iter().find_map(|attribute| match attribute {
         LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) => Some(*id),
         _ => None,
+    })
+}
+
+fn is_blocked(info: &[LinkInfo]) -> bool {
+    info.iter().any(|part| match part {
+        LinkInfo::PortData(InfoPortData::BridgePort(port)) => port.iter().any(|attribute| {
+            matches!(attribute, InfoBridgePort::State(state) if *state != BridgePortState::Forwarding)
+        }),
+        _ => false,
     })
 }
 

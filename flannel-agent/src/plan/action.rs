@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use super::{PeerChanges, RouteChanges};
 use crate::actual::Stale;
-use crate::desired::{Anchor, Attachment, Globals, Pair};
+use crate::desired::{Anchor, Attachment, Globals, Pair, Sources};
 use crate::mac::MacAddr;
 use crate::net::Direction;
 use crate::node_sysctls::Wish;
@@ -76,7 +75,7 @@ pub enum Action {
     },
     /// Writes and removes devices, by ifindex, and the addresses that packets leave with there.
     UpdateOutlets {
-        put: BTreeMap<u32, Ipv4Addr>,
+        put: BTreeMap<u32, Sources>,
         remove: BTreeSet<u32>,
     },
     /// Ends the proof of every flow: what it was made from has changed.
@@ -220,8 +219,8 @@ impl fmt::Display for Action {
             }
             Self::UpdateOutlets { put, remove } => {
                 f.write_str("update the addresses that pods leave with:")?;
-                for (index, address) in put {
-                    write!(f, " {address} by interface #{index}")?;
+                for (index, sources) in put {
+                    write!(f, " {sources} by interface #{index}")?;
                 }
                 for index in remove {
                     write!(f, " none by #{index}")?;

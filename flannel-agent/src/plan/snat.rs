@@ -25,11 +25,13 @@ pub(super) fn prepare(node: &Node, actual: &Actual, reload: bool, actions: &mut 
         });
     }
     if node.outlets != actual.outlets {
-        let is_new = |(index, address): &(&u32, &_)| actual.outlets.get(index) != Some(*address);
+        let is_new = |(index, sources): &(&u32, &_)| actual.outlets.get(index) != Some(*sources);
         let put = node.outlets.iter().filter(is_new);
         let gone = |index: &&u32| !node.outlets.contains_key(index);
         actions.push(Action::UpdateOutlets {
-            put: put.map(|(index, address)| (*index, *address)).collect(),
+            put: put
+                .map(|(index, sources)| (*index, sources.clone()))
+                .collect(),
             remove: actual.outlets.keys().filter(gone).copied().collect(),
         });
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::desired::is_anchor;
 use crate::net::{Kind, Netlink};
 
 /// In words, for the error message.
@@ -10,6 +11,12 @@ pub(crate) async fn find(net: &Netlink, port: u16) -> String {
     let device = links
         .iter()
         .find(|link| matches!(link.kind, Kind::Vxlan { port: Some(p), .. } if p == port));
+    if let Some(anchor) = device.filter(|device| is_anchor(device)) {
+        return format!(
+            "{}, since another network of this node has --gro=anchor: give this one the same",
+            anchor.name
+        );
+    }
     if let Some(device) = device {
         return format!("the kernel vxlan device {}", device.name);
     }

@@ -1,5 +1,6 @@
 //! The UDP socket: datagrams with their sender and TOS byte.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSliceMut};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
@@ -52,10 +53,78 @@ impl Socket {
         Ok(Self { udp })
     }
 
+    /// Has the kernel throw away what is not of these networks.
+    pub(super) fn only(&self, vnis: &BTreeSet<u32>) -> io::Result<()> {
+        let mut filter = filter(vnis)?;
+        let program = libc::sock_fprog {
+            len: u16::try_from(filter.len()).map_err(io::Error::other)?,
+            filter: filter.as_mut_ptr(),
+        };
+        self.set(libc::SO_ATTACH_FILTER, &program)
+    }
+
+    /// Takes everything again.
+    pub(super) fn all(&self) -> io::Result<()> {
+        self.set(libc::SO_DETACH_FILTER, &0)
+    }
+
+    fn set<T>(&self, option: libc::c_int, value: &T) -> io::Result<()> {
+        let len = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+        // SAFETY: the socket is open; the kernel reads `len` bytes of a value that lives across the call, and copies the
+        // instructions to which a `sock_fprog` leads, as many as that says.
+        let done = unsafe {
+            libc::setsockopt(
+                self.udp.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                std::ptr::from_ref(value).cast(),
+                len,
+            )
+        };
+        match done {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     pub(super) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
         let receive = || receive(&self.udp, buffer);
         self.udp.async_io(Interest::READABLE, receive).await
     }
+}
+
+/// Classic BPF: it begins at the UDP header, and a load behind the end refuses the packet.
+fn filter(vnis: &BTreeSet<u32>) -> io::Result<Vec<libc::sock_filter>> {
+    /// Behind the UDP header and the flags.
+    const VNI: u32 = 8 + 4;
+    const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const SHIFT_RIGHT: u32 = libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K;
+    const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+
+    let instruction = |code: u32, jump, value| -> io::Result<libc::sock_filter> {
+        Ok(libc::sock_filter {
+            code: u16::try_from(code).map_err(io::Error::other)?,
+            jt: jump,
+            jf: 0,
+            k: value,
+        })
+    };
+    let mut filter = vec![
+        instruction(LOAD_WORD, 0, VNI)?,
+        // The VNI is in the upper three bytes.
+        instruction(SHIFT_RIGHT, 0, 8)?,
+    ];
+    for vni in vnis {
+        // Takes it, or goes on behind that.
+        filter.push(libc::sock_filter {
+            jf: 1,
+            ..instruction(IF_EQUAL, 0, *vni)?
+        });
+        filter.push(instruction(RETURN, 0, u32::MAX)?);
+    }
+    filter.push(instruction(RETURN, 0, 0)?);
+    Ok(filter)
 }
 
 fn receive(udp: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {

@@ -38,8 +38,8 @@ pub enum UplinkError {
     )]
     Loopback { name: String },
     #[error(
-        "the uplink {name} is no Ethernet device, and the tunnel needs one: \
-         choose another interface with --iface"
+        "the uplink {name} is neither an Ethernet device nor one without link-layer header (tun, WireGuard, ipip, gre): choose \
+         another interface with --iface"
     )]
     NotEthernet { name: String },
     #[error("the uplink {name} has MTU {mtu}: at least {minimum} is needed")]

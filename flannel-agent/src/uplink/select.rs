@@ -200,7 +200,7 @@ impl Snapshot {
         let Found { link, address, why } = found;
         let name = || link.name.clone();
         let is_carrier = !link.loopback && link.kind != Kind::Other("dummy".to_owned());
-        if is_carrier && !link.ethernet {
+        if is_carrier && !link.is_served() {
             return Err(UplinkError::NotEthernet { name: name() });
         }
         let mtu = match is_carrier {
@@ -300,7 +300,7 @@ impl Snapshot {
     fn candidates(&self) -> String {
         let mut names: Vec<_> = self
             .links()
-            .filter(|link| !link.loopback && link.ethernet && !self.leads_to_containers(link))
+            .filter(|link| !link.loopback && link.is_served() && !self.leads_to_containers(link))
             .map(
                 |link| match self.address_of(link, None, &Memory::default()) {
                     Some(address) => format!("{} ({address})", link.name),

@@ -298,6 +298,13 @@ fn a_device_that_is_no_ethernet_is_refused() {
         .select(&iface(&["eth1"]), &Memory::default())
         .unwrap_err();
     assert!(matches!(error, UplinkError::NotEthernet { .. }), "{error}");
+    node.links[2].bare = true;
+    assert_eq!(
+        node.select(&iface(&["eth1"]), &Memory::default())
+            .unwrap()
+            .name,
+        "eth1"
+    );
 }
 
 #[test]

@@ -31,12 +31,6 @@ impl FlowKey {
 }
 
 impl Flow {
-    /// In the entry of a [pod](FlowKey::pod), where no proof is asked for: whether its port is known. That does not age;
-    /// the agent raises the epoch when a port goes.
-    const fn has_port(&self, epoch: u32) -> bool {
-        self.rx.epoch == epoch && self.rx.port != 0
-    }
-
     /// Which way the next packet takes that the entry is asked about: the flow's own, or for a pod what comes from the
     /// overlay (`--fast-path=always`) or from the stack to the bridge (`verified`), under the MAC that is noted.
     #[must_use]
@@ -52,7 +46,9 @@ impl Flow {
             (false, _, FAST_PATH_VERIFIED | FAST_PATH_ALWAYS) => {
                 self.decide(direction, now, epoch, key.needs_both(|| setting.pod_hook))
             }
-            (true, Direction::Rx, FAST_PATH_ALWAYS) if self.has_port(epoch) => Step::Fast,
+            (true, Direction::Rx, FAST_PATH_ALWAYS) if self.rx.port != 0 => {
+                self.decide(direction, now, epoch, false)
+            }
             // On the bridge itself nobody sees which port it chooses.
             (true, Direction::Rx, FAST_PATH_VERIFIED) if setting.pod_hook == POD_HOOK_PORT => {
                 self.decide_at_bridge(self.pod_mac, now, epoch)
@@ -142,8 +138,9 @@ mod tests {
     }
 
     #[test]
-    fn without_proof_a_pod_s_port_lasts_as_long_as_the_epoch() {
-        assert!(live(&POD, &pod(), LIFETIME * 10, ALWAYS));
+    fn without_proof_a_pod_s_port_lasts_as_long_as_a_proof() {
+        assert!(live(&POD, &pod(), LIFETIME - 1, ALWAYS));
+        assert!(!live(&POD, &pod(), LIFETIME, ALWAYS));
         assert!(!pod().is_live(&POD, START, EPOCH + 1, ALWAYS));
         let mut nowhere = pod();
         nowhere.rx.port = 0;

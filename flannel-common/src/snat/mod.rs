@@ -7,6 +7,7 @@
 //! "leave" for a connection that came in, an *in* entry that says "the node's own" for what the node or
 //! the kernel's NAT sends from inside our port range.
 
+mod choice;
 mod entry;
 mod icmp_error;
 mod inbound;
@@ -19,6 +20,7 @@ mod sweep;
 mod table;
 mod transport;
 
+pub use choice::{Choice, Choices, Lent, MAX_CHOICES};
 pub use entry::{
     Entry, Fragment, FragmentKey, KIND_LEAVE, KIND_OWN, KIND_PAIR, Key, WAY_IN, WAY_OUT,
 };
@@ -47,8 +49,10 @@ pub struct Endpoint {
 /// What the node gives to a decision.
 #[derive(Debug, Clone, Copy)]
 pub struct Node {
-    /// The address packets leave with on this device.
+    /// The address that new flows leave as on this device; of the node's own packets, the one they have.
     pub local: Ipv4,
+    /// Index of the device.
+    pub device: u32,
     pub ports: Ports,
     /// Monotonic nanoseconds, coarse.
     pub now: u64,

@@ -118,8 +118,9 @@ fn follow<T: Table>(table: &T, node: &Node, packet: &Packet, slot: &T::Slot) -> 
         return Some(Outbound::Leave);
     }
     let other = packet.key.reply_to(entry.target());
-    if entry.addr != node.local {
-        // The uplink's address changed, or the route did: replies to the old address are lost anyway.
+    if entry.addr != node.local && !table.is_lent(node.device, entry.addr) {
+        // The device's address went away, or the route leads to another device: replies to the old address may be lost, and
+        // the kernel's NAT forgets such a flow as well (`masq_inet_event`, `nf_nat_oif_changed`).
         forget(table, &other, packet.key.source());
         return None;
     }

@@ -2,6 +2,7 @@
 
 use super::entry::{Entry, Key};
 use super::{Outbound, Seen};
+use crate::Ipv4;
 
 /// Outcome of [`Table::claim`], as `bpf_map_update_elem` returns it: looking into it costs the verifier paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub trait Table {
     /// Whether there was something to remove.
     fn remove(&self, key: &Key) -> bool;
     fn random(&self) -> u32;
+    /// Whether flows may leave as `address` by the device of that index.
+    fn is_lent(&self, device: u32, address: Ipv4) -> bool;
 }
 
 /// How a packet that is not part of a flow's traffic, but speaks of one, is to be translated:

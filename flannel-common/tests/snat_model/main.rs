@@ -209,7 +209,7 @@ proptest! {
         evicted: usize,
     ) {
         let map = Map::default();
-        let node = Node { local: US, ports: PORTS, now: 1_000_000 * NANOS };
+        let node = Node { local: US, device: 2, ports: PORTS, now: 1_000_000 * NANOS };
         for (flow, flags) in before {
             let _ = outbound(&map, &node, &flow.packet(WAY_OUT, flags), Whose::Pod, || false);
         }

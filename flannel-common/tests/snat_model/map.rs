@@ -137,6 +137,10 @@ impl Table for Map {
         self.cells.borrow_mut().remove(key).is_some()
     }
 
+    fn is_lent(&self, _: u32, _: [u8; 4]) -> bool {
+        false
+    }
+
     fn random(&self) -> u32 {
         let next = self
             .random

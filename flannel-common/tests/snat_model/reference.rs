@@ -44,6 +44,7 @@ impl Reference {
     pub(crate) fn node(&self) -> Node {
         Node {
             local: self.local,
+            device: 2,
             ports: PORTS,
             now: self.now,
         }

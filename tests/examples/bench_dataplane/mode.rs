@@ -29,10 +29,12 @@ pub(crate) enum Mode {
     HostGw,
     /// ours with --xdp=on
     Xdp,
+    /// ours with --gro=anchor
+    Anchor,
 }
 
 impl Mode {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Bare,
         Self::Kernel,
         Self::KernelHostGw,
@@ -42,6 +44,7 @@ impl Mode {
         Self::Off,
         Self::HostGw,
         Self::Xdp,
+        Self::Anchor,
     ];
     /// What others are compared with, and what the goals are for.
     pub(crate) const JUDGED: [Self; 3] = [Self::Bare, Self::Kernel, Self::Verified];
@@ -68,22 +71,27 @@ impl Mode {
             Self::Always => Some(&["--fast-path=always", "--pod-hook=port"]),
             Self::Off => Some(&["--fast-path=off", "--pod-hook=port"]),
             Self::Xdp => Some(&["--fast-path=verified", "--pod-hook=port", "--xdp=on"]),
+            Self::Anchor => Some(&["--fast-path=verified", "--pod-hook=port", "--gro=anchor"]),
         }
     }
 
     /// Whether it is measured under these circumstances.
     pub(crate) fn fits(self, condition: Condition) -> bool {
-        // A veth whose peer runs XDP takes nothing above its MTU (`veth_xdp_set`): there is no such wire.
-        let has_wire = self != Self::Xdp || condition.wire == Wire::Segmented;
+        // A veth whose peer runs XDP takes nothing above its MTU (`veth_xdp_set`): there is no such wire. On one of 64 KiB there is
+        // nothing to merge.
+        let has_wire =
+            !matches!(self, Self::Xdp | Self::Anchor) || condition.wire == Wire::Segmented;
         has_wire && self.is_built(condition.beside)
     }
 
-    /// Whether it has nodes in such a lab: the way out and kube-proxy's rules are the same for many. `off` shows what is
-    /// done for flows that are never fast.
+    /// Whether it has nodes in such a lab: the way out and kube-proxy's rules are the same for many. `off` and
+    /// `anchor` show what is done for flows that are never fast.
     pub(crate) fn is_built(self, beside: Beside) -> bool {
         match beside {
             Beside::Nothing => true,
-            Beside::Translated => Self::JUDGED.contains(&self) || self == Self::Off,
+            Beside::Translated => {
+                Self::JUDGED.contains(&self) || matches!(self, Self::Off | Self::Anchor)
+            }
             _ => Self::JUDGED.contains(&self),
         }
     }

@@ -23,6 +23,7 @@ fn color(mode: Mode) -> RGBColor {
         Mode::Off => RGBColor(225, 200, 120),
         Mode::HostGw => RGBColor(40, 90, 160),
         Mode::Xdp => RGBColor(190, 110, 160),
+        Mode::Anchor => RGBColor(70, 140, 70),
     }
 }
 

@@ -4,9 +4,12 @@ use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
 use aya::maps::{HashMap, Map, ProgramArray};
 use flannel_agent::dataplane::Wire;
 use flannel_common::Ipv4;
+use flannel_common::cidr;
 use flannel_common::maps;
 use flannel_common::program::Program;
-use flannel_common::snat::{Entry, Key, NANOS, WAY_IN, WAY_OUT, is_over, other_half};
+use flannel_common::snat::{
+    Choice, Choices, Entry, Key, Lent, NANOS, WAY_IN, WAY_OUT, is_over, other_half,
+};
 
 use super::outside::{assert_checksums, source};
 use super::{Fixture, Node, UNSPEC};
@@ -112,11 +115,56 @@ impl Fixture {
 
     /// Tells the address that packets leave with on the device of a test run, when it is not the uplink.
     pub fn outlet(&mut self, address: Ipv4) {
+        self.lends(&[(address, 24)]);
+    }
+
+    /// The addresses of the device of a test run, with their prefix lengths, in the kernel's order.
+    pub fn lends(&mut self, addresses: &[(Ipv4, u8)]) {
+        let mut all = addresses.iter().map(|(address, len)| {
+            let mask = cidr::mask(*len);
+            let link = u32::from_be_bytes(*address) & mask;
+            let [link, mask] = [link, mask].map(u32::to_be_bytes);
+            Choice {
+                address: *address,
+                link,
+                mask,
+            }
+        });
+        let choices = Choices::new(all.next().unwrap(), all);
         let map = self.ebpf.map_mut(maps::OUTLETS).unwrap();
-        HashMap::<_, u32, Ipv4>::try_from(map)
+        HashMap::<_, u32, Wire<Choices>>::try_from(map)
             .unwrap()
-            .insert(1, address, 0)
+            .insert(1, Wire(choices), 0)
             .unwrap();
+        let map = self.ebpf.map_mut(maps::LENT).unwrap();
+        let mut lent = HashMap::<_, Wire<Lent>, u32>::try_from(map).unwrap();
+        let before: Vec<_> = lent.keys().map(Result::unwrap).collect();
+        for key in before {
+            lent.remove(&key).unwrap();
+        }
+        for (address, _) in addresses {
+            for ifindex in [0, 1] {
+                let address = *address;
+                lent.insert(Wire(Lent { ifindex, address }), 1, 0).unwrap();
+            }
+        }
+    }
+
+    /// Moves what the device of a test run lends to another one, of which it knows nothing.
+    pub fn lent_elsewhere(&mut self) {
+        let map = self.ebpf.map_mut(maps::OUTLETS).unwrap();
+        HashMap::<_, u32, Wire<Choices>>::try_from(map)
+            .unwrap()
+            .remove(&1)
+            .unwrap();
+        let map = self.ebpf.map_mut(maps::LENT).unwrap();
+        let mut lent = HashMap::<_, Wire<Lent>, u32>::try_from(map).unwrap();
+        let here: Vec<_> = lent.keys().map(Result::unwrap).collect();
+        for Wire(key) in here.into_iter().filter(|key| key.0.ifindex == 1) {
+            lent.remove(&Wire(key)).unwrap();
+            lent.insert(Wire(Lent { ifindex: 98, ..key }), 1, 0)
+                .unwrap();
+        }
     }
 
     /// Lets pods keep their address towards a prefix.

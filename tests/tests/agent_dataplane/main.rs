@@ -16,5 +16,6 @@ mod peers;
 mod replacement;
 mod rescue;
 mod rig;
+mod room;
 mod snat;
 mod snat_sweep;

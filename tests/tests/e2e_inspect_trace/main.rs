@@ -318,14 +318,14 @@ fn a_device_besides_the_uplink_translates_to_its_own_address() {
         "link set side up".to_owned(),
     ]);
     let outlets = || {
-        let map: HashMap<MapData, u32, [u8; 4]> = pinned(node, flannel_common::maps::OUTLETS)
+        let map: HashMap<MapData, u32, [u8; 192]> = pinned(node, flannel_common::maps::OUTLETS)
             .try_into()
             .unwrap();
         map.keys().count()
     };
     let log = || agent.log();
     eventually("the device has its programs", SOON, || {
-        outlets() == 1
+        outlets() == 2
             && log().contains("uplink_tx to egress of side")
             && log().contains("uplink_snat_rx to ingress of side")
     });

@@ -11,7 +11,7 @@ use flannel_common::maps::{self, Peer, Vtep};
 use flannel_common::outside::Way;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Entry, Fragment, FragmentKey, Key};
+use flannel_common::snat::{Choice, Choices, Entry, Fragment, FragmentKey, Key, Lent, MAX_CHOICES};
 use flannel_common::source::{Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 
@@ -118,9 +118,10 @@ pub(super) fn page() -> Page {
             maps::OUTLETS,
             "hash",
             "ifindex (`u32`)",
-            "address",
+            "`Choices`",
             maps::MAX_OUTLETS,
         ),
+        (maps::LENT, "hash", "`Lent`", "1 (`u32`)", maps::MAX_LENT),
         (
             maps::STEPS,
             "program array",
@@ -199,7 +200,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 20] {
+fn layouts() -> [Layout; 23] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -313,6 +314,18 @@ fn layouts() -> [Layout; 20] {
             kind: u8 = "as in `Entry`",
             pad: [u8; 3] = "0",
             opened: u64 = "monotonic nanoseconds of the first fragment",
+        }),
+        layout!(Choices {
+            all: [Choice; MAX_CHOICES] = "primary addresses of the device in the kernel's order, then the first again and again",
+        }),
+        layout!(Choice {
+            address: [u8; 4] = "a flow leaves as this address",
+            link: [u8; 4] = "if its next hop is in the subnet of this address",
+            mask: [u8; 4] = "and this mask, or if it is the first and no other fits",
+        }),
+        layout!(Lent {
+            ifindex: u32 = "device; 0: any",
+            address: [u8; 4] = "an address that flows may leave as there",
         }),
         layout!(Count {
             packets: u64 = "packets; one that GRO merged or GSO will split counts as one",

@@ -18,6 +18,7 @@ const TOO_OLD: &[&str] = &["5.10"];
 const SCENARIOS: &[&str] = &[
     "agent_dataplane",
     "agent_net",
+    "e2e_anchor",
     "e2e_bundle",
     "e2e_direct_routing",
     "e2e_drift",

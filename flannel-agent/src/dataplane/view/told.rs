@@ -184,6 +184,7 @@ mod tests {
                 (globals::SUBNET, &bits("10.244.3.0")),
                 (globals::SUBNET_MASK, &bits("255.255.255.0")),
                 (globals::SOURCE_CHECK, &[1]),
+                (globals::PAIR_MTU, &0_u32.to_ne_bytes()),
                 (globals::FAST_PATH, &[globals::FAST_PATH_ALWAYS]),
                 (globals::POD_HOOK, &[globals::POD_HOOK_BRIDGE]),
                 (globals::SNAT_PORT_MIN, &50_000_u16.to_ne_bytes()),
@@ -196,6 +197,7 @@ mod tests {
         assert_eq!(told.network.to_string(), "10.244.0.0/16");
         assert_eq!(told.subnet.to_string(), "10.244.3.0/24");
         assert_eq!(told.source_check, "lease");
+        assert_eq!(told.gro, desired::Gro::None);
         let fast_path = (told.fast_path, told.pod_hook);
         assert_eq!(fast_path, (desired::Mode::Always, desired::Hook::Bridge));
         let values = (told.setting().fast_path, told.setting().pod_hook);

@@ -1,7 +1,8 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
 use crate::config::NetworkConfig;
-use crate::desired::{Outlets, TUNNEL_OVERHEAD, Underlay, overlay_mtu};
+use crate::desired::{Outlets, TUNNEL_OVERHEAD, Underlay, is_anchor, overlay_mtu};
+use crate::mark;
 use crate::net::{NetError, sysctl};
 use crate::uplink::{Memory, Uplink};
 
@@ -47,6 +48,9 @@ pub(super) async fn check(
     }
     if let Some(uplink) = uplink.as_ref().filter(|uplink| uplink.is_carrier) {
         offloads::check(patient, &uplink.name, report);
+        if network.and_then(vxlan_port).is_some() {
+            offloads::name_the_anchor(patient, &uplink.name, report);
+        }
     }
     for device in known
         .iter()
@@ -90,7 +94,7 @@ fn source_nat(
     snat_ports::check(patient, snat, tunnel, &devices, report);
     for device in &outlets.unserved {
         report.warning(
-            format!("what pods send by {device} leaves under their own addresses: it is no Ethernet device"),
+            format!("what pods send by {device} leaves under their own addresses: it has a link-layer header that is not known here"),
             format!("a masquerade rule of your own: iptables -t nat -A POSTROUTING -s {} -o {device} -j MASQUERADE", network.network),
         );
     }
@@ -136,7 +140,14 @@ fn udp_port(patient: &Patient<'_>, port: u16, report: &mut Report) {
         .view
         .as_ref()
         .is_ok_and(|v| v.agent_runs().unwrap_or(false));
-    holder(port, is_bound(&table, port), ours, report);
+    let bound = is_bound(&table, port);
+    let anchor = patient.link(&mark::anchor_device(port));
+    if let Some(anchor) = anchor.filter(|link| bound && link.up && is_anchor(link)) {
+        // With an agent or without one.
+        report.ok(format!("UDP port {port} is held by {}", anchor.name));
+        return;
+    }
+    holder(port, bound, ours, report);
 }
 
 fn holder(port: u16, bound: bool, agent_runs: bool, report: &mut Report) {

@@ -1,7 +1,8 @@
 //! Offloads of the uplink that are known to bite, or to be missed.
 
 use super::{Patient, Report};
-use crate::net::{Features, Kind};
+use crate::desired::{FastPath, Gro, Xdp};
+use crate::net::{Features, Kind, Link};
 
 /// Either of them spares the CPU the sum over a packet's bytes.
 const CHECKSUMS: [&str; 2] = ["tx-checksum-ip-generic", "tx-checksum-ipv4"];
@@ -12,6 +13,25 @@ pub(super) fn check(patient: &Patient<'_>, uplink: &str, report: &mut Report) {
         let is_hardware = patient.link(uplink).is_some_and(|l| l.kind == Kind::Plain);
         judge(uplink, is_hardware, &features, report);
     }
+}
+
+/// Where GRO merges what the wire brings, it could merge what the tunnel brings.
+pub(super) fn name_the_anchor(patient: &Patient<'_>, uplink: &str, report: &mut Report) {
+    let link = patient.link(uplink);
+    if let Some((link, features)) = link.zip(Features::read(uplink).ok())
+        && would_gain(link, &features, &patient.config.fast_path)
+    {
+        report.ok(format!(
+            "GRO at {uplink} merges what it knows: with --gro=anchor that is the tunnel's packets, too, and bulk TCP is \
+             faster"
+        ));
+    }
+}
+
+/// A veth's other end hands on what it has merged itself, and XDP leaves nothing to the tunnel.
+fn would_gain(uplink: &Link, features: &Features, now: &FastPath) -> bool {
+    let merges = uplink.kind != Kind::Veth && features.is_on("rx-gro") == Some(true);
+    merges && now.gro == Gro::Pair && now.xdp == Xdp::Off
 }
 
 fn judge(uplink: &str, is_hardware: bool, features: &Features, report: &mut Report) {
@@ -48,6 +68,7 @@ fn judge(uplink: &str, is_hardware: bool, features: &Features, report: &mut Repo
 mod tests {
     use super::*;
     use crate::inspect::Verdict;
+    use crate::net::fixtures::{link, veth};
 
     fn said(is_hardware: bool, on: &[&str], off: &[&str]) -> (Verdict, Vec<String>) {
         let on = on.iter().map(|name| (*name, true));
@@ -73,5 +94,30 @@ mod tests {
         );
         let (_, lines) = said(false, &["rx-udp-gro-forwarding"], &[]);
         assert_eq!(lines.len(), 2, "{lines:?}");
+    }
+
+    #[test]
+    fn the_anchor_is_named_where_it_would_help() {
+        let card = link(2, "eth0");
+        let features = |on| Features::with([("rx-gro", on)].into_iter());
+        let now = FastPath::default();
+        assert!(would_gain(&card, &features(true), &now));
+        assert!(!would_gain(&card, &features(false), &now));
+        assert!(!would_gain(
+            &veth(2, "eth0", None, None),
+            &features(true),
+            &now
+        ));
+        let anchored = FastPath {
+            gro: Gro::Anchor,
+            ..now.clone()
+        };
+        let at_driver = FastPath {
+            xdp: Xdp::Auto,
+            ..now
+        };
+        for settled in [anchored, at_driver] {
+            assert!(!would_gain(&card, &features(true), &settled));
+        }
     }
 }

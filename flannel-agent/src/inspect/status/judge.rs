@@ -4,6 +4,7 @@ use flannel_common::maps::{PEERS, VTEPS};
 use flannel_common::program::Program;
 
 use super::{Finding, Status};
+use crate::desired::Gro;
 use crate::inspect::Verdict;
 
 /// Without one of these the node does not take part in its network.
@@ -83,8 +84,10 @@ fn taken_over(device: &str) -> Finding {
 fn needed(status: &Status) -> impl Iterator<Item = Program> {
     let tunnel = !status.is_host_gw();
     let snat = status.told.as_ref().and_then(|told| told.snat_ports);
+    let anchored = status.told.as_ref().map(|told| told.gro) == Some(Gro::Anchor);
     let parts = [
         (tunnel, &NEEDED[..]),
+        (anchored, &[Program::AnchorRx]),
         (snat.is_some(), &SNAT),
         (tunnel && snat.is_some(), &OVERLAY_SNAT),
     ];
@@ -299,7 +302,7 @@ mod tests {
             network: "10.244.0.0/16".parse().unwrap(),
             subnet: "10.244.1.0/24".parse().unwrap(),
             overlay_mtu: 1450,
-            gro: crate::desired::Gro::Pair,
+            gro: Gro::Pair,
             source_check: "lease",
             fast_path: crate::desired::Mode::Off,
             pod_hook: crate::desired::Hook::Port,
@@ -323,6 +326,24 @@ mod tests {
         ];
         assert_eq!(missing(1), [of_uplink, of_overlay].concat());
         assert_eq!(missing(0), of_uplink, "host-gw has no tunnel");
+    }
+
+    #[test]
+    fn an_anchor_without_its_program_is_broken() {
+        let missing = |gro| {
+            let mut status = status();
+            status.told = Some(Told {
+                gro,
+                snat_ports: None,
+                ..told(1)
+            });
+            let said = said(&status).into_iter();
+            let mut broken = said.filter(|(verdict, _)| *verdict == Verdict::Broken);
+            broken.next().map(|(_, what)| what)
+        };
+        assert_eq!(missing(Gro::Pair), None);
+        let gone = "anchor_rx is on no hook".to_owned();
+        assert_eq!(missing(Gro::Anchor), Some(gone));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use anyhow::bail;
 use flannel_common::header::Eth;
 use flannel_common::program::Program;
 use flannel_common::reason::{Class, Reason};
+use flannel_common::vxlan::Outer;
 
 use super::packet::{Described, Wrapping, addressed, describe, forwarded, outer, wrapped};
 use super::place::{End, Next, Place, behind, dropped, end};
@@ -168,9 +169,14 @@ impl Scene {
                 hops.push(hop);
                 continue;
             }
+            // A test run is always of a frame.
+            if program == Program::FrameRx {
+                continue;
+            }
             if let Some(live) = hook.live() {
                 self.rehearsal.check(program, &live)?;
             }
+            let program = program.with_frame();
             if translates(program) {
                 self.rehearsal.add_steps()?;
             }
@@ -191,6 +197,12 @@ impl Scene {
             match action {
                 SHOT => return Ok(dropped(reason)),
                 REDIRECT => return Ok(self.redirected(reason, frame)),
+                // The kernel does the same, and `anchor_rx` hands it on.
+                _ if reason == Some(Reason::ToAnchor) => {
+                    let inner = frame.get(Outer::LEN..).unwrap_or_default();
+                    *frame = addressed(inner, ELSEWHERE, HERE);
+                    return Ok(Next::Place(Place::FromOverlay));
+                }
                 _ => {}
             }
         }

@@ -296,7 +296,7 @@ impl Model {
             }
             Action::UpdateOutlets { put, remove } => {
                 assert!(actual.programs.loaded.is_some(), "maps are open");
-                actual.outlets.extend(put);
+                actual.outlets.extend(put.clone());
                 actual.outlets.retain(|index, _| !remove.contains(index));
             }
             Action::BumpEpoch => {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::model::{Model, empty, held};
 use crate::actual::{Actual, Device, Generation, PairState, PeerMaps, Stale};
 use crate::desired::tests::{World, config, source_nat};
-use crate::desired::{Desired, Gro, Outlet, Peer, TUNNEL};
+use crate::desired::{Desired, Gro, Outlet, Peer, Sources, TUNNEL};
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::net::{PROTOCOL, Route};
@@ -55,8 +55,8 @@ fn desired() -> impl Strategy<Value = Desired> {
             world.uplink.mtu = mtu;
             world.fast_path.gro = gro;
             world.snat = snat.map(|(min, exempt, outlets)| {
-                for (index, address) in outlets {
-                    let outlet = Outlet { index, address };
+                for (index, sources) in outlets {
+                    let outlet = Outlet { index, sources };
                     let devices = &mut world.facts.outlets.devices;
                     devices.insert(format!("out{index}"), outlet);
                 }
@@ -72,8 +72,8 @@ fn desired() -> impl Strategy<Value = Desired> {
     )
 }
 
-fn outlets() -> impl Strategy<Value = BTreeMap<u32, Ipv4Addr>> {
-    let address = (1..5u8).prop_map(|n| Ipv4Addr::new(192, 0, 2, n));
+fn outlets() -> impl Strategy<Value = BTreeMap<u32, Sources>> {
+    let address = (1..5u8).prop_map(|n| Sources::only(Ipv4Addr::new(192, 0, 2, n)));
     prop::collection::btree_map(20..24u32, address, 0..3)
 }
 

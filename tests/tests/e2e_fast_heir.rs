@@ -1,0 +1,71 @@
+//! A pod's address is another pod's while the agent is dead: nobody tells the programs, and the pod gets its packets all
+//! the same.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use flannel_tests::fast_path::{pair_of, talk_udp};
+use flannel_tests::lab::Options;
+use flannel_tests::netns::Netns;
+use flannel_tests::pair::Kind;
+use flannel_tests::prelude::*;
+use flannel_tests::{sweep, talk, udp};
+use rstest::rstest;
+
+/// A proof lasts 15 seconds.
+const FORGOTTEN: Duration = Duration::from_secs(40);
+
+fn vxlan() -> Network {
+    Network::vxlan("/coreos.com/network", "10.244.0.0/16")
+}
+
+fn host_gw() -> Network {
+    Network::host_gw("/coreos.com/network", "10.244.0.0/16")
+}
+
+/// A pod of the runtime's making at `address`, on a port of its own.
+fn heir(node: &Node, gateway: Ipv4Addr, address: Ipv4Addr) -> Netns {
+    let heir = Netns::create(&format!("{}-heir", sweep::unique_name()));
+    let name = heir.name();
+    node.ip_batch(&[
+        format!("link add heir type veth peer name eth0 netns {name}"),
+        "link set heir master cni0 up".to_owned(),
+    ]);
+    heir.run(&format!("ip addr add {address}/24 dev eth0"));
+    heir.run("ip link set eth0 up");
+    heir.run(&format!("ip route add default via {gateway}"));
+    // Announces itself, as the CNI plugin does.
+    heir.run(&format!("ping -c 1 -W 2 {gateway}"));
+    heir
+}
+
+/// `None`: the control.
+type Flags = Option<&'static [&'static str]>;
+
+#[rstest]
+fn a_pod_that_inherits_an_address_while_the_agent_is_dead(
+    #[values(
+        Some(&["--fast-path=always"][..]),
+        Some(&["--fast-path=always", "--pod-hook=bridge"][..]),
+        Some(&["--fast-path=verified"][..]),
+        None
+    )]
+    flags: Flags,
+    #[values(vxlan(), vxlan().direct_routing(), host_gw())] net: Network,
+) {
+    let kind = flags.map_or(Kind::Flanneld, |_| Kind::Ours);
+    let mut pair = pair_of(kind, net, Options::default(), flags.unwrap_or_default());
+    talk_udp(&pair.pod1, &pair.pod2).rounds(50);
+    pair.two.kill();
+    let gateway = Ipv4Addr::from(u32::from(pair.two.vtep()) + 1);
+    let address = pair.pod2.address();
+    pair.pod2.delete(&pair.two);
+    let heir = heir(pair.two.node(), gateway, address);
+    let server = udp::Server::on(&heir);
+    let target = SocketAddrV4::new(address, server.port());
+    let talk = talk::Udp::open(server, &pair.pod1, target);
+    eventually("the pod gets every packet", FORGOTTEN, || {
+        (0..50).all(|_| talk.round())
+    });
+    talk.rounds(50);
+}

@@ -11,7 +11,7 @@ use crate::dataplane::{Bpf, DataplaneError, Target};
 use crate::desired::{Node, Pair, TUNNEL, Way};
 use crate::mark;
 use crate::net::{
-    Features, Kind, Leg, Link, NetError, Netlink, Outcome, RouteChange, VethPair, sysctl,
+    Direction, Features, Kind, Leg, Link, NetError, Netlink, Outcome, RouteChange, VethPair, sysctl,
 };
 use crate::node_sysctls::NodeSysctls;
 use crate::plan::{Action, How, RouteChanges, Set};
@@ -93,6 +93,15 @@ impl Executor<'_> {
             }
             Action::Attach(attachment) => {
                 let link = self.link(&attachment.device).await?;
+                if attachment.direction == Direction::Egress
+                    && self.bpf.attaches_filters()
+                    && net.ingress_qdiscs().await?.contains(&link.index)
+                {
+                    return Err(DataplaneError::NoRoom {
+                        attachment: attachment.to_string(),
+                        device: link.name,
+                    });
+                }
                 let tag = self.node.tag;
                 self.bpf
                     .attach(&Target::new(attachment, link.index, tag), &link)?;

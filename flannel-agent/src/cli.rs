@@ -5,6 +5,7 @@ pub mod config;
 mod file;
 pub mod flags;
 mod layers;
+mod lookers;
 mod notices;
 mod show;
 mod snat;
@@ -244,7 +245,7 @@ pub fn command() -> clap::Command {
             })
             .mut_subcommands(hide_empty_defaults)
     }
-    hide_empty_defaults(Cli::command())
+    hide_empty_defaults(lookers::take_the_agents_flags(Cli::command()))
 }
 
 fn run(flags: &Flags, origins: &Origins) -> ExitCode {

@@ -1,10 +1,12 @@
 //! The agent's life: start in flanneld's order, follow changes, end without taking anything down.
 
 mod agent;
+mod firewall;
 mod kernel;
 mod look_ups;
 pub mod node;
 mod own_ports;
+mod pod_ports;
 mod port;
 mod reached;
 mod retry;

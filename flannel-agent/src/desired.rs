@@ -84,6 +84,9 @@ pub struct Facts {
     /// For whom ports are reserved.
     #[serde(skip)]
     pub reserved: Reserved,
+    /// `net.netfilter.nf_conntrack_tcp_timeout_established`, seconds; `None` without conntrack.
+    #[serde(skip)]
+    pub(crate) established: Option<String>,
     /// CPUs that can run at once.
     pub cpus: u32,
     /// Ways to peers, as the kernel takes them with what we send there; without those to which there is none.
@@ -106,6 +109,8 @@ pub struct Facts {
     pub ways_out: u32,
     /// Where packets of pods are met now.
     pub pod_ports: Ports,
+    /// Ports of pods that are none for the fast path, because what they send is shaped.
+    pub shaped: Ports,
     /// By which devices the tunnel's packets come and go, besides the uplink.
     pub underlay: Underlay,
     /// By which devices besides the uplink packets leave the node.

@@ -2,6 +2,7 @@
 //! agent, too.
 
 mod bundle;
+mod capture;
 mod doctor;
 mod flows;
 mod look;
@@ -15,6 +16,7 @@ mod routes;
 mod stats;
 mod status;
 mod trace;
+mod wanted;
 
 use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
@@ -51,8 +53,12 @@ pub enum Inspect {
     ///
     /// Exit status: 0 our programs let it through; 1 it is dropped; 2 it cannot be traced.
     Trace(trace::Trace),
-    /// Show packets as the programs decide about them, until interrupted; one monitor at a time
+    /// Show packets as the programs decide about them, until interrupted; one monitor or capture at a time
     Monitor(monitor::Monitor),
+    /// Write packets as the programs decide about them, whole and with hook and verdict as comments, until interrupted (pcapng)
+    ///
+    /// For example: flannel-agent capture --pod=10.244.1.2 | wireshark -k -i -
+    Capture(capture::Capture),
     /// Packets by program and reason
     Stats(Look),
 }
@@ -138,7 +144,7 @@ fn repeat(inspect: &Inspect) -> anyhow::Result<Verdict> {
 }
 
 impl Inspect {
-    fn look(&self) -> &Look {
+    pub(crate) fn look(&self) -> &Look {
         match self {
             Self::Peers(look) | Self::Routes(look) | Self::Stats(look) => look,
             Self::Status(status) => &status.look,
@@ -146,6 +152,7 @@ impl Inspect {
             Self::Nat(nat) => &nat.look,
             Self::Trace(trace) => &trace.look,
             Self::Monitor(monitor) => &monitor.look,
+            Self::Capture(capture) => &capture.look,
             Self::Maps(maps) => &maps.look,
         }
     }
@@ -160,6 +167,7 @@ fn show(inspect: &Inspect, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         Inspect::Nat(nat) => nat.show(out),
         Inspect::Trace(trace) => trace.show(out),
         Inspect::Monitor(monitor) => monitor.show(out),
+        Inspect::Capture(capture) => capture.show(out),
         Inspect::Maps(maps) => maps.show(out),
         Inspect::Stats(look) => stats::show(look, out),
     }

@@ -4,7 +4,9 @@
 //! but not lost: the inner frame is pushed into `flgro.<VNI>`, as the program would have done. Several agents
 //! share the port; whichever gets a packet delivers it to the network that the VNI names.
 
+mod complaints;
 mod fit;
+mod flood;
 pub mod frame;
 mod holder;
 mod inject;
@@ -17,11 +19,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flannel_common::reason::Reason;
 use flannel_common::source::Claim;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::flags::SourceCheck;
 use crate::net::{NetError, Netlink};
+use complaints::Complaints;
 use fit::Fit;
+use flood::{Flood, Turn};
 use frame::Frame;
 pub(crate) use holder::{find as holder_of, process as process_on};
 use inject::Injector;
@@ -94,6 +99,8 @@ pub struct Rescue {
     networks: Networks,
     source_check: SourceCheck,
     stats: Arc<Stats>,
+    complaints: Complaints,
+    flood: Flood,
 }
 
 impl Rescue {
@@ -125,6 +132,8 @@ impl Rescue {
             networks: Networks::new(net, options.bpffs.clone()),
             source_check: options.source_check,
             stats: Arc::default(),
+            complaints: Complaints::default(),
+            flood: Flood::new(Instant::now()),
         })
     }
 
@@ -141,17 +150,52 @@ impl Rescue {
     pub async fn run(mut self, cancel: &CancellationToken) -> std::io::Result<()> {
         let mut buffer = vec![0; socket::LONGEST];
         loop {
-            let received = cancel.run_until_cancelled(self.socket.receive(&mut buffer));
-            let Some(datagram) = received.await else {
-                return Ok(());
+            let opens = self.flood.opens();
+            let datagram = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                () = at(opens) => {
+                    self.open_again();
+                    continue;
+                }
+                datagram = self.socket.receive(&mut buffer) => datagram,
             };
             let datagram = datagram?;
             let outcome = self.deliver(&datagram, &buffer[..datagram.len]).await;
-            if let Err(reason) = outcome {
-                let from = datagram.source;
-                tracing::debug!(%from, reason = reason.name(), "packet on the VXLAN port dropped");
+            match outcome {
+                Ok(()) => self.complaints.hear(&datagram),
+                Err(reason) => {
+                    let from = datagram.source;
+                    tracing::debug!(%from, reason = reason.name(), "packet on the VXLAN port dropped");
+                }
             }
             self.stats.count(outcome.err());
+            if outcome == Err(Reason::OtherVni) {
+                self.came_in_vain(&datagram);
+            }
+        }
+    }
+
+    fn came_in_vain(&mut self, datagram: &Datagram) {
+        let Turn::Shut { tell } = self.flood.count(Instant::now()) else {
+            return;
+        };
+        if tell {
+            tracing::warn!(
+                "packets of networks that are not on this node come in great numbers, some of them from {}: the \
+                 kernel drops them from now on; the counter other_vni goes on",
+                datagram.source
+            );
+        }
+        if let Err(error) = self.socket.only(&self.networks.vnis()) {
+            tracing::debug!("no filter at the VXLAN port: {error}");
+        }
+    }
+
+    fn open_again(&mut self) {
+        self.flood.opened(Instant::now());
+        if let Err(error) = self.socket.all() {
+            tracing::debug!("the filter at the VXLAN port stays: {error}");
         }
     }
 
@@ -181,5 +225,12 @@ impl Rescue {
                 told.map_err(|_| Reason::Mangled)
             }
         }
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }

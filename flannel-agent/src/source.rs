@@ -34,6 +34,9 @@ pub trait LeaseSource: Send + Sync + 'static {
         cancel: &CancellationToken,
     ) -> impl Future<Output = anyhow::Result<NetworkConfig>> + Send;
 
+    /// This node's address has changed: what is connected from the old one is dead, and nobody says so. Connects anew.
+    fn reconnect(&self);
+
     /// Everybody's leases, this node's of an earlier run included: which of its addresses is its own, they say.
     fn leases(
         &self,

@@ -25,6 +25,7 @@ pub mod source;
 pub mod source_port;
 pub mod stats;
 pub mod transport;
+pub mod unfit;
 pub mod vxlan;
 pub mod xdp;
 

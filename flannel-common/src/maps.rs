@@ -9,7 +9,7 @@ use crate::{Ipv4, Mac};
 
 /// Version of everything in this file; the pin folder is `v<LAYOUT_VERSION>`. The feature `next-layout` is a build
 /// with another one, for tests of upgrades.
-pub const LAYOUT_VERSION: u32 = 7 + cfg!(feature = "next-layout") as u32;
+pub const LAYOUT_VERSION: u32 = 8 + cfg!(feature = "next-layout") as u32;
 
 /// The layout in which [`SNAT`] took the shape it has. Everything else in the maps follows from the leases or is
 /// proven again; translated connections would be lost.
@@ -44,6 +44,8 @@ pub const UNFIT: &str = "fl_unfit";
 
 /// LRU hash: [`crate::snat::Key`] → [`crate::snat::Entry`], both ways of what leaves as the node.
 pub const SNAT: &str = "fl_snat";
+/// Hash: [`crate::snat::Key`] of an in half in [`SNAT`] → since when (monotonic nanoseconds) somebody is about to end its flow.
+pub const ENDING: &str = "fl_ending";
 /// LRU hash: [`crate::snat::FragmentKey`] → [`crate::snat::Fragment`].
 pub const FRAGMENTS: &str = "fl_frags";
 /// Program array: [`crate::program::Program::STEPS`].
@@ -62,6 +64,13 @@ pub const EVENTS: &str = "fl_events";
 /// Array of one [`crate::event::Listen`].
 pub const LISTEN: &str = "fl_listen";
 
+/// Array of one [`crate::event::Filter`].
+pub const FILTER: &str = "fl_filter";
+/// Program array of one, [`crate::event::TELLER`], for as long as somebody listens.
+pub const TELLER: &str = "fl_teller";
+/// Perf event array: a buffer per CPU, for `flannel-agent capture`.
+pub const CAPTURE: &str = "fl_capture";
+
 /// Per-CPU array of one `u64`: events that found no room.
 pub const LOST: &str = "fl_lost";
 
@@ -70,6 +79,8 @@ pub const EVENTS_BYTES: usize = 256 << 10;
 
 /// Default size of [`SNAT`]: two entries a flow.
 pub const MAX_SNAT: usize = 262_144;
+/// Flows that are being ended at one moment: one a CPU, and the agent's.
+pub const MAX_ENDING: usize = 1_024;
 /// Fragmented packets at once; each speaks for at most half a minute.
 pub const MAX_FRAGMENTS: usize = 16_384;
 /// Strangers and peers elsewhere that are remembered.

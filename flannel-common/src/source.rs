@@ -37,9 +37,13 @@ pub enum Proof {
 
 /// The maps, as far as they are asked.
 pub trait Leases {
-    /// The lease that covers an inner address.
+    /// The lease that covers an address.
     fn owner(&self, inner: Ipv4) -> Option<Peer>;
-    /// Whether an inner address is of this node's own subnet.
+    /// Whether any lease covers an address.
+    fn is_pod(&self, outer: Ipv4) -> bool {
+        self.owner(outer).is_some()
+    }
+    /// Whether an address is of this node's own subnet.
     fn is_ours(&self, inner: Ipv4) -> bool;
     /// Whether any lease has this outer address.
     fn has_address(&self, outer: Ipv4) -> bool;
@@ -55,6 +59,15 @@ impl Claim {
     /// [`Reason::SpoofedSource`] from a peer's address, [`Reason::UnknownVtep`] from any other.
     #[inline(always)]
     pub fn check(&self, leases: &impl Leases, mode: u8) -> Result<Proof, Reason> {
+        match self.judge(leases, mode) {
+            // No node sends from the address of a pod, and a pod may know a MAC.
+            Ok(Proof::VtepMac) if leases.is_pod(self.outer) => Err(Reason::UnknownVtep),
+            outcome => outcome,
+        }
+    }
+
+    #[inline(always)]
+    fn judge(&self, leases: &impl Leases, mode: u8) -> Result<Proof, Reason> {
         let owner = leases.owner(self.inner);
         if let Some(peer) = &owner
             && peer.public_ip == self.outer
@@ -212,6 +225,16 @@ mod tests {
             check(ELSEWHERE, unleased, MAC, CHECK_STRICT),
             Err(Reason::UnknownVtep)
         );
+    }
+
+    /// Pods may guess a MAC, and pods that nobody translates send from their own address.
+    #[test]
+    fn nobody_sends_from_a_pod_s_address() {
+        for inner in [POD, PUBLIC, [10, 244, 250, 5]] {
+            for mode in [CHECK_LEASE, CHECK_STRICT] {
+                assert_eq!(check(POD, inner, MAC, mode), Err(Reason::UnknownVtep));
+            }
+        }
     }
 
     #[test]

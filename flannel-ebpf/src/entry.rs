@@ -8,8 +8,8 @@ use crate::skb::Skb;
 use crate::verdict::{finish, finish_xdp};
 use crate::xdp_frame::Frame;
 use crate::{
-    anchor_rx, bridge_rx, direct_rx, direct_tx, overlay_rx, overlay_tx, pod_rx, pod_tx, uplink_rx,
-    uplink_xdp, xdp_rx,
+    anchor_rx, bridge_rx, direct_rx, direct_tx, overlay_rx, overlay_tx, pod_rx, pod_tx, teller,
+    uplink_rx, uplink_xdp, xdp_rx,
 };
 
 /// Egress of `flannel.<VNI>`.
@@ -90,6 +90,12 @@ pub(crate) fn direct_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let outcome = direct_tx::run(&skb);
     finish(&skb, Program::DirectTx, outcome)
+}
+
+/// No hook: where the others end while somebody listens.
+#[classifier]
+pub(crate) fn tell(ctx: TcContext) -> i32 {
+    teller::run(&Skb::new(ctx))
 }
 
 /// The uplink's driver, with `--xdp`.

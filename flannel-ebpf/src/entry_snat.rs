@@ -13,7 +13,7 @@ use flannel_common::reason::Reason;
 use crate::globals::{SUBNET, uplink_ip};
 use crate::skb::Skb;
 use crate::snat_table::cluster;
-use crate::verdict::finish;
+use crate::verdict::{finish, finish_both};
 use crate::{frame_rx, outlets, outside_rx, outside_tx, snat_odd, snat_open, snat_rx, snat_tx};
 
 /// Egress of the uplink, and of other devices by which packets leave the node.
@@ -113,18 +113,18 @@ pub(crate) fn snat_odd_tx_ip(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn outside_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    finish(&skb, Program::UplinkTx, Err(Reason::Snat));
     let outcome = outside_tx::run(&skb);
-    finish(&skb, Program::OutsideTx, outcome)
+    let before = (Program::UplinkTx, Reason::Snat);
+    finish_both(&skb, before, Program::OutsideTx, outcome)
 }
 
 /// A reply that was translated. The same for `uplink_snat_rx`.
 #[classifier]
 pub(crate) fn outside_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    finish(&skb, Program::UplinkSnatRx, Err(Reason::SnatReply));
     let outcome = outside_rx::run(&skb);
-    finish(&skb, Program::OutsideRx, outcome)
+    let before = (Program::UplinkSnatRx, Reason::SnatReply);
+    finish_both(&skb, before, Program::OutsideRx, outcome)
 }
 
 /// The address of `flannel.<VNI>`: the first of our subnet.

@@ -41,6 +41,8 @@ mod fast_rx;
 #[cfg(target_arch = "bpf")]
 mod flows;
 #[cfg(target_arch = "bpf")]
+mod forged;
+#[cfg(target_arch = "bpf")]
 mod frame_rx;
 #[cfg(target_arch = "bpf")]
 mod globals;
@@ -91,6 +93,8 @@ mod snat_table;
 mod snat_tx;
 #[cfg(target_arch = "bpf")]
 mod snat_work;
+#[cfg(target_arch = "bpf")]
+mod teller;
 #[cfg(target_arch = "bpf")]
 mod uplink_rx;
 #[cfg(target_arch = "bpf")]

@@ -1,13 +1,14 @@
 //! The maps. Names and layouts are those of [`flannel_common::maps`].
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::btf_maps::{PerfEventArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use flannel_common::crossing::{Crossing, SLOTS};
-use flannel_common::event::{Event, Listen};
+use flannel_common::event::{Event, Filter, Listen};
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::maps::{
-    EVENTS_BYTES, MAX_EXEMPT, MAX_FRAGMENTS, MAX_LENT, MAX_OUTLETS, MAX_SNAT,
+    EVENTS_BYTES, MAX_ENDING, MAX_EXEMPT, MAX_FRAGMENTS, MAX_LENT, MAX_OUTLETS, MAX_SNAT,
 };
 use flannel_common::maps::{MAX_FLOWS, MAX_PEERS, MAX_SENDERS, MAX_UNFIT, Peer, Vtep};
 use flannel_common::program::Program;
@@ -52,6 +53,10 @@ pub(crate) static UNFIT: HashMap<u32, u32, MAX_UNFIT, { BPF_F_NO_PREALLOC as usi
 #[btf_map(name = "fl_snat")]
 pub(crate) static SNAT: LruHashMap<snat::Key, snat::Entry, MAX_SNAT> = LruHashMap::new();
 
+#[btf_map(name = "fl_ending")]
+pub(crate) static ENDING: HashMap<snat::Key, u64, MAX_ENDING, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
 #[btf_map(name = "fl_frags")]
 pub(crate) static FRAGMENTS: LruHashMap<snat::FragmentKey, snat::Fragment, MAX_FRAGMENTS> =
     LruHashMap::new();
@@ -82,6 +87,15 @@ pub(crate) static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
 
 #[btf_map(name = "fl_listen")]
 pub(crate) static LISTEN: Array<Listen, 1> = Array::new();
+
+#[btf_map(name = "fl_filter")]
+pub(crate) static FILTER: Array<Filter, 1> = Array::new();
+
+#[btf_map(name = "fl_teller")]
+pub(crate) static TELLER: ProgramArray<1> = ProgramArray::new();
+
+#[btf_map(name = "fl_capture")]
+pub(crate) static CAPTURE: PerfEventArray = PerfEventArray::new();
 
 #[btf_map(name = "fl_lost")]
 pub(crate) static LOST: PerCpuArray<u64, 1> = PerCpuArray::new();

@@ -93,6 +93,7 @@ fn note_port(skb: &Skb, packet: &Packet) -> Result<Verdict, Reason> {
         || skb.len() < WORTHWHILE
         || packet.ip.proto != PROTO_TCP
         || skb.came_by() != FLANNEL_IFINDEX.load()
+        || !crossing::is_fit(skb.ifindex())
     {
         return Ok(Verdict::Untouched);
     }

@@ -18,7 +18,7 @@ use crate::globals::{
 use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{crossing, flows, ours, peers};
+use crate::{crossing, flows, forged, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -30,6 +30,9 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Ok(Verdict::Untouched);
     };
     let outside = !leaves_for_overlay(packet);
+    if outside {
+        forged::check(packet)?;
+    }
     if outside && !leaves_cluster(packet) {
         return Ok(Verdict::Untouched);
     }
@@ -45,6 +48,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
 
     // Only the stack knows the way out of the cluster.
     if flows::always() && !outside {
+        // Nobody proves there that all that happens to a packet is what the stack does.
+        if !crossing::is_fit(skb.ifindex()) {
+            return Err(Reason::Unverified);
+        }
         ours::check(skb)?;
         let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
         // Nobody has shown what the stack would do to it.

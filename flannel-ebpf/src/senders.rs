@@ -19,6 +19,11 @@ impl Leases for Maps {
     }
 
     #[inline(always)]
+    fn is_pod(&self, outer: Ipv4) -> bool {
+        is_leased(u32::from_ne_bytes(outer)) != 0
+    }
+
+    #[inline(always)]
     fn is_ours(&self, inner: Ipv4) -> bool {
         cidr::contains(SUBNET.load(), SUBNET_MASK.load(), inner)
     }
@@ -59,15 +64,10 @@ const SPOOFED: u8 = Reason::SpoofedSource as u8;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn check_sender(outer: u32, inner: u32, mac: u64) -> u8 {
-    let [a, b, c, d, e, f, ..] = mac.to_ne_bytes();
-    let claim = Claim {
-        outer: outer.to_ne_bytes(),
-        inner: inner.to_ne_bytes(),
-        mac: [a, b, c, d, e, f],
-    };
+    let claim = claim(outer, inner, mac);
     let outcome = claim.check(&Maps, SOURCE_CHECK.load());
     if let Some(key) = SenderKey::of(&claim, outcome) {
-        note(&key, &claim);
+        note(outer, inner, mac, key.reason);
     }
     match outcome {
         Ok(_) => TAKEN,
@@ -75,15 +75,41 @@ pub(crate) extern "C" fn check_sender(outer: u32, inner: u32, mac: u64) -> u8 {
     }
 }
 
+/// For the same reason on its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_leased(address: u32) -> u8 {
+    u8::from(peers::of(address.to_ne_bytes()).is_some())
+}
+
 #[inline(always)]
-fn note(key: &SenderKey, claim: &Claim) {
+fn claim(outer: u32, inner: u32, mac: u64) -> Claim {
+    let [a, b, c, d, e, f, ..] = mac.to_ne_bytes();
+    Claim {
+        outer: outer.to_ne_bytes(),
+        inner: inner.to_ne_bytes(),
+        mac: [a, b, c, d, e, f],
+    }
+}
+
+/// The same: it is called from each outcome.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn note(outer: u32, inner: u32, mac: u64, reason: u8) -> u8 {
+    let claim = claim(outer, inner, mac);
+    let key = SenderKey {
+        outer: claim.outer,
+        reason,
+        pad: [0; 3],
+    };
     let now = skb::coarse_ns();
     if let Some(known) = SENDERS.get_ptr_mut(key) {
         // SAFETY: an element of the map, which recycles but never frees it while the program runs. Another CPU may write
         // the same words: what gets lost is a count.
-        unsafe { *known = Sender::of(claim, (*known).packets + 1, now) };
-        return;
+        unsafe { *known = Sender::of(&claim, (*known).packets + 1, now) };
+        return 0;
     }
     // Full of newer ones, at worst: then nobody is named.
-    let _ = SENDERS.insert(key, &Sender::of(claim, 1, now), 0);
+    let _ = SENDERS.insert(key, &Sender::of(&claim, 1, now), 0);
+    0
 }

@@ -3,13 +3,13 @@
 use flannel_common::header::Ip;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Outbound, ROUNDS, Refused, Whose, open};
+use flannel_common::snat::{Outbound, ROUNDS, Refused, Transport, Whose, open};
 
 use crate::skb::Skb;
 use crate::snat_table::{self, Snat, cluster};
 use crate::snat_tx::{leave, next, odd, rewrite};
 use crate::verdict::Verdict;
-use crate::{ours, outlets, snat_work};
+use crate::{forged, ours, outlets, snat_work};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -18,6 +18,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     ours::check(skb)?;
     if work.whose == Whose::Pod && work.rounds == 0 {
         work.node.local = outlets::fitting(skb, work);
+    }
+    if work.whose == Whose::Pod && work.packet.transport == Transport::Udp {
+        let key = &work.packet.key;
+        forged::check_port(key.dst, key.dst_port)?;
     }
     let exempt = || is_exempt(&work.ip);
     match open(&Snat, &work.node, &work.packet, work.whose, exempt) {

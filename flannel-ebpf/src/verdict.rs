@@ -1,6 +1,7 @@
 //! The one way out of every program: count, then return the TC action.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use flannel_common::event::Note;
 use flannel_common::program::Program;
 use flannel_common::reason::{Class, Reason};
 use flannel_common::stats::Count;
@@ -23,17 +24,41 @@ pub(crate) enum Verdict {
 /// Every pass is `TC_ACT_UNSPEC`, so that programs behind ours still run.
 #[inline(always)]
 pub(crate) fn finish(skb: &Skb, program: Program, outcome: Result<Verdict, Reason>) -> i32 {
-    let (action, reason) = match outcome {
-        Ok(Verdict::Untouched) => return TC_ACT_UNSPEC,
-        Ok(Verdict::Again(action)) => return action,
-        Ok(Verdict::Taken(action, reason)) => (action, reason),
+    end(skb, program, outcome, None)
+}
+
+/// The same for a program in which another one went on, which had decided as well.
+#[inline(always)]
+pub(crate) fn finish_both(
+    skb: &Skb,
+    (before, decided): (Program, Reason),
+    program: Program,
+    outcome: Result<Verdict, Reason>,
+) -> i32 {
+    count(before, decided, skb.len());
+    let before = Note::new(before, decided, TC_ACT_UNSPEC);
+    end(skb, program, outcome, Some(before))
+}
+
+#[inline(always)]
+fn end(skb: &Skb, program: Program, outcome: Result<Verdict, Reason>, before: Option<Note>) -> i32 {
+    let (action, decided) = match outcome {
+        Ok(Verdict::Untouched) => (TC_ACT_UNSPEC, None),
+        Ok(Verdict::Again(action)) => (action, None),
+        Ok(Verdict::Taken(action, reason)) => (action, Some(reason)),
         Err(reason) => match reason.class() {
-            Class::Drop => (TC_ACT_SHOT, reason),
-            Class::Pass | Class::Forward => (TC_ACT_UNSPEC, reason),
+            Class::Drop => (TC_ACT_SHOT, Some(reason)),
+            Class::Pass | Class::Forward => (TC_ACT_UNSPEC, Some(reason)),
         },
     };
-    count(program, reason, skb.len());
-    events::tell(skb, program, reason, action);
+    let note = decided.map(|reason| {
+        count(program, reason, skb.len());
+        Note::new(program, reason, action)
+    });
+    if let Some(last) = note.or(before) {
+        let before = before.filter(|_| note.is_some());
+        events::tell(skb, last, before);
+    }
     action
 }
 

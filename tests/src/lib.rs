@@ -36,6 +36,7 @@
 pub mod agent;
 pub mod bare;
 pub mod bpftool;
+pub mod bridge_port;
 mod bytes;
 pub mod cable;
 pub mod capture;

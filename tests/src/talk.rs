@@ -146,6 +146,16 @@ impl Udp {
         self.wait_at_most(PATIENCE);
     }
 
+    /// Each sends so many to the other, whether or not one arrives.
+    pub fn both_send(&self, datagrams: usize) {
+        let client = self.client.local_addr().expect("bound");
+        for _ in 0..datagrams {
+            // An ICMP error of an earlier one is an error of this one.
+            let _ = self.client.send(&[7]);
+            let _ = self.server.send_to(&[7], client);
+        }
+    }
+
     /// See [`outlast`].
     #[track_caller]
     pub fn outlast(&self) {

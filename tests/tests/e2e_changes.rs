@@ -29,6 +29,9 @@ fn an_uplink_with_another_address_is_published_and_the_subnet_kept() {
     });
     recovers(&pair);
     assert_eq!(pair.lab.etcd().leases(&pair.net).len(), 2);
+    // What was connected from the old address was given up at once.
+    let log = pair.one.log();
+    assert!(!log.contains("no answer in"), "{log}");
 }
 
 #[rstest]

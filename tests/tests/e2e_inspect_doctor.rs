@@ -348,3 +348,29 @@ fn a_clock_that_differs_is_found() {
         "{lines:#?}"
     );
 }
+
+/// What the agent is going to load is what the verifier is asked about.
+#[test]
+fn an_object_of_ones_own_is_tried() {
+    let lab = Lab::new();
+    lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let node = lab.node("one");
+    let object = node.folder().join("object");
+    let flag = format!("--ebpf-object={}", object.display());
+    let (_, lines) = findings(&node, &["--pre", &flag]);
+    let missing = |(mark, what): &&(String, String)| {
+        mark == "failure" && what.contains(&object.display().to_string())
+    };
+    assert_eq!(lines.iter().filter(missing).count(), 1, "{lines:#?}");
+
+    std::fs::write(&object, "no program").unwrap();
+    let (status, lines) = findings(&node, &["--pre", &flag]);
+    let found = trouble(&lines);
+    assert!(
+        status == Some(2)
+            && found
+                .iter()
+                .any(|what| what.contains("the BPF object is not usable")),
+        "{lines:#?}"
+    );
+}

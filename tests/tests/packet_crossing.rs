@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use flannel_common::globals::POD_HOOK_BRIDGE;
+use flannel_common::globals::{FAST_PATH_ALWAYS, POD_HOOK_BRIDGE};
 use flannel_common::program::Program::{OverlayRx, OverlayTx, PodRx, PodTx};
 use flannel_tests::packet::flows::{
     change_flow, is_fast_in, tcp_key, through_the_stack_out, verified_tcp,
@@ -170,6 +170,21 @@ fn a_device_that_is_not_fit_proves_nothing() {
         way.comes_out(&mut node, &way.after().udp());
         assert!(way.is_fast(&mut node), "{way:?}");
     }
+}
+
+#[test]
+fn nothing_is_always_fast_from_a_device_that_is_not_fit() {
+    let mut node = Node {
+        fast_path: FAST_PATH_ALWAYS,
+        ..Node::default()
+    }
+    .load();
+    let packet = Inner::from_pod().udp();
+    assert_ne!(node.run(PodTx, &packet).action, UNSPEC);
+    node.unfit(1);
+    assert_eq!(node.run(PodTx, &packet).action, UNSPEC);
+    node.fit(1);
+    assert_ne!(node.run(PodTx, &packet).action, UNSPEC);
 }
 
 /// `cni0` cuts up what the tunnel brought whole.

@@ -2,11 +2,13 @@
 
 #![cfg(test)]
 
-use flannel_common::event::HEAD;
+use bytemuck::Zeroable as _;
+use flannel_common::cidr;
+use flannel_common::event::{Filter, HEAD, Note, PEER_PREFIXES, Prefix};
 use flannel_common::header::Eth;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_tests::packet::{Fixture, Inner, Node};
+use flannel_tests::packet::{Fixture, Inner, Node, REDIRECT, SHOT, UNSPEC};
 
 /// Longer than any test.
 const LONG: u64 = u64::MAX;
@@ -93,4 +95,151 @@ fn what_finds_no_room_is_counted() {
     }
     assert!(kept > 1_000, "{kept}");
     assert_eq!(node.lost_events() + kept, 2_000);
+}
+
+/// Whatever is told, and to whom: the packet goes where it goes.
+#[test]
+fn the_verdict_is_the_same_while_somebody_listens() {
+    let mut node = Node::default().load();
+    let verdicts = |node: &mut Fixture| {
+        let to = |dst| Inner {
+            dst,
+            ..Inner::outbound()
+        };
+        let sent = to([10, 244, 2, 7]);
+        [
+            node.run(Program::OverlayTx, &sent.udp()).action,
+            node.run(Program::OverlayTx, &to([10, 244, 9, 9]).udp())
+                .action,
+            node.run(Program::PodTx, &sent.udp()).action,
+        ]
+    };
+    let alone = verdicts(&mut node);
+    assert_eq!(alone, [REDIRECT, SHOT, UNSPEC]);
+    let nobody_else = Filter {
+        device: 77,
+        ..Filter::zeroed()
+    };
+    for filter in [Filter::zeroed(), nobody_else] {
+        node.filter(filter);
+        for (until, drops_only) in [(LONG, false), (LONG, true), (OVER, false)] {
+            node.listen(until, 0, drops_only);
+            assert_eq!(verdicts(&mut node), alone);
+        }
+    }
+    let mut actions = Vec::new();
+    while let Some(event) = node.event() {
+        actions.push(event.about.action);
+    }
+    let byte = |action: i32| action.to_le_bytes()[0];
+    assert_eq!(
+        actions,
+        [byte(REDIRECT), byte(SHOT), byte(UNSPEC), byte(SHOT)],
+        "all, then the drop"
+    );
+    assert!(Note::is_drop(byte(SHOT)));
+}
+
+fn prefix(address: [u8; 4], len: u8) -> Prefix {
+    Prefix {
+        network: u32::from_be_bytes(address),
+        mask: cidr::mask(len),
+    }
+}
+
+/// Reasons of what was told since.
+fn told(node: &mut Fixture) -> Vec<u8> {
+    let mut reasons = Vec::new();
+    while let Some(event) = node.event() {
+        reasons.push(event.about.reason);
+    }
+    reasons
+}
+
+#[test]
+fn only_what_is_wanted_is_told_whichever_header_says_it() {
+    let mut node = Node::default().load();
+    node.listen(LONG, 0, false);
+    let packet = Inner::outbound();
+    let encap = Reason::Encap as u8;
+    // As `Inner::udp` has it.
+    let port = 53;
+    let mut peers = [Prefix::NONE; PEER_PREFIXES];
+    peers[3] = prefix([192, 168, 0, 2], 32);
+    let wanted = Filter {
+        pod: prefix(packet.src, 32),
+        peers,
+        port,
+        vxlan_port: 8472,
+        device: 1,
+        ..Filter::zeroed()
+    };
+    // The program has encapsulated it when it is told.
+    for (filter, is_told) in [
+        (wanted, true),
+        (
+            Filter {
+                pod: prefix([10, 244, 1, 99], 32),
+                ..wanted
+            },
+            false,
+        ),
+        (
+            Filter {
+                peers: [prefix([192, 168, 0, 3], 32); PEER_PREFIXES],
+                ..wanted
+            },
+            false,
+        ),
+        (
+            Filter {
+                port: port + 1,
+                ..wanted
+            },
+            false,
+        ),
+        (
+            Filter {
+                port: 8472,
+                ..wanted
+            },
+            true,
+        ),
+        (
+            Filter {
+                device: 2,
+                ..wanted
+            },
+            false,
+        ),
+        (
+            Filter {
+                vxlan_port: 0,
+                ..wanted
+            },
+            false,
+        ),
+    ] {
+        node.filter(filter);
+        node.run(Program::OverlayTx, &packet.udp());
+        let expected: &[u8] = if is_told { &[encap] } else { &[] };
+        assert_eq!(told(&mut node), expected, "{filter:?}");
+    }
+    // What is no IPv4 meets no wish for addresses, and every other.
+    let mut arp = packet.udp();
+    arp[12..14].copy_from_slice(&[0x08, 0x06]);
+    for (filter, count) in [
+        (wanted, 0),
+        (
+            Filter {
+                device: 1,
+                ..Filter::zeroed()
+            },
+            1,
+        ),
+    ] {
+        node.filter(filter);
+        node.run(Program::OverlayTx, &arp);
+        assert_eq!(told(&mut node).len(), count, "{filter:?}");
+    }
 }

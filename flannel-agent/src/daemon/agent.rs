@@ -1,6 +1,7 @@
 //! After the start: whatever changes – leases, our own subnet, links – ends in one reconcile.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -72,6 +73,8 @@ pub(super) struct Agent<N> {
     pub(super) leases: watch::Receiver<Leases>,
     /// What our lease should say; the keeper of the lease publishes it.
     pub(super) attrs: watch::Sender<LeaseAttrs>,
+    /// From where the datastore is talked to, as far as we know.
+    pub(super) address: watch::Sender<Ipv4Addr>,
     pub(super) subnet_file: SubnetFile,
     pub(super) ready: Ready,
     pub(super) systemd: Systemd,
@@ -277,7 +280,12 @@ impl<N: Node> Agent<N> {
     /// Publishes a changed uplink in our lease; the subnet stays.
     async fn look_for_uplink(&mut self) -> anyhow::Result<()> {
         let uplink = self.node.uplink().await?;
-        if uplink == self.wanted.uplink {
+        if uplink.is_same(&self.wanted.uplink) {
+            if uplink != self.wanted.uplink {
+                // The cable was pulled or the route went, or is back.
+                tracing::info!("the uplink is still {uplink}");
+                self.wanted.uplink = uplink;
+            }
             return Ok(());
         }
         let published = self.attrs.borrow().clone();
@@ -286,6 +294,9 @@ impl<N: Node> Agent<N> {
             .attrs(&self.wanted.network, &uplink, Some(&published))
             .await?;
         tracing::warn!("uplink changed from {} to {uplink}", self.wanted.uplink);
+        self.address.send_if_modified(|address| {
+            std::mem::replace(address, uplink.address) != uplink.address
+        });
         self.wanted.uplink = uplink;
         self.publish(attrs);
         Ok(())

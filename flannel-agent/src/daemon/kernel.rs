@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
+use super::firewall::Firewall;
 use super::look_ups::are_due;
 use super::node::{Done, Node, Wanted};
 use super::own_ports::{self, OwnPorts};
+use super::pod_ports::PodPorts;
 use super::port::Port;
 use super::reached;
 use crate::cli::Config;
@@ -22,14 +23,12 @@ use crate::dataplane::view::View;
 use crate::dataplane::{Dataplane, ReconcileError, Report};
 use crate::desired::{self, Desired, Facts, FastPath, Gro, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
-use crate::flanneld_masq::FlanneldMasq;
-use crate::forward_rules;
 use crate::lease::{LeaseAttrs, Leases};
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::unreached::Unreached;
 use crate::uplink::{self, Memory, Uplink};
-use crate::{blackhole, mac, metrics, observe, rescue, senders};
+use crate::{blackhole, mac, metrics, observe, ports, rescue, senders};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -38,6 +37,8 @@ pub(super) struct Kernel {
     monitor: Monitor,
     choice: UplinkChoice,
     memory: Memory,
+    /// As it was last found.
+    uplink: Option<Uplink>,
     network: String,
     source_check: SourceCheck,
     bpffs: PathBuf,
@@ -48,6 +49,7 @@ pub(super) struct Kernel {
     unreached: Unreached,
     own_ports: OwnPorts,
     facts: Facts,
+    pod_ports: PodPorts,
     /// When next hops were last looked up.
     looked_up: Option<Instant>,
     /// Since then.
@@ -60,10 +62,8 @@ pub(super) struct Kernel {
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
-    /// How often FORWARD is looked at without being told of a change; `None`: never.
-    resync: Option<Duration>,
-    forward_rules: Option<forward_rules::Keeper>,
-    flanneld_masq: FlanneldMasq,
+    firewall: Firewall,
+    ports: Option<ports::Keeper>,
 }
 
 impl Kernel {
@@ -83,6 +83,7 @@ impl Kernel {
             monitor,
             choice: config.uplink.clone(),
             memory: Memory::default(),
+            uplink: None,
             network: options.network,
             source_check: config.source_check,
             bpffs: config.bpffs.clone(),
@@ -92,6 +93,7 @@ impl Kernel {
             unreached: Unreached::default(),
             own_ports: OwnPorts::default(),
             facts: Facts::default(),
+            pod_ports: PodPorts::default(),
             looked_up: None,
             announced: Changes::default(),
             port: Port::default(),
@@ -100,9 +102,8 @@ impl Kernel {
             bridge: None,
             blackhole: config.blackhole,
             blackhole_held: None,
-            resync: config.forward_rules.then_some(config.iptables_resync),
-            forward_rules: None,
-            flanneld_masq: FlanneldMasq::default(),
+            firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
+            ports: None,
         })
     }
 
@@ -169,6 +170,8 @@ impl Kernel {
         let netlink = self.dataplane.netlink();
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
+        let filters = self.dataplane.attaches_filters();
+        self.pod_ports.settle(&mut self.facts, filters);
         self.name_unserved();
         self.unreached.tell(&self.facts.unreached);
         self.own_ports
@@ -205,15 +208,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// From the first time on the rules look after themselves.
-    async fn accept_forwarding(&mut self, wanted: &Wanted) {
-        if let (Some(every), None) = (self.resync, &self.forward_rules) {
-            let network = wanted.network.network;
-            let keeper = forward_rules::Keeper::start(network, every).await;
-            self.forward_rules = Some(keeper);
-        }
-    }
-
     /// Why there is no anchor, although it is asked for.
     fn without_anchor(&self) -> Option<String> {
         let holder = self.facts.port_holder.as_ref()?;
@@ -244,27 +238,6 @@ impl Kernel {
             }
         }
         self.unserved.clone_from(unserved);
-    }
-
-    /// Only once our own programs translate. Rules that stay do no harm but cost time.
-    async fn replace_masquerading(&mut self, wanted: &Wanted) -> Option<String> {
-        self.snat.as_ref()?;
-        // They serve what we do not.
-        if !self.facts.outlets.unserved.is_empty() {
-            return None;
-        }
-        match self.flanneld_masq.replace(wanted.network.network).await {
-            Ok(true) => {
-                let done = "flanneld's masquerade rules removed: programs translate";
-                tracing::info!("{done}");
-                Some(done.to_owned())
-            }
-            Ok(false) => None,
-            Err(error) => {
-                tracing::warn!("{error}");
-                None
-            }
-        }
     }
 
     /// Whose tunnel packets come from elsewhere. Without programs there are no such maps.
@@ -312,8 +285,10 @@ fn words(report: &Report) -> Done {
 impl Node for Kernel {
     async fn uplink(&mut self) -> anyhow::Result<Uplink> {
         let net = self.dataplane.netlink();
-        let uplink = uplink::find(net, &self.choice, &self.memory).await?;
+        let known = self.uplink.as_ref();
+        let uplink = uplink::find(net, &self.choice, &self.memory, known).await?;
         self.memory.keep(uplink.address);
+        self.uplink = Some(uplink.clone());
         Ok(uplink)
     }
 
@@ -350,6 +325,11 @@ impl Node for Kernel {
             self.port.release();
         }
         done.extend(words(&reconciled?));
+        if self.ports.is_none() {
+            let options = ports::Options::new(&self.fast_path, &self.bpffs, &self.network);
+            let netlink = self.dataplane.netlink();
+            self.ports = ports::Keeper::start(netlink, options).await?;
+        }
         self.hold_port(&wanted.network).await?;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;
@@ -360,21 +340,23 @@ impl Node for Kernel {
         }
         done.extend(held);
         self.look_at_bridge(wanted).await?;
-        self.accept_forwarding(wanted).await;
-        done.extend(self.replace_masquerading(wanted).await);
+        self.firewall.accept(network).await;
+        if self.snat.is_some() {
+            done.extend(self.firewall.replace_masquerading(network).await);
+        }
         self.count_peers(&desired, &direct);
         self.name_senders();
         Ok(done)
     }
 
     fn hindrance(&self) -> Option<String> {
-        self.forward_rules.as_ref()?.hindrance()
+        self.firewall.hindrance()
     }
 
     fn complaint(&self) -> Option<String> {
         let bridge = || self.bridge.as_ref().map(ToString::to_string);
-        let masquerade = || self.flanneld_masq.trouble().map(str::to_owned);
-        let others = self.hindrance().or_else(bridge).or_else(masquerade);
+        let others = self.firewall.hindrance().or_else(bridge);
+        let others = others.or_else(|| self.firewall.complaint());
         let ports = || self.own_ports.complaint();
         let held = || self.port.complaint().or_else(|| self.without_anchor());
         others.or_else(ports).or_else(held)
@@ -395,18 +377,13 @@ impl Node for Kernel {
     }
 
     async fn changed(&mut self) {
-        let firewall = async {
-            match &mut self.forward_rules {
-                Some(keeper) => keeper.changed().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             changes = self.monitor.changed() => {
                 tracing::debug!(?changes, "the kernel announced changes");
                 self.announced.add(changes);
             }
-            () = firewall => {}
+            () = self.firewall.changed() => {}
+            () = self.pod_ports.ripe() => {}
         }
     }
 }

@@ -133,6 +133,18 @@ async fn start<S: LeaseSource, N: Node>(
         previous,
     };
     let own = source.acquire(&network, &request, cancel).await?;
+    let (address, mut addresses) = watch::channel(uplink.address);
+    {
+        let (source, cancel) = (source.clone(), cancel.clone());
+        tasks.spawn(async move {
+            while let Some(Ok(())) = cancel.run_until_cancelled(addresses.changed()).await {
+                source.reconnect();
+            }
+            // Whoever would tell has ended, and says why.
+            cancel.cancelled().await;
+            Ok(())
+        });
+    }
     let known = node.reached(&network).await;
     let (own_sender, own_receiver) = watch::channel(own.clone());
     let (attrs, attrs_receiver) = watch::channel(attrs);
@@ -177,6 +189,7 @@ async fn start<S: LeaseSource, N: Node>(
         own: own_receiver,
         leases,
         attrs,
+        address,
         subnet_file,
         ready,
         systemd: Systemd::from_env(),

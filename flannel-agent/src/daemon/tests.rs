@@ -244,6 +244,8 @@ async fn a_new_uplink_address_is_published_and_the_subnet_kept() {
     assert_eq!(wanted.uplink, uplink("192.0.2.77"));
     assert_eq!(wanted.own.subnet, subnet(1));
     stage.source.publishes("192.0.2.77").await;
+    // The old address took the connections along.
+    until(|| stage.source.reconnects() == 1).await;
     stage.end().await.unwrap();
 }
 
@@ -255,6 +257,8 @@ async fn a_smaller_uplink_mtu_reaches_the_subnet_file() {
     stage.node.set_uplink(smaller);
     stage.node.announce_change();
     stage.subnet_env_has("FLANNEL_MTU=1350").await;
+    stage.idle().await;
+    assert_eq!(stage.source.reconnects(), 0, "no reason");
     stage.end().await.unwrap();
 }
 

@@ -168,6 +168,15 @@ impl Bpf {
         attached
     }
 
+    /// Whether programs are clsact filters here; not known before the first is attached.
+    pub(crate) fn attaches_filters(&self) -> bool {
+        match self.way {
+            Way::Clsact => true,
+            Way::Tcx => false,
+            Way::Untried => !super::probe::tcx(),
+        }
+    }
+
     pub(crate) fn detach(&self, stale: &Stale) -> Result<(), DataplaneError> {
         match stale {
             // Nobody else holds the link: without its pin it ends.

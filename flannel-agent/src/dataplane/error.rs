@@ -66,6 +66,11 @@ pub enum DataplaneError {
         #[source]
         error: Box<ProgramError>,
     },
+    #[error(
+        "cannot attach {attachment}: {device} has an ingress qdisc, which leaves no room for clsact; replace it: tc qdisc del \
+         dev {device} ingress, and what was there as filters of clsact"
+    )]
+    NoRoom { attachment: String, device: String },
     #[error("cannot {action} in the map {map}: {}", chain(.error))]
     Map {
         map: &'static str,

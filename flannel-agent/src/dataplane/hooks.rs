@@ -18,13 +18,13 @@ use super::bpffs::{self, Pins};
 use super::clsact::MadeQdiscs;
 use crate::actual::Stale;
 use crate::desired::Attachment;
-use crate::net::{Direction, Filter};
+use crate::net::{Direction, Filter, PRIORITIES};
 
 /// Priority of our clsact filters: early, so that a filter with a final verdict does not hide the tunnel
 /// from us, yet behind whoever insists on being first.
-const PRIORITY: u16 = 0x66;
+const PRIORITY: u16 = PRIORITIES[1];
 /// The same for programs that [go first](goes_first).
-const FIRST: u16 = PRIORITY - 1;
+const FIRST: u16 = PRIORITIES[0];
 
 /// What `uplink_xdp` stripped is for `xdp_rx` alone. What has no Ethernet header gets one. And programs that translate what leaves: netfilter, whose work they do, lies ahead of every hook: whoever else
 /// is on the hook sees the packet as it will leave, and no final verdict lets it out untranslated.

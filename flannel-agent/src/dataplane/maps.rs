@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -133,14 +134,20 @@ impl Maps {
 
     /// Ends the proof of every flow. Wraps, after more changes than a cluster sees.
     pub(super) fn bump_epoch(&mut self) -> Result<(), DataplaneError> {
-        let now = self
-            .epoch
-            .get(&0, 0)
-            .map_err(|e| DataplaneError::map(EPOCH, "read", e))?;
-        self.epoch
-            .set(0, now.wrapping_add(1), 0)
-            .map_err(|e| DataplaneError::map(EPOCH, "write", e))
+        raise(&mut self.epoch)
     }
+}
+
+/// See [`Maps::bump_epoch`]. Two at once are two: what the one has changed must not be proven by what was true before the other.
+pub(super) fn raise(epoch: &mut Array<MapData, u32>) -> Result<(), DataplaneError> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = epoch
+        .get(&0, 0)
+        .map_err(|e| DataplaneError::map(EPOCH, "read", e))?;
+    epoch
+        .set(0, now.wrapping_add(1), 0)
+        .map_err(|e| DataplaneError::map(EPOCH, "write", e))
 }
 
 /// Who may send into a network: its pinned maps, read one entry at a time.

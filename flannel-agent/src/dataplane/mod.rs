@@ -5,6 +5,7 @@ mod alive;
 mod anchors;
 mod bpf;
 mod bpffs;
+pub(crate) mod captured;
 mod carry;
 mod clsact;
 mod definition;
@@ -25,6 +26,8 @@ mod shadow;
 mod snat;
 mod snat_maps;
 mod strays;
+mod teller;
+pub(crate) mod unfit;
 pub mod view;
 mod wire;
 mod xdp;
@@ -126,6 +129,12 @@ impl Dataplane {
     #[must_use]
     pub fn netlink(&self) -> &Netlink {
         &self.net
+    }
+
+    /// Whether programs are clsact filters here.
+    #[must_use]
+    pub fn attaches_filters(&self) -> bool {
+        self.bpf.attaches_filters()
     }
 
     /// This network's part of the sysctls that the node's agents share.

@@ -1,10 +1,11 @@
 //! The compiled programs: the built-in object or a file, its constants, its maps.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
-use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
+use flannel_common::maps::{CAPTURE, FLOWS, FRAGMENTS, SNAT};
 use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr, globals};
 
@@ -27,18 +28,11 @@ pub(super) struct Object {
 impl Object {
     /// Reads the object that `options` name, or takes the one built into the agent.
     pub(super) fn read(options: &Options) -> Result<Self, DataplaneError> {
-        let bytes = match options.ebpf_object.as_deref() {
-            None => Cow::Borrowed(EMBEDDED),
-            Some(path) => {
-                let read = std::fs::read(path);
-                Cow::Owned(read.map_err(|error| DataplaneError::ReadObject {
-                    path: path.to_owned(),
-                    error,
-                })?)
-            }
-        };
+        let bytes = Self::read_bytes(options.ebpf_object.as_deref())?;
         let parsed = aya_obj::Object::parse(&bytes)
             .map_err(|error| DataplaneError::Object(error.to_string()))?;
+        // As aya makes a perf event array for which the object names no size.
+        let cpus = nr_cpus().map_err(|(_, error)| DataplaneError::Object(error.to_string()))?;
         let maps = parsed
             .maps
             .iter()
@@ -52,6 +46,7 @@ impl Object {
                     value_size: map.value_size(),
                     max_entries: match name.as_str() {
                         FLOWS => options.flow_entries,
+                        CAPTURE => u32::try_from(cpus).unwrap_or(u32::MAX),
                         SNAT => options.snat_entries.unwrap_or(UNUSED_ENTRIES),
                         // No memory for a table that nobody fills.
                         FRAGMENTS if options.snat_entries.is_none() => UNUSED_ENTRIES,
@@ -62,6 +57,18 @@ impl Object {
             })
             .collect();
         Ok(Self { bytes, maps })
+    }
+
+    /// The object file alone; `None`: the one built into the agent.
+    pub(super) fn read_bytes(path: Option<&Path>) -> Result<Cow<'static, [u8]>, DataplaneError> {
+        let Some(path) = path else {
+            return Ok(Cow::Borrowed(EMBEDDED));
+        };
+        let read = std::fs::read(path).map_err(|error| DataplaneError::ReadObject {
+            path: path.to_owned(),
+            error,
+        });
+        Ok(Cow::Owned(read?))
     }
 
     /// Opens the pinned maps (or creates and pins them) and prepares the programs with `told` as their
@@ -264,8 +271,6 @@ impl Constants {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use flannel_common::maps;
 
     use super::*;

@@ -1,11 +1,14 @@
 //! What this process may do and this kernel can, found out by trying. Nothing stays behind.
 
-use aya::EbpfLoader;
+use std::path::Path;
+
 use aya::programs::{Program as Loaded, ProgramError, SchedClassifier, TcAttachType};
+use aya::{EbpfError, EbpfLoader};
+use flannel_common::event::TELLER;
 use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
 use flannel_common::program::Program;
 
-use super::object::EMBEDDED;
+use super::object::Object;
 use super::{DataplaneError, requirements};
 
 /// Tables of flows take their memory at once; a probe needs none of it.
@@ -26,27 +29,31 @@ pub(crate) struct Tried {
     pub(crate) no_xdp: Option<String>,
 }
 
-/// Has the kernel make room in a packet, and the verifier look at every program of the built-in object, with
+/// Has the kernel make room in a packet, and the verifier look at every program of an object (`None`: the built-in one), with
 /// maps of their own.
 ///
 /// # Errors
-/// What the kernel lacks that the agent cannot do without, or the verifier's words.
-pub(crate) fn programs() -> Result<Tried, DataplaneError> {
+/// An object that cannot be read, what the kernel lacks that the agent cannot do without, or the verifier's words.
+pub(crate) fn programs(object: Option<&Path>) -> Result<Tried, DataplaneError> {
+    let object = Object::read_bytes(object)?;
     requirements::check_kernel()?;
     let mut ebpf = EbpfLoader::new()
         .btf(None)
         .map_max_entries(FLOWS, FEW)
         .map_max_entries(SNAT, FEW)
         .map_max_entries(FRAGMENTS, FEW)
-        .load(EMBEDDED)
-        .map_err(|error| DataplaneError::Maps(Box::new(error)))?;
+        .load(&object)
+        .map_err(|error| match error {
+            EbpfError::ParseError(error) => DataplaneError::Object(error.to_string()),
+            error => DataplaneError::Maps(Box::new(error)),
+        })?;
     let mut tried = Tried {
         taken: 0,
         no_xdp: None,
     };
     for (name, program) in ebpf.programs_mut() {
         let known = Program::ALL.iter().find(|program| program.name() == name);
-        let name = known.map_or("?", |program| program.name());
+        let name = known.map_or(TELLER, |program| program.name());
         match program {
             Loaded::SchedClassifier(program) => program
                 .load()
@@ -83,9 +90,10 @@ mod tests {
     #[test]
     fn every_program_of_the_object_is_tried() {
         let all = Tried {
-            taken: Program::ALL.len(),
+            // And the listener's.
+            taken: Program::ALL.len() + 1,
             no_xdp: None,
         };
-        assert_eq!(programs().unwrap(), all);
+        assert_eq!(programs(None).unwrap(), all);
     }
 }

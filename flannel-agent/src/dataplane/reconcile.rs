@@ -164,6 +164,10 @@ impl Dataplane {
                 node: &desired.node,
             };
             let outcome = executor.apply(&action).await;
+            if outcome.is_err() && self.has_gone(&desired.node, &action).await {
+                tracing::debug!("not any more: {action}");
+                continue;
+            }
             crate::metrics::acted(action.name(), outcome.is_ok());
             match outcome {
                 Ok(()) => {
@@ -196,6 +200,15 @@ impl Dataplane {
             }
         }
         Ok(report)
+    }
+
+    /// Whether a pod went, or another device that may, between the look and the step: the next look finds out.
+    async fn has_gone(&self, node: &Node, action: &Action) -> bool {
+        let Action::Attach(attachment) = action else {
+            return false;
+        };
+        let device = &attachment.device;
+        node.may_go(device) && matches!(self.net.link(device).await, Ok(None))
     }
 
     fn name_ignored(&mut self, peers: &Peers) {

@@ -89,7 +89,7 @@ pub(super) fn check_kernel() -> Result<(), DataplaneError> {
 }
 
 /// What the programs call of the kernel; those for TC, then those that only the programs for XDP need.
-const HELPERS: [(BpfHelper, &str); 25] = [
+const HELPERS: [(BpfHelper, &str); 26] = [
     (BpfHelper::BPF_FUNC_map_lookup_elem, "bpf_map_lookup_elem"),
     (BpfHelper::BPF_FUNC_map_update_elem, "bpf_map_update_elem"),
     (BpfHelper::BPF_FUNC_map_delete_elem, "bpf_map_delete_elem"),
@@ -112,6 +112,10 @@ const HELPERS: [(BpfHelper, &str); 25] = [
     (BpfHelper::BPF_FUNC_fib_lookup, "bpf_fib_lookup"),
     (BpfHelper::BPF_FUNC_ringbuf_reserve, "bpf_ringbuf_reserve"),
     (BpfHelper::BPF_FUNC_ringbuf_submit, "bpf_ringbuf_submit"),
+    (
+        BpfHelper::BPF_FUNC_perf_event_output,
+        "bpf_perf_event_output",
+    ),
     (BpfHelper::BPF_FUNC_jiffies64, "bpf_jiffies64"),
     (BpfHelper::BPF_FUNC_csum_level, "bpf_csum_level"),
     (BpfHelper::BPF_FUNC_redirect_neigh, "bpf_redirect_neigh"),
@@ -129,12 +133,13 @@ const XDP_HELPERS: [(BpfHelper, &str); 5] = [
     (BpfHelper::BPF_FUNC_xdp_load_bytes, "bpf_xdp_load_bytes"),
     (BpfHelper::BPF_FUNC_xdp_store_bytes, "bpf_xdp_store_bytes"),
 ];
-const MAPS: [(MapType, &str); 7] = [
+const MAPS: [(MapType, &str); 8] = [
     (MapType::Array, "array maps"),
     (MapType::Hash, "hash maps"),
     (MapType::LpmTrie, "LPM trie maps"),
     (MapType::LruHash, "LRU hash maps"),
     (MapType::PerCpuArray, "per-CPU array maps"),
+    (MapType::PerfEventArray, "perf event arrays"),
     (MapType::ProgramArray, "program arrays"),
     (MapType::RingBuf, "ring buffers"),
 ];

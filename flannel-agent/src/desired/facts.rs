@@ -12,6 +12,9 @@ use crate::net::{Link, NetError, Netlink, RouteTo, Sender, sysctl};
 use crate::node_sysctls::NodeSysctls;
 use crate::uplink::Uplink;
 
+/// How long conntrack keeps an idle connection whose data is all acknowledged.
+const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+
 /// What decides which facts are needed.
 #[derive(Debug, Clone, Copy)]
 pub struct Sought<'a> {
@@ -60,10 +63,12 @@ impl Facts {
         self.local_ports = sysctl::local_port_range()?;
         // What cannot be read is said by whoever writes there.
         self.reserved = sought.sysctls.reserved_ports().unwrap_or_default();
+        self.established = sysctl::read(ESTABLISHED).unwrap_or_default();
         self.cpus = online_cpus();
         let bare = links.iter().filter(|link| link.bare);
         self.bare = bare.map(|link| link.name.clone()).collect();
         self.pod_ports = pod_ports(&links, sought.fast_path);
+        self.shaped = take_shaped(&mut self.pod_ports, &net.ingress_qdiscs().await?);
         let moved = self.base != self.base_now(&links, sought.uplink);
         if moved {
             self.new_ways_out();
@@ -184,6 +189,14 @@ fn pod_ports(links: &[Link], fast_path: &FastPath) -> Ports {
     found.map(|link| (link.name.clone(), link.index)).collect()
 }
 
+/// Whose packets are shaped on their way in is no port for the fast path; and before 6.6 our filters would stand in
+/// the way of the qdisc that does it, or it in theirs.
+fn take_shaped(ports: &mut Ports, ingress: &BTreeSet<u32>) -> Ports {
+    ports
+        .extract_if(.., |_, index| ingress.contains(index))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +225,14 @@ mod tests {
         let ports = pod_ports(&links(), &at_ports);
         assert_eq!(ports, Ports::from([("vetha".to_owned(), 7)]));
         assert_eq!(pod_ports(&links()[..1], &at_ports), Ports::new());
+    }
+
+    #[test]
+    fn shaped_ports_are_set_apart() {
+        let mut ports = Ports::from([("vetha".to_owned(), 7), ("vethb".to_owned(), 8)]);
+        let shaped = take_shaped(&mut ports, &BTreeSet::from([8, 2]));
+        assert_eq!(ports, Ports::from([("vetha".to_owned(), 7)]));
+        assert_eq!(shaped, Ports::from([("vethb".to_owned(), 8)]));
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub struct Node {
     pub network: String,
     /// Tells our clsact filters from those of other networks on this node: the VNI, where there is one.
     pub tag: u32,
+    /// Name of the uplink.
+    #[serde(skip)]
+    pub uplink: String,
     /// `None`: no tunnel.
     pub pair: Option<Pair>,
     /// `None`: the UDP port is held by a socket of the agent, or by somebody else's device.
@@ -66,6 +69,15 @@ pub struct Node {
     #[serde(skip)]
     pub ways_out: u32,
     pub xdp: Xdp,
+}
+
+impl Node {
+    /// Whether a device may go at any time, with nothing amiss: pods' ports, their bridge, devices besides the uplink.
+    #[must_use]
+    pub fn may_go(&self, device: &str) -> bool {
+        let is_pair = |pair: &Pair| device == pair.name || device == pair.gro_name;
+        device != self.uplink && !self.pair.as_ref().is_some_and(is_pair)
+    }
 }
 
 /// `flannel.<VNI>` and `flgro.<VNI>`.
@@ -220,6 +232,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     }
     Ok(Node {
         network: inputs.network.to_owned(),
+        uplink: inputs.uplink.name.clone(),
         tag: vni.unwrap_or_else(|| mark::tag(inputs.network)),
         address: inputs.subnet.network().into(),
         overlay,
@@ -307,7 +320,8 @@ fn put_frames(attachments: &mut Vec<Attachment>, is_bare: impl Fn(&str) -> bool)
 }
 
 fn shared_sysctls(inputs: &Inputs<'_>, snat_ports: Option<PortRange>) -> Wishes {
-    let fast_path = inputs.fast_path.shared_sysctls();
+    let established = inputs.facts.established.as_deref();
+    let fast_path = inputs.fast_path.shared_sysctls(established);
     let snat = snat_ports.map(SourceNat::shared_sysctls);
     fast_path.into_iter().chain(snat).collect()
 }

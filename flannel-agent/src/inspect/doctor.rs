@@ -8,6 +8,7 @@ mod inside;
 mod kernel;
 mod node;
 mod offloads;
+mod paths;
 mod reverse_path;
 mod snat_ports;
 mod tunnel;

@@ -257,9 +257,11 @@ mod tests {
     }
 
     #[test]
-    fn without_proof_a_pod_s_port_does_not_age() {
-        let row = pod_under(Mode::Always, LIFETIME * 4);
-        assert_eq!((row.rx.state, row.live), ("fast", true));
+    fn without_proof_a_pod_s_port_lasts_as_long_as_a_proof() {
+        let row = |age| pod_under(Mode::Always, age);
+        assert_eq!((row(0).rx.state, row(0).live), ("fast", true));
+        let old = row(LIFETIME);
+        assert_eq!((old.rx.state, old.live), ("expired", false));
     }
 
     #[test]
@@ -327,6 +329,7 @@ mod tests {
         let look = Look {
             bpffs: "/".into(),
             network: None,
+            etcd_prefix: None,
             output: Format::Table,
             watch: None,
         };

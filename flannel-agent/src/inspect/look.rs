@@ -15,9 +15,12 @@ pub struct Look {
     /// Where the bpf file system is mounted
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
-    /// Name or etcd prefix of the network; needed when this node is in several
+    /// Name or etcd prefix of the network; needed when this node is in several. Of the agent's flags, which may all be there,
+    /// --etcd-prefix says it, too
     #[arg(long, value_name = "NAME")]
     pub network: Option<String>,
+    #[arg(long, value_name = "PREFIX", hide = true)]
+    pub etcd_prefix: Option<String>,
     /// For people or for programs
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
@@ -33,7 +36,8 @@ impl Look {
     }
 
     pub(super) fn view(&self) -> Result<View, ViewError> {
-        View::open(Path::new(&self.bpffs), self.network.as_deref())
+        let network = self.network.as_ref().or(self.etcd_prefix.as_ref());
+        View::open(Path::new(&self.bpffs), network.map(String::as_str))
     }
 }
 

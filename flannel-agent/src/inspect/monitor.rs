@@ -13,9 +13,10 @@ use serde::Serialize;
 use super::look::Look;
 use super::output::{Format, json};
 use super::trace::describe;
+use super::wanted::Wanted;
 use super::{Verdict, stats};
 use crate::dataplane::clock;
-use crate::dataplane::events::Events;
+use crate::dataplane::events::{Events, Wish};
 use crate::wall::Moment;
 
 /// How long the kernel keeps events before they are fetched: the buffer has room for two thousand.
@@ -26,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Monitor {
     #[command(flatten)]
     pub look: Look,
+    #[command(flatten)]
+    pub wanted: Wanted,
     /// Only packets that are dropped
     #[arg(long)]
     pub drops: bool,
@@ -60,7 +63,7 @@ struct Lost {
     lost: u64,
 }
 
-fn power_of_two(text: &str) -> Result<u32, &'static str> {
+pub(super) fn power_of_two(text: &str) -> Result<u32, &'static str> {
     let number: u32 = text.parse().map_err(|_| "not a number")?;
     match number.is_power_of_two() {
         true => Ok(number),
@@ -71,11 +74,16 @@ fn power_of_two(text: &str) -> Result<u32, &'static str> {
 impl Monitor {
     /// Until interrupted, or until `--count`.
     pub(super) fn show(&self, out: &mut dyn Write) -> anyhow::Result<Verdict> {
-        let mut events = Events::open(&self.look.view()?)?;
+        let view = self.look.view()?;
+        let mut events = Events::open(&view, &self.wanted.filter(&view, 0)?)?;
         let booted = Moment::now().before(Duration::from_nanos(clock())).unix();
         let (mut shown, mut lost) = (0, 0);
         loop {
-            events.listen(self.sample, self.drops)?;
+            events.listen(Wish {
+                one_in: self.sample,
+                drops_only: self.drops,
+                whole: false,
+            })?;
             sleep(PAUSE);
             while let Some(event) = events.next() {
                 // What a later version reports is nothing for this one.

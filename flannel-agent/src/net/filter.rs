@@ -32,7 +32,27 @@ impl Netlink {
     /// If the kernel refuses the dump.
     pub async fn filters(&self, index: u32, direction: Direction) -> Result<Vec<Filter>, NetError> {
         let messages = self.filter_messages(index, direction).await?;
+        // An ingress qdisc has nothing on egress, and lists what is on ingress when asked for that.
+        if direction == Direction::Egress
+            && !messages.is_empty()
+            && self.ingress_qdiscs().await?.contains(&index)
+        {
+            return Ok(Vec::new());
+        }
         Ok(messages.iter().filter_map(parse).collect())
+    }
+
+    /// Kinds of the filters of one hook that no agent of ours put there.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn foreign_filters(
+        &self,
+        index: u32,
+        direction: Direction,
+    ) -> Result<Vec<String>, NetError> {
+        let messages = self.filter_messages(index, direction).await?;
+        Ok(messages.iter().filter_map(foreign).collect())
     }
 
     /// The same with filters of other kinds, whose program is 0.
@@ -102,6 +122,25 @@ impl Netlink {
     }
 }
 
+/// Priorities of our filters, of whichever network.
+pub(crate) const PRIORITIES: [u16; 2] = [0x65, 0x66];
+
+fn priority(message: &TcMessage) -> Option<u16> {
+    // tcm_info: priority in the upper half, protocol in the lower.
+    u16::try_from(message.header.info >> 16).ok()
+}
+
+/// The kind, unless it is a BPF filter where ours are. A dump shows each priority once more by itself, without a handle.
+fn foreign(message: &TcMessage) -> Option<String> {
+    let kind = message.attributes.iter().find_map(|a| match a {
+        TcAttribute::Kind(kind) => Some(kind),
+        _ => None,
+    })?;
+    let ours = kind == TcFilterBpf::KIND
+        && priority(message).is_some_and(|priority| PRIORITIES.contains(&priority));
+    (!ours).then(|| kind.clone())
+}
+
 fn signed(index: u32, action: impl Fn() -> String) -> Result<i32, NetError> {
     i32::try_from(index).map_err(|_| NetError::Failed {
         action: action(),
@@ -113,8 +152,7 @@ fn signed(index: u32, action: impl Fn() -> String) -> Result<i32, NetError> {
 fn place(message: &TcMessage) -> Option<Filter> {
     let handle = message.header.handle.into();
     (handle != 0).then_some(Filter {
-        // tcm_info: priority in the upper half, protocol in the lower.
-        priority: u16::try_from(message.header.info >> 16).ok()?,
+        priority: priority(message)?,
         handle,
         program: 0,
     })

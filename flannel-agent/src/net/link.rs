@@ -3,8 +3,8 @@
 use flannel_common::Mac;
 use futures_util::TryStreamExt;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
-    LinkMessage, LinkXdp,
+    BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth, InfoVxlan,
+    LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
 };
 use nix::errno::Errno;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
@@ -38,6 +38,8 @@ pub struct Link {
     pub xdp_program: Option<u32>,
     /// ifindex of the bridge (or other device) that this one is a port of.
     pub controller: Option<u32>,
+    /// As a port of a bridge: in a state in which that forwards nothing by it.
+    pub blocked: bool,
 }
 
 /// The driver behind an interface, as far as we care.
@@ -264,6 +266,7 @@ impl From<&LinkMessage> for Link {
             peer: None,
             xdp_program: None,
             controller: None,
+            blocked: false,
         };
         let (mut lower, mut elsewhere) = (None, false);
         for attribute in &message.attributes {
@@ -275,7 +278,10 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Link(index) => lower = Some(*index),
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::LinkNetNsId(_) => elsewhere = true,
-                LinkAttribute::LinkInfo(info) => link.kind = kind(info),
+                LinkAttribute::LinkInfo(info) => {
+                    link.kind = kind(info);
+                    link.blocked = is_blocked(info);
+                }
                 LinkAttribute::Xdp(xdp) => link.xdp_program = xdp_program(xdp),
                 _ => {}
             }
@@ -306,6 +312,15 @@ fn xdp_program(attributes: &[LinkXdp]) -> Option<u32> {
     attributes.iter().find_map(|attribute| match attribute {
         LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) => Some(*id),
         _ => None,
+    })
+}
+
+fn is_blocked(info: &[LinkInfo]) -> bool {
+    info.iter().any(|part| match part {
+        LinkInfo::PortData(InfoPortData::BridgePort(port)) => port.iter().any(|attribute| {
+            matches!(attribute, InfoBridgePort::State(state) if *state != BridgePortState::Forwarding)
+        }),
+        _ => false,
     })
 }
 

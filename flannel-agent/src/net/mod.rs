@@ -7,6 +7,7 @@
 mod address;
 mod batch;
 mod blackhole;
+mod discipline;
 mod error;
 mod features;
 mod filter;
@@ -20,15 +21,19 @@ mod monitor;
 mod namespace;
 mod neighbour;
 pub mod nftables;
+mod qdisc;
 mod route;
+pub(crate) mod sockopt;
 pub mod sysctl;
 mod way;
 pub mod xtables_lock;
 
 pub use address::Address;
 pub use batch::{Leg, RouteChange};
+pub use discipline::Discipline;
 pub use error::{NetError, Outcome};
 pub use features::Features;
+pub(crate) use filter::PRIORITIES;
 pub use filter::{Direction, Filter};
 pub use link::{Kind, Link, VethPair};
 pub use lookup::NextHop;

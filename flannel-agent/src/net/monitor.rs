@@ -99,14 +99,25 @@ impl Monitor {
     /// # Errors
     /// [`NetError::Open`] if the kernel gives no socket.
     pub fn open() -> Result<Self, NetError> {
-        let groups = [
+        Self::of(&[
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv4Rule,
-        ];
+        ])
+    }
+
+    /// The same, of links (ports of bridges among them), and what queues and filters at them.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of_ports() -> Result<Self, NetError> {
+        Self::of(&[MulticastGroup::Link, MulticastGroup::Tc])
+    }
+
+    fn of(groups: &[MulticastGroup]) -> Result<Self, NetError> {
         let (mut connection, handle, mut messages) =
-            rtnetlink::new_multicast_connection(&groups).map_err(NetError::Open)?;
+            rtnetlink::new_multicast_connection(groups).map_err(NetError::Open)?;
         // Without it, thousands of routes made at once would count as "everything changed".
         if let Err(error) = batch::widen(connection.socket_mut().socket_ref()) {
             tracing::debug!("no larger buffer for announcements: {error}");
@@ -173,7 +184,12 @@ fn classify(message: &NetlinkMessage<RouteNetlinkMessage>) -> Changes {
     let mut changes = Changes::default();
     match &message.payload {
         NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_),
+            RouteNetlinkMessage::NewLink(_)
+            | RouteNetlinkMessage::DelLink(_)
+            | RouteNetlinkMessage::NewQueueDiscipline(_)
+            | RouteNetlinkMessage::DelQueueDiscipline(_)
+            | RouteNetlinkMessage::NewTrafficFilter(_)
+            | RouteNetlinkMessage::DelTrafficFilter(_),
         ) => changes.links = true,
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),

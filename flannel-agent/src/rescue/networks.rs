@@ -1,6 +1,6 @@
 //! Which network a VNI is, on this node: its pair, and who may send into it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub(super) struct Networks {
     net: Netlink,
     bpffs: PathBuf,
     known: BTreeMap<u32, (Instant, Option<Network>)>,
+    /// VNIs that are on this node at all, and since when that is known.
+    vnis: Option<(Instant, BTreeSet<u32>)>,
 }
 
 /// One network of this node.
@@ -47,12 +49,37 @@ impl Networks {
             net,
             bpffs,
             known: BTreeMap::new(),
+            vnis: None,
         }
+    }
+
+    /// Those of this node, as of the last packet.
+    pub(super) fn vnis(&self) -> BTreeSet<u32> {
+        let vnis = self.vnis.as_ref();
+        vnis.map(|(_, vnis)| vnis.clone()).unwrap_or_default()
+    }
+
+    async fn list(&self) -> Result<BTreeSet<u32>, NetError> {
+        let links = self.net.links().await?;
+        let ours = links.iter().filter(|l| mark::network_of(l).is_some());
+        Ok(ours.filter_map(mark::vni_of).collect())
     }
 
     /// The network of a VNI, if it is one of an agent of ours on this node.
     pub(super) async fn get(&mut self, vni: u32) -> Option<&mut Network> {
         let now = Instant::now();
+        // Whoever sends VNIs at random must not make us ask the kernel for each.
+        if self.vnis.as_ref().is_none_or(|(at, _)| now - *at >= FRESH) {
+            let vnis = self.list().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot list the networks of this node");
+                BTreeSet::new()
+            });
+            self.known.retain(|vni, _| vnis.contains(vni));
+            self.vnis = Some((now, vnis));
+        }
+        if !self.vnis().contains(&vni) {
+            return None;
+        }
         self.known.retain(|_, (at, _)| now - *at < FRESH);
         if !self.known.contains_key(&vni) {
             let network = self

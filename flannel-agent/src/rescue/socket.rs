@@ -1,5 +1,6 @@
 //! The UDP socket: datagrams with their sender and TOS byte.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSliceMut};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
@@ -11,6 +12,8 @@ use nix::sys::socket::{
 };
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+
+use crate::net::sockopt;
 
 /// No UDP payload is longer.
 pub(super) const LONGEST: usize = 65_535;
@@ -26,6 +29,8 @@ pub(super) struct Datagram {
     pub(super) len: usize,
     pub(super) source: Ipv4Addr,
     pub(super) tos: u8,
+    /// Bytes of the largest IPv4 packet that it came in, if it came in several.
+    pub(super) fragment: Option<u32>,
 }
 
 impl Socket {
@@ -41,9 +46,45 @@ impl Socket {
         // An agent for another network may have the port, too.
         setsockopt(&fd, ReusePort, &true)?;
         setsockopt(&fd, IpRecvTos, &true)?;
+        // With each datagram, how large its largest fragment was. Only the log wants it: not on kernels before 4.13.
+        let _ = sockopt::set_ip(&fd, libc::IP_RECVFRAGSIZE, 1);
         bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
         let udp = UdpSocket::from_std(fd.into())?;
         Ok(Self { udp })
+    }
+
+    /// Has the kernel throw away what is not of these networks.
+    pub(super) fn only(&self, vnis: &BTreeSet<u32>) -> io::Result<()> {
+        let mut filter = filter(vnis)?;
+        let program = libc::sock_fprog {
+            len: u16::try_from(filter.len()).map_err(io::Error::other)?,
+            filter: filter.as_mut_ptr(),
+        };
+        self.set(libc::SO_ATTACH_FILTER, &program)
+    }
+
+    /// Takes everything again.
+    pub(super) fn all(&self) -> io::Result<()> {
+        self.set(libc::SO_DETACH_FILTER, &0)
+    }
+
+    fn set<T>(&self, option: libc::c_int, value: &T) -> io::Result<()> {
+        let len = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+        // SAFETY: the socket is open; the kernel reads `len` bytes of a value that lives across the call, and copies the
+        // instructions to which a `sock_fprog` leads, as many as that says.
+        let done = unsafe {
+            libc::setsockopt(
+                self.udp.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                std::ptr::from_ref(value).cast(),
+                len,
+            )
+        };
+        match done {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     pub(super) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
@@ -52,8 +93,42 @@ impl Socket {
     }
 }
 
+/// Classic BPF: it begins at the UDP header, and a load behind the end refuses the packet.
+fn filter(vnis: &BTreeSet<u32>) -> io::Result<Vec<libc::sock_filter>> {
+    /// Behind the UDP header and the flags.
+    const VNI: u32 = 8 + 4;
+    const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const SHIFT_RIGHT: u32 = libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K;
+    const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+
+    let instruction = |code: u32, jump, value| -> io::Result<libc::sock_filter> {
+        Ok(libc::sock_filter {
+            code: u16::try_from(code).map_err(io::Error::other)?,
+            jt: jump,
+            jf: 0,
+            k: value,
+        })
+    };
+    let mut filter = vec![
+        instruction(LOAD_WORD, 0, VNI)?,
+        // The VNI is in the upper three bytes.
+        instruction(SHIFT_RIGHT, 0, 8)?,
+    ];
+    for vni in vnis {
+        // Takes it, or goes on behind that.
+        filter.push(libc::sock_filter {
+            jf: 1,
+            ..instruction(IF_EQUAL, 0, *vni)?
+        });
+        filter.push(instruction(RETURN, 0, u32::MAX)?);
+    }
+    filter.push(instruction(RETURN, 0, 0)?);
+    Ok(filter)
+}
+
 fn receive(udp: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
-    let mut control = nix::cmsg_space!(u8);
+    let mut control = nix::cmsg_space!(u8, libc::c_int);
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<SockaddrIn>(
         udp.as_raw_fd(),
@@ -61,14 +136,25 @@ fn receive(udp: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
         Some(&mut control),
         MsgFlags::empty(),
     )?;
-    let tos = message.cmsgs()?.find_map(|message| match message {
-        ControlMessageOwned::Ipv4Tos(tos) => Some(tos),
-        _ => None,
-    });
+    let (mut tos, mut fragment) = (None, None);
+    for told in message.cmsgs()? {
+        match told {
+            ControlMessageOwned::Ipv4Tos(value) => tos = Some(value),
+            ControlMessageOwned::Unknown(other)
+                if other.cmsg_header.cmsg_level == libc::IPPROTO_IP
+                    && other.cmsg_header.cmsg_type == libc::IP_RECVFRAGSIZE =>
+            {
+                let bytes = other.data_bytes.first_chunk();
+                fragment = bytes.map(|bytes| u32::from_ne_bytes(*bytes));
+            }
+            _ => {}
+        }
+    }
     let source = message.address.map(|address| address.ip());
     Ok(Datagram {
         len: message.bytes,
         source: source.unwrap_or(Ipv4Addr::UNSPECIFIED),
         tos: tos.unwrap_or_default(),
+        fragment,
     })
 }

@@ -123,6 +123,10 @@ impl LeaseSource for EtcdSource {
         }
     }
 
+    fn reconnect(&self) {
+        self.store.reconnect();
+    }
+
     async fn leases(&self, cancel: &CancellationToken) -> anyhow::Result<Leases> {
         patience::patiently("reading the leases", cancel, || self.read_leases()).await
     }

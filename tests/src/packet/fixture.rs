@@ -91,6 +91,7 @@ impl Node {
             ebpf: self.loader(),
             names: Vec::new(),
             steps: None,
+            teller: None,
             among_peers: None,
         };
         fixture.peer(Self::PEER_SUBNET, 24, Self::PEER_IP, Self::PEER_MAC);
@@ -161,6 +162,8 @@ pub struct Fixture {
     pub(super) ebpf: Ebpf,
     names: Vec<&'static str>,
     pub(super) steps: Option<Map>,
+    /// Holds the listener's program.
+    pub(super) teller: Option<Map>,
     /// See [`Node::load_among_peers`].
     pub(super) among_peers: Option<Netns>,
 }

@@ -67,6 +67,30 @@ fn programs_follow_the_ports_of_the_bridge() {
     });
 }
 
+/// As pods do all the time: what is left gets its programs in the same pass.
+#[test]
+fn a_pod_that_vanishes_between_look_and_attachment_holds_up_nobody() {
+    rig().agent(async |agent| {
+        agent.converge().await;
+        for port in ["vetha", "vethb", "vethc"] {
+            add_pod(port);
+        }
+        let desired = agent.desired().await;
+        sh("ip link del vetha");
+        sh("ip link del vethc");
+        assert_eq!(
+            agent.reconcile_to(&desired).await,
+            [
+                "attach bridge_rx to egress of cni0",
+                "attach pod_rx to egress of vethb",
+                "attach pod_tx to ingress of vethb"
+            ]
+        );
+        let did = agent.converge().await;
+        assert!(did.iter().all(|did| !did.contains("vethb")), "{did:?}");
+    });
+}
+
 #[test]
 fn a_pod_that_goes_takes_its_pins_along_and_ends_the_proofs() {
     rig().agent(async |agent| {

@@ -1,5 +1,7 @@
 //! The socket on the VXLAN port: what the program leaves to the stack arrives all the same.
 
+use std::net::UdpSocket;
+use std::ops::Range;
 use std::process::Output;
 use std::sync::Arc;
 
@@ -11,7 +13,9 @@ use flannel_agent::net::Netlink;
 use flannel_agent::rescue::{Options, Rescue, RescueError, Stats};
 use flannel_agent::senders::Odd;
 use flannel_common::reason::Reason;
+use flannel_tests::forger::datagram;
 use flannel_tests::netns::{Netns, output};
+use flannel_tests::wait::{SOON, eventually};
 use rstest::rstest;
 use tokio_util::sync::CancellationToken;
 
@@ -174,6 +178,48 @@ fn a_network_that_is_not_on_this_node_is_dropped_and_counted() {
         let stats = start(agent).await;
         ping(&peer, "-c 1 -W 1 -s 1400 10.9.0.2").await;
         assert_eq!(stats.dropped(Reason::OtherVni), 1, "{stats:?}");
+    });
+}
+
+/// Somebody sends VNIs at random. The agent asks the kernel once what networks there are, and soon hears of no more of it.
+#[test]
+fn a_flood_of_other_networks_is_kept_from_the_agent() {
+    const UNTIL_SHUT: u64 = 100;
+    let rig = Rig::new();
+    let peer = fragmenting_peer(&rig, 1450);
+    let socket = peer.enter(|| UdpSocket::bind("192.168.0.2:0")).unwrap();
+    let socket = Arc::new(socket);
+    let inner = datagram(
+        [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]],
+        "10.244.2.9:1000".parse().unwrap(),
+        "10.244.1.9:2000".parse().unwrap(),
+    );
+    let flood = async |vnis: Range<u32>| {
+        let (socket, inner) = (Arc::clone(&socket), inner.clone());
+        meanwhile(move || {
+            for vni in vnis {
+                let header = [[8, 0, 0, 0], (vni << 8).to_be_bytes()].concat();
+                let payload = [header, inner.clone()].concat();
+                socket.send_to(&payload, "192.168.0.1:8472").unwrap();
+            }
+        })
+        .await;
+    };
+    rig.agent(async |agent| {
+        let stats = start(agent).await;
+        for n in 0..UNTIL_SHUT {
+            let vni = 5000 + u32::try_from(n).unwrap();
+            flood(vni..vni + 1).await;
+            let stats = Arc::clone(&stats);
+            let counted = move || stats.dropped(Reason::OtherVni) > n;
+            meanwhile(move || eventually("it is counted", SOON, counted)).await;
+        }
+        flood(10_000..15_000).await;
+        // What is of this network is delivered all the while, and came behind all that.
+        let out = ping(&peer, "-c 3 -i 0.2 -W 5 -s 1400 -I 10.244.2.0 10.244.1.0").await;
+        assert!(out.status.success(), "{out:?}");
+        assert_eq!(stats.delivered(), 3, "{stats:?}");
+        assert_eq!(stats.dropped(Reason::OtherVni), UNTIL_SHUT, "{stats:?}");
     });
 }
 

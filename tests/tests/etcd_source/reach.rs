@@ -1,6 +1,7 @@
 //! Reaching etcd: several endpoints, dead ones, a login.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_agent::source::LeaseSource;
@@ -8,7 +9,7 @@ use flannel_agent::source::etcd::{EtcdOptions, EtcdSource, Login};
 use flannel_tests::gate::Gate;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Following, Net, PREFIX, follow, request};
+use crate::support::{Following, Net, PREFIX, follow, public_ip, request};
 
 /// A port on which nobody listens, and which nobody else gets meanwhile.
 fn dead_endpoint() -> (TcpListener, String) {
@@ -167,4 +168,29 @@ async fn a_login_is_used_and_a_wrong_one_is_named() {
         .unwrap_err();
     let error = format!("{error:#}");
     assert!(error.contains("--etcd-username"), "{error}");
+}
+
+/// As when the address goes from which the connection was made: nobody answers, and nobody refuses.
+#[tokio::test]
+async fn what_hangs_on_a_dead_connection_is_given_up_when_the_node_s_address_changes() {
+    let net = Net::new().await;
+    let (gate, source) = net.gated().await;
+    let source = Arc::new(source);
+    let mut node = follow(source.clone(), "10.3.1.0/24");
+    node.others(&[]).await;
+    gate.freeze();
+    let mut asking = Box::pin(source.find_lease(public_ip(2)));
+    tokio::select! {
+        biased;
+        answer = &mut asking => panic!("{answer:?}"),
+        () = tokio::task::yield_now() => {}
+    }
+    source.reconnect();
+    let error = asking.await.unwrap_err().to_string();
+    assert!(error.contains("address has changed"), "{error}");
+    // What comes from now on passes.
+    gate.open();
+    net.put_lease("10.3.2.0-24", 2).await;
+    node.others(&[(2, 2)]).await;
+    assert!(source.find_lease(public_ip(2)).await.unwrap().is_some());
 }

@@ -241,12 +241,17 @@ pub(crate) struct Following {
 }
 
 /// Follows as the node whose lease is `own`.
-pub(crate) fn follow(source: EtcdSource, own: &str) -> Following {
+pub(crate) fn follow(source: impl Into<Arc<EtcdSource>>, own: &str) -> Following {
     follow_knowing(source, own, &[])
 }
 
 /// The same after a restart: the node reaches these [`pairs`] already.
-pub(crate) fn follow_knowing(source: EtcdSource, own: &str, known: &[(u8, u8)]) -> Following {
+pub(crate) fn follow_knowing(
+    source: impl Into<Arc<EtcdSource>>,
+    own: &str,
+    known: &[(u8, u8)],
+) -> Following {
+    let source = source.into();
     let known: BTreeMap<_, _> = known
         .iter()
         .map(|(third, host)| (net(&format!("10.3.{third}.0/24")), attrs(*host)))

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::mem::offset_of;
 
 use flannel_common::crossing::{Change, Crossing, SLOTS, Seen};
-use flannel_common::event::{About, Listen};
+use flannel_common::event::{About, Filter, Listen, PEER_PREFIXES, Prefix};
 use flannel_common::flow::{Flow, FlowKey, Half};
 use flannel_common::header::Ip;
 use flannel_common::maps::{self, Peer, Vtep};
@@ -101,6 +101,13 @@ pub(super) fn page() -> Page {
         ),
         (maps::SNAT, "LRU hash", "`Key`", "`Entry`", maps::MAX_SNAT),
         (
+            maps::ENDING,
+            "hash",
+            "`Key`",
+            "since when (`u64`)",
+            maps::MAX_ENDING,
+        ),
+        (
             maps::FRAGMENTS,
             "LRU hash",
             "`FragmentKey`",
@@ -138,6 +145,21 @@ pub(super) fn page() -> Page {
             Program::SLOTS,
         ),
         (maps::LISTEN, "array", "0", "`Listen`", 1),
+        (maps::FILTER, "array", "0", "`Filter`", 1),
+        (
+            maps::TELLER,
+            "program array",
+            "0",
+            "the listener's program",
+            1,
+        ),
+        (
+            maps::CAPTURE,
+            "perf event array",
+            "CPU",
+            "`About`, then the packet",
+            0,
+        ),
         (
             maps::LOST,
             "per-CPU array",
@@ -153,6 +175,10 @@ pub(super) fn page() -> Page {
             maps::EVENTS_BYTES,
         ),
     ] {
+        let entries = match entries {
+            0 => "one a CPU".to_owned(),
+            n => n.to_string(),
+        };
         let _ = writeln!(text, "| `{name}` | {kind} | {key} | {value} | {entries} |");
     }
     for layout in layouts() {
@@ -181,7 +207,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 21] {
+fn layouts() -> [Layout; 23] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -315,7 +341,7 @@ fn layouts() -> [Layout; 21] {
         layout!(Listen {
             until: u64 = "monotonic nanoseconds up to which somebody listens; 0: nobody",
             mask: u32 = "one packet in `mask` + 1 is reported, and every drop",
-            drops_only: u32 = "not 0: only drops",
+            flags: u32 = "1: only drops; 2: to `fl_capture`, whole",
         }),
         layout!(About {
             at: u64 = "monotonic nanoseconds",
@@ -325,7 +351,19 @@ fn layouts() -> [Layout; 21] {
             program: u8 = "number of the program",
             reason: u8 = "number of the reason",
             caught: u8 = "how many of the 128 bytes are the packet's",
-            pad: u8 = "0",
+            action: u8 = "lowest byte of the TC action",
+        }),
+        layout!(Filter {
+            pod: Prefix = "an address of the packet lies here; all zero: any",
+            peers: [Prefix; PEER_PREFIXES] = "and one in one of these",
+            device: u32 = "ifindex of the device at hand; 0: any",
+            snap: u32 = "of a packet for `fl_capture` so many bytes",
+            port: u16 = "TCP or UDP port of either end; 0: any",
+            vxlan_port: u16 = "UDP port behind which there is another packet; 0: none",
+        }),
+        layout!(Prefix {
+            network: u32 = "first address, host order",
+            mask: u32 = "host order",
         }),
     ]
 }

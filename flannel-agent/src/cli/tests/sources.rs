@@ -3,9 +3,9 @@
 use rstest::rstest;
 
 use super::read_with;
-use crate::cli::command;
 use crate::cli::layers::{self, Origin};
 use crate::cli::show::{self, Output};
+use crate::cli::{Task, command};
 
 fn config_file(text: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
@@ -164,4 +164,58 @@ fn the_manual_page_has_flags_and_exit_status() {
     for word in ["etcd\\-endpoints", "Exit status", "FLANNELD_ETCD_PREFIX"] {
         assert!(page.contains(word), "{word}");
     }
+}
+
+#[rstest]
+fn commands_that_look_take_the_agents_flags(
+    #[values(
+        &["status"],
+        &["peers"],
+        &["routes"],
+        &["flows"],
+        &["nat"],
+        &["maps"],
+        &["trace", "10.244.1.2", "10.244.2.2"],
+        &["monitor"],
+        &["capture"],
+        &["stats"],
+    )]
+    command: &[&str],
+) {
+    let (_folder, file) = config_file("etcd-prefix = '/file'\nxdp = 'auto'");
+    let config = format!("--config={file}");
+    let unit = [
+        "-etcd-endpoints=http://192.0.2.1:2379",
+        "--etcd-password",
+        "secret",
+        "--iface",
+        "eth0",
+        "-ip-masq",
+        "--bpffs=/bpf",
+        "--kubeconfig-file=",
+        &config,
+        "-v=6",
+    ];
+    let typed = [command, &unit].concat();
+    let prefix = |argv: &[&str], env: &[(&str, &str)]| {
+        let read = read_with(argv, env).unwrap();
+        let Some(Task::Inspect(inspect)) = read.cli.task else {
+            panic!("{argv:?} is another command");
+        };
+        let look = inspect.look().clone();
+        (look.bpffs, look.etcd_prefix)
+    };
+    let known = |bpffs: &str, prefix: &str| (bpffs.into(), Some(prefix.to_owned()));
+    assert_eq!(prefix(&typed, &[]), known("/bpf", "/file"));
+    let env = [("FLANNELD_ETCD_PREFIX", "/env")];
+    assert_eq!(prefix(&typed, &env), known("/bpf", "/env"));
+    assert_eq!(prefix(command, &env), known("/sys/fs/bpf", "/env"));
+    let argv = [&typed[..], &["--etcd-prefix=/typed"]].concat();
+    assert_eq!(prefix(&argv, &env), known("/bpf", "/typed"));
+    assert_eq!(prefix(command, &[]), ("/sys/fs/bpf".into(), None));
+
+    let help = read_with(&[command, &["--help"]].concat(), &[]).unwrap_err();
+    assert!(!help.contains("--etcd-endpoints"), "{help}");
+    let typo = read_with(&[command, &["--etcd-endpoint=x"]].concat(), &[]).unwrap_err();
+    assert!(typo.contains("--etcd-endpoints"), "{typo}");
 }

@@ -76,6 +76,7 @@ impl Scene<'_> {
         Look {
             bpffs: PathBuf::from(&self.flags.bpffs),
             network: Some(self.flags.etcd_prefix.clone()),
+            etcd_prefix: None,
             output,
             watch: None,
         }

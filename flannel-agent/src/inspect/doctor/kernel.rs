@@ -22,7 +22,8 @@ pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
     capabilities(rights, report);
     // Without rights every probe fails, and would say nothing about the kernel.
     if allowed {
-        programs(probe::programs(), patient.config.fast_path.xdp, report);
+        let tried = probe::programs(patient.config.ebpf_object.as_deref());
+        programs(tried, patient.config.fast_path.xdp, report);
         hooks(probe::tcx(), report);
     }
     let path = &patient.config.bpffs;
@@ -43,6 +44,12 @@ fn capabilities(rights: Result<(), DataplaneError>, report: &mut Report) {
 fn programs(tried: Result<Tried, DataplaneError>, xdp: Xdp, report: &mut Report) {
     let tried = match tried {
         Ok(tried) => tried,
+        Err(error @ (DataplaneError::ReadObject { .. } | DataplaneError::Object(_))) => {
+            return report.failure(
+                error.to_string(),
+                "name an object of this release with --ebpf-object, or leave the flag out",
+            );
+        }
         Err(error) => {
             return report.failure(
                 error.to_string(),
@@ -198,6 +205,12 @@ mod tests {
         };
         let fix = "boot a kernel that has it (6.1 or newer)";
         assert_eq!(tried(Err(refused), Xdp::Off), bad(&text, fix));
+        let broken = DataplaneError::Object("no ELF".to_owned());
+        let (text, fix) = (
+            broken.to_string(),
+            "name an object of this release with --ebpf-object, or leave the flag out",
+        );
+        assert_eq!(tried(Err(broken), Xdp::Off), bad(&text, fix));
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! What the agent brings: programs on hooks, offloads, conntrack's leniency, room in the maps.
 
-use flannel_common::program::Program;
+use std::collections::BTreeMap;
 
-use super::{Patient, Report, foreign};
+use flannel_common::program::Program;
+use flannel_common::unfit::{is_of_note, words};
+
+use super::{Patient, Report, foreign, paths};
+use crate::dataplane::unfit::Unfit;
 use crate::dataplane::view::{Hook, View};
 use crate::desired::{self, Xdp};
 use crate::inspect::Verdict;
 use crate::inspect::status::Status;
 use crate::mark;
-use crate::net::{Features, NetError, sysctl};
+use crate::net::{Features, Link, NetError, sysctl};
 
 pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow::Result<()> {
     let view = match &patient.view {
@@ -38,6 +42,9 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
         report.ok(odd.to_string());
     }
     offloads(patient, view, report);
+    if let Ok(unfit) = Unfit::open(&patient.config.bpffs, view.network()) {
+        ports(&unfit.list().unwrap_or_default(), patient.links, report);
+    }
     if status
         .told
         .as_ref()
@@ -52,7 +59,24 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
         at_driver(&status.hooks, report);
     }
     foreign::check(patient, &status.hooks, report).await;
+    if let Some(told) = &status.told {
+        paths::check(view, told, report);
+    }
     Ok(())
+}
+
+/// Ports at which nothing is fast, for a reason that will last.
+fn ports(unfit: &BTreeMap<u32, u32>, links: &[Link], report: &mut Report) {
+    for (index, why) in unfit.iter().filter(|(_, why)| is_of_note(**why)) {
+        let Some(link) = links.iter().find(|link| link.index == *index) else {
+            continue;
+        };
+        let (name, words) = (&link.name, words(*why));
+        report.warning(
+            format!("no flow is fast at {name}: {words}"),
+            format!("nothing, if that is meant to be so; look: tc qdisc show dev {name}, bpftool net show dev {name}"),
+        );
+    }
 }
 
 /// Asked for with `--xdp=on`; with `auto` its absence is no trouble.
@@ -119,6 +143,8 @@ mod tests {
     use super::*;
     use crate::dataplane::view::Mode;
     use crate::inspect::doctor::tests::{Said, fine, odd, said};
+    use crate::net::fixtures::link;
+    use flannel_common::unfit;
 
     #[test]
     fn a_strict_conntrack_is_named() {
@@ -132,6 +158,21 @@ mod tests {
                 "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1; the agent does it within 30 s"
             )
         );
+    }
+
+    #[test]
+    fn ports_at_which_nothing_is_fast() {
+        let links = [link(7, "vethpod")];
+        let said = |unfit: &[(u32, u32)]| {
+            let unfit = unfit.iter().copied().collect();
+            said(|report| ports(&unfit, &links, report))
+        };
+        assert_eq!(said(&[(7, unfit::DOWN), (9, unfit::SHAPED)]), Said::new());
+        let shaped = odd(
+            "no flow is fast at vethpod: a queueing discipline shapes what leaves by it",
+            "nothing, if that is meant to be so; look: tc qdisc show dev vethpod, bpftool net show dev vethpod",
+        );
+        assert_eq!(said(&[(7, unfit::SHAPED)]), shaped);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One etcd endpoint: its URL, and a connection to it.
 
 use std::error::Error as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::Uri;
@@ -24,7 +25,7 @@ pub(super) struct Endpoint {
     url: String,
     transport: transport::Endpoint,
     login: Option<(String, String)>,
-    client: OnceCell<Client>,
+    client: Mutex<Arc<OnceCell<Client>>>,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -52,7 +53,7 @@ impl Endpoint {
                     .login
                     .as_ref()
                     .map(|login| (login.username.clone(), login.password.clone())),
-                client: OnceCell::new(),
+                client: Mutex::default(),
                 url,
             })
         };
@@ -65,10 +66,17 @@ impl Endpoint {
 
     /// A handle to the connection. Only a login needs the network here.
     pub(super) async fn client(&self) -> Result<Client, etcd_client::Error> {
-        self.client
-            .get_or_try_init(|| self.connect())
-            .await
-            .cloned()
+        let client = self.held().clone();
+        client.get_or_try_init(|| self.connect()).await.cloned()
+    }
+
+    /// The next call connects anew.
+    pub(super) fn forget(&self) {
+        *self.held() = Arc::default();
+    }
+
+    fn held(&self) -> MutexGuard<'_, Arc<OnceCell<Client>>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn connect(&self) -> Result<Client, etcd_client::Error> {

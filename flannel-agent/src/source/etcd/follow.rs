@@ -205,20 +205,18 @@ impl<'a> Follower<'a> {
 
 /// The next response of a watch that goes on.
 pub(super) async fn next(watch: &mut Watch) -> Result<WatchResponse, EtcdError> {
+    let message = watch.message().await;
     let ended = |reason: String| EtcdError::WatchEnded {
         endpoint: watch.endpoint.clone(),
         reason,
     };
-    match watch.stream.message().await {
-        Ok(Some(response)) if response.compact_revision() > 0 => {
+    match message {
+        Ok(response) if response.compact_revision() > 0 => {
             Err(EtcdError::Compacted(response.compact_revision()))
         }
-        Ok(Some(response)) if response.canceled() => {
-            Err(ended(response.cancel_reason().to_owned()))
-        }
-        Ok(Some(response)) => Ok(response),
-        Ok(None) => Err(ended("the stream is closed".to_owned())),
-        Err(error) => Err(ended(super::error::describe(&error))),
+        Ok(response) if response.canceled() => Err(ended(response.cancel_reason().to_owned())),
+        Ok(response) => Ok(response),
+        Err(reason) => Err(ended(reason)),
     }
 }
 

@@ -7,7 +7,8 @@ use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, WatchOptions, WatchStream};
+use etcd_client::{Client, WatchOptions, WatchResponse, WatchStream};
+use tokio::sync::watch;
 
 use super::endpoint::Endpoint;
 use super::error::{EtcdError, OptionsError, describe, refusal};
@@ -22,6 +23,8 @@ pub(super) struct Session {
     endpoints: Vec<Endpoint>,
     /// The one that answered last; it is asked first.
     current: AtomicUsize,
+    /// Told when what is connected is dead.
+    dead: watch::Sender<()>,
 }
 
 /// An open watch.
@@ -29,6 +32,24 @@ pub(super) struct Session {
 pub(super) struct Watch {
     pub(super) endpoint: String,
     pub(super) stream: WatchStream,
+    dead: watch::Receiver<()>,
+}
+
+/// Why a call or a watch was given up.
+const MOVED: &str = "this node's address has changed: connecting anew";
+
+impl Watch {
+    /// The next message, or why there is none any more.
+    pub(super) async fn message(&mut self) -> Result<WatchResponse, String> {
+        tokio::select! {
+            message = self.stream.message() => match message {
+                Ok(Some(response)) => Ok(response),
+                Ok(None) => Err("the stream is closed".to_owned()),
+                Err(error) => Err(describe(&error)),
+            },
+            Ok(()) = self.dead.changed() => Err(MOVED.to_owned()),
+        }
+    }
 }
 
 impl Session {
@@ -36,7 +57,15 @@ impl Session {
         Ok(Self {
             endpoints: Endpoint::all(options)?,
             current: AtomicUsize::new(0),
+            dead: watch::Sender::default(),
         })
+    }
+
+    /// Gives up all connections, and what is under way on them: what comes from an address that this node no longer has is
+    /// answered by nobody, and refused by nobody.
+    pub(super) fn reconnect(&self) {
+        self.endpoints.iter().for_each(Endpoint::forget);
+        self.dead.send_replace(());
     }
 
     /// Runs `call`, on each endpoint at most once, until one answers. `what` completes "cannot …".
@@ -68,6 +97,7 @@ impl Session {
             options
         };
         let what = format!("watch {key}");
+        let dead = self.dead.subscribe();
         let (endpoint, stream) = self
             .call_at(&what, |client| {
                 let options = options.clone();
@@ -83,6 +113,7 @@ impl Session {
         Ok(Watch {
             endpoint: endpoint.to_owned(),
             stream,
+            dead,
         })
     }
 
@@ -95,12 +126,21 @@ impl Session {
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut failures = Vec::new();
+        let mut dead = self.dead.subscribe();
         let first = self.current.load(Ordering::Relaxed);
         for turn in 0..self.endpoints.len() {
             let index = (first + turn) % self.endpoints.len();
             let endpoint = &self.endpoints[index];
             let attempt = async { call(endpoint.client().await?).await };
-            let reason = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
+            let answer = tokio::select! {
+                answer = tokio::time::timeout(CALL_TIMEOUT, attempt) => answer,
+                // Whether the call arrived, nobody knows: whoever made it looks again.
+                Ok(()) = dead.changed() => {
+                    failures.push(format!("{}: {MOVED}", endpoint.url()));
+                    break;
+                }
+            };
+            let reason = match answer {
                 Ok(Ok(answer)) => {
                     self.current.store(index, Ordering::Relaxed);
                     return Ok((endpoint.url(), answer));

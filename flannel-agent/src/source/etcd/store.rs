@@ -69,6 +69,11 @@ impl Store {
         })
     }
 
+    /// See [`Session::reconnect`].
+    pub(super) fn reconnect(&self) {
+        self.session.reconnect();
+    }
+
     pub(super) fn config_key(&self) -> String {
         self.paths.config()
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::bail;
@@ -23,6 +24,7 @@ struct Datastore {
     attrs: watch::Sender<Option<LeaseAttrs>>,
     leases: watch::Sender<Option<Leases>>,
     known: Mutex<Option<Leases>>,
+    reconnects: AtomicUsize,
     broken: CancellationToken,
 }
 
@@ -40,6 +42,7 @@ impl FakeSource {
             attrs: watch::Sender::default(),
             leases: watch::Sender::default(),
             known: Mutex::default(),
+            reconnects: AtomicUsize::new(0),
             broken: CancellationToken::new(),
         }))
     }
@@ -81,6 +84,10 @@ impl FakeSource {
         self.0.known.lock().unwrap().clone().unwrap()
     }
 
+    pub(in crate::daemon::tests) fn reconnects(&self) -> usize {
+        self.0.reconnects.load(Ordering::Relaxed)
+    }
+
     pub(in crate::daemon::tests) async fn is_followed(&self) {
         until(|| self.0.leases.receiver_count() > 0).await;
     }
@@ -108,6 +115,10 @@ impl LeaseSource for FakeSource {
             Some(config) => Ok(config),
             None => pending().await,
         }
+    }
+
+    fn reconnect(&self) {
+        self.0.reconnects.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn leases(&self, _: &CancellationToken) -> anyhow::Result<Leases> {

@@ -1,0 +1,111 @@
+//! A pod that makes tunnel packets itself gets nothing into the network: its own node drops them, and others do not believe
+//! what comes from a pod's address.
+
+#![cfg(test)]
+
+use std::net::{SocketAddrV4, UdpSocket};
+
+use flannel_common::Mac;
+use flannel_common::program::Program::{PodTx, SnatOpen, UplinkRx, UplinkTx};
+use flannel_common::reason::Reason;
+use flannel_tests::bpftool::count;
+use flannel_tests::fast_path::hooked;
+use flannel_tests::forger::datagram;
+use flannel_tests::lab::Lab;
+use flannel_tests::pair::{Kind, Pair};
+use flannel_tests::prelude::*;
+use flannel_tests::udp;
+use flannel_tests::with_daemon::{AnyDaemon, start};
+use rstest::rstest;
+
+fn pair(kinds: [Kind; 2], flags: &[&str]) -> Pair<AnyDaemon> {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let one = start(kinds[0], lab.node("one"), &net, flags);
+    let two = start(kinds[1], lab.node("two"), &net, flags);
+    Pair::of(lab, net, one, two)
+}
+
+/// MAC of a node's `flannel.1`.
+fn vtep_mac(daemon: &AnyDaemon) -> Mac {
+    let shown = daemon.exec("ip -o link show dev flannel.1");
+    let mut words = shown.split_whitespace().skip_while(|w| *w != "link/ether");
+    let bytes = words.nth(1).expect("an address").split(':');
+    let bytes: Vec<u8> = bytes.map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
+    bytes.try_into().expect("six bytes")
+}
+
+/// From pod 1 to the tunnel of the second node, 100 datagrams in the name of `from`. How many reach pod 2?
+fn reach(pair: &Pair<AnyDaemon>, from: SocketAddrV4) -> usize {
+    let server = udp::Server::on(&pair.pod2);
+    let to = SocketAddrV4::new(pair.pod2.address(), server.port());
+    // All that a pod may come to know, and more.
+    let macs = [vtep_mac(&pair.one), vtep_mac(&pair.two)];
+    let header = vec![8, 0, 0, 0, 0, 0, 1, 0];
+    let payload = [header, datagram(macs, from, to)].concat();
+    let filter = format!("udp and src host {}", from.ip());
+    let capture = Capture::inside(pair.two.node(), pair.pod2.netns(), "eth0", &filter);
+    let socket = pair.pod1.netns().enter(|| UdpSocket::bind("0.0.0.0:0"));
+    let socket = socket.expect("a socket");
+    for _ in 0..100 {
+        let node = SocketAddrV4::new(pair.two.node().address(), 8472);
+        let _ = socket.send_to(&payload, node);
+    }
+    // Behind all of them.
+    let pinged = |pod: &Pod| pod.ping(pair.pod2.address()).count(3).lossless();
+    assert!(pinged(&pair.pod1));
+    capture.finish().len()
+}
+
+/// On the first node.
+fn another_pod(pair: &Pair<AnyDaemon>) -> SocketAddrV4 {
+    SocketAddrV4::new(pair.one.subnet().address(77), 53)
+}
+
+fn nobody() -> SocketAddrV4 {
+    "192.0.2.77:53".parse().unwrap()
+}
+
+#[rstest]
+#[case::masquerading(&["--ip-masq"], true)]
+#[case::at_the_bridge(&["--ip-masq", "--pod-hook=bridge"], true)]
+#[case::always(&["--ip-masq", "--fast-path=always"], true)]
+#[case::without_the_fast_path(&["--ip-masq", "--fast-path=off"], false)]
+#[case::under_its_own_address(&[], true)]
+fn is_dropped_by_its_own_node(#[case] flags: &[&str], #[case] at_the_pod: bool) {
+    let pair = pair([Kind::Ours, Kind::Ours], flags);
+    let agent = pair.one.agent().unwrap();
+    if at_the_pod {
+        hooked(agent);
+    }
+    for from in [nobody(), another_pod(&pair)] {
+        assert_eq!(reach(&pair, from), 0);
+    }
+    let dropped = match at_the_pod {
+        true => count(agent, PodTx, Reason::PodTunnel),
+        // `snat_open` counts for itself.
+        false => count(agent, SnatOpen, Reason::PodTunnel),
+    };
+    assert_eq!(
+        (dropped, count(agent, UplinkTx, Reason::PodTunnel)),
+        (200, 0)
+    );
+}
+
+/// The sender is flanneld's node, which lets its pods send what they like.
+#[test]
+fn is_not_believed_from_a_pod_s_address() {
+    let pair = pair([Kind::Flanneld, Kind::Ours], &[]);
+    for from in [nobody(), another_pod(&pair)] {
+        assert_eq!(reach(&pair, from), 0);
+    }
+    let agent = pair.two.agent().unwrap();
+    assert_eq!(count(agent, UplinkRx, Reason::UnknownVtep), 200);
+}
+
+/// What that is worth: flannel delivers it.
+#[test]
+fn flanneld_believes_everybody() {
+    let pair = pair([Kind::Flanneld, Kind::Flanneld], &["--ip-masq"]);
+    assert_eq!(reach(&pair, another_pod(&pair)), 100);
+}

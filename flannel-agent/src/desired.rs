@@ -84,6 +84,9 @@ pub struct Facts {
     /// For whom ports are reserved.
     #[serde(skip)]
     pub reserved: Reserved,
+    /// `net.netfilter.nf_conntrack_tcp_timeout_established`, seconds; `None` without conntrack.
+    #[serde(skip)]
+    pub(crate) established: Option<String>,
     /// CPUs that can run at once.
     pub cpus: u32,
     /// Ways to peers, as the kernel takes them with what we send there; without those to which there is none.

@@ -12,6 +12,9 @@ use crate::net::{Link, NetError, Netlink, RouteTo, Sender, sysctl};
 use crate::node_sysctls::NodeSysctls;
 use crate::uplink::Uplink;
 
+/// How long conntrack keeps an idle connection whose data is all acknowledged.
+const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+
 /// What decides which facts are needed.
 #[derive(Debug, Clone, Copy)]
 pub struct Sought<'a> {
@@ -60,6 +63,7 @@ impl Facts {
         self.local_ports = sysctl::local_port_range()?;
         // What cannot be read is said by whoever writes there.
         self.reserved = sought.sysctls.reserved_ports().unwrap_or_default();
+        self.established = sysctl::read(ESTABLISHED).unwrap_or_default();
         self.cpus = online_cpus();
         let bare = links.iter().filter(|link| link.bare);
         self.bare = bare.map(|link| link.name.clone()).collect();

@@ -9,7 +9,7 @@ use flannel_common::program::Program;
 use serde::Serialize;
 
 use super::{Attachment, Gro, Pair};
-use crate::node_sysctls::Wish;
+use crate::node_sysctls::{Wish, Wishes};
 
 /// What a flow has to show before it skips the stack.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
@@ -175,10 +175,19 @@ impl FastPath {
         all
     }
 
-    /// Conntrack misses most segments of a fast TCP flow; without this it calls the next one it sees
-    /// INVALID, and kube-proxy's rule drops it.
-    pub(super) fn shared_sysctls(&self) -> Option<(String, Wish)> {
-        let key = "net/netfilter/nf_conntrack_tcp_be_liberal";
-        (self.mode != Mode::Off).then(|| (key.to_owned(), Wish::Value("1".to_owned())))
+    /// Conntrack misses most segments of a fast TCP flow. It would call the next one it sees INVALID, and kube-proxy's rule drops
+    /// that. And it sees data of which it does not see the acknowledgement, which it keeps for minutes instead of days
+    /// (`IP_CT_TCP_FLAG_DATA_UNACKNOWLEDGED`): `established` is for how many seconds it keeps other connections.
+    pub(super) fn shared_sysctls(&self, established: Option<&str>) -> Wishes {
+        if self.mode == Mode::Off {
+            return Wishes::new();
+        }
+        let liberal = ("tcp_be_liberal", "1");
+        let idle = established.map(|seconds| ("tcp_timeout_unacknowledged", seconds));
+        let wish = |(key, value): (&str, &str)| {
+            let key = format!("net/netfilter/nf_conntrack_{key}");
+            (key, Wish::Value(value.to_owned()))
+        };
+        [liberal].into_iter().chain(idle).map(wish).collect()
     }
 }

@@ -320,7 +320,8 @@ fn put_frames(attachments: &mut Vec<Attachment>, is_bare: impl Fn(&str) -> bool)
 }
 
 fn shared_sysctls(inputs: &Inputs<'_>, snat_ports: Option<PortRange>) -> Wishes {
-    let fast_path = inputs.fast_path.shared_sysctls();
+    let established = inputs.facts.established.as_deref();
+    let fast_path = inputs.fast_path.shared_sysctls(established);
     let snat = snat_ports.map(SourceNat::shared_sysctls);
     fast_path.into_iter().chain(snat).collect()
 }

@@ -1,0 +1,68 @@
+//! Conntrack sees few segments of a fast connection. Once it is idle, it is kept as long as with flanneld.
+
+#![cfg(test)]
+
+use flannel_tests::fast_path::{fast, hooked_if_ours, talk_tcp, was_fast};
+use flannel_tests::pair::Kind;
+use flannel_tests::prelude::*;
+use flannel_tests::setups::Setup::{self, *};
+use flannel_tests::stage::{CLUSTER, Stage};
+use rstest::rstest;
+
+/// What conntrack keeps a connection for whose last data nobody acknowledged, seconds, unless told otherwise.
+const UNACKNOWLEDGED: u64 = 300;
+
+/// For how many seconds the node keeps the idle connection from `port`.
+fn kept(node: &Node, port: u16) -> u64 {
+    let list = node.exec(&format!("conntrack -L -p tcp --sport {port}"));
+    let line = list.lines().find(|line| line.contains("ESTABLISHED"));
+    let line = line.unwrap_or_else(|| panic!("{list}"));
+    let seconds = line.split_whitespace().nth(2).expect("a time");
+    seconds.parse().expect("seconds")
+}
+
+/// With flanneld from the last acknowledgement on, which may be delayed.
+#[track_caller]
+fn is_kept(node: &Node, port: u16) {
+    eventually("conntrack keeps the connection", SOON, || {
+        kept(node, port) > 10 * UNACKNOWLEDGED
+    });
+}
+
+/// Conntrack sleeps until somebody asks for states.
+fn track(node: &Node) {
+    node.exec("iptables-nft -A FORWARD -m conntrack --ctstate INVALID -j DROP");
+}
+
+#[rstest]
+fn an_idle_connection_between_pods_is_kept(
+    #[values(Vxlan, VxlanAtBridge, DirectRouting, HostGw, Flanneld)] setup: Setup,
+) {
+    let pair = setup.pair();
+    for daemon in [&pair.one, &pair.two] {
+        track(daemon.node());
+    }
+    let before = fast(&pair.one);
+    let mut tcp = talk_tcp(&pair.pod1, &pair.pod2);
+    tcp.rounds(300);
+    was_fast(&pair.one, before, 200);
+    for daemon in [&pair.one, &pair.two] {
+        is_kept(daemon.node(), tcp.port());
+    }
+    tcp.rounds(10);
+}
+
+#[rstest]
+fn and_one_to_the_outside(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let stage = Stage::on_net(kind, Network::vxlan("/coreos.com/network", CLUSTER));
+    hooked_if_ours(&stage.node);
+    track(stage.node.node());
+    let before = fast(&stage.node);
+    let mut tcp = stage.lasting_tcp();
+    tcp.rounds(300);
+    if let (Some(before), Some(after)) = (before, fast(&stage.node)) {
+        assert!(after.0 > before.0 + 200, "{before:?} to {after:?}");
+    }
+    is_kept(stage.node.node(), tcp.port());
+    tcp.rounds(10);
+}

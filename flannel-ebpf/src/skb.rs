@@ -1,5 +1,7 @@
 //! The packet: every helper call and context access of the programs, behind safe functions.
 
+mod notes;
+
 use aya_ebpf::bindings::{
     __sk_buff, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
@@ -17,13 +19,13 @@ use aya_ebpf::{EbpfContext, bpf_f_adj_room_encap_l2};
 use bytemuck::Pod;
 use core::mem::MaybeUninit;
 use flannel_common::Ipv4;
-use flannel_common::event::{About, HEAD, LONGEST, Note};
+use flannel_common::event::HEAD;
 use flannel_common::header::{ETHERTYPE_IPV4, Eth};
 use flannel_common::program::Program;
 use flannel_common::vxlan::Outer;
 use flannel_common::xdp::Meta;
 
-use crate::maps::{CAPTURE, SNAT_STEPS, TELLER};
+use crate::maps::SNAT_STEPS;
 
 /// Value of `tc_index`, which is 0 or small otherwise.
 const PAST_STACK: u32 = 0x666c;
@@ -380,39 +382,6 @@ impl Skb {
     pub(crate) fn step(&self, step: u32) {
         // SAFETY: nothing here has a destructor that the jump could skip.
         unsafe { SNAT_STEPS.tail_call(&self.ctx, step) };
-    }
-
-    /// Goes on in the listener's program; returns only if there is none.
-    #[inline(always)]
-    pub(crate) fn go_on_in_teller(&self) {
-        // SAFETY: as in `step`.
-        unsafe { TELLER.tail_call(&self.ctx, 0) };
-    }
-
-    /// For the program that we go on in. The control block is whoever's who has the packet at the moment.
-    #[inline(always)]
-    pub(crate) fn leave_notes(&self, [Note(one), Note(two)]: [Note; 2]) {
-        // SAFETY: as in `new`; the verifier allows these fields to be written.
-        unsafe { (*self.raw()).cb[0] = one };
-        // SAFETY: as above.
-        unsafe { (*self.raw()).cb[1] = two };
-    }
-
-    #[inline(always)]
-    pub(crate) fn notes(&self) -> [Note; 2] {
-        // SAFETY: as in `new`.
-        let one = unsafe { (*self.raw()).cb[0] };
-        // SAFETY: as in `new`.
-        let two = unsafe { (*self.raw()).cb[1] };
-        [Note(one), Note(two)]
-    }
-
-    /// Copies up to `snap` bytes of the packet, behind `about`, into this CPU's buffer of [`CAPTURE`]. The kernel counts what
-    /// finds no room.
-    #[inline(always)]
-    pub(crate) fn put_out(&self, about: &About, snap: u32) {
-        let bytes = self.len().min(snap).min(LONGEST);
-        CAPTURE.output(&self.ctx, about, bytes);
     }
 
     /// The flow hash, as the stack would compute it.

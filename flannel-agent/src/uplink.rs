@@ -37,6 +37,19 @@ pub struct Uplink {
     pub why: String,
 }
 
+impl Uplink {
+    /// Whether nothing is different but why it was chosen.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let why = self.why.clone();
+        *self
+            == Self {
+                why,
+                ..other.clone()
+            }
+    }
+}
+
 impl fmt::Display for Uplink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -55,7 +68,7 @@ impl fmt::Display for Uplink {
     }
 }
 
-/// Finds the uplink by flanneld's rules, and its address by what is known of it.
+/// Finds the uplink by flanneld's rules, and its address by what is known of it. `known`: the uplink so far.
 ///
 /// # Errors
 /// What was asked for is not there, or cannot carry the tunnel.
@@ -63,16 +76,20 @@ pub async fn find(
     netlink: &Netlink,
     choice: &UplinkChoice,
     memory: &Memory,
+    known: Option<&Uplink>,
 ) -> Result<Uplink, UplinkError> {
     let reach = match choice.can_reach {
         Some(to) => Some((to, netlink.next_hop(to, None).await)),
         None => None,
     };
-    Snapshot {
+    let snapshot = Snapshot {
         links: netlink.links().await?,
         addresses: netlink.addresses().await?,
         routes: netlink.routes().await?,
         reach,
+    };
+    match known {
+        Some(known) => snapshot.select_again(choice, memory, known),
+        None => snapshot.select(choice, memory),
     }
-    .select(choice, memory)
 }

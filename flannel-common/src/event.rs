@@ -80,6 +80,18 @@ impl Note {
         }
     }
 
+    /// Whether the program of this number sees packets that begin with their IP header.
+    #[inline(always)]
+    pub const fn is_bare(program: u8) -> bool {
+        const BARE: [Program; 3] = [
+            Program::UplinkTxIp,
+            Program::SnatOpenIp,
+            Program::SnatOddTxIp,
+        ];
+        let [one, two, three] = BARE;
+        program == one as u8 || program == two as u8 || program == three as u8
+    }
+
     #[inline(always)]
     pub const fn is_drop(action: u8) -> bool {
         action == SHOT
@@ -316,6 +328,7 @@ mod tests {
             .unwrap();
         assert_eq!(passed, 0xff);
         assert_eq!(Note(0).read(), None);
+        assert!(Note::is_bare(Program::UplinkTxIp as u8) && !Note::is_bare(program));
         assert!(
             Note::new(Program::OverlayTx, Reason::Encap, 0)
                 .read()

@@ -44,6 +44,8 @@ pub const UNFIT: &str = "fl_unfit";
 
 /// LRU hash: [`crate::snat::Key`] → [`crate::snat::Entry`], both ways of what leaves as the node.
 pub const SNAT: &str = "fl_snat";
+/// Hash: [`crate::snat::Key`] of an in half in [`SNAT`] → since when (monotonic nanoseconds) somebody is about to end its flow.
+pub const ENDING: &str = "fl_ending";
 /// LRU hash: [`crate::snat::FragmentKey`] → [`crate::snat::Fragment`].
 pub const FRAGMENTS: &str = "fl_frags";
 /// Program array: [`crate::program::Program::STEPS`].
@@ -77,6 +79,8 @@ pub const EVENTS_BYTES: usize = 256 << 10;
 
 /// Default size of [`SNAT`]: two entries a flow.
 pub const MAX_SNAT: usize = 262_144;
+/// Flows that are being ended at one moment: one a CPU, and the agent's.
+pub const MAX_ENDING: usize = 1_024;
 /// Fragmented packets at once; each speaks for at most half a minute.
 pub const MAX_FRAGMENTS: usize = 16_384;
 /// Strangers and peers elsewhere that are remembered.

@@ -112,9 +112,13 @@ pub fn check_sent(
     mtu: u32,
     frame_len: u32,
 ) -> Result<u32, Reason> {
+    #[expect(clippy::cast_possible_truncation, reason = "14 and 20")]
+    const ETH: u32 = Eth::LEN as u32;
+    #[expect(clippy::cast_possible_truncation, reason = "14 and 20")]
+    const IP: u32 = Ip::LEN as u32;
     if gso_size == 0 {
-        let payload = u32::from(ip.total_len()).wrapping_sub(Ip::LEN as u32);
-        if payload > frame_len.wrapping_sub((Eth::LEN + Ip::LEN) as u32) {
+        let payload = u32::from(ip.total_len()).wrapping_sub(IP);
+        if payload > frame_len.wrapping_sub(ETH + IP) {
             return Err(Reason::Truncated);
         }
     }

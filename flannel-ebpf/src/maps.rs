@@ -8,7 +8,7 @@ use flannel_common::crossing::{Crossing, SLOTS};
 use flannel_common::event::{Event, Filter, Listen};
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::maps::{
-    EVENTS_BYTES, MAX_EXEMPT, MAX_FRAGMENTS, MAX_LENT, MAX_OUTLETS, MAX_SNAT,
+    EVENTS_BYTES, MAX_ENDING, MAX_EXEMPT, MAX_FRAGMENTS, MAX_LENT, MAX_OUTLETS, MAX_SNAT,
 };
 use flannel_common::maps::{MAX_FLOWS, MAX_PEERS, MAX_SENDERS, MAX_UNFIT, Peer, Vtep};
 use flannel_common::program::Program;
@@ -52,6 +52,10 @@ pub(crate) static UNFIT: HashMap<u32, u32, MAX_UNFIT, { BPF_F_NO_PREALLOC as usi
 
 #[btf_map(name = "fl_snat")]
 pub(crate) static SNAT: LruHashMap<snat::Key, snat::Entry, MAX_SNAT> = LruHashMap::new();
+
+#[btf_map(name = "fl_ending")]
+pub(crate) static ENDING: HashMap<snat::Key, u64, MAX_ENDING, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 #[btf_map(name = "fl_frags")]
 pub(crate) static FRAGMENTS: LruHashMap<snat::FragmentKey, snat::Fragment, MAX_FRAGMENTS> =

@@ -6,7 +6,7 @@ use flannel_common::Ipv4;
 use flannel_common::snat::{Claim, Cluster, Entry, Key, Node, Ports, Seen, Slot, Table};
 
 use crate::globals::{NETWORK, NETWORK_MASK, SNAT_PORT_MAX, SNAT_PORT_MIN, SUBNET, SUBNET_MASK};
-use crate::maps::{EXEMPT, SNAT};
+use crate::maps::{ENDING, EXEMPT, SNAT};
 use crate::outlets;
 use crate::skb::{self, Skb};
 
@@ -67,6 +67,16 @@ impl Table for Snat {
     #[inline(always)]
     fn remove(&self, key: &Key) -> bool {
         SNAT.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn hold(&self, key: &Key, now: u64) -> bool {
+        ENDING.insert(key, now, u64::from(BPF_NOEXIST)).is_ok()
+    }
+
+    #[inline(always)]
+    fn let_go(&self, key: &Key) {
+        let _ = ENDING.remove(key);
     }
 
     #[inline(always)]

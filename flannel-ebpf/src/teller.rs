@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use flannel_common::event::{About, DROPS_ONLY, Filter, Note, WHOLE, found, ports};
-use flannel_common::header::{ETHERTYPE_IPV4, Eth, VERSION_IHL};
+use flannel_common::header::{ETHERTYPE_IPV4, Eth};
 use flannel_common::vxlan::Outer;
 
 use crate::headers::{self, Packet};
@@ -22,8 +22,11 @@ struct Wish {
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> i32 {
     let [note, before] = skb.notes();
+    let is_bare = note
+        .read()
+        .is_some_and(|(program, ..)| Note::is_bare(program));
     if let Some(wish) = wish()
-        && is_wanted(skb, wish.filter)
+        && is_wanted(skb, wish.filter, is_bare)
     {
         report(skb, &wish, before);
         report(skb, &wish, note);
@@ -54,7 +57,7 @@ fn wish() -> Option<Wish> {
 }
 
 #[inline(always)]
-fn is_wanted(skb: &Skb, filter: &Filter) -> bool {
+fn is_wanted(skb: &Skb, filter: &Filter, is_bare: bool) -> bool {
     if filter.device != 0 && filter.device != skb.ifindex() {
         return false;
     }
@@ -62,9 +65,10 @@ fn is_wanted(skb: &Skb, filter: &Filter) -> bool {
     if asked_for_none == found::ALL {
         return true;
     }
-    let Some(at) = start(skb) else {
+    let at = if is_bare { 0 } else { Eth::LEN };
+    if !is_bare && !is_ipv4(skb) {
         return false;
-    };
+    }
     let (outer, ports) = look(skb, at);
     let is_tunnel = filter.vxlan_port != 0 && ports & 0xffff == u32::from(filter.vxlan_port);
     let inner = match is_tunnel {
@@ -107,16 +111,10 @@ pub(crate) extern "C" fn look_for(src: u32, dst: u32, ports: u32) -> u32 {
     filter.look(src.to_ne_bytes(), dst.to_ne_bytes(), ports)
 }
 
-/// Where the first IPv4 header lies: there are devices without Ethernet headers.
 #[inline(always)]
-fn start(skb: &Skb) -> Option<usize> {
-    if let Some(eth) = skb.load::<Eth>(0)
-        && eth.ethertype == ETHERTYPE_IPV4
-    {
-        return Some(Eth::LEN);
-    }
-    let first: u8 = skb.load(0)?;
-    (first == VERSION_IHL).then_some(0)
+fn is_ipv4(skb: &Skb) -> bool {
+    skb.load::<Eth>(0)
+        .is_some_and(|eth| eth.ethertype == ETHERTYPE_IPV4)
 }
 
 #[inline(always)]

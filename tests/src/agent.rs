@@ -153,7 +153,7 @@ impl Agent {
 }
 
 impl Daemon {
-    /// Starts the agent of `net` and returns at once. A flag given here replaces the harness's own.
+    /// Starts the agent of `net` and returns at once. A flag given here replaces the harness's own; `--iface=` takes it away.
     #[track_caller]
     pub fn spawn(node: &Node, net: &Network, flags: &[&str]) -> Self {
         Self::spawn_under("", node, net, flags)
@@ -192,7 +192,7 @@ impl Daemon {
                 command.arg(format!("{flag}={value}"));
             }
         }
-        command.args(flags);
+        command.args(flags.iter().filter(|flag| **flag != "--iface="));
         Self {
             net: net.clone(),
             process: node.spawn(&name, command),

@@ -105,6 +105,13 @@ impl Node {
         (netns, format!("port{host}"))
     }
 
+    /// Plugs the uplink's wire in, or pulls it.
+    pub fn set_carrier(&self, on: bool) {
+        let (netns, port) = self.far_end();
+        let state = if on { "up" } else { "down" };
+        netns.run(&format!("ip link set {port} {state}"));
+    }
+
     /// Its `/run/flannel`, shared by its agents.
     pub fn state_dir(&self) -> PathBuf {
         self.folder.join("run/flannel")

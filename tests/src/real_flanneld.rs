@@ -70,7 +70,7 @@ impl RealFlanneld {
                 command.arg(format!("{flag}={value}"));
             }
         }
-        command.args(flags);
+        command.args(flags.iter().filter(|flag| **flag != "--iface="));
         Self {
             process: node.spawn(&name, command),
             node,

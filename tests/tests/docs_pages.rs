@@ -74,8 +74,8 @@ fn has_word(code: &str, word: &str) -> bool {
 #[case("docs/bpftool.md")]
 #[case("docs/drop-in.md")]
 fn commands_and_flags_are_there(#[case] name: &str) {
-    /// iptables'.
-    const OTHERS: [&str; 1] = ["random-fully"];
+    /// iptables' and tailscale's.
+    const OTHERS: [&str; 2] = ["random-fully", "advertise-routes"];
     let mut cli = flannel_agent::cli::command();
     cli.build();
     let mut checked = 0;

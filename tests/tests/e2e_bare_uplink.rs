@@ -90,6 +90,7 @@ fn doctor_and_trace_know_the_device() {
         "{text}"
     );
     assert!(!text.contains("under their own addresses"), "{text}");
+    assert!(!text.contains("checksums"), "{text}");
     let (one, two) = (
         pair.pod1.address().to_string(),
         pair.pod2.address().to_string(),

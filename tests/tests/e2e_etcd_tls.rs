@@ -1,5 +1,7 @@
 //! etcd behind https whose own certificate is named as --etcd-cafile: what Go's TLS takes and refuses, ours does.
 
+#![cfg(test)]
+
 use std::path::Path;
 
 use flannel_tests::certificate::{Certificate, Contents};

@@ -1,6 +1,8 @@
 //! A pod's address is another pod's while the agent is dead: nobody tells the programs, and the pod gets its packets all
 //! the same.
 
+#![cfg(test)]
+
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 

@@ -72,9 +72,14 @@ fn fast_packets_are_counted_where_they_enter_and_leave_the_node() {
     let pair = agents(Options::default(), &[]);
     let talk = talk_udp(&pair.pod1, &pair.pod2);
     talk.rounds(20);
-    let before = counters(pair.one.node());
+    let (before, inside) = (counters(pair.one.node()), counters(&pair.pod1));
     talk.rounds(PACKETS as usize);
     let now = counters(pair.one.node());
+    assert_eq!(
+        counted(&inside, &counters(&pair.pod1), "eth0"),
+        [true, true],
+        "in the pod"
+    );
     let counted = |device: &str| counted(&before, &now, device);
     assert_eq!(counted("eth0"), [true, true]);
     assert_eq!(counted("cni0"), [false, false]);

@@ -1,5 +1,7 @@
 //! An etcd that forgets everything while agents are down: who forwarded before forwards on, until all have their leases again.
 
+#![cfg(test)]
+
 use std::path::PathBuf;
 
 use flannel_tests::pair::{Mix, Pair};

@@ -1,5 +1,7 @@
 //! `--fast-path=always`, packet by packet: where a pod is, is looked at anew from time to time, and forgotten after a while.
 
+#![cfg(test)]
+
 use flannel_common::flow::{FlowKey, LIFETIME, REFRESH};
 use flannel_common::globals::FAST_PATH_ALWAYS;
 use flannel_common::program::Program::{DirectRx, OverlayRx, PodRx, UplinkRx};

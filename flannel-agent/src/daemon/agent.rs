@@ -280,7 +280,12 @@ impl<N: Node> Agent<N> {
     /// Publishes a changed uplink in our lease; the subnet stays.
     async fn look_for_uplink(&mut self) -> anyhow::Result<()> {
         let uplink = self.node.uplink().await?;
-        if uplink == self.wanted.uplink {
+        if uplink.is_same(&self.wanted.uplink) {
+            if uplink != self.wanted.uplink {
+                // The cable was pulled or the route went, or is back.
+                tracing::info!("the uplink is still {uplink}");
+                self.wanted.uplink = uplink;
+            }
             return Ok(());
         }
         let published = self.attrs.borrow().clone();

@@ -37,6 +37,8 @@ pub(super) struct Kernel {
     monitor: Monitor,
     choice: UplinkChoice,
     memory: Memory,
+    /// As it was last found.
+    uplink: Option<Uplink>,
     network: String,
     source_check: SourceCheck,
     bpffs: PathBuf,
@@ -81,6 +83,7 @@ impl Kernel {
             monitor,
             choice: config.uplink.clone(),
             memory: Memory::default(),
+            uplink: None,
             network: options.network,
             source_check: config.source_check,
             bpffs: config.bpffs.clone(),
@@ -277,8 +280,10 @@ fn words(report: &Report) -> Done {
 impl Node for Kernel {
     async fn uplink(&mut self) -> anyhow::Result<Uplink> {
         let net = self.dataplane.netlink();
-        let uplink = uplink::find(net, &self.choice, &self.memory).await?;
+        let known = self.uplink.as_ref();
+        let uplink = uplink::find(net, &self.choice, &self.memory, known).await?;
         self.memory.keep(uplink.address);
+        self.uplink = Some(uplink.clone());
         Ok(uplink)
     }
 

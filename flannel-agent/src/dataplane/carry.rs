@@ -10,8 +10,8 @@ use super::bpffs::Pins;
 use super::view::batch::Batches;
 use super::{DataplaneError, Wire};
 
-/// `BPF_NOEXIST`: an entry that is here already knows more.
-const NO_EXIST: u64 = 1;
+/// `BPF_NOEXIST`: what is there already stays.
+pub(super) const NO_EXIST: u64 = 1;
 
 /// Whether the table in the layout folder, say `v3`, is to be carried over: it is there, and means here what it
 /// means there.

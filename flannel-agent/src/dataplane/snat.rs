@@ -5,11 +5,12 @@ use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::sys::SyscallError;
-use flannel_common::maps::SNAT;
-use flannel_common::snat::{Entry, Halves, Key, sweep};
+use flannel_common::maps::{ENDING, SNAT};
+use flannel_common::snat::{Entry, Halves, Key, NANOS, sweep};
 
 use super::bpffs::Pins;
-use super::maps::is_absent;
+use super::carry::NO_EXIST;
+use super::maps::{gone, is_absent, pinned};
 use super::view::batch::Batches;
 use super::{DataplaneError, Wire};
 
@@ -20,7 +21,13 @@ pub struct SnatTable {
     whole: MapData,
 }
 
-struct Entries(HashMap<MapData, Wire<Key>, Wire<Entry>>);
+struct Entries {
+    table: HashMap<MapData, Wire<Key>, Wire<Entry>>,
+    ending: HashMap<MapData, Wire<Key>, u64>,
+}
+
+/// Whoever ends a flow has done so long before that, unless it was an agent that was killed.
+const LONG_AGO: u64 = NANOS;
 
 /// What one walk over the table found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,14 +50,17 @@ impl SnatTable {
     /// # Errors
     /// If it cannot be opened.
     pub fn open(bpffs: &Path, network: &str) -> Result<Option<Self>, DataplaneError> {
-        let pin = Pins::of(bpffs, network).map(SNAT);
-        if !pin.exists() {
+        let pins = Pins::of(bpffs, network);
+        if !pins.map(SNAT).exists() {
             return Ok(None);
         }
-        let open = || MapData::from_pin(&pin).map_err(failed("open"));
+        let open = || MapData::from_pin(pins.map(SNAT)).map_err(failed("open"));
         let map = Map::from_map_data(open()?).map_err(failed("open"))?;
         Ok(Some(Self {
-            entries: Entries(HashMap::try_from(map).map_err(failed("open"))?),
+            entries: Entries {
+                table: HashMap::try_from(map).map_err(failed("open"))?,
+                ending: pinned(ENDING, &pins)?,
+            },
             whole: open()?,
         }))
     }
@@ -69,6 +79,7 @@ impl SnatTable {
             failed("read")(error.into())
         };
         let Self { entries, whole } = self;
+        entries.forget_the_killed(now)?;
         let mut swept = Swept::default();
         for batch in Batches::<Key, Entry>::of(whole).map_err(unreadable)? {
             let batch = batch.map_err(unreadable)?;
@@ -85,7 +96,7 @@ impl Halves for Entries {
     type Error = DataplaneError;
 
     fn get(&self, key: &Key) -> Result<Option<Entry>, DataplaneError> {
-        match self.0.get(&Wire(*key), 0) {
+        match self.table.get(&Wire(*key), 0) {
             Ok(Wire(entry)) => Ok(Some(entry)),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(failed("read")(error)),
@@ -93,12 +104,46 @@ impl Halves for Entries {
     }
 
     fn remove(&mut self, key: &Key) -> Result<bool, DataplaneError> {
-        match self.0.remove(&Wire(*key)) {
+        match self.table.remove(&Wire(*key)) {
             Ok(()) => Ok(true),
             Err(error) if is_absent(&error) => Ok(false),
             Err(error) => Err(failed("remove")(error)),
         }
     }
+
+    fn hold(&mut self, key: &Key, now: u64) -> Result<bool, DataplaneError> {
+        match self.ending.insert(Wire(*key), now, NO_EXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error)) if is_taken(&error) => Ok(false),
+            Err(error) => Err(DataplaneError::map(ENDING, "write", error)),
+        }
+    }
+
+    fn let_go(&mut self, key: &Key) -> Result<(), DataplaneError> {
+        gone(self.ending.remove(&Wire(*key))).map_err(|e| DataplaneError::map(ENDING, "remove", e))
+    }
+}
+
+impl Entries {
+    fn forget_the_killed(&mut self, now: u64) -> Result<(), DataplaneError> {
+        let all: Result<Vec<_>, _> = self.ending.iter().collect();
+        let all = all.map_err(|e| DataplaneError::map(ENDING, "read", e))?;
+        for (Wire(key), since) in all {
+            if now.saturating_sub(since) > LONG_AGO {
+                self.let_go(&key)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Somebody has the key, or the map is full of others.
+fn is_taken(error: &SyscallError) -> bool {
+    let full = [libc::EEXIST, libc::E2BIG];
+    error
+        .io_error
+        .raw_os_error()
+        .is_some_and(|e| full.contains(&e))
 }
 
 fn failed(what: &'static str) -> impl Fn(MapError) -> DataplaneError {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use flannel_common::event::LONGEST;
+use flannel_common::event::{LONGEST, Note};
 use flannel_common::program::Program;
 use flannel_common::reason::{Class, Reason};
 use nix::sys::signal::{SigSet, Signal};
@@ -143,8 +143,8 @@ fn interrupts() -> anyhow::Result<SignalFd> {
 /// The file, with the devices that are in it.
 struct Records<W: Write> {
     pcapng: Writer<W>,
-    /// Place by ifindex.
-    interfaces: BTreeMap<u32, u32>,
+    /// Place by ifindex, and by whether packets begin with their IP header there.
+    interfaces: BTreeMap<(u32, bool), u32>,
     links: Vec<Link>,
     /// At zero of the monotonic clock.
     booted: Duration,
@@ -169,7 +169,7 @@ impl<W: Write> Records<W> {
         };
         // Readers refuse a file without any.
         for hook in hooks.iter().filter(|hook| hook.attached) {
-            records.interface(hook.ifindex)?;
+            records.interface(hook.ifindex, false)?;
         }
         // So that Wireshark starts.
         records.pcapng.flush()?;
@@ -184,7 +184,7 @@ impl<W: Write> Records<W> {
             };
             let at = self.booted + Duration::from_nanos(about.at);
             let packet = pcapng::Packet {
-                interface: self.interface(about.ifindex)?,
+                interface: self.interface(about.ifindex, Note::is_bare(about.program))?,
                 time: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX),
                 bytes: &bytes,
                 len: about.len,
@@ -198,28 +198,28 @@ impl<W: Write> Records<W> {
         Ok(self.pcapng.flush()?)
     }
 
-    fn interface(&mut self, index: u32) -> anyhow::Result<u32> {
-        if let Some(place) = self.interfaces.get(&index) {
+    fn interface(&mut self, index: u32, is_bare: bool) -> anyhow::Result<u32> {
+        if let Some(place) = self.interfaces.get(&(index, is_bare)) {
             return Ok(*place);
         }
-        let known = |links: &[Link]| links.iter().find(|link| link.index == index).cloned();
-        let link = match known(&self.links) {
-            Some(link) => Some(link),
+        let known = |links: &[Link]| {
+            let mut links = links.iter().filter(|link| link.index == index);
+            links.next().map(|link| link.name.clone())
+        };
+        let name = match known(&self.links) {
+            Some(name) => Some(name),
             None => {
                 self.links = links()?;
                 known(&self.links)
             }
         };
-        let place = match link {
-            Some(link) if !link.ethernet && !link.loopback => {
-                self.pcapng.interface(&link.name, LinkType::Raw)
-            }
-            Some(link) => self.pcapng.interface(&link.name, LinkType::Ethernet),
-            None => self
-                .pcapng
-                .interface(&format!("#{index}"), LinkType::Ethernet),
-        }?;
-        self.interfaces.insert(index, place);
+        let name = name.unwrap_or_else(|| format!("#{index}"));
+        let kind = match is_bare {
+            true => LinkType::Raw,
+            false => LinkType::Ethernet,
+        };
+        let place = self.pcapng.interface(&name, kind)?;
+        self.interfaces.insert((index, is_bare), place);
         Ok(place)
     }
 }

@@ -70,7 +70,7 @@ impl Preview {
     async fn make(config: &Config) -> anyhow::Result<Self> {
         let net = Netlink::open()?;
         // What is wrong with it says nothing of etcd.
-        uplink::find(&net, &config.uplink, &Memory::default()).await?;
+        uplink::find(&net, &config.uplink, &Memory::default(), None).await?;
         let asked = timeout(ANSWER, Leased::ask(config, &net)).await;
         let leased = asked
             .map_err(|_| anyhow::anyhow!("etcd gave no answer in {} s", ANSWER.as_secs()))
@@ -134,7 +134,7 @@ impl Leased {
         let previous = subnet_env::read(&config.subnet_file)?.subnet;
         let leases = source.read_leases().await?;
         let memory = Memory::of_leases(leases.iter(), previous);
-        let uplink = uplink::find(net, &config.uplink, &memory).await?;
+        let uplink = uplink::find(net, &config.uplink, &memory, None).await?;
         let published = source.find_lease(uplink.public_ip).await?;
         let published = published.as_ref().map(|lease| &lease.attrs);
         let attrs = daemon::node_attrs(net, &network, &uplink, published).await?;

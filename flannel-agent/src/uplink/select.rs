@@ -57,6 +57,33 @@ impl Snapshot {
         self.check(found, choice.public_ip, memory)
     }
 
+    /// The same, once there was one: flanneld looks for its uplink when it starts and never again, so a route that is away
+    /// changes nothing as long as device and address are there.
+    pub(super) fn select_again(
+        &self,
+        choice: &UplinkChoice,
+        memory: &Memory,
+        known: &Uplink,
+    ) -> Result<Uplink, UplinkError> {
+        let selected = self.select(choice, memory);
+        let (Err(UplinkError::NoDefaultRoute { .. } | UplinkError::NoneFits { .. }), Some(found)) =
+            (&selected, self.still(known))
+        else {
+            return selected;
+        };
+        self.check(found, choice.public_ip, memory)
+    }
+
+    fn still(&self, known: &Uplink) -> Option<Found<'_>> {
+        let link = self.by_index(known.index)?;
+        self.by_address(known.address)?;
+        Some(Found {
+            link,
+            address: Some(known.address),
+            why: "as before; the route that it was told by is away".to_owned(),
+        })
+    }
+
     /// `--iface` values in order, then `--iface-regex`, then `--iface-can-reach`.
     fn as_asked(&self, choice: &UplinkChoice, memory: &Memory) -> Result<Found<'_>, UplinkError> {
         let mut tried = Vec::new();
@@ -273,7 +300,7 @@ impl Snapshot {
     fn candidates(&self) -> String {
         let mut names: Vec<_> = self
             .links()
-            .filter(|link| !link.loopback && link.is_served())
+            .filter(|link| !link.loopback && link.is_served() && !self.leads_to_containers(link))
             .map(
                 |link| match self.address_of(link, None, &Memory::default()) {
                     Some(address) => format!("{} ({address})", link.name),
@@ -285,5 +312,14 @@ impl Snapshot {
             names.push("none but the loopback".to_owned());
         }
         names.join(", ")
+    }
+
+    /// Ports of a bridge, and a bridge that has none but containers' (`cni0`, `docker0`): no other node is there.
+    fn leads_to_containers(&self, link: &Link) -> bool {
+        let is_bridge = |link: &Link| link.kind == Kind::Other("bridge".to_owned());
+        let controller = link.controller.and_then(|index| self.by_index(index));
+        let mut ports = self.links().filter(|l| l.controller == Some(link.index));
+        controller.is_some_and(is_bridge)
+            || is_bridge(link) && ports.all(|port| port.kind == Kind::Veth)
     }
 }

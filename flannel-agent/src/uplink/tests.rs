@@ -5,7 +5,7 @@ use regex::Regex;
 use super::select::Snapshot;
 use super::*;
 use crate::net::fixtures::{address, link};
-use crate::net::{Address, Link, NextHop, Path, Route};
+use crate::net::{Address, Kind, Link, NextHop, Path, Route};
 
 fn default_route(metric: u32, indexes: &[u32]) -> Route {
     Route {
@@ -348,4 +348,99 @@ fn our_own_devices_are_never_the_uplink() {
     node.addresses.insert(0, address(4, "10.244.1.0/32"));
     let uplink = node.select(&regex(r"^10\."), &Memory::default()).unwrap();
     assert_eq!(uplink.name, "eth1");
+}
+
+/// cni0 with a pod, docker0 without a container, a bridge with a cable, and a device in a VRF.
+fn beside_containers() -> Snapshot {
+    let kind = |kind: &str| Kind::Other(kind.to_owned());
+    let mut node = node();
+    let bridge = |index, name| Link {
+        kind: kind("bridge"),
+        ..link(index, name)
+    };
+    let port = |index, name, of, kind| Link {
+        kind,
+        controller: Some(of),
+        ..link(index, name)
+    };
+    node.links.extend([
+        bridge(10, "cni0"),
+        port(11, "veth1", 10, Kind::Veth),
+        bridge(12, "docker0"),
+        bridge(13, "br0"),
+        port(14, "eth2", 13, Kind::Plain),
+        Link {
+            kind: kind("vrf"),
+            ethernet: false,
+            ..link(15, "red")
+        },
+        port(16, "eth3", 15, Kind::Plain),
+    ]);
+    node.addresses.push(address(10, "10.244.1.1/24"));
+    node.addresses.push(address(13, "192.168.7.2/24"));
+    node
+}
+
+#[test]
+fn what_leads_to_containers_is_no_candidate() {
+    let mut node = beside_containers();
+    node.routes.clear();
+    let error = node.select(&UplinkChoice::default(), &Memory::default());
+    let error = error.unwrap_err().to_string();
+    let (_, candidates) = error.split_once("there are: ").unwrap();
+    assert_eq!(
+        candidates,
+        "eth0 (192.168.0.2), eth1 (10.0.0.2), br0 (192.168.7.2), eth3 (no IPv4 address))"
+    );
+}
+
+#[test]
+fn without_the_route_it_was_told_by_the_uplink_stays_what_it_was() {
+    let choice = UplinkChoice::default();
+    let reaching = UplinkChoice {
+        can_reach: Some(ip("198.51.100.9")),
+        ..UplinkChoice::default()
+    };
+    let mut node = node();
+    let known = node.select(&choice, &Memory::default()).unwrap();
+    node.routes.clear();
+    let unreachable = crate::net::NetError::Failed {
+        action: "find a route".to_owned(),
+        reason: "unreachable".to_owned(),
+    };
+    node.reach = Some((ip("198.51.100.9"), Err(unreachable)));
+    for choice in [&choice, &reaching] {
+        let again = node
+            .select_again(choice, &Memory::default(), &known)
+            .unwrap();
+        assert!(again.is_same(&known) && again != known, "{again}");
+    }
+    // A link that is down keeps its addresses.
+    node.links[1].running = false;
+    let again = node.select_again(&choice, &Memory::default(), &known);
+    assert!(again.unwrap().is_same(&known));
+
+    node.addresses.retain(|address| address.index != 2);
+    let gone = node.select_again(&choice, &Memory::default(), &known);
+    assert!(matches!(gone, Err(UplinkError::NoDefaultRoute { .. })));
+    // Another route is another uplink.
+    node.routes = vec![default_route(0, &[3])];
+    let other = node
+        .select_again(&choice, &Memory::default(), &known)
+        .unwrap();
+    assert_eq!(other.name, "eth1");
+}
+
+#[test]
+fn a_link_that_goes_down_changes_why_and_nothing_else() {
+    let mut node = node();
+    let known = node
+        .select(&UplinkChoice::default(), &Memory::default())
+        .unwrap();
+    node.links[1].running = false;
+    let again = node.select_again(&UplinkChoice::default(), &Memory::default(), &known);
+    assert!(again.unwrap().is_same(&known));
+    node.links[1].mtu = 1400;
+    let smaller = node.select_again(&UplinkChoice::default(), &Memory::default(), &known);
+    assert!(!smaller.unwrap().is_same(&known));
 }

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::Ipv4;
 
 /// As many addresses of a device are looked at: the first, and others that have a subnet.
-pub const MAX_CHOICES: usize = 16;
+pub const MAX_CHOICES: usize = 8;
 
 /// An address of a device, and who is its neighbour.
 #[repr(C, align(4))]

@@ -228,6 +228,18 @@ fn claim_port<T: Table>(
 /// other half was lost. With the agent away nobody sweeps, and the range fills with the dead.
 #[inline(always)]
 fn take_over<T: Table>(table: &T, node: &Node, key: &Key, entry: &Entry) -> bool {
+    // Two CPUs, or one and the agent's sweep, that found the same dead flow would remove one the other's claim: then two
+    // flows leave under one port, and the replies to both find one.
+    if !table.hold(key, node.now) {
+        return false;
+    }
+    let taken = replace(table, node, key, entry);
+    table.let_go(key);
+    taken
+}
+
+#[inline(always)]
+fn replace<T: Table>(table: &T, node: &Node, key: &Key, entry: &Entry) -> bool {
     let Some(slot) = table.find(key) else {
         return table.claim(key, entry).is_won();
     };
@@ -247,7 +259,7 @@ fn take_over<T: Table>(table: &T, node: &Node, key: &Key, entry: &Entry) -> bool
     if node.now.saturating_sub(last_seen) <= hold(key.proto, seen) {
         return false;
     }
-    // Only one CPU removes it; the claim decides if another came between.
+    // The claim decides if the LRU, too, took it meanwhile, and another came.
     if !table.remove(key) {
         return false;
     }

@@ -16,6 +16,16 @@ pub trait Halves {
     /// # Errors
     /// If the map cannot be written.
     fn remove(&mut self, key: &Key) -> Result<bool, Self::Error>;
+    /// As [`Table::hold`](super::Table::hold).
+    ///
+    /// # Errors
+    /// If it cannot be found out.
+    fn hold(&mut self, key: &Key, now: u64) -> Result<bool, Self::Error>;
+    /// As [`Table::let_go`](super::Table::let_go).
+    ///
+    /// # Errors
+    /// If that fails: then nobody ends that flow for a while.
+    fn let_go(&mut self, key: &Key) -> Result<(), Self::Error>;
 }
 
 /// TCP that was never confirmed: the shortest time that the halves have together and neither has alone.
@@ -47,11 +57,36 @@ pub fn sweep<H: Halves>(
     if !may_be_over(key, entry, now) {
         return Ok(false);
     }
+    let mate = other_half(key, entry);
+    let back = match key.way {
+        WAY_IN => Some(*key),
+        _ => mate,
+    };
+    let Some(back) = back else {
+        return sweep_alone(halves, key, mate, now);
+    };
+    if !halves.hold(&back, now)? {
+        return Ok(false);
+    }
+    let swept = sweep_alone(halves, key, mate, now);
+    halves.let_go(&back)?;
+    swept
+}
+
+/// The same, while nobody else ends the flow.
+fn sweep_alone<H: Halves>(
+    halves: &mut H,
+    key: &Key,
+    mate: Option<Key>,
+    now: u64,
+) -> Result<bool, H::Error> {
     // The entry was read some time ago.
     let Some(entry) = halves.get(key)? else {
         return Ok(false);
     };
-    let mate = other_half(key, &entry);
+    if other_half(key, &entry) != mate {
+        return Ok(false);
+    }
     let other = match &mate {
         Some(mate) => halves.get(mate)?,
         None => None,
@@ -88,7 +123,7 @@ pub fn is_over(key: &Key, entry: &Entry, other: Option<&Entry>, now: u64) -> boo
 
 #[cfg(test)]
 mod tests {
-    use core::cell::RefCell;
+    use core::cell::{Cell, RefCell};
     use core::convert::Infallible;
     use std::collections::BTreeMap;
 
@@ -158,6 +193,7 @@ mod tests {
         entries: RefCell<BTreeMap<Key, Entry>>,
         /// Touched as soon as anything is removed.
         touched: Option<(Key, u64)>,
+        held: Cell<Option<Key>>,
     }
 
     impl Halves for &Memory {
@@ -165,6 +201,16 @@ mod tests {
 
         fn get(&self, key: &Key) -> Result<Option<Entry>, Infallible> {
             Ok(self.entries.borrow().get(key).copied())
+        }
+
+        fn hold(&mut self, key: &Key, _: u64) -> Result<bool, Infallible> {
+            assert_eq!(key.way, WAY_IN);
+            Ok(self.held.replace(Some(*key)).is_none())
+        }
+
+        fn let_go(&mut self, key: &Key) -> Result<(), Infallible> {
+            assert_eq!(self.held.take(), Some(*key));
+            Ok(())
         }
 
         fn remove(&mut self, key: &Key) -> Result<bool, Infallible> {
@@ -183,6 +229,7 @@ mod tests {
             Self {
                 entries: RefCell::new(entries.iter().copied().collect()),
                 touched: None,
+                held: Cell::default(),
             }
         }
 

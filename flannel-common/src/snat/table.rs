@@ -44,6 +44,10 @@ pub trait Table {
     fn claim(&self, key: &Key, entry: &Entry) -> Claim;
     /// Whether there was something to remove.
     fn remove(&self, key: &Key) -> bool;
+    /// Whether the caller alone, of all that would end the flow whose in half is under `key`, may do so. If it may, it has to
+    /// say when it has, by [`Table::let_go`].
+    fn hold(&self, key: &Key, now: u64) -> bool;
+    fn let_go(&self, key: &Key);
     fn random(&self) -> u32;
     /// Whether flows may leave as `address` by the device of that index.
     fn is_lent(&self, device: u32, address: Ipv4) -> bool;

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use flannel_common::snat::{
-    Endpoint, KIND_LEAVE, KIND_OWN, NANOS, Node, Outbound, Refused, WAY_IN, WAY_OUT, Whose,
+    Endpoint, KIND_LEAVE, KIND_OWN, NANOS, Node, Outbound, Ports, Refused, WAY_IN, WAY_OUT, Whose,
     inbound, note, outbound,
 };
 use proptest::prelude::*;
@@ -188,6 +188,113 @@ fn run(events: Vec<Event>) -> Result<(), TestCaseError> {
         );
     }
     Ok(())
+}
+
+/// A range of one port, which a flow has that is over, and two pods that want it at the same moment on two CPUs: whatever
+/// each of them has seen when the other comes between, one alone gets it.
+#[test]
+fn one_alone_takes_over_from_a_flow_that_is_over() {
+    let [dead, first, second] = [0, 1, 2].map(|pod| Flow {
+        src: ([10, 244, 1, pod], 40_000),
+        dst: ([198, 51, 100, 9], 443),
+        proto: TCP,
+    });
+    let ports = Ports {
+        min: 50_000,
+        max: 50_000,
+    };
+    let node = |now| Node {
+        local: US,
+        device: 2,
+        ports,
+        now,
+    };
+    let (then, now) = (node(NANOS), node(1_000_000 * NANOS));
+    let sends = |map: &Map, node: &Node, flow: Flow| {
+        outbound(map, node, &flow.packet(WAY_OUT, SYN), Whose::Pod, || false)
+    };
+    let mut between = 0;
+    for nth in 0..60 {
+        let map = Map::default();
+        assert!(sends(&map, &then, dead).is_ok());
+        let theirs = Rc::new(Cell::new(None));
+        let kept = Rc::clone(&theirs);
+        map.before(nth, move |map| kept.set(Some(sends(map, &now, second))));
+        let ours = sends(&map, &now, first);
+        map.in_peace();
+        let Some(theirs) = theirs.get() else {
+            continue;
+        };
+        between += 1;
+        let winners = [(first, ours), (second, theirs)]
+            .into_iter()
+            .filter(|(_, got)| got.is_ok());
+        let winners: Vec<Flow> = winners.map(|(flow, _)| flow).collect();
+        assert!(
+            winners.len() <= 1,
+            "both left under one port, at step {nth}"
+        );
+        for flow in winners {
+            let to = Endpoint {
+                addr: US,
+                port: 50_000_u16.to_be_bytes(),
+            };
+            let reply = flow.seen_as(to).packet(WAY_IN, SYN | ACK);
+            let half = inbound(&map, now.now, &reply).map(|half| half.target());
+            assert_eq!(half, Some(flow.source()), "at step {nth}");
+        }
+    }
+    assert!(between > 20, "{between} steps are too few");
+}
+
+/// The agent's sweep comes between, and the other way round: the new flow keeps what it took.
+#[test]
+fn nobody_sweeps_what_was_just_taken_over() {
+    let [dead, first] = [0, 1].map(|pod| Flow {
+        src: ([10, 244, 1, pod], 40_000),
+        dst: ([198, 51, 100, 9], 443),
+        proto: TCP,
+    });
+    let ports = Ports {
+        min: 50_000,
+        max: 50_000,
+    };
+    let node = |now| Node {
+        local: US,
+        device: 2,
+        ports,
+        now,
+    };
+    let (then, now) = (node(NANOS), node(1_000_000 * NANOS));
+    let sends = |map: &Map, node: &Node, flow: Flow| {
+        outbound(map, node, &flow.packet(WAY_OUT, SYN), Whose::Pod, || false)
+    };
+    for nth in 0..60 {
+        for sweeps_first in [true, false] {
+            let map = Map::default();
+            assert!(sends(&map, &then, dead).is_ok());
+            let kept = Rc::new(Cell::new(None));
+            let took = Rc::clone(&kept);
+            if sweeps_first {
+                map.before(nth, move |map| took.set(Some(sends(map, &now, first))));
+                map.sweep(now.now);
+            } else {
+                map.before(nth, move |map| map.sweep(now.now));
+                kept.set(Some(sends(&map, &now, first)));
+            }
+            map.in_peace();
+            let Some(Ok(Outbound::Translate(to))) = kept.get() else {
+                continue;
+            };
+            // Before it sends again: the reply is what comes next.
+            let back = first.out().other_half(to);
+            assert!(
+                map.pairs(&back, first.source()),
+                "at step {nth}, {sweeps_first}"
+            );
+            assert!(map.pairs(&first.out(), to), "at step {nth}, {sweeps_first}");
+        }
+    }
 }
 
 proptest! {

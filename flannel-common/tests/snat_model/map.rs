@@ -1,7 +1,7 @@
 //! A table in memory, with evictions at will.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::rc::Rc;
 
@@ -14,6 +14,7 @@ type Meanwhile = Box<dyn FnOnce(&Map)>;
 pub(crate) struct Map {
     cells: RefCell<BTreeMap<Key, Rc<Cell<Entry>>>>,
     random: Cell<u32>,
+    held: RefCell<BTreeSet<Key>>,
     /// Runs before the n-th operation from now: another CPU, or the LRU, in the middle of a decision.
     meanwhile: RefCell<Option<(u32, Meanwhile)>>,
 }
@@ -78,11 +79,21 @@ impl Halves for &Map {
     type Error = Infallible;
 
     fn get(&self, key: &Key) -> Result<Option<Entry>, Infallible> {
+        self.step();
         Ok(Map::get(self, key))
     }
 
+    fn hold(&mut self, key: &Key, now: u64) -> Result<bool, Infallible> {
+        Ok(Table::hold(*self, key, now))
+    }
+
+    fn let_go(&mut self, key: &Key) -> Result<(), Infallible> {
+        Table::let_go(*self, key);
+        Ok(())
+    }
+
     fn remove(&mut self, key: &Key) -> Result<bool, Infallible> {
-        Ok(self.cells.borrow_mut().remove(key).is_some())
+        Ok(Table::remove(*self, key))
     }
 }
 
@@ -135,6 +146,16 @@ impl Table for Map {
     fn remove(&self, key: &Key) -> bool {
         self.step();
         self.cells.borrow_mut().remove(key).is_some()
+    }
+
+    fn hold(&self, key: &Key, _: u64) -> bool {
+        self.step();
+        self.held.borrow_mut().insert(*key)
+    }
+
+    fn let_go(&self, key: &Key) {
+        self.step();
+        self.held.borrow_mut().remove(key);
     }
 
     fn is_lent(&self, _: u32, _: [u8; 4]) -> bool {

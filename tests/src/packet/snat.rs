@@ -1,7 +1,7 @@
 //! What the tests of SNAT need of the fixture: the steps in place, the table in sight.
 
 use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
-use aya::maps::{HashMap, Map, ProgramArray};
+use aya::maps::{HashMap, Map, MapData, ProgramArray};
 use flannel_agent::dataplane::Wire;
 use flannel_common::Ipv4;
 use flannel_common::cidr;
@@ -74,6 +74,20 @@ impl Fixture {
     /// Overwrites an entry, to make it old, say.
     pub fn set_snat(&mut self, key: &Key, entry: &Entry) {
         self.table().insert(Wire(*key), Wire(*entry), 0).unwrap();
+    }
+
+    /// As if another CPU were about to end the flow whose in half has this key.
+    pub fn holds_snat(&mut self, key: &Key) {
+        self.ending().insert(Wire(*key), 1, 0).unwrap();
+    }
+
+    pub fn lets_go_of_snat(&mut self, key: &Key) {
+        self.ending().remove(&Wire(*key)).unwrap();
+    }
+
+    fn ending(&mut self) -> HashMap<&mut MapData, Wire<Key>, u64> {
+        let map = self.ebpf.map_mut(maps::ENDING).unwrap();
+        HashMap::try_from(map).unwrap()
     }
 
     /// Makes every entry `seconds` older.

@@ -184,7 +184,7 @@ impl Agent<'_> {
             interfaces: vec![self.rig.iface.to_owned()],
             ..Default::default()
         };
-        uplink::find(self.dataplane.netlink(), &choice, &Memory::default())
+        uplink::find(self.dataplane.netlink(), &choice, &Memory::default(), None)
             .await
             .unwrap()
     }

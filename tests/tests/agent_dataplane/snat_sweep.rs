@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::maps::{HashMap, Map, MapData};
 use flannel_agent::dataplane::{SnatTable, Swept, Wire, clock};
-use flannel_common::maps::SNAT;
+use flannel_common::maps::{ENDING, SNAT};
 use flannel_common::snat::{
     Endpoint, Entry, KIND_LEAVE, KIND_OWN, KIND_PAIR, Key, NANOS, Seen, WAY_OUT,
 };
@@ -137,4 +137,29 @@ fn a_table_in_use_loses_none_of_the_living() {
 fn what_is_not_pinned_is_no_table() {
     let rig = Rig::new();
     assert!(SnatTable::open(&rig.bpffs(), NETWORK).unwrap().is_none());
+}
+
+/// A program is taking its port over, or an agent was killed in the middle of it.
+#[test]
+fn a_flow_that_somebody_else_is_ending_is_left_to_them_for_a_second() {
+    Rig::new().agent(async |agent| {
+        agent.converge().await;
+        let (mut map, mut table) = (pinned(agent), table(agent));
+        let now = clock();
+        let key = out_key(UDP, 50_000);
+        open(&mut map, key, now - 200 * NANOS);
+        let us = Endpoint {
+            addr: US,
+            port: key.src_port,
+        };
+        let pin = MapData::from_pin(agent.rig.map_pin(ENDING)).unwrap();
+        let mut ending: HashMap<_, Wire<Key>, u64> =
+            Map::from_map_data(pin).unwrap().try_into().unwrap();
+        ending.insert(Wire(key.reply_to(us)), now, 0).unwrap();
+        assert_eq!(table.sweep(now).unwrap().flows, 0);
+        assert_eq!(ports(&map), [50_000]);
+        assert_eq!(table.sweep(now + 2 * NANOS).unwrap().flows, 1);
+        assert!(ports(&map).is_empty());
+        assert_eq!(ending.keys().count(), 0);
+    });
 }

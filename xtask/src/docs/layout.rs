@@ -101,6 +101,13 @@ pub(super) fn page() -> Page {
         ),
         (maps::SNAT, "LRU hash", "`Key`", "`Entry`", maps::MAX_SNAT),
         (
+            maps::ENDING,
+            "hash",
+            "`Key`",
+            "since when (`u64`)",
+            maps::MAX_ENDING,
+        ),
+        (
             maps::FRAGMENTS,
             "LRU hash",
             "`FragmentKey`",

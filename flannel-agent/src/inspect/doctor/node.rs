@@ -16,20 +16,26 @@ pub(super) async fn check(
     network: Option<&NetworkConfig>,
     report: &mut Report,
 ) {
-    let uplink =
-        match crate::uplink::find(patient.net, &patient.config.uplink, &Memory::default()).await {
-            Ok(uplink) => {
-                report.ok(format!("uplink {uplink}"));
-                Some(uplink)
-            }
-            Err(error) => {
-                report.failure(
-                    error.to_string(),
-                    "name the interface towards the other nodes with --iface",
-                );
-                None
-            }
-        };
+    let uplink = match crate::uplink::find(
+        patient.net,
+        &patient.config.uplink,
+        &Memory::default(),
+        None,
+    )
+    .await
+    {
+        Ok(uplink) => {
+            report.ok(format!("uplink {uplink}"));
+            Some(uplink)
+        }
+        Err(error) => {
+            report.failure(
+                error.to_string(),
+                "name the interface towards the other nodes with --iface",
+            );
+            None
+        }
+    };
     let known = match uplink.as_ref().zip(network) {
         Some((uplink, network)) => {
             let facts = ways::look(patient, uplink, network, report).await;

@@ -8,6 +8,10 @@ use crate::net::{Features, Kind, Link};
 const CHECKSUMS: [&str; 2] = ["tx-checksum-ip-generic", "tx-checksum-ipv4"];
 
 pub(super) fn check(patient: &Patient<'_>, uplink: &str, report: &mut Report) {
+    // What sends such packets on has offloads, or has not.
+    if patient.link(uplink).is_some_and(|link| link.bare) {
+        return;
+    }
     if let Ok(features) = Features::read(uplink) {
         // A veth has GRO off unless told otherwise, and its other end hands on what it merged.
         let is_hardware = patient.link(uplink).is_some_and(|l| l.kind == Kind::Plain);

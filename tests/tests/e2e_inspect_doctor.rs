@@ -296,6 +296,14 @@ fn a_strict_conntrack_beside_the_fast_path_is_found() {
 }
 
 #[test]
+fn a_rule_that_looks_at_single_packets_is_found() {
+    let ward = Ward::new();
+    let node = ward.agent.node();
+    node.exec("iptables-nft -A FORWARD -m quota --quota 1000000 -j ACCEPT");
+    assert_eq!(ward.finds("looks at single packets"), Some(1));
+}
+
+#[test]
 fn a_taken_port_a_missing_bpffs_and_a_tiny_mtu_are_found_before_the_start() {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));

@@ -2,6 +2,7 @@
 
 mod docker;
 mod postrouting;
+mod single;
 
 use ipnet::Ipv4Net;
 
@@ -20,6 +21,7 @@ pub(super) async fn check(
     forward(network, report).await;
     docker::check(patient, report).await;
     postrouting::check(patient, network, report).await;
+    single::check(patient, report).await;
     let key = "net/netfilter/nf_conntrack_tcp_be_liberal";
     if let Ok(Some(value)) = sysctl::read(key) {
         report.ok(format!(

@@ -1,0 +1,126 @@
+//! Rules that look at single packets of a flow, or count them: of a fast flow they see one in five seconds.
+
+use super::{Patient, Report};
+use crate::desired::Mode;
+use crate::iptables::{Kind, Tool};
+use crate::net::{NetError, ip_tables, nftables};
+
+/// Where forwarded packets meet rules all along; nat sees the first of a connection alone.
+const TABLES: [&str; 2] = ["filter", "mangle"];
+
+/// What a rule has that does not judge all packets of a flow alike.
+const SINGLE: [&str; 14] = [
+    "-m string ",
+    "-m quota ",
+    "-m limit ",
+    "-m hashlimit ",
+    "-m connbytes ",
+    "-m statistic ",
+    "-m recent ",
+    "-m time ",
+    "-m length ",
+    "-m u32 ",
+    "-m bpf ",
+    "-j NFQUEUE",
+    "-j NFLOG",
+    "-j TPROXY",
+];
+
+pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) {
+    if patient.config.fast_path.mode == Mode::Off {
+        return;
+    }
+    for (place, rules) in listed().await.unwrap_or_default() {
+        judge(&place, &rules, report);
+    }
+}
+
+/// By table and kind. What no tool shows is left out: `doctor` has said what is missing.
+async fn listed() -> Result<Vec<(String, String)>, NetError> {
+    let chains = nftables::chains()?;
+    let mut places = Vec::new();
+    for table in TABLES {
+        let kinds = [
+            (Kind::Nft, chains.iter().any(|chain| chain.table == table)),
+            (Kind::Legacy, ip_tables::has_table(table)),
+        ];
+        for (kind, _) in kinds.into_iter().filter(|(_, is_there)| *is_there) {
+            let rules = async { Tool::of(kind).await?.run(&["-t", table, "-S"]).await };
+            if let Ok(rules) = rules.await {
+                places.push((format!("{table} ({kind})"), rules));
+            }
+        }
+    }
+    Ok(places)
+}
+
+fn judge(place: &str, rules: &str, report: &mut Report) {
+    let mut found = rules.lines().filter(|rule| is_single(rule));
+    let Some(rule) = found.next() else {
+        return;
+    };
+    let more = match found.count() {
+        0 => String::new(),
+        n => format!(", and {n} more like it"),
+    };
+    report.warning(
+        format!(
+            "a rule in {place} looks at single packets, of which it sees one in five seconds once a flow is fast: {rule}{more}"
+        ),
+        "--fast-path=off, if the rule is meant for pods: then it sees all packets, as under flannel",
+    );
+}
+
+/// One that forwarded packets may meet. Limits of what is logged do no harm.
+fn is_single(rule: &str) -> bool {
+    let is_own = |chain| rule.starts_with(&format!("-A {chain} "));
+    let line = format!("{rule} ");
+    rule.starts_with("-A ")
+        && !["INPUT", "OUTPUT"].into_iter().any(is_own)
+        && !line.contains("-j LOG ")
+        && SINGLE.iter().any(|word| line.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::inspect::doctor::tests::{Said, odd, said};
+
+    #[rstest]
+    #[case(
+        "-A FORWARD -m string --string secret --algo bm --to 65535 -j DROP",
+        true
+    )]
+    #[case("-A FORWARD -s 10.244.1.5/32 -m quota --quota 1000 -j ACCEPT", true)]
+    #[case(
+        "-A KUBE-X -m connbytes --connbytes 10 --connbytes-mode bytes -j DROP",
+        true
+    )]
+    #[case("-A FORWARD -j NFQUEUE --queue-num 1", true)]
+    #[case("-A FORWARD -j NFLOG", true)]
+    #[case("-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT", false)]
+    #[case("-A INPUT -m limit --limit 1/sec -j ACCEPT", false)]
+    #[case("-A ufw-logging -m limit --limit 3/min -j LOG --log-prefix x", false)]
+    #[case("-N NFQUEUE-of-mine", false)]
+    fn rules_that_look_at_single_packets(#[case] rule: &str, #[case] single: bool) {
+        assert_eq!(is_single(rule), single);
+    }
+
+    #[test]
+    fn the_first_is_shown_and_the_rest_counted() {
+        let rules = "-P FORWARD ACCEPT\n-A FORWARD -j NFLOG\n-A FORWARD -m quota --quota 1 -j DROP";
+        let fix = "--fast-path=off, if the rule is meant for pods: then it sees all packets, as under flannel";
+        assert_eq!(
+            said(|report| judge("filter (iptables-nft)", rules, report)),
+            odd(
+                "a rule in filter (iptables-nft) looks at single packets, of which it sees one in five seconds once a flow is \
+                 fast: -A FORWARD -j NFLOG, and 1 more like it",
+                fix
+            )
+        );
+        let none = said(|report| judge("filter", "-P FORWARD ACCEPT", report));
+        assert_eq!(none, Said::new());
+    }
+}

@@ -6,10 +6,13 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use flannel_agent::dataplane::AttachMode;
 use flannel_agent::desired::{PortChoice, PortRange, SourceNat};
 use flannel_common::maps::{EXEMPT, FRAGMENTS, LENT, OUTLETS, SNAT, STEPS};
+use flannel_common::program::Program;
 use flannel_tests::wait::{SOON, eventually};
 use rstest::rstest;
 
 use crate::rig::{Rig, sh};
+
+const ALL_STEPS: usize = Program::STEPS.len();
 
 const HOOKS: [&str; 4] = [
     "attach overlay_snat_rx to ingress of flannel.1",
@@ -115,7 +118,8 @@ fn switched_on_and_off_it_leaves_the_rest_alone() {
     assert!(at("set the steps of source NAT") < first, "{did:?}");
     assert!(pins(&rig).is_superset(&before));
     assert_eq!(pins(&rig).len(), before.len() + HOOKS.len());
-    rig.netns.enter(|| assert_eq!(entries(&rig, STEPS), 5));
+    rig.netns
+        .enter(|| assert_eq!(entries(&rig, STEPS), ALL_STEPS));
 
     rig.snat = None;
     let did = rig.agent(async |agent| agent.converge().await);
@@ -157,7 +161,7 @@ fn a_restart_swaps_steps_and_programs_and_keeps_the_flows() {
         assert!(at("set the steps of source NAT") < at(HOOKS[3]), "{did:?}");
         assert!(did.iter().all(|a| !a.starts_with("detach")), "{did:?}");
         let second = dump(agent.rig, STEPS);
-        assert_eq!(second.as_array().unwrap().len(), 5);
+        assert_eq!(second.as_array().unwrap().len(), ALL_STEPS);
         assert_ne!(second, first, "the steps are this process's");
         let info = aya::maps::MapInfo::from_pin(agent.rig.map_pin(SNAT)).unwrap();
         assert_eq!(info.id(), map);
@@ -165,7 +169,7 @@ fn a_restart_swaps_steps_and_programs_and_keeps_the_flows() {
 }
 
 #[rstest]
-fn a_step_deleted_by_hand_is_set_again(#[values(0, 1, 2, 3, 4)] step: u8) {
+fn a_step_deleted_by_hand_is_set_again(#[values(0, 1, 2, 3, 4, 5, 6)] step: u8) {
     rig().agent(async |agent| {
         agent.converge().await;
         let pin = agent.rig.map_pin(STEPS);
@@ -173,9 +177,9 @@ fn a_step_deleted_by_hand_is_set_again(#[values(0, 1, 2, 3, 4)] step: u8) {
             "bpftool map delete pinned {} key {step} 0 0 0",
             pin.display()
         ));
-        assert_eq!(entries(agent.rig, STEPS), 4);
+        assert_eq!(entries(agent.rig, STEPS), ALL_STEPS - 1);
         assert_eq!(agent.converge().await, ["set the steps of source NAT"]);
-        assert_eq!(entries(agent.rig, STEPS), 5);
+        assert_eq!(entries(agent.rig, STEPS), ALL_STEPS);
     });
 }
 

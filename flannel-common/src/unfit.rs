@@ -14,6 +14,8 @@ pub const SHAPED: u32 = 5;
 pub const FILTERED: u32 = 6;
 /// The same of the bridge itself, or of our own device.
 pub const BEHIND_ANOTHER: u32 = 7;
+/// Taken out of the bridge; our programs are still there.
+pub const LEFT: u32 = 8;
 
 /// For people, about a device.
 #[must_use]
@@ -26,6 +28,7 @@ pub const fn words(why: u32) -> &'static str {
         SHAPED => "a queueing discipline shapes what leaves by it",
         FILTERED => "filters or programs of others are on it",
         BEHIND_ANOTHER => "a queueing discipline, or filters of others, are on the bridge",
+        LEFT => "it is no port of the bridge any more",
         _ => "a later version of the agent says so",
     }
 }
@@ -33,5 +36,5 @@ pub const fn words(why: u32) -> &'static str {
 /// Whether an operator did that by intent to a pod's port, for whom it is worth a line.
 #[must_use]
 pub const fn is_of_note(why: u32) -> bool {
-    !matches!(why, DOWN | BLOCKED)
+    !matches!(why, DOWN | BLOCKED | LEFT)
 }

@@ -76,7 +76,15 @@ fn count(program: Program, reason: Reason, len: u32) {
     let Some(counters) = STATS.get_ptr_mut(program as u32) else {
         return;
     };
-    let slot = counters.cast::<Count>().wrapping_add(reason as usize);
+    // LLVM keeps action and reason of a verdict in the halves of one register, shifts them apart, and knows the reason's range all
+    // the while; the verifier does not. Of a word read back from memory nobody knows anything, so that it is compared.
+    let index = reason as u32;
+    // SAFETY: a local variable.
+    let index = unsafe { (&raw const index).read_volatile() } as usize;
+    if index >= Reason::ALL.len() {
+        return;
+    }
+    let slot = counters.cast::<Count>().wrapping_add(index);
     // SAFETY: `Counters` is one `Count` per reason (asserted in flannel_common::stats), so the slot lies
     // inside this CPU's value, which no other CPU writes.
     let counter = unsafe { &mut *slot };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flannel_common::program::Program;
-use flannel_common::unfit::{is_of_note, words};
+use flannel_common::unfit::{LEFT, is_of_note, words};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -76,6 +76,7 @@ impl Keeper {
             netlink: netlink.clone(),
             options,
             fit: None,
+            left: BTreeSet::new(),
             said: BTreeMap::new(),
         };
         guard.look_or_say().await;
@@ -92,6 +93,8 @@ struct Guard {
     options: Options,
     /// Devices that were fit at the last look.
     fit: Option<BTreeSet<u32>>,
+    /// Devices that were ports of the bridge until they were taken out.
+    left: BTreeSet<u32>,
     said: BTreeMap<u32, Verdict>,
 }
 
@@ -126,8 +129,11 @@ impl Guard {
         let links = self.netlink.links().await?;
         let Options { bridge, alias, .. } = &self.options;
         let extras = self.extras(&links).await?;
-        let verdicts = judge(&links, bridge, alias, &extras);
+        let mut verdicts = judge(&links, bridge, alias, &extras);
         let concerned = concerned(&links, bridge, alias);
+        self.left.extend(self.fit.iter().flatten());
+        self.left.retain(|index| !concerned.contains(index));
+        verdicts.extend(gone_from_bridge(&links, &self.left));
         let fit: BTreeSet<u32> = concerned
             .difference(&verdicts.keys().copied().collect())
             .copied()
@@ -217,6 +223,17 @@ impl Guard {
         let kind = kinds.first();
         Ok(kind.map(|kind| format!("{kind} filter at {direction}")))
     }
+}
+
+/// Until the next reconcile our programs are at such a device, and with `--fast-path=always` they ask for no proof.
+fn gone_from_bridge(links: &[Link], left: &BTreeSet<u32>) -> BTreeMap<u32, Verdict> {
+    let links = links.iter().filter(|link| left.contains(&link.index));
+    let verdict = |link: &Link| Verdict {
+        device: link.name.clone(),
+        why: LEFT,
+        detail: None,
+    };
+    links.map(|link| (link.index, verdict(link))).collect()
 }
 
 /// The ports, and our own devices.

@@ -54,6 +54,7 @@ mod maps;
 mod ours;
 #[cfg(target_arch = "bpf")]
 mod outlets;
+#[cfg(target_arch = "bpf")]
 mod outside_rx;
 #[cfg(target_arch = "bpf")]
 mod outside_tx;

@@ -106,10 +106,11 @@ pub(crate) extern "C" fn note(outer: u32, inner: u32, mac: u64, reason: u8) -> u
     if let Some(known) = SENDERS.get_ptr_mut(key) {
         // SAFETY: an element of the map, which recycles but never frees it while the program runs. Another CPU may write
         // the same words: what gets lost is a count.
-        unsafe { *known = Sender::of(&claim, (*known).packets + 1, now) };
+        let known = unsafe { &mut *known };
+        *known = Sender::of(&claim, known.packets + 1, now);
         return 0;
     }
     // Full of newer ones, at worst: then nobody is named.
-    let _ = SENDERS.insert(key, &Sender::of(&claim, 1, now), 0);
+    let _ = SENDERS.insert(key, Sender::of(&claim, 1, now), 0);
     0
 }

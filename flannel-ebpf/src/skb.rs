@@ -232,15 +232,14 @@ impl Skb {
     pub(crate) fn tunnel(&self) -> Option<(u32, Ipv4)> {
         // The part that Linux 4.9 had, and no word of it unwritten.
         const LEN: u32 = core::mem::offset_of!(bpf_tunnel_key, __bindgen_anon_3) as u32;
-        let mut key = MaybeUninit::<bpf_tunnel_key>::uninit();
+        let mut key = MaybeUninit::<[u32; LEN as usize / 4]>::uninit();
         // SAFETY: the helper writes LEN bytes, the front of `key`: the packet's, or zeros if it fails.
-        let failed = unsafe { bpf_skb_get_tunnel_key(self.raw(), key.as_mut_ptr(), LEN, 0) };
+        let failed = unsafe { bpf_skb_get_tunnel_key(self.raw(), key.as_mut_ptr().cast(), LEN, 0) };
         if failed != 0 {
             return None;
         }
-        let key = key.as_ptr();
-        // SAFETY: inside of what the helper has written.
-        let (vni, remote) = unsafe { ((*key).tunnel_id, (*key).__bindgen_anon_1.remote_ipv4) };
+        // SAFETY: LEN bytes are all of it.
+        let [vni, remote, ..] = unsafe { key.assume_init() };
         Some((vni, remote.to_be_bytes()))
     }
 

@@ -61,7 +61,9 @@ impl Claim {
     pub fn check(&self, leases: &impl Leases, mode: u8) -> Result<Proof, Reason> {
         match self.judge(leases, mode) {
             // No node sends from the address of a pod, and a pod may know a MAC.
-            Ok(Proof::VtepMac) if leases.is_pod(self.outer) => Err(Reason::UnknownVtep),
+            Ok(Proof::VtepMac) if leases.is_pod(self.outer) || leases.is_ours(self.outer) => {
+                Err(Reason::UnknownVtep)
+            }
             outcome => outcome,
         }
     }

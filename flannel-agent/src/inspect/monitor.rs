@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use clap::Args;
-use flannel_common::event::Event;
+use flannel_common::event::{Event, Note};
 use flannel_common::program::Program;
 use flannel_common::reason::{Class, Reason};
 use serde::Serialize;
@@ -138,7 +138,10 @@ impl Line {
             ifindex: about.ifindex,
             bytes: about.len,
             gso_size: (about.gso_size > 0).then_some(about.gso_size),
-            packet: describe(head.get(..usize::from(about.caught))?),
+            packet: described(
+                head.get(..usize::from(about.caught))?,
+                Note::is_bare(about.program),
+            ),
         })
     }
 
@@ -161,6 +164,16 @@ impl Line {
             self.packet
         )
     }
+}
+
+/// In words; `is_bare`: it has no Ethernet header, as on a tun device.
+fn described(head: &[u8], is_bare: bool) -> String {
+    /// Nobody's addresses, and IPv4.
+    const FRAME: [u8; 14] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0];
+    if is_bare {
+        return describe(&[&FRAME, head].concat());
+    }
+    describe(head)
 }
 
 #[cfg(test)]

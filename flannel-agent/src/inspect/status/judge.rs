@@ -35,7 +35,13 @@ pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
     };
     for program in needed(status) {
         let name = program.name();
-        let attached = status.hooks.iter().any(|h| h.program == name && h.attached);
+        // At a device without Ethernet header another one does the same.
+        let does = |name: &str| {
+            let programs = Program::ALL.iter();
+            let mut named = programs.filter(|p| p.name() == name);
+            named.any(|p| p.with_frame() == program)
+        };
+        let attached = status.hooks.iter().any(|h| h.attached && does(&h.program));
         if !attached {
             broken(
                 format!("{name} is on no hook"),

@@ -90,7 +90,8 @@ fn is_against(rule: &str, bridge: &str, subnet: Ipv4Net) -> bool {
     drops && by_others && to_pods
 }
 
-fn net(text: &str) -> Option<Ipv4Net> {
+/// An address is a network of its own.
+pub(super) fn net(text: &str) -> Option<Ipv4Net> {
     let address = || {
         text.parse()
             .ok()

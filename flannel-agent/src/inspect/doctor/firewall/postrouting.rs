@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use ipnet::Ipv4Net;
 
+use super::docker::net;
 use super::{Patient, Report};
 use crate::iptables::{Kind, Tool};
 use crate::net::{NetError, ip_tables, nftables};
@@ -92,15 +93,6 @@ fn value<'a>(rule: &'a str, option: &str) -> Option<&'a str> {
 
 fn is_inverted(rule: &str, option: &str) -> bool {
     rule.contains(&format!("! {option} "))
-}
-
-fn net(text: &str) -> Option<Ipv4Net> {
-    let address = || {
-        text.parse()
-            .ok()
-            .map(|address| Ipv4Net::new_assert(address, 32))
-    };
-    text.parse().ok().or_else(address)
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub use rule::{Cluster, Rule, decide};
 pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, lifetime, state};
 pub use sweep::{Halves, is_over, may_be_over, other_half, sweep};
 pub use table::{Claim, Slot, Table, find};
-pub use transport::{Transport, counterpart, is_icmp_error, is_icmp_request};
+pub use transport::{Transport, counterpart, is_icmp_error, is_icmp_redirect, is_icmp_request};
 
 use crate::Ipv4;
 

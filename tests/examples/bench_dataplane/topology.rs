@@ -211,9 +211,12 @@ impl Members {
                 }
                 _ => Agent::start_with(node.clone(), net, &flags),
             };
-            self.counters.push(map_pin(&agent, STATS));
-            if more.contains(&outside::MASQUERADE) {
-                self.translated = Some(SnatTable::of(&agent));
+            // Another build's maps may have other layouts.
+            if mode != Mode::Before {
+                self.counters.push(map_pin(&agent, STATS));
+                if more.contains(&outside::MASQUERADE) {
+                    self.translated = Some(SnatTable::of(&agent));
+                }
             }
             Box::new(agent)
         } else {

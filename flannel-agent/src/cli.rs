@@ -23,6 +23,7 @@ use crate::docker_opts::{self, DockerOpts};
 use crate::inspect::{DebugTask, Doctor, Inspect, Plan};
 use crate::logging::describe;
 use crate::source::etcd::EtcdSource;
+use crate::source::kube::KubeSource;
 pub use config::Config;
 use flags::Flags;
 use layers::Origins;
@@ -285,8 +286,10 @@ fn configure(flags: &Flags, origins: &Origins) -> anyhow::Result<Config> {
 fn show_config(show: &Show, matches: &ArgMatches, origins: &Origins) -> ExitCode {
     let text = show::show(layers::innermost(matches), origins, show.output);
     let printed = print(text.as_bytes());
-    let usable = configure(&show.flags, origins)
-        .and_then(|config| Ok(EtcdSource::new(&config.etcd).map(drop)?));
+    let usable = configure(&show.flags, origins).and_then(|config| match &config.kube {
+        Some(kube) => Ok(KubeSource::new(kube).map(drop)?),
+        None => Ok(EtcdSource::new(&config.etcd).map(drop)?),
+    });
     match usable {
         Ok(()) => printed,
         Err(error) => {

@@ -58,12 +58,7 @@ impl KubeApi {
             expired: false,
         };
         let Certificate { cert_file, .. } = contents.self_signed(&folder, "server");
-        let users = format!(
-            "{ADMIN},admin,1,system:masters\n{FLANNEL},system:serviceaccount:kube-flannel:flannel,2,\"system:serviceaccounts,system:authenticated\"\n"
-        );
-        for (name, text) in [("users.csv", &*users), ("audit.json", AUDIT)] {
-            std::fs::write(folder.join(name), text).expect("write a file of the API server");
-        }
+        std::fs::write(folder.join("audit.json"), AUDIT).expect("write the audit policy");
         let api = Self {
             netns: lab.underlay.switch.clone(),
             folder,
@@ -71,6 +66,7 @@ impl KubeApi {
             process: Mutex::default(),
             ca: cert_file,
         };
+        api.set_token(FLANNEL);
         api.launch();
         api.wait_until_up();
         let rbac = "/apis/rbac.authorization.k8s.io/v1";
@@ -134,6 +130,8 @@ impl KubeApi {
             "--audit-log-mode=blocking-strict",
             // Nobody but the test and the daemons: what it does for itself would only cost time.
             "--enable-priority-and-fairness=false",
+            // Pods are objects here, and need no token.
+            "--disable-admission-plugins=ServiceAccount",
             "--profiling=false",
         ]);
         let process = Process::spawn("kube-apiserver", command, &self.folder.join("log"));
@@ -156,9 +154,6 @@ impl KubeApi {
         let path = self.folder.join("kubeconfig");
         let (url, ca) = (self.url(), self.ca.display());
         let token = self.folder.join("token");
-        if !token.exists() {
-            std::fs::write(&token, FLANNEL).expect("write the token");
-        }
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster:\n    server: {url}\n    \
              certificate-authority: {ca}\ncontexts:\n- name: c\n  context: {{cluster: c, user: u}}\nusers:\n- name: u\n  \
@@ -179,6 +174,17 @@ impl KubeApi {
             format!("--net-config-path={}", conf.display()),
             "--ip-masq".to_owned(),
         ]
+    }
+
+    /// What flannel's ServiceAccount shows from the API server's next start on, and what its token file says at once.
+    pub fn set_token(&self, token: &str) {
+        let account = "system:serviceaccount:kube-flannel:flannel";
+        let users = format!(
+            "{ADMIN},admin,1,system:masters\n{token},{account},2,\"system:serviceaccounts,system:authenticated\"\n"
+        );
+        for (name, text) in [("users.csv", &*users), ("token", token)] {
+            std::fs::write(self.folder.join(name), text).expect("write a file of the API server");
+        }
     }
 
     /// Lines of the audit log: what flannel's ServiceAccount asked for.

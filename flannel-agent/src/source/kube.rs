@@ -178,6 +178,22 @@ impl KubeSource {
         })
     }
 
+    /// The same for the MAC's sake, which peers send to, whatever else is damaged or missing.
+    fn with_mac(mut node: Node, public_ip: Ipv4Addr) -> Option<OwnLease> {
+        if lease::attrs(&node).is_err() {
+            node.annotations
+                .insert(Name::PublicIp, public_ip.to_string());
+        }
+        let attrs = lease::attrs(&node).ok()?;
+        attrs.backend_data.as_ref()?;
+        Some(OwnLease {
+            // Nobody looks at it: a Node without a podCIDR has a MAC, too.
+            subnet: lease::subnet(&node).ok().flatten().unwrap_or_default(),
+            attrs,
+            expires: None,
+        })
+    }
+
     /// Waits until our Node has a podCIDR of the network, and says what it waits for.
     async fn assigned(
         &self,
@@ -295,11 +311,12 @@ impl LeaseSource for KubeSource {
 
     async fn previous_lease(
         &self,
-        _public_ip: Ipv4Addr,
+        public_ip: Ipv4Addr,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Option<OwnLease>> {
         let node = self.patiently("reading this node's Node", cancel, || self.node());
-        Ok(node.await?.as_ref().and_then(Self::published))
+        let node = node.await?;
+        Ok(node.and_then(|node| Self::with_mac(node, public_ip)))
     }
 
     async fn acquire(

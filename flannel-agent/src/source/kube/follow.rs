@@ -21,6 +21,9 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// A watch that ends in order sooner than this does not begin again at once.
 const SHORT: Duration = Duration::from_secs(1);
 
+/// Over so long the lists of all nodes spread when they are due at once.
+const HERD: Duration = Duration::from_secs(3);
+
 /// What is known of our own Node; `None` until it was seen, and while it is gone.
 pub(super) type OwnNode = Option<Node>;
 
@@ -69,7 +72,7 @@ impl<'a> Follower<'a> {
                     tracing::info!("listing all Nodes anew: {why}");
                     self.version = None;
                     // After a restart of the API server that is everybody at once.
-                    let wait = Duration::from_millis(rand::random_range(0..1_000));
+                    let wait = rand::random_range(Duration::ZERO..HERD);
                     tokio::time::sleep(wait).await;
                 }
                 Err(error) => {

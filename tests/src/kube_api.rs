@@ -196,6 +196,11 @@ impl KubeApi {
             .collect()
     }
 
+    /// Where it runs.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
     pub(crate) fn curl(&self) -> Command {
         self.netns.command("curl")
     }

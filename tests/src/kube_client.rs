@@ -79,6 +79,18 @@ impl KubeApi {
         self.create("/api/v1/nodes", &body.to_string());
     }
 
+    /// A Node as one that flannel has annotated: of a vxlan network, at `public_ip`, with `data` as its tunnel's.
+    #[track_caller]
+    pub fn add_peer(&self, name: &str, pod_cidr: &str, public_ip: &str, data: &str) {
+        let annotations = json!({
+            format!("{PREFIX}/kube-subnet-manager"): "true",
+            format!("{PREFIX}/backend-type"): "vxlan",
+            format!("{PREFIX}/backend-data"): data,
+            format!("{PREFIX}/public-ip"): public_ip,
+        });
+        self.add_node_with(name, &[pod_cidr], &annotations);
+    }
+
     #[track_caller]
     pub fn delete_node(&self, name: &str) {
         self.must("DELETE", &format!("/api/v1/nodes/{name}"), None);

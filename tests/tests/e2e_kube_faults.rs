@@ -33,15 +33,8 @@ fn pair(mix: Mix) -> (KubeApi, Pair<AnyDaemon>) {
 
 /// A Node that is flannel's, at an address where nobody is.
 fn add_peer(api: &KubeApi, name: &str, cidr: &str) {
-    api.add_node(name, &[cidr]);
-    for (name_, value) in [
-        ("kube-subnet-manager", "true"),
-        ("backend-type", "vxlan"),
-        ("backend-data", r#"{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}"#),
-        ("public-ip", "172.30.0.99"),
-    ] {
-        api.annotate(name, name_, value);
-    }
+    let data = r#"{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}"#;
+    api.add_peer(name, cidr, "172.30.0.99", data);
 }
 
 fn routes(member: &impl Member, subnet: &str) -> bool {

@@ -47,7 +47,8 @@ impl From<&Config> for Options {
                 &config.state_dir,
                 &mark::network_name(&config.etcd.prefix),
                 lease::usable_margin(config.etcd.renew_margin),
-            ),
+            )
+            .of(config.source()),
         }
     }
 }

@@ -265,3 +265,7 @@ async fn owned(own: &mut watch::Receiver<OwnLease>) -> Ipv4Net {
         Err(_) => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

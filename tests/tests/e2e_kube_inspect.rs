@@ -116,3 +116,27 @@ fn status_names_the_source() {
         "{text}"
     );
 }
+
+/// The token is in nothing that is passed on.
+#[test]
+fn a_bundle_knows_the_source_and_no_token() {
+    let stage = stage();
+    let folder = tempfile::tempdir().expect("a folder");
+    let to = format!("--to={}", folder.path().join("bundle").display());
+    let (output, _) = stage.ask(&["debug", "bundle", &to]);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let mut all = String::new();
+    let entries = std::fs::read_dir(folder.path().join("bundle"));
+    for entry in entries.unwrap_or_else(|error| panic!("{error}: {stderr}")) {
+        let path = entry.expect("an entry").path();
+        all += &std::fs::read_to_string(path).unwrap_or_default();
+    }
+    for text in [
+        "Node one has podCIDR",
+        "this Node's podCIDR",
+        "kube-subnet-mgr",
+    ] {
+        assert!(all.contains(text), "{text}: {all}");
+    }
+    assert!(!all.contains(flannel_tests::kube_api::FLANNEL));
+}

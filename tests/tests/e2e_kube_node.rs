@@ -272,3 +272,55 @@ fn another_prefix_makes_other_names() {
         "{annotations}"
     );
 }
+
+/// As a pod: address and token of the ServiceAccount where the kubelet puts them, and the kubelet replaces the token.
+#[test]
+fn a_pod_finds_the_api_server_by_itself() {
+    let stage = stage();
+    stage.api.add_node("one", &["10.244.1.0/24"]);
+    let folder = stage.lab.folder().join("kube");
+    let script = folder.join("as-pod.sh");
+    let account = "/run/secrets/kubernetes.io/serviceaccount";
+    // A /run of its own, in a mount namespace of its own. The folder is bound, so that what is replaced there is seen.
+    let text = format!(
+        "set -e\nmount --make-rprivate /\nmount -t tmpfs tmpfs /run\nmkdir -p {account}\nmount --bind {0} {account}\n\
+         exec env KUBERNETES_SERVICE_HOST=172.30.0.1 KUBERNETES_SERVICE_PORT=6443 \"$@\"\n",
+        folder.display()
+    );
+    std::fs::write(&script, text).expect("write a script");
+    std::fs::copy(folder.join("server.pem"), folder.join("ca.crt")).expect("copy the CA");
+    let wrapper = format!("unshare --mount sh {}", script.display());
+    let flags: Vec<&str> = stage.flags();
+    let flags: Vec<&str> = flags
+        .into_iter()
+        .filter(|flag| !flag.starts_with("--kubeconfig-file"))
+        .collect();
+    let ours = Agent::start_under(&wrapper, stage.lab.node("one"), &stage.net, &flags);
+    stage.api.set_token("the-next-token");
+    stage.api.restart();
+    stage.api.annotate("one", "public-ip", "192.0.2.99");
+    let address = ours.node().address().to_string();
+    eventually("the annotation is back", SOON * 4, || {
+        stage.api.annotation("one", "public-ip").as_ref() == Some(&address)
+    });
+}
+
+/// flanneld says its old address until it is restarted. The connection to the API server is from the old one, too.
+#[test]
+fn an_address_that_changes_is_published() {
+    let stage = stage();
+    stage.api.add_node("one", &["10.244.1.0/24"]);
+    let ours = stage.start(Kind::Ours);
+    let node = ours.node();
+    node.ip_batch(&[
+        format!("addr del {}/24 dev eth0", node.address()),
+        "addr add 172.30.0.88/24 dev eth0".to_owned(),
+    ]);
+    eventually("the other address is published", SOON * 4, || {
+        stage.api.annotation("one", "public-ip").as_deref() == Some("172.30.0.88")
+    });
+    stage.api.annotate("one", "backend-type", Value::Null);
+    eventually("our Node is followed from there", SOON * 4, || {
+        stage.api.annotation("one", "backend-type").as_deref() == Some("vxlan")
+    });
+}

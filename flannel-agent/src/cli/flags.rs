@@ -75,7 +75,8 @@ pub struct Flags {
     )]
     pub subnet_lease_renew_margin: i64,
 
-    /// Contact the Kubernetes API for subnet assignment instead of etcd
+    /// Contact the Kubernetes API for subnet assignment instead of etcd. The node's name is in NODE_NAME, or that of POD_NAME in
+    /// POD_NAMESPACE; flanneld's EVENT_QUEUE_DEPTH and CONT_WHEN_CACHE_NOT_READY mean nothing here
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Kubernetes")]
     pub kube_subnet_mgr: bool,

@@ -104,9 +104,7 @@ impl Api {
             }
             answer => answer?,
         };
-        let text = std::str::from_utf8(&answer.body);
-        let text = text.map_err(|error| unreadable(what, &error))?;
-        read_page(text, &self.names).map_err(|error| unreadable(what, &error))
+        read_page(&answer.body, &self.names).map_err(|error| unreadable(what, &error))
     }
 
     /// From `version` on; without one, everything that is there and then on.
@@ -153,13 +151,12 @@ impl Api {
         events.next().await.map(drop)
     }
 
-    pub(super) fn event(&self, line: &str) -> Result<Event, KubeError> {
+    pub(super) fn event(&self, line: &[u8]) -> Result<Event, KubeError> {
         read_event(line, &self.names)
     }
 
     fn read(&self, what: &str, body: &[u8]) -> Result<Node, KubeError> {
-        let text = std::str::from_utf8(body).map_err(|error| unreadable(what, &error))?;
-        Node::read(text, &self.names).map_err(|error| unreadable(what, &error))
+        Node::read(body, &self.names).map_err(|error| unreadable(what, &error))
     }
 }
 
@@ -201,8 +198,8 @@ struct ListMetadata<'a> {
     next: Option<Cow<'a, str>>,
 }
 
-fn read_page(text: &str, names: &Names) -> serde_json::Result<Page> {
-    let list: List<'_> = serde_json::from_str(text)?;
+fn read_page(body: &[u8], names: &Names) -> serde_json::Result<Page> {
+    let list: List<'_> = serde_json::from_slice(body)?;
     let nodes = list.items.unwrap_or_default().into_iter();
     let next = list.metadata.next.filter(|next| !next.is_empty());
     Ok(Page {
@@ -239,24 +236,38 @@ struct BookmarkMetadata {
 /// The mark of the bookmark behind a streamed list.
 const END_OF_LIST: &str = "k8s.io/initial-events-end";
 
-fn read_event(line: &str, names: &Names) -> Result<Event, KubeError> {
+/// How the API server begins an event; so the type is known without a look at the whole of it.
+const BEGIN: &[u8] = b"{\"type\":\"";
+
+fn kind(line: &[u8]) -> serde_json::Result<Cow<'_, str>> {
+    let begun = line.strip_prefix(BEGIN);
+    let known = begun.and_then(|rest| {
+        let end = rest.iter().take(16).position(|byte| *byte == b'"')?;
+        std::str::from_utf8(&rest[..end]).ok()
+    });
+    match known {
+        Some(kind) => Ok(kind.into()),
+        None => serde_json::from_slice::<Kind<'_>>(line).map(|event| event.kind),
+    }
+}
+
+fn read_event(line: &[u8], names: &Names) -> Result<Event, KubeError> {
     let bad = |error: serde_json::Error| KubeError::WatchEnded(format!("an event is odd: {error}"));
-    let kind: Kind<'_> = serde_json::from_str(line).map_err(bad)?;
     let node = || -> Result<Box<Node>, KubeError> {
-        let event: Of<Raw<'_>> = serde_json::from_str(line).map_err(bad)?;
+        let event: Of<Raw<'_>> = serde_json::from_slice(line).map_err(bad)?;
         Ok(Box::new(event.object.keep(names)))
     };
-    match &*kind.kind {
+    match &*kind(line).map_err(bad)? {
         "ADDED" | "MODIFIED" => Ok(Event::Put(node()?)),
         "DELETED" => Ok(Event::Deleted(node()?)),
         "BOOKMARK" => {
-            let event: Of<Bookmark> = serde_json::from_str(line).map_err(bad)?;
+            let event: Of<Bookmark> = serde_json::from_slice(line).map_err(bad)?;
             let annotations = event.object.metadata.annotations.unwrap_or_default();
             let end = annotations.get(END_OF_LIST).is_some_and(|v| v == "true");
             Ok(Event::Bookmark(event.object.metadata.version, end))
         }
         "ERROR" => {
-            let event: Of<Status> = serde_json::from_str(line).map_err(bad)?;
+            let event: Of<Status> = serde_json::from_slice(line).map_err(bad)?;
             let Status { message, code, .. } = event.object;
             match code {
                 410 => Err(KubeError::Gone(message)),
@@ -272,7 +283,7 @@ mod tests {
     use super::*;
 
     fn event(line: &str) -> Result<Event, KubeError> {
-        read_event(line, &Names::new("x.y").unwrap())
+        read_event(line.as_bytes(), &Names::new("x.y").unwrap())
     }
 
     #[test]
@@ -311,11 +322,11 @@ mod tests {
     fn pages_and_paths() {
         let names = Names::new("x.y").unwrap();
         let text = r#"{"kind":"NodeList","metadata":{"resourceVersion":"9","continue":"a=/b"},"items":[{"metadata":{"name":"a"}}]}"#;
-        let page = read_page(text, &names).unwrap();
+        let page = read_page(text.as_bytes(), &names).unwrap();
         assert_eq!((page.nodes.len(), &*page.version), (1, "9"));
         assert_eq!(escape(&page.next.unwrap()), "a%3D%2Fb");
         let last = r#"{"metadata":{"resourceVersion":"9"},"items":null}"#;
-        assert_eq!(read_page(last, &names).unwrap().next, None);
+        assert_eq!(read_page(last.as_bytes(), &names).unwrap().next, None);
         assert_eq!(escape("../x?y"), "..%2Fx%3Fy");
     }
 }

@@ -326,14 +326,8 @@ pub(super) struct Events {
 
 impl Events {
     /// The next object; `None` when the server has ended the watch in order.
-    pub(super) async fn next(&mut self) -> Result<Option<String>, KubeError> {
-        loop {
-            if let Some(line) = self.lines.next() {
-                let text = String::from_utf8(line.to_vec());
-                return text
-                    .map(Some)
-                    .map_err(|_| KubeError::WatchEnded("an event is no UTF-8".to_owned()));
-            }
+    pub(super) async fn next(&mut self) -> Result<Option<&[u8]>, KubeError> {
+        while !self.lines.is_ready() {
             let frame = tokio::select! {
                 frame = self.body.frame() => frame,
                 Ok(()) = self.epoch.changed() => {
@@ -351,5 +345,6 @@ impl Events {
                 pushed.map_err(|_| KubeError::WatchEnded("an event has no end".to_owned()))?;
             }
         }
+        Ok(self.lines.next())
     }
 }

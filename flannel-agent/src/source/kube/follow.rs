@@ -111,7 +111,7 @@ impl<'a> Follower<'a> {
                 Ok(line) => line.ok_or_else(|| no_stream("it ended"))?,
                 Err(error) => return Err(error),
             };
-            match self.api.event(&line) {
+            match self.api.event(line) {
                 // Of an etcd that reports no progress.
                 Err(KubeError::WatchEnded(why)) => return Err(KubeError::NoStream(why)),
                 Err(error) => return Err(error),
@@ -174,7 +174,7 @@ impl<'a> Follower<'a> {
                     let Some(line) = line? else {
                         return Ok(());
                     };
-                    let event = self.api.event(&line)?;
+                    let event = self.api.event(line)?;
                     patience.over();
                     self.apply(event);
                 }

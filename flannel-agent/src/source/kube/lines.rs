@@ -35,19 +35,30 @@ impl Lines {
         Ok(())
     }
 
+    /// Whether there is a whole line.
+    pub(super) fn is_ready(&mut self) -> bool {
+        let rest = &self.buffer[self.searched..];
+        match rest.iter().position(|byte| *byte == b'\n') {
+            Some(offset) => {
+                self.searched += offset;
+                true
+            }
+            None => {
+                self.searched = self.buffer.len();
+                false
+            }
+        }
+    }
+
     /// The next whole line, without its end.
     pub(super) fn next(&mut self) -> Option<&[u8]> {
-        let found = self.buffer[self.searched..]
-            .iter()
-            .position(|b| *b == b'\n');
-        let Some(offset) = found else {
-            self.searched = self.buffer.len();
+        if !self.is_ready() {
             return None;
-        };
-        let (start, end) = (self.start, self.searched + offset);
-        self.start = end + 1;
-        self.searched = self.start;
-        Some(&self.buffer[start..end])
+        }
+        let line = self.start..self.searched;
+        self.searched += 1;
+        self.start = self.searched;
+        Some(&self.buffer[line])
     }
 }
 

@@ -31,8 +31,8 @@ impl Node {
     ///
     /// # Errors
     /// When it is no Node.
-    pub(super) fn read(json: &str, names: &Names) -> serde_json::Result<Self> {
-        let raw: Raw<'_> = serde_json::from_str(json)?;
+    pub(super) fn read(json: &[u8], names: &Names) -> serde_json::Result<Self> {
+        let raw: Raw<'_> = serde_json::from_slice(json)?;
         Ok(raw.keep(names))
     }
 
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Node {
-        Node::read(json, &Names::new("x.y").unwrap()).unwrap()
+        Node::read(json.as_bytes(), &Names::new("x.y").unwrap()).unwrap()
     }
 
     #[test]

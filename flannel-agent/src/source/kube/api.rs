@@ -280,6 +280,8 @@ fn read_event(line: &[u8], names: &Names) -> Result<Event, KubeError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn event(line: &str) -> Result<Event, KubeError> {
@@ -328,5 +330,18 @@ mod tests {
         let last = r#"{"metadata":{"resourceVersion":"9"},"items":null}"#;
         assert_eq!(read_page(last.as_bytes(), &names).unwrap().next, None);
         assert_eq!(escape("../x?y"), "..%2Fx%3Fy");
+    }
+
+    proptest! {
+        #[test]
+        fn fz_events_and_pages_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), object in ".{0,60}") {
+            let names = Names::new("x.y").unwrap();
+            let _ = read_event(&bytes, &names);
+            let _ = read_page(&bytes, &names);
+            for kind in ["ADDED", "BOOKMARK", "ERROR"] {
+                let line = format!(r#"{{"type":"{kind}","object":{{{object}}}}}"#);
+                let _ = read_event(line.as_bytes(), &names);
+            }
+        }
     }
 }

@@ -122,6 +122,7 @@ pub(super) fn missing(node: &Node, wanted: BTreeMap<Name, String>) -> BTreeMap<N
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rstest::rstest;
 
     use super::*;
@@ -230,5 +231,17 @@ mod tests {
         let annotations = [(Name::PublicIp, "192.0.2.1"), (Name::BackendData, &*huge)];
         let fault = attrs(&node(&[], &annotations)).unwrap_err().to_string();
         assert!(fault.len() < 300, "{}", fault.len());
+    }
+
+    proptest! {
+        #[test]
+        fn fz_node_to_lease_never_panics(cidr in ".{0,20}", ip in ".{0,20}", kind in ".{0,9}", data in ".{0,60}") {
+            let annotations = [(Name::PublicIp, &*ip), (Name::BackendType, &*kind), (Name::BackendData, &*data)];
+            let node = node(&[&cidr], &annotations);
+            let _ = subnet(&node);
+            if let Ok(attrs) = attrs(&node) {
+                let _ = missing(&node, super::annotations(&node, &attrs));
+            }
+        }
     }
 }

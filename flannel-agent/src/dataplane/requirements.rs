@@ -89,7 +89,7 @@ pub(super) fn check_kernel() -> Result<(), DataplaneError> {
 }
 
 /// What the programs call of the kernel; those for TC, then those that only the programs for XDP need.
-const HELPERS: [(BpfHelper, &str); 26] = [
+const HELPERS: [(BpfHelper, &str); 29] = [
     (BpfHelper::BPF_FUNC_map_lookup_elem, "bpf_map_lookup_elem"),
     (BpfHelper::BPF_FUNC_map_update_elem, "bpf_map_update_elem"),
     (BpfHelper::BPF_FUNC_map_delete_elem, "bpf_map_delete_elem"),
@@ -116,6 +116,9 @@ const HELPERS: [(BpfHelper, &str); 26] = [
         BpfHelper::BPF_FUNC_perf_event_output,
         "bpf_perf_event_output",
     ),
+    (BpfHelper::BPF_FUNC_sk_lookup_udp, "bpf_sk_lookup_udp"),
+    (BpfHelper::BPF_FUNC_skc_lookup_tcp, "bpf_skc_lookup_tcp"),
+    (BpfHelper::BPF_FUNC_sk_release, "bpf_sk_release"),
     (BpfHelper::BPF_FUNC_jiffies64, "bpf_jiffies64"),
     (BpfHelper::BPF_FUNC_csum_level, "bpf_csum_level"),
     (BpfHelper::BPF_FUNC_redirect_neigh, "bpf_redirect_neigh"),

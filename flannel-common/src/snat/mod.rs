@@ -26,7 +26,7 @@ pub use entry::{
 };
 pub use icmp_error::{Embedded, Rewritten, rewrite};
 pub use inbound::{inbound, note};
-pub use outbound::{Outbound, Refused, Whose, known, open, outbound};
+pub use outbound::{Outbound, Refused, Whose, known, open, outbound, take_back, yield_to_node};
 pub use packet::Packet;
 pub use port::{Order, PROBES, Ports, ROUNDS};
 pub use rule::{Cluster, Rule, decide};

@@ -41,7 +41,8 @@ Two nodes are namespaces of one machine, joined by a veth pair; both share its c
 rules is measured beside. So only the ratios mean something, not the absolute times, and a real network card does part of the work that
 is done here in software. Each round takes one sample of {} ms of every dataplane, in changing order; a ratio is that of two samples
 of one round, and a number in a table is the median of the rounds ({}, at 100,000 flows at most 3). On one core, where one side or the other is
-always busy, it is a ratio of CPU time; on two cores of time.
+always busy, it is a ratio of CPU time; on two cores of time. A stream's reader comes before its writer, so that one and the same way of taking
+turns is measured in every sample.
 
 | dataplane | |
 |---|---|

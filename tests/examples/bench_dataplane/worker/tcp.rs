@@ -12,7 +12,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{ReceiveTimeout, TcpCongestion};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
-use super::process::Meter;
+use super::process::{Meter, let_the_reader_go_first};
 use crate::job::{Job, Side, Traffic};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,6 +48,7 @@ pub(crate) fn send_streams(job: &Job, connections: u32) -> Side {
     let meter = Meter::start();
     let until = Instant::now() + job.warm_up + job.time;
     let send = || {
+        let_the_reader_go_first();
         let mut stream = connect(job);
         setsockopt(&stream, TcpCongestion, &CONGESTION.into()).expect("choose cubic");
         let chunk = vec![0x5a; CHUNK];

@@ -135,7 +135,7 @@ fn k1_an_admins_overwrite_is_the_public_ip(#[values(Kind::Ours, Kind::Flanneld)]
     stage
         .api
         .annotate("one", "public-ip-overwrite", "172.18.0.2");
-    let _daemon = stage.start(kind);
+    let daemon = stage.start(kind);
     let public_ip = || stage.api.annotation("one", "public-ip").unwrap_or_default();
     eventually("the overwrite is published", SOON, || {
         public_ip() == "172.18.0.2"
@@ -147,6 +147,14 @@ fn k1_an_admins_overwrite_is_the_public_ip(#[values(Kind::Ours, Kind::Flanneld)]
         eventually("the other overwrite, too", SOON, || {
             public_ip() == "172.18.0.3"
         });
+        // Nobody could send to it.
+        stage
+            .api
+            .annotate("one", "public-ip-overwrite", "127.0.0.1");
+        says(&daemon, "a loopback address; leaving it out");
+        let address = daemon.node().address().to_string();
+        let own = "the node's own address, since the overwrite is none";
+        eventually(own, SOON * 2, || public_ip() == address);
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::api::Api;
 use super::error::KubeError;
 use super::follow::OwnNode;
-use super::lease::{annotations, missing, subnet};
+use super::lease::{annotations, missing, overwrite, subnet};
 use super::node::Node;
 use super::patch;
 use crate::config::NetworkConfig;
@@ -64,6 +64,7 @@ impl Keeper<'_> {
         let mut patience = Patience::growing_with("the API server");
         let mut rest = Rest::default();
         let mut complaint = None;
+        let mut odd = None;
         loop {
             let node = self.node.borrow_and_update().clone();
             let wanted = self.attrs.borrow_and_update().clone();
@@ -71,6 +72,7 @@ impl Keeper<'_> {
             let mut again = None;
             if let Some(node) = &node {
                 self.take_subnet(node, &mut complaint);
+                name_odd_overwrite(node, &mut odd);
                 match self.settle(node, &wanted, forwards, &mut rest).await {
                     Ok(later) => {
                         patience.over();
@@ -161,6 +163,16 @@ impl Keeper<'_> {
             differs
         });
     }
+}
+
+/// Once; an admin hears of it nowhere else.
+fn name_odd_overwrite(node: &Node, said: &mut Option<String>) {
+    let odd = overwrite(node).and_then(Result::err);
+    let odd = odd.map(|fault| fault.to_string());
+    if let Some(text) = odd.as_ref().filter(|_| odd != *said) {
+        tracing::warn!("of this node's Node, {text}; leaving it out");
+    }
+    *said = odd;
 }
 
 async fn at(instant: Option<Instant>) {

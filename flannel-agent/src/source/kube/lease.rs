@@ -98,13 +98,18 @@ fn fault(name: &'static str, value: &str, problem: String) -> Fault {
     }
 }
 
+/// The public-ip that an admin wants, if he wants one. What no node can send to is not published: our peers would lose us.
+pub(super) fn overwrite(node: &Node) -> Option<Result<Ipv4Addr, Fault>> {
+    let text = node.get(Name::PublicIpOverwrite)?;
+    let found = address(text).map_err(|problem| fault("public-ip-overwrite", text, problem));
+    (!text.is_empty()).then_some(found)
+}
+
 /// What our Node's annotations should say.
 pub(super) fn annotations(node: &Node, attrs: &LeaseAttrs) -> BTreeMap<Name, String> {
     let data = attrs.backend_data.as_ref().unwrap_or(&Value::Null);
-    let overwrite = node
-        .get(Name::PublicIpOverwrite)
-        .filter(|ip| !ip.is_empty());
-    let public_ip = overwrite.map_or_else(|| attrs.public_ip.to_string(), str::to_owned);
+    let overwrite = overwrite(node).and_then(Result::ok);
+    let public_ip = overwrite.unwrap_or(attrs.public_ip).to_string();
     BTreeMap::from([
         (Name::Managed, "true".to_owned()),
         (Name::BackendType, attrs.backend_type.clone()),
@@ -189,6 +194,17 @@ mod tests {
         let there = node(&[], &[(Name::PublicIpOverwrite, "203.0.113.9")]);
         let written = annotations(&there, &vxlan());
         assert_eq!(written[&Name::PublicIp], "203.0.113.9");
+        for nonsense in ["here", "127.0.0.1", "fd00::1"] {
+            let there = node(&[], &[(Name::PublicIpOverwrite, nonsense)]);
+            let written = annotations(&there, &vxlan());
+            assert_eq!(written[&Name::PublicIp], "192.0.2.1");
+            let fault = overwrite(&there).unwrap().unwrap_err().to_string();
+            assert!(fault.contains(nonsense), "{fault}");
+        }
+        assert_eq!(
+            overwrite(&node(&[], &[(Name::PublicIpOverwrite, "")])),
+            None
+        );
     }
 
     #[test]

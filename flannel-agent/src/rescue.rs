@@ -207,6 +207,7 @@ impl Rescue {
             inner: frame.ip.src,
             mac: frame.src_mac,
         };
+        network.is_at(datagram.destination)?;
         network.check(&claim, self.source_check)?;
         let network = &*network;
         let packet = frame.decapsulate(datagram.tos)?;

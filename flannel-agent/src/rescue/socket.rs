@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 
-use nix::sys::socket::sockopt::{IpRecvTos, ReusePort};
+use nix::sys::socket::sockopt::{IpRecvTos, Ipv4PacketInfo, ReusePort};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn, bind, recvmsg,
     setsockopt, socket,
@@ -28,6 +28,8 @@ pub(super) struct Socket {
 pub(super) struct Datagram {
     pub(super) len: usize,
     pub(super) source: Ipv4Addr,
+    /// To which of this node's addresses it was sent.
+    pub(super) destination: Ipv4Addr,
     pub(super) tos: u8,
     /// Bytes of the largest IPv4 packet that it came in, if it came in several.
     pub(super) fragment: Option<u32>,
@@ -46,6 +48,7 @@ impl Socket {
         // An agent for another network may have the port, too.
         setsockopt(&fd, ReusePort, &true)?;
         setsockopt(&fd, IpRecvTos, &true)?;
+        setsockopt(&fd, Ipv4PacketInfo, &true)?;
         // With each datagram, how large its largest fragment was. Only the log wants it: not on kernels before 4.13.
         let _ = sockopt::set_ip(&fd, libc::IP_RECVFRAGSIZE, 1);
         bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
@@ -128,7 +131,7 @@ fn filter(vnis: &BTreeSet<u32>) -> io::Result<Vec<libc::sock_filter>> {
 }
 
 fn receive(udp: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
-    let mut control = nix::cmsg_space!(u8, libc::c_int);
+    let mut control = nix::cmsg_space!(u8, libc::c_int, libc::in_pktinfo);
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<SockaddrIn>(
         udp.as_raw_fd(),
@@ -136,10 +139,14 @@ fn receive(udp: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
         Some(&mut control),
         MsgFlags::empty(),
     )?;
-    let (mut tos, mut fragment) = (None, None);
+    let (mut tos, mut fragment, mut destination) = (None, None, None);
     for told in message.cmsgs()? {
         match told {
             ControlMessageOwned::Ipv4Tos(value) => tos = Some(value),
+            // The header's address, in network order.
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                destination = Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()));
+            }
             ControlMessageOwned::Unknown(other)
                 if other.cmsg_header.cmsg_level == libc::IPPROTO_IP
                     && other.cmsg_header.cmsg_type == libc::IP_RECVFRAGSIZE =>
@@ -154,6 +161,7 @@ fn receive(udp: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
     Ok(Datagram {
         len: message.bytes,
         source: source.unwrap_or(Ipv4Addr::UNSPECIFIED),
+        destination: destination.unwrap_or(Ipv4Addr::UNSPECIFIED),
         tos: tos.unwrap_or_default(),
         fragment,
     })

@@ -1,6 +1,7 @@
 //! What the agent needs of its kernel and its rights, checked before anything is touched.
 
 use std::io;
+use std::path::Path;
 
 use aya::maps::MapType;
 use aya::programs::{ProgramError, ProgramType};
@@ -16,6 +17,9 @@ const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
 const SYS_ADMIN: u64 = 1 << 21;
 const BPF: u64 = 1 << 39;
+
+/// 0: off; 2: with a trace for its developers.
+pub(crate) const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
 
 /// Lines of the verifier's log worth showing: the reason is at the end.
 const LOG_LINES: usize = 12;
@@ -77,11 +81,21 @@ pub(super) fn explain(program: &'static str, error: ProgramError) -> DataplaneEr
     }
 }
 
+/// Whether the kernel only interprets programs: then it takes none that has both functions and tail calls, as ours have
+/// (`check_max_stack_depth`). Only the initial network namespace has the file; who is elsewhere hears of it when a program is
+/// refused.
+fn is_jit_off(file: &Path) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| text.trim() == "0")
+}
+
 /// Fails if the kernel cannot carry packets as the programs want it, although it may load them.
 ///
 /// # Errors
 /// Names everything that is missing.
 pub(super) fn check_kernel() -> Result<(), DataplaneError> {
+    if is_jit_off(Path::new(JIT)) {
+        return Err(DataplaneError::NoJit);
+    }
     if encap::is_supported() == Some(false) {
         return Err(DataplaneError::KernelTooOld { missing: lacking() });
     }
@@ -200,6 +214,23 @@ mod tests {
             missing: missing(NET_ADMIN | NET_RAW),
         };
         assert!(error.to_string().contains("lacks CAP_BPF: "), "{error}");
+    }
+
+    #[test]
+    fn a_kernel_that_only_interprets_is_told_from_others() {
+        let is_off = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            is_jit_off(file.path())
+        };
+        assert!(is_off("0\n"));
+        assert!(!is_off("1\n") && !is_off("2\n"));
+        assert!(!is_jit_off(Path::new("/nowhere/bpf_jit_enable")));
+        let error = DataplaneError::NoJit.to_string();
+        assert!(
+            error.contains("sysctl -w net.core.bpf_jit_enable=1"),
+            "{error}"
+        );
     }
 
     #[test]

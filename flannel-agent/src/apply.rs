@@ -58,9 +58,13 @@ impl Executor<'_> {
             Action::SetSysctl { key, value } => {
                 sysctl::set(key, value)?;
             }
-            Action::ClaimSysctl { key, wish } => self.shared.claim(key, wish)?,
+            Action::ClaimSysctl { key, wish } => {
+                let (shared, key, wish) = (self.shared.clone(), key.clone(), wish.clone());
+                aside(move || shared.claim(&key, &wish)).await?;
+            }
             Action::ReleaseSysctl { key } => {
-                self.shared.release(key)?;
+                let (shared, key) = (self.shared.clone(), key.clone());
+                aside(move || shared.release(&key)).await?;
             }
             Action::SetFeatures { device, features } => Features::set(device, features)?,
             Action::Load { globals } => {
@@ -243,4 +247,17 @@ fn found(device: &str, outcome: Outcome) -> Result<(), NetError> {
         )),
         Outcome::Done | Outcome::Exists => Ok(()),
     }
+}
+
+/// Work that may wait for another process, on a thread where nothing else waits for it.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NetError> + Send + 'static,
+) -> Result<T, NetError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| {
+        Err(NetError::Failed {
+            action: "change a sysctl".to_owned(),
+            reason: error.to_string(),
+        })
+    })
 }

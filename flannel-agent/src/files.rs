@@ -7,21 +7,34 @@ use std::path::Path;
 
 const DIR_MODE: u32 = 0o755;
 const FILE_MODE: u32 = 0o644;
+const PRIVATE_MODE: u32 = 0o600;
 
 /// Replaces the file at `path` as a whole, readable by everybody.
 ///
 /// # Errors
 /// When it cannot be written; the old file is then still there.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    replace_with_mode(path, contents, FILE_MODE)
+}
+
+/// The same, for nobody but the owner: nobody else can put a lock on it either.
+///
+/// # Errors
+/// When it cannot be written; the old file is then still there.
+pub(crate) fn replace_private(path: &Path, contents: &[u8]) -> io::Result<()> {
+    replace_with_mode(path, contents, PRIVATE_MODE)
+}
+
+fn replace_with_mode(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     // A rename within one folder is atomic: no reader ever sees half a file. The leading dot keeps it
     // from those who take every file in the folder, such as container runtimes in /etc/cni/net.d.
     let mut file = tempfile::Builder::new()
         .prefix(".flannel-agent.")
-        .permissions(Permissions::from_mode(FILE_MODE))
+        .permissions(Permissions::from_mode(mode))
         .tempfile_in(folder(path))?;
     // The mode at creation is cut by the umask, this one is not.
     file.as_file()
-        .set_permissions(Permissions::from_mode(FILE_MODE))?;
+        .set_permissions(Permissions::from_mode(mode))?;
     file.write_all(contents)?;
     file.persist(path)?;
     Ok(())

@@ -1,5 +1,8 @@
 //! `/healthz` and `/readyz`, with flanneld's texts (manifests and load balancers compare them), and `/metrics`.
 
+mod body;
+mod guest;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +17,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{self, Exporter};
+use body::Shared;
+use guest::Door;
 
 /// Set once everything is in place; shared with `/readyz`.
 #[derive(Debug, Clone, Default)]
@@ -105,13 +110,17 @@ impl Health {
             .route("/readyz", get(readyz))
             .with_state(self.ready);
         let app = match self.exporter {
-            Some(exporter) => app.route("/metrics", get(move || metrics(exporter.clone()))),
+            Some(exporter) => {
+                let shared = Arc::new(Shared::default());
+                let answer = move || metrics(exporter.clone(), Arc::clone(&shared));
+                app.route("/metrics", get(answer))
+            }
             None => app,
         };
         // Dropping the server closes what is open: a prober's kept-alive connection must not hold up
         // the end of the agent.
         tokio::select! {
-            served = axum::serve(self.listener, app) => served.context("the health endpoints broke"),
+            served = axum::serve(Door::new(self.listener), app) => served.context("the health endpoints broke"),
             () = cancel.cancelled() => Ok(()),
         }
     }
@@ -129,12 +138,10 @@ async fn readyz(extract::State(ready): extract::State<Ready>) -> (StatusCode, St
     }
 }
 
-async fn metrics(exporter: Exporter) -> Result<impl IntoResponse, StatusCode> {
-    // Maps of some size are read by system calls that take milliseconds.
-    let text = tokio::task::spawn_blocking(move || exporter.text()).await;
-    match text {
-        Ok(Ok(text)) => Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)),
-        _ => Err(StatusCode::INTERNAL_SERVER_ERROR),
+async fn metrics(exporter: Exporter, shared: Arc<Shared>) -> Result<impl IntoResponse, StatusCode> {
+    match shared.get(move || exporter.text().ok()).await {
+        Some(text) => Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)),
+        None => Err(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 

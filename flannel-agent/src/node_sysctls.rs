@@ -5,24 +5,25 @@
 //! long as the kernel runs, so a file of an earlier boot says nothing.
 
 mod ledger;
+mod lock;
 mod ports;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
 use crate::files;
 use crate::net::{NetError, namespace, sysctl};
 use ledger::Ledger;
 pub use ledger::{Reserved, Wish};
+use lock::Turn;
 pub use ports::PortSet;
 
 /// Each network namespace has sysctls of its own, and agents in several may be given the same folder.
@@ -96,7 +97,7 @@ impl NodeSysctls {
             .reserved(RESERVED_PORTS, &self.network, &current))
     }
 
-    /// Sets a sysctl for this network, and remembers what it was.
+    /// Sets a sysctl for this network, and remembers what it was. Blocks while another agent does the same, for two seconds at most.
     ///
     /// # Errors
     /// If file or sysctl cannot be read or written.
@@ -112,37 +113,38 @@ impl NodeSysctls {
         sysctl::set(key, &value).map(|_| ())
     }
 
-    /// Takes this network's wish back. Returns whether there was one.
+    /// Takes this network's wish back. Returns whether there was one. Blocks as [`Self::claim`] does.
     ///
     /// # Errors
     /// If file or sysctl cannot be read or written.
     pub fn release(&self, key: &str) -> Result<bool, NetError> {
-        let _turn = self.lock()?;
+        let turn = self.lock()?;
         let mut ledger = self.read()?;
         let current = sysctl::read(key)?.unwrap_or_default();
-        let Some(value) = ledger.release(key, &self.network, &current) else {
-            return Ok(false);
-        };
-        sysctl::set(key, &value)?;
-        self.write(&ledger)?;
-        Ok(true)
+        let released = ledger.release(key, &self.network, &current);
+        if let Some(value) = &released {
+            sysctl::set(key, value)?;
+            self.write(&ledger)?;
+        }
+        if ledger.is_empty() {
+            let ended = turn.end_for_good();
+            ended.map_err(|error| NetError::io("remove the lock file", &error))?;
+        }
+        Ok(released.is_some())
     }
 
     fn path(&self) -> Result<PathBuf, NetError> {
         Ok(self.folder.join(file(namespace()?)))
     }
 
-    /// One agent at a time; the kernel ends the lock with the process.
-    fn lock(&self) -> Result<Flock<File>, NetError> {
-        let action = || format!("lock {}", self.folder.display());
+    /// One agent at a time.
+    fn lock(&self) -> Result<Turn, NetError> {
         let made = DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(&self.folder);
         made.map_err(|error| NetError::io(format!("make {}", self.folder.display()), &error))?;
-        let folder = File::open(&self.folder).map_err(|error| NetError::io(action(), &error))?;
-        Flock::lock(folder, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| NetError::refused(action(), errno))
+        Turn::take(&self.path()?.with_extension("lock"), lock::PATIENCE)
     }
 
     fn read(&self) -> Result<Ledger, NetError> {
@@ -168,7 +170,7 @@ impl NodeSysctls {
                 removed => removed,
             }
         } else {
-            files::replace(&path, ledger.text().as_bytes())
+            files::replace_private(&path, ledger.text().as_bytes())
         };
         written.map_err(|error| NetError::io(format!("write {}", path.display()), &error))
     }

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use flannel_common::maps::LAYOUT_VERSION;
@@ -31,7 +32,12 @@ impl Pins {
         ensure_mounted(bpffs)?;
         let pins = Self::of(bpffs, network);
         for folder in [pins.maps(), pins.links()] {
-            fs::create_dir_all(&folder).map_err(|error| DataplaneError::Pin {
+            // A BPF file system that others mounted may be open to everybody, and folders can be locked by all who can open them.
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder);
+            made.map_err(|error| DataplaneError::Pin {
                 path: folder,
                 error,
             })?;

@@ -23,6 +23,7 @@ use crate::docker_opts::{self, DockerOpts};
 use crate::inspect::{DebugTask, Doctor, Inspect, Plan};
 use crate::logging::describe;
 use crate::source::etcd::EtcdSource;
+use crate::source::kube::KubeSource;
 pub use config::Config;
 use flags::Flags;
 use layers::Origins;
@@ -46,8 +47,8 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Without a command, the agent follows the leases of a flannel network in etcd and keeps this
-node's tunnel equal to them until it gets SIGINT or SIGTERM. SIGUSR1 has it log more, SIGUSR2 less.
+Without a command, the agent follows the leases of a flannel network in etcd, or with
+--kube-subnet-mgr a cluster's Nodes, and keeps this node's tunnel equal to them until it gets SIGINT or SIGTERM. SIGUSR1 has it log more, SIGUSR2 less.
 
 Settings:
   Each flag can also be given as an environment variable, FLANNELD_ and the flag's name in
@@ -75,7 +76,7 @@ pub enum Task {
     ///
     /// Exit status: 0 all well; 1 something needs attention; 2 something does not work.
     Doctor(Box<Doctor>),
-    /// Say what the agent would change on this node and in etcd, and change nothing; takes the agent's flags
+    /// Say what the agent would change on this node and in the datastore, and change nothing; takes the agent's flags
     ///
     /// Exit status: 0 nothing to do; 1 there is something to do; 2 it cannot be told, for example because
     /// etcd does not answer.
@@ -285,8 +286,10 @@ fn configure(flags: &Flags, origins: &Origins) -> anyhow::Result<Config> {
 fn show_config(show: &Show, matches: &ArgMatches, origins: &Origins) -> ExitCode {
     let text = show::show(layers::innermost(matches), origins, show.output);
     let printed = print(text.as_bytes());
-    let usable = configure(&show.flags, origins)
-        .and_then(|config| Ok(EtcdSource::new(&config.etcd).map(drop)?));
+    let usable = configure(&show.flags, origins).and_then(|config| match &config.kube {
+        Some(kube) => Ok(KubeSource::new(kube).map(drop)?),
+        None => Ok(EtcdSource::new(&config.etcd).map(drop)?),
+    });
     match usable {
         Ok(()) => printed,
         Err(error) => {

@@ -30,6 +30,15 @@ impl NetworkConfig {
         parse::network_config(json)
     }
 
+    /// Reads net-conf.json as flannel does when its datastore is Kubernetes: subnets are podCIDRs, so nothing that concerns
+    /// their choice is looked at. Also tells whether IPv6 is asked for, which is left out.
+    ///
+    /// # Errors
+    /// Names the field, its value and what to write instead.
+    pub fn parse_for_kubernetes(json: &str) -> Result<(Self, bool), ConfigError> {
+        parse::for_kubernetes(json)
+    }
+
     /// Whether `subnet` is one that this configuration would lease.
     #[must_use]
     pub fn admits(&self, subnet: Ipv4Net) -> bool {

@@ -25,6 +25,7 @@ use crate::health::{Health, Ready};
 use crate::mark;
 use crate::metrics::Exporter;
 use crate::source::etcd::EtcdSource;
+use crate::source::kube::KubeSource;
 use crate::sweep::Sweeper;
 use kernel::Kernel;
 pub(crate) use kernel::attrs as node_attrs;
@@ -76,7 +77,14 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         };
         tokio::spawn(sweeper.run(cancel.clone()));
     }
-    let source = EtcdSource::new(&config.etcd)?;
-    let node = Kernel::open(config)?;
-    start::run(config.into(), source, node, ready, cancel).await
+    match &config.kube {
+        Some(kube) => {
+            let (source, node) = (KubeSource::new(kube)?, Kernel::open(config)?);
+            start::run(config.into(), source, node, ready, cancel).await
+        }
+        None => {
+            let (source, node) = (EtcdSource::new(&config.etcd)?, Kernel::open(config)?);
+            start::run(config.into(), source, node, ready, cancel).await
+        }
+    }
 }

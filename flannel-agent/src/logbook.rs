@@ -43,6 +43,9 @@ pub struct Lease {
     /// When it ends if nobody renews it, and when the agent would; `None`: a reservation, which never ends.
     pub ends: Option<u64>,
     pub renewal: Option<u64>,
+    /// The datastore that gave it: `etcd` or `kubernetes`.
+    #[serde(default)]
+    pub source: String,
 }
 
 /// One comparison.
@@ -88,6 +91,7 @@ pub struct Logbook {
     folder: PathBuf,
     network: String,
     renew_margin: Duration,
+    source: &'static str,
     page: Page,
     /// It could not be written: said once.
     failed: bool,
@@ -100,6 +104,7 @@ impl Logbook {
             folder: folder.to_owned(),
             network: network.to_owned(),
             renew_margin,
+            source: "etcd",
             page: Page {
                 boot: sysctl::boot_id().unwrap_or_default(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -111,6 +116,12 @@ impl Logbook {
         }
     }
 
+    /// Leases come from this datastore.
+    #[must_use]
+    pub fn of(self, source: &'static str) -> Self {
+        Self { source, ..self }
+    }
+
     /// The lease was acquired or renewed.
     pub fn lease(&mut self, own: &OwnLease) {
         let ends = own.expires.map(moment);
@@ -119,6 +130,7 @@ impl Logbook {
             subnet: own.subnet,
             ends,
             renewal: ends.map(|ends| ends.saturating_sub(margin)),
+            source: self.source.to_owned(),
         });
         self.write();
     }

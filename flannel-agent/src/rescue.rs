@@ -26,7 +26,7 @@ use crate::cli::flags::SourceCheck;
 use crate::net::{NetError, Netlink};
 use complaints::Complaints;
 use fit::Fit;
-use flood::{Flood, Turn};
+use flood::{By, Flood, Heard, Turn};
 use frame::Frame;
 pub(crate) use holder::{find as holder_of, process as process_on};
 use inject::Injector;
@@ -101,6 +101,7 @@ pub struct Rescue {
     stats: Arc<Stats>,
     complaints: Complaints,
     flood: Flood,
+    heard: Heard,
 }
 
 impl Rescue {
@@ -134,6 +135,7 @@ impl Rescue {
             stats: Arc::default(),
             complaints: Complaints::default(),
             flood: Flood::new(Instant::now()),
+            heard: Heard::default(),
         })
     }
 
@@ -163,31 +165,43 @@ impl Rescue {
             let datagram = datagram?;
             let outcome = self.deliver(&datagram, &buffer[..datagram.len]).await;
             match outcome {
-                Ok(()) => self.complaints.hear(&datagram),
+                Ok(()) => {
+                    self.complaints.hear(&datagram);
+                    self.heard.add(datagram.source);
+                }
                 Err(reason) => {
                     let from = datagram.source;
                     tracing::debug!(%from, reason = reason.name(), "packet on the VXLAN port dropped");
                 }
             }
             self.stats.count(outcome.err());
-            if outcome == Err(Reason::OtherVni) {
-                self.came_in_vain(&datagram);
+            if let Err(reason) = outcome {
+                self.came_in_vain(&datagram, reason);
             }
         }
     }
 
-    fn came_in_vain(&mut self, datagram: &Datagram) {
-        let Turn::Shut { tell } = self.flood.count(Instant::now()) else {
+    fn came_in_vain(&mut self, datagram: &Datagram, reason: Reason) {
+        let Turn::Shut { tell, by } = self.flood.count(Instant::now(), reason) else {
             return;
         };
         if tell {
+            let what = match by {
+                By::Network => "of networks that are not on this node",
+                By::Source => "that must be refused",
+            };
             tracing::warn!(
-                "packets of networks that are not on this node come in great numbers, some of them from {}: the \
-                 kernel drops them from now on; the counter other_vni goes on",
-                datagram.source
+                "packets {what} come in great numbers, some of them from {} ({}): the kernel drops them from now on; the \
+                 counter other_vni goes on",
+                datagram.source,
+                reason.name()
             );
         }
-        if let Err(error) = self.socket.only(&self.networks.vnis()) {
+        let sources = match by {
+            By::Network => None,
+            By::Source => Some(self.heard.all()),
+        };
+        if let Err(error) = self.socket.only(&self.networks.vnis(), sources) {
             tracing::debug!("no filter at the VXLAN port: {error}");
         }
     }
@@ -207,6 +221,7 @@ impl Rescue {
             inner: frame.ip.src,
             mac: frame.src_mac,
         };
+        network.is_at(datagram.destination)?;
         network.check(&claim, self.source_check)?;
         let network = &*network;
         let packet = frame.decapsulate(datagram.tos)?;

@@ -1,6 +1,7 @@
-//! Where leases come from. etcd today; the Kubernetes API fits behind the same trait.
+//! Where leases come from: etcd, or the Kubernetes API.
 
 pub mod etcd;
+pub mod kube;
 
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -42,6 +43,17 @@ pub trait LeaseSource: Send + Sync + 'static {
         &self,
         cancel: &CancellationToken,
     ) -> impl Future<Output = anyhow::Result<Leases>> + Send;
+
+    /// The address that an admin has given this node in the datastore: as `--public-ip`, and before it.
+    fn node_public_ip(
+        &self,
+        _cancel: &CancellationToken,
+    ) -> impl Future<Output = anyhow::Result<Option<Ipv4Addr>>> + Send {
+        async { Ok(None) }
+    }
+
+    /// This node forwards: whoever waits for that may know.
+    fn forwards(&self) {}
 
     /// The lease that already names `public_ip`, if any: ours of an earlier run. Its MAC is the one
     /// that peers send to, so it is asked for before a MAC is chosen.

@@ -109,5 +109,6 @@ reasons! {
     45 PairGone pair_gone Pass "the pair of devices is gone: the packet is left to whoever serves the network now" "nothing, if flanneld took the node over (`flannel-agent cleanup` removes what is left of ours); else start the agent";
     46 NoRoute no_route Drop "no route leads to the peer, or one forbids" "look at the way that the kernel takes: ip route get PEER from UPLINK_ADDRESS ipproto udp dport PORT";
     47 ToAnchor to_anchor Pass "the kernel takes the outer headers off, and the anchor hands it back (--gro=anchor)" "nothing: anchor_rx counts it next";
-    48 PodTunnel pod_tunnel Drop "a pod made a tunnel packet itself, for a node of the cluster" "find the pod: it tries to get into the network past the node";
+    48 PodTunnel pod_tunnel Drop "a pod made a tunnel packet itself, for a node of the cluster; or it came to another address of this node than peers send to" "find the pod: it tries to get into the network past the node";
+    49 SnatRedirect snat_redirect Drop "an ICMP redirect about a translated flow: who follows it would send past the translation" "nothing: a router on the way that should not send them, or somebody who tries";
 }

@@ -1,24 +1,57 @@
 //! Tunnel packets that pods make themselves. A node that translates pods would send them in its own name, and its peers would
 //! believe what is in them.
 
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::programs::TcContext;
 use flannel_common::Ipv4;
-use flannel_common::header::{PROTO_UDP, VERSION_IHL};
+use flannel_common::header::{Ip, PROTO_UDP, VERSION_IHL};
 use flannel_common::reason::Reason;
 
 use crate::globals::{self, VXLAN_PORT};
-use crate::headers::Packet;
+use crate::headers::{self, Packet};
 use crate::maps::VTEPS;
+use crate::skb::Skb;
 
-/// A packet of a pod that is not for the overlay. What has options takes the stack, and meets `snat_open` where it would leave
-/// in the node's name.
+/// A packet of a pod that is not for the overlay.
 #[inline(always)]
-pub(crate) fn check(packet: &Packet) -> Result<(), Reason> {
+pub(crate) fn check(skb: &Skb, packet: &Packet) -> Result<(), Reason> {
     let ip = &packet.ip;
-    // What follows a first fragment is nothing without it.
-    if ip.proto != PROTO_UDP || ip.version_ihl != VERSION_IHL || ip.fragment_offset() != 0 {
+    if ip.proto != PROTO_UDP {
         return Ok(());
     }
-    check_port(ip.dst, [packet.l4[2], packet.l4[3]])
+    let port = [packet.l4[2], packet.l4[3]];
+    if ip.version_ihl == VERSION_IHL && port != VXLAN_PORT.load().to_be_bytes() {
+        return Ok(());
+    }
+    check_odd(skb)
+}
+
+/// What may be one, with a priority tag and options or without.
+#[inline(always)]
+pub(crate) fn check_odd(skb: &Skb) -> Result<(), Reason> {
+    match is_odd_tunnel(skb.raw()) {
+        0 => Ok(()),
+        _ => Err(Reason::PodTunnel),
+    }
+}
+
+/// Global as [`is_tunnel`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_odd_tunnel(ctx: *mut __sk_buff) -> u8 {
+    let skb = Skb::new(TcContext::new(ctx));
+    let Some(ip) = skb.load::<Ip>(headers::IP) else {
+        return 0;
+    };
+    // What follows a first fragment is nothing without it.
+    if !skb.is_ipv4_for_us() || ip.proto != PROTO_UDP || ip.fragment_offset() != 0 {
+        return 0;
+    }
+    let ports = headers::IP + usize::from(ip.version_ihl & 0xf) * 4;
+    match skb.load::<[[u8; 2]; 2]>(ports) {
+        Some([_, port]) => is_tunnel(u32::from_ne_bytes(ip.dst), u16::from_be_bytes(port)),
+        None => 0,
+    }
 }
 
 /// The same of UDP, where the port is known.

@@ -51,6 +51,8 @@ mod headers;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod node_sockets;
+#[cfg(target_arch = "bpf")]
 mod ours;
 #[cfg(target_arch = "bpf")]
 mod outlets;

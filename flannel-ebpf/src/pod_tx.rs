@@ -22,7 +22,12 @@ use crate::{crossing, flows, forged, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
-    if !flows::enabled() || !skb.is_ipv4() {
+    if !flows::enabled() {
+        return Ok(Verdict::Untouched);
+    }
+    // What carries a priority takes the stack, which knows what to do with it.
+    if !skb.is_ipv4() {
+        forged::check_odd(skb)?;
         return Ok(Verdict::Untouched);
     }
     let mut room = MaybeUninit::uninit();
@@ -31,7 +36,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     };
     let outside = !leaves_for_overlay(packet);
     if outside {
-        forged::check(packet)?;
+        forged::check(skb, packet)?;
     }
     if outside && !leaves_cluster(packet) {
         return Ok(Verdict::Untouched);

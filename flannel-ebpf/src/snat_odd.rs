@@ -16,19 +16,23 @@ use crate::{flows, outlets, snat_fragments, snat_icmp, snat_rewrite};
 pub(crate) fn leaving(skb: &Skb) -> Result<Verdict, Reason> {
     let work = snat_work::get().ok_or(Reason::SnatUnready)?;
     match work.odd {
-        Odd::Error => error_leaves(skb, work),
+        Odd::Error | Odd::Redirect => error_leaves(skb, work),
         Odd::Neither => odd(work, Reason::SnatNoFlow),
         Odd::Follower | Odd::First | Odd::CameIn => follower_leaves(skb, work),
     }
 }
 
-/// An error a pod, or the node for it, sends about a packet that came in.
+/// An error a pod, or the node for it, sends about a packet that came in. A redirect about a translated flow goes nowhere, as in
+/// netfilter (`nf_nat_icmp_reply_translation`): it would bring both ends together past the translation.
 #[inline(always)]
 fn error_leaves(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
     if !snat_icmp::read(skb, work) {
         return odd(work, Reason::SnatMalformed);
     }
     match snat_icmp::flow(work, WAY_OUT) {
+        Some(Outbound::Translate(_)) if matches!(work.odd, Odd::Redirect) => {
+            Err(Reason::SnatRedirect)
+        }
         Some(Outbound::Translate(to)) => {
             work.to = to;
             let mut done = snat_icmp::translate(skb, work, WAY_OUT);
@@ -77,7 +81,7 @@ pub(crate) fn arriving(skb: &Skb) -> Result<Verdict, Reason> {
         return Ok(Verdict::Untouched);
     };
     match work.odd {
-        Odd::Error => error_arrives(skb, work),
+        Odd::Error | Odd::Redirect => error_arrives(skb, work),
         Odd::Neither => Ok(Verdict::Untouched),
         Odd::Follower => follower_arrives(skb, work),
         Odd::First => {
@@ -100,6 +104,9 @@ fn error_arrives(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
     let Some(Outbound::Translate(to)) = snat_icmp::flow(work, WAY_IN) else {
         return Ok(Verdict::Untouched);
     };
+    if matches!(work.odd, Odd::Redirect) {
+        return Err(Reason::SnatRedirect);
+    }
     work.to = to;
     let done = match snat_icmp::translate(skb, work, WAY_IN) {
         Reason::SnatError => snat_rewrite::address(skb, work, false, to.addr, Reason::SnatError),

@@ -3,13 +3,14 @@
 use flannel_common::header::Ip;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Outbound, ROUNDS, Refused, Transport, Whose, open};
+use flannel_common::snat::{Outbound, ROUNDS, Refused, Transport, Whose, open, yield_to_node};
 
 use crate::skb::Skb;
 use crate::snat_table::{self, Snat, cluster};
 use crate::snat_tx::{leave, next, odd, rewrite};
+use crate::snat_work::{self, Work};
 use crate::verdict::Verdict;
-use crate::{forged, ours, outlets, snat_work};
+use crate::{forged, node_sockets, ours, outlets};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -27,18 +28,36 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     match open(&Snat, &work.node, &work.packet, work.whose, exempt) {
         Ok(Outbound::Translate(to)) => {
             work.to = to;
+            if node_sockets::needs_port(skb) {
+                return again(skb, work, Reason::SnatExhausted);
+            }
             Err(rewrite(skb, work))
         }
         Ok(Outbound::Leave) => leave(work),
         Err(Refused::NoFlow) => odd(work, Reason::SnatNoFlow),
-        Err(Refused::Exhausted) if work.rounds + 1 < ROUNDS => {
-            // Once more from the top: the verifier would take every further try for another path.
-            work.rounds += 1;
-            next(skb, Program::SnatOpen)
-        }
-        Err(Refused::Exhausted) => Err(Reason::SnatExhausted),
-        Err(Refused::Full) => Err(Reason::SnatFull),
+        Err(Refused::Exhausted) => again(skb, work, Reason::SnatExhausted),
+        Err(Refused::Full) => refused(work, Reason::SnatFull),
     }
+}
+
+/// Once more from the top: the verifier would take every further try for another path.
+#[inline(always)]
+fn again(skb: &Skb, work: &mut Work, reason: Reason) -> Result<Verdict, Reason> {
+    if work.rounds + 1 < ROUNDS {
+        work.rounds += 1;
+        return next(skb, Program::SnatOpen);
+    }
+    refused(work, reason)
+}
+
+/// What the node itself sends goes out, however many flows its pods have.
+#[inline(always)]
+fn refused(work: &Work, reason: Reason) -> Result<Verdict, Reason> {
+    if work.whose == Whose::Own {
+        yield_to_node(&Snat, &work.node, &work.packet);
+        return Ok(Verdict::Untouched);
+    }
+    Err(reason)
 }
 
 /// Exemptions are for pods' packets to the outside; an outsider's packet to another node's pod must come back here.

@@ -1,7 +1,7 @@
 //! What an IPv4 packet is to the SNAT programs.
 
 use flannel_common::header::Ip;
-use flannel_common::snat::{Packet, Transport, is_icmp_error};
+use flannel_common::snat::{Packet, Transport, is_icmp_error, is_icmp_redirect};
 
 use crate::headers;
 use crate::skb::Skb;
@@ -86,7 +86,11 @@ pub(crate) fn content(skb: &Skb, work: &mut Work, way: u8) -> Content {
         }
         None if is_icmp_error(head[0]) => {
             work.icmp_check = [head[2], head[3]];
-            work.odd = Odd::Error;
+            work.odd = if is_icmp_redirect(head[0]) {
+                Odd::Redirect
+            } else {
+                Odd::Error
+            };
             Content::Odd
         }
         None => Content::Neither,

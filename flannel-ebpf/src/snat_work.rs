@@ -15,6 +15,8 @@ use crate::maps::SNAT_WORK;
 pub(crate) enum Odd {
     /// An ICMP error.
     Error,
+    /// An ICMP redirect, which carries a packet as errors do.
+    Redirect,
     /// ICMP that neither asks, answers nor complains.
     Neither,
     /// A fragment behind the first.

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +60,21 @@ impl Agent {
     ) -> Self {
         let node = node.into();
         let mut daemon = Daemon::spawn_under(wrapper, &node, net, flags);
+        daemon.wait_until_ready(&node);
+        Self { node, daemon }
+    }
+
+    /// The same with an agent that was built elsewhere, such as from an earlier commit.
+    #[track_caller]
+    pub fn start_program(
+        program: &Path,
+        node: impl Into<Arc<Node>>,
+        net: &Network,
+        flags: &[&str],
+    ) -> Self {
+        let node = node.into();
+        let program = program.display().to_string();
+        let mut daemon = Daemon::spawn_program("", &program, &node, net, flags);
         daemon.wait_until_ready(&node);
         Self { node, daemon }
     }
@@ -178,6 +193,7 @@ impl Daemon {
         let subnet_file = node.folder().join("run").join(&name).join("subnet.env");
         let port = node.port();
         let mut command = node.command(&format!("{wrapper} {program}"));
+        command.env("NODE_NAME", node.name());
         for (flag, value) in [
             ("--etcd-endpoints", node.etcd()),
             ("--etcd-prefix", &net.prefix),
@@ -228,7 +244,7 @@ impl Daemon {
         &mut self.process
     }
 
-    pub fn subnet_file(&self) -> &std::path::Path {
+    pub fn subnet_file(&self) -> &Path {
         &self.subnet_file
     }
 

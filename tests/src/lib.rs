@@ -58,6 +58,8 @@ pub mod host;
 pub mod iptables;
 pub mod kernel_host_gw;
 pub mod kernel_vxlan;
+pub mod kube_api;
+pub mod kube_client;
 pub mod kube_proxy;
 mod kube_proxy_nft;
 pub mod lab;

@@ -58,6 +58,7 @@ impl RealFlanneld {
         let subnet_file = node.folder().join("run").join(&name).join("subnet.env");
         let port = node.port();
         let mut command = node.command(&binary());
+        command.env("NODE_NAME", node.name());
         for (flag, value) in [
             ("--etcd-endpoints", node.etcd()),
             ("--etcd-prefix", &net.prefix),

@@ -75,7 +75,11 @@ fn has_word(code: &str, word: &str) -> bool {
 #[case("docs/drop-in.md")]
 fn commands_and_flags_are_there(#[case] name: &str) {
     /// iptables' and tailscale's.
-    const OTHERS: [&str; 2] = ["random-fully", "advertise-routes"];
+    const OTHERS: [&str; 3] = [
+        "random-fully",
+        "advertise-routes",
+        "service-node-port-range",
+    ];
     let mut cli = flannel_agent::cli::command();
     cli.build();
     let mut checked = 0;

@@ -10,8 +10,9 @@ use flannel_common::program::Program::{PodTx, SnatOpen, UplinkRx, UplinkTx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
 use flannel_tests::fast_path::hooked;
-use flannel_tests::forger::datagram;
+use flannel_tests::forger::{datagram, mac};
 use flannel_tests::lab::Lab;
+use flannel_tests::packet_socket::PacketSocket;
 use flannel_tests::pair::{Kind, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::udp;
@@ -28,11 +29,20 @@ fn pair(kinds: [Kind; 2], flags: &[&str]) -> Pair<AnyDaemon> {
 
 /// MAC of a node's `flannel.1`.
 fn vtep_mac(daemon: &AnyDaemon) -> Mac {
-    let shown = daemon.exec("ip -o link show dev flannel.1");
+    mac_of(daemon, "flannel.1")
+}
+
+fn mac_of(daemon: &AnyDaemon, device: &str) -> Mac {
+    let shown = daemon.exec(&format!("ip -o link show dev {device}"));
     let mut words = shown.split_whitespace().skip_while(|w| *w != "link/ether");
     let bytes = words.nth(1).expect("an address").split(':');
     let bytes: Vec<u8> = bytes.map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
     bytes.try_into().expect("six bytes")
+}
+
+/// MAC of a node's pod bridge.
+fn bridge_mac(daemon: &AnyDaemon) -> Mac {
+    mac_of(daemon, "cni0")
 }
 
 /// From pod 1 to the tunnel of the second node, 100 datagrams in the name of `from`. How many reach pod 2?
@@ -90,6 +100,26 @@ fn is_dropped_by_its_own_node(#[case] flags: &[&str], #[case] at_the_pod: bool) 
         (dropped, count(agent, UplinkTx, Reason::PodTunnel)),
         (200, 0)
     );
+}
+
+/// A priority tag, which the kernel ignores, hides nothing.
+#[rstest]
+#[case::at_the_port("--pod-hook=port")]
+#[case::at_the_bridge("--pod-hook=bridge")]
+fn a_tag_hides_nothing(#[case] flag: &str) {
+    let pair = pair([Kind::Ours, Kind::Ours], &[flag]);
+    let agent = pair.one.agent().unwrap();
+    hooked(agent);
+    let from = SocketAddrV4::new(pair.pod1.address(), 50_000);
+    let to = SocketAddrV4::new(pair.two.node().address(), 8472);
+    // Behind the Ethernet addresses: 802.1Q with VLAN id 0 and priority 1.
+    let mut frame = datagram([mac(&pair.pod1), bridge_mac(&pair.one)], from, to);
+    frame.splice(12..12, [0x81, 0, 0x20, 0]);
+    let socket = pair.pod1.netns().enter(|| PacketSocket::on("eth0"));
+    socket.unwrap().send(&frame).unwrap();
+    eventually("it is dropped", SOON, || {
+        count(agent, PodTx, Reason::PodTunnel) == 1
+    });
 }
 
 /// The sender is flanneld's node, which lets its pods send what they like.

@@ -157,3 +157,32 @@ fn who_listens_in_the_range_is_reached() {
         pod.ask(number);
     }
 }
+
+/// What a server sends to a listener of the node never goes to a pod: none leaves under such a port, whatever it asks for.
+#[test]
+fn no_pod_leaves_under_a_port_on_which_the_node_listens() {
+    let stage = Stage::with(&["--snat-ports=50000-50003"]);
+    let listener = Mirror::on(stage.node.node(), 50_000);
+    for server in 0..12 {
+        let mirror = Mirror::on(&stage.outside, PORT + server);
+        let to = stage.outside.at(mirror.port());
+        let mut udp = Client::udp(&stage.pod, listener.port(), to);
+        let mut tcp = Client::tcp(&stage.pod, to).unwrap();
+        for seen in [udp.ask(1), tcp.ask(2)] {
+            assert_ne!(seen.port(), listener.port());
+        }
+    }
+}
+
+/// A pod does not choose the port that it leaves under.
+#[rstest]
+fn a_pod_gets_ports_at_random(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let stage = Stage::on(kind);
+    let kept = (0..8).filter(|nth| {
+        let mirror = Mirror::on(&stage.outside, PORT + nth);
+        let mut pod = Client::udp(&stage.pod, 51_820, stage.outside.at(mirror.port()));
+        pod.ask(u64::from(*nth)).port() == 51_820
+    });
+    let kept = kept.count();
+    assert!(kept <= 2, "{kept} of 8");
+}

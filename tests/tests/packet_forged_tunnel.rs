@@ -32,6 +32,7 @@ fn with_options(mut packet: Vec<u8>) -> Vec<u8> {
 #[rstest]
 #[case::for_a_peer(to(Node::PEER_IP))]
 #[case::for_its_own_node(to(Node::default().uplink_ip))]
+#[case::with_options(with_options(to(Node::PEER_IP)))]
 #[case::in_fragments(patched(to(Node::PEER_IP), IP + 6, &[0x20, 0]))]
 fn is_dropped(#[case] packet: Vec<u8>) {
     let mut node = Node::default().load();

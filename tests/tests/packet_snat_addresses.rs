@@ -60,9 +60,9 @@ fn the_first_counts_and_not_the_uplinks() {
     // What runs goes on, and is found.
     assert_eq!(node.leaves(&packet.udp()), (US, 50_000));
     let other = to(FAR, 50_001);
-    assert_eq!(node.leaves(&other.udp()), (FIRST, 50_001));
+    assert_eq!(node.leaves(&other.udp()), (FIRST, 50_000));
     for (packet, seen) in [(packet, US), (other, FIRST)] {
-        let answer = packet.from(seen, packet.sport).answer();
+        let answer = packet.from(seen, 50_000).answer();
         let back = node.run(UplinkSnatRx, &answer.udp());
         assert_eq!(back.packet, packet.answer().udp());
     }
@@ -110,7 +110,12 @@ fn routing_need_not_be_symmetric() {
 /// The node's own packets, from whatever address: no pod gets their port, and they keep it.
 #[rstest]
 fn no_pod_leaves_under_a_port_of_the_node(#[values(US, NEAR)] own: Ipv4) {
-    let mut node = node();
+    let mut node = Node {
+        snat_ports: (50_000, 50_007),
+        ..Node::default()
+    }
+    .load_snat();
+    node.lends(&[(US, 24), (NEAR, 24)]);
     let dst = if own == NEAR { SERVER } else { FAR };
     let nodes = to(dst, 50_000).from(own, 50_000);
     assert_eq!(node.run(UplinkTx, &nodes.udp()).packet, nodes.udp());
@@ -119,14 +124,15 @@ fn no_pod_leaves_under_a_port_of_the_node(#[values(US, NEAR)] own: Ipv4) {
     assert_ne!(port, 50_000);
     // And the other way round: the node is given another port under the same address.
     let pods = to(dst, 50_009);
-    assert_eq!(node.leaves(&pods.udp()), (own, 50_009));
-    let clash = node.run(UplinkTx, &pods.from(own, 50_009).udp());
+    let (seen, taken) = node.leaves(&pods.udp());
+    assert_eq!(seen, own);
+    let clash = node.run(UplinkTx, &pods.from(own, taken).udp());
     let (seen, port) = source(&clash.packet);
     assert_eq!(seen, own);
-    assert_ne!(port, 50_009);
+    assert_ne!(port, taken);
     let answer = pods.from(own, port).answer().udp();
     let back = node.run(UplinkSnatRx, &answer);
-    assert_eq!(back.packet, pods.from(own, 50_009).answer().udp());
+    assert_eq!(back.packet, pods.from(own, taken).answer().udp());
 }
 
 /// Row 6: whoever is not the device leaves as the device.

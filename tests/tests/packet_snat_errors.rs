@@ -64,6 +64,41 @@ fn the_pod_sees_the_error_as_if_it_had_sent_the_packet_itself(
     assert_eq!(node.counted(SnatOddRx), [(Reason::SnatError, 5)]);
 }
 
+/// As netfilter does with translated flows, whoever signs it and whatever it carries.
+#[rstest]
+fn a_redirect_reaches_neither_end_of_a_translated_flow(
+    #[values(|p: Plain| p.tcp(SYN), Plain::udp, Plain::ping, |p: Plain| p.other(47))] make: Make,
+    #[values(ROUTER, SERVER)] from: [u8; 4],
+    #[values(0, 1, 2, 3)] code: u8,
+) {
+    let mut node = Node::default().load_snat();
+    let left = sent(&mut node, &make(Plain::default()));
+    let arrived = Plain::between(from, US).error(5, code, &left, 28);
+    assert_eq!(node.run(UplinkSnatRx, &arrived).action, SHOT);
+    assert_eq!(node.counted(SnatOddRx), [(Reason::SnatRedirect, 1)]);
+}
+
+/// Of a flow that nobody translated it says no lie, and is the node's to judge.
+#[test]
+fn a_redirect_about_the_nodes_own_packet_is_left_to_it() {
+    let mut node = Node::default().load_snat();
+    let own = Plain::between(US, SERVER).udp();
+    let arrived = Plain::between(ROUTER, US).error(5, 1, &own, 28);
+    let out = node.run(UplinkSnatRx, &arrived);
+    assert_eq!((out.action, out.packet), (UNSPEC, arrived));
+}
+
+#[test]
+fn a_pods_redirect_does_not_leave() {
+    let mut node = Node::default().load_snat();
+    let (_, port) = source(&sent(&mut node, &Plain::default().udp()));
+    let came = Plain::default().from(US, port).answer().udp();
+    let delivered = node.run(UplinkSnatRx, &came).packet;
+    let redirect = Plain::between(POD, SERVER).error(5, 1, &delivered, 28);
+    assert_eq!(node.run(UplinkTx, &redirect).action, SHOT);
+    assert_eq!(node.counted(SnatOddTx), [(Reason::SnatRedirect, 1)]);
+}
+
 /// The pod refuses an answer that comes too late: port unreachable, about a packet the server sent.
 #[rstest]
 #[case::tcp(|p: Plain| p.tcp(SYN), |p: Plain| p.tcp(ACK))]
@@ -206,7 +241,11 @@ fn a_pods_error_that_is_too_short_does_not_leave() {
 
 #[test]
 fn checksums_hold_for_any_port_and_length() {
-    let mut node = Node::default().load_snat();
+    let mut node = Node {
+        snat_ports: (49_152, 65_535),
+        ..Node::default()
+    }
+    .load_snat();
     for sport in (1..60_000).step_by(997) {
         let flow = Plain {
             sport,

@@ -3,12 +3,20 @@
 use flannel_common::program::Program::{SnatOpen, UplinkSnatRx, UplinkTx};
 use flannel_common::reason::Reason;
 use flannel_tests::packet::outside::{ACK, Plain, SYN, SYN_ACK, US, source, with_options};
-use flannel_tests::packet::{Node, Run, UNSPEC};
+use flannel_tests::packet::{Fixture, Node, Run, UNSPEC};
 use rstest::rstest;
 
 type Make = fn(Plain) -> Vec<u8>;
 
-/// Protocols whose port is kept when it lies in the range.
+/// A node with as many ports as most have.
+fn with_all_ports() -> Fixture {
+    Node {
+        snat_ports: (49_152, 65_535),
+        ..Node::default()
+    }
+    .load_snat()
+}
+
 #[rstest]
 #[case::tcp(|p: Plain| p.tcp(SYN), |p: Plain| p.tcp(SYN_ACK))]
 #[case::udp(Plain::udp, Plain::udp)]
@@ -43,7 +51,7 @@ fn there_and_back_to_the_byte(#[case] ask: Make, #[case] answer: Make) {
 #[case::udp(Plain::udp, Plain::udp)]
 #[case::udp_without_checksum(Plain::udp_without_checksum, Plain::udp_without_checksum)]
 fn a_port_outside_the_range_is_changed(#[case] ask: Make, #[case] answer: Make) {
-    let mut node = Node::default().load_snat();
+    let mut node = with_all_ports();
     for sport in [1, 1023, 40_000, 49_151] {
         let packet = Plain {
             sport,
@@ -58,10 +66,28 @@ fn a_port_outside_the_range_is_changed(#[case] ask: Make, #[case] answer: Make) 
     }
 }
 
+/// A pod that could choose would get what a server sends to somebody else on the node who has that port.
+#[rstest]
+#[case::tcp(|p: Plain| p.tcp(SYN))]
+#[case::udp(Plain::udp)]
+fn a_pod_does_not_choose_its_port(#[case] ask: Make) {
+    let mut node = with_all_ports();
+    let all = (1..=8u16).map(|server| {
+        let packet = Plain {
+            sport: 51_820,
+            dport: 51_820 + server,
+            ..Plain::default()
+        };
+        source(&node.run(UplinkTx, &ask(packet)).packet).1
+    });
+    let kept = all.filter(|port| *port == 51_820).count();
+    assert!(kept <= 2, "{kept} of 8");
+}
+
 /// 0xffff is how UDP sends a checksum that came out as zero; zero would mean "none".
 #[test]
 fn a_udp_checksum_never_becomes_none() {
-    let mut node = Node::default().load_snat();
+    let mut node = with_all_ports();
     for payload in 0..64 {
         for sport in 50_000..50_064 {
             let packet = Plain {
@@ -70,7 +96,8 @@ fn a_udp_checksum_never_becomes_none() {
                 ..Plain::default()
             };
             let gone = node.run(UplinkTx, &packet.udp()).packet;
-            assert_eq!(gone, packet.from(US, sport).udp());
+            let (_, port) = source(&gone);
+            assert_eq!(gone, packet.from(US, port).udp());
         }
     }
 }

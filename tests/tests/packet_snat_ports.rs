@@ -100,7 +100,7 @@ fn the_closed_make_room_when_the_range_is_exhausted(
 #[case::udp(Plain::udp)]
 #[case::ping(Plain::ping)]
 fn the_nodes_own_port_is_not_given_to_a_pod(#[case] make: Make) {
-    let mut node = Node::default().load_snat();
+    let mut node = with_ports(50_000, 50_007);
     let own = Plain::default().from(US, 50_000);
     let sent = node.run(UplinkTx, &make(own));
     assert_eq!((sent.action, sent.packet), (UNSPEC, make(own)));
@@ -128,22 +128,41 @@ fn the_nodes_own_port_is_not_given_to_a_pod(#[case] make: Make) {
 #[case::tcp(|p: Plain| p.tcp(SYN), |p: Plain| p.tcp(SYN_ACK))]
 #[case::udp(Plain::udp, Plain::udp)]
 fn a_pods_port_is_not_given_to_the_node(#[case] ask: Make, #[case] answer: Make) {
-    let mut node = Node::default().load_snat();
+    let mut node = with_ports(50_000, 50_007);
     let pod = Plain::default().from(POD, 50_000);
-    assert_eq!(node.leaves(&ask(pod)), (US, 50_000));
+    let (_, taken) = node.leaves(&ask(pod));
 
-    let own = pod.from(US, 50_000);
+    let own = pod.from(US, taken);
     for _ in 0..2 {
         let gone = node.run(UplinkTx, &ask(own)).packet;
         let (addr, port) = source(&gone);
         assert_eq!(addr, US);
-        assert_ne!(port, 50_000);
+        assert_ne!(port, taken);
         assert_eq!(gone, ask(own.from(US, port)));
         let back = node.run(UplinkSnatRx, &answer(own.from(US, port).answer()));
         assert_eq!(back.packet, answer(own.answer()), "the node's answer");
     }
     let back = node.run(UplinkSnatRx, &answer(own.answer()));
     assert_eq!(back.packet, answer(pod.answer()), "the pod's answer");
+}
+
+/// With no other port left the node's own flow keeps the one it has, and the pod's goes.
+#[rstest]
+#[case::tcp(|p: Plain| p.tcp(SYN), |p: Plain| p.tcp(SYN_ACK))]
+#[case::udp(Plain::udp, Plain::udp)]
+fn a_full_range_does_not_stop_the_node(#[case] ask: Make, #[case] answer: Make) {
+    let mut node = with_ports(50_000, 50_000);
+    let pod = Plain::default();
+    assert_eq!(node.leaves(&ask(pod)), (US, 50_000));
+    let own = pod.from(US, 50_000);
+    for _ in 0..2 {
+        let gone = node.run(UplinkTx, &ask(own));
+        assert_eq!((gone.action, gone.packet), (UNSPEC, ask(own)));
+        let back = node.run(UplinkSnatRx, &answer(own.answer()));
+        assert_eq!(back.packet, answer(own.answer()), "the node's answer");
+    }
+    assert_eq!(node.count(SnatOpen, Reason::SnatExhausted).packets, 0);
+    assert_eq!(node.run(UplinkTx, &ask(pod)).action, SHOT, "the pod's");
 }
 
 /// A protocol without ports has one flow per remote address; the node comes before its pods.

@@ -14,10 +14,14 @@ use crate::desired::{FastPath, SourceNat};
 use crate::mark;
 use crate::redact::without_login;
 use crate::source::etcd::{ClientIdentity, EtcdOptions, Login, Tls};
+use crate::source::kube::{KubeOptions, Names};
 
 /// The agent's settings, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// `None`: etcd is the datastore.
+    pub kube: Option<KubeOptions>,
+    /// Its prefix names the network, also beside Kubernetes.
     pub etcd: EtcdOptions,
     pub uplink: UplinkChoice,
     pub subnet_file: PathBuf,
@@ -82,6 +86,14 @@ impl ConfigError {
 const RENEW_MARGIN_MINUTES: std::ops::RangeInclusive<i64> = 1..=1439;
 
 impl Config {
+    /// Name of the datastore.
+    pub(crate) fn source(&self) -> &'static str {
+        match self.kube {
+            Some(_) => "kubernetes",
+            None => "etcd",
+        }
+    }
+
     /// What the dataplane is opened with, to change it or only to look.
     pub(crate) fn dataplane(&self) -> Options {
         Options {
@@ -98,15 +110,8 @@ impl Config {
     /// # Errors
     /// The first flag whose value makes no sense.
     pub fn new(flags: &Flags) -> Result<Self, ConfigError> {
-        if flags.inert.kube_subnet_mgr {
-            return Err(ConfigError::new(
-                "kube-subnet-mgr",
-                "true",
-                "the Kubernetes API datastore is not supported yet",
-                "leave the flag out and give --etcd-endpoints",
-            ));
-        }
         Ok(Self {
+            kube: kube(flags)?,
             etcd: etcd(flags)?,
             uplink: uplink(flags)?,
             subnet_file: path(&flags.subnet_file).ok_or_else(|| {
@@ -195,6 +200,35 @@ pub(super) fn table_entries(
         format!("not between {ENTRIES_MIN} and {ENTRIES_MAX}"),
         fix,
     ))
+}
+
+/// Server and files are looked at by [`crate::source::kube::KubeSource`].
+fn kube(flags: &Flags) -> Result<Option<KubeOptions>, ConfigError> {
+    if !flags.kube_subnet_mgr {
+        return Ok(None);
+    }
+    let prefix = &flags.kube_annotation_prefix;
+    Ok(Some(KubeOptions {
+        api_url: (!flags.kube_api_url.is_empty()).then(|| flags.kube_api_url.clone()),
+        kubeconfig: path(&flags.kubeconfig_file),
+        names: Names::new(prefix).map_err(|problem| {
+            ConfigError::new(
+                "kube-annotation-prefix",
+                prefix,
+                problem,
+                "give a domain name, and behind a slash more if you like: flannel.alpha.coreos.com",
+            )
+        })?,
+        net_config: path(&flags.net_config_path).ok_or_else(|| {
+            ConfigError::new(
+                "net-config-path",
+                "",
+                "no file name",
+                "leave the flag out for /etc/kube-flannel/net-conf.json",
+            )
+        })?,
+        set_network_available: flags.set_node_network_unavailable,
+    }))
 }
 
 /// Endpoints and files are looked at by [`crate::source::etcd::EtcdSource`].

@@ -75,6 +75,48 @@ pub struct Flags {
     )]
     pub subnet_lease_renew_margin: i64,
 
+    /// Contact the Kubernetes API for subnet assignment instead of etcd. The node's name is in NODE_NAME, or that of POD_NAME in
+    /// POD_NAMESPACE; flanneld's EVENT_QUEUE_DEPTH and CONT_WHEN_CACHE_NOT_READY mean nothing here
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Kubernetes")]
+    pub kube_subnet_mgr: bool,
+    /// Kubernetes API server URL; not needed in a pod
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "",
+        help_heading = "Kubernetes"
+    )]
+    pub kube_api_url: String,
+    /// kubeconfig file location; not needed in a pod
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "",
+        help_heading = "Kubernetes"
+    )]
+    pub kubeconfig_file: String,
+    /// Kubernetes annotation prefix; can contain a single slash, otherwise one is appended
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        default_value = "flannel.alpha.coreos.com",
+        help_heading = "Kubernetes"
+    )]
+    pub kube_annotation_prefix: String,
+    /// Path to the network configuration file
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/kube-flannel/net-conf.json",
+        help_heading = "Kubernetes"
+    )]
+    pub net_config_path: String,
+    /// Set NodeNetworkUnavailable to false when the node forwards
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", value_parser = go_bool, action = ArgAction::Set, help_heading = "Kubernetes")]
+    pub set_node_network_unavailable: bool,
+
     /// Interface (name or address) towards the other nodes; the first that exists is used (repeatable)
     #[arg(long, value_name = "NAME|IP", action = ArgAction::Append, help_heading = "Uplink")]
     pub iface: Vec<String>,
@@ -265,34 +307,6 @@ pub struct Flags {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Accepted for flanneld's sake")]
 pub struct InertFlags {
-    /// Kubernetes API as datastore: not supported yet
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "false", value_parser = go_bool, action = ArgAction::Set)]
-    pub kube_subnet_mgr: bool,
-    /// Only for the Kubernetes datastore
-    #[arg(long, value_name = "URL", default_value = "")]
-    pub kube_api_url: String,
-    /// Only for the Kubernetes datastore
-    #[arg(long, value_name = "FILE", default_value = "")]
-    pub kubeconfig_file: String,
-    /// Only for the Kubernetes datastore
-    #[arg(
-        long,
-        value_name = "PREFIX",
-        default_value = "flannel.alpha.coreos.com"
-    )]
-    pub kube_annotation_prefix: String,
-    /// Only for the Kubernetes datastore
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "/etc/kube-flannel/net-conf.json"
-    )]
-    pub net_config_path: String,
-    /// Only for the Kubernetes datastore
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "true", value_parser = go_bool, action = ArgAction::Set)]
-    pub set_node_network_unavailable: bool,
     /// IPv6 is not supported yet
     #[arg(long, value_name = "IP", default_value = "")]
     pub public_ipv6: String,

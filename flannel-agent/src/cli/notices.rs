@@ -4,15 +4,11 @@ use super::flags::Flags;
 use super::layers::{Origin, Origins};
 use crate::redact::without_logins;
 
-const ONLY_KUBERNETES: &str = "only concerns the Kubernetes datastore, which is not supported yet";
+const ONLY_KUBERNETES: &str = "it concerns the Kubernetes datastore (--kube-subnet-mgr)";
+const ONLY_ETCD: &str = "the Kubernetes API is the datastore (--kube-subnet-mgr)";
 
 /// Each flag without effect, and why it has none.
-const INERT: [(&str, &str); 10] = [
-    ("kube-api-url", ONLY_KUBERNETES),
-    ("kubeconfig-file", ONLY_KUBERNETES),
-    ("kube-annotation-prefix", ONLY_KUBERNETES),
-    ("net-config-path", ONLY_KUBERNETES),
-    ("set-node-network-unavailable", ONLY_KUBERNETES),
+const INERT: [(&str, &str); 4] = [
     ("public-ipv6", "IPv6 is not supported yet"),
     (
         "ip-masq-fully-random-disable",
@@ -20,7 +16,26 @@ const INERT: [(&str, &str); 10] = [
     ),
     ("vmodule", "only -v sets the verbosity"),
     ("log_backtrace_at", "stack traces are not logged"),
-    ("kube-subnet-mgr", ONLY_KUBERNETES),
+];
+
+/// Flags that only mean something with `--kube-subnet-mgr`.
+const OF_KUBERNETES: [&str; 5] = [
+    "kube-api-url",
+    "kubeconfig-file",
+    "kube-annotation-prefix",
+    "net-config-path",
+    "set-node-network-unavailable",
+];
+
+/// And without. `etcd-prefix` names the network's pins and devices either way.
+const OF_ETCD: [&str; 7] = [
+    "etcd-endpoints",
+    "etcd-keyfile",
+    "etcd-certfile",
+    "etcd-cafile",
+    "etcd-username",
+    "etcd-password",
+    "subnet-lease-renew-margin",
 ];
 
 /// Flags that only mean something beside `--ip-masq`.
@@ -36,6 +51,14 @@ pub(super) fn notices(flags: &Flags, origins: &Origins) -> Vec<String> {
             Some(format!("--{flag} (from the {origin}) has no effect: {why}"))
         })
         .collect();
+    let (others, why): (&[&str], _) = match flags.kube_subnet_mgr {
+        true => (&OF_ETCD, ONLY_ETCD),
+        false => (&OF_KUBERNETES, ONLY_KUBERNETES),
+    };
+    notices.extend(others.iter().filter_map(|flag| {
+        let origin = given(flag)?;
+        Some(format!("--{flag} (from the {origin}) has no effect: {why}"))
+    }));
     if !flags.ip_masq {
         notices.extend(WITH_IP_MASQ.iter().filter_map(|flag| {
             let origin = given(flag)?;

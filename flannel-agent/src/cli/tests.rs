@@ -45,18 +45,12 @@ fn defaults_are_flannelds() {
         (flags.healthz_ip.as_str(), flags.healthz_port),
         ("0.0.0.0", 0)
     );
-    assert!(!flags.ip_masq && !flags.version && !flags.inert.kube_subnet_mgr);
-    assert!(flags.iptables_forward_rules && flags.inert.set_node_network_unavailable);
+    assert!(!flags.ip_masq && !flags.version && !flags.kube_subnet_mgr);
+    assert!(flags.iptables_forward_rules && flags.set_node_network_unavailable);
     assert!(!flags.ip_blackhole_route && !flags.inert.ip_masq_fully_random_disable);
     assert_eq!(flags.iptables_resync, 5);
-    assert_eq!(
-        flags.inert.kube_annotation_prefix,
-        "flannel.alpha.coreos.com"
-    );
-    assert_eq!(
-        flags.inert.net_config_path,
-        "/etc/kube-flannel/net-conf.json"
-    );
+    assert_eq!(flags.kube_annotation_prefix, "flannel.alpha.coreos.com");
+    assert_eq!(flags.net_config_path, "/etc/kube-flannel/net-conf.json");
     for empty in [
         &flags.etcd_keyfile,
         &flags.etcd_certfile,
@@ -65,8 +59,8 @@ fn defaults_are_flannelds() {
         &flags.iface_can_reach,
         &flags.public_ip,
         &flags.ebpf_object,
-        &flags.inert.kube_api_url,
-        &flags.inert.kubeconfig_file,
+        &flags.kube_api_url,
+        &flags.kubeconfig_file,
         &flags.inert.public_ipv6,
         &flags.inert.vmodule,
         &flags.inert.log_backtrace_at,
@@ -115,12 +109,12 @@ type Get = fn(&Flags) -> String;
 #[case("snat-exempt", "10.0.0.0/8", |f: &Flags| f.snat_exempt.join("+"))]
 #[case("log-format", "json", |f: &Flags| format!("{:?}", f.log_format).to_lowercase())]
 #[case("v", "6", |f: &Flags| f.v.to_string())]
-#[case("kube-subnet-mgr", "true", |f: &Flags| f.inert.kube_subnet_mgr.to_string())]
-#[case("kube-api-url", "https://k", |f: &Flags| f.inert.kube_api_url.clone())]
-#[case("kubeconfig-file", "/kc", |f: &Flags| f.inert.kubeconfig_file.clone())]
-#[case("kube-annotation-prefix", "x.y", |f: &Flags| f.inert.kube_annotation_prefix.clone())]
-#[case("net-config-path", "/n", |f: &Flags| f.inert.net_config_path.clone())]
-#[case("set-node-network-unavailable", "false", |f: &Flags| f.inert.set_node_network_unavailable.to_string())]
+#[case("kube-subnet-mgr", "true", |f: &Flags| f.kube_subnet_mgr.to_string())]
+#[case("kube-api-url", "https://k", |f: &Flags| f.kube_api_url.clone())]
+#[case("kubeconfig-file", "/kc", |f: &Flags| f.kubeconfig_file.clone())]
+#[case("kube-annotation-prefix", "x.y", |f: &Flags| f.kube_annotation_prefix.clone())]
+#[case("net-config-path", "/n", |f: &Flags| f.net_config_path.clone())]
+#[case("set-node-network-unavailable", "false", |f: &Flags| f.set_node_network_unavailable.to_string())]
 #[case("ip-masq-fully-random-disable", "true", |f: &Flags| f.inert.ip_masq_fully_random_disable.to_string())]
 #[case("iptables-forward-rules", "false", |f: &Flags| f.iptables_forward_rules.to_string())]
 #[case("iptables-resync", "7", |f: &Flags| f.iptables_resync.to_string())]
@@ -227,7 +221,6 @@ fn config_error(argv: &[&str]) -> String {
 }
 
 #[rstest]
-#[case("--kube-subnet-mgr", "Kubernetes API datastore is not supported yet")]
 #[case("--etcd-prefix=//", "no key prefix")]
 #[case("--etcd-certfile=/c", "without its key")]
 #[case("--etcd-keyfile=/k", "without its certificate")]

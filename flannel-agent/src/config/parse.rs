@@ -18,16 +18,17 @@ const IP_MTU_MAX: u32 = 65_535;
 
 pub(super) fn network_config(json: &str) -> Result<NetworkConfig, ConfigError> {
     let value: Value = serde_json::from_str(json)?;
-    let Some(object) = value.as_object() else {
-        return Err(ConfigError::NotAnObject(value.to_string()));
-    };
-    let fields = Fields::new(object);
-    require_ipv4_only(&fields)?;
-
-    let network = fields
-        .parsed::<Ipv4Net>("Network", "an address range like \"10.244.0.0/16\"")?
-        .ok_or(ConfigError::NetworkMissing)?
-        .trunc();
+    let fields = object(&value)?;
+    require_ipv4(&fields)?;
+    if fields.bool("EnableIPv6")? == Some(true) {
+        return Err(ConfigError::NotSupportedYet {
+            field: "EnableIPv6",
+            value: true,
+            feature: "IPv6",
+            fix: "write false or leave it out",
+        });
+    }
+    let network = network(&fields)?;
     let subnet_len = subnet_len(&fields, network)?;
     let (subnet_min, subnet_max) = subnet_range(&fields, network, subnet_len)?;
     Ok(NetworkConfig {
@@ -39,21 +40,42 @@ pub(super) fn network_config(json: &str) -> Result<NetworkConfig, ConfigError> {
     })
 }
 
-fn require_ipv4_only(fields: &Fields<'_>) -> Result<(), ConfigError> {
+pub(super) fn for_kubernetes(json: &str) -> Result<(NetworkConfig, bool), ConfigError> {
+    let value: Value = serde_json::from_str(json)?;
+    let fields = object(&value)?;
+    require_ipv4(&fields)?;
+    let network = network(&fields)?;
+    // What kube-controller-manager makes of a range unless told otherwise; a podCIDR of any length will do.
+    let subnet_len = network.prefix_len().max(24);
+    let config = NetworkConfig {
+        network,
+        subnet_len,
+        subnet_min: network.network(),
+        subnet_max: first_address(network.broadcast(), subnet_len),
+        backend: backend(&fields)?,
+    };
+    Ok((config, fields.bool("EnableIPv6")? == Some(true)))
+}
+
+fn object(value: &Value) -> Result<Fields<'_>, ConfigError> {
+    let object = value.as_object();
+    object
+        .map(Fields::new)
+        .ok_or_else(|| ConfigError::NotAnObject(value.to_string()))
+}
+
+fn network(fields: &Fields<'_>) -> Result<Ipv4Net, ConfigError> {
+    let network = fields.parsed::<Ipv4Net>("Network", "an address range like \"10.244.0.0/16\"")?;
+    Ok(network.ok_or(ConfigError::NetworkMissing)?.trunc())
+}
+
+fn require_ipv4(fields: &Fields<'_>) -> Result<(), ConfigError> {
     if fields.bool("EnableIPv4")? == Some(false) {
         return Err(ConfigError::NotSupportedYet {
             field: "EnableIPv4",
             value: false,
             feature: "a network without IPv4",
             fix: "write true or leave it out",
-        });
-    }
-    if fields.bool("EnableIPv6")? == Some(true) {
-        return Err(ConfigError::NotSupportedYet {
-            field: "EnableIPv6",
-            value: true,
-            feature: "IPv6",
-            fix: "write false or leave it out",
         });
     }
     Ok(())

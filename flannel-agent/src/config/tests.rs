@@ -238,3 +238,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn for_kubernetes_subnets_are_not_looked_at_and_ipv6_is_told() {
+    let parse = NetworkConfig::parse_for_kubernetes;
+    let json = r#"{"Network":"10.244.0.0/16","EnableNFTables":false,"SubnetLen":99,"SubnetMin":"x","Backend":{"Type":"vxlan"}}"#;
+    let (config, ipv6) = parse(json).unwrap();
+    assert_eq!(config.network, "10.244.0.0/16".parse().unwrap());
+    assert!(!ipv6);
+    let dual = r#"{"Network":"10.0.0.0/30","EnableIPv6":true,"IPv6Network":"fd00::/48","Backend":{"Type":"host-gw"}}"#;
+    let (config, ipv6) = parse(dual).unwrap();
+    assert!(ipv6 && config.backend == Backend::HostGw);
+    assert!(parse(r#"{"EnableIPv4":false,"Backend":{"Type":"vxlan"}}"#).is_err());
+}

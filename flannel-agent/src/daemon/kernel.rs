@@ -1,6 +1,7 @@
 //! The real [`Node`]: this host's kernel.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -290,6 +291,10 @@ impl Node for Kernel {
         self.memory.keep(uplink.address);
         self.uplink = Some(uplink.clone());
         Ok(uplink)
+    }
+
+    fn announce(&mut self, public_ip: Ipv4Addr) {
+        self.choice.public_ip = Some(public_ip);
     }
 
     fn remember(&mut self, memory: Memory) {

@@ -1,6 +1,7 @@
 //! What the run loop asks of this node's kernel side. The real one is [`super::kernel`]; tests play their own.
 
 use std::future::Future;
+use std::net::Ipv4Addr;
 
 use crate::config::NetworkConfig;
 use crate::lease::{LeaseAttrs, Leases, OwnLease};
@@ -24,6 +25,9 @@ pub type Done = Vec<String>;
 pub trait Node: Send + 'static {
     /// Looks for the interface towards the other nodes. Its address stays the same as long as it is there.
     fn uplink(&mut self) -> impl Future<Output = anyhow::Result<Uplink>> + Send;
+
+    /// Before the first look: the address that other nodes send to, as an admin has it in the datastore.
+    fn announce(&mut self, _public_ip: Ipv4Addr) {}
 
     /// Before the first look: what leases say of this node's address.
     fn remember(&mut self, memory: Memory);

@@ -47,7 +47,8 @@ impl From<&Config> for Options {
                 &config.state_dir,
                 &mark::network_name(&config.etcd.prefix),
                 lease::usable_margin(config.etcd.renew_margin),
-            ),
+            )
+            .of(config.source()),
         }
     }
 }
@@ -118,6 +119,10 @@ async fn start<S: LeaseSource, N: Node>(
     let previous = subnet_file.previous_subnet();
     let leases = source.leases(cancel).await?;
     node.remember(Memory::of_leases(leases.iter(), previous));
+    if let Some(public_ip) = source.node_public_ip(cancel).await? {
+        tracing::info!("the datastore has {public_ip} as this node's public address");
+        node.announce(public_ip);
+    }
     let uplink = node.uplink().await?;
     tracing::info!("the uplink is {uplink}");
     let published = source.previous_lease(uplink.public_ip, cancel).await?;
@@ -159,7 +164,7 @@ async fn start<S: LeaseSource, N: Node>(
         });
     }
     {
-        let (own, cancel) = (own_receiver.clone(), cancel.clone());
+        let (source, own, cancel) = (source.clone(), own_receiver.clone(), cancel.clone());
         tasks.spawn(async move {
             source
                 .follow(own, known, &leases_sender, &cancel)
@@ -196,5 +201,6 @@ async fn start<S: LeaseSource, N: Node>(
         logbook: options.logbook,
     };
     agent.bring_up().await?;
+    source.forwards();
     Ok(agent)
 }

@@ -40,6 +40,11 @@ pub enum DataplaneError {
     )]
     KernelTooOld { missing: Vec<String> },
     #[error(
+        "the kernel's BPF compiler (JIT) is off, and without it the kernel loads no program of ours: \
+             sysctl -w net.core.bpf_jit_enable=1"
+    )]
+    NoJit,
+    #[error(
         "the kernel does not allow the program {program}: {error}; \
              it takes CAP_BPF and CAP_NET_ADMIN in the initial user namespace"
     )]

@@ -47,7 +47,7 @@ pub(crate) use maps::Sources;
 pub(crate) use preview::Preview;
 pub use reconcile::{ReconcileError, Report};
 pub(crate) use rehearsal::{About, Outcome, Rehearsal};
-pub(crate) use requirements::OLDEST_KERNEL;
+pub(crate) use requirements::{JIT, OLDEST_KERNEL};
 pub use snat::{SnatTable, Swept, clock};
 pub use wire::Wire;
 

@@ -1,6 +1,7 @@
 //! What the agent needs of its kernel and its rights, checked before anything is touched.
 
 use std::io;
+use std::path::Path;
 
 use aya::maps::MapType;
 use aya::programs::{ProgramError, ProgramType};
@@ -16,6 +17,9 @@ const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
 const SYS_ADMIN: u64 = 1 << 21;
 const BPF: u64 = 1 << 39;
+
+/// 0: off; 2: with a trace for its developers.
+pub(crate) const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
 
 /// Lines of the verifier's log worth showing: the reason is at the end.
 const LOG_LINES: usize = 12;
@@ -77,11 +81,21 @@ pub(super) fn explain(program: &'static str, error: ProgramError) -> DataplaneEr
     }
 }
 
+/// Whether the kernel only interprets programs: then it takes none that has both functions and tail calls, as ours have
+/// (`check_max_stack_depth`). Only the initial network namespace has the file; who is elsewhere hears of it when a program is
+/// refused.
+fn is_jit_off(file: &Path) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| text.trim() == "0")
+}
+
 /// Fails if the kernel cannot carry packets as the programs want it, although it may load them.
 ///
 /// # Errors
 /// Names everything that is missing.
 pub(super) fn check_kernel() -> Result<(), DataplaneError> {
+    if is_jit_off(Path::new(JIT)) {
+        return Err(DataplaneError::NoJit);
+    }
     if encap::is_supported() == Some(false) {
         return Err(DataplaneError::KernelTooOld { missing: lacking() });
     }
@@ -89,7 +103,7 @@ pub(super) fn check_kernel() -> Result<(), DataplaneError> {
 }
 
 /// What the programs call of the kernel; those for TC, then those that only the programs for XDP need.
-const HELPERS: [(BpfHelper, &str); 26] = [
+const HELPERS: [(BpfHelper, &str); 29] = [
     (BpfHelper::BPF_FUNC_map_lookup_elem, "bpf_map_lookup_elem"),
     (BpfHelper::BPF_FUNC_map_update_elem, "bpf_map_update_elem"),
     (BpfHelper::BPF_FUNC_map_delete_elem, "bpf_map_delete_elem"),
@@ -116,6 +130,9 @@ const HELPERS: [(BpfHelper, &str); 26] = [
         BpfHelper::BPF_FUNC_perf_event_output,
         "bpf_perf_event_output",
     ),
+    (BpfHelper::BPF_FUNC_sk_lookup_udp, "bpf_sk_lookup_udp"),
+    (BpfHelper::BPF_FUNC_skc_lookup_tcp, "bpf_skc_lookup_tcp"),
+    (BpfHelper::BPF_FUNC_sk_release, "bpf_sk_release"),
     (BpfHelper::BPF_FUNC_jiffies64, "bpf_jiffies64"),
     (BpfHelper::BPF_FUNC_csum_level, "bpf_csum_level"),
     (BpfHelper::BPF_FUNC_redirect_neigh, "bpf_redirect_neigh"),
@@ -197,6 +214,23 @@ mod tests {
             missing: missing(NET_ADMIN | NET_RAW),
         };
         assert!(error.to_string().contains("lacks CAP_BPF: "), "{error}");
+    }
+
+    #[test]
+    fn a_kernel_that_only_interprets_is_told_from_others() {
+        let is_off = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            is_jit_off(file.path())
+        };
+        assert!(is_off("0\n"));
+        assert!(!is_off("1\n") && !is_off("2\n"));
+        assert!(!is_jit_off(Path::new("/nowhere/bpf_jit_enable")));
+        let error = DataplaneError::NoJit.to_string();
+        assert!(
+            error.contains("sysctl -w net.core.bpf_jit_enable=1"),
+            "{error}"
+        );
     }
 
     #[test]

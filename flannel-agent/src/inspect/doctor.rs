@@ -6,6 +6,7 @@ mod firewall;
 mod foreign;
 mod inside;
 mod kernel;
+mod kubernetes;
 mod node;
 mod offloads;
 mod paths;

@@ -121,6 +121,8 @@ impl Monitor {
     }
 }
 
+const ETHERNET: u32 = 14;
+
 impl Line {
     fn new(Event { about, head }: &Event, booted: Duration) -> Option<Self> {
         let program = Program::ALL
@@ -129,6 +131,7 @@ impl Line {
         let reason = Reason::ALL
             .iter()
             .find(|reason| **reason as u32 == u32::from(about.reason))?;
+        let is_bare = Note::is_bare(about.program);
         let at = booted + Duration::from_nanos(about.at);
         Some(Self {
             time_ns: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX),
@@ -136,12 +139,10 @@ impl Line {
             class: stats::class(reason.class()),
             reason: reason.name(),
             ifindex: about.ifindex,
-            bytes: about.len,
+            // With the Ethernet header that it lacks, so that a packet is as long at each hook.
+            bytes: about.len + if is_bare { ETHERNET } else { 0 },
             gso_size: (about.gso_size > 0).then_some(about.gso_size),
-            packet: described(
-                head.get(..usize::from(about.caught))?,
-                Note::is_bare(about.program),
-            ),
+            packet: described(head.get(..usize::from(about.caught))?, is_bare),
         })
     }
 
@@ -199,6 +200,21 @@ mod tests {
         assert_eq!((line.reason, line.class), ("spoofed_source", "drop"));
         let text = line.text();
         assert!(text.starts_with("01:00:01.500 ✗ uplink_rx"), "{text}");
+    }
+
+    #[test]
+    fn a_packet_without_a_frame_is_as_long_as_with_one() {
+        let long = |program: Program| {
+            let mut event = Event::zeroed();
+            event.about = About {
+                len: 84,
+                program: program as u8,
+                ..About::zeroed()
+            };
+            Line::new(&event, Duration::ZERO).map(|line| line.bytes)
+        };
+        assert_eq!(long(Program::UplinkTx), Some(84));
+        assert_eq!(long(Program::UplinkTxIp), Some(98));
     }
 
     #[test]

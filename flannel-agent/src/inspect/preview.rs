@@ -23,6 +23,7 @@ use crate::lease::LeaseAttrs;
 use crate::net::Netlink;
 use crate::source::LeaseRequest;
 use crate::source::etcd::{EtcdSource, LeasePreview};
+use crate::source::kube::{KubeOptions, KubeSource};
 use crate::uplink::{Memory, Uplink};
 use crate::{daemon, mark, subnet_env, uplink};
 use step::Step;
@@ -73,17 +74,20 @@ impl Preview {
         uplink::find(&net, &config.uplink, &Memory::default(), None).await?;
         let asked = timeout(ANSWER, Leased::ask(config, &net)).await;
         let leased = asked
-            .map_err(|_| anyhow::anyhow!("etcd gave no answer in {} s", ANSWER.as_secs()))
+            .map_err(|_| anyhow::anyhow!("{} gave no answer in {} s", config.source(), ANSWER.as_secs()))
             .flatten()
-            .context(
-                "cannot tell what this node should be, which etcd says; what is pinned forwards on",
-            )?;
+            .with_context(|| {
+                format!(
+                    "cannot tell what this node should be, which {} says; what is pinned forwards on",
+                    config.source()
+                )
+            })?;
         let mut preview = Self {
             network: mark::network_name(&config.etcd.prefix),
             agent_running: false,
             uplink: leased.uplink.to_string(),
             subnet: leased.lease.subnet,
-            steps: Step::of_lease(&leased.lease, &leased.attrs),
+            steps: Step::of_lease(config.source(), &leased.lease, &leased.attrs),
             ignored: BTreeMap::new(),
         };
         preview
@@ -118,7 +122,7 @@ impl Preview {
     }
 }
 
-/// What etcd says of the network and of this node's place in it.
+/// What the datastore says of the network and of this node's place in it.
 struct Leased {
     uplink: Uplink,
     network: NetworkConfig,
@@ -129,6 +133,39 @@ struct Leased {
 impl Leased {
     /// The daemon's start, up to the lease.
     async fn ask(config: &Config, net: &Netlink) -> anyhow::Result<Self> {
+        match &config.kube {
+            Some(kube) => Self::ask_kubernetes(config, kube, net).await,
+            None => Self::ask_etcd(config, net).await,
+        }
+    }
+
+    async fn ask_kubernetes(
+        config: &Config,
+        kube: &KubeOptions,
+        net: &Netlink,
+    ) -> anyhow::Result<Self> {
+        let source = KubeSource::new(kube)?;
+        let network = source.read_network_config()?;
+        let previous = subnet_env::read(&config.subnet_file)?.subnet;
+        let place = source.find_place().await?;
+        let published = place.lease.as_ref();
+        let own = published.map(|lease| (&lease.subnet, &lease.attrs));
+        let mut choice = config.uplink.clone();
+        choice.public_ip = place.public_ip.or(choice.public_ip);
+        let memory = Memory::of_leases(own, previous);
+        let uplink = uplink::find(net, &choice, &memory, None).await?;
+        let published = published.map(|lease| &lease.attrs);
+        let attrs = daemon::node_attrs(net, &network, &uplink, published).await?;
+        let lease = source.preview(&network, &attrs).await?;
+        Ok(Self {
+            uplink,
+            network,
+            attrs,
+            lease,
+        })
+    }
+
+    async fn ask_etcd(config: &Config, net: &Netlink) -> anyhow::Result<Self> {
         let source = EtcdSource::new(&config.etcd)?;
         let network = source.read_network_config().await?;
         let previous = subnet_env::read(&config.subnet_file)?.subnet;

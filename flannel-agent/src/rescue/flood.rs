@@ -1,8 +1,11 @@
-//! Somebody sends packets of networks that are not on this node, and does not stop: the kernel throws them away at the
-//! socket then, and this process does not wake up for them.
+//! Somebody sends packets that are refused, of networks that are not on this node or in somebody's name, and does not stop: the
+//! kernel throws them away at the socket then, and this process does not wake up for them.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use flannel_common::reason::Reason;
 use tokio::time::Instant;
 
 /// So many in [`SPAN`] are a flood. A peer that is configured otherwise sends less: nobody answers it.
@@ -16,6 +19,7 @@ const SHUT: Duration = Duration::from_secs(10);
 pub(super) struct Flood {
     since: Instant,
     packets: u32,
+    by: By,
     shut: Option<Instant>,
     told: bool,
 }
@@ -24,10 +28,39 @@ pub(super) struct Flood {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     Nothing,
-    /// Refuse what is of other networks; `tell`: for the first time.
+    /// Refuse what is told by this; `tell`: for the first time.
     Shut {
         tell: bool,
+        by: By,
     },
+}
+
+/// By what the packets of a flood are told from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// They are of other networks.
+    Network,
+    /// Some are of ours: only those from where packets were delivered before can be told from them.
+    Source,
+}
+
+/// Where packets came from that were delivered.
+#[derive(Debug, Default)]
+pub(super) struct Heard(BTreeSet<Ipv4Addr>);
+
+/// Each is two instructions at the socket. Few peers ever send fragments.
+const MANY_HEARD: usize = 256;
+
+impl Heard {
+    pub(super) fn add(&mut self, source: Ipv4Addr) {
+        if self.0.len() < MANY_HEARD {
+            self.0.insert(source);
+        }
+    }
+
+    pub(super) const fn all(&self) -> &BTreeSet<Ipv4Addr> {
+        &self.0
+    }
 }
 
 impl Flood {
@@ -35,23 +68,27 @@ impl Flood {
         Self {
             since: now,
             packets: 0,
+            by: By::Network,
             shut: None,
             told: false,
         }
     }
 
-    /// One more packet of no network.
-    pub(super) fn count(&mut self, now: Instant) -> Turn {
+    /// One more packet that was refused.
+    pub(super) fn count(&mut self, now: Instant, reason: Reason) -> Turn {
         if now - self.since >= SPAN {
-            (self.since, self.packets) = (now, 0);
+            (self.since, self.packets, self.by) = (now, 0, By::Network);
         }
         self.packets += 1;
+        if reason != Reason::OtherVni {
+            self.by = By::Source;
+        }
         if self.packets < MANY || self.shut.is_some() {
             return Turn::Nothing;
         }
         self.shut = Some(now);
         let tell = !std::mem::replace(&mut self.told, true);
-        Turn::Shut { tell }
+        Turn::Shut { tell, by: self.by }
     }
 
     /// When the socket is to be opened again.
@@ -74,11 +111,21 @@ mod tests {
         let mut flood = Flood::new(start);
         for round in 0..3 {
             for _ in 1..MANY {
-                assert_eq!(flood.count(start), Turn::Nothing);
+                assert_eq!(flood.count(start, Reason::OtherVni), Turn::Nothing);
             }
             let tell = round == 0;
-            assert_eq!(flood.count(start), Turn::Shut { tell });
-            assert_eq!(flood.count(start), Turn::Nothing, "it is shut");
+            assert_eq!(
+                flood.count(start, Reason::OtherVni),
+                Turn::Shut {
+                    tell,
+                    by: By::Network
+                }
+            );
+            assert_eq!(
+                flood.count(start, Reason::OtherVni),
+                Turn::Nothing,
+                "it is shut"
+            );
             assert_eq!(flood.opens(), Some(start + SHUT));
             flood.opened(start);
             assert_eq!(flood.opens(), None);
@@ -92,8 +139,21 @@ mod tests {
         for second in 0..10 {
             let now = start + SPAN * second;
             for _ in 1..MANY {
-                assert_eq!(flood.count(now), Turn::Nothing);
+                assert_eq!(flood.count(now, Reason::OtherVni), Turn::Nothing);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn of_our_networks_only_the_sources_tell_them() {
+        let start = Instant::now();
+        let mut flood = Flood::new(start);
+        flood.count(start, Reason::UnknownVtep);
+        for _ in 2..MANY {
+            flood.count(start, Reason::OtherVni);
+        }
+        let by = By::Source;
+        let turn = flood.count(start, Reason::OtherVni);
+        assert_eq!(turn, Turn::Shut { tell: true, by });
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::cli::flags::SourceCheck;
 use crate::dataplane::Sources;
+use crate::dataplane::view::{Told, View};
 use crate::mark;
 use crate::net::{NetError, Netlink};
 
@@ -37,8 +38,10 @@ pub(super) struct Network {
     pub(super) mac: Mac,
     /// MTU of `flannel.<VNI>`.
     pub(super) mtu: u32,
-    /// This node's subnet: the device's address, as long as those of the peers.
+    /// This node's subnet.
     own: Vec<Ipv4Net>,
+    /// Where peers send to; `None` if any address of this node may be meant.
+    at: Option<[Ipv4Addr; 2]>,
     /// `None` if its maps cannot be read: then nobody is known.
     sources: Option<Sources>,
 }
@@ -110,19 +113,51 @@ impl Networks {
         let sources = Sources::open(&self.bpffs, name).ok();
         let addresses = self.net.addresses().await?;
         let own = addresses.iter().filter(|a| a.index == near.index);
-        let len = sources.as_ref().and_then(Sources::subnet_len);
-        let own = own.filter_map(|a| Ipv4Net::new(a.ip(), len?).ok());
+        let told = self.told(name).await;
+        let own = match &told {
+            Some(told) => vec![told.subnet],
+            // Another build's programs: most networks lease subnets of one length.
+            None => {
+                let len = sources.as_ref().and_then(Sources::subnet_len);
+                own.filter_map(|a| Ipv4Net::new(a.ip(), len?).ok())
+                    .collect()
+            }
+        };
+        // Somebody else translates a PublicIP that is not ours, to whatever address he likes.
+        let is_here = |told: &Told| addresses.iter().any(|a| a.ip() == told.public_ip);
+        let at = told
+            .filter(is_here)
+            .map(|told| [told.uplink_ip, told.public_ip]);
         Ok(Some(Network {
             gro_index: far.index,
             mac,
             mtu: near.mtu,
-            own: own.collect(),
+            own,
+            at,
             sources,
         }))
+    }
+
+    /// What the programs of a network were told.
+    async fn told(&self, network: &str) -> Option<Told> {
+        let view = View::open(&self.bpffs, Some(network)).ok()?;
+        let links = self.net.links().await.ok()?;
+        let hooks = view.hooks(&self.net, &links).await.ok()?;
+        let hook = hooks.iter().find(|hook| hook.attached)?;
+        view.told(hook).ok().flatten()
     }
 }
 
 impl Network {
+    /// Refuses what was sent to another address of this node than peers use: they do not, and a pod may, past the check at its
+    /// own node, which knows no others.
+    pub(super) fn is_at(&self, destination: Ipv4Addr) -> Result<(), Reason> {
+        match self.at {
+            Some(at) if !at.contains(&destination) => Err(Reason::PodTunnel),
+            _ => Ok(()),
+        }
+    }
+
     /// As `uplink_rx` decides, and notes.
     pub(super) fn check(&mut self, claim: &Claim, mode: SourceCheck) -> Result<(), Reason> {
         if mode == SourceCheck::Off {

@@ -7,13 +7,13 @@ mod follow;
 mod keep;
 mod options;
 mod paths;
-mod patience;
+pub(super) mod patience;
 mod plan;
 mod preview;
 mod session;
 mod store;
 mod table;
-mod tls;
+pub(super) mod tls;
 mod usage;
 
 use std::collections::BTreeMap;

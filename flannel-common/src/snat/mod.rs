@@ -26,14 +26,14 @@ pub use entry::{
 };
 pub use icmp_error::{Embedded, Rewritten, rewrite};
 pub use inbound::{inbound, note};
-pub use outbound::{Outbound, Refused, Whose, known, open, outbound};
+pub use outbound::{Outbound, Refused, Whose, known, open, outbound, take_back, yield_to_node};
 pub use packet::Packet;
 pub use port::{Order, PROBES, Ports, ROUNDS};
 pub use rule::{Cluster, Rule, decide};
 pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, lifetime, state};
 pub use sweep::{Halves, is_over, may_be_over, other_half, sweep};
 pub use table::{Claim, Slot, Table, find};
-pub use transport::{Transport, counterpart, is_icmp_error, is_icmp_request};
+pub use transport::{Transport, counterpart, is_icmp_error, is_icmp_redirect, is_icmp_request};
 
 use crate::Ipv4;
 

@@ -78,8 +78,8 @@ pub fn known<T: Table>(
 /// The second half of [`outbound`]: the first packet of a flow.
 ///
 /// # Errors
-/// [`Refused`]: the packet must be dropped. After [`Refused::Exhausted`] it may be asked again, up to
-/// [`ROUNDS`](super::ROUNDS) times in all, and tries other ports.
+/// [`Refused`]: the packet must be dropped, or is the node's own: see [`yield_to_node`]. After [`Refused::Exhausted`] it may be
+/// asked again, up to [`ROUNDS`](super::ROUNDS) times in all, and tries other ports.
 #[inline(always)]
 pub fn open<T: Table>(
     table: &T,
@@ -177,10 +177,29 @@ fn note_own<T: Table>(table: &T, node: &Node, packet: &Packet) -> bool {
     if packet.transport.has_free_port() {
         return is_noted(table, node, packet);
     }
-    // The node cannot be given another port; it comes before its pods.
-    table.remove(&key);
-    table.claim(&key, &entry);
+    // The node cannot be given another port.
+    yield_to_node(table, node, packet);
     true
+}
+
+/// Takes back what [`open`] gave to the flow of this packet: the port is not free after all.
+#[inline(always)]
+pub fn take_back<T: Table>(table: &T, packet: &Packet, to: Endpoint) {
+    forget(table, &packet.key.reply_to(to), packet.key.source());
+    table.remove(&packet.key);
+}
+
+/// Ends a pod's flow whose port a packet of the node's own has, and for which [`open`] found no other: the node comes before
+/// its pods. The packet leaves as it is.
+#[inline(always)]
+pub fn yield_to_node<T: Table>(table: &T, node: &Node, packet: &Packet) {
+    let key = packet.key.reply_to(packet.key.source());
+    let seen = Seen::out(packet.bits);
+    table.remove(&key);
+    table.claim(
+        &key,
+        &Entry::new(KIND_OWN, packet.key.source(), seen, node.now),
+    );
 }
 
 /// Claims a port for a new flow: its in half is in the table afterwards.
@@ -197,7 +216,8 @@ fn claim_port<T: Table>(
     let mut order = Order::new(packet.transport, node.ports, table.random());
     to.addr = node.local;
     to.port = packet.key.src_port;
-    if packet.transport.has_port_range() && !node.ports.has(to.port) {
+    // Never the pod's choice: it would get what comes for whoever else has that port.
+    if packet.transport.has_port_range() {
         to.port = order.next();
     }
     let mut half = packet.key.reply_to(*to);

@@ -70,6 +70,12 @@ pub const fn is_icmp_error(kind: u8) -> bool {
     matches!(kind, 3 | 4 | 5 | 11 | 12)
 }
 
+/// Whether an ICMP type names a better gateway for the packet it carries.
+#[inline(always)]
+pub const fn is_icmp_redirect(kind: u8) -> bool {
+    kind == 5
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

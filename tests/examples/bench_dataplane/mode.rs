@@ -19,6 +19,8 @@ pub(crate) enum Mode {
     KernelHostGw,
     /// ours with the defaults
     Verified,
+    /// ours with the defaults, of the build that `--before` names
+    Before,
     /// ours, hooks on the bridge instead of its ports
     Bridge,
     /// ours without proof
@@ -34,6 +36,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
+    /// All that one build can show: not [`Mode::Before`].
     pub(crate) const ALL: [Self; 10] = [
         Self::Bare,
         Self::Kernel,
@@ -66,7 +69,9 @@ impl Mode {
     pub(crate) fn flags(self) -> Option<&'static [&'static str]> {
         match self {
             Self::Bare | Self::Kernel | Self::KernelHostGw => None,
-            Self::Verified | Self::HostGw => Some(&["--fast-path=verified", "--pod-hook=port"]),
+            Self::Verified | Self::Before | Self::HostGw => {
+                Some(&["--fast-path=verified", "--pod-hook=port"])
+            }
             Self::Bridge => Some(&["--fast-path=verified", "--pod-hook=bridge"]),
             Self::Always => Some(&["--fast-path=always", "--pod-hook=port"]),
             Self::Off => Some(&["--fast-path=off", "--pod-hook=port"]),
@@ -90,9 +95,10 @@ impl Mode {
         match beside {
             Beside::Nothing => true,
             Beside::Translated => {
-                Self::JUDGED.contains(&self) || matches!(self, Self::Off | Self::Anchor)
+                Self::JUDGED.contains(&self)
+                    || matches!(self, Self::Before | Self::Off | Self::Anchor)
             }
-            _ => Self::JUDGED.contains(&self),
+            _ => Self::JUDGED.contains(&self) || self == Self::Before,
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{EnumValueParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use flannel_tests::iptables::Iptables;
 
 use crate::mode::Mode;
 use crate::plan::{self, Effort, Group};
+use crate::topology::Means;
 use crate::worker::Role;
 
 /// Dataplane: what a transaction, a packet and a byte cost, beside flannel's kernel vxlan
@@ -32,8 +34,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
     /// The dataplanes [default: all, quick: bare, kernel, verified]
-    #[arg(long, global = true, value_enum, value_delimiter = ',')]
+    #[arg(long, global = true, value_parser = mode(), value_delimiter = ',')]
     modes: Vec<Mode>,
+    /// Measure another agent as well, such as one of an earlier commit: its path becomes the dataplane `before`
+    #[arg(long, global = true, value_name = "AGENT")]
+    before: Option<PathBuf>,
     /// Which kind of iptables writes flannel's rules
     #[arg(long, value_enum, default_value = "nft")]
     iptables: Variant,
@@ -85,11 +90,15 @@ impl Options {
     }
 
     pub(crate) fn modes(&self) -> Vec<Mode> {
-        match (&self.modes[..], self.quick) {
+        let mut modes = match (&self.modes[..], self.quick) {
             ([], true) => Mode::JUDGED.to_vec(),
             ([], false) => Mode::ALL.to_vec(),
             (some, _) => some.to_vec(),
+        };
+        if self.before.is_some() {
+            modes.push(Mode::Before);
         }
+        modes
     }
 
     pub(crate) fn out(&self) -> PathBuf {
@@ -100,10 +109,13 @@ impl Options {
         self.out.clone().unwrap_or_else(|| name.into())
     }
 
-    pub(crate) fn iptables(&self) -> Iptables {
-        match self.iptables {
-            Variant::Nft => Iptables::Nft,
-            Variant::Legacy => Iptables::Legacy,
+    pub(crate) fn means(&self) -> Means {
+        Means {
+            iptables: match self.iptables {
+                Variant::Nft => Iptables::Nft,
+                Variant::Legacy => Iptables::Legacy,
+            },
+            before: self.before.clone(),
         }
     }
 
@@ -145,6 +157,13 @@ fn only(mut groups: Vec<Group>, texts: &[String]) -> Vec<Group> {
     }
     groups.retain(|g| (named || chosen) && !g.traffic.is_empty());
     groups
+}
+
+fn mode() -> impl TypedValueParser<Value = Mode> {
+    EnumValueParser::<Mode>::new().try_map(|mode| match mode {
+        Mode::Before => Err("say which build with `--before AGENT`; it is measured then"),
+        mode => Ok(mode),
+    })
 }
 
 fn minutes(text: &str) -> Result<Duration, String> {
@@ -192,6 +211,16 @@ mod tests {
             assert!(expected > options.limit() / 4, "{line}: {expected:?}");
         }
         assert!(parse("--quick").limit() < Duration::from_secs(120));
+    }
+
+    #[test]
+    fn an_earlier_build_is_one_more_dataplane() {
+        assert_eq!(
+            parse("--quick --before old/flannel-agent").modes(),
+            [Mode::Bare, Mode::Kernel, Mode::Verified, Mode::Before]
+        );
+        let message = refused("--modes off,before");
+        assert!(message.contains("--before AGENT"), "{message}");
     }
 
     #[test]

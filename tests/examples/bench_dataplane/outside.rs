@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use flannel_tests::iptables::Iptables;
 use flannel_tests::prelude::*;
 
 use crate::goals::Goal;
@@ -11,7 +10,7 @@ use crate::job::Traffic;
 use crate::mode::Mode;
 use crate::plan::{Condition, Cores, Group};
 use crate::rounds::Series;
-use crate::topology::{Beside, CLUSTER, Members, Stage, service};
+use crate::topology::{Beside, CLUSTER, Means, Members, Stage, service};
 
 pub(crate) const TRAFFIC: [Traffic; 5] = [
     Traffic::TcpRr,
@@ -59,7 +58,7 @@ pub(crate) fn goal(series: &Series) -> Goal {
 }
 
 /// A node with a pod, and a cable to a server that is no part of the cluster.
-pub(crate) fn build(lab: &Lab, mode: Mode, beside: Beside, iptables: Iptables) -> Stage {
+pub(crate) fn build(lab: &Lab, mode: Mode, beside: Beside, means: &Means) -> Stage {
     let name = format!("{}{}", mode.name(), beside as u8);
     let node = Arc::new(lab.node(&name));
     let server = Arc::new(lab.node(&format!("{name}out")));
@@ -69,11 +68,11 @@ pub(crate) fn build(lab: &Lab, mode: Mode, beside: Beside, iptables: Iptables) -
         return Stage::new(mode, nodes, Members::default(), Vec::new());
     }
     if beside == Beside::OutsideAndKubeProxy {
-        service().install(&*node, iptables, CLUSTER);
+        service().install(&*node, means.iptables, CLUSTER);
     }
     let net = lab.network(Network::vxlan(&format!("/bench/{name}"), CLUSTER));
     let mut members = Members::default();
-    members.join(mode, &node, &net, &[MASQUERADE], iptables);
+    members.join(mode, &node, &net, &[MASQUERADE], means);
     let pod = Pod::on(&members.all[0], "pod1");
     eventually("the pod reaches the server", SOON, || {
         pod.ping(server.address()).count(1).lossless()

@@ -18,6 +18,7 @@ fn color(mode: Mode) -> RGBColor {
         Mode::Kernel => RGBColor(110, 110, 110),
         Mode::KernelHostGw => RGBColor(150, 180, 210),
         Mode::Verified => RGBColor(20, 120, 70),
+        Mode::Before => RGBColor(120, 160, 140),
         Mode::Bridge => RGBColor(90, 170, 120),
         Mode::Always => RGBColor(150, 205, 100),
         Mode::Off => RGBColor(225, 200, 120),

@@ -185,8 +185,8 @@ impl Run<'_> {
                 self.broken.push((mode, "no time was left".to_owned()));
                 continue;
             }
-            let iptables = self.options.iptables();
-            match failure::caught(|| Stage::build(lab, mode, beside, iptables)) {
+            let means = self.options.means();
+            match failure::caught(|| Stage::build(lab, mode, beside, &means)) {
                 Ok(stage) => self.stages.push(stage),
                 Err(why) => self
                     .broken

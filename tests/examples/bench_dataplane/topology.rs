@@ -59,6 +59,15 @@ pub(crate) struct Stage {
     _members: Vec<AnyMember>,
 }
 
+/// With what the nodes are set up.
+#[derive(Debug)]
+pub(crate) struct Means {
+    /// Which kind writes flannel's rules.
+    pub(crate) iptables: Iptables,
+    /// The agent of [`Mode::Before`].
+    pub(crate) before: Option<PathBuf>,
+}
+
 /// Who takes part in a network, and what is known of our own agents among them.
 #[derive(Debug, Default)]
 pub(crate) struct Members {
@@ -68,10 +77,11 @@ pub(crate) struct Members {
 }
 
 impl Stage {
-    pub(crate) fn build(lab: &Lab, mode: Mode, beside: Beside, iptables: Iptables) -> Self {
+    pub(crate) fn build(lab: &Lab, mode: Mode, beside: Beside, means: &Means) -> Self {
         if beside.is_outside() {
-            return outside::build(lab, mode, beside, iptables);
+            return outside::build(lab, mode, beside, means);
         }
+        let iptables = means.iptables;
         let name = mode.name();
         let nodes = ["1", "2"].map(|n| Arc::new(lab.node(&format!("{name}{n}"))));
         lab.cable(&nodes[0], &nodes[1]);
@@ -90,7 +100,7 @@ impl Stage {
         }
         let mut members = Members::default();
         for node in &nodes {
-            members.join(mode, node, &net, &[], iptables);
+            members.join(mode, node, &net, &[], means);
         }
         for member in &members.all {
             member.follow_leases();
@@ -191,14 +201,22 @@ impl Members {
         node: &Arc<Node>,
         net: &Network,
         more: &[&str],
-        iptables: Iptables,
+        means: &Means,
     ) {
         let member: AnyMember = if let Some(flags) = mode.flags() {
             let flags: Vec<&str> = flags.iter().chain(more).copied().collect();
-            let agent = Agent::start_with(node.clone(), net, &flags);
-            self.counters.push(map_pin(&agent, STATS));
-            if more.contains(&outside::MASQUERADE) {
-                self.translated = Some(SnatTable::of(&agent));
+            let agent = match (mode, &means.before) {
+                (Mode::Before, Some(program)) => {
+                    Agent::start_program(program, node.clone(), net, &flags)
+                }
+                _ => Agent::start_with(node.clone(), net, &flags),
+            };
+            // Another build's maps may have other layouts.
+            if mode != Mode::Before {
+                self.counters.push(map_pin(&agent, STATS));
+                if more.contains(&outside::MASQUERADE) {
+                    self.translated = Some(SnatTable::of(&agent));
+                }
             }
             Box::new(agent)
         } else {
@@ -207,7 +225,7 @@ impl Members {
             } else {
                 Box::new(KernelVxlan::join(node.clone(), net))
             };
-            flannel_rules::install(&member, iptables);
+            flannel_rules::install(&member, means.iptables);
             member
         };
         self.all.push(member);

@@ -68,7 +68,7 @@ impl Default for Node {
             anchor: globals::ANCHOR_NONE,
             fast_path: globals::FAST_PATH_VERIFIED,
             pod_hook: globals::POD_HOOK_PORT,
-            snat_ports: (49152, 65535),
+            snat_ports: (50_000, 50_000),
             snat_entries: 8192,
         }
     }

@@ -124,6 +124,49 @@ fn the_source_check_holds_here_too(#[case] forged: &str) {
     });
 }
 
+/// Peers send to the address that the lease names; the node's others are for pods who make tunnel packets themselves.
+#[test]
+fn what_comes_to_another_address_of_the_node_is_refused() {
+    let rig = Rig::new();
+    rig.netns.run("ip addr add 192.168.0.77/24 dev eth0");
+    let peer = fragmenting_peer(&rig, 1450);
+    let socket = peer.enter(|| UdpSocket::bind("192.168.0.2:0")).unwrap();
+    let inner = datagram(
+        [PEER_MAC.0, [2, 0, 0, 0, 0, 1]],
+        "10.244.2.9:1000".parse().unwrap(),
+        "10.244.1.9:2000".parse().unwrap(),
+    );
+    let payload = [&[8, 0, 0, 0, 0, 0, 1, 0][..], &inner].concat();
+    rig.agent(async |agent| {
+        let stats = start(agent).await;
+        socket.send_to(&payload, "192.168.0.77:8472").unwrap();
+        meanwhile(move || {
+            eventually("it is refused", SOON, || {
+                stats.dropped(Reason::PodTunnel) == 1
+            });
+            assert_eq!(stats.delivered(), 0, "{stats:?}");
+        })
+        .await;
+    });
+}
+
+/// A peer with a shorter subnet says nothing about the length of ours.
+#[test]
+fn our_own_subnet_is_known_among_subnets_of_other_lengths() {
+    let mut rig = Rig::new();
+    let mac = MacAddr([2, 0, 0, 0, 0, 3]);
+    let other = LeaseAttrs::vxlan([192, 168, 0, 3].into(), 1, mac);
+    rig.leases.insert("10.244.0.0/28".parse().unwrap(), other);
+    let peer = fragmenting_peer(&rig, 1450);
+    peer.run("ip addr add 10.244.1.77/32 dev lo");
+    rig.agent(async |agent| {
+        let stats = start(agent).await;
+        ping(&peer, "-c 1 -W 1 -s 1400 -I 10.244.1.77 10.244.1.0").await;
+        assert_eq!(stats.delivered(), 0, "{stats:?}");
+        assert_eq!(stats.dropped(Reason::SpoofedSource), 1, "{stats:?}");
+    });
+}
+
 /// A node with several addresses, known by its VTEP MAC.
 #[test]
 fn fragments_of_a_peer_that_sends_from_another_address_than_its_lease_says() {
@@ -220,6 +263,45 @@ fn a_flood_of_other_networks_is_kept_from_the_agent() {
         assert!(out.status.success(), "{out:?}");
         assert_eq!(stats.delivered(), 3, "{stats:?}");
         assert_eq!(stats.dropped(Reason::OtherVni), UNTIL_SHUT, "{stats:?}");
+    });
+}
+
+/// The same of packets that name our network and are refused: who was heard before goes on being heard.
+#[test]
+fn a_flood_of_refused_packets_is_kept_from_the_agent() {
+    const UNTIL_SHUT: u64 = 100;
+    let rig = Rig::new();
+    rig.netns.run("ip addr add 192.168.0.77/24 dev eth0");
+    let peer = fragmenting_peer(&rig, 1450);
+    peer.run("ip addr add 192.168.0.3/24 dev far0");
+    let socket = peer.enter(|| UdpSocket::bind("192.168.0.3:0")).unwrap();
+    let inner = datagram(
+        [PEER_MAC.0, [2, 0, 0, 0, 0, 1]],
+        "10.244.2.9:1000".parse().unwrap(),
+        "10.244.1.9:2000".parse().unwrap(),
+    );
+    let payload = [&[8, 0, 0, 0, 0, 0, 1, 0][..], &inner].concat();
+    rig.agent(async |agent| {
+        let stats = start(agent).await;
+        let out = ping(&peer, "-c 1 -W 5 -s 1400 -I 10.244.2.0 10.244.1.0").await;
+        assert!(out.status.success(), "{out:?}");
+        let counting = Arc::clone(&stats);
+        meanwhile(move || {
+            let send = || socket.send_to(&payload, "192.168.0.77:8472").unwrap();
+            for n in 0..UNTIL_SHUT {
+                send();
+                let counted = || counting.dropped(Reason::PodTunnel) > n;
+                eventually("it is counted", SOON, counted);
+            }
+            (0..5_000).for_each(|_| {
+                send();
+            });
+        })
+        .await;
+        let out = ping(&peer, "-c 3 -i 0.2 -W 5 -s 1400 -I 10.244.2.0 10.244.1.0").await;
+        assert!(out.status.success(), "{out:?}");
+        assert_eq!(stats.delivered(), 4, "{stats:?}");
+        assert_eq!(stats.dropped(Reason::PodTunnel), UNTIL_SHUT, "{stats:?}");
     });
 }
 

@@ -151,7 +151,8 @@ fn leave_out(package: &Path) -> Result<()> {
         .with_context(|| format!("cannot empty {}", package.display()))
 }
 
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+/// Files and folders of `from` into `to`, which exists.
+pub(super) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     let entries = fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?;
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot read {}", from.display()))?;

@@ -4,6 +4,7 @@ mod debian;
 mod flanneld;
 mod go;
 mod kernel;
+mod kube_apiserver;
 mod needs;
 mod tools;
 
@@ -38,11 +39,13 @@ impl Setup {
             System::Debian12 => {
                 debian::setup(workspace, self.dry_run)?;
                 flanneld::ensure(workspace, self.dry_run)?;
+                kube_apiserver::ensure(workspace, self.dry_run)?;
                 kernel::ensure_br_netfilter(self.dry_run)
             }
             System::Other(name) => {
                 explain(workspace, &name)?;
-                flanneld::ensure(workspace, self.dry_run)
+                flanneld::ensure(workspace, self.dry_run)?;
+                kube_apiserver::ensure(workspace, self.dry_run)
             }
         }
     }

@@ -22,6 +22,8 @@ pub struct Told {
     pub port: u16,
     pub uplink_index: u32,
     pub uplink_ip: Ipv4Addr,
+    /// Where peers send to.
+    pub public_ip: Ipv4Addr,
     pub flannel_index: u32,
     pub gro_index: u32,
     pub vtep_mac: MacAddr,
@@ -124,6 +126,7 @@ impl Layout {
             port: u16::from_ne_bytes(self.get(rodata, globals::VXLAN_PORT)?),
             uplink_index: u32(globals::UPLINK_IFINDEX)?,
             uplink_ip: self.get::<4>(rodata, globals::UPLINK_IP)?.into(),
+            public_ip: self.get::<4>(rodata, globals::PUBLIC_IP)?.into(),
             flannel_index: u32(globals::FLANNEL_IFINDEX)?,
             gro_index: u32(globals::GRO_IFINDEX)?,
             vtep_mac: MacAddr(self.get(rodata, globals::VTEP_MAC)?),

@@ -21,6 +21,9 @@ const SKEW: Duration = Duration::from_secs(10);
 const ANSWER_MAX: u64 = 16 << 10;
 
 pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> Option<NetworkConfig> {
+    if let Some(kube) = &patient.config.kube {
+        return super::kubernetes::check(kube, report).await;
+    }
     let options = &patient.config.etcd;
     let source = match EtcdSource::new(options) {
         Ok(source) => source,
@@ -70,6 +73,11 @@ async fn clock(endpoint: &str, report: &mut Report) {
     let Some(theirs) = date(&answer) else {
         return;
     };
+    compare(endpoint, theirs, report);
+}
+
+/// The clock of `endpoint` with ours.
+pub(super) fn compare(endpoint: &str, theirs: SystemTime, report: &mut Report) {
     let skew = Moment::now().apart(theirs);
     if skew > SKEW {
         report.warning(

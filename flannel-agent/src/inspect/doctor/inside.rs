@@ -30,7 +30,9 @@ pub(super) async fn check(patient: &Patient<'_>, network: &NetworkConfig, report
     for address in nameservers(&resolvers) {
         needed.insert(address, "the DNS server");
     }
-    for endpoint in &patient.config.etcd.endpoints {
+    let etcd_is_asked = patient.config.kube.is_none();
+    let endpoints = &patient.config.etcd.endpoints;
+    for endpoint in endpoints.iter().filter(|_| etcd_is_asked) {
         for address in etcd(endpoint).await {
             needed.insert(address, "etcd");
         }

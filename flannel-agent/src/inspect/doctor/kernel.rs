@@ -6,7 +6,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{Patient, Report};
 use crate::dataplane::probe::{self, Tried};
-use crate::dataplane::{DataplaneError, OLDEST_KERNEL};
+use crate::dataplane::{DataplaneError, JIT, OLDEST_KERNEL};
 use crate::desired::Xdp;
 
 pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
@@ -30,7 +30,7 @@ pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
     let is_bpffs = statfs(path).map(|stat| stat.filesystem_type() == BPF_FS_MAGIC);
     bpffs(path, is_bpffs, patient.pre, report);
     btf(Path::new("/sys/kernel/btf/vmlinux"), report);
-    jit(Path::new("/proc/sys/net/core/bpf_jit_enable"), report);
+    jit(Path::new(JIT), report);
 }
 
 fn capabilities(rights: Result<(), DataplaneError>, report: &mut Report) {
@@ -110,8 +110,8 @@ fn btf(file: &Path, report: &mut Report) {
 /// Only the initial network namespace has this file.
 fn jit(file: &Path, report: &mut Report) {
     match std::fs::read_to_string(file) {
-        Ok(text) if text.trim() == "0" => report.warning(
-            "the BPF compiler (JIT) is off: programs are interpreted, many times slower",
+        Ok(text) if text.trim() == "0" => report.failure(
+            "the BPF compiler (JIT) is off: the kernel loads no program of ours",
             "sysctl -w net.core.bpf_jit_enable=1",
         ),
         Ok(_) => report.ok("BPF compiler (JIT)"),
@@ -154,8 +154,8 @@ mod tests {
         }
         assert_eq!(
             said(file("0\n").path()),
-            odd(
-                "the BPF compiler (JIT) is off: programs are interpreted, many times slower",
+            bad(
+                "the BPF compiler (JIT) is off: the kernel loads no program of ours",
                 "sysctl -w net.core.bpf_jit_enable=1"
             )
         );

@@ -30,7 +30,12 @@ impl Step {
         }
     }
 
-    pub(super) fn of_lease(lease: &LeasePreview, attrs: &LeaseAttrs) -> Vec<Self> {
+    /// `place`: the datastore.
+    pub(super) fn of_lease(
+        place: &'static str,
+        lease: &LeasePreview,
+        attrs: &LeaseAttrs,
+    ) -> Vec<Self> {
         let subnet = lease.subnet;
         let mut steps: Vec<_> = lease
             .given_up
@@ -39,20 +44,20 @@ impl Step {
                 let what = format!(
                     "give up this node's lease {gone}: it does not fit the network's configuration"
                 );
-                Self::new("etcd", "give_up_lease", what)
+                Self::new(place, "give_up_lease", what)
             })
             .collect();
         match &lease.change {
             LeaseChange::None => {}
             LeaseChange::Take => steps.push(Self::new(
-                "etcd",
+                place,
                 "take_lease",
                 format!("take a lease: the previous subnet, or a free one by chance ({subnet})"),
             )),
             LeaseChange::Rewrite(old) => {
                 let old = old.as_ref().map_or_else(String::new, |old| text(old));
                 let what = format!("rewrite the lease {subnet}: {old} → {}", text(attrs));
-                steps.push(Self::new("etcd", "rewrite_lease", what));
+                steps.push(Self::new(place, "rewrite_lease", what));
             }
         }
         steps
@@ -97,7 +102,7 @@ mod tests {
             change: LeaseChange::Rewrite(Some(Box::new(attrs(1)))),
             others: Default::default(),
         };
-        let steps = Step::of_lease(&lease, &attrs(2));
+        let steps = Step::of_lease("etcd", &lease, &attrs(2));
         assert!(
             steps[0]
                 .what

@@ -302,6 +302,7 @@ mod tests {
             port: 8472,
             uplink_index: 2,
             uplink_ip: [192, 0, 2, 1].into(),
+            public_ip: [192, 0, 2, 1].into(),
             flannel_index: 3,
             gro_index: 4,
             vtep_mac: crate::mac::MacAddr([2; 6]),

@@ -28,6 +28,8 @@ pub(super) struct Past {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Lease {
     subnet: String,
+    /// The datastore.
+    source: String,
     /// Unix time by today's clock; `None`: never.
     expires: Option<Moment>,
     /// Negative: so long ago.
@@ -70,6 +72,7 @@ impl Past {
         Self {
             lease: page.lease.map(|lease| Lease {
                 subnet: lease.subnet.to_string(),
+                source: lease.source,
                 expires: lease.ends.and_then(named),
                 expires_in_s: lease.ends.map(|ends| until(ends, now)),
                 renewal_in_s: lease.renewal.map(|at| until(at, now)),
@@ -170,7 +173,10 @@ fn named(moment: u64) -> Option<Moment> {
 impl Lease {
     fn text(&self) -> String {
         let Some(left) = self.expires_in_s else {
-            return format!("{}, reserved: it never expires", self.subnet);
+            return match self.source.as_str() {
+                "kubernetes" => format!("{}, this Node's podCIDR in Kubernetes", self.subnet),
+                _ => format!("{}, reserved: it never expires", self.subnet),
+            };
         };
         let end = self
             .expires
@@ -229,6 +235,7 @@ mod tests {
         };
         Page {
             lease: Some(logbook::Lease {
+                source: "etcd".to_owned(),
                 subnet: "10.244.3.0/24".parse().unwrap(),
                 ends: Some(NOW + 7_260 * NANOS),
                 renewal: Some(NOW + 3_660 * NANOS),
@@ -300,6 +307,9 @@ mod tests {
         page.lease.as_mut().unwrap().renewal = None;
         let lines = Past::at(page.clone(), NOW).lines();
         assert!(lines[0][1].contains("never expires"), "{lines:?}");
+        page.lease.as_mut().unwrap().source = "kubernetes".to_owned();
+        let lines = Past::at(page.clone(), NOW).lines();
+        assert!(lines[0][1].contains("podCIDR"), "{lines:?}");
         assert_eq!(findings(page, true), <[&str; 0]>::default());
     }
 }

@@ -17,7 +17,9 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// One stretch of trouble after the other.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(in crate::source) struct Patience {
+    /// Whom it is about.
+    who: &'static str,
     delays: Delays,
     since: Option<Instant>,
     said: Option<(Instant, String)>,
@@ -32,15 +34,25 @@ enum Delays {
 impl Patience {
     /// From 100 ms up to 5 s, doubling, each with up to as much again by chance.
     pub(super) fn growing() -> Self {
-        Self::new(Delays::Growing(backoff()))
+        Self::growing_with("etcd")
+    }
+
+    /// The same with `who`.
+    pub(in crate::source) fn growing_with(who: &'static str) -> Self {
+        Self::new(who, Delays::Growing(backoff()))
     }
 
     pub(super) fn every(delay: Duration) -> Self {
-        Self::new(Delays::Fixed(delay))
+        Self::every_with("etcd", delay)
     }
 
-    fn new(delays: Delays) -> Self {
+    pub(in crate::source) fn every_with(who: &'static str, delay: Duration) -> Self {
+        Self::new(who, Delays::Fixed(delay))
+    }
+
+    fn new(who: &'static str, delays: Delays) -> Self {
         Self {
+            who,
             delays,
             since: None,
             said: None,
@@ -48,7 +60,7 @@ impl Patience {
     }
 
     /// It failed: says so, unless it lately said the same, and gives the wait before the next try.
-    pub(super) fn lost(
+    pub(in crate::source) fn lost(
         &mut self,
         what: &str,
         error: &dyn Display,
@@ -71,9 +83,10 @@ impl Patience {
     }
 
     /// It works; the next trouble starts with short waits again.
-    pub(super) fn over(&mut self) {
+    pub(in crate::source) fn over(&mut self) {
         if let Some(since) = self.since.take() {
-            tracing::info!("etcd is usable again after {} s", since.elapsed().as_secs());
+            let (who, lost) = (self.who, since.elapsed().as_secs());
+            tracing::info!("{who} is usable again after {lost} s");
             self.said = None;
             if let Delays::Growing(delays) = &mut self.delays {
                 *delays = backoff();

@@ -99,7 +99,7 @@ fn pem(flag: &'static str, file: &Path, label: &'static str) -> Result<Vec<u8>, 
 
 /// Go's answer to a server's certificate.
 #[derive(Debug)]
-struct Verifier {
+pub(in crate::source) struct Verifier {
     webpki: Arc<WebPkiServerVerifier>,
     /// As they were configured, to the byte.
     roots: Vec<CertificateDer<'static>>,
@@ -107,7 +107,7 @@ struct Verifier {
 
 impl Verifier {
     /// `None`: not one of `roots` can be used.
-    fn new(roots: Vec<CertificateDer<'static>>) -> Option<Self> {
+    pub(in crate::source) fn new(roots: Vec<CertificateDer<'static>>) -> Option<Self> {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(roots.iter().cloned());
         let provider = Arc::new(ring::default_provider());

@@ -1,0 +1,127 @@
+//! The Kubernetes API: does it answer, may we do what we need, and does our Node have a podCIDR.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Report;
+use super::datastore::compare;
+use crate::config::NetworkConfig;
+use crate::logging::describe;
+use crate::source::kube::{Examined, KubeOptions, KubeSource};
+
+const ANSWER: Duration = Duration::from_secs(20);
+
+pub(super) async fn check(options: &KubeOptions, report: &mut Report) -> Option<NetworkConfig> {
+    let source = match KubeSource::new(options) {
+        Ok(source) => source,
+        Err(error) => {
+            report.failure(
+                error.to_string(),
+                "correct the flag or variable that it names",
+            );
+            return None;
+        }
+    };
+    match timeout(ANSWER, source.examine()).await {
+        Ok(Ok(examined)) => judge(&examined, report),
+        Ok(Err(error)) => report.failure(
+            error.to_string(),
+            "check --kubeconfig-file or --kube-api-url, and the network between here and the API server",
+        ),
+        Err(_) => report.failure(
+            format!("the API server gave no answer in {} s", ANSWER.as_secs()),
+            "check the network between here and the API server",
+        ),
+    }
+    match source.read_network_config() {
+        Ok(config) => {
+            report.ok(format!(
+                "{}: network {}, backend {}",
+                options.net_config.display(),
+                config.network,
+                config.backend.name()
+            ));
+            Some(config)
+        }
+        Err(error) => {
+            let fix =
+                "mount the ConfigMap kube-flannel-cfg, or name the file with --net-config-path";
+            report.failure(describe(&error), fix);
+            None
+        }
+    }
+}
+
+fn judge(examined: &Examined, report: &mut Report) {
+    let Examined {
+        version,
+        node,
+        forbidden,
+        ..
+    } = examined;
+    report.ok(format!("the API server answers, version {version}"));
+    let date = examined.date.as_deref();
+    if let Some(theirs) = date.and_then(|date| httpdate::parse_http_date(date).ok()) {
+        compare("the API server", theirs, report);
+    }
+    match forbidden.as_slice() {
+        [] => report.ok("its ClusterRole allows all that is needed"),
+        forbidden => report.failure(
+            format!("not allowed: {}", forbidden.join(", ")),
+            "give the agent's ServiceAccount flannel's ClusterRole",
+        ),
+    }
+    match examined.subnet {
+        Some(subnet) => report.ok(format!("Node {node} has podCIDR {subnet}")),
+        None => report.failure(
+            format!("Node {node} is not there, or has no IPv4 podCIDR"),
+            "kube-controller-manager assigns it: --allocate-node-cidrs=true and --cluster-cidr",
+        ),
+    }
+    match &examined.public_ip {
+        Some(ip) => report.ok(format!("Node {node} publishes {ip}")),
+        None => report.warning(
+            format!("Node {node} has none of flannel's annotations"),
+            "start the agent, which writes them",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Mark;
+    use super::super::tests::said;
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let marks = |examined: &Examined| {
+            let lines = said(|report| judge(examined, report));
+            lines
+                .into_iter()
+                .map(|(mark, what, _)| (mark, what))
+                .collect::<Vec<_>>()
+        };
+        let fine = Examined {
+            version: "v1.34.4".to_owned(),
+            node: "a".to_owned(),
+            subnet: Some("10.244.1.0/24".parse().unwrap()),
+            public_ip: Some("192.0.2.1".to_owned()),
+            ..Examined::default()
+        };
+        assert!(marks(&fine).iter().all(|(mark, _)| *mark == Mark::Ok));
+        let ill = Examined {
+            forbidden: vec!["patch nodes/status".to_owned()],
+            ..Examined::default()
+        };
+        let bad: Vec<_> = marks(&ill)
+            .into_iter()
+            .filter(|(mark, _)| *mark == Mark::Failure)
+            .collect();
+        assert!(
+            bad[0].1.contains("patch nodes/status") && bad.len() == 2,
+            "{bad:?}"
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! What is known of all Nodes, as a pure state: Nodes in, the other nodes' leases out.
+//!
+//! A kubelet may write its own Node's annotations, and whoever may write Nodes makes what he likes. So nobody takes anything from a
+//! Node that was there before: of two that claim the same addresses the older one counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::lease::{attrs, is_managed, subnet};
+use super::node::Node;
+use crate::lease::LeaseAttrs;
+
+/// Age and name: less is older.
+type Rank = (String, String);
+
+/// All Nodes that flannel manages, but for our own.
+#[derive(Debug)]
+pub(super) struct Table {
+    own: String,
+    own_subnet: Ipv4Net,
+    nodes: BTreeMap<String, Known>,
+    claims: BTreeMap<Ipv4Net, BTreeMap<Rank, LeaseAttrs>>,
+    addresses: BTreeMap<Ipv4Addr, BTreeSet<Rank>>,
+    /// What was last said of a Node, so that it is said once.
+    blamed: BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+struct Known {
+    uid: String,
+    rank: Rank,
+    claim: Option<(Ipv4Net, Ipv4Addr)>,
+}
+
+/// Subnets whose answer may have changed.
+pub(super) type Touched = BTreeSet<Ipv4Net>;
+
+impl Table {
+    /// `own`: our Node's name.
+    pub(super) fn new(own: String, own_subnet: Ipv4Net) -> Self {
+        Self {
+            own,
+            own_subnet,
+            nodes: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            blamed: BTreeMap::new(),
+        }
+    }
+
+    /// A Node is there, or says something else. What became unreadable keeps what it said before.
+    pub(super) fn put(&mut self, node: &Node) -> Touched {
+        if node.name == self.own {
+            return Touched::new();
+        }
+        let mut touched = Touched::new();
+        let known = self.nodes.get(&node.name);
+        if known.is_some_and(|known| known.uid != node.uid) {
+            touched.extend(self.delete(&node.name));
+        }
+        match self.read(node) {
+            Ok(None) => {}
+            Ok(Some((subnet, attrs))) => {
+                self.blamed.remove(&node.name);
+                touched.extend(self.claim(node, subnet, attrs));
+            }
+            Err(fault) => {
+                let instead = match self.nodes.contains_key(&node.name) {
+                    true => "keeping what it said before",
+                    false => "skipping it",
+                };
+                self.blame(&node.name, format!("{fault}; {instead}"));
+            }
+        }
+        touched
+    }
+
+    fn read(&self, node: &Node) -> Result<Option<(Ipv4Net, LeaseAttrs)>, String> {
+        if !is_managed(node) {
+            // One that never was is nobody's business; a kubelet joins without annotations.
+            return match self.nodes.contains_key(&node.name) {
+                true => Err("it no longer says that flannel manages it".to_owned()),
+                false => Ok(None),
+            };
+        }
+        let subnet = subnet(node).map_err(|fault| fault.to_string())?;
+        let Some(subnet) = subnet else {
+            return Ok(None);
+        };
+        let attrs = attrs(node).map_err(|fault| fault.to_string())?;
+        Ok(Some((subnet, attrs)))
+    }
+
+    fn claim(&mut self, node: &Node, subnet: Ipv4Net, attrs: LeaseAttrs) -> Touched {
+        let rank = (node.created.clone(), node.name.clone());
+        let there = self
+            .claims
+            .get(&subnet)
+            .and_then(|claims| claims.get(&rank));
+        if there == Some(&attrs) {
+            return Touched::new();
+        }
+        let mut touched = self.release(&node.name);
+        let claim = Some((subnet, attrs.public_ip));
+        let known = Known {
+            uid: node.uid.clone(),
+            rank: rank.clone(),
+            claim,
+        };
+        self.nodes.insert(node.name.clone(), known);
+        let addresses = self.addresses.entry(attrs.public_ip).or_default();
+        addresses.insert(rank.clone());
+        self.claims
+            .entry(subnet)
+            .or_default()
+            .insert(rank.clone(), attrs);
+        touched.extend(self.around(subnet));
+        self.name_conflict(&rank, subnet);
+        touched
+    }
+
+    /// Says once that a claim takes what is another's.
+    fn name_conflict(&mut self, rank: &Rank, subnet: Ipv4Net) {
+        let name = &rank.1;
+        if overlap(subnet, self.own_subnet) {
+            let own = self.own_subnet;
+            let text = format!("its podCIDR {subnet} overlaps this node's {own}; skipping it");
+            self.blame(name, text);
+            return;
+        }
+        let older = self.around(subnet).into_iter().find_map(|net| {
+            let (older, _) = self.claims.get(&net)?.first_key_value()?;
+            (older < rank).then(|| (net, older.1.clone()))
+        });
+        if let Some((net, older)) = older {
+            let text = format!(
+                "its podCIDR {subnet} overlaps {net} of the older Node {older}, which counts; skipping it"
+            );
+            self.blame(name, text);
+            return;
+        }
+        let address = self.nodes.get(name).and_then(|known| known.claim);
+        let Some((_, address)) = address else { return };
+        let first = self.addresses.get(&address).and_then(BTreeSet::first);
+        if let Some((_, other)) = first.filter(|first| *first != rank) {
+            let text = format!(
+                "its public-ip {address} is that of Node {other}, too: packets to both go there"
+            );
+            self.blame(name, text);
+        }
+    }
+
+    pub(super) fn delete(&mut self, name: &str) -> Touched {
+        self.blamed.remove(name);
+        let touched = self.release(name);
+        self.nodes.remove(name);
+        touched
+    }
+
+    /// After a list: who is not among `present` is gone.
+    pub(super) fn retain(&mut self, present: &BTreeSet<String>) -> Touched {
+        let gone: Vec<String> = self
+            .nodes
+            .keys()
+            .filter(|name| !present.contains(*name))
+            .cloned()
+            .collect();
+        gone.iter().flat_map(|name| self.delete(name)).collect()
+    }
+
+    fn release(&mut self, name: &str) -> Touched {
+        let Some(known) = self.nodes.get_mut(name) else {
+            return Touched::new();
+        };
+        let Some((subnet, address)) = known.claim.take() else {
+            return Touched::new();
+        };
+        let rank = known.rank.clone();
+        if let Some(claims) = self.claims.get_mut(&subnet) {
+            claims.remove(&rank);
+            if claims.is_empty() {
+                self.claims.remove(&subnet);
+            }
+        }
+        if let Some(ranks) = self.addresses.get_mut(&address) {
+            ranks.remove(&rank);
+            if ranks.is_empty() {
+                self.addresses.remove(&address);
+            }
+        }
+        let mut touched = self.around(subnet);
+        touched.insert(subnet);
+        touched
+    }
+
+    /// `subnet` and the claimed ones that overlap it.
+    fn around(&self, subnet: Ipv4Net) -> Touched {
+        let above = std::iter::successors(subnet.supernet(), Ipv4Net::supernet);
+        let above = above.filter(|net| self.claims.contains_key(net));
+        let inside = self.claims.range(subnet..).map(|(net, _)| *net);
+        let inside = inside.take_while(|net| subnet.contains(net));
+        above.chain(inside).collect()
+    }
+
+    /// Our subnet is now `own`. Gives the subnets whose answer may have changed.
+    pub(super) fn set_own(&mut self, own: Ipv4Net) -> Touched {
+        let before = std::mem::replace(&mut self.own_subnet, own);
+        let mut touched = self.around(before);
+        touched.extend(self.around(own));
+        touched
+    }
+
+    /// Another node's lease of `subnet`.
+    pub(super) fn other(&self, subnet: Ipv4Net) -> Option<&LeaseAttrs> {
+        if overlap(subnet, self.own_subnet) {
+            return None;
+        }
+        let (rank, attrs) = self.claims.get(&subnet)?.first_key_value()?;
+        let mut around = self.around(subnet).into_iter();
+        let older = around.any(|net| {
+            let first = self.claims.get(&net).and_then(BTreeMap::first_key_value);
+            first.is_some_and(|(other, _)| other < rank)
+        });
+        (!older).then_some(attrs)
+    }
+
+    /// All leases of other nodes.
+    pub(super) fn others(&self) -> BTreeMap<Ipv4Net, LeaseAttrs> {
+        let subnets = self.claims.keys();
+        subnets
+            .filter_map(|subnet| Some((*subnet, self.other(*subnet)?.clone())))
+            .collect()
+    }
+
+    fn blame(&mut self, name: &str, text: String) {
+        if self.blamed.get(name) != Some(&text) {
+            tracing::warn!("Node {name}: {text}");
+            self.blamed.insert(name.to_owned(), text);
+        }
+    }
+}
+
+fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
+    one.contains(&other) || other.contains(&one)
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

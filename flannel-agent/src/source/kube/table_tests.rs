@@ -1,0 +1,160 @@
+//! What the other nodes' leases are, of all that Nodes can say.
+
+use super::super::names::Name;
+use super::*;
+
+fn net(text: &str) -> Ipv4Net {
+    text.parse().unwrap()
+}
+
+/// `name` of the day `age`, with `cidr`, at 192.0.2.`host`.
+fn node(name: &str, age: u8, cidr: &str, host: u8) -> Node {
+    let annotations = [
+        (Name::Managed, "true".to_owned()),
+        (Name::BackendType, "host-gw".to_owned()),
+        (Name::BackendData, "null".to_owned()),
+        (Name::PublicIp, format!("192.0.2.{host}")),
+    ];
+    Node {
+        name: name.to_owned(),
+        uid: format!("{name}-{age}"),
+        version: String::new(),
+        created: format!("2026-01-{age:02}T00:00:00Z"),
+        pod_cidrs: vec![cidr.to_owned()],
+        annotations: annotations.into(),
+        network_up: false,
+    }
+}
+
+fn with(node: Node, name: Name, value: &str) -> Node {
+    let mut node = node;
+    node.annotations.insert(name, value.to_owned());
+    node
+}
+
+fn table() -> Table {
+    let mut table = Table::new("own".to_owned(), net("10.1.1.0/24"));
+    table.put(&node("own", 1, "10.1.1.0/24", 1));
+    table.put(&node("a", 2, "10.1.2.0/24", 2));
+    table
+}
+
+/// Subnet → last byte of the address.
+fn others(table: &Table) -> Vec<(String, u8)> {
+    let others = table.others();
+    let pairs = others.iter().map(|(subnet, attrs)| {
+        let host = attrs.public_ip.octets()[3];
+        (subnet.to_string(), host)
+    });
+    pairs.collect()
+}
+
+fn expect(table: &Table, expected: &[(&str, u8)]) {
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(s, h)| ((*s).to_owned(), *h))
+        .collect();
+    assert_eq!(others(table), expected);
+}
+
+#[test]
+fn nodes_of_flannel_but_ours_are_leases() {
+    let mut table = table();
+    expect(&table, &[("10.1.2.0/24", 2)]);
+    table.put(&with(
+        node("b", 3, "10.1.3.0/24", 3),
+        Name::Managed,
+        "false",
+    ));
+    table.put(&Node {
+        annotations: BTreeMap::new(),
+        ..node("c", 3, "10.1.4.0/24", 4)
+    });
+    expect(&table, &[("10.1.2.0/24", 2)]);
+    assert!(table.blamed.is_empty(), "{:?}", table.blamed);
+}
+
+#[test]
+fn changes_name_their_subnet_and_heartbeats_nothing() {
+    let mut table = table();
+    assert!(table.put(&node("a", 2, "10.1.2.0/24", 2)).is_empty());
+    let touched = table.put(&node("a", 2, "10.1.2.0/24", 22));
+    assert_eq!(touched, [net("10.1.2.0/24")].into());
+    expect(&table, &[("10.1.2.0/24", 22)]);
+    let touched = table.put(&node("a", 2, "10.1.9.0/24", 22));
+    assert_eq!(touched, [net("10.1.2.0/24"), net("10.1.9.0/24")].into());
+    assert_eq!(table.delete("a"), [net("10.1.9.0/24")].into());
+    expect(&table, &[]);
+}
+
+#[test]
+fn what_became_unreadable_or_vanished_keeps_its_meaning_until_the_node_goes() {
+    let mut table = table();
+    for (name, value) in [
+        (Name::PublicIp, "nonsense"),
+        (Name::BackendData, "{"),
+        (Name::Managed, "no"),
+    ] {
+        table.put(&with(node("a", 2, "10.1.2.0/24", 2), name, value));
+        expect(&table, &[("10.1.2.0/24", 2)]);
+        assert!(table.blamed["a"].contains("keeping"), "{:?}", table.blamed);
+    }
+    table.put(&node("a", 2, "10.1.2.0/24", 3));
+    assert!(table.blamed.is_empty());
+    // Deleted and made again.
+    let again = node("a", 9, "10.1.2.0/24", 4);
+    table.put(&with(again, Name::PublicIp, "nonsense"));
+    expect(&table, &[]);
+}
+
+#[test]
+fn nobody_takes_what_an_older_node_has() {
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0]] {
+        let mut table = table();
+        let nodes = [
+            node("b", 3, "10.1.2.0/24", 3),
+            node("c", 4, "10.1.2.128/25", 4),
+            node("d", 5, "10.1.0.0/16", 5),
+            node("e", 6, "10.1.1.7/32", 6),
+        ];
+        for index in order {
+            table.put(&nodes[index]);
+        }
+        expect(&table, &[("10.1.2.0/24", 2)]);
+        for name in ["b", "c", "d", "e"] {
+            assert!(
+                table.blamed[name].contains("overlaps"),
+                "{:?}",
+                table.blamed
+            );
+        }
+        table.delete("a");
+        expect(&table, &[("10.1.2.0/24", 3)]);
+        table.delete("b");
+        expect(&table, &[("10.1.2.128/25", 4)]);
+    }
+}
+
+#[test]
+fn a_public_ip_of_another_node_is_named() {
+    let mut table = table();
+    table.put(&node("b", 3, "10.1.3.0/24", 2));
+    expect(&table, &[("10.1.2.0/24", 2), ("10.1.3.0/24", 2)]);
+    assert!(
+        table.blamed["b"].contains("that of Node a"),
+        "{:?}",
+        table.blamed
+    );
+}
+
+#[test]
+fn who_is_not_listed_is_gone_and_a_lost_subnet_becomes_anothers() {
+    let mut table = table();
+    table.put(&node("b", 3, "10.1.3.0/24", 3));
+    let touched = table.retain(&["b".to_owned()].into());
+    assert_eq!(touched, [net("10.1.2.0/24")].into());
+    expect(&table, &[("10.1.3.0/24", 3)]);
+    let touched = table.set_own(net("10.1.3.0/24"));
+    assert_eq!(touched, [net("10.1.3.0/24")].into());
+    expect(&table, &[]);
+}

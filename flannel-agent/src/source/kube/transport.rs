@@ -1,0 +1,217 @@
+//! One connection to the API server: HTTP/2 where it speaks that, with pings, so that a server that is gone without a word is
+//! noticed; else HTTP/1.1, where the kernel's keep-alive has to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::error::AccessError;
+use crate::causes;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that vanished without a FIN is noticed after these two.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same by the kernel: three probes without an answer.
+const PROBES: u32 = 3;
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Where the API server is.
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    /// For messages.
+    pub(super) url: String,
+    /// Host and port, as in the Host header.
+    pub(super) authority: String,
+    host: String,
+    port: u16,
+    /// In front of every path, without a slash at its end.
+    pub(super) path: String,
+    pub(super) https: bool,
+}
+
+impl Server {
+    /// As client-go reads it; without a scheme it is https if there is anything to do with TLS.
+    pub(super) fn parse(url: &str, tls: bool) -> Result<Self, AccessError> {
+        let bad = |problem| AccessError::Url {
+            url: url.to_owned(),
+            problem,
+        };
+        let full = match (url.contains("://"), tls) {
+            (true, _) => url.to_owned(),
+            (false, true) => format!("https://{url}"),
+            (false, false) => format!("http://{url}"),
+        };
+        let uri: Uri = full.parse().map_err(|_| bad("no URL"))?;
+        let https = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(bad("neither http nor https")),
+        };
+        if uri.query().is_some() {
+            return Err(bad("something behind the path"));
+        }
+        let host = uri.host().filter(|host| !host.is_empty());
+        let host = host.ok_or_else(|| bad("no host"))?;
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        Ok(Self {
+            authority: format!("{host}:{port}"),
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port,
+            path: uri.path().trim_end_matches('/').to_owned(),
+            https,
+            url: full,
+        })
+    }
+}
+
+/// A way to send requests. HTTP/1.1 takes a connection for each.
+#[derive(Debug)]
+pub(super) enum Connection {
+    Many(http2::SendRequest<Full<Bytes>>),
+    One(http1::SendRequest<Full<Bytes>>),
+}
+
+impl Connection {
+    /// Connects; the text of a failure is of use to people only.
+    pub(super) async fn open(
+        server: &Server,
+        name: Option<&str>,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<Self, String> {
+        let dial = async {
+            let tcp = dial(server).await?;
+            let Some(tls) = tls.filter(|_| server.https) else {
+                return one(tcp).await;
+            };
+            let name = name.unwrap_or(&server.host).to_owned();
+            let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
+            let stream = TlsConnector::from(tls.clone()).connect(name, tcp).await;
+            let stream = stream.map_err(|error| causes::append("TLS".to_owned(), Some(&error)))?;
+            match stream.get_ref().1.alpn_protocol() {
+                Some(b"h2") => many(stream).await,
+                _ => one(stream).await,
+            }
+        };
+        match timeout(CONNECT_TIMEOUT, dial).await {
+            Ok(connection) => connection,
+            Err(_) => Err(format!("no answer in {} s", CONNECT_TIMEOUT.as_secs())),
+        }
+    }
+
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
+        match self {
+            Self::Many(sender) => sender.send_request(request).await,
+            Self::One(sender) => sender.send_request(request).await,
+        }
+    }
+
+    /// For others to use at the same time.
+    pub(super) fn share(&self) -> Option<Self> {
+        match self {
+            Self::Many(sender) if !sender.is_closed() => Some(Self::Many(sender.clone())),
+            _ => None,
+        }
+    }
+}
+
+async fn dial(server: &Server) -> Result<TcpStream, String> {
+    let stream = TcpStream::connect((&*server.host, server.port)).await;
+    let stream = stream.map_err(|error| error.to_string())?;
+    let keep_alive = TcpKeepalive::new()
+        .with_time(PING_INTERVAL)
+        .with_interval(PROBE_INTERVAL)
+        .with_retries(PROBES);
+    let socket = SockRef::from(&stream);
+    let set = stream
+        .set_nodelay(true)
+        .and_then(|()| socket.set_tcp_keepalive(&keep_alive))
+        // Also while something that was sent waits for its acknowledgement, when nobody probes.
+        .and_then(|()| socket.set_tcp_user_timeout(Some(PING_INTERVAL + PING_TIMEOUT)));
+    set.map_err(|error| error.to_string())?;
+    Ok(stream)
+}
+
+async fn many<S>(stream: S) -> Result<Connection, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| describe(&error))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!("the connection to the API server: {}", describe(&error));
+        }
+    });
+    Ok(Connection::Many(sender))
+}
+
+async fn one<S>(stream: S) -> Result<Connection, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| describe(&error))?;
+    tokio::spawn(connection);
+    Ok(Connection::One(sender))
+}
+
+/// hyper's own words only say at which step.
+pub(super) fn describe(error: &hyper::Error) -> String {
+    causes::append(error.to_string(), std::error::Error::source(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("https://192.0.2.1:6443", false, "192.0.2.1:6443", "", true)]
+    #[case("https://api.example/k8s/x/", false, "api.example:443", "/k8s/x", true)]
+    #[case("http://[::1]:8080", false, "[::1]:8080", "", false)]
+    #[case("192.0.2.1:8080", false, "192.0.2.1:8080", "", false)]
+    #[case("192.0.2.1:6443", true, "192.0.2.1:6443", "", true)]
+    fn urls(
+        #[case] url: &str,
+        #[case] tls: bool,
+        #[case] authority: &str,
+        #[case] path: &str,
+        #[case] https: bool,
+    ) {
+        let server = Server::parse(url, tls).unwrap();
+        assert_eq!(server.authority, authority);
+        assert_eq!((&*server.path, server.https), (path, https));
+    }
+
+    #[rstest]
+    #[case("", "no URL")]
+    #[case("ftp://x", "neither http nor https")]
+    #[case("https://x/?a", "behind the path")]
+    fn bad_urls_are_named(#[case] url: &str, #[case] part: &str) {
+        let error = Server::parse(url, false).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}

@@ -45,6 +45,7 @@ pub mod cni;
 pub mod cold;
 pub mod crowd;
 pub mod datastore;
+pub mod devices;
 pub mod etcd;
 pub mod fabric;
 pub mod fast_path;

@@ -6,8 +6,10 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use crate::build_ebpf::BuildEbpf;
+use crate::kernels;
 use crate::process;
 use crate::setup::{self, Setup};
+use crate::test::build_agent;
 use crate::workspace::Workspace;
 
 #[derive(Debug, Args)]
@@ -22,6 +24,18 @@ enum What {
     ControlPlane(PassedOn),
     /// Traffic between pods through each dataplane: bare, kernel vxlan, host-gw, and ours in each mode
     Dataplane(PassedOn),
+    /// Traffic between two virtio cards in a virtual machine, by instructions: native XDP and GRO on drivers with rings
+    Virtio(Virtio),
+}
+
+#[derive(Debug, Args)]
+struct Virtio {
+    /// Debian's kernel of this series
+    #[arg(long, value_name = "SERIES", default_value = "6.12")]
+    kernel: String,
+    /// Write docs/virtio.md
+    #[arg(long)]
+    write_docs: bool,
 }
 
 #[derive(Debug, Args)]
@@ -45,6 +59,11 @@ impl Bench {
                 run_example(workspace, "bench_control_plane", args)
             }
             What::Dataplane(PassedOn { args }) => run_example(workspace, "bench_dataplane", args),
+            What::Virtio(wish) => {
+                build_agent(workspace)?;
+                setup::virtual_machines()?;
+                kernels::bench_virtio(workspace, &wish.kernel, wish.write_docs)
+            }
         }
     }
 }

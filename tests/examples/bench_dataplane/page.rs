@@ -44,6 +44,8 @@ of one round, and a number in a table is the median of the rounds ({}, at 100,00
 always busy, it is a ratio of CPU time; on two cores of time. A stream's reader comes before its writer, so that one and the same way of taking
 turns is measured in every sample.
 
+Cards with rings, and native XDP on them: [virtio.md](virtio.md).
+
 | dataplane | |
 |---|---|
 {}

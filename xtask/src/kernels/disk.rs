@@ -10,8 +10,10 @@ use super::plan::Run;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Everything but the test programs that a test opens by its path.
-const PROGRAMS: &[&str] = &[
+/// Everything but the test programs that a measurement opens by its path.
+pub(super) const AGENT: &[&str] = &["target/debug/flannel-agent"];
+/// The same of all tests.
+pub(super) const PROGRAMS: &[&str] = &[
     "target/debug/flannel-agent",
     "target/debug/flannel-agent-next-layout",
     "target/debug/reflect",
@@ -73,6 +75,7 @@ pub(super) fn write(
     workspace: &Workspace,
     built: &[Built],
     runs: &[Run],
+    programs: &[&str],
     disk: &Path,
 ) -> Result<()> {
     let folder = disk.parent().context("a folder for the disk")?;
@@ -85,7 +88,7 @@ pub(super) fn write(
         fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
         Ok(target)
     };
-    let programs = PROGRAMS.iter().map(|path| root.join(path));
+    let programs = programs.iter().map(|path| root.join(path));
     for program in programs.chain(built.iter().map(|built| built.path.clone())) {
         // Without the lines of the source, a tenth of the bytes to read; names of functions stay.
         let target = made(&program)?;

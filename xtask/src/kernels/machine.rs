@@ -26,6 +26,8 @@ pub(super) enum Accelerator {
     Kvm,
     /// Emulation: 10–50 times slower, and everywhere.
     Tcg,
+    /// The same, with one thread and a clock that goes on by two nanoseconds an instruction.
+    TcgCounted,
 }
 
 impl Accelerator {
@@ -37,24 +39,75 @@ impl Accelerator {
         }
     }
 
-    fn flags(self) -> [&'static str; 4] {
+    fn flags(self) -> &'static [&'static str] {
         match self {
-            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::TcgCounted => &[
+                "-accel",
+                "tcg,thread=single",
+                // Else the kernel copies by `rep movsb`, of which the emulator counts each byte as an instruction.
+                "-cpu",
+                "max,-erms,-fsrm",
+                "-icount",
+                "shift=1,sleep=off",
+            ],
         }
     }
 
     fn boot_deadline(self) -> Duration {
         match self {
             Self::Kvm => BOOT_KVM,
-            Self::Tcg => BOOT,
+            Self::Tcg | Self::TcgCounted => BOOT,
         }
+    }
+}
+
+/// What a guest finds beside its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hardware {
+    /// Two processors and no card.
+    Tests,
+    /// One processor whose clock counts instructions, emulated always; and two cards at one cable, without offloads.
+    Counted,
+}
+
+/// The cards of [`Hardware::Counted`]; `tests/tests/bench_virtio.rs` knows them by these.
+const MACS: [&str; 2] = ["52:54:00:f1:00:01", "52:54:00:f1:00:02"];
+
+impl Hardware {
+    fn candidates(self) -> &'static [Accelerator] {
+        match self {
+            Self::Tests => Accelerator::candidates(),
+            Self::Counted => &[Accelerator::TcgCounted],
+        }
+    }
+
+    fn flags(self) -> Vec<String> {
+        let processors = match self {
+            Self::Tests => "2",
+            Self::Counted => "1",
+        };
+        let mut flags = vec!["-smp".to_owned(), processors.to_owned()];
+        if self == Self::Counted {
+            for (n, mac) in MACS.iter().enumerate() {
+                // A hub passes on frames as they are, so the cards have neither checksums nor segmentation to offer.
+                flags.extend([
+                    "-netdev".to_owned(),
+                    format!("hubport,id=card{n},hubid=0"),
+                    "-device".to_owned(),
+                    format!("virtio-net-pci,netdev=card{n},mac={mac},rx_queue_size=1024,tx_queue_size=256,romfile="),
+                ]);
+            }
+        }
+        flags
     }
 }
 
 /// What a guest is made of.
 #[derive(Debug)]
 pub(super) struct Parts<'a> {
+    pub(super) hardware: Hardware,
     pub(super) kernel: &'a Kernel,
     pub(super) initrd: &'a Path,
     pub(super) disk: &'a Path,
@@ -75,7 +128,7 @@ pub(super) struct Machine {
 impl Machine {
     /// Boots a guest, by emulation if this machine's KVM does not get it anywhere.
     pub(super) fn boot(parts: &Parts<'_>) -> Result<Self> {
-        let mut candidates = Accelerator::candidates().iter().peekable();
+        let mut candidates = parts.hardware.candidates().iter().peekable();
         while let Some(accelerator) = candidates.next() {
             let machine = Self::start(parts, *accelerator)?;
             match machine.wait_until_up(accelerator.boot_deadline()) {
@@ -171,7 +224,8 @@ fn command(parts: &Parts<'_>, accelerator: Accelerator, console: &Path) -> Comma
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", QEMU]);
     command.args(accelerator.flags());
-    command.args(["-smp", "2", "-m", "2048"]);
+    command.args(parts.hardware.flags());
+    command.args(["-m", "2048"]);
     command.args([
         "-nodefaults",
         "-no-user-config",
@@ -231,6 +285,7 @@ mod tests {
         };
         let path = Path::new("/p");
         let parts = Parts {
+            hardware: Hardware::Tests,
             kernel: &kernel,
             initrd: path,
             disk: path,

@@ -11,6 +11,7 @@ mod machine;
 mod plan;
 mod report;
 mod root;
+mod virtio;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -21,8 +22,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use self::kernel::Kernel;
-use self::machine::{Machine, Parts};
+use self::machine::{Hardware, Machine, Parts};
 use self::report::{Next, Report};
+pub(crate) use self::virtio::bench as bench_virtio;
 use crate::workspace::Workspace;
 
 /// What the command line asks for.
@@ -69,10 +71,11 @@ fn test_on(
     let runs = plan::of(&kernel.name, wish.brief, wish.passed_on, workspace)?;
     let built = disk::build(workspace, &runs)?;
     let (disk, initrd) = (logs.join("disk.img"), logs.join("initrd"));
-    disk::write(workspace, &built, &runs, &disk)?;
+    disk::write(workspace, &built, &runs, disk::PROGRAMS, &disk)?;
     join(&[root, &kernel.modules], &initrd)?;
     let begun = Instant::now();
     let machine = Machine::boot(&Parts {
+        hardware: Hardware::Tests,
         kernel,
         initrd: &initrd,
         disk: &disk,

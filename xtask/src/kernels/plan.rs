@@ -37,6 +37,9 @@ const SCENARIOS: &[&str] = &[
     "e2e_xdp",
 ];
 
+/// Programs of which every test needs what not every machine's kernel has, and is ignored there.
+const DEVICES: &[&str] = &["e2e_uplink_devices"];
+
 /// A few minutes of emulation: the two ends of the tunnel, and two nodes whose pods talk.
 const BRIEF: &[(&str, &[&str])] = &[
     ("packet_overlay_tx", &[]),
@@ -96,10 +99,11 @@ pub(super) fn of(
     }
     let mut programs: Vec<String> = packet_programs(workspace)?;
     programs.extend(SCENARIOS.iter().map(|&name| name.to_owned()));
-    Ok(programs
+    let everywhere = programs.iter().map(|program| Run::new(program, &[]));
+    let devices = DEVICES
         .iter()
-        .map(|program| Run::new(program, &[]))
-        .collect())
+        .map(|program| Run::new(program, &["--ignored"]));
+    Ok(everywhere.chain(devices).collect())
 }
 
 fn packet_programs(workspace: &Workspace) -> Result<Vec<String>> {
@@ -153,6 +157,8 @@ mod tests {
         let has = |name: &str| runs.iter().any(|run| run.program == name);
         assert!(has("packet_overlay_tx") && has("packet_bridge") && has("e2e_restart"));
         assert!(!has("e2e_kernel_floor"));
+        let devices = Run::new("e2e_uplink_devices", &["--ignored"]);
+        assert!(runs.contains(&devices));
     }
 
     #[test]

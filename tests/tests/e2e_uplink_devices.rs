@@ -1,0 +1,92 @@
+//! Uplinks of kinds that not every kernel has: WireGuard, ipip, gre. For the tunnel and for source NAT.
+
+#![cfg(test)]
+
+use std::io::ErrorKind;
+use std::net::{SocketAddrV4, UdpSocket};
+
+use flannel_common::program::Program::UplinkRx;
+use flannel_common::reason::Reason;
+use flannel_tests::bpftool::count;
+use flannel_tests::devices::{Device, IFACE, UPLINK, address, behind, pair};
+use flannel_tests::pair::{Kind, Mix};
+use flannel_tests::prelude::*;
+use flannel_tests::ways::{carries_everything, vxlan};
+use flannel_tests::with_daemon::start;
+use flannel_tests::{tcp, traceroute, udp};
+use rstest::rstest;
+
+#[rstest]
+#[ignore = "needs WireGuard, ipip, gre: cargo xtask test --kernel 6.12"]
+fn pods_reach_each_other(
+    #[values(Device::WireGuard, Device::Ipip, Device::Gre)] device: Device,
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
+) {
+    let pair = pair(vxlan(), device, mix, &[]);
+    let lease = pair.lab.etcd().get(&pair.net.lease_key(pair.one.subnet()));
+    let published = format!("\"PublicIP\":\"{}\"", address(1));
+    assert!(lease.unwrap().contains(&published));
+    carries_everything(&pair);
+}
+
+/// With dead agents: nothing goes by their sockets.
+#[rstest]
+#[ignore = "needs WireGuard, ipip, gre: cargo xtask test --kernel 6.12"]
+fn the_programs_take_what_arrives(
+    #[values(Device::WireGuard, Device::Ipip, Device::Gre)] device: Device,
+) {
+    let mut pair = pair(vxlan(), device, Mix::Ours, &["--ip-masq", "--xdp=auto"]);
+    pair.one.kill();
+    pair.two.kill();
+    carries_everything(&pair);
+    let taken = [Reason::DecapDirect, Reason::DecapGro, Reason::FastRx];
+    for member in [&pair.one, &pair.two] {
+        let agent = member.agent().unwrap();
+        let counts = taken.map(|reason| count(agent, UplinkRx, reason));
+        assert!(counts.iter().sum::<u64>() > 0, "{counts:?}");
+    }
+}
+
+/// Datagrams whole and in fragments, streams, pings, and what is said about packets that went wrong; nothing leaves
+/// under a pod's address.
+#[rstest]
+#[ignore = "needs WireGuard, ipip, gre: cargo xtask test --kernel 6.12"]
+fn pods_reach_the_outside(
+    #[values(Device::WireGuard, Device::Ipip, Device::Gre)] device: Device,
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let lab = Lab::new();
+    let net = lab.network(vxlan());
+    let outside = lab.outside();
+    let member = start(kind, behind(&lab, device), &net, &[IFACE, "--ip-masq"]);
+    let pod = Pod::on(&member, "pod");
+    let leaks = Capture::inside(
+        member.node(),
+        lab.router(),
+        UPLINK,
+        &format!("src net {}", net.cidr),
+    );
+    let to = outside.address();
+    pod.ping(to).succeeds();
+    for bytes in [1, 1200, 8192] {
+        let seen = udp::exchange(&pod, &outside, to, bytes);
+        assert_eq!(seen.ip(), address(1), "{bytes} bytes by UDP");
+    }
+    let server = tcp::Server::on(&outside);
+    for bytes in [1, 1 << 20] {
+        let seen = server.exchange(&pod, SocketAddrV4::new(to, server.port()), bytes);
+        assert_eq!(seen.client.ip(), address(1), "{bytes} bytes by TCP");
+    }
+    let hops = traceroute::hops(&pod, to);
+    assert!(
+        hops.contains(&Some(address(2))) && hops.contains(&Some(to)),
+        "{hops:?}"
+    );
+    let socket = pod.netns().enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    socket.connect((to, 9)).unwrap();
+    socket.send(b"is anybody there?").unwrap();
+    let error = socket.recv(&mut [0; 16]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(leaks.finish().len(), 0);
+}

@@ -18,7 +18,7 @@ use rstest::rstest;
 #[case(Program::UplinkSnatRx, 3_950)]
 #[case(Program::OverlaySnatTx, 3_500)]
 #[case(Program::OverlaySnatRx, 3_950)]
-#[case(Program::SnatOpen, 4_230)]
+#[case(Program::SnatOpen, 4_300)]
 #[case(Program::SnatOddTx, 2_750)]
 #[case(Program::SnatOddRx, 2_000)]
 #[case(Program::DirectRx, 3_000)]
@@ -29,7 +29,7 @@ use rstest::rstest;
 #[case(Program::AnchorRx, 1_100)]
 #[case(Program::FrameRx, 200)]
 #[case(Program::UplinkTxIp, 3_450)]
-#[case(Program::SnatOpenIp, 4_250)]
+#[case(Program::SnatOpenIp, 4_300)]
 #[case(Program::SnatOddTxIp, 2_850)]
 fn verified_instructions_stay_below_the_ceiling(#[case] program: Program, #[case] ceiling: u32) {
     let mut node = Node::default().load();

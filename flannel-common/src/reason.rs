@@ -110,4 +110,5 @@ reasons! {
     46 NoRoute no_route Drop "no route leads to the peer, or one forbids" "look at the way that the kernel takes: ip route get PEER from UPLINK_ADDRESS ipproto udp dport PORT";
     47 ToAnchor to_anchor Pass "the kernel takes the outer headers off, and the anchor hands it back (--gro=anchor)" "nothing: anchor_rx counts it next";
     48 PodTunnel pod_tunnel Drop "a pod made a tunnel packet itself, for a node of the cluster" "find the pod: it tries to get into the network past the node";
+    49 ByStack by_stack Pass "the node's own stack has it to judge: IPsec or a rule about tunnel packets concerns this peer" "nothing: status says which; it is slow";
 }

@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use flannel_common::cidr;
 use flannel_common::flow::{Direction, FlowKey};
-use flannel_common::maps::{PEER_VXLAN, Peer};
+use flannel_common::maps::{PEER_STACK, PEER_VXLAN, Peer};
 use flannel_common::reason::Reason;
 
 use crate::encap::{self, At};
@@ -29,6 +29,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Err(Reason::NotUnicast);
     }
     let peer = *peers::of(packet.ip.dst).ok_or(Reason::NoPeer)?;
+    // Behind the pair the agent has a socket, and sends it as the node's own.
+    if peer.kind == PEER_STACK {
+        return Err(Reason::ByStack);
+    }
     note_passed(skb, packet, &peer);
     encap::send(skb, &peer, &packet.ip, At::Stack, Reason::Encap)
 }

@@ -6,7 +6,7 @@ use flannel_common::cidr;
 use flannel_common::crossing::Change;
 use flannel_common::flow::{Direction, FlowKey, Step};
 use flannel_common::globals::POD_HOOK_BRIDGE;
-use flannel_common::maps::{PEER_DIRECT, PEER_OUTSIDE, Peer};
+use flannel_common::maps::{PEER_DIRECT, PEER_OUTSIDE, PEER_STACK, Peer};
 use flannel_common::outside::Way;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
@@ -54,6 +54,9 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         }
         ours::check(skb)?;
         let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
+        if peer.kind == PEER_STACK {
+            return Err(Reason::ByStack);
+        }
         // Nobody has shown what the stack would do to it.
         let change = Change {
             mark: skb.mark(),

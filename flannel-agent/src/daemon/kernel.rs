@@ -14,6 +14,7 @@ use super::own_ports::{self, OwnPorts};
 use super::pod_ports::PodPorts;
 use super::port::Port;
 use super::reached;
+use crate::by_stack::{self, ByStack};
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
@@ -64,6 +65,7 @@ pub(super) struct Kernel {
     blackhole_held: Option<Option<Ipv4Net>>,
     firewall: Firewall,
     ports: Option<ports::Keeper>,
+    by_stack: ByStack,
 }
 
 impl Kernel {
@@ -104,6 +106,7 @@ impl Kernel {
             blackhole_held: None,
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
             ports: None,
+            by_stack: ByStack::default(),
         })
     }
 
@@ -120,6 +123,29 @@ impl Kernel {
             bpffs: self.bpffs.clone(),
         };
         Ok(self.port.hold(self.dataplane.netlink(), &options).await?)
+    }
+
+    /// What cannot be sent that way is not sent at all.
+    async fn serve_stack(&mut self, node: &desired::Node) {
+        let Some(pair) = &node.pair else {
+            return;
+        };
+        let Ok(Some(device)) = self.dataplane.netlink().link(&pair.gro_name).await else {
+            return;
+        };
+        let options = by_stack::Options {
+            device: device.index,
+            bpffs: self.bpffs.clone(),
+            network: self.network.clone(),
+            vni: node.globals.vni,
+            port: node.globals.port,
+            from: node.globals.uplink_ip,
+            mac: pair.mac,
+            mtu: node.globals.overlay_mtu,
+        };
+        if let Err(error) = self.by_stack.keep(&options) {
+            tracing::warn!("{error}; peers that IPsec or a rule is about get nothing");
+        }
     }
 
     fn desired(&self, wanted: &Wanted, direct: &Direct) -> anyhow::Result<Desired> {
@@ -323,6 +349,7 @@ impl Node for Kernel {
         if let Err(ReconcileError::TakenOver { .. }) = reconciled {
             // Their device cannot come up while we hold its port.
             self.port.release();
+            self.by_stack.release();
         }
         done.extend(words(&reconciled?));
         if self.ports.is_none() {
@@ -331,6 +358,7 @@ impl Node for Kernel {
             self.ports = ports::Keeper::start(netlink, options).await?;
         }
         self.hold_port(&wanted.network).await?;
+        self.serve_stack(&desired.node).await;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;
         let held = blackhole::keep(self.dataplane.netlink(), network, subnet).await?;
@@ -344,6 +372,7 @@ impl Node for Kernel {
         if self.snat.is_some() {
             done.extend(self.firewall.replace_masquerading(network).await);
         }
+        self.by_stack.tell(&desired.peers);
         self.count_peers(&desired, &direct);
         self.name_senders();
         Ok(done)
@@ -372,6 +401,7 @@ impl Node for Kernel {
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
         let done = words(&self.dataplane.update_peers(&desired).await?);
+        self.by_stack.tell(&desired.peers);
         self.count_peers(&desired, &direct);
         Ok(done)
     }

@@ -235,9 +235,10 @@ pub(super) fn prefix(key: &Key<Ipv4>) -> Option<Ipv4Net> {
 }
 
 fn understand(peer: &maps::Peer) -> Option<Peer> {
-    let direct = match peer.kind {
-        maps::PEER_VXLAN => false,
-        maps::PEER_DIRECT => true,
+    let (direct, by_stack) = match peer.kind {
+        maps::PEER_VXLAN => (false, false),
+        maps::PEER_DIRECT => (true, false),
+        maps::PEER_STACK => (false, true),
         _ => return None,
     };
     Some(Peer {
@@ -245,6 +246,7 @@ fn understand(peer: &maps::Peer) -> Option<Peer> {
         next_hop: Ipv4Addr::from(peer.next_hop),
         vtep_mac: MacAddr(peer.vtep_mac),
         direct,
+        by_stack,
     })
 }
 

@@ -2,6 +2,7 @@
 //! is about. The programs let them pass; behind the pair a packet socket takes them, and a UDP socket sends them, by the
 //! routing table, OUTPUT and IPsec. Slow, and not while no agent runs.
 
+mod refusals;
 mod segments;
 
 use std::collections::BTreeSet;
@@ -9,6 +10,7 @@ use std::io::{self, IoSlice};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip};
 use flannel_common::vxlan::Vxlan;
@@ -25,6 +27,7 @@ use crate::dataplane::{DataplaneError, Sources};
 use crate::desired::Peers;
 use crate::mac::MacAddr;
 use crate::net::sockopt;
+use refusals::Refusals;
 pub(crate) use segments::segments;
 
 /// More are left out.
@@ -64,6 +67,7 @@ pub(crate) enum ByStackError {
 #[derive(Debug, Default)]
 pub(crate) struct ByStack {
     task: Option<(Options, AbortOnDropHandle<()>)>,
+    refusals: Arc<Refusals>,
     /// Peers of which it was said.
     named: BTreeSet<Ipv4Addr>,
 }
@@ -80,14 +84,29 @@ impl ByStack {
             return Ok(());
         }
         self.task = None;
-        let way = Way::open(options.clone())?;
+        let way = Way::open(options.clone(), Arc::clone(&self.refusals))?;
+        let sources = Sources::open(&options.bpffs, &options.network)?;
+        let refusals = Arc::clone(&self.refusals);
         let task = tokio::spawn(async move {
-            if let Err(error) = way.run().await {
-                tracing::warn!("the socket for packets that the stack has to send broke: {error}");
+            tokio::select! {
+                ended = way.run() => if let Err(error) = ended {
+                    tracing::warn!("the socket for packets that the stack has to send broke: {error}");
+                },
+                () = refusals.watch(sources) => {}
             }
         });
         self.task = Some((options.clone(), AbortOnDropHandle::new(task)));
         Ok(())
+    }
+
+    /// Peers that a rule of the host's firewall is about.
+    pub(crate) fn refused(&self) -> BTreeSet<Ipv4Addr> {
+        self.refusals.all()
+    }
+
+    /// Waits until these are others.
+    pub(crate) async fn changed(&self) {
+        self.refusals.changed.notified().await;
     }
 
     /// Logs which peers it is for, as far as that is news.
@@ -96,7 +115,8 @@ impl ByStack {
         let now: BTreeSet<Ipv4Addr> = all.map(|peer| peer.public_ip).collect();
         for peer in now.difference(&self.named).take(NAMED) {
             tracing::warn!(
-                "tunnel packets to and from {peer} take the node's own stack, slowly: a policy of IPsec is about them (ip xfrm policy)"
+                "tunnel packets to and from {peer} take the node's own stack, slowly: a policy of IPsec is about them (ip xfrm policy), \
+                 or a rule of the firewall (INPUT or OUTPUT) drops them"
             );
         }
         for peer in self.named.difference(&now).take(NAMED) {
@@ -115,16 +135,18 @@ struct Way {
     udp: OwnedFd,
     sources: Sources,
     options: Options,
+    refusals: Arc<Refusals>,
 }
 
 impl Way {
-    fn open(options: Options) -> Result<Self, ByStackError> {
+    fn open(options: Options, refusals: Arc<Refusals>) -> Result<Self, ByStackError> {
         let sources = Sources::open(&options.bpffs, &options.network)?;
         // SAFETY: an `OwnedFd` is open, and the same one, for as long as it is owned; it is not handed out.
         let frames = unsafe { AsyncFd::register(frames(options.device)?) };
         Ok(Self {
             frames: frames.map_err(io::Error::from)?,
             udp: udp()?,
+            refusals,
             sources,
             options,
         })
@@ -159,7 +181,9 @@ impl Way {
             return;
         };
         for packet in segments(packet, self.options.mtu) {
-            if let Err(error) = self.send_to(&peer, ecn::encapsulate(ip.tos), &packet) {
+            let sent = self.send_to(&peer, ecn::encapsulate(ip.tos), &packet);
+            self.refusals.sent(peer.public_ip.into(), &sent);
+            if let Err(error) = sent {
                 let peer = Ipv4Addr::from(peer.public_ip);
                 tracing::debug!("the stack does not send to {peer}: {error}");
             }

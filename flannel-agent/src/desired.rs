@@ -118,6 +118,9 @@ pub struct Facts {
     /// What IPsec is asked to do.
     #[serde(skip)]
     pub policies: Policies,
+    /// Peers whose tunnel packets the host's firewall drops, one way or both.
+    #[serde(skip)]
+    pub refused: BTreeSet<Ipv4Addr>,
     /// With `--gro=anchor`, who else has the VXLAN port, in words.
     pub port_holder: Option<String>,
 }

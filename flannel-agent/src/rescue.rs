@@ -210,6 +210,7 @@ impl Rescue {
             mac: frame.src_mac,
         };
         network.check(&claim, self.source_check)?;
+        network.heard(claim.outer);
         let network = &*network;
         let packet = frame.decapsulate(datagram.tos)?;
         let send = |packet: &[u8]| {

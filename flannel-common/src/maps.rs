@@ -29,6 +29,8 @@ pub const VTEPS: &str = "fl_vteps";
 pub const MACS: &str = "fl_macs";
 /// LRU hash: [`crate::source::SenderKey`] → [`crate::source::Sender`], tunnel packets from where no lease says.
 pub const SENDERS: &str = "fl_senders";
+/// LRU hash: outer address → [`crate::asked::Asked`], what the host's firewall was asked about it.
+pub const ASKED: &str = "fl_asked";
 /// Per-CPU array by [`crate::program::Program`]: [`crate::stats::Counters`].
 pub const STATS: &str = "fl_stats";
 

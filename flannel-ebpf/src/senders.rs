@@ -8,7 +8,7 @@ use flannel_common::{Ipv4, Mac};
 
 use crate::globals::{SOURCE_CHECK, SUBNET, SUBNET_MASK};
 use crate::maps::{MACS, SENDERS, VTEPS};
-use crate::{peers, skb};
+use crate::{asked, peers, skb};
 
 /// The lease that covers the inner source is looked up once.
 struct Maps(Option<Peer>);
@@ -52,7 +52,14 @@ pub(crate) fn check_delivered(claim: &Claim) -> Result<(), Reason> {
     check_as(claim, DELIVERED)
 }
 
+/// The same ahead of `uplink_rx`.
+#[inline(always)]
+pub(crate) fn check_at_driver(claim: &Claim) -> Result<(), Reason> {
+    check_as(claim, AT_DRIVER)
+}
+
 /// Above the MAC.
+const AT_DRIVER: u64 = 1 << 62;
 const DELIVERED: u64 = 1 << 63;
 
 #[inline(always)]
@@ -84,15 +91,33 @@ pub(crate) extern "C" fn check_sender(outer: u32, inner: u32, mac: u64) -> u8 {
         return BY_STACK_REASON;
     }
     if SOURCE_CHECK.load() == CHECK_OFF {
-        return TAKEN;
+        return ask(claim.outer, mac);
     }
     let outcome = claim.check(&Maps(owner), SOURCE_CHECK.load());
     if let Some(key) = SenderKey::of(&claim, outcome) {
         note(outer, inner, mac, key.reason);
     }
     match outcome {
-        Ok(_) => TAKEN,
+        Ok(_) => ask(claim.outer, mac),
         Err(reason) => reason as u8,
+    }
+}
+
+/// Whether a packet that may be taken is to ask the host's firewall first.
+#[inline(always)]
+fn ask(outer: Ipv4, how: u64) -> u8 {
+    if how & DELIVERED != 0 {
+        asked::was_seen(outer);
+        return TAKEN;
+    }
+    // What the driver leaves to `uplink_rx` asks there.
+    let what = match how & AT_DRIVER {
+        0 => asked::ASK_IN,
+        _ => asked::LOOK,
+    };
+    match asked::is_turn(outer, what) {
+        true => BY_STACK_REASON,
+        false => TAKEN,
     }
 }
 

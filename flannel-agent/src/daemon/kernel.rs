@@ -196,6 +196,7 @@ impl Kernel {
         let netlink = self.dataplane.netlink();
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
+        self.facts.refused = self.by_stack.refused();
         let filters = self.dataplane.attaches_filters();
         self.pod_ports.settle(&mut self.facts, filters);
         self.name_unserved();
@@ -397,6 +398,7 @@ impl Node for Kernel {
             .update(self.dataplane.netlink(), self.sought(wanted))
             .await;
         self.facts = facts;
+        self.facts.refused = self.by_stack.refused();
         self.unreached.tell(&self.facts.unreached);
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
@@ -414,6 +416,7 @@ impl Node for Kernel {
             }
             () = self.firewall.changed() => {}
             () = self.pod_ports.ripe() => {}
+            () = self.by_stack.changed() => {}
         }
     }
 }

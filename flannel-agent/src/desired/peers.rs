@@ -133,7 +133,7 @@ fn is_for_stack(inputs: &Inputs<'_>, peer: Ipv4Addr) -> bool {
     };
     let uplink = inputs.uplink;
     let ours = [uplink.address, uplink.public_ip];
-    inputs.facts.policies.cover(ours, peer, options.port)
+    inputs.facts.refused.contains(&peer) || inputs.facts.policies.cover(ours, peer, options.port)
 }
 
 fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer, String> {

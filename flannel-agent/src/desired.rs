@@ -42,7 +42,7 @@ use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::direct::Hop;
 use crate::lease::Leases;
-use crate::net::RouteTo;
+use crate::net::{Policies, RouteTo};
 use crate::node_sysctls::Reserved;
 use crate::uplink::Uplink;
 
@@ -115,6 +115,12 @@ pub struct Facts {
     pub underlay: Underlay,
     /// By which devices besides the uplink packets leave the node.
     pub outlets: Outlets,
+    /// What IPsec is asked to do.
+    #[serde(skip)]
+    pub policies: Policies,
+    /// Peers whose tunnel packets the host's firewall drops, one way or both.
+    #[serde(skip)]
+    pub refused: BTreeSet<Ipv4Addr>,
     /// With `--gro=anchor`, who else has the VXLAN port, in words.
     pub port_holder: Option<String>,
 }

@@ -7,6 +7,7 @@ pub mod actual;
 pub mod alloc;
 mod apply;
 pub mod blackhole;
+mod by_stack;
 mod causes;
 pub mod cleanup;
 pub mod cli;

@@ -22,10 +22,12 @@ use flannel_common::source::Claim;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::by_stack::segments;
 use crate::cli::flags::SourceCheck;
 use crate::net::{NetError, Netlink};
 use complaints::Complaints;
 use fit::Fit;
+pub(crate) use fit::checksum;
 use flood::{By, Flood, Heard, Turn};
 use frame::Frame;
 pub(crate) use holder::{find as holder_of, process as process_on};
@@ -223,6 +225,7 @@ impl Rescue {
         };
         network.is_at(datagram.destination)?;
         network.check(&claim, self.source_check)?;
+        network.heard(claim.outer);
         let network = &*network;
         let packet = frame.decapsulate(datagram.tos)?;
         let send = |packet: &[u8]| {
@@ -232,6 +235,11 @@ impl Rescue {
                 Reason::Mangled
             })
         };
+        // What GRO has merged, or a node of the same machine has not cut up, comes whole, and without a checksum.
+        let segments = segments(&packet, network.mtu);
+        if !segments.is_empty() {
+            return segments.iter().try_for_each(|packet| send(packet));
+        }
         match fit::fit(&packet, network.mtu) {
             Fit::Whole => send(&packet),
             Fit::Pieces(pieces) => pieces.iter().try_for_each(|piece| send(piece)),

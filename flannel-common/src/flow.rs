@@ -267,6 +267,10 @@ impl Flow {
         if !self.may_pass(direction, now, proof) {
             return false;
         }
+        // Whoever delivered it need not be whom programs may believe in this epoch.
+        if matches!(direction, Direction::Rx) && self.rx.epoch != proof.epoch {
+            self.rx_peer = [0; 4];
+        }
         let half = self.half_mut(direction);
         half.port = proof.port;
         half.change = proof.change;

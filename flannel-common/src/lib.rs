@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod asked;
 pub mod budget;
 pub mod cidr;
 pub mod crossing;

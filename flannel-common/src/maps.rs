@@ -9,7 +9,7 @@ use crate::{Ipv4, Mac};
 
 /// Version of everything in this file; the pin folder is `v<LAYOUT_VERSION>`. The feature `next-layout` is a build
 /// with another one, for tests of upgrades.
-pub const LAYOUT_VERSION: u32 = 8 + cfg!(feature = "next-layout") as u32;
+pub const LAYOUT_VERSION: u32 = 9 + cfg!(feature = "next-layout") as u32;
 
 /// The layout in which [`SNAT`] took the shape it has. Everything else in the maps follows from the leases or is
 /// proven again; translated connections would be lost.
@@ -29,6 +29,8 @@ pub const VTEPS: &str = "fl_vteps";
 pub const MACS: &str = "fl_macs";
 /// LRU hash: [`crate::source::SenderKey`] → [`crate::source::Sender`], tunnel packets from where no lease says.
 pub const SENDERS: &str = "fl_senders";
+/// LRU hash: outer address → [`crate::asked::Asked`], what the host's firewall was asked about it.
+pub const ASKED: &str = "fl_asked";
 /// Per-CPU array by [`crate::program::Program`]: [`crate::stats::Counters`].
 pub const STATS: &str = "fl_stats";
 
@@ -108,6 +110,12 @@ pub const PEER_DIRECT: u8 = 2;
 /// [`Peer::kind`]: no peer, but a [`Way`](crate::outside::Way) out of the cluster. Of a flow only, never in [`PEERS`].
 pub const PEER_OUTSIDE: u8 = 3;
 
+/// [`Peer::kind`]: reached by VXLAN, but by way of the node's own stack, both ways: its socket, OUTPUT and INPUT, IPsec.
+pub const PEER_STACK: u8 = 4;
+
+/// Bit of [`Vtep::leases`]: what comes from there is the stack's, as with [`PEER_STACK`].
+pub const BY_STACK: u32 = 1 << 31;
+
 /// [`Peer::next_hop`]: ask the routing table for each packet.
 pub const ROUTED: Ipv4 = [0; 4];
 
@@ -122,7 +130,7 @@ pub struct Peer {
     pub next_hop: Ipv4,
     /// Inner destination MAC.
     pub vtep_mac: Mac,
-    /// [`PEER_VXLAN`] or [`PEER_DIRECT`].
+    /// [`PEER_VXLAN`], [`PEER_DIRECT`] or [`PEER_STACK`].
     pub kind: u8,
     pub pad: u8,
 }
@@ -131,7 +139,7 @@ pub struct Peer {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 pub struct Vtep {
-    /// Number of leases that name it.
+    /// Number of leases that name it, and of an address [`BY_STACK`].
     pub leases: u32,
 }
 

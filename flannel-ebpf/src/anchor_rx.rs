@@ -32,7 +32,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Err(Reason::NotIpv4);
     }
     let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
-    senders::check(&Claim {
+    senders::check_delivered(&Claim {
         outer: sender,
         inner: packet.ip.src,
         mac: eth.src,

@@ -1,7 +1,7 @@
 //! The receive fast path: where a decapsulated packet goes if its flow is proven.
 
 use flannel_common::cidr;
-use flannel_common::flow::{Direction, Flow, FlowKey, Step, Tick};
+use flannel_common::flow::{Direction, Flow, FlowKey, REFRESH, Step, Tick};
 use flannel_common::header::Ip;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control, TcpTail};
@@ -51,7 +51,13 @@ pub(crate) fn destination(
     let known = flows::get(&key);
     let epoch = flows::epoch();
     // The source of a flow that is proven in this epoch was checked when it was proven.
-    let trusted = |flow: &&mut Flow| flow.rx_peer == packet.outer_src && flow.rx.epoch == epoch;
+    // Whether the host's firewall still takes them is asked where the proof is renewed.
+    let now = flows::now();
+    let trusted = |flow: &&mut Flow| {
+        flow.rx_peer == packet.outer_src
+            && flow.rx.epoch == epoch
+            && now.wrapping_sub(flow.rx.verified) < REFRESH
+    };
     if !known.as_ref().is_some_and(trusted) {
         check_source(packet)?;
     }
@@ -63,7 +69,6 @@ pub(crate) fn destination(
     if flow.rx_peer != packet.outer_src {
         flow.rx_peer = packet.outer_src;
     }
-    let now = flows::now();
     Ok(match control {
         Control::None => judge(skb, packet, &key, flow, tcp, (now, epoch), merged),
         Control::Open | Control::Answer => {

@@ -17,6 +17,8 @@
 #[cfg(target_arch = "bpf")]
 mod anchor_rx;
 #[cfg(target_arch = "bpf")]
+mod asked;
+#[cfg(target_arch = "bpf")]
 mod bridge_rx;
 #[cfg(target_arch = "bpf")]
 mod crossing;

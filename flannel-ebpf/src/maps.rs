@@ -4,6 +4,7 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::btf_maps::{PerfEventArray, RingBuf};
 use aya_ebpf::macros::btf_map;
+use flannel_common::asked::Asked;
 use flannel_common::crossing::{Crossing, SLOTS};
 use flannel_common::event::{Event, Filter, Listen};
 use flannel_common::flow::{Flow, FlowKey};
@@ -33,6 +34,9 @@ pub(crate) static MACS: HashMap<Mac, Vtep, MAX_PEERS, { BPF_F_NO_PREALLOC as usi
 
 #[btf_map(name = "fl_senders")]
 pub(crate) static SENDERS: LruHashMap<SenderKey, Sender, MAX_SENDERS> = LruHashMap::new();
+
+#[btf_map(name = "fl_asked")]
+pub(crate) static ASKED: LruHashMap<Ipv4, Asked, MAX_SENDERS> = LruHashMap::new();
 
 #[btf_map(name = "fl_stats")]
 pub(crate) static STATS: PerCpuArray<Counters, { Program::SLOTS }> = PerCpuArray::new();

@@ -4,19 +4,26 @@ use core::mem::MaybeUninit;
 
 use flannel_common::cidr;
 use flannel_common::flow::{Direction, FlowKey};
-use flannel_common::maps::{PEER_VXLAN, Peer};
+use flannel_common::header::PROTO_UDP;
+use flannel_common::maps::{PEER_STACK, PEER_VXLAN, Peer};
 use flannel_common::reason::Reason;
 
 use crate::encap::{self, At};
 use crate::headers::{self, Packet};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{crossing, flows, peers};
+use crate::{asked, crossing, flows, peers};
 
 /// First try, on the way out of `flannel.<VNI>`. What it passes crosses the veth pair, which segments in
 /// software what this hook could not take, and comes to [`run_last`].
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
+    send(skb, asked::LOOK_OUT)
+}
+
+/// `ask`: what to do with a packet whose turn it is to ask the host's firewall. It has to get to the far end for that.
+#[inline(always)]
+fn send(skb: &Skb, ask: u8) -> Result<Verdict, Reason> {
     if !skb.is_ipv4() {
         return Err(Reason::NotIpv4);
     }
@@ -29,14 +36,23 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Err(Reason::NotUnicast);
     }
     let peer = *peers::of(packet.ip.dst).ok_or(Reason::NoPeer)?;
+    // Behind the pair the agent has a socket, and sends it as the node's own.
+    if peer.kind == PEER_STACK {
+        return Err(Reason::ByStack);
+    }
     note_passed(skb, packet, &peer);
+    // Of several datagrams in one packet nobody behind the pair knows where they end.
+    let is_one = !skb.is_gso() || packet.ip.proto != PROTO_UDP;
+    if is_one && asked::is_turn(peer.public_ip, ask) {
+        return Err(Reason::ByStack);
+    }
     encap::send(skb, &peer, &packet.ip, At::Stack, Reason::Encap)
 }
 
 /// Last try, at the far end of the pair: behind it there is no stack that could help.
 #[inline(always)]
 pub(crate) fn run_last(skb: &Skb) -> Result<Verdict, Reason> {
-    run(skb).map_err(|reason| match reason {
+    send(skb, asked::ASK_OUT).map_err(|reason| match reason {
         Reason::EncapRefused => Reason::UnhandledTx,
         other => other,
     })

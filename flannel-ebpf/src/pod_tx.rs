@@ -6,7 +6,7 @@ use flannel_common::cidr;
 use flannel_common::crossing::Change;
 use flannel_common::flow::{Direction, FlowKey, Step};
 use flannel_common::globals::POD_HOOK_BRIDGE;
-use flannel_common::maps::{PEER_DIRECT, PEER_OUTSIDE, Peer};
+use flannel_common::maps::{PEER_DIRECT, PEER_OUTSIDE, PEER_STACK, PEER_VXLAN, Peer};
 use flannel_common::outside::Way;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
@@ -18,7 +18,7 @@ use crate::globals::{
 use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{crossing, flows, forged, ours, peers};
+use crate::{asked, crossing, flows, forged, ours, peers};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -59,6 +59,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         }
         ours::check(skb)?;
         let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
+        let asks = peer.kind == PEER_VXLAN && asked::is_turn(peer.public_ip, asked::LOOK_OUT);
+        if peer.kind == PEER_STACK || asks {
+            return Err(Reason::ByStack);
+        }
         // Nobody has shown what the stack would do to it.
         let change = Change {
             mark: skb.mark(),

@@ -1,21 +1,22 @@
 //! Whose tunnel packets are taken; and a note of those that do not come from where a lease says, which the agent reads.
 
 use flannel_common::cidr;
-use flannel_common::maps::Peer;
+use flannel_common::maps::{BY_STACK, PEER_STACK, Peer};
 use flannel_common::reason::Reason;
 use flannel_common::source::{CHECK_OFF, Claim, Leases, Sender, SenderKey, TAKEN};
 use flannel_common::{Ipv4, Mac};
 
 use crate::globals::{SOURCE_CHECK, SUBNET, SUBNET_MASK};
 use crate::maps::{MACS, SENDERS, VTEPS};
-use crate::{peers, skb};
+use crate::{asked, peers, skb};
 
-struct Maps;
+/// The lease that covers the inner source is looked up once.
+struct Maps(Option<Peer>);
 
 impl Leases for Maps {
     #[inline(always)]
-    fn owner(&self, inner: Ipv4) -> Option<Peer> {
-        peers::of(inner).copied()
+    fn owner(&self, _inner: Ipv4) -> Option<Peer> {
+        self.0
     }
 
     #[inline(always)]
@@ -39,23 +40,43 @@ impl Leases for Maps {
     }
 }
 
-/// Whether `--source-check` lets the packet pass.
+/// Whether `--source-check` lets a packet pass that comes from the wire, and whether it is ours to take.
 #[inline(always)]
 pub(crate) fn check(claim: &Claim) -> Result<(), Reason> {
-    if SOURCE_CHECK.load() == CHECK_OFF {
-        return Ok(());
-    }
+    check_as(claim, 0)
+}
+
+/// The same of a packet that the stack has delivered.
+#[inline(always)]
+pub(crate) fn check_delivered(claim: &Claim) -> Result<(), Reason> {
+    check_as(claim, DELIVERED)
+}
+
+/// The same ahead of `uplink_rx`.
+#[inline(always)]
+pub(crate) fn check_at_driver(claim: &Claim) -> Result<(), Reason> {
+    check_as(claim, AT_DRIVER)
+}
+
+/// Above the MAC.
+const AT_DRIVER: u64 = 1 << 62;
+const DELIVERED: u64 = 1 << 63;
+
+#[inline(always)]
+fn check_as(claim: &Claim, how: u64) -> Result<(), Reason> {
     let [a, b, c, d, e, f] = claim.mac;
     let mac = u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]);
     let word = u32::from_ne_bytes;
-    match check_sender(word(claim.outer), word(claim.inner), mac) {
+    match check_sender(word(claim.outer), word(claim.inner), mac | how) {
         TAKEN => Ok(()),
+        BY_STACK_REASON => Err(Reason::ByStack),
         SPOOFED => Err(Reason::SpoofedSource),
         _ => Err(Reason::UnknownVtep),
     }
 }
 
 const SPOOFED: u8 = Reason::SpoofedSource as u8;
+const BY_STACK_REASON: u8 = Reason::ByStack as u8;
 
 /// The number of the reason to drop it, or [`TAKEN`].
 ///
@@ -65,13 +86,51 @@ const SPOOFED: u8 = Reason::SpoofedSource as u8;
 #[inline(never)]
 pub(crate) extern "C" fn check_sender(outer: u32, inner: u32, mac: u64) -> u8 {
     let claim = claim(outer, inner, mac);
-    let outcome = claim.check(&Maps, SOURCE_CHECK.load());
+    let owner = peers::of(claim.inner).copied();
+    if mac & DELIVERED == 0 && is_for_stack(claim.outer, owner.as_ref()) {
+        return BY_STACK_REASON;
+    }
+    if SOURCE_CHECK.load() == CHECK_OFF {
+        return ask(claim.outer, mac);
+    }
+    let outcome = claim.check(&Maps(owner), SOURCE_CHECK.load());
     if let Some(key) = SenderKey::of(&claim, outcome) {
         note(outer, inner, mac, key.reason);
     }
     match outcome {
-        Ok(_) => TAKEN,
+        Ok(_) => ask(claim.outer, mac),
         Err(reason) => reason as u8,
+    }
+}
+
+/// Whether a packet that may be taken is to ask the host's firewall first.
+#[inline(always)]
+fn ask(outer: Ipv4, how: u64) -> u8 {
+    if how & DELIVERED != 0 {
+        asked::was_seen(outer);
+        return TAKEN;
+    }
+    // What the driver leaves to `uplink_rx` asks there.
+    let what = match how & AT_DRIVER {
+        0 => asked::ASK_IN,
+        _ => asked::LOOK,
+    };
+    match asked::is_turn(outer, what) {
+        true => BY_STACK_REASON,
+        false => TAKEN,
+    }
+}
+
+/// Whoever claims to be such a peer has to get past the stack, wherever he sends from; so has whatever comes from there.
+#[inline(always)]
+fn is_for_stack(outer: Ipv4, owner: Option<&Peer>) -> bool {
+    if let Some(peer) = owner {
+        return peer.kind == PEER_STACK;
+    }
+    match VTEPS.get_ptr(outer) {
+        // SAFETY: a value of the map, which lives as long as the program; one word, read whole.
+        Some(vtep) => (unsafe { (*vtep).leases } & BY_STACK) != 0,
+        None => false,
     }
 }
 

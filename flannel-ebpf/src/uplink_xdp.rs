@@ -61,7 +61,7 @@ fn decapsulate(frame: &Frame, front: &Front) -> Result<(), Reason> {
     if ecn::decapsulate(front.outer.ip.tos, front.inner.tos) != ecn::Decap::Keep {
         return Err(Reason::DecapRefused);
     }
-    senders::check(&Claim {
+    senders::check_at_driver(&Claim {
         outer: front.outer.ip.src,
         inner: front.inner.src,
         mac: front.outer.eth.src,

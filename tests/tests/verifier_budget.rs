@@ -6,9 +6,9 @@ use rstest::rstest;
 
 /// Verified instructions, as `bpf_prog_info` reports them. The promise is below 4,500 each.
 #[rstest]
-#[case(Program::OverlayTx, 1_500)]
-#[case(Program::OverlayCatch, 1_500)]
-#[case(Program::UplinkRx, 4_050)]
+#[case(Program::OverlayTx, 2_100)]
+#[case(Program::OverlayCatch, 1_800)]
+#[case(Program::UplinkRx, 4_200)]
 #[case(Program::PodTx, 4_400)]
 #[case(Program::PodRx, 1_500)]
 #[case(Program::OverlayRx, 2_000)]
@@ -26,7 +26,7 @@ use rstest::rstest;
 #[case(Program::OutsideTx, 1_950)]
 #[case(Program::OutsideRx, 2_000)]
 #[case(Program::BridgeRx, 800)]
-#[case(Program::AnchorRx, 1_100)]
+#[case(Program::AnchorRx, 1_700)]
 #[case(Program::FrameRx, 200)]
 #[case(Program::UplinkTxIp, 3_450)]
 #[case(Program::SnatOpenIp, 4_300)]

@@ -15,6 +15,7 @@ use super::own_ports::{self, OwnPorts};
 use super::pod_ports::PodPorts;
 use super::port::Port;
 use super::reached;
+use crate::by_stack::{self, ByStack};
 use crate::cli::Config;
 use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
@@ -65,6 +66,7 @@ pub(super) struct Kernel {
     blackhole_held: Option<Option<Ipv4Net>>,
     firewall: Firewall,
     ports: Option<ports::Keeper>,
+    by_stack: ByStack,
 }
 
 impl Kernel {
@@ -105,6 +107,7 @@ impl Kernel {
             blackhole_held: None,
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
             ports: None,
+            by_stack: ByStack::default(),
         })
     }
 
@@ -121,6 +124,29 @@ impl Kernel {
             bpffs: self.bpffs.clone(),
         };
         Ok(self.port.hold(self.dataplane.netlink(), &options).await?)
+    }
+
+    /// What cannot be sent that way is not sent at all.
+    async fn serve_stack(&mut self, node: &desired::Node) {
+        let Some(pair) = &node.pair else {
+            return;
+        };
+        let Ok(Some(device)) = self.dataplane.netlink().link(&pair.gro_name).await else {
+            return;
+        };
+        let options = by_stack::Options {
+            device: device.index,
+            bpffs: self.bpffs.clone(),
+            network: self.network.clone(),
+            vni: node.globals.vni,
+            port: node.globals.port,
+            from: node.globals.uplink_ip,
+            mac: pair.mac,
+            mtu: node.globals.overlay_mtu,
+        };
+        if let Err(error) = self.by_stack.keep(&options) {
+            tracing::warn!("{error}; peers that IPsec or a rule is about get nothing");
+        }
     }
 
     fn desired(&self, wanted: &Wanted, direct: &Direct) -> anyhow::Result<Desired> {
@@ -171,6 +197,7 @@ impl Kernel {
         let netlink = self.dataplane.netlink();
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
+        self.facts.refused = self.by_stack.refused();
         let filters = self.dataplane.attaches_filters();
         self.pod_ports.settle(&mut self.facts, filters);
         self.name_unserved();
@@ -328,6 +355,7 @@ impl Node for Kernel {
         if let Err(ReconcileError::TakenOver { .. }) = reconciled {
             // Their device cannot come up while we hold its port.
             self.port.release();
+            self.by_stack.release();
         }
         done.extend(words(&reconciled?));
         if self.ports.is_none() {
@@ -336,6 +364,7 @@ impl Node for Kernel {
             self.ports = ports::Keeper::start(netlink, options).await?;
         }
         self.hold_port(&wanted.network).await?;
+        self.serve_stack(&desired.node).await;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;
         let held = blackhole::keep(self.dataplane.netlink(), network, subnet).await?;
@@ -349,6 +378,7 @@ impl Node for Kernel {
         if self.snat.is_some() {
             done.extend(self.firewall.replace_masquerading(network).await);
         }
+        self.by_stack.tell(&desired.peers);
         self.count_peers(&desired, &direct);
         self.name_senders();
         Ok(done)
@@ -373,10 +403,12 @@ impl Node for Kernel {
             .update(self.dataplane.netlink(), self.sought(wanted))
             .await;
         self.facts = facts;
+        self.facts.refused = self.by_stack.refused();
         self.unreached.tell(&self.facts.unreached);
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
         let done = words(&self.dataplane.update_peers(&desired).await?);
+        self.by_stack.tell(&desired.peers);
         self.count_peers(&desired, &direct);
         Ok(done)
     }
@@ -389,6 +421,7 @@ impl Node for Kernel {
             }
             () = self.firewall.changed() => {}
             () = self.pod_ports.ripe() => {}
+            () = self.by_stack.changed() => {}
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The maps, typed: subnets and addresses in, kernel bytes out.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -8,7 +9,9 @@ use std::sync::{Mutex, PoisonError};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use flannel_common::maps::{self, EPOCH, MACS, PEERS, SENDERS, VTEPS, Vtep};
+use flannel_common::asked::{AGENT, Asked};
+use flannel_common::flow::{Tick, tick};
+use flannel_common::maps::{self, ASKED, EPOCH, MACS, PEERS, SENDERS, VTEPS, Vtep};
 use flannel_common::source::{Claim, Sender, SenderKey};
 use flannel_common::{Ipv4, Mac};
 use ipnet::Ipv4Net;
@@ -155,6 +158,7 @@ pub(super) fn raise(epoch: &mut Array<MapData, u32>) -> Result<(), DataplaneErro
 pub(crate) struct Sources {
     maps: Maps,
     senders: HashMap<MapData, Wire<SenderKey>, Wire<Sender>>,
+    asked: HashMap<MapData, Ipv4, Wire<Asked>>,
 }
 
 impl Sources {
@@ -164,6 +168,7 @@ impl Sources {
         Ok(Self {
             maps: Maps::from_pins(&pins)?,
             senders: pinned(SENDERS, &pins)?,
+            asked: pinned(ASKED, &pins)?,
         })
     }
 
@@ -184,6 +189,43 @@ impl Sources {
         let sender = Wire(Sender::of(claim, packets + 1, super::clock()));
         // Without it somebody is not named, that is all.
         let _ = self.senders.insert(Wire(*key), sender, 0);
+    }
+
+    /// A packet from there has passed the stack. To say so again and again would cost more than the packet.
+    pub(crate) fn heard(&mut self, outer: Ipv4) {
+        const NEWS: Tick = 200;
+        let now = tick(super::clock());
+        if let Ok(Wire(asked)) = self.asked.get(&outer, 0)
+            && (asked.seen == 0
+                || now.wrapping_sub(asked.seen) > NEWS
+                || asked.received.wrapping_sub(asked.seen) <= NEWS)
+        {
+            let seen = Wire(Asked { seen: now, ..asked });
+            // Without it the next one says so.
+            let _ = self.asked.insert(outer, seen, 0);
+        }
+    }
+
+    /// Says that somebody is there who hears.
+    pub(crate) fn is_here(&mut self) {
+        let here = Asked {
+            seen: tick(super::clock()),
+            ..Asked::default()
+        };
+        let _ = self.asked.insert(AGENT, Wire(here), 0);
+    }
+
+    /// From which outer addresses the stack lets nothing through: those of `before` too, until something is heard.
+    pub(crate) fn refused(&self, before: &BTreeSet<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
+        let now = tick(super::clock());
+        let entries = self.asked.iter().filter_map(Result::ok);
+        let all: BTreeMap<Ipv4Addr, Asked> = entries
+            .map(|(outer, Wire(asked))| (outer.into(), asked))
+            .collect();
+        let is_still = |outer: &Ipv4Addr| all.get(outer).is_some_and(|asked| !asked.is_heard(now));
+        let new = all.iter().filter(|(_, asked)| asked.is_refused(now));
+        let new = new.map(|(outer, _)| *outer);
+        before.iter().copied().filter(is_still).chain(new).collect()
     }
 
     /// Length of the prefixes that are leased: one for all in a network.
@@ -235,9 +277,10 @@ pub(super) fn prefix(key: &Key<Ipv4>) -> Option<Ipv4Net> {
 }
 
 fn understand(peer: &maps::Peer) -> Option<Peer> {
-    let direct = match peer.kind {
-        maps::PEER_VXLAN => false,
-        maps::PEER_DIRECT => true,
+    let (direct, by_stack) = match peer.kind {
+        maps::PEER_VXLAN => (false, false),
+        maps::PEER_DIRECT => (true, false),
+        maps::PEER_STACK => (false, true),
         _ => return None,
     };
     Some(Peer {
@@ -245,6 +288,7 @@ fn understand(peer: &maps::Peer) -> Option<Peer> {
         next_hop: Ipv4Addr::from(peer.next_hop),
         vtep_mac: MacAddr(peer.vtep_mac),
         direct,
+        by_stack,
     })
 }
 

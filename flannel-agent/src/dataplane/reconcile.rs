@@ -28,7 +28,12 @@ impl Report {
 /// failed, and what changed since the one before is forgotten.
 fn ends_proofs(before: Option<&Node>, now: &Node) -> bool {
     let any = !now.programs.is_empty() && now.globals.fast_path != FAST_PATH_OFF;
-    any && before.is_none_or(|before| before.ways_out != now.ways_out || a_port_went(before, now))
+    let changed = |before: &Node| {
+        before.ways_out != now.ways_out
+            || before.policies != now.policies
+            || a_port_went(before, now)
+    };
+    any && before.is_none_or(changed)
 }
 
 /// A flow to a pod that is gone must not be delivered to where the pod was: its address may be another

@@ -187,7 +187,7 @@ impl View {
         map.iter()
             .map(|entry| {
                 let (ip, Wire(vtep)) = entry.map_err(|e| self.failed(VTEPS, e))?;
-                Ok((ip.into(), vtep.leases))
+                Ok((ip.into(), vtep.leases & !maps::BY_STACK))
             })
             .collect()
     }

@@ -8,7 +8,7 @@ use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::online_cpus;
 use crate::direct;
 use crate::lease::Leases;
-use crate::net::{Link, NetError, Netlink, RouteTo, Sender, sysctl};
+use crate::net::{Link, NetError, Netlink, Policies, RouteTo, Sender, sysctl};
 use crate::node_sysctls::NodeSysctls;
 use crate::uplink::Uplink;
 
@@ -67,6 +67,7 @@ impl Facts {
         self.cpus = online_cpus();
         let bare = links.iter().filter(|link| link.bare);
         self.bare = bare.map(|link| link.name.clone()).collect();
+        self.policies = Policies::read()?;
         self.pod_ports = pod_ports(&links, sought.fast_path);
         self.shaped = take_shaped(&mut self.pod_ports, &net.ingress_qdiscs().await?);
         let moved = self.base != self.base_now(&links, sought.uplink);

@@ -15,7 +15,7 @@ use crate::cli::flags::SourceCheck;
 use crate::config::{Backend, NetworkConfig};
 use crate::mac::MacAddr;
 use crate::mark;
-use crate::net::Direction;
+use crate::net::{Direction, Policies};
 use crate::node_sysctls::Wishes;
 
 /// Outer IPv4, UDP and VXLAN headers and the inner Ethernet header, bytes.
@@ -69,6 +69,9 @@ pub struct Node {
     #[serde(skip)]
     pub ways_out: u32,
     pub xdp: Xdp,
+    /// Another set of them means that flows were proven under other policies of IPsec.
+    #[serde(skip)]
+    pub policies: Policies,
 }
 
 impl Node {
@@ -273,6 +276,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         },
         outlets: outlets.by_index(),
         xdp: inputs.fast_path.xdp,
+        policies: inputs.facts.policies.clone(),
         anchor,
         pair,
     })

@@ -37,6 +37,8 @@ pub struct Peer {
     pub vtep_mac: MacAddr,
     /// Reached without a tunnel.
     pub direct: bool,
+    /// In the tunnel, but by way of the node's own stack: IPsec, or a rule of the host's firewall, has a say.
+    pub by_stack: bool,
 }
 
 impl fmt::Display for Peer {
@@ -46,6 +48,7 @@ impl fmt::Display for Peer {
             next_hop,
             vtep_mac,
             direct,
+            by_stack,
         } = self;
         if *direct {
             return write!(f, "{public_ip} (without tunnel)");
@@ -55,6 +58,9 @@ impl fmt::Display for Peer {
             f.write_str(", as routed")?;
         } else if next_hop != public_ip {
             write!(f, ", via {next_hop}")?;
+        }
+        if *by_stack {
+            f.write_str(", by the node's stack")?;
         }
         f.write_str(")")
     }
@@ -66,9 +72,10 @@ impl From<Peer> for maps::Peer {
             public_ip: peer.public_ip.octets(),
             next_hop: peer.next_hop.octets(),
             vtep_mac: peer.vtep_mac.0,
-            kind: match peer.direct {
-                true => maps::PEER_DIRECT,
-                false => maps::PEER_VXLAN,
+            kind: match (peer.direct, peer.by_stack) {
+                (true, _) => maps::PEER_DIRECT,
+                (false, true) => maps::PEER_STACK,
+                (false, false) => maps::PEER_VXLAN,
             },
             pad: 0,
         }
@@ -86,7 +93,11 @@ pub(super) fn peers(inputs: &Inputs<'_>) -> Peers {
         }
         match peer(inputs, *subnet, attrs) {
             Ok(peer) => {
-                *peers.vteps.entry(peer.public_ip).or_default() += 1;
+                let vtep = peers.vteps.entry(peer.public_ip).or_default();
+                *vtep += 1;
+                if is_for_stack(inputs, peer.public_ip) {
+                    *vtep |= maps::BY_STACK;
+                }
                 *peers.macs.entry(peer.vtep_mac).or_default() += 1;
                 peers.table.insert(*subnet, peer);
             }
@@ -108,10 +119,21 @@ fn routed(inputs: &Inputs<'_>) -> Peers {
             next_hop: hop.via,
             vtep_mac: MacAddr([0; 6]),
             direct: true,
+            by_stack: false,
         };
         peers.table.insert(*subnet, peer);
     }
     peers
+}
+
+/// Whether the node's own stack has to see what goes to a peer in the tunnel, and what comes from it.
+fn is_for_stack(inputs: &Inputs<'_>, peer: Ipv4Addr) -> bool {
+    let Backend::Vxlan(options) = &inputs.config.backend else {
+        return false;
+    };
+    let uplink = inputs.uplink;
+    let ours = [uplink.address, uplink.public_ip];
+    inputs.facts.refused.contains(&peer) || inputs.facts.policies.cover(ours, peer, options.port)
 }
 
 fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer, String> {
@@ -137,6 +159,7 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
     Ok(Peer {
         public_ip,
         direct: direct.is_some(),
+        by_stack: direct.is_none() && is_for_stack(inputs, public_ip),
         next_hop: match direct {
             Some(_) => public_ip,
             None => way

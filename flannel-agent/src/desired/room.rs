@@ -1,5 +1,6 @@
 //! More peers than the maps hold: who is served is served on, who finds no room is named, and comes in when there is some.
 
+use flannel_common::maps::BY_STACK;
 use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
@@ -50,7 +51,7 @@ fn less<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) {
         return;
     };
     *count = count.saturating_sub(1);
-    if *count == 0 {
+    if *count & !BY_STACK == 0 {
         counts.remove(key);
     }
 }

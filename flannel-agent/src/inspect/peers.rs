@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::Ipv4Addr;
 
-use flannel_common::maps::{PEER_DIRECT, PEER_VXLAN, Peer, ROUTED};
+use flannel_common::maps::{PEER_DIRECT, PEER_STACK, PEER_VXLAN, Peer, ROUTED};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -41,6 +41,7 @@ fn rows(peers: BTreeMap<Ipv4Net, Peer>, vteps: &BTreeMap<Ipv4Addr, u32>) -> Vec<
             via: match peer.kind {
                 PEER_VXLAN => "vxlan".to_owned(),
                 PEER_DIRECT => "direct".to_owned(),
+                PEER_STACK => "stack".to_owned(),
                 other => format!("kind {other}"),
             },
             leases: vteps.get(&peer.public_ip.into()).copied().unwrap_or(0),

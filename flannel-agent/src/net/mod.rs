@@ -26,6 +26,7 @@ mod route;
 pub(crate) mod sockopt;
 pub mod sysctl;
 mod way;
+mod xfrm;
 pub mod xtables_lock;
 
 pub use address::Address;
@@ -41,6 +42,7 @@ pub use monitor::{Changes, Monitor};
 pub use namespace::namespace;
 pub use route::{PROTOCOL, Path, Route};
 pub use way::{Branch, RouteTo, Sender, Towards};
+pub use xfrm::{Policies, Policy};
 
 /// A connection to the kernel's routing tables. Cheap to clone.
 #[derive(Debug, Clone)]

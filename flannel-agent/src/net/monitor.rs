@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::batch;
 use super::error::NetError;
 use super::route::PROTOCOL;
+use super::xfrm;
 
 /// What changed since the last look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Changes {
     pub ways: bool,
     /// Routes with our mark, changed by us or by somebody.
     pub own_routes: bool,
+    /// Policies of IPsec.
+    pub policies: bool,
     /// Messages were lost (then all of the above are set too), or the monitor ended.
     pub lost: bool,
 }
@@ -41,6 +44,7 @@ impl Changes {
         routes: true,
         ways: true,
         own_routes: true,
+        policies: true,
         lost: true,
     };
 
@@ -62,6 +66,7 @@ impl Changes {
         self.routes |= other.routes;
         self.ways |= other.ways;
         self.own_routes |= other.own_routes;
+        self.policies |= other.policies;
         self.lost |= other.lost;
     }
 }
@@ -99,12 +104,25 @@ impl Monitor {
     /// # Errors
     /// [`NetError::Open`] if the kernel gives no socket.
     pub fn open() -> Result<Self, NetError> {
-        Self::of(&[
+        let mut monitor = Self::of(&[
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv4Rule,
-        ])
+        ])?;
+        if let Some(mut policies) = xfrm::Events::open()? {
+            let sink = Arc::clone(&monitor.shared);
+            monitor.tasks.spawn(async move {
+                loop {
+                    policies.next().await;
+                    sink.add(Changes {
+                        policies: true,
+                        ..Changes::default()
+                    });
+                }
+            });
+        }
+        Ok(monitor)
     }
 
     /// The same, of links (ports of bridges among them), and what queues and filters at them.
@@ -170,7 +188,7 @@ impl Monitor {
     /// Whether it still listens.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.tasks.len() == 2
+        self.tasks.len() >= 2
     }
 }
 

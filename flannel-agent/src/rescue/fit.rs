@@ -79,7 +79,7 @@ fn piece(header: &[u8], part: &[u8], flags: u16, done: usize, last: bool) -> Opt
 }
 
 /// The Internet checksum (RFC 1071) of a header or a short message whose checksum field is zero.
-pub(super) fn checksum(bytes: &[u8]) -> [u8; 2] {
+pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks(2).map(|word| {
         u32::from(u16::from_be_bytes([
             word[0],

@@ -158,6 +158,13 @@ impl Network {
         }
     }
 
+    /// A packet of the network, from there, has come by INPUT.
+    pub(super) fn heard(&mut self, outer: Ipv4) {
+        if let Some(sources) = &mut self.sources {
+            sources.heard(outer);
+        }
+    }
+
     /// As `uplink_rx` decides, and notes.
     pub(super) fn check(&mut self, claim: &Claim, mode: SourceCheck) -> Result<(), Reason> {
         if mode == SourceCheck::Off {

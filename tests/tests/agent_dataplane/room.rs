@@ -26,6 +26,7 @@ fn peer(n: usize) -> Peer {
         next_hop: public_ip,
         vtep_mac: MacAddr([2, 0, 0, 0, high, low]),
         direct: false,
+        by_stack: false,
     }
 }
 

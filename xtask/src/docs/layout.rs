@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::mem::offset_of;
 
+use flannel_common::asked::Asked;
 use flannel_common::crossing::{Change, Crossing, SLOTS, Seen};
 use flannel_common::event::{About, Filter, Listen, PEER_PREFIXES, Prefix};
 use flannel_common::flow::{Flow, FlowKey, Half};
@@ -75,6 +76,13 @@ pub(super) fn page() -> Page {
             "LRU hash",
             "`SenderKey`",
             "`Sender`",
+            maps::MAX_SENDERS,
+        ),
+        (
+            maps::ASKED,
+            "LRU hash",
+            "outer address",
+            "`Asked`",
             maps::MAX_SENDERS,
         ),
         (
@@ -207,7 +215,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 23] {
+fn layouts() -> [Layout; 24] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -239,6 +247,13 @@ fn layouts() -> [Layout; 23] {
             inner: [u8; 4] = "its inner source",
             mac: [u8; 6] = "source of its inner Ethernet header",
             pad: [u8; 6] = "0",
+        }),
+        layout!(Asked {
+            received: u32 = "when one from there was last left to the stack; ticks",
+            tries: u32 = "how often since one was seen behind it",
+            seen: u32 =
+                "when one was last seen behind it; address 0.0.0.0: when the agent was there",
+            sent: u32 = "when one to there was last left to the stack",
         }),
         layout!(FlowKey {
             local: [u8; 4] = "the pod on this node",

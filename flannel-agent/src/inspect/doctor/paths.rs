@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 
-use flannel_common::maps::PEER_VXLAN;
+use flannel_common::maps::{PEER_STACK, PEER_VXLAN};
 
 use super::Report;
 use crate::dataplane::view::{Told, View};
@@ -20,7 +20,9 @@ pub(super) fn check(view: &View, told: &Told, report: &mut Report) {
     let Ok(peers) = view.peers() else {
         return;
     };
-    let tunnelled = peers.values().filter(|peer| peer.kind == PEER_VXLAN);
+    let tunnelled = peers
+        .values()
+        .filter(|peer| matches!(peer.kind, PEER_VXLAN | PEER_STACK));
     let addresses: BTreeSet<Ipv4Addr> = tunnelled.map(|peer| peer.public_ip.into()).collect();
     let asked: Vec<Ipv4Addr> = addresses.into_iter().take(ASKED).collect();
     if asked.is_empty() {

@@ -90,6 +90,7 @@ fn peer_maps() -> impl Strategy<Value = PeerMaps> {
         next_hop: hop.into(),
         vtep_mac,
         direct: false,
+        by_stack: false,
     });
     let subnet = any::<u8>().prop_map(|n| Ipv4Net::new([10, 244, n, 0].into(), 24).unwrap());
     (

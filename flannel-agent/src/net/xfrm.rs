@@ -1,0 +1,291 @@
+//! Policies of IPsec (`ip xfrm policy`): whose outer packets are to be encrypted, or are forbidden.
+//!
+//! The programs send and receive beside the stack, where the kernel would look them up.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+use rtnetlink::sys::protocols::NETLINK_XFRM;
+use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, TokioSocket};
+
+use super::NetError;
+
+/// `linux/xfrm.h`.
+const XFRM_MSG_NEWPOLICY: u16 = 0x13;
+const XFRM_MSG_GETPOLICY: u16 = 0x15;
+const XFRMNLGRP_POLICY: u32 = 4;
+const XFRM_POLICY_ALLOW: u8 = 0;
+const XFRMA_TMPL: u16 = 5;
+const XFRMA_IF_ID: u16 = 31;
+/// `struct xfrm_userpolicy_id`.
+const ID: usize = 64;
+/// `struct xfrm_userpolicy_info`, and where in it direction and action are.
+const INFO: usize = 168;
+const DIRECTION: usize = 160;
+const ACTION: usize = 161;
+/// `struct nlmsghdr`.
+const HEADER: usize = 16;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const FLAGS_DUMP: u16 = 0x301;
+
+const PROTO_UDP: u8 = 17;
+
+/// Which way packets go that a policy is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Direction {
+    In,
+    Out,
+    Forward,
+}
+
+/// A policy that does not just let pass.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Policy {
+    direction: Direction,
+    source: Ipv4Net,
+    destination: Ipv4Net,
+    /// 0: any.
+    proto: u8,
+    /// Port and mask; 0 as a mask: any.
+    port: (u16, u16),
+}
+
+/// All of this network namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policies(BTreeSet<Policy>);
+
+impl Policies {
+    /// # Errors
+    /// If the kernel does not list them. One without IPsec has none.
+    pub fn read() -> Result<Self, NetError> {
+        let Some(mut socket) = open()? else {
+            return Ok(Self::default());
+        };
+        match dump(&mut socket) {
+            // Whoever looks without rights changes nothing, either.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(Self::default()),
+            policies => {
+                policies.map_err(|error| NetError::io("list the policies of IPsec", &error))
+            }
+        }
+    }
+
+    /// Whether one is about tunnel packets between this node and a peer, one way or the other. `ours`: the addresses that they
+    /// may have here. Source ports are drawn by chance, so that any may be meant.
+    #[must_use]
+    pub fn cover(&self, ours: [Ipv4Addr; 2], peer: Ipv4Addr, port: u16) -> bool {
+        let concerns = |policy: &Policy| {
+            let (here, there) = match policy.direction {
+                Direction::Out => (policy.source, policy.destination),
+                Direction::In => (policy.destination, policy.source),
+                Direction::Forward => return false,
+            };
+            let (wanted, mask) = policy.port;
+            ours.iter().any(|address| here.contains(address))
+                && there.contains(&peer)
+                && (policy.proto == 0 || policy.proto == PROTO_UDP)
+                && (wanted ^ port) & mask == 0
+        };
+        self.0.iter().any(concerns)
+    }
+}
+
+fn open() -> Result<Option<Socket>, NetError> {
+    match Socket::new(NETLINK_XFRM) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => Ok(None),
+        Err(error) => Err(NetError::Open(error)),
+    }
+}
+
+fn dump(socket: &mut Socket) -> std::io::Result<Policies> {
+    socket.bind_auto()?;
+    let mut request = Vec::with_capacity(HEADER + ID);
+    #[expect(clippy::cast_possible_truncation, reason = "80")]
+    request.extend(((HEADER + ID) as u32).to_ne_bytes());
+    request.extend(XFRM_MSG_GETPOLICY.to_ne_bytes());
+    request.extend(FLAGS_DUMP.to_ne_bytes());
+    request.resize(HEADER + ID, 0);
+    socket.send_to(&request, &SocketAddr::new(0, 0), 0)?;
+    let mut policies = Policies::default();
+    loop {
+        let (answer, _) = socket.recv_from_full()?;
+        let mut rest = answer.as_slice();
+        while let Some((kind, body, next)) = message(rest) {
+            rest = next;
+            match kind {
+                NLMSG_DONE => return Ok(policies),
+                NLMSG_ERROR => {
+                    let code = body
+                        .first_chunk()
+                        .map_or(0, |code| i32::from_ne_bytes(*code));
+                    return Err(Errno::from_raw(-code).into());
+                }
+                XFRM_MSG_NEWPOLICY => policies.0.extend(policy(body)),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The first message: its type, what it holds, and what follows it.
+fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let len = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+    let body = bytes.get(HEADER..len)?;
+    let next = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+    Some((kind, body, next))
+}
+
+/// `None` for what lets pass, what is a socket's own, what is IPv6's, and what is for devices of IPsec (`if_id`), by which
+/// no outer packet leaves.
+fn policy(body: &[u8]) -> Option<Policy> {
+    let info = body.first_chunk::<INFO>()?;
+    let word = |at: usize| u16::from_be_bytes([info[at], info[at + 1]]);
+    let net = |at: usize, len: u8| {
+        let [a, b, c, d] = [info[at], info[at + 1], info[at + 2], info[at + 3]];
+        Ipv4Net::new(Ipv4Addr::new(a, b, c, d), len).ok()
+    };
+    let direction = match info[DIRECTION] {
+        0 => Direction::In,
+        1 => Direction::Out,
+        2 => Direction::Forward,
+        _ => return None,
+    };
+    let family = i32::from(u16::from_ne_bytes([info[40], info[41]]));
+    if family != libc::AF_INET && family != libc::AF_UNSPEC {
+        return None;
+    }
+    let attributes = body.get(INFO..).unwrap_or_default();
+    let for_devices = attribute(attributes, XFRMA_IF_ID).is_some_and(|id| id != [0; 4]);
+    let does = info[ACTION] != XFRM_POLICY_ALLOW
+        || attribute(attributes, XFRMA_TMPL).is_some_and(|list| !list.is_empty());
+    if for_devices || !does {
+        return None;
+    }
+    Some(Policy {
+        direction,
+        destination: net(0, info[42])?,
+        source: net(16, info[43])?,
+        proto: info[44],
+        port: (word(32), word(34)),
+    })
+}
+
+fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let len = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
+        let value = bytes.get(4..len)?;
+        if kind == wanted {
+            return Some(value);
+        }
+        bytes = bytes.get(len.next_multiple_of(4)..)?;
+    }
+}
+
+/// The kernel's word that policies changed.
+pub(super) struct Events(TokioSocket);
+
+impl Events {
+    /// `None`: a kernel without IPsec.
+    pub(super) fn open() -> Result<Option<Self>, NetError> {
+        if open()?.is_none() {
+            return Ok(None);
+        }
+        let mut socket = TokioSocket::new(NETLINK_XFRM).map_err(NetError::Open)?;
+        let ready = socket.socket_mut();
+        ready.bind_auto().map_err(NetError::Open)?;
+        ready
+            .add_membership(XFRMNLGRP_POLICY)
+            .map_err(NetError::Open)?;
+        Ok(Some(Self(socket)))
+    }
+
+    /// Waits for the next. Messages that were lost are news, too.
+    pub(super) async fn next(&mut self) {
+        if let Err(error) = self.0.recv_from_full().await {
+            tracing::debug!("policies of IPsec changed, or more than that: {error}");
+            // Should the socket be broken, this is no loop without end.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+    /// As `ip xfrm policy add src 192.0.2.1/32 dst 192.0.2.2/32 proto udp dport 8472 dir out` makes it.
+    fn raw(direction: u8, action: u8, attributes: &[u8]) -> Vec<u8> {
+        let mut body = vec![0; INFO];
+        let (source, destination) = match direction {
+            0 => (PEER, US),
+            _ => (US, PEER),
+        };
+        body[..4].copy_from_slice(&destination.octets());
+        body[16..20].copy_from_slice(&source.octets());
+        body[32..36].copy_from_slice(&[0x21, 0x18, 0xff, 0xff]);
+        body[40..42].copy_from_slice(&2_u16.to_ne_bytes());
+        (body[42], body[43], body[44]) = (32, 32, PROTO_UDP);
+        (body[DIRECTION], body[ACTION]) = (direction, action);
+        body.extend_from_slice(attributes);
+        body
+    }
+
+    fn attribute_of(kind: u16, value: &[u8]) -> Vec<u8> {
+        let len = u16::try_from(4 + value.len()).unwrap();
+        [&len.to_ne_bytes(), &kind.to_ne_bytes(), value].concat()
+    }
+
+    fn covers(body: &[u8], peer: Ipv4Addr, port: u16) -> bool {
+        Policies(policy(body).into_iter().collect()).cover([US, US], peer, port)
+    }
+
+    #[test]
+    fn what_encrypts_or_forbids_counts_both_ways() {
+        let template = attribute_of(XFRMA_TMPL, &[0; 64]);
+        for direction in [0, 1] {
+            assert!(covers(&raw(direction, 0, &template), PEER, 8472));
+            assert!(covers(&raw(direction, 1, &[]), PEER, 8472));
+            assert!(!covers(&raw(direction, 1, &[]), PEER, 4789));
+            assert!(!covers(&raw(direction, 1, &[]), US, 8472));
+        }
+    }
+
+    #[test]
+    fn what_lets_pass_or_is_about_others_does_not() {
+        let template = attribute_of(XFRMA_TMPL, &[0; 64]);
+        assert!(!covers(&raw(1, 0, &[]), PEER, 8472));
+        assert!(!covers(&raw(2, 1, &[]), PEER, 8472), "forwarded packets");
+        assert!(!covers(&raw(4, 1, &[]), PEER, 8472), "one socket's own");
+        let device = attribute_of(XFRMA_IF_ID, &7_u32.to_ne_bytes());
+        let both = [template, device].concat();
+        assert!(!covers(&raw(1, 0, &both), PEER, 8472));
+    }
+
+    #[test]
+    fn any_protocol_and_any_port() {
+        let mut body = raw(1, 1, &[]);
+        body[44] = 0;
+        body[32..36].fill(0);
+        assert!(covers(&body, PEER, 4789));
+        body[44] = 6;
+        assert!(!covers(&body, PEER, 4789), "TCP");
+    }
+
+    #[test]
+    fn cut_off_anywhere_it_is_nothing() {
+        let body = raw(1, 0, &attribute_of(XFRMA_TMPL, &[0; 64]));
+        for len in 0..body.len() {
+            assert_eq!(policy(&body[..len]), None, "{len}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The host's firewall on tunnel packets (INPUT and OUTPUT): ban a node, or close the port. It holds for ours as for a kernel vxlan
+//! device, but for some seconds until the programs have asked.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
+
+use flannel_tests::fast_path::{RULE_REACHES, fast, hooked_if_ours, talk_udp};
+use flannel_tests::pair::{Mix, Pair};
+use flannel_tests::prelude::*;
+use flannel_tests::with_daemon::AnyDaemon;
+use rstest::rstest;
+
+#[track_caller]
+fn pair(mix: Mix, flags: &[&str]) -> Pair<AnyDaemon> {
+    let pair = Pair::of_daemons(mix, flags);
+    if !flags.contains(&"--fast-path=off") {
+        hooked_if_ours(&pair.one);
+        hooked_if_ours(&pair.two);
+    }
+    pair
+}
+
+/// What a rule is about, at the node that it is on; `PEER` stands for the other.
+const FROM_PEER: &str = "INPUT -s PEER -j DROP";
+const INTO_PORT: &str = "INPUT -p udp --dport 8472 -j DROP";
+const TO_PORT: &str = "OUTPUT -p udp --dport 8472 -j DROP";
+
+#[track_caller]
+fn obeys(mix: Mix, flags: &[&str], tool: &str, rule: &str) {
+    let pair = pair(mix, flags);
+    let (one, two) = (&pair.one, &pair.two);
+    let at = if rule.starts_with("INPUT") { two } else { one };
+    let rule = rule.replace("PEER", &one.node().address().to_string());
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    talk.rounds(100);
+    at.node().exec(&format!("{tool} -I {rule}"));
+    eventually("the rule stops the flow", RULE_REACHES, || {
+        (0..5).all(|_| !talk.round())
+    });
+    for _ in 0..3 {
+        assert!(!talk.round());
+        let ping = pair.pod1.ping(pair.pod2.address()).count(1).send();
+        assert_eq!(ping.received, 0);
+    }
+    at.node().exec(&format!("{tool} -D {rule}"));
+    eventually("the flow goes on", SOON, || talk.round());
+    if flags.contains(&"--fast-path=off") {
+        talk.rounds(100);
+        return;
+    }
+    let before = fast(one);
+    eventually("past the stack again", RULE_REACHES, || {
+        talk.round();
+        let after = fast(one);
+        before.is_none() || after > before
+    });
+}
+
+#[rstest]
+#[case::ours(Mix::Ours, &[])]
+#[case::from_flanneld(Mix::FlanneldAndOurs, &[])]
+#[case::control(Mix::Flanneld, &[])]
+fn a_rule_against_tunnel_packets(
+    #[case] mix: Mix,
+    #[case] flags: &[&str],
+    #[values("iptables-nft", "iptables-legacy")] tool: &str,
+    #[values(FROM_PEER, INTO_PORT, TO_PORT)] rule: &str,
+) {
+    obeys(mix, flags, tool, rule);
+}
+
+#[rstest]
+fn with_every_kind_of_fast_path(
+    #[values(
+        "--fast-path=off",
+        "--fast-path=always",
+        "--pod-hook=bridge",
+        "--gro=anchor",
+        "--xdp=on"
+    )]
+    flag: &str,
+    #[values(FROM_PEER, TO_PORT)] rule: &str,
+) {
+    obeys(Mix::Ours, &[flag], "iptables-nft", rule);
+}
+
+/// What was last known stays: nobody asks, and nothing is lost for it.
+#[rstest]
+#[case::ours(Mix::Ours, &[])]
+#[case::ours_off(Mix::Ours, &["--fast-path=off"])]
+#[case::ours_anchor(Mix::Ours, &["--gro=anchor"])]
+#[case::control(Mix::Flanneld, &[])]
+fn without_an_agent_packets_go_on(#[case] mix: Mix, #[case] flags: &[&str]) {
+    let mut pair = pair(mix, flags);
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    talk.rounds(100);
+    pair.one.kill();
+    pair.two.kill();
+    eventually("a round after the end", SOON, || talk.round());
+    talk.outlast();
+}

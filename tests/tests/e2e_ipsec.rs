@@ -1,0 +1,183 @@
+//! Policies of IPsec about tunnel packets (`ip xfrm policy`): what they say holds for ours as for a kernel vxlan device. Nothing
+//! is sent, and nothing is taken, in clear that they want encrypted.
+//!
+//! Where the kernel has no ESP a template that is required lets nothing pass; one that is optional (`level use`) lets
+//! packets pass as they are, by the same way.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests panic to keep their backtraces"
+)]
+
+use std::net::Ipv4Addr;
+
+use flannel_common::program::Program::{OverlayCatch, OverlayTx, UplinkRx};
+use flannel_common::reason::Reason;
+use flannel_tests::bpftool::count;
+use flannel_tests::capture::Capture;
+use flannel_tests::fast_path::{self, hooked_if_ours, talk_udp, to};
+use flannel_tests::pair::{Mix, Pair};
+use flannel_tests::prelude::*;
+use flannel_tests::tcp;
+use flannel_tests::with_daemon::AnyDaemon;
+use rstest::rstest;
+
+const REQUIRED: &str = "tmpl proto esp mode transport";
+const OPTIONAL: &str = "tmpl proto esp mode transport level use";
+const FORBIDDEN: &str = "action block";
+
+/// A policy at `node` about tunnel packets.
+struct Policy<'a> {
+    node: &'a Node,
+    selector: String,
+}
+
+impl<'a> Policy<'a> {
+    fn add(at: &'a AnyDaemon, direction: &str, peer: &AnyDaemon, what: &str) -> Self {
+        let (here, there): (Ipv4Addr, Ipv4Addr) = (
+            at.node().address().to_string().parse().unwrap(),
+            peer.node().address().to_string().parse().unwrap(),
+        );
+        let (from, to) = match direction {
+            "out" => (here, there),
+            _ => (there, here),
+        };
+        let selector = format!("src {from} dst {to} proto udp dport 8472 dir {direction}");
+        at.node()
+            .exec(&format!("ip xfrm policy add {selector} {what}"));
+        Self {
+            node: at.node(),
+            selector,
+        }
+    }
+
+    fn remove(self) {
+        self.node
+            .exec(&format!("ip xfrm policy delete {}", self.selector));
+    }
+}
+
+fn by_stack(daemon: &AnyDaemon) -> Option<u64> {
+    let agent = daemon.agent()?;
+    let all = [OverlayTx, OverlayCatch, UplinkRx];
+    Some(
+        all.iter()
+            .map(|program| count(agent, *program, Reason::ByStack))
+            .sum(),
+    )
+}
+
+#[track_caller]
+fn pair(mix: Mix, flags: &[&str]) -> Pair<AnyDaemon> {
+    let pair = Pair::of_daemons(mix, flags);
+    if !flags.contains(&"--fast-path=off") {
+        hooked_if_ours(&pair.one);
+        hooked_if_ours(&pair.two);
+    }
+    pair
+}
+
+/// Nothing in clear, from a flow that was hot; and all as before when the policy is gone.
+#[rstest]
+#[case::ours(Mix::Ours, &[])]
+#[case::ours_off(Mix::Ours, &["--fast-path=off"])]
+#[case::ours_always(Mix::Ours, &["--fast-path=always"])]
+#[case::ours_anchor(Mix::Ours, &["--gro=anchor"])]
+#[case::ours_xdp(Mix::Ours, &["--xdp=on"])]
+#[case::control(Mix::Flanneld, &[])]
+fn what_cannot_be_encrypted_is_not_sent(
+    #[case] mix: Mix,
+    #[case] flags: &[&str],
+    #[values(REQUIRED, FORBIDDEN)] what: &str,
+) {
+    let pair = pair(mix, flags);
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    talk.rounds(50);
+    let policy = Policy::add(&pair.one, "out", &pair.two, what);
+    eventually("the policy stops the flow", SOON, || !talk.round());
+    let from = pair.one.node().address();
+    let filter = format!("udp port 8472 and src {from}");
+    let wire = Capture::start(pair.two.node(), "eth0", &filter);
+    for _ in 0..3 {
+        assert!(!talk.round());
+        let ping = pair.pod1.ping(pair.pod2.address()).count(1).send();
+        assert_eq!(ping.received, 0);
+        let ping = pair.one.node().ping(pair.pod2.address()).count(1).send();
+        assert_eq!(ping.received, 0);
+    }
+    assert_eq!(wire.finish().len(), 0, "tunnel packets in clear");
+    policy.remove();
+    eventually("the flow goes on", SOON, || talk.round());
+    talk.rounds(50);
+}
+
+/// What comes in clear is not taken, from a flow that was hot.
+#[rstest]
+#[case::ours(Mix::Ours, &[])]
+#[case::ours_off(Mix::Ours, &["--fast-path=off"])]
+#[case::ours_always(Mix::Ours, &["--fast-path=always"])]
+#[case::ours_anchor(Mix::Ours, &["--gro=anchor"])]
+#[case::ours_xdp(Mix::Ours, &["--xdp=on"])]
+#[case::from_flanneld(Mix::FlanneldAndOurs, &[])]
+#[case::control(Mix::Flanneld, &[])]
+fn what_comes_in_clear_is_not_taken(
+    #[case] mix: Mix,
+    #[case] flags: &[&str],
+    #[values(REQUIRED, FORBIDDEN)] what: &str,
+) {
+    let pair = pair(mix, flags);
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    talk.rounds(50);
+    let policy = Policy::add(&pair.two, "in", &pair.one, what);
+    eventually("the policy stops the flow", SOON, || !talk.round());
+    for _ in 0..3 {
+        assert!(!talk.round());
+        let ping = pair.pod1.ping(pair.pod2.address()).count(1).send();
+        assert_eq!(ping.received, 0);
+    }
+    policy.remove();
+    eventually("the flow goes on", SOON, || talk.round());
+    talk.rounds(50);
+}
+
+/// Both ways by the stack: small and large, pods and nodes, cut up and put together.
+#[rstest]
+#[case::ours(Mix::Ours, &[])]
+#[case::ours_off(Mix::Ours, &["--fast-path=off"])]
+#[case::ours_always(Mix::Ours, &["--fast-path=always"])]
+#[case::ours_anchor(Mix::Ours, &["--gro=anchor"])]
+#[case::ours_xdp(Mix::Ours, &["--xdp=on"])]
+#[case::to_flanneld(Mix::OursAndFlanneld, &[])]
+#[case::control(Mix::Flanneld, &[])]
+fn by_the_stack_all_arrives(#[case] mix: Mix, #[case] flags: &[&str]) {
+    let pair = pair(mix, flags);
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    talk.rounds(50);
+    for (at, peer) in [(&pair.one, &pair.two), (&pair.two, &pair.one)] {
+        Policy::add(at, "out", peer, OPTIONAL);
+        Policy::add(at, "in", peer, OPTIONAL);
+    }
+    for daemon in [&pair.one, &pair.two] {
+        if let Some(agent) = daemon.agent() {
+            eventually("the agent has read them", SOON, || {
+                agent.log().contains("take the node's own stack")
+            });
+        }
+    }
+    let fast = fast_path::fast(&pair.one);
+    let before = by_stack(&pair.one);
+    talk.rounds(50);
+    for way in pair.both_ways() {
+        let server = tcp::Server::on(way.server);
+        let at = to(way.server, server.port());
+        server.exchange(way.client, at, 1 << 20);
+        way.client.ping(way.server.address()).whole(1450).succeeds();
+        way.from.node().ping(way.server.address()).succeeds();
+    }
+    assert_eq!(fast, fast_path::fast(&pair.one), "past the stack");
+    if let (Some(before), Some(after)) = (before, by_stack(&pair.one)) {
+        assert!(after > before + 50, "{before} to {after}");
+    }
+}

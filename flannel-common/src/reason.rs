@@ -111,5 +111,5 @@ reasons! {
     47 ToAnchor to_anchor Pass "the kernel takes the outer headers off, and the anchor hands it back (--gro=anchor)" "nothing: anchor_rx counts it next";
     48 PodTunnel pod_tunnel Drop "a pod made a tunnel packet itself, for a node of the cluster; or it came to another address of this node than peers send to" "find the pod: it tries to get into the network past the node";
     49 SnatRedirect snat_redirect Drop "an ICMP redirect about a translated flow: who follows it would send past the translation" "nothing: a router on the way that should not send them, or somebody who tries";
-    50 ByStack by_stack Pass "the node's own stack has it to judge: IPsec or a rule about tunnel packets concerns this peer" "nothing: status says which; it is slow";
+    50 ByStack by_stack Pass "the node's own stack has it to judge: IPsec or a rule about tunnel packets concerns this peer" "nothing: `flannel-agent peers` says which (`stack`); it is slow";
 }

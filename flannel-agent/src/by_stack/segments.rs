@@ -122,7 +122,7 @@ mod tests {
 
     fn tcp(len: usize) -> Vec<u8> {
         let mut packet = Vec::new();
-        let body: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+        let body: Vec<u8> = (0..=250).cycle().take(len).collect();
         PacketBuilder::ipv4([10, 244, 1, 5], [10, 244, 2, 5], 64)
             .tcp(1000, 2000, u32::MAX - 700, 4096)
             .ack(7)
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn what_fits_stays_and_its_checksum_is_finished() {
         let packet = tcp(100);
-        assert_eq!(segments(&packet, 1450), [packet.clone()]);
+        assert_eq!(segments(&packet, 1450), std::slice::from_ref(&packet));
         assert_eq!(segments(&unfinished(packet.clone(), 36), 1450), [packet]);
         let mut udp = Vec::new();
         PacketBuilder::ipv4([10, 244, 1, 5], [10, 244, 2, 5], 64)

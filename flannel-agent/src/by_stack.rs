@@ -99,6 +99,11 @@ impl ByStack {
         Ok(())
     }
 
+    /// Whether the packets that ask arrive with us. Else nobody is asked.
+    pub(crate) fn hear(&self, hears: bool) {
+        self.refusals.hear(hears);
+    }
+
     /// Peers that a rule of the host's firewall is about.
     pub(crate) fn refused(&self) -> BTreeSet<Ipv4Addr> {
         self.refusals.all()

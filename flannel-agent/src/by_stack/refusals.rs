@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ const LOOK: u32 = 20;
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     now: Mutex<Now>,
+    /// Nobody listens on the port, or somebody else does: silence there says nothing.
+    deaf: AtomicBool,
     pub(super) changed: Notify,
 }
 
@@ -50,16 +53,27 @@ impl Refusals {
         }
     }
 
+    pub(super) fn hear(&self, hears: bool) {
+        self.deaf.store(!hears, Ordering::Relaxed);
+    }
+
     /// Looks for what does not come in, for ever.
     pub(super) async fn watch(&self, mut sources: Sources) {
         for turn in (0..LOOK).cycle() {
-            sources.is_here();
+            let deaf = self.deaf.load(Ordering::Relaxed);
+            if !deaf {
+                sources.is_here();
+            }
             sleep(SAY).await;
             if turn > 0 {
                 continue;
             }
             let before = self.now().into.clone();
-            let into = sources.refused(&before);
+            let into = if deaf {
+                BTreeSet::new()
+            } else {
+                sources.refused(&before)
+            };
             if into != before {
                 self.now().into = into;
                 self.changed.notify_one();

@@ -364,6 +364,8 @@ impl Node for Kernel {
             self.ports = ports::Keeper::start(netlink, options).await?;
         }
         self.hold_port(&wanted.network).await?;
+        let elsewhere = self.port.complaint().or_else(|| self.without_anchor());
+        self.by_stack.hear(elsewhere.is_none());
         self.serve_stack(&desired.node).await;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;

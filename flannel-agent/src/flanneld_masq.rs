@@ -2,7 +2,10 @@
 //!
 //! Only rules with flanneld's comment that name our network go, and what only held them. Base chains stay,
 //! even where they are empty now: with the last of them the kernel would stop translating connections that
-//! run (`nf_nat_unregister_fn`).
+//! run (`nf_nat_unregister_fn`). So it would without conntrack, and that is hooked only as long as some rule wants it
+//! (`nf_ct_netns_get`), as flanneld's MASQUERADE does: a rule that wants it and does nothing takes the place of the last.
+
+mod hold;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,6 +15,8 @@ use tokio::time::Instant;
 
 use crate::iptables::{IptablesError, Kind, Tool, nft};
 use crate::net::{NetError, ip_tables, nftables};
+use hold::{HOLDS, holder, is_holder};
+pub use hold::{is_held, release};
 
 const CHAIN: &str = "FLANNEL-POSTRTG";
 const COMMENT: &str = "--comment \"flanneld masq\"";
@@ -174,6 +179,9 @@ fn script(rules: &str, network: Ipv4Net) -> Option<String> {
     if has_chain && !is_needed {
         script += &format!("-X {CHAIN}\n");
     }
+    if !rules.lines().any(is_holder) {
+        script += &holder();
+    }
     script += "COMMIT\n";
     Some(script)
 }
@@ -203,7 +211,11 @@ async fn remove_nft(network: Ipv4Net) -> Result<bool, MasqError> {
     if !is_in_nft(network).await? {
         return Ok(false);
     }
-    nft(&words("flush")).await?;
+    let chain = NFT_CHAIN.join(" ");
+    // One transaction: conntrack is never without a rule that wants it.
+    let change =
+        format!("flush chain {chain}; add rule {chain} ct state invalid comment \"{HOLDS}\"");
+    nft(&[&change]).await?;
     Ok(true)
 }
 
@@ -240,7 +252,9 @@ mod tests {
             &deleted(&ours),
             &deleted(MARK),
             &deleted(JUMP),
-            "-X FLANNEL-POSTRTG\nCOMMIT\n",
+            "-X FLANNEL-POSTRTG\n",
+            &holder(),
+            "COMMIT\n",
         ];
         assert_eq!(made(&all), Some(script.concat()));
     }
@@ -251,7 +265,7 @@ mod tests {
         let all = [HEAD, JUMP, MARK, &others, &ours].concat();
         assert_eq!(
             made(&all),
-            Some(format!("*nat\n{}COMMIT\n", deleted(&ours)))
+            Some(format!("*nat\n{}{}COMMIT\n", deleted(&ours), holder()))
         );
         assert_eq!(made(&[HEAD, JUMP, MARK, &others].concat()), None);
     }
@@ -260,7 +274,14 @@ mod tests {
     fn rules_of_the_time_before_the_chain_go_too() {
         let old = "-A POSTROUTING -s 10.244.0.0/16 ! -d 224.0.0.0/4 -m comment --comment \"flanneld masq\" -j MASQUERADE\n";
         let all = ["-P POSTROUTING ACCEPT\n", FOREIGN, old].concat();
-        assert_eq!(made(&all), Some(format!("*nat\n{}COMMIT\n", deleted(old))));
+        let script = format!("*nat\n{}{}COMMIT\n", deleted(old), holder());
+        assert_eq!(made(&all), Some(script));
+    }
+
+    #[test]
+    fn conntrack_is_held_once() {
+        let all = [HEAD, &holder(), JUMP, MARK, &rules("10.244.0.0/16")].concat();
+        assert!(!made(&all).unwrap().contains("conntrack"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod frame;
 mod holder;
 mod inject;
 mod networks;
+mod partial;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -31,8 +32,9 @@ pub(crate) use fit::checksum;
 use flood::{By, Flood, Heard, Turn};
 use frame::Frame;
 pub(crate) use holder::{find as holder_of, process as process_on};
-use inject::Injector;
+use inject::{Injector, Offload};
 use networks::Networks;
+use partial::Unfinished;
 use socket::{Datagram, Socket};
 
 /// Why there is no such socket.
@@ -227,18 +229,27 @@ impl Rescue {
         network.check(&claim, self.source_check)?;
         network.heard(claim.outer);
         let network = &*network;
-        let packet = frame.decapsulate(datagram.tos)?;
-        let send = |packet: &[u8]| {
-            let sent = self.injector.send(network, frame.src_mac, packet);
+        let mut packet = frame.decapsulate(datagram.tos)?;
+        let send_as = |packet: &[u8], offload: &Offload| {
+            let sent = self.injector.send(network, frame.src_mac, packet, offload);
             sent.map_err(|error| {
                 tracing::debug!(%error, "cannot push a packet in");
                 Reason::Mangled
             })
         };
-        // What GRO has merged, or a node of the same machine has not cut up, comes whole, and without a checksum.
-        let segments = segments(&packet, network.mtu);
-        if !segments.is_empty() {
-            return segments.iter().try_for_each(|packet| send(packet));
+        if let Some(unfinished) = Unfinished::find(&packet) {
+            if let Some(offload) = Offload::cut_up(unfinished, &packet, network.mtu) {
+                return send_as(&packet, &offload);
+            }
+            unfinished.finish(&mut packet);
+        }
+        let send = |packet: &[u8]| send_as(packet, &Offload::NONE);
+        // What GRO has merged comes whole.
+        if packet.len() > network.mtu as usize {
+            let segments = segments(&packet, network.mtu);
+            if !segments.is_empty() {
+                return segments.iter().try_for_each(|packet| send(packet));
+            }
         }
         match fit::fit(&packet, network.mtu) {
             Fit::Whole => send(&packet),

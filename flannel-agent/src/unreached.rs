@@ -1,21 +1,33 @@
-//! Says which peers cannot be reached, each once.
+//! Says which peers cannot be reached, or not with long packets, each once.
+
+mod narrow;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+
+use crate::desired::Facts;
+use narrow::Narrow;
 
 /// More are counted: an uplink without carrier has all of them.
 const NAMED: usize = 10;
 
 /// What was said.
 #[derive(Debug, Default)]
-pub struct Unreached(BTreeMap<Ipv4Addr, String>);
+pub struct Unreached {
+    said: BTreeMap<Ipv4Addr, String>,
+    narrow: Narrow,
+}
 
 impl Unreached {
-    /// Logs what is new in `now`, and what is over.
-    pub fn tell(&mut self, now: &BTreeMap<Ipv4Addr, String>) {
+    /// Logs what is new, and what is over; `longest` is the longest tunnel packet, `None` without a tunnel.
+    pub fn tell(&mut self, facts: &Facts, longest: Option<u32>) {
+        if let Some(longest) = longest {
+            self.narrow.tell(facts, longest);
+        }
+        let now = &facts.unreached;
         let fresh: Vec<_> = now
             .iter()
-            .filter(|(peer, why)| self.0.get(*peer) != Some(*why))
+            .filter(|(peer, why)| self.said.get(*peer) != Some(*why))
             .collect();
         for (peer, why) in fresh.iter().take(NAMED) {
             tracing::warn!(%peer, "the peer {peer} cannot be reached: {why}");
@@ -23,10 +35,10 @@ impl Unreached {
         if let Some(more) = fresh.len().checked_sub(NAMED).filter(|more| *more > 0) {
             tracing::warn!("{more} more peers cannot be reached (flannel-agent doctor names them)");
         }
-        let over = self.0.keys().filter(|peer| !now.contains_key(*peer));
+        let over = self.said.keys().filter(|peer| !now.contains_key(*peer));
         for peer in over.take(NAMED) {
             tracing::info!(%peer, "there is a way to the peer {peer} again");
         }
-        self.0.clone_from(now);
+        self.said.clone_from(now);
     }
 }

@@ -193,6 +193,42 @@ fn masquerading_is_taken_over_and_connections_to_the_outside_survive(
     talk.close();
 }
 
+/// conntrack is there for the kernel's translating as long as some rule of the namespace wants it, and flanneld's may be the
+/// only ones that do.
+#[rstest]
+#[case::iptables(|old: &KernelVxlan| flannel_rules::install(old, Iptables::Nft))]
+#[case::legacy(|old: &KernelVxlan| flannel_rules::install(old, Iptables::Legacy))]
+#[case::nftables(nft_masquerade)]
+fn connections_to_the_outside_survive_where_nothing_else_tracks_them(
+    #[case] install: fn(&KernelVxlan),
+) {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let outside = lab.outside();
+    let old = KernelVxlan::join(lab.node("one"), &net);
+    install(&old);
+    let pod = Pod::on(&old, "pod");
+    let server = tcp::Server::on(&outside);
+    let mut talk = talk::Tcp::open(&server, &pod, outside.at(server.port()));
+    talk.rounds(3);
+    let mut new = Agent::start_with(old.stop(), &net, &["--ip-masq"]);
+    let is_held_once = |rules: &str| {
+        assert_eq!(rules.matches("conntrack stays").count(), 1, "{rules}");
+    };
+    let rules = nat_rules(&new);
+    assert!(!rules.contains("10.244."), "{rules}");
+    is_held_once(&rules);
+    talk.rounds(3);
+    new.restart_with(&["--ip-masq"]);
+    is_held_once(&nat_rules(&new));
+    talk.rounds(3);
+    talk.close();
+    assert!(new.terminate().success());
+    run(&mut cleanup(&new));
+    let rules = nat_rules(&new);
+    assert!(!rules.contains("conntrack stays"), "{rules}");
+}
+
 /// As flanneld, which removes its rules only to write them anew.
 #[test]
 fn without_ip_masq_flannelds_rules_stay() {

@@ -9,7 +9,7 @@ use crate::dataplane::MadeQdiscs;
 use crate::desired::{TUNNEL, is_anchor};
 use crate::net::{Direction, Link, Netlink};
 use crate::node_sysctls::{NodeSysctls, Wishes};
-use crate::{cni, dataplane, forward_rules, logbook, mark, subnet_env};
+use crate::{cni, dataplane, flanneld_masq, forward_rules, logbook, mark, subnet_env};
 
 /// Hooks before devices: what arrives goes back to the kernel at once.
 pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<Step>> {
@@ -74,6 +74,9 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
         if forward_rules::are_there(network).await? {
             steps.push(Step::ForwardRules(network));
         }
+    }
+    if flanneld_masq::is_held().await? {
+        steps.push(Step::ConntrackHolder);
     }
     let shared = NodeSysctls::new(&config.state_dir, &name);
     let entered = shared.difference(&Wishes::new())?.unwanted;

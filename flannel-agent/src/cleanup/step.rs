@@ -12,7 +12,7 @@ use crate::cli::Config;
 use crate::dataplane::MadeQdiscs;
 use crate::net::{Direction, Link, Netlink, RouteChange};
 use crate::node_sysctls::NodeSysctls;
-use crate::{dataplane, forward_rules, mark};
+use crate::{dataplane, flanneld_masq, forward_rules, mark};
 
 /// Something of ours on this node. Removing what is gone by then has succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum Step {
     Blackhole(Ipv4Net),
     /// The accept rules in iptables.
     ForwardRules(Ipv4Net),
+    /// The rule that keeps conntrack for what flanneld's masquerading began.
+    ConntrackHolder,
     /// What the network wants of a sysctl that the whole node shares.
     Sysctl(String),
     /// What `status` says of the last agent.
@@ -88,6 +90,7 @@ impl Step {
                 net.remove_blackhole(*subnet).await?;
             }
             Self::ForwardRules(network) => forward_rules::remove(*network).await?,
+            Self::ConntrackHolder => flanneld_masq::release().await?,
             Self::Sysctl(key) => {
                 let network = mark::network_name(&config.etcd.prefix);
                 NodeSysctls::new(&config.state_dir, &network).release(key)?;
@@ -111,6 +114,9 @@ impl fmt::Display for Step {
             Self::Blackhole(subnet) => write!(f, "the blackhole route {subnet}"),
             Self::ForwardRules(network) => {
                 write!(f, "the iptables rules that accept {network} in FORWARD")
+            }
+            Self::ConntrackHolder => {
+                f.write_str("the rule that kept conntrack for connections from flanneld's time")
             }
             Self::Sysctl(key) => write!(f, "this network's part in the sysctl {key}"),
             Self::Logbook(path) => write!(f, "what the agent wrote down in {}", path.display()),

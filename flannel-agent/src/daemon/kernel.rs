@@ -183,6 +183,12 @@ impl Kernel {
         }
     }
 
+    /// The longest tunnel packet.
+    fn longest(&self, wanted: &Wanted) -> Option<u32> {
+        let longest = self.mtu(wanted) + desired::TUNNEL_OVERHEAD;
+        matches!(wanted.network.backend, Backend::Vxlan(_)).then_some(longest)
+    }
+
     /// Looks at what is true of the node, as thoroughly as what was announced since demands.
     async fn look(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         let announced = std::mem::take(&mut self.announced);
@@ -201,7 +207,7 @@ impl Kernel {
         let filters = self.dataplane.attaches_filters();
         self.pod_ports.settle(&mut self.facts, filters);
         self.name_unserved();
-        self.unreached.tell(&self.facts.unreached);
+        self.unreached.tell(&self.facts, self.longest(wanted));
         self.own_ports
             .judge(self.snat.as_ref(), &self.facts, &wanted.network);
         self.name_port_holder();
@@ -406,7 +412,7 @@ impl Node for Kernel {
             .await;
         self.facts = facts;
         self.facts.refused = self.by_stack.refused();
-        self.unreached.tell(&self.facts.unreached);
+        self.unreached.tell(&self.facts, self.longest(wanted));
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
         let done = words(&self.dataplane.update_peers(&desired).await?);

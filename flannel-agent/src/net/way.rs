@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags,
+    RouteType, RouteVia,
 };
 
 use super::Netlink;
@@ -55,6 +56,8 @@ pub struct RouteTo {
     pub local: bool,
     /// The route is one for everything.
     pub by_default: bool,
+    /// What the route itself says that it carries, bytes of an IPv4 packet.
+    pub mtu: Option<u32>,
 }
 
 impl RouteTo {
@@ -184,7 +187,18 @@ fn parse(message: &RouteMessage) -> RouteTo {
         legs,
         local: message.header.kind == RouteType::Local,
         by_default: message.header.destination_prefix_length == 0,
+        mtu: message.attributes.iter().find_map(mtu),
     }
+}
+
+fn mtu(attribute: &RouteAttribute) -> Option<u32> {
+    let RouteAttribute::Metrics(metrics) = attribute else {
+        return None;
+    };
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
 }
 
 fn towards(attributes: &[RouteAttribute]) -> Towards {

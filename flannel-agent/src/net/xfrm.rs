@@ -202,7 +202,7 @@ impl Events {
         ready.bind_auto().map_err(NetError::Open)?;
         ready
             .add_membership(XFRMNLGRP_POLICY)
-            .map_err(NetError::Open)?;
+            .map_err(|error| NetError::io("follow the policies of IPsec", &error))?;
         Ok(Some(Self(socket)))
     }
 

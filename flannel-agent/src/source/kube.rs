@@ -195,10 +195,13 @@ impl KubeSource {
             let version = node.as_ref().map(|node| node.version.as_str());
             let changed = self.api.await_change(name, version, LOOK_AGAIN);
             let changed = cancel.run_until_cancelled(changed).await.ok_or(Cancelled)?;
-            if changed.is_err() {
-                let wait = tokio::time::sleep(CONFIG_POLL);
-                cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
+            if let Err(error) = changed {
+                tracing::debug!("waiting for a podCIDR: {error}");
             }
+            // Whatever came: a Node that changes all the time, or a watch that ends at once, makes no load.
+            let wait = CONFIG_POLL.mul_f64(rand::random_range(1.0..1.5));
+            let wait = tokio::time::sleep(wait);
+            cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
         }
     }
 

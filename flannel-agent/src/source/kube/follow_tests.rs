@@ -120,7 +120,11 @@ async fn follow(plays: Vec<(&'static str, Play)>) -> Played {
     let follower = tokio::spawn(async move {
         // Kept, or nobody would ever renew it.
         let (_keep, own) = watch::channel(own);
-        Follower::new(&api, "own".to_owned(), own, &own_sender, &sender)
+        let scope = Scope {
+            network: "10.1.0.0/16".parse().unwrap(),
+            backend: "host-gw",
+        };
+        Follower::new(&api, "own".to_owned(), scope, own, &own_sender, &sender)
             .run()
             .await;
     });
@@ -330,6 +334,7 @@ async fn waiting_for_a_pod_cidr_is_no_load() {
         set_network_available: false,
         own_node: watch::Sender::new(None),
         forwards: watch::Sender::new(false),
+        scope: std::sync::OnceLock::new(),
     };
     let config =
         NetworkConfig::parse(r#"{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}"#).unwrap();

@@ -23,7 +23,7 @@ mod trust;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -46,6 +46,7 @@ use keep::Keeper;
 use names::Name;
 pub use names::Names;
 use node::Node;
+use table::Scope;
 
 /// A file that is missing or unreadable is asked for once a second, as etcd's key is.
 const CONFIG_POLL: Duration = Duration::from_secs(1);
@@ -73,6 +74,8 @@ pub struct KubeSource {
     set_network_available: bool,
     own_node: watch::Sender<OwnNode>,
     forwards: watch::Sender<bool>,
+    /// Of the configuration under which we took our lease.
+    scope: OnceLock<Scope>,
 }
 
 impl KubeSource {
@@ -95,6 +98,7 @@ impl KubeSource {
             set_network_available: options.set_network_available,
             own_node: watch::Sender::new(None),
             forwards: watch::Sender::new(false),
+            scope: OnceLock::new(),
         })
     }
 
@@ -195,10 +199,13 @@ impl KubeSource {
             let version = node.as_ref().map(|node| node.version.as_str());
             let changed = self.api.await_change(name, version, LOOK_AGAIN);
             let changed = cancel.run_until_cancelled(changed).await.ok_or(Cancelled)?;
-            if changed.is_err() {
-                let wait = tokio::time::sleep(CONFIG_POLL);
-                cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
+            if let Err(error) = changed {
+                tracing::debug!("waiting for a podCIDR: {error}");
             }
+            // Whatever came: a Node that changes all the time, or a watch that ends at once, makes no load.
+            let wait = CONFIG_POLL.mul_f64(rand::random_range(1.0..1.5));
+            let wait = tokio::time::sleep(wait);
+            cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
         }
     }
 
@@ -297,6 +304,7 @@ impl LeaseSource for KubeSource {
         cancel: &CancellationToken,
     ) -> anyhow::Result<OwnLease> {
         let (node, subnet) = self.assigned(config, cancel).await?;
+        self.scope.get_or_init(|| Scope::of(config));
         if node.pod_cidrs.len() > 1 {
             tracing::info!(
                 "of the podCIDRs {}, {subnet} is served: IPv6 is not supported yet",
@@ -347,7 +355,9 @@ impl LeaseSource for KubeSource {
         cancel: &CancellationToken,
     ) -> anyhow::Result<()> {
         let name = self.name().await?.to_owned();
-        let follower = Follower::new(&self.api, name, own, &self.own_node, leases);
+        let scope = self.scope.get().cloned();
+        let scope = scope.context("Nodes are followed only by a node that has a lease")?;
+        let follower = Follower::new(&self.api, name, scope, own, &self.own_node, leases);
         cancel.run_until_cancelled(follower.run()).await;
         Ok(())
     }

@@ -17,6 +17,9 @@ const PAGE: usize = 500;
 /// The server ends a watch after this long, as client-go asks for; by chance, so that not all come at once.
 const WATCH: std::ops::Range<u64> = 300..600;
 
+/// A watch that the server has not ended so long after it should have is ended here.
+const LATE: Duration = Duration::from_secs(30);
+
 const STRATEGIC_MERGE: &str = "application/strategic-merge-patch+json";
 
 /// The API server, asked for Nodes.
@@ -118,6 +121,7 @@ impl Api {
             "/api/v1/nodes?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}{from}"
         );
         let begun = self.client.watch(&Ask::get("watch nodes", &path)).await;
+        let begun = begun.map(|events| events.until(Duration::from_secs(seconds) + LATE));
         match (begun, version) {
             (Err(KubeError::Refused { code: 410, .. }), Some(version)) => {
                 Err(KubeError::Gone(version.to_owned()))
@@ -148,7 +152,12 @@ impl Api {
             "/api/v1/nodes?watch=true&fieldSelector=metadata.name%3D{name}&timeoutSeconds={seconds}{from}"
         );
         let mut events = self.client.watch(&Ask::get("watch nodes", &path)).await?;
-        events.next().await.map(drop)
+        // A server that is gone without a word does not end it.
+        match tokio::time::timeout(longest + LATE, events.next()).await {
+            Err(_) => Err(KubeError::WatchEnded("it did not end in time".to_owned())),
+            Ok(Ok(Some(line))) => self.event(line).map(drop),
+            Ok(ended) => ended.map(drop),
+        }
     }
 
     pub(super) fn event(&self, line: &[u8]) -> Result<Event, KubeError> {

@@ -10,7 +10,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue
 use hyper::{Method, Request, Response};
 use rustls::ClientConfig;
 use tokio::sync::{Mutex, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::access::{Access, Bytes as Contents};
 use super::error::{AccessError, KubeError, Status};
@@ -127,17 +127,18 @@ impl Client {
     /// # Errors
     /// No answer, or a refusal.
     pub(super) async fn watch(&self, ask: &Ask<'_>) -> Result<Events, KubeError> {
-        let begun = timeout(ANSWER, self.begin(ask)).await;
-        let (response, _) = begun.unwrap_or_else(|_| {
-            Err(KubeError::WatchEnded(format!(
-                "no answer in {} s",
-                ANSWER.as_secs()
-            )))
-        })?;
+        // Before the request, or a change of address meanwhile would never be seen.
+        let epoch = self.epoch.subscribe();
+        let Ok(begun) = timeout(ANSWER, self.begin(ask)).await else {
+            *self.session.lock().await = None;
+            let why = format!("no answer in {} s", ANSWER.as_secs());
+            return Err(KubeError::WatchEnded(why));
+        };
         Ok(Events {
-            body: response.into_body(),
+            body: begun?.0.into_body(),
             lines: Lines::default(),
-            epoch: self.epoch.subscribe(),
+            epoch,
+            end: None,
         })
     }
 
@@ -322,9 +323,19 @@ pub(super) struct Events {
     body: Incoming,
     lines: Lines,
     epoch: watch::Receiver<u64>,
+    /// When it is given up, though the server has not ended it.
+    end: Option<Instant>,
 }
 
 impl Events {
+    /// Gives the watch up after `longest`.
+    pub(super) fn until(self, longest: Duration) -> Self {
+        Self {
+            end: Some(Instant::now() + longest),
+            ..self
+        }
+    }
+
     /// The next object; `None` when the server has ended the watch in order.
     pub(super) async fn next(&mut self) -> Result<Option<&[u8]>, KubeError> {
         while !self.lines.is_ready() {
@@ -332,6 +343,10 @@ impl Events {
                 frame = self.body.frame() => frame,
                 Ok(()) = self.epoch.changed() => {
                     let why = "this node's address has changed";
+                    return Err(KubeError::WatchEnded(why.to_owned()));
+                }
+                () = at(self.end) => {
+                    let why = "it did not end in time";
                     return Err(KubeError::WatchEnded(why.to_owned()));
                 }
             };
@@ -346,5 +361,12 @@ impl Events {
             }
         }
         Ok(self.lines.next())
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::client::Ask;
 use super::lease::{address, annotations, attrs, missing, subnet};
 use super::names::Name;
-use super::table::Table;
+use super::table::{Own, Scope, Table};
 use super::{Identity, KubeError, KubeSource, UNASSIGNED};
 use crate::config::NetworkConfig;
 use crate::lease::{LeaseAttrs, OwnLease};
@@ -91,7 +91,14 @@ impl KubeSource {
             true => LeaseChange::None,
             false => LeaseChange::Rewrite(attrs(&node).ok().map(Box::new)),
         };
-        let mut table = Table::new(name.to_owned(), own);
+        let mut table = Table::new(
+            name.to_owned(),
+            Own {
+                subnet: own,
+                public_ip: wanted.public_ip,
+            },
+            Scope::of(config),
+        );
         let mut from = None;
         loop {
             let page = self.api.page(from.as_deref()).await?;

@@ -12,7 +12,7 @@ use super::api::{Api, Event};
 use super::client::Events;
 use super::error::KubeError;
 use super::node::Node;
-use super::table::Table;
+use super::table::{Own, Scope, Table};
 use crate::lease::{Leases, OwnLease};
 use crate::source::etcd::patience::Patience;
 
@@ -23,6 +23,9 @@ const SHORT: Duration = Duration::from_secs(1);
 
 /// Over so long the lists of all nodes spread when they are due at once.
 const HERD: Duration = Duration::from_secs(3);
+
+/// The same if that happens again and again.
+const LONGEST_HERD: Duration = Duration::from_secs(60);
 
 /// What is known of our own Node; `None` until it was seen, and while it is gone.
 pub(super) type OwnNode = Option<Node>;
@@ -38,41 +41,53 @@ pub(super) struct Follower<'a> {
     /// All up to here is in the table; `None` until the first list and when history is gone.
     version: Option<String>,
     published: bool,
+    /// So many events came behind lists.
+    events: u64,
 }
 
 impl<'a> Follower<'a> {
     pub(super) fn new(
         api: &'a Api,
         name: String,
+        scope: Scope,
         mut own: watch::Receiver<OwnLease>,
         own_node: &'a watch::Sender<OwnNode>,
         leases: &'a watch::Sender<Leases>,
     ) -> Self {
-        let subnet = own.borrow_and_update().subnet;
+        let ours = part(&own.borrow_and_update());
         Self {
             api,
             own,
             own_node,
             leases,
-            table: Table::new(name.clone(), subnet),
+            table: Table::new(name.clone(), ours, scope),
             name,
             version: None,
             published: false,
+            events: 0,
         }
     }
 
     /// Never returns; drop it to end it.
     pub(super) async fn run(mut self) {
         let mut patience = Patience::growing_with("the API server");
+        let mut herd = HERD;
         loop {
             let begun = tokio::time::Instant::now();
-            match self.follow(&mut patience).await {
+            let before = self.events;
+            let followed = self.follow(&mut patience).await;
+            if self.events != before {
+                herd = HERD;
+            }
+            match followed {
                 Ok(()) => tokio::time::sleep_until(begun + SHORT).await,
                 Err(KubeError::Gone(why)) => {
                     tracing::info!("listing all Nodes anew: {why}");
                     self.version = None;
                     // After a restart of the API server that is everybody at once.
-                    let wait = rand::random_range(Duration::ZERO..HERD);
+                    let wait = rand::random_range(herd - HERD..herd);
+                    // An API server that forgets all at once is not helped by more lists.
+                    herd = (herd * 2).min(LONGEST_HERD);
                     tokio::time::sleep(wait).await;
                 }
                 Err(error) => {
@@ -176,6 +191,7 @@ impl<'a> Follower<'a> {
                     };
                     let event = self.api.event(line)?;
                     patience.over();
+                    self.events += 1;
                     self.apply(event);
                 }
                 own = owned(&mut self.own) => {
@@ -257,10 +273,17 @@ impl<'a> Follower<'a> {
     }
 }
 
-/// Our subnet, once our lease is published anew.
-async fn owned(own: &mut watch::Receiver<OwnLease>) -> Ipv4Net {
+fn part(own: &OwnLease) -> Own {
+    Own {
+        subnet: own.subnet,
+        public_ip: own.attrs.public_ip,
+    }
+}
+
+/// Our part, once our lease is published anew.
+async fn owned(own: &mut watch::Receiver<OwnLease>) -> Own {
     match own.changed().await {
-        Ok(()) => own.borrow_and_update().subnet,
+        Ok(()) => part(&own.borrow_and_update()),
         // Nobody will publish again; what we know stays right.
         Err(_) => std::future::pending().await,
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,11 +15,15 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
 use tokio::net::TcpListener;
+use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::super::client::Client;
 use super::super::names::Names;
+use super::super::{Identity, KubeSource};
 use super::*;
+use crate::config::NetworkConfig;
 use crate::lease::LeaseAttrs;
 
 /// What the server does with one request.
@@ -81,15 +86,30 @@ impl Drop for Played {
     }
 }
 
-async fn follow(plays: Vec<(&'static str, Play)>) -> Played {
+/// Plays, and where.
+async fn serve(plays: Vec<(&'static str, Play)>) -> (Stage, Api, JoinHandle<()>) {
     let stage = Stage::default();
     stage.plays.lock().unwrap().extend(plays);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let router = Router::new()
         .route("/api/v1/nodes", get(play))
+        .route("/api/v1/nodes/own", get(unassigned))
         .with_state(stage.clone());
     let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let api = Api {
+        client: Arc::new(Client::new(Some(url), None).unwrap()),
+        names: Names::new("x.y").unwrap(),
+    };
+    (stage, api, server)
+}
+
+async fn unassigned() -> &'static str {
+    r#"{"metadata":{"name":"own","resourceVersion":"5"}}"#
+}
+
+async fn follow(plays: Vec<(&'static str, Play)>) -> Played {
+    let (stage, api, server) = serve(plays).await;
     let own = OwnLease {
         subnet: "10.1.1.0/24".parse().unwrap(),
         attrs: LeaseAttrs::host_gw(Ipv4Addr::new(192, 0, 2, 1)),
@@ -98,13 +118,13 @@ async fn follow(plays: Vec<(&'static str, Play)>) -> Played {
     let (sender, leases) = watch::channel(Leases::default());
     let (own_sender, own_node) = watch::channel(None);
     let follower = tokio::spawn(async move {
-        let api = Api {
-            client: Arc::new(Client::new(Some(url), None).unwrap()),
-            names: Names::new("x.y").unwrap(),
-        };
         // Kept, or nobody would ever renew it.
         let (_keep, own) = watch::channel(own);
-        Follower::new(&api, "own".to_owned(), own, &own_sender, &sender)
+        let scope = Scope {
+            network: "10.1.0.0/16".parse().unwrap(),
+            backend: "host-gw",
+        };
+        Follower::new(&api, "own".to_owned(), scope, own, &own_sender, &sender)
             .run()
             .await;
     });
@@ -296,4 +316,33 @@ async fn a_huge_node_is_a_node() {
         .await
         .until(&[2, 3, 4])
         .await;
+}
+
+/// Each watch ends at once with 410 inside of a 200; one a second is enough.
+#[tokio::test]
+async fn waiting_for_a_pod_cidr_is_no_load() {
+    let ended = || ("fieldSelector", Play::Ended(vec![error(410)]));
+    let plays = std::iter::repeat_with(ended).take(1000).collect();
+    let (stage, api, server) = serve(plays).await;
+    let changed = api.await_change("own", Some("5"), Duration::from_secs(60));
+    assert!(matches!(changed.await, Err(KubeError::Gone(_))));
+    let source = KubeSource {
+        api,
+        identity: Identity::Node("own".to_owned()),
+        name: OnceCell::new(),
+        net_config: PathBuf::new(),
+        set_network_available: false,
+        own_node: watch::Sender::new(None),
+        forwards: watch::Sender::new(false),
+        scope: std::sync::OnceLock::new(),
+    };
+    let config =
+        NetworkConfig::parse(r#"{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}"#).unwrap();
+    let cancel = CancellationToken::new();
+    let waiting = source.assigned(&config, &cancel);
+    // A slow machine asks less often, never more.
+    let ended = tokio::time::timeout(Duration::from_millis(2500), waiting).await;
+    assert!(ended.is_err());
+    assert!(stage.asked.lock().unwrap().len() <= 4);
+    server.abort();
 }

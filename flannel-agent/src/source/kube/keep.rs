@@ -51,7 +51,7 @@ impl Rest {
 
     fn corrected(&mut self, now: Instant) {
         let rest = match self.last {
-            Some((at, rest)) if now - at < LAST_REST => (rest * 2).min(LAST_REST),
+            Some((at, rest)) if now - at < rest + LAST_REST => (rest * 2).min(LAST_REST),
             _ => FIRST_REST,
         };
         self.last = Some((now, rest));
@@ -198,6 +198,6 @@ mod tests {
             rests.push((over - now).as_secs());
             now = over;
         }
-        assert_eq!(rests, [1, 2, 4, 8, 16, 32, 60, 1]);
+        assert_eq!(rests, [1, 2, 4, 8, 16, 32, 60, 60]);
     }
 }

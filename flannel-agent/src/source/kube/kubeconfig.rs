@@ -94,6 +94,9 @@ struct Variable {
     value: String,
 }
 
+const MISSHAPEN: &str = "no kubeconfig: a field has a value of the wrong kind (the value is not shown, it may be a secret); \
+                         `kubectl config view` names the field";
+
 /// Reads `path`. `server`, if given, takes the place of the cluster's.
 pub(super) fn read(path: &Path, server: Option<&str>) -> Result<Access, AccessError> {
     let text = std::fs::read_to_string(path).map_err(|source| AccessError::File {
@@ -117,7 +120,8 @@ fn parse(text: &str, folder: &Path, server: Option<&str>) -> Result<Access, Stri
     };
     let value: Value = serde_saphyr::from_str(text).map_err(|error| first(error.to_string()))?;
     let file: File =
-        serde_json::from_value(without_nulls(value)).map_err(|error| first(error.to_string()))?;
+        // Its words quote the value, which may be a token.
+        serde_json::from_value(without_nulls(value)).map_err(|_| MISSHAPEN.to_owned())?;
     let name = &file.current_context;
     if name.is_empty() {
         return Err("no current-context".to_owned());
@@ -140,6 +144,14 @@ fn parse(text: &str, folder: &Path, server: Option<&str>) -> Result<Access, Stri
             user.ok_or_else(|| format!("no user {name:?}"))?.user
         }
     };
+    let has_authority =
+        !cluster.certificate_authority.is_empty() || !cluster.certificate_authority_data.is_empty();
+    if cluster.insecure_skip_tls_verify && has_authority {
+        return Err(
+            "insecure-skip-tls-verify and certificate-authority exclude each other: remove one"
+                .to_owned(),
+        );
+    }
     if !cluster.proxy_url.is_empty() {
         return Err("proxy-url is not supported: nodes reach their API server directly".to_owned());
     }
@@ -313,8 +325,22 @@ users:
     #[case("tokenFile: /var/token", "auth-provider: {name: gcp}", "auth-provider")]
     #[case("certificate-authority: ca.crt", "proxy-url: http://p", "proxy-url")]
     #[case("clusters:", "clusters: 7", "no kubeconfig")]
+    #[case(
+        "ca.crt",
+        "ca.crt\n    insecure-skip-tls-verify: true",
+        "exclude each other"
+    )]
     fn what_is_wrong_is_named(#[case] from: &str, #[case] to: &str, #[case] part: &str) {
         let error = plain(&PLAIN.replace(from, to)).unwrap_err();
         assert!(error.contains(part), "{error}");
+    }
+
+    #[test]
+    fn a_secret_of_the_wrong_kind_is_not_shown() {
+        for user in ["token: 714253", "exec: s714253", "password: [714253]"] {
+            let error = plain(&PLAIN.replace("tokenFile: /var/token", user)).unwrap_err();
+            assert!(error.contains("no kubeconfig"), "{error}");
+            assert!(!error.contains("714253"), "{error}");
+        }
     }
 }

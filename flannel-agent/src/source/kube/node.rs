@@ -22,7 +22,7 @@ pub(super) struct Node {
     pub(super) pod_cidrs: Vec<String>,
     /// flannel's, without the prefix that they share.
     pub(super) annotations: BTreeMap<Name, String>,
-    /// Whether the condition NetworkUnavailable is False for flannel's reason.
+    /// Whether the condition NetworkUnavailable is False, whoever said so: a cloud's route controller would write against us.
     pub(super) network_up: bool,
 }
 
@@ -87,8 +87,6 @@ struct Condition<'a> {
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
     status: Cow<'a, str>,
-    #[serde(borrow, default)]
-    reason: Option<Cow<'a, str>>,
 }
 
 /// A map of texts in the order in which they come: most of them are dropped at once.
@@ -151,9 +149,7 @@ impl Raw<'_> {
             pod_cidrs: pod_cidrs.into_iter().filter(|c| !c.is_empty()).collect(),
             annotations: ours.collect(),
             network_up: conditions.iter().any(|condition| {
-                condition.kind == "NetworkUnavailable"
-                    && condition.status == "False"
-                    && condition.reason.as_deref() == Some(super::patch::REASON)
+                condition.kind == "NetworkUnavailable" && condition.status == "False"
             }),
         }
     }
@@ -201,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_condition_is_flannels_own() {
+    fn the_condition_is_anybodys() {
         let of = |status, reason| {
             let condition = format!(
                 r#"{{"type":"NetworkUnavailable","status":"{status}","reason":"{reason}"}}"#
@@ -211,7 +207,7 @@ mod tests {
             ))
             .network_up
         };
-        assert!(of("False", "FlannelIsUp"));
-        assert!(!of("True", "FlannelIsUp") && !of("False", "RouteCreated"));
+        assert!(of("False", "FlannelIsUp") && of("False", "RouteCreated"));
+        assert!(!of("True", "FlannelIsUp") && !of("Unknown", "RouteCreated"));
     }
 }

@@ -1,7 +1,8 @@
 //! What is known of all Nodes, as a pure state: Nodes in, the other nodes' leases out.
 //!
 //! A kubelet may write its own Node's annotations, and whoever may write Nodes makes what he likes. So nobody takes anything from a
-//! Node that was there before: of two that claim the same addresses the older one counts.
+//! Node that was there before: of two that claim the same addresses the one counts that claimed them first as far as we saw it, and of
+//! those in the first list that of the older Node. Claims that nobody can be reached by take part in nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -10,16 +11,44 @@ use ipnet::Ipv4Net;
 
 use super::lease::{attrs, is_managed, subnet};
 use super::node::Node;
+use crate::config::NetworkConfig;
 use crate::lease::LeaseAttrs;
 
-/// Age and name: less is older.
-type Rank = (String, String);
+/// When the claim came (0: with the first list), then age and name of the Node: less is older.
+type Rank = (u64, String, String);
+
+/// What a claim must fit to count.
+#[derive(Debug, Clone)]
+pub(super) struct Scope {
+    pub(super) network: Ipv4Net,
+    /// As in annotations.
+    pub(super) backend: &'static str,
+}
+
+impl Scope {
+    pub(super) fn of(config: &NetworkConfig) -> Self {
+        Self {
+            network: config.network,
+            backend: config.backend.name(),
+        }
+    }
+}
+
+/// This node's part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Own {
+    pub(super) subnet: Ipv4Net,
+    pub(super) public_ip: Ipv4Addr,
+}
 
 /// All Nodes that flannel manages, but for our own.
 #[derive(Debug)]
 pub(super) struct Table {
-    own: String,
-    own_subnet: Ipv4Net,
+    name: String,
+    own: Own,
+    scope: Scope,
+    /// Of the next claim.
+    turn: u64,
     nodes: BTreeMap<String, Known>,
     claims: BTreeMap<Ipv4Net, BTreeMap<Rank, LeaseAttrs>>,
     addresses: BTreeMap<Ipv4Addr, BTreeSet<Rank>>,
@@ -38,11 +67,13 @@ struct Known {
 pub(super) type Touched = BTreeSet<Ipv4Net>;
 
 impl Table {
-    /// `own`: our Node's name.
-    pub(super) fn new(own: String, own_subnet: Ipv4Net) -> Self {
+    /// `name`: our Node's.
+    pub(super) fn new(name: String, own: Own, scope: Scope) -> Self {
         Self {
+            name,
             own,
-            own_subnet,
+            scope,
+            turn: 0,
             nodes: BTreeMap::new(),
             claims: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -52,7 +83,7 @@ impl Table {
 
     /// A Node is there, or says something else. What became unreadable keeps what it said before.
     pub(super) fn put(&mut self, node: &Node) -> Touched {
-        if node.name == self.own {
+        if node.name == self.name {
             return Touched::new();
         }
         let mut touched = Touched::new();
@@ -89,12 +120,49 @@ impl Table {
         let Some(subnet) = subnet else {
             return Ok(None);
         };
+        let network = self.scope.network;
+        if !network.contains(&subnet) {
+            return Err(format!(
+                "its podCIDR {subnet} is not inside Network {network}"
+            ));
+        }
         let attrs = attrs(node).map_err(|fault| fault.to_string())?;
+        self.check(&attrs)?;
         Ok(Some((subnet, attrs)))
     }
 
+    /// Whether anybody can be reached there.
+    fn check(&self, attrs: &LeaseAttrs) -> Result<(), String> {
+        let (ip, network) = (attrs.public_ip, self.scope.network);
+        if network.contains(&ip) {
+            // Packets to it would be tunnelled to it.
+            return Err(format!(
+                "its annotation public-ip {ip} is inside Network {network}"
+            ));
+        }
+        if ip == self.own.public_ip {
+            return Err(format!("its annotation public-ip {ip} is this node's own"));
+        }
+        let (theirs, ours) = (&attrs.backend_type, self.scope.backend);
+        if theirs != ours {
+            return Err(format!(
+                "its annotation backend-type is {theirs:?}, and this network's is {ours}"
+            ));
+        }
+        if ours == "vxlan" {
+            let vtep = attrs.vxlan_data();
+            vtep.map_err(|error| format!("its annotation backend-data: {error}"))?;
+        }
+        Ok(())
+    }
+
     fn claim(&mut self, node: &Node, subnet: Ipv4Net, attrs: LeaseAttrs) -> Touched {
-        let rank = (node.created.clone(), node.name.clone());
+        let known = self.nodes.get(&node.name);
+        let same = known.filter(|known| known.claim.is_some_and(|(net, _)| net == subnet));
+        let rank = match same {
+            Some(known) => known.rank.clone(),
+            None => (self.next_turn(), node.created.clone(), node.name.clone()),
+        };
         let there = self
             .claims
             .get(&subnet)
@@ -121,22 +189,28 @@ impl Table {
         touched
     }
 
+    fn next_turn(&mut self) -> u64 {
+        let turn = self.turn;
+        self.turn += u64::from(turn > 0);
+        turn
+    }
+
     /// Says once that a claim takes what is another's.
     fn name_conflict(&mut self, rank: &Rank, subnet: Ipv4Net) {
-        let name = &rank.1;
-        if overlap(subnet, self.own_subnet) {
-            let own = self.own_subnet;
+        let name = &rank.2;
+        if overlap(subnet, self.own.subnet) {
+            let own = self.own.subnet;
             let text = format!("its podCIDR {subnet} overlaps this node's {own}; skipping it");
             self.blame(name, text);
             return;
         }
         let older = self.around(subnet).into_iter().find_map(|net| {
-            let (older, _) = self.claims.get(&net)?.first_key_value()?;
-            (older < rank).then(|| (net, older.1.clone()))
+            let (older, _) = self.first(net)?;
+            (older < rank).then(|| (net, older.2.clone()))
         });
         if let Some((net, older)) = older {
             let text = format!(
-                "its podCIDR {subnet} overlaps {net} of the older Node {older}, which counts; skipping it"
+                "its podCIDR {subnet} overlaps {net} of Node {older}, which was there before and counts; skipping it"
             );
             self.blame(name, text);
             return;
@@ -144,7 +218,8 @@ impl Table {
         let address = self.nodes.get(name).and_then(|known| known.claim);
         let Some((_, address)) = address else { return };
         let first = self.addresses.get(&address).and_then(BTreeSet::first);
-        if let Some((_, other)) = first.filter(|first| *first != rank) {
+        if let Some(other) = first.filter(|first| *first != rank) {
+            let other = &other.2;
             let text = format!(
                 "its public-ip {address} is that of Node {other}, too: packets to both go there"
             );
@@ -167,6 +242,9 @@ impl Table {
             .filter(|name| !present.contains(*name))
             .cloned()
             .collect();
+        self.blamed.retain(|name, _| present.contains(name));
+        // Whatever is claimed from now on is behind what this list has.
+        self.turn = self.turn.max(1);
         gone.iter().flat_map(|name| self.delete(name)).collect()
     }
 
@@ -204,25 +282,28 @@ impl Table {
         above.chain(inside).collect()
     }
 
-    /// Our subnet is now `own`. Gives the subnets whose answer may have changed.
-    pub(super) fn set_own(&mut self, own: Ipv4Net) -> Touched {
-        let before = std::mem::replace(&mut self.own_subnet, own);
-        let mut touched = self.around(before);
-        touched.extend(self.around(own));
-        touched
+    /// We are now `own`. Gives the subnets whose answer may have changed: any, as what does not count hides nothing.
+    pub(super) fn set_own(&mut self, own: Own) -> Touched {
+        match std::mem::replace(&mut self.own, own) == own {
+            true => Touched::new(),
+            false => self.claims.keys().copied().collect(),
+        }
+    }
+
+    /// The first of those that claim `subnet` and count.
+    fn first(&self, subnet: Ipv4Net) -> Option<(&Rank, &LeaseAttrs)> {
+        if overlap(subnet, self.own.subnet) {
+            return None;
+        }
+        let mut claims = self.claims.get(&subnet)?.iter();
+        claims.find(|(_, attrs)| attrs.public_ip != self.own.public_ip)
     }
 
     /// Another node's lease of `subnet`.
     pub(super) fn other(&self, subnet: Ipv4Net) -> Option<&LeaseAttrs> {
-        if overlap(subnet, self.own_subnet) {
-            return None;
-        }
-        let (rank, attrs) = self.claims.get(&subnet)?.first_key_value()?;
+        let (rank, attrs) = self.first(subnet)?;
         let mut around = self.around(subnet).into_iter();
-        let older = around.any(|net| {
-            let first = self.claims.get(&net).and_then(BTreeMap::first_key_value);
-            first.is_some_and(|(other, _)| other < rank)
-        });
+        let older = around.any(|net| self.first(net).is_some_and(|(other, _)| other < rank));
         (!older).then_some(attrs)
     }
 

@@ -32,8 +32,21 @@ fn with(node: Node, name: Name, value: &str) -> Node {
     node
 }
 
+fn us(subnet: &str) -> Own {
+    Own {
+        subnet: net(subnet),
+        public_ip: Ipv4Addr::new(192, 0, 2, 1),
+    }
+}
+
+fn empty(backend: &'static str) -> Table {
+    let network = net("10.1.0.0/16");
+    let scope = Scope { network, backend };
+    Table::new("own".to_owned(), us("10.1.1.0/24"), scope)
+}
+
 fn table() -> Table {
-    let mut table = Table::new("own".to_owned(), net("10.1.1.0/24"));
+    let mut table = empty("host-gw");
     table.put(&node("own", 1, "10.1.1.0/24", 1));
     table.put(&node("a", 2, "10.1.2.0/24", 2));
     table
@@ -154,7 +167,75 @@ fn who_is_not_listed_is_gone_and_a_lost_subnet_becomes_anothers() {
     let touched = table.retain(&["b".to_owned()].into());
     assert_eq!(touched, [net("10.1.2.0/24")].into());
     expect(&table, &[("10.1.3.0/24", 3)]);
-    let touched = table.set_own(net("10.1.3.0/24"));
+    let touched = table.set_own(us("10.1.3.0/24"));
     assert_eq!(touched, [net("10.1.3.0/24")].into());
     expect(&table, &[]);
+}
+
+#[test]
+fn what_does_not_count_hides_nothing() {
+    let mut table = empty("host-gw");
+    for odd in [
+        node("b", 1, "10.0.0.0/8", 3),
+        node("c", 1, "10.1.0.0/16", 4),
+        node("d", 1, "10.1.2.0/24", 1),
+        with(node("e", 1, "10.1.2.0/24", 5), Name::BackendType, "vxlan"),
+        with(node("f", 1, "10.1.2.0/24", 6), Name::PublicIp, "10.1.9.9"),
+    ] {
+        table.put(&odd);
+        assert!(table.blamed.contains_key(&odd.name), "{}", odd.name);
+    }
+    table.put(&node("a", 2, "10.1.2.0/24", 2));
+    expect(&table, &[("10.1.2.0/24", 2)]);
+    // Ours is another one now: c does count, and is the older one.
+    let touched = table.set_own(us("10.2.1.0/24"));
+    assert!(touched.contains(&net("10.1.2.0/24")));
+    expect(&table, &[("10.1.0.0/16", 4)]);
+}
+
+#[test]
+fn damaged_backend_data_keeps_what_was_said() {
+    let good = r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#;
+    let vxlan = with(node("a", 2, "10.1.2.0/24", 2), Name::BackendType, "vxlan");
+    let vxlan = with(vxlan, Name::BackendData, good);
+    let mut table = empty("vxlan");
+    table.put(&vxlan);
+    let before = table.others();
+    assert_eq!(before.len(), 1);
+    let mut removed = vxlan.clone();
+    removed.annotations.remove(&Name::BackendData);
+    let mut damaged = vec![removed, with(vxlan.clone(), Name::BackendType, "host-gw")];
+    for data in [
+        "",
+        "null",
+        "{}",
+        r#"{"VNI":1,"VtepMAC":"00:00:00:00:00:00"}"#,
+        r#"{"VNI":1,"VtepMAC":"ff:ff:ff:ff:ff:ff"}"#,
+    ] {
+        damaged.push(with(vxlan.clone(), Name::BackendData, data));
+    }
+    for node in damaged {
+        assert!(table.put(&node).is_empty());
+        assert_eq!(table.others(), before);
+        assert!(table.blamed["a"].contains("keeping"), "{:?}", table.blamed);
+    }
+}
+
+#[test]
+fn a_claim_that_comes_later_takes_nothing_however_old_its_node_is() {
+    let mut table = table();
+    let mut bare = node("old", 1, "10.1.0.0/16", 7);
+    bare.annotations.clear();
+    table.put(&bare);
+    table.retain(&["own".to_owned(), "a".to_owned(), "old".to_owned()].into());
+    table.set_own(us("10.1.255.0/24"));
+    table.put(&node("old", 1, "10.1.2.0/23", 7));
+    table.put(&node("older", 1, "10.1.2.0/24", 8));
+    expect(&table, &[("10.1.2.0/24", 2)]);
+    // Its own news still count, and who moves begins at the end.
+    table.put(&node("a", 2, "10.1.2.0/24", 22));
+    expect(&table, &[("10.1.2.0/24", 22)]);
+    assert!(table.blamed["old"].contains("overlaps"));
+    table.retain(&["a".to_owned()].into());
+    assert!(table.blamed.is_empty(), "{:?}", table.blamed);
 }

@@ -97,14 +97,14 @@ fn odd_nodes_are_named_once_and_hijack_nobody() {
             "10.244.2.0/24",
             "172.30.0.91",
             DATA,
-            "of the older Node two, which counts",
+            "of Node two, which was there before and counts",
         ),
         (
             "part",
             "10.244.2.128/25",
             "172.30.0.92",
             DATA,
-            "of the older Node two, which counts",
+            "of Node two, which was there before and counts",
         ),
         (
             "whole",

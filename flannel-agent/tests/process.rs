@@ -123,7 +123,6 @@ fn a_command_line_that_cannot_be_read_is_2() {
 #[test]
 fn a_setting_that_cannot_be_used_is_1_and_one_log_line() {
     for argument in [
-        "--kube-subnet-mgr",
         "--public-ip=nowhere",
         "--etcd-endpoints=ftp://x",
         "--subnet-lease-renew-margin=1440",

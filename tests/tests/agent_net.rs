@@ -450,7 +450,8 @@ fn each_network_namespace_remembers_its_own_sysctls() {
         );
         sysctls.claim(key, &wish("0")).unwrap();
     });
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    // Each has what it remembers, and a lock.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4);
     let given_back = |netns: &Netns| {
         netns.enter(|| {
             assert!(sysctls.release(key).unwrap());

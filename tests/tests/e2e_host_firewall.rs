@@ -9,14 +9,25 @@
 )]
 
 use flannel_tests::fast_path::{RULE_REACHES, fast, hooked_if_ours, talk_udp};
-use flannel_tests::pair::{Mix, Pair};
+use flannel_tests::pair::{Kind, Mix, Pair};
 use flannel_tests::prelude::*;
-use flannel_tests::with_daemon::AnyDaemon;
+use flannel_tests::with_daemon::{self, AnyDaemon};
 use rstest::rstest;
 
 #[track_caller]
 fn pair(mix: Mix, flags: &[&str]) -> Pair<AnyDaemon> {
-    let pair = Pair::of_daemons(mix, flags);
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let member = |kind, name| {
+        let asks: &[&str] = match kind {
+            Kind::Ours => &["--tunnel-firewall=ask"],
+            _ => &[],
+        };
+        with_daemon::start(kind, lab.node(name), &net, &[flags, asks].concat())
+    };
+    let (one, two) = mix.kinds();
+    let (one, two) = (member(one, "one"), member(two, "two"));
+    let pair = Pair::of(lab, net, one, two);
     if !flags.contains(&"--fast-path=off") {
         hooked_if_ours(&pair.one);
         hooked_if_ours(&pair.two);

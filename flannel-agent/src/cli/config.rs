@@ -7,7 +7,7 @@ use std::time::Duration;
 use regex::Regex;
 use thiserror::Error;
 
-use super::flags::{Flags, SourceCheck};
+use super::flags::{Flags, SourceCheck, TunnelFirewall};
 use super::snat;
 use crate::dataplane::{AttachMode, Options};
 use crate::desired::{FastPath, SourceNat};
@@ -42,6 +42,8 @@ pub struct Config {
     /// `None`: the object built into the binary.
     pub ebpf_object: Option<PathBuf>,
     pub source_check: SourceCheck,
+    /// Whether the node's INPUT and OUTPUT are asked about tunnel packets.
+    pub asks_firewall: bool,
     pub fast_path: FastPath,
     pub flow_entries: u32,
 }
@@ -147,6 +149,7 @@ impl Config {
             )?,
             ebpf_object: path(&flags.ebpf_object),
             source_check: flags.source_check,
+            asks_firewall: flags.tunnel_firewall == TunnelFirewall::Ask,
             fast_path: FastPath {
                 mode: flags.fast_path,
                 hook: flags.pod_hook,

@@ -198,6 +198,16 @@ pub struct Flags {
         help_heading = "eBPF"
     )]
     pub source_check: SourceCheck,
+    /// Whether rules of the node's firewall (INPUT, OUTPUT) are about tunnel packets. ask: one packet in five seconds, each way and
+    /// peer, takes the node's stack, and peers that a rule drops get and send nothing; one that asks an agent in the moment of its
+    /// death is lost. past: no rule sees tunnel packets
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "past",
+        help_heading = "eBPF"
+    )]
+    pub tunnel_firewall: TunnelFirewall,
 
     /// Which flows may skip the stack
     #[arg(
@@ -324,6 +334,14 @@ pub struct InertFlags {
         default_value = ""
     )]
     pub log_backtrace_at: String,
+}
+
+/// `--tunnel-firewall`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelFirewall {
+    Past,
+    Ask,
 }
 
 /// `--source-check`

@@ -97,6 +97,7 @@ type Get = fn(&Flags) -> String;
 #[case("healthz-port", "8081", |f: &Flags| f.healthz_port.to_string())]
 #[case("bpffs", "/bpf", |f: &Flags| f.bpffs.clone())]
 #[case("ebpf-object", "/o", |f: &Flags| f.ebpf_object.clone())]
+#[case("tunnel-firewall", "ask", |f: &Flags| format!("{:?}", f.tunnel_firewall).to_lowercase())]
 #[case("source-check", "off", |f: &Flags| format!("{:?}", f.source_check).to_lowercase())]
 #[case("fast-path", "off", |f: &Flags| format!("{:?}", f.fast_path).to_lowercase())]
 #[case("pod-hook", "bridge", |f: &Flags| format!("{:?}", f.pod_hook).to_lowercase())]

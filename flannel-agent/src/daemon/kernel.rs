@@ -43,6 +43,7 @@ pub(super) struct Kernel {
     uplink: Option<Uplink>,
     network: String,
     source_check: SourceCheck,
+    asks_firewall: bool,
     bpffs: PathBuf,
     fast_path: FastPath,
     snat: Option<SourceNat>,
@@ -89,6 +90,7 @@ impl Kernel {
             uplink: None,
             network: options.network,
             source_check: config.source_check,
+            asks_firewall: config.asks_firewall,
             bpffs: config.bpffs.clone(),
             fast_path: config.fast_path.clone(),
             snat: config.snat.clone(),
@@ -371,7 +373,8 @@ impl Node for Kernel {
         }
         self.hold_port(&wanted.network).await?;
         let elsewhere = self.port.complaint().or_else(|| self.without_anchor());
-        self.by_stack.hear(elsewhere.is_none());
+        self.by_stack
+            .hear(self.asks_firewall && elsewhere.is_none());
         self.serve_stack(&desired.node).await;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;

@@ -264,8 +264,9 @@ fn what_leaves_as_the_node_is_shown_and_takes_no_port() {
     let last = hops(&out).pop().unwrap();
     assert_eq!(last, pairs(&[("uplink_tx", "snat")])[0], "{out}");
     let wire = out["hops"].as_array().unwrap().last().unwrap()["becomes"].as_str();
-    let expected = format!("tcp {}:50123 → 198.51.100.2:80", node.address());
-    assert!(wire.unwrap().starts_with(&expected), "{out}");
+    let from = format!("tcp {}:", node.address());
+    let is_ours = |wire: &str| wire.starts_with(&from) && wire.contains(" → 198.51.100.2:80");
+    assert!(wire.is_some_and(is_ours), "{out}");
     assert_eq!(state(node), before);
 }
 
@@ -343,7 +344,7 @@ fn a_device_besides_the_uplink_translates_to_its_own_address() {
     );
     let becomes = last["becomes"].as_str().unwrap();
     assert!(
-        becomes.starts_with("tcp 203.0.113.1:50123 → 203.0.113.9:80"),
+        becomes.starts_with("tcp 203.0.113.1:") && becomes.contains(" → 203.0.113.9:80"),
         "{out}"
     );
     assert_eq!(out["end"], "sent", "{out}");

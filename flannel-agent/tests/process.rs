@@ -122,19 +122,22 @@ fn a_command_line_that_cannot_be_read_is_2() {
 
 #[test]
 fn a_setting_that_cannot_be_used_is_1_and_one_log_line() {
-    for argument in [
-        "--public-ip=nowhere",
-        "--etcd-endpoints=ftp://x",
-        "--subnet-lease-renew-margin=1440",
+    for (argument, named) in [
+        ("--kube-subnet-mgr", "--kubeconfig-file"),
+        ("--public-ip=nowhere", "--public-ip"),
+        ("--etcd-endpoints=ftp://x", "--etcd-endpoints"),
+        (
+            "--subnet-lease-renew-margin=1440",
+            "--subnet-lease-renew-margin",
+        ),
     ] {
         let (code, stdout, stderr) = run(&[argument, "--log-format=json"]);
         assert_eq!(code, Some(1), "{stderr}");
         assert_eq!(stdout, "");
         let last: serde_json::Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
         assert_eq!(last["level"], "ERROR");
-        let flag = argument.split('=').next().unwrap();
         let message = last["message"].as_str().unwrap();
-        assert!(message.contains(flag), "{message}");
+        assert!(message.contains(named), "{message}");
     }
 }
 

@@ -115,6 +115,6 @@ pub mod prelude {
     pub use crate::pod::Pod;
     pub use crate::real_flanneld::RealFlanneld;
     pub use crate::sniffer::Sniffer;
-    pub use crate::wait::{SOON, eventually, eventually_some};
+    pub use crate::wait::{SOON, eventually, eventually_some, uninterrupted};
     pub use crate::with_daemon::{AnyDaemon, WithDaemon};
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::host::Host;
 use crate::talk::outlast;
+use crate::wait::uninterrupted;
 
 /// What is asked and answered over TCP: 16 bytes, and the answer's six of address and port behind it.
 const QUESTION: usize = 16;
@@ -120,7 +121,7 @@ impl Client {
         match self {
             Self::Udp(socket) => {
                 socket.send(&question)?;
-                let len = socket.recv(&mut answer)?;
+                let len = uninterrupted(|| socket.recv(&mut answer))?;
                 assert_eq!(len, ANSWER, "an answer of another length");
             }
             Self::Tcp(stream) => {
@@ -177,7 +178,7 @@ pub fn encode(question: &[u8; QUESTION], client: SocketAddr) -> [u8; ANSWER] {
 fn reflect_datagrams(socket: &UdpSocket, end: &AtomicBool) {
     let mut question = [0; QUESTION];
     while !end.load(Ordering::Relaxed) {
-        if let Ok((QUESTION, client)) = socket.recv_from(&mut question) {
+        if let Ok((QUESTION, client)) = uninterrupted(|| socket.recv_from(&mut question)) {
             // A client that is gone does not mind.
             let _ = socket.send_to(&encode(&question, client), client);
         }
@@ -205,7 +206,7 @@ fn reflect_stream(mut stream: TcpStream, client: SocketAddr, end: &AtomicBool) {
         .expect("set up a stream");
     let mut filled = 0;
     while !end.load(Ordering::Relaxed) {
-        match stream.read(&mut question[filled..]) {
+        match uninterrupted(|| stream.read(&mut question[filled..])) {
             Ok(0) => return,
             Ok(n) => filled += n,
             Err(e)

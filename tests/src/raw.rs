@@ -9,6 +9,7 @@ use nix::sys::socket::{
 };
 
 use crate::host::Host;
+use crate::wait::uninterrupted;
 
 /// Sends IPv4 packets, headers included, one after the other; the host's routes decide where to.
 ///
@@ -66,7 +67,7 @@ impl RawIp {
     #[track_caller]
     pub fn receive(&self) -> Vec<u8> {
         let mut packet = vec![0; 65_536];
-        let len = self.0.recv(&mut packet).expect("a packet within 5 s");
+        let len = uninterrupted(|| self.0.recv(&mut packet)).expect("a packet within 5 s");
         let header = usize::from(packet[0] & 0xf) * 4;
         packet[header..len].to_vec()
     }

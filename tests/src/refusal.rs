@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
 use crate::host::Host;
 use crate::iptables::Iptables;
+use crate::wait::uninterrupted;
 use crate::{tcp, udp};
 
 /// A port that nobody listens on and no rule guards.
@@ -89,7 +90,7 @@ pub fn assert_closed(from: &(impl Host + ?Sized), target: Ipv4Addr) {
 pub fn refused(socket: &UdpSocket, to: SocketAddrV4) -> io::Error {
     socket.connect(to).expect("choose the destination");
     socket.send(b"anybody?").expect("send");
-    socket.recv(&mut [0; 16]).expect_err("nobody answers there")
+    uninterrupted(|| socket.recv(&mut [0; 16])).expect_err("nobody answers there")
 }
 
 /// Who says that `target` cannot be reached, when `from` pings it.

@@ -17,7 +17,7 @@ use crate::outside::Outside;
 use crate::pair::Kind;
 use crate::pod::Pod;
 use crate::sniffer::Sniffer;
-use crate::wait::{SOON, eventually};
+use crate::wait::{SOON, eventually, uninterrupted};
 use crate::with_daemon::{AnyDaemon, start};
 use crate::{bpftool, talk, tcp, udp};
 
@@ -184,7 +184,7 @@ impl<N: Member> Stage<N> {
         let client = udp::Server::on(&self.pod).into_socket();
         client.send_to(b"hello", to).expect("greet");
         let server = server.into_socket();
-        match server.recv_from(&mut [0; 16]).expect("the greeting") {
+        match uninterrupted(|| server.recv_from(&mut [0; 16])).expect("the greeting") {
             (_, SocketAddr::V4(seen)) => (client, server, seen),
             (_, SocketAddr::V6(seen)) => panic!("{seen}"),
         }

@@ -8,6 +8,7 @@ use flannel_common::outside::LASTING;
 
 use crate::host::Host;
 use crate::sockopt::{reset_at_end, set_tos};
+use crate::wait::uninterrupted;
 use crate::{tcp, udp};
 
 /// A byte that is not back by then is lost, as far as somebody asks who does not know.
@@ -120,10 +121,10 @@ impl Udp {
         if self.client.send(&[7]).is_err() {
             return false;
         }
-        match self.server.recv_from(&mut byte) {
+        match uninterrupted(|| self.server.recv_from(&mut byte)) {
             Ok((_, from)) => {
                 self.server.send_to(&byte, from).expect("answer");
-                self.client.recv(&mut byte).is_ok()
+                uninterrupted(|| self.client.recv(&mut byte)).is_ok()
             }
             Err(e) => {
                 let kinds = [

@@ -10,7 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::bytes::{assert_same, pattern};
 use crate::host::Host;
-use crate::wait;
+use crate::wait::{self, uninterrupted};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// No datagram for so long after the last was sent: no more will come.
@@ -84,8 +84,7 @@ impl Server {
 fn receive(socket: &UdpSocket, expected: &[u8], way: &str) -> SocketAddr {
     let mut buffer = vec![0; LARGEST];
     let bytes = expected.len();
-    let (n, sender) = socket
-        .recv_from(&mut buffer)
+    let (n, sender) = uninterrupted(|| socket.recv_from(&mut buffer))
         .unwrap_or_else(|e| panic!("{bytes} bytes {way} did not arrive: {e}"));
     assert_same(expected, &buffer[..n], way);
     sender
@@ -197,7 +196,7 @@ fn receive_until(socket: &UdpSocket, end: &AtomicBool) -> Vec<u64> {
     let mut buffer = [0; 8];
     loop {
         let is_over = end.load(Ordering::Relaxed);
-        match socket.recv(&mut buffer) {
+        match uninterrupted(|| socket.recv(&mut buffer)) {
             Ok(n) => {
                 assert_eq!(n, buffer.len(), "a datagram of another length");
                 numbers.push(u64::from_be_bytes(buffer));

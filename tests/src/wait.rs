@@ -1,6 +1,7 @@
 //! Waiting for a condition: the one place of the tests that sleeps.
 
 use std::fmt::Display;
+use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,20 @@ pub fn eventually_some<T>(
             deadline.as_secs_f32()
         );
         sleep(POLL);
+    }
+}
+
+/// What `call` returns, called again while a signal ends it: a socket with a time-out is also interrupted where no
+/// handler runs, whenever the process was stopped and goes on (signal(7)), and whole machines are.
+///
+/// # Errors
+/// Those of `call`.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
     }
 }
 

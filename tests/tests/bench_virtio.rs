@@ -142,7 +142,7 @@ fn stream(client: &impl Host, server: &impl Host, to: Ipv4Addr) -> (Duration, Du
         let mut read = |bytes: usize| {
             let mut got = 0;
             while got < bytes {
-                let n = stream.read(&mut buffer).expect("receive");
+                let n = uninterrupted(|| stream.read(&mut buffer)).expect("receive");
                 assert!(n > 0, "the stream ended early");
                 got += n;
             }

@@ -45,7 +45,7 @@ fn serves(pod: &Pod, outside: &Outside) {
     socket.set_read_timeout(Some(SOON)).unwrap();
     socket.connect((to, 9)).unwrap();
     socket.send(b"is anybody there?").unwrap();
-    let error = socket.recv(&mut [0; 16]).unwrap_err();
+    let error = uninterrupted(|| socket.recv(&mut [0; 16])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }
 
@@ -101,12 +101,12 @@ fn an_error_from_a_pod_leaves_as_the_node(#[values(Kind::Ours, Kind::Flanneld)] 
     let port = server.local_addr().unwrap().port();
     let client = pod.netns().enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
     client.send_to(b"hello", (outside.address(), port)).unwrap();
-    let (_, from) = server.recv_from(&mut [0; 16]).unwrap();
+    let (_, from) = uninterrupted(|| server.recv_from(&mut [0; 16])).unwrap();
     assert_eq!(from.ip(), address(1));
     drop(client);
     server.connect(from).unwrap();
     server.send(b"too late").unwrap();
-    let error = server.recv(&mut [0; 16]).unwrap_err();
+    let error = uninterrupted(|| server.recv(&mut [0; 16])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     assert_eq!(leaks.finish().len(), 0);
 }

@@ -102,7 +102,7 @@ impl Scene {
         server.set_read_timeout(Some(PATIENCE)).unwrap();
         let client = udp::Server::on(&self.pod).into_socket();
         client.send_to(b"who am I?", to).ok()?;
-        let (_, from) = server.recv_from(&mut [0; 16]).ok()?;
+        let (_, from) = uninterrupted(|| server.recv_from(&mut [0; 16])).ok()?;
         match from.ip() {
             std::net::IpAddr::V4(seen) => Some(seen),
             std::net::IpAddr::V6(_) => None,
@@ -192,7 +192,7 @@ fn errors_find_their_flows(#[values(Kind::Flanneld, Kind::Ours)] kind: Kind) {
         let socket = udp::Server::on(pod).into_socket();
         socket.connect((at, CLOSED)).unwrap();
         socket.send(b"anybody?").unwrap();
-        let error = socket.recv(&mut [0; 16]).unwrap_err();
+        let error = uninterrupted(|| socket.recv(&mut [0; 16])).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
         let refused = tcp::connect(pod, SocketAddrV4::new(at, CLOSED)).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
@@ -203,7 +203,7 @@ fn errors_find_their_flows(#[values(Kind::Flanneld, Kind::Ours)] kind: Kind) {
         let server = server.into_socket();
         let client = udp::Server::on(pod).into_socket();
         client.send_to(b"hello", (at, port)).unwrap();
-        let (_, seen) = server.recv_from(&mut [0; 16]).unwrap();
+        let (_, seen) = uninterrupted(|| server.recv_from(&mut [0; 16])).unwrap();
         whole_only(&server);
         eventually("the server is told the MTU of the pod's link", SOON, || {
             let sent = server.send_to(&[0; 1460], seen);
@@ -322,18 +322,18 @@ fn the_node_and_its_pod_share_the_second_address(#[values(Kind::Flanneld, Kind::
         own.connect(to).unwrap();
         let shop = udp::Server::on_port(&scene.shop, to.port()).into_socket();
         own.send(b"node").unwrap();
-        let (_, node) = shop.recv_from(&mut [0; 16]).unwrap();
+        let (_, node) = uninterrupted(|| shop.recv_from(&mut [0; 16])).unwrap();
         let pods = udp::Server::on_port(&scene.pod, port).into_socket();
         pods.connect(to).unwrap();
         pods.send(b"pod").unwrap();
-        let (_, pod) = shop.recv_from(&mut [0; 16]).unwrap();
+        let (_, pod) = uninterrupted(|| shop.recv_from(&mut [0; 16])).unwrap();
         assert_eq!((node.ip(), pod.ip()), (SECOND.into(), SECOND.into()));
         assert_ne!(node.port(), pod.port());
         shop.send_to(b"to the node", node).unwrap();
         shop.send_to(b"to the pod", pod).unwrap();
         let mut bytes = [0; 16];
-        assert_eq!(own.recv(&mut bytes).unwrap(), 11);
-        assert_eq!(pods.recv(&mut bytes).unwrap(), 10);
+        assert_eq!(uninterrupted(|| own.recv(&mut bytes)).unwrap(), 11);
+        assert_eq!(uninterrupted(|| pods.recv(&mut bytes)).unwrap(), 10);
     }
 }
 
@@ -373,10 +373,10 @@ fn an_address_that_goes_takes_its_flows_along(#[values(Kind::Flanneld, Kind::Our
         let seen = || {
             let mut bytes = [0; 16];
             client.send(b"who am I?").ok()?;
-            let (_, seen) = shop.recv_from(&mut bytes).ok()?;
+            let (_, seen) = uninterrupted(|| shop.recv_from(&mut bytes)).ok()?;
             shop.send_to(b"you", seen).ok()?;
             client.set_read_timeout(Some(PATIENCE)).unwrap();
-            client.recv(&mut bytes).ok()?;
+            uninterrupted(|| client.recv(&mut bytes)).ok()?;
             Some(seen.ip())
         };
         assert_eq!(seen(), Some(SECOND.into()));

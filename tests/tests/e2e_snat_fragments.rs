@@ -22,11 +22,11 @@ fn exchange(client: &UdpSocket, server: &UdpSocket, to: SocketAddrV4, bytes: usi
     let mut buffer = vec![0; 65_536];
     let question: Vec<u8> = (0..bytes).map(|i| (i / 3).to_le_bytes()[0]).collect();
     client.send_to(&question, to).unwrap();
-    let (len, seen) = server.recv_from(&mut buffer).expect("the question");
+    let (len, seen) = uninterrupted(|| server.recv_from(&mut buffer)).expect("the question");
     assert!(buffer[..len] == question, "{bytes} bytes were changed");
     let answer: Vec<u8> = question.iter().rev().copied().collect();
     server.send_to(&answer, seen).unwrap();
-    let len = client.recv(&mut buffer).expect("the answer");
+    let len = uninterrupted(|| client.recv(&mut buffer)).expect("the answer");
     assert!(buffer[..len] == answer, "{bytes} bytes were changed");
     seen
 }
@@ -96,7 +96,7 @@ fn a_pods_fragments_leave_in_any_order(#[values(Kind::Ours, Kind::Flanneld)] kin
     let mut buffer = [0; 2000];
     for first in 0..3 {
         raw::send(&stage.pod, &pieces(from, to, first));
-        let (len, seen) = server.recv_from(&mut buffer).expect("the datagram");
+        let (len, seen) = uninterrupted(|| server.recv_from(&mut buffer)).expect("the datagram");
         assert_eq!((len, seen.ip()), (PAYLOAD, stage.address().into()));
     }
 }
@@ -116,7 +116,7 @@ fn fragments_that_arrive_before_their_first_one_find_the_pod(
         stage
             .outside
             .together(|| raw::send(&stage.outside, &pieces));
-        let len = client.recv(&mut buffer).expect("the answer");
+        let len = uninterrupted(|| client.recv(&mut buffer)).expect("the answer");
         assert_eq!(len, PAYLOAD);
     }
     // And those whose first never comes keep nobody busy.

@@ -104,7 +104,7 @@ fn the_server_learns_the_mtu_of_the_pods_link(#[values(Kind::Ours, Kind::Flannel
         .exec(&format!("ip route get {}", stage.address()));
     assert!(route.contains("mtu 1450"), "{route}");
     server.send_to(&[7; 1400], seen).unwrap();
-    assert_eq!(client.recv(&mut [0; 2000]).unwrap(), 1400);
+    assert_eq!(uninterrupted(|| client.recv(&mut [0; 2000])).unwrap(), 1400);
 }
 
 #[rstest]
@@ -113,7 +113,7 @@ fn a_closed_port_is_told_to_the_pod(#[values(Kind::Ours, Kind::Flanneld)] kind: 
     let socket = udp::Server::on(&stage.pod).into_socket();
     socket.connect(stage.outside.at(CLOSED)).unwrap();
     socket.send(b"anybody?").unwrap();
-    let error = socket.recv(&mut [0; 16]).unwrap_err();
+    let error = uninterrupted(|| socket.recv(&mut [0; 16])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
     let refused = tcp::connect(&stage.pod, stage.outside.at(CLOSED)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
@@ -129,7 +129,7 @@ fn a_port_the_pod_has_closed_is_told_to_the_server(
     drop(client);
     server.connect(seen).unwrap();
     server.send(b"still there?").unwrap();
-    let error = server.recv(&mut [0; 16]).unwrap_err();
+    let error = uninterrupted(|| server.recv(&mut [0; 16])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
 }
 
@@ -147,6 +147,6 @@ fn an_error_about_a_connection_that_came_in_keeps_its_source(
     let socket = udp::Server::on(&stage.outside).into_socket();
     socket.connect((stage.pod.address(), CLOSED)).unwrap();
     socket.send(b"anybody?").unwrap();
-    let error = socket.recv(&mut [0; 16]).unwrap_err();
+    let error = uninterrupted(|| socket.recv(&mut [0; 16])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
 }

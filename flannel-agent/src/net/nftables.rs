@@ -75,7 +75,11 @@ fn ask(request: &Request, what: &str) -> Result<Vec<Answer>, NetError> {
     let mut answers = Vec::new();
     let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
     loop {
-        let len = socket.recv(&mut buffer).map_err(failed)?;
+        let len = match socket.recv(&mut buffer) {
+            // A time-out makes the call end also when the process was stopped and goes on (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            received => received.map_err(failed)?,
+        };
         match message::read(written(&buffer, len), &mut answers) {
             Ok(done) if done || !request.is_dump() => return Ok(answers),
             Ok(_) => {}

@@ -16,7 +16,7 @@ use flannel_tests::netns::Netns;
 use flannel_tests::packet::at::{INNER_ETH, OUTER_IP, OUTER_UDP, VXLAN};
 use flannel_tests::packet::{Inner, patched, vxlan};
 use flannel_tests::packet_socket::PacketSocket;
-use flannel_tests::wait::{SOON, eventually_some};
+use flannel_tests::wait::{SOON, eventually_some, uninterrupted};
 use flannel_tests::{raw, sweep};
 use rstest::rstest;
 
@@ -197,7 +197,7 @@ fn nothing_that_no_network_takes_gets_to_the_node() {
         raw::send(&peer, &packets);
         let mut got = [0; 100];
         assert_eq!(
-            socket.recv(&mut got).unwrap(),
+            uninterrupted(|| socket.recv(&mut got)).unwrap(),
             20,
             "only what the overlay brings"
         );

@@ -8,6 +8,7 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flannel_tests::wait::uninterrupted;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{ReceiveTimeout, TcpCongestion};
 use nix::sys::time::{TimeVal, TimeValLike as _};
@@ -57,7 +58,7 @@ pub(crate) fn send_streams(job: &Job, connections: u32) -> Side {
         }
         stream.shutdown(Shutdown::Write).expect("end the stream");
         // The server closes when it has read everything.
-        let _ = stream.read(&mut [0]);
+        let _ = uninterrupted(|| stream.read(&mut [0]));
     };
     thread::scope(|scope| {
         for _ in 0..connections {
@@ -178,7 +179,7 @@ fn accept(listener: &TcpListener, stop: &AtomicBool) -> Option<TcpStream> {
 fn answer(mut stream: TcpStream) -> u64 {
     let mut byte = [0];
     let mut count = 0;
-    while stream.read(&mut byte).expect("receive a request") > 0 {
+    while uninterrupted(|| stream.read(&mut byte)).expect("receive a request") > 0 {
         stream.write_all(&byte).expect("answer");
         count += 1;
     }
@@ -212,7 +213,7 @@ impl Received {
         let mut buffer = vec![0; 2 * CHUNK];
         let (mut bytes, mut counted, mut last) = (0, 0, None);
         loop {
-            let got = stream.read(&mut buffer).expect("receive") as u64;
+            let got = uninterrupted(|| stream.read(&mut buffer)).expect("receive") as u64;
             if got == 0 {
                 break;
             }

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flannel_agent::dataplane::clock;
+use flannel_tests::wait::uninterrupted;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 
@@ -134,7 +135,7 @@ impl Flow<'_> {
 
     /// Whether an answer came.
     fn receive(&self) -> bool {
-        match self.socket.recv(&mut [0; 8]) {
+        match uninterrupted(|| self.socket.recv(&mut [0; 8])) {
             Ok(_) => true,
             Err(e) if e.kind() == ErrorKind::WouldBlock => false,
             Err(e) => panic!("receive an answer from {}: {e}", self.to),
@@ -239,7 +240,7 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool, start: &OnceLock<Meter>) -> Re
     let mut buffer = [0; 2048];
     let mut fresh = false;
     loop {
-        match socket.recv_from(&mut buffer) {
+        match uninterrupted(|| socket.recv_from(&mut buffer)) {
             Ok((_, from)) if buffer[0] == ECHO => {
                 received.echoed += 1;
                 let _ = socket.send_to(&[ECHO], from);

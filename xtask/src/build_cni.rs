@@ -34,13 +34,11 @@ impl BuildCni {
         let built = target_dir.join(&target).join("release/flannel");
         let shipped = workspace.cni_plugin();
         let folder = shipped.parent().context("target/cni")?;
-        fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         // A new file: the old one may be running.
         let _ = fs::remove_file(&shipped);
-        fs::copy(&built, &shipped).with_context(|| {
-            format!("cannot copy {} to {}", built.display(), shipped.display())
-        })?;
+        fs::copy(&built, &shipped)
+            .with_context(|| format!("cannot copy {} to {}", built.display(), shipped.display()))?;
         check_static(&shipped)?;
         println!("build-cni: wrote {}", shipped.display());
         Ok(())

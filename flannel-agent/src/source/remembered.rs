@@ -123,7 +123,7 @@ impl<S: LeaseSource> Remembered<S> {
                 changed = leases.changed() => changed,
             };
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::NetworkConfig;
 use crate::files;
 use crate::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::wall::Moment;
 
 /// A later form has another number, and is nothing to an older agent.
 const FORM: u32 = 1;
@@ -67,9 +68,9 @@ impl From<Own> for OwnLease {
     }
 }
 
+/// Beyond a reboot there is no other clock. One that is wrong makes a lease end early, or late by as much.
 fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
+    Moment::now().unix().as_secs()
 }
 
 impl Snapshot {
@@ -81,7 +82,7 @@ impl Snapshot {
         leases: Leases,
     ) -> Option<Self> {
         Some(Self {
-            written: httpdate::fmt_http_date(SystemTime::now()),
+            written: Moment::now().to_string(),
             config: config?,
             public_ip,
             own: own.into(),

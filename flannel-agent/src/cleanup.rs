@@ -10,7 +10,6 @@ use crate::cli::Config;
 use crate::net::Netlink;
 use crate::{dataplane, mark};
 pub use step::Step;
-pub(crate) use step::devices;
 
 /// How a clean-up ends that found what it looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

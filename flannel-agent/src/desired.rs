@@ -13,7 +13,7 @@ mod reach;
 mod room;
 mod routes;
 mod snat;
-mod snat_ports;
+pub mod snat_ports;
 mod sources;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -26,9 +26,8 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 pub use facts::{Base, Sought};
-pub use fast_path::{FastPath, Hook, Mode, Ports, Xdp};
-pub(crate) use gro::is_anchor;
-pub use gro::{Anchor, Gro};
+pub use fast_path::Ports;
+pub use gro::Anchor;
 pub use node::{Attachment, Globals, Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
 pub use outlets::{Outlet, Outlets};
 pub use peers::{Peer, Peers, ROUTED};
@@ -38,7 +37,7 @@ pub use snat_ports::{PortChoice, PortRange, Room, TooFew};
 pub use sources::{Source, Sources};
 pub use underlay::Underlay;
 
-use crate::cli::flags::SourceCheck;
+use crate::base::options::{FastPath, SourceCheck};
 use crate::config::{Backend, NetworkConfig};
 use crate::direct::Hop;
 use crate::lease::Leases;

@@ -6,6 +6,7 @@
 pub mod actual;
 pub mod alloc;
 mod apply;
+pub mod base;
 pub mod blackhole;
 mod by_stack;
 mod causes;
@@ -40,6 +41,7 @@ mod ports;
 pub mod redact;
 pub mod rescue;
 pub mod senders;
+pub mod settings;
 pub mod source;
 pub mod subnet_env;
 pub mod sweep;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::dataplane::clock;
+use crate::base::clock;
 use crate::files;
 use crate::lease::OwnLease;
 use crate::net::{NetError, namespace, sysctl};

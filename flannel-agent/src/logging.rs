@@ -8,7 +8,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
-use crate::cli::flags::LogFormat;
+use crate::base::options::LogFormat;
 
 /// What a running process changes its level by.
 struct Level {

@@ -1,6 +1,6 @@
 //! How we recognise what is ours: names, aliases and folders. Nothing without our mark is ever removed.
 
-use crate::net::Link;
+use crate::net::{Kind, Link};
 
 /// Every alias of ours starts with this; the network's name follows.
 const ALIAS: &str = "flannel-ebpf:";
@@ -76,9 +76,31 @@ pub fn network_name(etcd_prefix: &str) -> String {
         .collect()
 }
 
+/// Whether a device is an anchor of ours. Without an alias it is one that an agent made and did not live to mark.
+pub(crate) fn is_anchor(link: &Link) -> bool {
+    let is_named = |port| link.name == anchor_device(port);
+    let marked = matches!(link.alias.as_deref(), None | Some(ANCHOR));
+    marked && matches!(link.kind, Kind::Vxlan { port: Some(port), .. } if is_named(port))
+}
+
+/// Devices of ours, without those that go with another: people know the near end of a pair.
+pub(crate) fn near_ends<'a>(ours: &[&'a Link]) -> Vec<&'a Link> {
+    let is_near = |link: &Link| vni_of(link).is_some();
+    let goes_along = |link: &Link| {
+        !is_near(link)
+            && ours
+                .iter()
+                .any(|near| is_near(near) && near.peer == Some(link.index))
+    };
+    let mut devices: Vec<&Link> = ours.iter().copied().filter(|l| !goes_along(l)).collect();
+    devices.sort_by_key(|link| !is_near(link));
+    devices
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::fixtures::veth;
 
     #[test]
     fn tags_are_no_vnis_and_fit_beside_a_program() {
@@ -93,5 +115,21 @@ mod tests {
         assert_eq!(network_name("/coreos.com/network"), "coreos_com_network");
         assert_eq!(network_name("/vxlan/network/"), "vxlan_network");
         assert_eq!(network_name("grün-1_x"), "gr_n-1_x");
+    }
+
+    fn link(index: u32, name: &str, peer: Option<u32>) -> Link {
+        veth(index, name, peer, Some(&alias("net")))
+    }
+
+    #[test]
+    fn a_pair_goes_by_its_near_end_and_a_lone_far_end_by_itself() {
+        let (near, far) = (link(5, "flannel.1", Some(6)), link(6, "flgro.1", Some(5)));
+        let names = |links: &[&Link]| -> Vec<String> {
+            near_ends(links).iter().map(|l| l.name.clone()).collect()
+        };
+        assert_eq!(names(&[&far, &near]), ["flannel.1"]);
+        assert_eq!(names(&[&far]), ["flgro.1"]);
+        let other = link(9, "flgro.2", Some(8));
+        assert_eq!(names(&[&other, &near]), ["flannel.1", "flgro.2"]);
     }
 }

@@ -123,7 +123,7 @@ fn former<'a>(node: &Node, links: &'a [Link]) -> Vec<&'a Link> {
         .iter()
         .filter(|link| link.alias.as_deref() == Some(alias.as_str()) && !wanted(&link.name))
         .collect();
-    crate::cleanup::devices(&ours)
+    crate::mark::near_ends(&ours)
 }
 
 async fn pair(

@@ -23,12 +23,11 @@ use flannel_common::source::Claim;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::base::options::SourceCheck;
 use crate::by_stack::segments;
-use crate::cli::flags::SourceCheck;
 use crate::net::{NetError, Netlink};
 use complaints::Complaints;
 use fit::Fit;
-pub(crate) use fit::checksum;
 use flood::{By, Flood, Heard, Turn};
 use frame::Frame;
 pub(crate) use holder::{find as holder_of, process as process_on};

@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::dataplane::clock;
+use crate::base::clock;
 use crate::dataplane::view::{View, ViewError};
 use crate::mac::MacAddr;
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::dataplane::{DataplaneError, SnatTable, Swept, clock};
-use crate::metrics;
+use crate::base::{clock, counters};
+use crate::dataplane::{DataplaneError, SnatTable, Swept};
 
 /// Half of the shortest time-out (TCP after a reset).
 const SHORTEST: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ impl Sweeper {
             pause = pause_after(took);
             match outcome {
                 Ok(Swept { entries, flows }) => {
-                    metrics::swept(entries, flows);
+                    counters::swept(entries, flows);
                     said = None;
                 }
                 Err(error) => {

@@ -15,7 +15,7 @@ pub use address::Memory;
 pub use error::UplinkError;
 use select::Snapshot;
 
-use crate::cli::config::UplinkChoice;
+use crate::base::options::UplinkChoice;
 use crate::net::Netlink;
 
 /// The interface towards the other nodes.

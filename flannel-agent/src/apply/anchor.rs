@@ -4,9 +4,8 @@ use nix::errno::Errno;
 
 use crate::dataplane::DataplaneError;
 use crate::desired::Anchor;
-use crate::mark;
 use crate::net::{NetError, Netlink, sysctl};
-use crate::rescue;
+use crate::{mark, rescue};
 
 /// Makes it, or what an earlier agent did not live to do.
 pub(super) async fn create(net: &Netlink, anchor: &Anchor) -> Result<(), DataplaneError> {

@@ -3,7 +3,7 @@
 
 use flannel_common::header::{Ip, PROTO_TCP, PROTO_UDP};
 
-use crate::rescue::checksum;
+use crate::base::checksum;
 
 const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff;
 const TCP_HEADER: usize = 20;

@@ -3,10 +3,10 @@
 use ipnet::Ipv4Net;
 
 use super::Step;
-use super::step::devices;
 use crate::cli::Config;
 use crate::dataplane::MadeQdiscs;
-use crate::desired::{TUNNEL, is_anchor};
+use crate::desired::TUNNEL;
+use crate::mark::{is_anchor, near_ends};
 use crate::net::{Direction, Link, Netlink};
 use crate::node_sysctls::{NodeSysctls, Wishes};
 use crate::{cni, dataplane, flanneld_masq, forward_rules, logbook, mark, subnet_env};
@@ -63,7 +63,7 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
             network: name.clone(),
         });
     }
-    let devices = devices(&ours).into_iter();
+    let devices = near_ends(&ours).into_iter();
     steps.extend(devices.map(|link| Step::Device(link.name.clone())));
     // Where the agent left no subnet file it made no route that outlives its device.
     if let Some(network) = file.network {

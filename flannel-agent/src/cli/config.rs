@@ -7,10 +7,11 @@ use std::time::Duration;
 use regex::Regex;
 use thiserror::Error;
 
-use super::flags::{Flags, SourceCheck, TunnelFirewall};
+use super::flags::Flags;
 use super::snat;
+use crate::base::options::{FastPath, SourceCheck, TunnelFirewall, UplinkChoice};
 use crate::dataplane::{AttachMode, Options};
-use crate::desired::{FastPath, SourceNat};
+use crate::desired::SourceNat;
 use crate::mark;
 use crate::redact::without_login;
 use crate::source::etcd::{ClientIdentity, EtcdOptions, Login, Tls};
@@ -46,16 +47,6 @@ pub struct Config {
     pub asks_firewall: bool,
     pub fast_path: FastPath,
     pub flow_entries: u32,
-}
-
-/// What the operator said about the interface towards the other nodes.
-#[derive(Debug, Clone, Default)]
-pub struct UplinkChoice {
-    /// Names or addresses, in order of preference.
-    pub interfaces: Vec<String>,
-    pub regexes: Vec<Regex>,
-    pub can_reach: Option<Ipv4Addr>,
-    pub public_ip: Option<Ipv4Addr>,
 }
 
 /// A flag whose value cannot be used.

@@ -1,10 +1,8 @@
 //! Every flag, once: name, default and help. What the values mean is decided in [`super::config`].
 
-use crate::desired::{Gro, Hook, Mode, Xdp};
-use std::fmt;
+use crate::base::options::{Gro, Hook, LogFormat, Mode, Secret, SourceCheck, TunnelFirewall, Xdp};
 
-use clap::{ArgAction, Args, ValueEnum};
-use flannel_common::source;
+use clap::{ArgAction, Args};
 
 /// What was typed: flanneld's flags with flanneld's defaults, and ours.
 #[derive(Debug, Clone, Args)]
@@ -334,69 +332,6 @@ pub struct InertFlags {
         default_value = ""
     )]
     pub log_backtrace_at: String,
-}
-
-/// `--tunnel-firewall`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TunnelFirewall {
-    Past,
-    Ask,
-}
-
-/// `--source-check`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceCheck {
-    Lease,
-    Strict,
-    Off,
-}
-
-impl SourceCheck {
-    /// Value of [`flannel_common::globals::SOURCE_CHECK`].
-    #[must_use]
-    pub const fn value(self) -> u8 {
-        match self {
-            Self::Lease => source::CHECK_LEASE,
-            Self::Strict => source::CHECK_STRICT,
-            Self::Off => source::CHECK_OFF,
-        }
-    }
-}
-
-/// `--log-format`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    Auto,
-    Text,
-    Json,
-}
-
-/// Text that never reaches a log or `Debug` output.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "(none)" } else { "***" })
-    }
 }
 
 /// The spellings that Go's `strconv.ParseBool` takes.

@@ -7,8 +7,9 @@ use clap::{ArgMatches, Args as _, Command, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::file::Shape;
-use super::flags::{Flags, Secret};
+use super::flags::Flags;
 use super::layers::{Flag, Origins};
+use crate::base::options::Secret;
 use crate::redact::without_logins;
 
 /// `--output`

@@ -8,7 +8,8 @@ use ipnet::Ipv4Net;
 
 use super::config::ConfigError;
 use super::flags::Flags;
-use crate::desired::{PortChoice, PortRange, SourceNat};
+use crate::desired::SourceNat;
+use crate::desired::snat_ports::{PortChoice, PortRange};
 
 /// Value of `--snat-ports` for a range that suits the node.
 const AUTO: &str = "auto";

@@ -15,22 +15,22 @@ use super::own_ports::{self, OwnPorts};
 use super::pod_ports::PodPorts;
 use super::port::Port;
 use super::reached;
+use crate::base::counters;
+use crate::base::options::{FastPath, Gro, SourceCheck, UplinkChoice};
 use crate::by_stack::{self, ByStack};
 use crate::cli::Config;
-use crate::cli::config::UplinkChoice;
-use crate::cli::flags::SourceCheck;
 use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::view::View;
 use crate::dataplane::{Dataplane, ReconcileError, Report};
-use crate::desired::{self, Desired, Facts, FastPath, Gro, Inputs, Sought, SourceNat};
+use crate::desired::{self, Desired, Facts, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
 use crate::lease::{LeaseAttrs, Leases};
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
 use crate::unreached::Unreached;
 use crate::uplink::{self, Memory, Uplink};
-use crate::{blackhole, mac, metrics, observe, ports, rescue, senders};
+use crate::{blackhole, mac, observe, ports, rescue, senders};
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -284,7 +284,7 @@ impl Kernel {
     }
 
     fn count_peers(&self, desired: &Desired, direct: &Direct) {
-        metrics::count_peers(&metrics::PeerStates::new(desired, direct, &self.facts));
+        counters::count_peers(&counters::PeerStates::new(desired, direct, &self.facts));
     }
 }
 
@@ -381,7 +381,7 @@ impl Node for Kernel {
         let held = blackhole::keep(self.dataplane.netlink(), network, subnet).await?;
         if self.blackhole_held.replace(subnet) == Some(subnet) {
             held.iter()
-                .for_each(|_| metrics::drift_repaired("add_blackhole_route"));
+                .for_each(|_| counters::drift_repaired("add_blackhole_route"));
         }
         done.extend(held);
         self.look_at_bridge(wanted).await?;

@@ -1,7 +1,8 @@
 //! The ports that the node itself connects from, beside those that pods' flows leave under.
 
 use crate::config::{Backend, NetworkConfig};
-use crate::desired::{Facts, PortRange, Room, SourceNat, TooFew};
+use crate::desired::snat_ports::{PortRange, Room, TooFew};
+use crate::desired::{Facts, SourceNat};
 use crate::net::{NetError, sysctl};
 use crate::node_sysctls::{NodeSysctls, RESERVED_PORTS};
 

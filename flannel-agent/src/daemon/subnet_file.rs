@@ -86,7 +86,7 @@ impl SubnetFile {
         match env.write(&self.path) {
             Ok(()) => {
                 if is_gone {
-                    crate::metrics::drift_repaired("write_subnet_file");
+                    crate::base::counters::drift_repaired("write_subnet_file");
                 }
                 tracing::info!(
                     subnet = %env.subnet,

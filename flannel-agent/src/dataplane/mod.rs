@@ -48,7 +48,7 @@ pub(crate) use preview::Preview;
 pub use reconcile::{ReconcileError, Report};
 pub(crate) use rehearsal::{About, Outcome, Rehearsal};
 pub(crate) use requirements::{JIT, OLDEST_KERNEL};
-pub use snat::{SnatTable, Swept, clock};
+pub use snat::{SnatTable, Swept};
 pub use wire::Wire;
 
 use crate::actual::{Actual, PeerMaps};

@@ -5,7 +5,8 @@ use flannel_common::globals::FAST_PATH_OFF;
 use super::{Dataplane, DataplaneError, Mirror};
 use crate::actual::{Actual, Device, PeerMaps};
 use crate::apply::Executor;
-use crate::desired::{Desired, Node, Peers, Xdp};
+use crate::base::options::Xdp;
+use crate::desired::{Desired, Node, Peers};
 use crate::lease::SubnetKey;
 use crate::plan::{Action, Conflict, PeerChanges, RouteChanges, plan, repairs};
 
@@ -173,11 +174,11 @@ impl Dataplane {
                 tracing::debug!("not any more: {action}");
                 continue;
             }
-            crate::metrics::acted(action.name(), outcome.is_ok());
+            crate::base::counters::acted(action.name(), outcome.is_ok());
             match outcome {
                 Ok(()) => {
                     if repairs.contains(&action) {
-                        crate::metrics::drift_repaired(action.name());
+                        crate::base::counters::drift_repaired(action.name());
                         tracing::info!(drift = true, "{action}");
                     } else {
                         tracing::info!("{action}");

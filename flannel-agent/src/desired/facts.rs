@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::{Facts, FastPath, Gro, Hook, Outlets, Ports, Room, Underlay, destinations, gro};
+use super::{Facts, Outlets, Ports, Underlay, destinations, gro};
+use crate::base::options::{FastPath, Gro, Hook};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::online_cpus;
+use crate::desired::snat_ports::Room;
 use crate::direct;
 use crate::lease::Leases;
 use crate::net::{Link, NetError, Netlink, Policies, RouteTo, Sender, sysctl};

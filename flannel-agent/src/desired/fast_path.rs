@@ -1,75 +1,12 @@
 //! How much of the stack proven flows may skip, and where the programs for that sit.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use clap::ValueEnum;
-use flannel_common::globals;
 use flannel_common::program::Program;
-use serde::Serialize;
 
-use super::{Attachment, Gro, Pair};
+use super::{Attachment, Pair};
+use crate::base::options::{FastPath, Hook, Mode, Xdp};
 use crate::node_sysctls::{Wish, Wishes};
-
-/// What a flow has to show before it skips the stack.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// That the stack lets it through unchanged
-    #[default]
-    Verified,
-    /// Nothing: for nodes without kube-proxy and without policy
-    Always,
-    /// No flow skips the stack
-    Off,
-}
-
-/// Where packets of pods are met.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Hook {
-    /// On each port of the bridge
-    #[default]
-    Port,
-    /// On the bridge itself
-    Bridge,
-}
-
-/// Whether outer headers come off in the uplink's driver, before GRO.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Xdp {
-    /// No
-    #[default]
-    Off,
-    /// If the driver can
-    Auto,
-    /// Yes, and it is a complaint if the driver cannot
-    On,
-}
-
-/// The fast path as it was asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FastPath {
-    pub mode: Mode,
-    pub hook: Hook,
-    pub xdp: Xdp,
-    pub gro: Gro,
-    /// The bridge that pods hang on.
-    pub bridge: String,
-}
-
-impl Default for FastPath {
-    fn default() -> Self {
-        Self {
-            mode: Mode::default(),
-            hook: Hook::default(),
-            xdp: Xdp::default(),
-            gro: Gro::default(),
-            bridge: "cni0".to_owned(),
-        }
-    }
-}
 
 /// How packets get to peers.
 #[derive(Debug, Clone, Copy)]
@@ -83,50 +20,6 @@ pub(super) struct Ways<'a> {
 /// The bridge's ports, and the bridge: name and ifindex. A name that comes back with another index is
 /// another pod.
 pub type Ports = BTreeMap<String, u32>;
-
-impl Mode {
-    /// Value of [`globals::FAST_PATH`].
-    #[must_use]
-    pub const fn value(self) -> u8 {
-        match self {
-            Self::Off => globals::FAST_PATH_OFF,
-            Self::Verified => globals::FAST_PATH_VERIFIED,
-            Self::Always => globals::FAST_PATH_ALWAYS,
-        }
-    }
-
-    /// What programs were told by such a value.
-    #[must_use]
-    pub fn of_value(value: u8) -> Option<Self> {
-        let mut all = Self::value_variants().iter().copied();
-        all.find(|mode| mode.value() == value)
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flag = self.to_possible_value();
-        f.write_str(flag.as_ref().map_or("", |flag| flag.get_name()))
-    }
-}
-
-impl Hook {
-    /// Value of [`globals::POD_HOOK`].
-    #[must_use]
-    pub const fn value(self) -> u8 {
-        match self {
-            Self::Port => globals::POD_HOOK_PORT,
-            Self::Bridge => globals::POD_HOOK_BRIDGE,
-        }
-    }
-
-    /// What programs were told by such a value.
-    #[must_use]
-    pub fn of_value(value: u8) -> Option<Self> {
-        let mut all = Self::value_variants().iter().copied();
-        all.find(|hook| hook.value() == value)
-    }
-}
 
 impl FastPath {
     /// In the order in which they are put up: nobody but `xdp_rx` knows what to do with what `uplink_xdp` has

@@ -1,56 +1,13 @@
 //! Where packets of a TCP stream that came through the tunnel are merged.
 
-use std::fmt;
-
-use clap::ValueEnum;
 use flannel_common::globals::{ANCHOR_FORWARDED, ANCHOR_NONE, ANCHOR_STACK};
-use flannel_common::transport;
 use serde::Serialize;
 
-use super::{FastPath, Hook, Mode, Pair};
-use crate::mark;
+use super::Pair;
+use crate::base::options::{FastPath, Gro, Hook, Mode};
+use crate::mark::is_anchor;
 use crate::net::{Kind, Link};
-use crate::rescue;
-
-/// What makes GRO merge them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Gro {
-    /// A second pass, behind our decapsulation: the pair of devices
-    #[default]
-    Pair,
-    /// The first pass, at the uplink: a kernel vxlan device without a VNI makes it know the port
-    Anchor,
-    /// Nothing
-    None,
-}
-
-impl Gro {
-    /// Value of [`flannel_common::globals::PAIR_MTU`].
-    #[must_use]
-    pub const fn pair_mtu(self, overlay_mtu: u32) -> u32 {
-        match self {
-            Self::Pair => overlay_mtu,
-            Self::Anchor | Self::None => 0,
-        }
-    }
-
-    /// Value of [`flannel_common::globals::BULK_LEN`].
-    #[must_use]
-    pub const fn bulk_len(self, overlay_mtu: u32) -> u32 {
-        match self {
-            Self::Pair => transport::bulk_len(overlay_mtu),
-            Self::Anchor | Self::None => u32::MAX,
-        }
-    }
-}
-
-impl fmt::Display for Gro {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flag = self.to_possible_value();
-        f.write_str(flag.as_ref().map_or("", |flag| flag.get_name()))
-    }
-}
+use crate::{mark, rescue};
 
 /// The vxlan device in metadata mode that makes the kernel know the VXLAN port. Networks with one port share it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -80,13 +37,6 @@ pub(super) fn left_to(anchor: Option<&Anchor>, fast_path: &FastPath) -> u8 {
         (Some(_), Mode::Verified, Hook::Port) => ANCHOR_FORWARDED,
         (Some(_), ..) => ANCHOR_STACK,
     }
-}
-
-/// Whether a device is an anchor of ours. Without an alias it is one that an agent made and did not live to mark.
-pub(crate) fn is_anchor(link: &Link) -> bool {
-    let is_named = |port| link.name == mark::anchor_device(port);
-    let marked = matches!(link.alias.as_deref(), None | Some(mark::ANCHOR));
-    marked && matches!(link.kind, Kind::Vxlan { port: Some(port), .. } if is_named(port))
 }
 
 /// Who else has the port, in words: a vxlan device that is neither an anchor nor one of those that the pair replaces, or, while

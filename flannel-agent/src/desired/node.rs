@@ -7,12 +7,11 @@ use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 
-use super::fast_path::{Mode, Ways};
-use super::{
-    Anchor, DesiredError, Gro, Inputs, Outlets, PortRange, Ports, SourceNat, Sources, Xdp, gro,
-};
-use crate::cli::flags::SourceCheck;
+use super::fast_path::Ways;
+use super::{Anchor, DesiredError, Inputs, Outlets, Ports, SourceNat, Sources, gro};
+use crate::base::options::{Gro, Mode, SourceCheck, Xdp};
 use crate::config::{Backend, NetworkConfig};
+use crate::desired::snat_ports::PortRange;
 use crate::mac::MacAddr;
 use crate::mark;
 use crate::net::{Direction, Policies};

@@ -6,7 +6,8 @@ use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::{Attachment, DesiredError, PortChoice, PortRange, Room};
+use super::{Attachment, DesiredError};
+use crate::desired::snat_ports::{PortChoice, PortRange, Room};
 use crate::node_sysctls::{RESERVED_PORTS, Wish};
 
 /// Source NAT as it was asked for.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use flannel_common::program::Program;
 
 use super::*;
+use crate::base::options::Mode;
 use crate::direct::Direct;
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;

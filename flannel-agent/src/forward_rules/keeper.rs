@@ -8,8 +8,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{CHAIN, TABLE, dropping, ensure};
+use crate::base::counters;
 use crate::iptables::Kind;
-use crate::metrics;
 use crate::net::nftables::{self, Family, Touched};
 use crate::net::xtables_lock::LockWatch;
 
@@ -118,7 +118,7 @@ impl Guard {
         let network = self.network;
         tracing::info!("iptables drops what is forwarded: rules added that accept {network}");
         if self.looked {
-            metrics::drift_repaired("add_forward_rules");
+            counters::drift_repaired("add_forward_rules");
         }
     }
 }

@@ -18,7 +18,7 @@ use super::Verdict;
 use crate::cli::Config;
 use crate::cli::flags::Flags;
 use crate::logging::describe;
-use crate::redact::Secrets;
+use crate::settings::Secrets;
 use crate::wall::Moment;
 use outlet::Outlet;
 use pieces::Piece;

@@ -15,7 +15,7 @@ use super::output::{Format, json};
 use super::trace::describe;
 use super::wanted::Wanted;
 use super::{Verdict, stats};
-use crate::dataplane::clock;
+use crate::base::clock;
 use crate::dataplane::events::{Events, Wish};
 use crate::wall::Moment;
 

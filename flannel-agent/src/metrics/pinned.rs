@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::Labels;
+use crate::base::counters::Labels;
 use crate::dataplane::view::{MAPS, Sums, View};
 
 /// Registers what can be read. A map that is not there (yet) is left out, which alerts can see.

@@ -232,7 +232,7 @@ fn classify(message: &NetlinkMessage<RouteNetlinkMessage>) -> Changes {
             changes.ways = true;
         }
         NetlinkPayload::Overrun(_) => {
-            crate::metrics::netlink_overrun();
+            crate::base::counters::netlink_overrun();
             changes = Changes::ALL;
         }
         _ => {}

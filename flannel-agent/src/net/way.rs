@@ -151,7 +151,7 @@ impl Netlink {
         sender: Sender,
     ) -> BTreeMap<Ipv4Addr, Result<RouteTo, NetError>> {
         let destinations: Vec<Ipv4Addr> = destinations.into_iter().collect();
-        crate::metrics::looked_up(destinations.len());
+        crate::base::counters::looked_up(destinations.len());
         stream::iter(destinations)
             .map(|to| async move { (to, self.way(to, sender).await) })
             .buffer_unordered(IN_FLIGHT)

@@ -2,8 +2,9 @@
 
 use crate::actual::{AnchorState, Anchors};
 use crate::dataplane::Bpf;
-use crate::desired::{Node, is_anchor};
+use crate::desired::Node;
 use crate::mark;
+use crate::mark::is_anchor;
 use crate::net::{Kind, Link, NetError, Netlink};
 
 pub(super) async fn anchors(

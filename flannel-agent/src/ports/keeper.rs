@@ -10,9 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::judge::{Extras, Verdict, judge};
+use crate::base::options::{FastPath, Hook, Mode};
 use crate::dataplane::unfit::Unfit;
 use crate::dataplane::view::in_order;
-use crate::desired::{FastPath, Hook, Mode};
 use crate::mark;
 use crate::net::{Direction, Link, Monitor, NetError, Netlink};
 

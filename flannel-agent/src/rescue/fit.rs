@@ -1,7 +1,7 @@
 //! Inner packets longer than `flannel.<VNI>`'s MTU: the pair would drop them, so they are fragmented here,
 //! as the stack would do on the way to the pod (RFC 791, section 3.2).
 
-use flannel_common::csum;
+use crate::base::checksum;
 use flannel_common::header::Ip;
 
 const DONT_FRAGMENT: u16 = 0x4000;
@@ -76,17 +76,6 @@ fn piece(header: &[u8], part: &[u8], flags: u16, done: usize, last: bool) -> Opt
     piece[10..12].copy_from_slice(&check);
     piece.extend_from_slice(part);
     (offset <= OFFSET).then_some(piece)
-}
-
-/// The Internet checksum (RFC 1071) of a header or a short message whose checksum field is zero.
-pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.chunks(2).map(|word| {
-        u32::from(u16::from_be_bytes([
-            word[0],
-            word.get(1).copied().unwrap_or(0),
-        ]))
-    });
-    (!csum::fold(words.sum())).to_be_bytes()
 }
 
 /// A header with only those options that belong into every fragment.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::desired::is_anchor;
+use crate::mark::is_anchor;
 use crate::net::{Kind, Netlink};
 
 /// In words, for the error message.

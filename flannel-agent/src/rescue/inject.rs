@@ -11,9 +11,9 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
 
-use super::fit::checksum;
 use super::networks::Network;
 use super::partial::Unfinished;
+use crate::base::checksum;
 use crate::net::sockopt;
 
 /// RFC 792: destination unreachable, fragmentation needed and DF set.

@@ -12,7 +12,7 @@ use flannel_common::{Ipv4, Mac};
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
-use crate::cli::flags::SourceCheck;
+use crate::base::options::SourceCheck;
 use crate::dataplane::Sources;
 use crate::dataplane::view::{Told, View};
 use crate::mark;

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::{Memory, Uplink, UplinkError};
-use crate::cli::config::UplinkChoice;
+use crate::base::options::UplinkChoice;
 use crate::mark;
 use crate::net::{Address, Kind, Link, NetError, NextHop, Path, Route};
 

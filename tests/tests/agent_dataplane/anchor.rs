@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
 
+use flannel_agent::base::options::{FastPath, Gro};
 use flannel_agent::dataplane::AttachMode;
 use flannel_agent::dataplane::view::View;
-use flannel_agent::desired::{FastPath, Gro};
 use flannel_agent::lease::LeaseAttrs;
 use flannel_agent::mac::MacAddr;
 use flannel_common::csum;

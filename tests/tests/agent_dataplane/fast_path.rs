@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use aya::maps::{Array, Map, MapData};
-use flannel_agent::desired::FastPath;
+use flannel_agent::base::options::FastPath;
 use flannel_agent::lease::LeaseAttrs;
 use flannel_agent::mac::MacAddr;
 use flannel_common::maps::EPOCH;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::process::Output;
 use std::sync::Arc;
 
-use flannel_agent::cli::flags::SourceCheck;
+use flannel_agent::base::options::SourceCheck;
 use flannel_agent::dataplane::view::View;
 use flannel_agent::lease::LeaseAttrs;
 use flannel_agent::mac::MacAddr;

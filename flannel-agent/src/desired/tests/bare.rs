@@ -1,6 +1,7 @@
 //! Devices without a link-layer header.
 
 use super::*;
+use crate::base::options::Xdp;
 
 fn at(world: &World, device: &str) -> Vec<&'static str> {
     let node = world.build().unwrap().node;

@@ -1,6 +1,7 @@
 //! The hook at the pod bridge itself.
 
 use super::*;
+use crate::base::options::{Hook, Mode};
 
 #[test]
 fn large_packets_pass_the_bridge_where_pods_are_met_at_their_ports() {

@@ -1,6 +1,7 @@
 //! Peers without a tunnel.
 
 use super::*;
+use crate::base::options::Mode;
 
 fn hooks(node: &Node) -> Vec<(&'static str, &str)> {
     let hooks = node.attachments.iter();

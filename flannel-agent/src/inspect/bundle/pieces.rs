@@ -17,10 +17,9 @@ use crate::cli::flags::Flags;
 use crate::inspect::look::{Look, asking};
 use crate::inspect::output::Format;
 use crate::inspect::{Doctor, flows, maps, nat, peers, routes, stats, status};
-use crate::logbook;
 use crate::logging::describe;
-use crate::mark;
 use crate::net::{Netlink, sysctl};
+use crate::{logbook, mark};
 
 type Make<'a> = Box<dyn FnOnce(&mut dyn Write) -> anyhow::Result<()> + 'a>;
 

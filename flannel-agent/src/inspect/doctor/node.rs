@@ -1,8 +1,9 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
 use crate::config::NetworkConfig;
-use crate::desired::{Outlets, TUNNEL_OVERHEAD, Underlay, is_anchor, overlay_mtu};
+use crate::desired::{Outlets, TUNNEL_OVERHEAD, Underlay, overlay_mtu};
 use crate::mark;
+use crate::mark::is_anchor;
 use crate::net::{NetError, sysctl};
 use crate::uplink::{Memory, Uplink};
 

@@ -1,7 +1,7 @@
 //! Offloads of the uplink that are known to bite, or to be missed.
 
 use super::{Patient, Report};
-use crate::desired::{FastPath, Gro, Xdp};
+use crate::base::options::{FastPath, Gro, Xdp};
 use crate::net::{Features, Kind, Link};
 
 /// Either of them spares the CPU the sum over a packet's bytes.

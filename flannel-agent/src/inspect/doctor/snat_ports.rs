@@ -1,6 +1,7 @@
 //! The ports that pods' flows leave under, beside those that the node connects from.
 
-use crate::desired::{PortChoice, Room, SourceNat, TooFew};
+use crate::desired::SourceNat;
+use crate::desired::snat_ports::{PortChoice, Room, TooFew};
 use crate::mark::network_name;
 use crate::net::sysctl;
 use crate::node_sysctls::NodeSysctls;
@@ -60,7 +61,7 @@ fn judge(choice: PortChoice, room: &Room<'_>, devices: &str, report: &mut Report
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::PortRange;
+    use crate::desired::snat_ports::PortRange;
     use crate::inspect::doctor::tests::{bad, fine, said};
     use crate::node_sysctls::Reserved;
 

@@ -6,9 +6,10 @@ use flannel_common::program::Program;
 use flannel_common::unfit::{is_of_note, words};
 
 use super::{Patient, Report, foreign, paths};
+use crate::base::options;
+use crate::base::options::Xdp;
 use crate::dataplane::unfit::Unfit;
 use crate::dataplane::view::{Hook, View};
-use crate::desired::{self, Xdp};
 use crate::inspect::Verdict;
 use crate::inspect::status::Status;
 use crate::mark;
@@ -48,7 +49,7 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
     if status
         .told
         .as_ref()
-        .is_some_and(|told| told.fast_path != desired::Mode::Off)
+        .is_some_and(|told| told.fast_path != options::Mode::Off)
     {
         liberal(
             sysctl::read("net/netfilter/nf_conntrack_tcp_be_liberal"),

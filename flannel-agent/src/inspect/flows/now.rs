@@ -2,9 +2,9 @@
 
 use flannel_common::flow::{Setting, Tick, tick};
 
-use crate::dataplane::clock;
+use crate::base::options::Mode;
+use crate::base::{clock, options};
 use crate::dataplane::view::{Hook, Told, View};
-use crate::desired::{self, Mode};
 use crate::inspect::look::asking;
 use crate::inspect::routes::told;
 use crate::net::Netlink;
@@ -61,14 +61,14 @@ impl Programs {
     const fn setting(&self) -> Setting {
         match self {
             // Nobody acts on an entry.
-            Self::None => setting(Mode::Off, desired::Hook::Port),
+            Self::None => setting(Mode::Off, options::Hook::Port),
             Self::Told(setting) => *setting,
-            Self::OfAnotherBuild => setting(Mode::Verified, desired::Hook::Port),
+            Self::OfAnotherBuild => setting(Mode::Verified, options::Hook::Port),
         }
     }
 }
 
-pub(super) const fn setting(mode: Mode, hook: desired::Hook) -> Setting {
+pub(super) const fn setting(mode: Mode, hook: options::Hook) -> Setting {
     Setting {
         fast_path: mode.value(),
         pod_hook: hook.value(),
@@ -106,7 +106,7 @@ mod tests {
     fn another_build_is_taken_to_have_the_defaults() {
         let programs = Programs::of(&[hook(false), hook(true)], None);
         assert_eq!(programs, Programs::OfAnotherBuild);
-        let default = desired::FastPath::default();
+        let default = options::FastPath::default();
         assert_eq!(programs.setting(), setting(default.mode, default.hook));
     }
 }

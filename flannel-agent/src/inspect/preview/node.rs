@@ -4,7 +4,6 @@ use super::step::Step;
 use super::{Leased, Preview};
 use crate::cli::Config;
 use crate::config::Backend;
-use crate::dataplane;
 use crate::desired::{self, Desired, Facts, Inputs, Sought};
 use crate::direct::Direct;
 use crate::mac::MacAddr;
@@ -13,7 +12,7 @@ use crate::node_sysctls::NodeSysctls;
 use crate::plan::Action;
 use crate::subnet_env::{self, SubnetEnv};
 use crate::uplink::Uplink;
-use crate::{blackhole, cni, flanneld_masq, forward_rules, plan};
+use crate::{blackhole, cni, dataplane, flanneld_masq, forward_rules, plan};
 
 /// What was found out before.
 #[derive(Clone, Copy)]

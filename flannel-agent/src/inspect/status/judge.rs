@@ -4,7 +4,7 @@ use flannel_common::maps::{PEERS, VTEPS};
 use flannel_common::program::Program;
 
 use super::{Finding, Status};
-use crate::desired::Gro;
+use crate::base::options::Gro;
 use crate::inspect::Verdict;
 
 /// Without one of these the node does not take part in its network.
@@ -203,7 +203,7 @@ fn finding(verdict: Verdict, what: String, fix: &'static str) -> Finding {
 mod tests {
     use super::*;
     use crate::dataplane::view::{Hook, Mode, Told};
-    use crate::desired::PortRange;
+    use crate::desired::snat_ports::PortRange;
     use crate::inspect::maps::Row;
     use crate::net::Direction;
 
@@ -311,8 +311,8 @@ mod tests {
             overlay_mtu: 1450,
             gro: Gro::Pair,
             source_check: "lease",
-            fast_path: crate::desired::Mode::Off,
-            pod_hook: crate::desired::Hook::Port,
+            fast_path: crate::base::options::Mode::Off,
+            pod_hook: crate::base::options::Hook::Port,
             snat_ports: Some(PortRange { min: 1, max: 2 }),
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::dataplane::clock;
+use crate::base::clock;
 use crate::logbook::{self, Page};
 use crate::wall::Moment;
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::actual::AnchorState;
-use crate::desired::Gro;
+use crate::base::options::Gro;
 
 fn anchored() -> Desired {
     with(Gro::Anchor, r#"{"Type":"vxlan"}"#)

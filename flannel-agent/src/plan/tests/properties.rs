@@ -7,8 +7,9 @@ use proptest::prelude::*;
 
 use super::model::{Model, empty, held};
 use crate::actual::{Actual, Device, Generation, PairState, PeerMaps, Stale};
+use crate::base::options::Gro;
 use crate::desired::tests::{World, config, source_nat};
-use crate::desired::{Desired, Gro, Outlet, Peer, Sources, TUNNEL};
+use crate::desired::{Desired, Outlet, Peer, Sources, TUNNEL};
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::net::{PROTOCOL, Route};

@@ -62,7 +62,7 @@ impl<'a> Follower<'a> {
             if let EtcdError::Compacted(_) = error {
                 self.revision = None;
             }
-            crate::metrics::datastore_troubled();
+            crate::base::counters::datastore_troubled();
             patience.lost("following leases", &error).await;
         }
     }

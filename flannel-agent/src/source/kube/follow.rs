@@ -91,7 +91,7 @@ impl<'a> Follower<'a> {
                     tokio::time::sleep(wait).await;
                 }
                 Err(error) => {
-                    crate::metrics::datastore_troubled();
+                    crate::base::counters::datastore_troubled();
                     patience.lost("following Nodes", &error).await;
                 }
             }

@@ -1,7 +1,7 @@
 //! Rules that look at single packets of a flow, or count them: of a fast flow they see one in five seconds.
 
 use super::{Patient, Report};
-use crate::desired::Mode;
+use crate::base::options::Mode;
 use crate::iptables::{Kind, Tool};
 use crate::net::{NetError, ip_tables, nftables};
 

@@ -1,13 +1,12 @@
 //! What the kernel holds, as far as this node's wanted state is concerned.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
-use flannel_common::program::Program;
 use ipnet::Ipv4Net;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use crate::desired::{Attachment, Globals, Peer, Sources};
+use crate::dataplane::{PeerMaps, Programs};
+use crate::desired::Sources;
 use crate::mac::MacAddr;
 use crate::net::Route;
 use crate::node_sysctls::Difference;
@@ -89,66 +88,4 @@ pub struct PairState {
     pub wrong_features: BTreeMap<String, BTreeMap<String, bool>>,
     /// Addresses of `flannel.<VNI>`.
     pub addresses: BTreeSet<Ipv4Net>,
-}
-
-/// Programs: those of this process, and what is attached.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Programs {
-    /// Loaded by this process; `None` right after the start.
-    pub loaded: Option<Loaded>,
-    /// Wanted hooks where a program of ours is live, and whether it is this process's.
-    pub attached: BTreeMap<Attachment, Generation>,
-    /// Steps of source NAT that can be jumped to.
-    #[serde(serialize_with = "by_name")]
-    pub steps: BTreeMap<Program, Generation>,
-    /// Ours, attached where nothing of ours belongs (any more).
-    pub stale: BTreeSet<Stale>,
-    /// The uplink's driver was asked for XDP, as it is now, and refused.
-    pub xdp_refused: bool,
-    /// Pin folders of other layout versions, and whether their translated connections mean here what they mean there.
-    pub old_layouts: BTreeMap<String, bool>,
-}
-
-fn by_name<S: Serializer>(
-    steps: &BTreeMap<Program, Generation>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(steps.iter().map(|(step, is)| (step.name(), is)))
-}
-
-/// What the loaded programs were told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Loaded {
-    pub globals: Globals,
-    pub index: u32,
-    pub gro_index: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Generation {
-    /// Loaded by this process.
-    Current,
-    /// Left by an earlier agent, or from before the constants changed.
-    Earlier,
-}
-
-/// An attachment to remove.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum Stale {
-    /// File name of a pinned link.
-    Pin(String),
-    /// A clsact filter of ours.
-    Filter {
-        device: String,
-        direction: crate::net::Direction,
-        handle: u32,
-    },
-}
-
-/// The peers as the maps hold them; `None` for an entry this version does not understand.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct PeerMaps {
-    pub table: BTreeMap<Ipv4Net, Option<Peer>>,
-    pub vteps: BTreeMap<Ipv4Addr, u32>,
-    pub macs: BTreeMap<MacAddr, u32>,
 }

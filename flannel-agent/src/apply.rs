@@ -6,8 +6,7 @@ use std::io;
 
 use nix::errno::Errno;
 
-use crate::actual::Loaded;
-use crate::dataplane::{Bpf, DataplaneError, Target};
+use crate::dataplane::{Bpf, DataplaneError, Loaded, Target};
 use crate::desired::{Node, Pair, TUNNEL, Way};
 use crate::mark;
 use crate::net::{

@@ -5,7 +5,7 @@
 mod refusals;
 mod segments;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip};
 use flannel_common::vxlan::Vxlan;
 use flannel_common::{ecn, maps};
+use ipnet::Ipv4Net;
 use nix::sys::socket::sockopt::RcvBuf;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, sendmsg, setsockopt,
@@ -23,8 +24,7 @@ use nix::sys::socket::{
 use tokio::io::unix::AsyncFd;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::dataplane::{DataplaneError, Sources};
-use crate::desired::Peers;
+use crate::dataplane::{DataplaneError, Peer, Sources};
 use crate::mac::MacAddr;
 use crate::net::sockopt;
 use refusals::Refusals;
@@ -115,8 +115,8 @@ impl ByStack {
     }
 
     /// Logs which peers it is for, as far as that is news.
-    pub(crate) fn tell(&mut self, peers: &Peers) {
-        let all = peers.table.values().filter(|peer| peer.by_stack);
+    pub(crate) fn tell(&mut self, peers: &BTreeMap<Ipv4Net, Peer>) {
+        let all = peers.values().filter(|peer| peer.by_stack);
         let now: BTreeSet<Ipv4Addr> = all.map(|peer| peer.public_ip).collect();
         for peer in now.difference(&self.named).take(NAMED) {
             tracing::warn!(

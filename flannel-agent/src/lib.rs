@@ -38,6 +38,7 @@ pub mod observe;
 pub mod path_mtu;
 pub mod plan;
 mod ports;
+pub mod reconcile;
 pub mod redact;
 pub mod rescue;
 pub mod senders;

@@ -43,7 +43,7 @@ pub(crate) async fn observe(
             .and_then(|pair| by_name(&pair.aside_name))
             .is_some_and(is_vxlan),
         former: former.iter().map(|link| link.name.clone()).collect(),
-        programs: bpf.observe(node, net, &links).await?,
+        programs: bpf.observe(&node.places(), net, &links).await?,
         peers: bpf.peers()?,
         routes,
         exempt: bpf.exempt()?,

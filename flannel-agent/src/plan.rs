@@ -14,14 +14,14 @@ mod tests;
 mod turns;
 
 pub use action::Action;
-pub use peers::PeerChanges;
 pub use repairs::repairs;
 pub use routes::{How, RouteChanges, Set};
 
 use ipnet::Ipv4Net;
 
-use crate::actual::{Actual, Device, Generation, Loaded, PairState};
-use crate::desired::{Attachment, Desired, Node, Pair};
+use crate::actual::{Actual, Device, PairState};
+use crate::dataplane::{Attachment, Generation, Loaded, PeerChanges};
+use crate::desired::{Desired, Node, Pair};
 use crate::net::{PROTOCOL, Route};
 use turns::Turns;
 

@@ -13,10 +13,10 @@ use super::retry::Retry;
 use super::subnet_file::SubnetFile;
 use super::systemd::Systemd;
 use crate::base::counters;
-use crate::dataplane::ReconcileError;
 use crate::health::Ready;
 use crate::lease::{LeaseAttrs, Leases, OwnLease};
 use crate::logbook::Logbook;
+use crate::reconcile::ReconcileError;
 
 /// How often everything is compared with the kernel, even when nothing was announced.
 const DRIFT_CHECK: Duration = Duration::from_secs(30);

@@ -22,12 +22,12 @@ use crate::cli::Config;
 use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
 use crate::dataplane::view::View;
-use crate::dataplane::{Dataplane, ReconcileError, Report};
 use crate::desired::{self, Desired, Facts, Inputs, Sought, SourceNat};
 use crate::direct::{self, Direct};
 use crate::lease::{LeaseAttrs, Leases};
 use crate::mac::MacAddr;
 use crate::net::{Changes, Monitor, Netlink};
+use crate::reconcile::{Dataplane, ReconcileError, Report};
 use crate::unreached::Unreached;
 use crate::uplink::{self, Memory, Uplink};
 use crate::{blackhole, mac, observe, ports, rescue, senders};
@@ -389,7 +389,7 @@ impl Node for Kernel {
         if self.snat.is_some() {
             done.extend(self.firewall.replace_masquerading(network).await);
         }
-        self.by_stack.tell(&desired.peers);
+        self.by_stack.tell(&desired.peers.table);
         self.count_peers(&desired, &direct);
         self.name_senders();
         Ok(done)
@@ -419,7 +419,7 @@ impl Node for Kernel {
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
         let done = words(&self.dataplane.update_peers(&desired).await?);
-        self.by_stack.tell(&desired.peers);
+        self.by_stack.tell(&desired.peers.table);
         self.count_peers(&desired, &direct);
         Ok(done)
     }

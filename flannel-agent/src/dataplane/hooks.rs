@@ -16,8 +16,7 @@ use flannel_common::program::Program;
 use super::DataplaneError;
 use super::bpffs::{self, Pins};
 use super::clsact::MadeQdiscs;
-use crate::actual::Stale;
-use crate::desired::Attachment;
+use crate::dataplane::{Attachment, Stale};
 use crate::net::{Direction, Filter, PRIORITIES};
 
 /// Priority of our clsact filters: early, so that a filter with a final verdict does not hide the tunnel

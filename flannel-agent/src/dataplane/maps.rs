@@ -18,11 +18,9 @@ use ipnet::Ipv4Net;
 
 use super::bpffs::Pins;
 use super::{DataplaneError, Wire};
-use crate::actual::PeerMaps;
 use crate::base::clock;
-use crate::desired::Peer;
+use crate::dataplane::{Peer, PeerChanges, PeerMaps};
 use crate::mac::MacAddr;
-use crate::plan::PeerChanges;
 
 /// The maps that hold the leases.
 pub(super) struct Maps {

@@ -13,7 +13,7 @@ use super::bpffs::Pins;
 use super::carry;
 use super::definition::{Definition, ReplacedMap, Shape, UNUSED_ENTRIES};
 use super::{DataplaneError, Options};
-use crate::actual::Loaded;
+use crate::dataplane::Loaded;
 
 pub(super) static EMBEDDED: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));

@@ -62,7 +62,7 @@ impl Shadow {
             .ok_or_else(|| DataplaneError::no_map(name))
     }
 
-    pub(super) fn likeness(&mut self, program: Program) -> Result<Likeness, DataplaneError> {
+    pub(crate) fn likeness(&mut self, program: Program) -> Result<Likeness, DataplaneError> {
         let info = match program.is_xdp() {
             true => self.at_driver(program)?.info(),
             false => self.program(program)?.info(),
@@ -74,7 +74,7 @@ impl Shadow {
 
 impl Likeness {
     /// Of any program in the kernel.
-    pub(super) fn of(info: &ProgramInfo) -> io::Result<Self> {
+    pub(crate) fn of(info: &ProgramInfo) -> io::Result<Self> {
         let maps = info.map_ids().map_err(io::Error::other)?;
         Ok(Self {
             tag: info.tag(),

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use flannel_common::program::Program;
 
-use super::{Attachment, Pair};
+use super::Pair;
 use crate::base::options::{FastPath, Hook, Mode, Xdp};
+use crate::dataplane::Attachment;
 use crate::node_sysctls::{Wish, Wishes};
 
 /// How packets get to peers.

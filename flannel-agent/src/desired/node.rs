@@ -1,16 +1,16 @@
 //! The part of the wanted state that no peer changes: devices, address, constants, hooks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use flannel_common::program::Program;
 use ipnet::Ipv4Net;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::fast_path::Ways;
 use super::{Anchor, DesiredError, Inputs, Outlets, Ports, SourceNat, Sources, gro};
-use crate::base::options::{Gro, Mode, SourceCheck, Xdp};
+use crate::base::options::{Mode, Xdp};
 use crate::config::{Backend, NetworkConfig};
+use crate::dataplane::{Attachment, Globals, Places};
 use crate::desired::snat_ports::PortRange;
 use crate::mac::MacAddr;
 use crate::mark;
@@ -74,6 +74,15 @@ pub struct Node {
 }
 
 impl Node {
+    /// What the dataplane has to know to find the programs.
+    pub(crate) fn places(&self) -> Places<'_> {
+        Places {
+            network: &self.network,
+            tag: self.tag,
+            attachments: &self.attachments,
+        }
+    }
+
     /// Whether a device may go at any time, with nothing amiss: pods' ports, their bridge, devices besides the uplink.
     #[must_use]
     pub fn may_go(&self, device: &str) -> bool {
@@ -97,68 +106,6 @@ pub struct Pair {
     pub gro_mtu: u32,
     pub alias: String,
     pub queues: u32,
-}
-
-/// Constants of the programs, except for the interface indexes of the pair.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Globals {
-    pub uplink_index: u32,
-    pub uplink_ip: Ipv4Addr,
-    /// Where peers send to.
-    pub public_ip: Ipv4Addr,
-    pub uplink_mac: MacAddr,
-    pub vtep_mac: MacAddr,
-    pub vni: u32,
-    pub port: u16,
-    pub network: Ipv4Net,
-    pub subnet: Ipv4Net,
-    pub local_ports: (u16, u16),
-    pub source_check: SourceCheck,
-    pub overlay_mtu: u32,
-    pub gro: Gro,
-    /// Value of [`flannel_common::globals::ANCHOR`].
-    pub anchor: u8,
-    /// Values of [`flannel_common::globals::FAST_PATH`] and [`flannel_common::globals::POD_HOOK`].
-    pub fast_path: u8,
-    pub pod_hook: u8,
-    /// `None`: source NAT is off.
-    pub snat_ports: Option<PortRange>,
-}
-
-/// One program at one hook.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Attachment {
-    #[serde(serialize_with = "program_name")]
-    pub program: Program,
-    pub device: String,
-    pub direction: Direction,
-}
-
-impl Attachment {
-    pub(super) fn ingress(program: Program, device: &str) -> Self {
-        Self {
-            program,
-            device: device.to_owned(),
-            direction: Direction::Ingress,
-        }
-    }
-
-    pub(super) fn egress(program: Program, device: &str) -> Self {
-        Self {
-            direction: Direction::Egress,
-            ..Self::ingress(program, device)
-        }
-    }
-
-    /// Of use only with a program at the driver.
-    #[must_use]
-    pub const fn is_for_xdp(&self) -> bool {
-        matches!(self.program, Program::XdpRx | Program::UplinkXdp)
-    }
-}
-
-fn program_name<S: Serializer>(program: &Program, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(program.name())
 }
 
 /// MTU of the overlay: what fits into `underlay`, the longest packet on the wire, behind the tunnel headers. The config's MTU can

@@ -1,7 +1,6 @@
 //! The peers: leases that this node can reach, and why it cannot use the others.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::Ipv4Addr;
 
 use flannel_common::maps;
@@ -10,6 +9,7 @@ use serde::Serialize;
 
 use super::Inputs;
 use crate::config::Backend;
+use crate::dataplane::{Peer, ROUTED};
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 
@@ -23,63 +23,6 @@ pub struct Peers {
     pub macs: BTreeMap<MacAddr, u32>,
     /// Leases that cannot be used, and why.
     pub ignored: BTreeMap<Ipv4Net, String>,
-}
-
-/// In the place of a next hop: packets take whatever way the routing table has for each. By another device than the uplink,
-/// by one of several paths, or by none.
-pub const ROUTED: Ipv4Addr = Ipv4Addr::from_octets(maps::ROUTED);
-
-/// How to reach one subnet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Peer {
-    pub public_ip: Ipv4Addr,
-    pub next_hop: Ipv4Addr,
-    pub vtep_mac: MacAddr,
-    /// Reached without a tunnel.
-    pub direct: bool,
-    /// In the tunnel, but by way of the node's own stack: IPsec, or a rule of the host's firewall, has a say.
-    pub by_stack: bool,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            public_ip,
-            next_hop,
-            vtep_mac,
-            direct,
-            by_stack,
-        } = self;
-        if *direct {
-            return write!(f, "{public_ip} (without tunnel)");
-        }
-        write!(f, "{public_ip} ({vtep_mac}")?;
-        if *next_hop == ROUTED {
-            f.write_str(", as routed")?;
-        } else if next_hop != public_ip {
-            write!(f, ", via {next_hop}")?;
-        }
-        if *by_stack {
-            f.write_str(", by the node's stack")?;
-        }
-        f.write_str(")")
-    }
-}
-
-impl From<Peer> for maps::Peer {
-    fn from(peer: Peer) -> Self {
-        Self {
-            public_ip: peer.public_ip.octets(),
-            next_hop: peer.next_hop.octets(),
-            vtep_mac: peer.vtep_mac.0,
-            kind: match (peer.direct, peer.by_stack) {
-                (true, _) => maps::PEER_DIRECT,
-                (false, true) => maps::PEER_STACK,
-                (false, false) => maps::PEER_VXLAN,
-            },
-            pad: 0,
-        }
-    }
 }
 
 pub(super) fn peers(inputs: &Inputs<'_>) -> Peers {

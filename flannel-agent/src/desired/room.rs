@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 
-use super::{Desired, Peer, Way};
+use super::{Desired, Way};
+use crate::dataplane::Peer;
 
 impl Desired {
     /// Leaves out of the peers what is more than `capacity`: those not `held` first, of these the last. Their routes into the

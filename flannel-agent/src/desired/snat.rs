@@ -6,7 +6,8 @@ use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::{Attachment, DesiredError};
+use super::DesiredError;
+use crate::dataplane::Attachment;
 use crate::desired::snat_ports::{PortChoice, PortRange, Room};
 use crate::node_sysctls::{RESERVED_PORTS, Wish};
 

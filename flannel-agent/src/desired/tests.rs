@@ -10,6 +10,7 @@ use flannel_common::program::Program;
 
 use super::*;
 use crate::base::options::Mode;
+use crate::dataplane::{Attachment, Peer, ROUTED};
 use crate::direct::Direct;
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;

@@ -1,5 +1,7 @@
 //! BPF filters at a clsact qdisc: how programs are attached before tcx (kernel 6.6).
 
+use std::fmt;
+
 use futures_util::TryStreamExt;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpf, TcFilterBpfOption, TcMessage, TcOption};
 use nix::errno::Errno;
@@ -179,4 +181,13 @@ fn parse(message: &TcMessage) -> Option<Filter> {
         program: program?,
         ..place(message)?
     })
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
 }

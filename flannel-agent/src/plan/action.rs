@@ -6,11 +6,10 @@ use std::fmt;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::{PeerChanges, RouteChanges};
-use crate::actual::Stale;
-use crate::desired::{Anchor, Attachment, Globals, Pair, Sources};
+use super::RouteChanges;
+use crate::dataplane::{Attachment, Globals, PeerChanges, Stale};
+use crate::desired::{Anchor, Pair, Sources};
 use crate::mac::MacAddr;
-use crate::net::Direction;
 use crate::node_sysctls::Wish;
 
 /// One step. Each is idempotent, and names devices because indexes change under it.
@@ -248,41 +247,5 @@ impl fmt::Display for Action {
             }
             Self::RemoveLayout { folder } => write!(f, "remove the maps of layout {folder}"),
         }
-    }
-}
-
-impl fmt::Display for Stale {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pin(pin) => f.write_str(pin),
-            Self::Filter {
-                device,
-                direction,
-                handle,
-            } => write!(f, "the filter {handle:#x} at {direction} of {device}"),
-        }
-    }
-}
-
-impl fmt::Display for Attachment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            program,
-            device,
-            direction,
-        } = self;
-        if program.is_xdp() {
-            return write!(f, "{} to the driver of {device}", program.name());
-        }
-        write!(f, "{} to {direction} of {device}", program.name())
-    }
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        })
     }
 }

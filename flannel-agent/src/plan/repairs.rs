@@ -1,8 +1,9 @@
 //! Which steps put right what somebody else undid, and which follow from a new wish.
 
-use super::{Action, PeerChanges, plan};
+use super::{Action, plan};
 use crate::actual::Actual;
-use crate::desired::{Attachment, Desired, Node};
+use crate::dataplane::{Attachment, PeerChanges};
+use crate::desired::{Desired, Node};
 
 /// Those of `actions`, planned from `actual` to `wanted`, that were due without a new wish, too: `before` is what was
 /// wanted when the node was last made so.

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use flannel_common::program::Program;
 
 use super::Action;
-use crate::actual::{Actual, Generation};
+use crate::actual::Actual;
+use crate::dataplane::Generation;
 use crate::desired::Node;
 
 /// Before the hooks. A program that jumps to a step that is not there drops the packet; one of an earlier

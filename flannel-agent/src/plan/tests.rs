@@ -7,7 +7,7 @@ mod repairs;
 mod routes;
 
 use super::*;
-use crate::actual::Stale;
+use crate::dataplane::Stale;
 use crate::desired::tests::{World, config, ip, net, source_nat};
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;

@@ -8,11 +8,12 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use flannel_agent::base::options::{FastPath, Mode, SourceCheck};
 use flannel_agent::config::NetworkConfig;
-use flannel_agent::dataplane::{AttachMode, Dataplane, Options, Report};
+use flannel_agent::dataplane::{AttachMode, Options};
 use flannel_agent::desired::{Desired, Facts, Inputs, Sought, SourceNat};
 use flannel_agent::direct::Direct;
 use flannel_agent::lease::LeaseAttrs;
 use flannel_agent::mac::MacAddr;
+use flannel_agent::reconcile::{Dataplane, Report};
 use flannel_agent::uplink::{self, Memory, Uplink};
 use flannel_tests::netns::Netns;
 use flannel_tests::sweep;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use flannel_agent::dataplane::ROOM;
 use flannel_agent::dataplane::view::View;
-use flannel_agent::desired::{Desired, Peer};
+use flannel_agent::dataplane::{Peer, ROOM};
+use flannel_agent::desired::Desired;
 use flannel_agent::mac::MacAddr;
 use ipnet::Ipv4Net;
 

@@ -4,6 +4,7 @@ use flannel_common::globals::{ANCHOR_FORWARDED, ANCHOR_NONE, ANCHOR_STACK};
 
 use super::*;
 use crate::base::options::{Gro, Hook, Mode};
+use crate::dataplane::Attachment;
 use crate::net::fixtures::link;
 use crate::net::{Kind, Link};
 

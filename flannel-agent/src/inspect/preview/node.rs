@@ -12,7 +12,7 @@ use crate::node_sysctls::NodeSysctls;
 use crate::plan::Action;
 use crate::subnet_env::{self, SubnetEnv};
 use crate::uplink::Uplink;
-use crate::{blackhole, cni, dataplane, flanneld_masq, forward_rules, plan};
+use crate::{blackhole, cni, flanneld_masq, forward_rules, plan, reconcile};
 
 /// What was found out before.
 #[derive(Clone, Copy)]
@@ -72,7 +72,7 @@ impl Preview {
         known: Known<'_>,
         leased: &Leased,
     ) -> anyhow::Result<()> {
-        let dataplane = dataplane::Preview::open(&config.dataplane())?;
+        let dataplane = reconcile::Preview::open(&config.dataplane())?;
         self.agent_running = dataplane.agent_runs();
         if !dataplane.is_mounted() {
             let what = format!("mount a BPF file system on {}", config.bpffs.display());

@@ -6,9 +6,8 @@ use std::net::Ipv4Addr;
 use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 
-use crate::actual::{
-    Actual, AnchorState, Anchors, Device, Generation, Loaded, PairState, PeerMaps, Programs, Stale,
-};
+use crate::actual::{Actual, AnchorState, Anchors, Device, PairState};
+use crate::dataplane::{Generation, Loaded, PeerMaps, Programs, Stale};
 use crate::desired::{Desired, TUNNEL, Way};
 use crate::net::{PROTOCOL, Path, Route};
 use crate::node_sysctls::Difference;

@@ -6,10 +6,11 @@ use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
 use super::model::{Model, empty, held};
-use crate::actual::{Actual, Device, Generation, PairState, PeerMaps, Stale};
+use crate::actual::{Actual, Device, PairState};
 use crate::base::options::Gro;
+use crate::dataplane::{Generation, Peer, PeerMaps, Stale};
 use crate::desired::tests::{World, config, source_nat};
-use crate::desired::{Desired, Outlet, Peer, Sources, TUNNEL};
+use crate::desired::{Desired, Outlet, Sources, TUNNEL};
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::net::{PROTOCOL, Route};

@@ -10,8 +10,8 @@ use tokio::sync::{Notify, watch};
 use super::{attrs, uplink};
 use crate::config::NetworkConfig;
 use crate::daemon::node::{Done, Node, Wanted};
-use crate::dataplane::ReconcileError;
 use crate::lease::{LeaseAttrs, Leases};
+use crate::reconcile::ReconcileError;
 use crate::uplink::{Memory, Uplink};
 
 /// What the MAC of flanneld's device ends in.

@@ -3,11 +3,14 @@
 use aya::programs::ProgramInfo;
 use flannel_common::program::Program;
 
-use super::shadow::{Likeness, Shadow};
-use super::view::{Hook, View, program};
-use super::{Bpf, Dataplane, DataplaneError, Options, ReplacedMap, bpffs, requirements};
-use crate::actual::{Actual, Device, Generation, Loaded};
-use crate::desired::{Attachment, Desired};
+use super::Dataplane;
+use crate::actual::{Actual, Device};
+use crate::dataplane::view::{Hook, View, program};
+use crate::dataplane::{
+    Attachment, Bpf, DataplaneError, Generation, Likeness, Loaded, Options, ReplacedMap, Shadow,
+    check_capabilities, is_mounted,
+};
+use crate::desired::Desired;
 
 /// The dataplane of a node, read only.
 #[derive(Debug)]
@@ -23,11 +26,11 @@ impl Preview {
     /// # Errors
     /// A missing capability, an object that cannot be read.
     pub(crate) fn open(options: &Options) -> Result<Self, DataplaneError> {
-        requirements::check_capabilities()?;
+        check_capabilities()?;
         Ok(Self {
             dataplane: Dataplane::of(Bpf::look(options)?, options)?,
             view: View::open(&options.bpffs, Some(&options.network)).ok(),
-            is_mounted: bpffs::is_mounted(&options.bpffs),
+            is_mounted: is_mounted(&options.bpffs),
         })
     }
 

@@ -2,13 +2,14 @@
 
 use flannel_common::globals::FAST_PATH_OFF;
 
-use super::{Dataplane, DataplaneError, Mirror};
-use crate::actual::{Actual, Device, PeerMaps};
+use super::{Dataplane, Mirror};
+use crate::actual::{Actual, Device};
 use crate::apply::Executor;
 use crate::base::options::Xdp;
+use crate::dataplane::{DataplaneError, PeerChanges, PeerMaps};
 use crate::desired::{Desired, Node, Peers};
 use crate::lease::SubnetKey;
-use crate::plan::{Action, Conflict, PeerChanges, RouteChanges, plan, repairs};
+use crate::plan::{Action, Conflict, RouteChanges, plan, repairs};
 
 /// What a reconcile did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What the agent did since its start, counted where it is done. [`crate::metrics`] shows it.
+//! What the agent did since its start, counted where it is done. [`crate::daemon::metrics`] shows it.
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::wall::Moment;
+use crate::base::wall::Moment;
 
 /// Label names and values.
 pub(crate) type Labels = Vec<(&'static str, String)>;

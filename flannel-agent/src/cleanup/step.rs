@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use ipnet::Ipv4Net;
 
-use crate::cli::Config;
+use crate::dataplane;
 use crate::dataplane::MadeQdiscs;
-use crate::net::{Direction, Link, Netlink, RouteChange};
-use crate::node_sysctls::NodeSysctls;
-use crate::{dataplane, flanneld_masq, forward_rules, mark};
+use crate::node::net::{Direction, Link, Netlink, RouteChange};
+use crate::node::node_sysctls::NodeSysctls;
+use crate::node::{flanneld_masq, forward_rules, mark};
+use crate::settings::Config;
 
 /// Something of ours on this node. Removing what is gone by then has succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,10 +13,10 @@ use super::retry::Retry;
 use super::subnet_file::SubnetFile;
 use super::systemd::Systemd;
 use crate::base::counters;
-use crate::health::Ready;
-use crate::lease::{LeaseAttrs, Leases, OwnLease};
-use crate::logbook::Logbook;
+use crate::daemon::health::Ready;
+use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 use crate::reconcile::ReconcileError;
+use crate::reconcile::logbook::Logbook;
 
 /// How often everything is compared with the kernel, even when nothing was announced.
 const DRIFT_CHECK: Duration = Duration::from_secs(30);
@@ -165,7 +165,7 @@ impl<N: Node> Agent<N> {
                 Ok(())
             }
             Err(error) => {
-                self.logbook.failed(crate::logging::describe(&error));
+                self.logbook.failed(crate::base::logging::describe(&error));
                 Err(error)
             }
         }

@@ -15,22 +15,23 @@ use super::own_ports::{self, OwnPorts};
 use super::pod_ports::PodPorts;
 use super::port::Port;
 use super::reached;
-use crate::base::counters;
+use crate::base::mac::MacAddr;
 use crate::base::options::{FastPath, Gro, SourceCheck, UplinkChoice};
-use crate::by_stack::{self, ByStack};
-use crate::cli::Config;
-use crate::cni::bridge::{self, Mismatch};
-use crate::config::{Backend, NetworkConfig};
+use crate::base::{counters, mac};
+use crate::dataplane::by_stack::{self, ByStack};
 use crate::dataplane::view::View;
-use crate::desired::{self, Desired, Facts, Inputs, Sought, SourceNat};
-use crate::direct::{self, Direct};
-use crate::lease::{LeaseAttrs, Leases};
-use crate::mac::MacAddr;
-use crate::net::{Changes, Monitor, Netlink};
-use crate::reconcile::{Dataplane, ReconcileError, Report};
-use crate::unreached::Unreached;
-use crate::uplink::{self, Memory, Uplink};
-use crate::{blackhole, mac, observe, ports, rescue, senders};
+use crate::dataplane::{ports, rescue, senders};
+use crate::flannel::config::{Backend, NetworkConfig};
+use crate::flannel::lease::{LeaseAttrs, Leases};
+use crate::node::blackhole;
+use crate::node::direct::{self, Direct};
+use crate::node::net::{Changes, Monitor, Netlink};
+use crate::node::pod_bridge::{self, Mismatch};
+use crate::node::uplink::{self, Memory, Uplink};
+use crate::reconcile::desired::{self, Desired, Facts, Inputs, Sought, SourceNat};
+use crate::reconcile::unreached::Unreached;
+use crate::reconcile::{Dataplane, ReconcileError, Report, observe};
+use crate::settings::Config;
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -230,7 +231,7 @@ impl Kernel {
     /// The bridge is the CNI plugin's: reported, never touched.
     async fn look_at_bridge(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         let (network, subnet) = (wanted.network.network, wanted.own.subnet);
-        let found = bridge::check(
+        let found = pod_bridge::check(
             self.dataplane.netlink(),
             &self.fast_path.bridge,
             network,

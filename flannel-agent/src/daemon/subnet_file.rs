@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 
 use super::node::Wanted;
-use crate::cni;
-use crate::subnet_env::{self, SubnetEnv};
+use crate::flannel::cni;
+use crate::flannel::subnet_env::{self, SubnetEnv};
 
 /// The file, and what it says since we wrote it.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use flannel_common::program::Program;
 use serde::{Serialize, Serializer};
 
 use super::Loaded;
-use crate::net::Direction;
+use crate::node::net::Direction;
 
 /// One program at one hook.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]

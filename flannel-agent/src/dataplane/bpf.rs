@@ -23,9 +23,9 @@ use super::snat_maps::{self, SnatMaps};
 use super::strays::stray_filters;
 use super::xdp::{self, Refusal};
 use super::{DataplaneError, Options, carry};
+use crate::dataplane::outlets::Sources;
 use crate::dataplane::{Generation, Loaded, PeerChanges, PeerMaps, Programs, Stale};
-use crate::desired::Sources;
-use crate::net::{Link, NetError, Netlink};
+use crate::node::net::{Link, NetError, Netlink};
 use ipnet::Ipv4Net;
 
 #[derive(Debug)]

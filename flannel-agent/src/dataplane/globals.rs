@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
+use crate::base::mac::MacAddr;
 use crate::base::options::{Gro, SourceCheck};
-use crate::desired::PortRange;
-use crate::mac::MacAddr;
+use crate::node::snat_ports::PortRange;
 
 /// Constants of the programs, except for the interface indexes of the pair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

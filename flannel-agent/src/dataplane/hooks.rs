@@ -17,7 +17,7 @@ use super::DataplaneError;
 use super::bpffs::{self, Pins};
 use super::clsact::MadeQdiscs;
 use crate::dataplane::{Attachment, Stale};
-use crate::net::{Direction, Filter, PRIORITIES};
+use crate::node::net::{Direction, Filter, PRIORITIES};
 
 /// Priority of our clsact filters: early, so that a filter with a final verdict does not hide the tunnel
 /// from us, yet behind whoever insists on being first.
@@ -75,7 +75,7 @@ pub(crate) struct Target<'a> {
     pub(crate) attachment: &'a Attachment,
     /// ifindex of the device now.
     pub(crate) index: u32,
-    /// See [`crate::desired::Node::tag`].
+    /// See [`crate::reconcile::desired::Node::tag`].
     pub(crate) tag: u32,
 }
 

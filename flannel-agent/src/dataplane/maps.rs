@@ -19,8 +19,8 @@ use ipnet::Ipv4Net;
 use super::bpffs::Pins;
 use super::{DataplaneError, Wire};
 use crate::base::clock;
+use crate::base::mac::MacAddr;
 use crate::dataplane::{Peer, PeerChanges, PeerMaps};
-use crate::mac::MacAddr;
 
 /// The maps that hold the leases.
 pub(super) struct Maps {

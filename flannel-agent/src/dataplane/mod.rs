@@ -5,6 +5,7 @@ mod anchors;
 mod attachments;
 mod bpf;
 mod bpffs;
+pub(crate) mod by_stack;
 pub(crate) mod captured;
 mod carry;
 mod clsact;
@@ -17,15 +18,20 @@ mod hooks;
 mod maps;
 mod object;
 mod outlet_maps;
+pub mod outlets;
 mod peers;
+pub(crate) mod ports;
 pub(crate) mod probe;
 mod programs;
 mod rehearsal;
 mod requirements;
+pub mod rescue;
+pub mod senders;
 mod shadow;
 mod snat;
 mod snat_maps;
 mod strays;
+pub mod sweep;
 mod teller;
 pub(crate) mod unfit;
 pub mod view;
@@ -52,19 +58,19 @@ pub(crate) use shadow::{Likeness, Shadow};
 pub use snat::{SnatTable, Swept};
 pub use wire::Wire;
 
-use crate::net::{Direction, Filter, Link, NetError, Netlink};
+use crate::node::net::{Direction, Filter, Link, NetError, Netlink};
 
-/// What the programs are loaded with; the rest is [`crate::desired::Desired`].
+/// What the programs are loaded with; the rest is [`crate::reconcile::desired::Desired`].
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where the BPF file system is, or shall be, mounted.
     pub bpffs: PathBuf,
-    /// Name of the network; see [`crate::mark::network_name`].
+    /// Name of the network; see [`crate::node::mark::network_name`].
     pub network: String,
     /// Instead of the built-in object.
     pub ebpf_object: Option<PathBuf>,
     pub attach: AttachMode,
-    /// Where the agents of this node remember its sysctls; see [`crate::node_sysctls::NodeSysctls`].
+    /// Where the agents of this node remember its sysctls; see [`crate::node::node_sysctls::NodeSysctls`].
     pub state_dir: PathBuf,
     /// Size of the flow table.
     pub flow_entries: u32,
@@ -87,7 +93,7 @@ pub(crate) fn has_pins(bpffs: &Path, network: &str) -> bool {
     bpffs::Pins::of(bpffs, network).root().exists()
 }
 
-/// Whether another network has a program at an anchor. `tags`: see [`crate::desired::Node::tag`].
+/// Whether another network has a program at an anchor. `tags`: see [`crate::reconcile::desired::Node::tag`].
 ///
 /// # Errors
 /// If the kernel does not list filters.

@@ -8,7 +8,7 @@ use flannel_common::maps;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use crate::mac::MacAddr;
+use crate::base::mac::MacAddr;
 
 /// In the place of a next hop: packets take whatever way the routing table has for each. By another device than the uplink,
 /// by one of several paths, or by none.

@@ -7,8 +7,8 @@ use flannel_common::program::Program;
 use super::hooks;
 use super::{DataplaneError, Places};
 use crate::dataplane::Stale;
-use crate::mark;
-use crate::net::{Direction, Link, Netlink};
+use crate::node::mark;
+use crate::node::net::{Direction, Link, Netlink};
 
 /// Filters of ours on hooks that are not wanted, say of an uplink or a VNI of yesterday. A filter has no pin to
 /// find it by, so every interface is asked.

@@ -78,7 +78,7 @@ impl View {
     pub fn open(bpffs: &Path, network: Option<&str>) -> Result<Self, ViewError> {
         let folder = bpffs.join("flannel");
         let mut found = networks(bpffs)?;
-        let network = match network.map(crate::mark::network_name) {
+        let network = match network.map(crate::node::mark::network_name) {
             Some(wanted) if found.contains(&wanted) => wanted,
             _ if found.is_empty() => return Err(ViewError::Nothing(folder)),
             Some(wanted) => {

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::output::Rows;
 use super::{Look, Verdict};
-use crate::mac::MacAddr;
+use crate::base::mac::MacAddr;
 use now::Now;
 use way::Way;
 

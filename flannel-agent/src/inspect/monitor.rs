@@ -16,8 +16,8 @@ use super::trace::describe;
 use super::wanted::Wanted;
 use super::{Verdict, stats};
 use crate::base::clock;
+use crate::base::wall::Moment;
 use crate::dataplane::events::{Events, Wish};
-use crate::wall::Moment;
 
 /// How long the kernel keeps events before they are fetched: the buffer has room for two thousand.
 const PAUSE: Duration = Duration::from_millis(50);

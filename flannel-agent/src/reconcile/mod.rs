@@ -1,7 +1,14 @@
 //! The whole dataplane of a node, kept equal to what is wanted: observe, plan, apply, and the rounds of that.
 
+pub mod actual;
+mod apply;
+pub mod desired;
+pub mod logbook;
+pub mod observe;
+pub mod plan;
 mod preview;
 mod round;
+pub mod unreached;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,13 +17,13 @@ use ipnet::Ipv4Net;
 pub(crate) use preview::Preview;
 pub use round::{ReconcileError, Report};
 
-use crate::actual::Actual;
 use crate::dataplane::{
     Bpf, DataplaneError, Options, PeerMaps, ROOM, check_capabilities, check_kernel,
 };
-use crate::desired::{Desired, Node, Routes};
-use crate::net::Netlink;
-use crate::node_sysctls::NodeSysctls;
+use crate::node::net::Netlink;
+use crate::node::node_sysctls::NodeSysctls;
+use crate::reconcile::actual::Actual;
+use crate::reconcile::desired::{Desired, Node, Routes};
 
 /// This node's dataplane. Dropping it leaves everything in place that forwards.
 #[derive(Debug)]
@@ -103,6 +110,6 @@ impl Dataplane {
     /// # Errors
     /// If the kernel does not answer.
     pub async fn actual(&self, desired: &Desired) -> Result<Actual, DataplaneError> {
-        crate::observe::observe(&self.net, &self.bpf, &self.shared, &desired.node).await
+        crate::reconcile::observe::observe(&self.net, &self.bpf, &self.shared, &desired.node).await
     }
 }

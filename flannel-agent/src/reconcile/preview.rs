@@ -4,13 +4,13 @@ use aya::programs::ProgramInfo;
 use flannel_common::program::Program;
 
 use super::Dataplane;
-use crate::actual::{Actual, Device};
 use crate::dataplane::view::{Hook, View, program};
 use crate::dataplane::{
     Attachment, Bpf, DataplaneError, Generation, Likeness, Loaded, Options, ReplacedMap, Shadow,
     check_capabilities, is_mounted,
 };
-use crate::desired::Desired;
+use crate::reconcile::actual::{Actual, Device};
+use crate::reconcile::desired::Desired;
 
 /// The dataplane of a node, read only.
 #[derive(Debug)]

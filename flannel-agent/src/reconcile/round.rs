@@ -3,13 +3,13 @@
 use flannel_common::globals::FAST_PATH_OFF;
 
 use super::{Dataplane, Mirror};
-use crate::actual::{Actual, Device};
-use crate::apply::Executor;
 use crate::base::options::Xdp;
 use crate::dataplane::{DataplaneError, PeerChanges, PeerMaps};
-use crate::desired::{Desired, Node, Peers};
-use crate::lease::SubnetKey;
-use crate::plan::{Action, Conflict, RouteChanges, plan, repairs};
+use crate::flannel::lease::SubnetKey;
+use crate::reconcile::actual::{Actual, Device};
+use crate::reconcile::apply::Executor;
+use crate::reconcile::desired::{Desired, Node, Peers};
+use crate::reconcile::plan::{Action, Conflict, RouteChanges, plan, repairs};
 
 /// What a reconcile did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,5 +1,9 @@
-//! What the operator said, as values that can be used.
+//! What the operator said: every flag, and the values that can be used.
 
+pub mod config;
+pub mod flags;
 mod secrets;
+mod snat;
 
+pub use config::Config;
 pub use secrets::Secrets;

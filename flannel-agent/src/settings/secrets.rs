@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
-use crate::cli::flags::Flags;
+use crate::settings::flags::Flags;
 
 /// Shorter ones are in every text by chance.
 const SHORTEST: usize = 4;

@@ -1,5 +1,5 @@
-use flannel_agent::actual::Device;
 use flannel_agent::dataplane::Generation;
+use flannel_agent::reconcile::actual::Device;
 
 use crate::rig::{Rig, sh};
 

@@ -5,13 +5,13 @@ use std::ops::Range;
 use std::process::Output;
 use std::sync::Arc;
 
+use flannel_agent::base::mac::MacAddr;
 use flannel_agent::base::options::SourceCheck;
+use flannel_agent::dataplane::rescue::{Options, Rescue, RescueError, Stats};
+use flannel_agent::dataplane::senders::Odd;
 use flannel_agent::dataplane::view::View;
-use flannel_agent::lease::LeaseAttrs;
-use flannel_agent::mac::MacAddr;
-use flannel_agent::net::Netlink;
-use flannel_agent::rescue::{Options, Rescue, RescueError, Stats};
-use flannel_agent::senders::Odd;
+use flannel_agent::flannel::lease::LeaseAttrs;
+use flannel_agent::node::net::Netlink;
 use flannel_common::reason::Reason;
 use flannel_tests::forger::datagram;
 use flannel_tests::netns::{Netns, output};

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use flannel_agent::base::mac::MacAddr;
 use flannel_agent::base::options::{FastPath, Mode, SourceCheck};
-use flannel_agent::config::NetworkConfig;
 use flannel_agent::dataplane::{AttachMode, Options};
-use flannel_agent::desired::{Desired, Facts, Inputs, Sought, SourceNat};
-use flannel_agent::direct::Direct;
-use flannel_agent::lease::LeaseAttrs;
-use flannel_agent::mac::MacAddr;
+use flannel_agent::flannel::config::NetworkConfig;
+use flannel_agent::flannel::lease::LeaseAttrs;
+use flannel_agent::node::direct::Direct;
+use flannel_agent::node::uplink::{self, Memory, Uplink};
+use flannel_agent::reconcile::desired::{Desired, Facts, Inputs, Sought, SourceNat};
 use flannel_agent::reconcile::{Dataplane, Report};
-use flannel_agent::uplink::{self, Memory, Uplink};
 use flannel_tests::netns::Netns;
 use flannel_tests::sweep;
 

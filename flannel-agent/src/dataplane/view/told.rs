@@ -10,11 +10,11 @@ use ipnet::Ipv4Net;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use serde::Serialize;
 
+use crate::base::mac::MacAddr;
 use crate::base::options;
 use crate::dataplane::object::EMBEDDED;
 use crate::dataplane::shadow::constants;
-use crate::desired::snat_ports::PortRange;
-use crate::mac::MacAddr;
+use crate::node::snat_ports::PortRange;
 
 /// Constants of the node; see [`flannel_common::globals`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -12,8 +12,8 @@ use crate::dataplane::unfit::Unfit;
 use crate::dataplane::view::{Hook, View};
 use crate::inspect::Verdict;
 use crate::inspect::status::Status;
-use crate::mark;
-use crate::net::{Features, Link, NetError, sysctl};
+use crate::node::mark;
+use crate::node::net::{Features, Link, NetError, sysctl};
 
 pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow::Result<()> {
     let view = match &patient.view {
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use crate::dataplane::view::Mode;
     use crate::inspect::doctor::tests::{Said, fine, odd, said};
-    use crate::net::fixtures::link;
+    use crate::node::net::fixtures::link;
     use flannel_common::unfit;
 
     #[test]

@@ -7,7 +7,7 @@ use crate::base::{clock, options};
 use crate::dataplane::view::{Hook, Told, View};
 use crate::inspect::look::asking;
 use crate::inspect::routes::told;
-use crate::net::Netlink;
+use crate::node::net::Netlink;
 
 /// The moment, and by what the programs judge entries.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +79,7 @@ pub(super) const fn setting(mode: Mode, hook: options::Hook) -> Setting {
 mod tests {
     use super::*;
     use crate::dataplane::view;
-    use crate::net::Direction;
+    use crate::node::net::Direction;
 
     fn hook(attached: bool) -> Hook {
         Hook {

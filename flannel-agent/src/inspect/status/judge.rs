@@ -203,9 +203,9 @@ fn finding(verdict: Verdict, what: String, fix: &'static str) -> Finding {
 mod tests {
     use super::*;
     use crate::dataplane::view::{Hook, Mode, Told};
-    use crate::desired::snat_ports::PortRange;
     use crate::inspect::maps::Row;
-    use crate::net::Direction;
+    use crate::node::net::Direction;
+    use crate::node::snat_ports::PortRange;
 
     fn hook(program: Program) -> Hook {
         Hook {
@@ -305,7 +305,7 @@ mod tests {
             public_ip: [192, 0, 2, 1].into(),
             flannel_index: 3,
             gro_index: 4,
-            vtep_mac: crate::mac::MacAddr([2; 6]),
+            vtep_mac: crate::base::mac::MacAddr([2; 6]),
             network: "10.244.0.0/16".parse().unwrap(),
             subnet: "10.244.1.0/24".parse().unwrap(),
             overlay_mtu: 1450,

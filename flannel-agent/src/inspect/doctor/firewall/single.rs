@@ -2,8 +2,8 @@
 
 use super::{Patient, Report};
 use crate::base::options::Mode;
-use crate::iptables::{Kind, Tool};
-use crate::net::{NetError, ip_tables, nftables};
+use crate::node::iptables::{Kind, Tool};
+use crate::node::net::{NetError, ip_tables, nftables};
 
 /// Where forwarded packets meet rules all along; nat sees the first of a connection alone.
 const TABLES: [&str; 2] = ["filter", "mangle"];

@@ -243,7 +243,7 @@ mod tests {
     /// Numbers of the kernel's functions that the object calls.
     fn called() -> BTreeSet<u32> {
         const CALL: u8 = 0x85;
-        let object = aya_obj::Object::parse(super::super::object::EMBEDDED).unwrap();
+        let object = aya_obj::Object::parse(super::super::embedded::EMBEDDED).unwrap();
         object
             .functions
             .values()

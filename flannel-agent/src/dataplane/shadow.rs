@@ -6,12 +6,12 @@
 use std::io;
 
 use aya::Ebpf;
-use aya::maps::{Map, MapData, MapInfo};
+use aya::maps::Map;
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use flannel_common::program::Program;
 
 use super::programs::{at_driver, classifier};
-use super::view::first_value;
+use super::rodata::constants;
 use super::{DataplaneError, requirements};
 
 /// The programs of one object with one set of constants.
@@ -81,16 +81,4 @@ impl Likeness {
             constants: constants(&maps.unwrap_or_default())?,
         })
     }
-}
-
-/// The constants of a program that uses the maps `ids`, as bytes.
-pub(super) fn constants(ids: &[u32]) -> io::Result<Option<Vec<u8>>> {
-    for id in ids {
-        let info = MapInfo::from_id(*id).map_err(io::Error::other)?;
-        if info.name_as_str().is_some_and(|n| n.ends_with(".rodata")) {
-            let map = MapData::from_id(*id).map_err(io::Error::other)?;
-            return first_value(&map).map(Some);
-        }
-    }
-    Ok(None)
 }

@@ -8,10 +8,10 @@ use aya::sys::SyscallError;
 use flannel_common::maps::{ENDING, SNAT};
 use flannel_common::snat::{Entry, Halves, Key, NANOS, sweep};
 
+use super::batch::Batches;
 use super::bpffs::Pins;
 use super::carry::NO_EXIST;
 use super::maps::{gone, is_absent, pinned};
-use super::view::batch::Batches;
 use super::{DataplaneError, Wire};
 
 /// A network's pinned table.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use regex::Regex;
-use thiserror::Error;
 
+use super::ConfigError;
 use super::flags::Flags;
 use super::snat;
 use crate::base::options::{FastPath, SourceCheck, TunnelFirewall, UplinkChoice};
@@ -47,32 +47,6 @@ pub struct Config {
     pub asks_firewall: bool,
     pub fast_path: FastPath,
     pub flow_entries: u32,
-}
-
-/// A flag whose value cannot be used.
-#[derive(Debug, Error)]
-#[error("--{flag}={value}: {problem}; {fix}")]
-pub struct ConfigError {
-    pub flag: &'static str,
-    pub value: String,
-    pub problem: String,
-    pub fix: &'static str,
-}
-
-impl ConfigError {
-    pub(super) fn new(
-        flag: &'static str,
-        value: impl Into<String>,
-        problem: impl Into<String>,
-        fix: &'static str,
-    ) -> Self {
-        Self {
-            flag,
-            value: value.into(),
-            problem: problem.into(),
-            fix,
-        }
-    }
 }
 
 /// flanneld's bounds: a lease lives for 1,440 minutes.

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use flannel_common::maps::MAX_EXEMPT;
 use ipnet::Ipv4Net;
 
-use super::config::ConfigError;
+use super::ConfigError;
 use super::flags::Flags;
 use crate::node::snat_ports::{PortChoice, PortRange};
 use crate::reconcile::desired::SourceNat;

@@ -127,7 +127,7 @@ impl Hook {
             return Ok(None);
         };
         let maps = program.map_ids().map_err(std::io::Error::other)?;
-        crate::dataplane::shadow::constants(&maps.unwrap_or_default())
+        crate::dataplane::rodata::constants(&maps.unwrap_or_default())
     }
 }
 

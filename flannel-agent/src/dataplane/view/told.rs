@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use crate::base::mac::MacAddr;
 use crate::base::options;
-use crate::dataplane::object::EMBEDDED;
-use crate::dataplane::shadow::constants;
+use crate::dataplane::embedded::EMBEDDED;
+use crate::dataplane::rodata::constants;
 use crate::node::snat_ports::PortRange;
 
 /// Constants of the node; see [`flannel_common::globals`].

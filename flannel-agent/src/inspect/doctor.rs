@@ -106,7 +106,10 @@ impl Doctor {
         report.group("kernel");
         kernel::check(&patient, &mut report);
         report.group("datastore");
-        let network = datastore::check(&patient, &mut report).await;
+        let network = match &patient.config.kube {
+            Some(kube) => kubernetes::check(kube, &mut report).await,
+            None => datastore::check(&patient, &mut report).await,
+        };
         report.group("node");
         node::check(&patient, network.as_ref(), &mut report).await;
         if let Some(network) = &network {

@@ -3,6 +3,7 @@
 
 mod access;
 mod api;
+mod choice;
 mod client;
 mod error;
 mod examine;

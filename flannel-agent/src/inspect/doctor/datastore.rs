@@ -21,9 +21,6 @@ const SKEW: Duration = Duration::from_secs(10);
 const ANSWER_MAX: u64 = 16 << 10;
 
 pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> Option<NetworkConfig> {
-    if let Some(kube) = &patient.config.kube {
-        return super::kubernetes::check(kube, report).await;
-    }
     let options = &patient.config.etcd;
     let source = match EtcdSource::new(options) {
         Ok(source) => source,

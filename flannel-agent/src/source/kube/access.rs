@@ -1,12 +1,8 @@
-//! Where the API server is, and who we are there: by flags, by a kubeconfig file, or as a pod is told.
+//! Where the API server is, and who we are there.
 
 use std::path::{Path, PathBuf};
 
 use super::error::AccessError;
-use super::kubeconfig;
-
-/// Where a pod finds its ServiceAccount.
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// One API server and our credentials there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,24 +66,8 @@ impl Bytes {
 }
 
 impl Access {
-    /// As flanneld (client-go's BuildConfigFromFlags): the kubeconfig file, with the URL in the place of its server; the URL
-    /// alone; without either what a pod is given.
-    pub(super) fn choose(url: Option<&str>, file: Option<&Path>) -> Result<Self, AccessError> {
-        match (url, file) {
-            (url, Some(file)) => kubeconfig::read(file, url),
-            (Some(url), None) => Ok(Self::anonymous(url.to_owned())),
-            (None, None) => {
-                let variable = |name| std::env::var(name).unwrap_or_default();
-                Self::in_cluster(
-                    &variable("KUBERNETES_SERVICE_HOST"),
-                    &variable("KUBERNETES_SERVICE_PORT"),
-                    Path::new(SERVICE_ACCOUNT),
-                )
-            }
-        }
-    }
-
-    fn anonymous(server: String) -> Self {
+    /// The URL and nothing else.
+    pub(super) fn anonymous(server: String) -> Self {
         Self {
             server,
             server_name: None,
@@ -97,7 +77,11 @@ impl Access {
         }
     }
 
-    fn in_cluster(host: &str, port: &str, account: &Path) -> Result<Self, AccessError> {
+    /// As a pod is told; `account` is the folder of its ServiceAccount.
+    ///
+    /// # Errors
+    /// Where there is no pod.
+    pub(super) fn in_cluster(host: &str, port: &str, account: &Path) -> Result<Self, AccessError> {
         if host.is_empty() || port.is_empty() {
             return Err(AccessError::NoServer);
         }
@@ -142,15 +126,6 @@ mod tests {
             nothing.to_string().contains("--kubeconfig-file"),
             "{nothing}"
         );
-    }
-
-    #[test]
-    fn a_url_alone_has_no_credentials() {
-        let access = Access::choose(Some("http://127.0.0.1:8080"), None).unwrap();
-        assert_eq!(access.server, "http://127.0.0.1:8080");
-        assert_eq!(access.credentials, Credentials::default());
-        let error = Access::choose(None, Some(Path::new("/no/such/file"))).unwrap_err();
-        assert!(error.to_string().contains("/no/such/file"), "{error}");
     }
 
     #[test]

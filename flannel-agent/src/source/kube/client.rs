@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::access::{Access, Bytes as Contents};
+use super::choice::choose;
 use super::error::{AccessError, KubeError, Status};
 use super::lines::Lines;
 use super::transport::{Connection, Server, describe};
@@ -80,7 +81,7 @@ impl Client {
         url: Option<String>,
         kubeconfig: Option<PathBuf>,
     ) -> Result<Self, AccessError> {
-        let access = Access::choose(url.as_deref(), kubeconfig.as_deref())?;
+        let access = choose(url.as_deref(), kubeconfig.as_deref())?;
         server(&access)?;
         Ok(Self {
             url,
@@ -212,7 +213,7 @@ impl Client {
     }
 
     async fn open(&self) -> Result<Session, AccessError> {
-        let access = Access::choose(self.url.as_deref(), self.kubeconfig.as_deref())?;
+        let access = choose(self.url.as_deref(), self.kubeconfig.as_deref())?;
         let server = server(&access)?;
         let given = match &access.credentials.exec {
             Some(exec) => plugin::ask(exec).await?,

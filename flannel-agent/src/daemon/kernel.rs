@@ -21,6 +21,7 @@ use crate::cli::config::UplinkChoice;
 use crate::cli::flags::SourceCheck;
 use crate::cni::bridge::{self, Mismatch};
 use crate::config::{Backend, NetworkConfig};
+use crate::dataplane::chain;
 use crate::dataplane::view::View;
 use crate::dataplane::{Dataplane, ReconcileError, Report};
 use crate::desired::{self, Desired, Facts, FastPath, Gro, Inputs, Sought, SourceNat};
@@ -68,6 +69,7 @@ pub(super) struct Kernel {
     firewall: Firewall,
     ports: Option<ports::Keeper>,
     by_stack: ByStack,
+    chains: chain::Watch,
 }
 
 impl Kernel {
@@ -110,6 +112,7 @@ impl Kernel {
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
             ports: None,
             by_stack: ByStack::default(),
+            chains: chain::Watch::default(),
         })
     }
 
@@ -366,6 +369,7 @@ impl Node for Kernel {
             self.by_stack.release();
         }
         done.extend(words(&reconciled?));
+        self.chains.know(&desired.node);
         if self.ports.is_none() {
             let options = ports::Options::new(&self.fast_path, &self.bpffs, &self.network);
             let netlink = self.dataplane.netlink();
@@ -433,6 +437,7 @@ impl Node for Kernel {
             () = self.firewall.changed() => {}
             () = self.pod_ports.ripe() => {}
             () = self.by_stack.changed() => {}
+            () = self.chains.changed() => {}
         }
     }
 }

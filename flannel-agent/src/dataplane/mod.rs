@@ -3,10 +3,12 @@
 
 mod alive;
 mod anchors;
+mod barrier;
 mod bpf;
 mod bpffs;
 pub(crate) mod captured;
 mod carry;
+pub(crate) mod chain;
 mod clsact;
 mod definition;
 mod encap;
@@ -25,9 +27,12 @@ mod requirements;
 mod shadow;
 mod snat;
 mod snat_maps;
+pub(crate) mod strangers;
 mod strays;
+mod syscall;
 mod teller;
 pub(crate) mod unfit;
+mod verdicts;
 pub mod view;
 mod wire;
 mod xdp;
@@ -171,6 +176,11 @@ impl Dataplane {
 pub(crate) fn is_looked_after(bpffs: &Path, network: &str) -> bool {
     // Without the folder there is nobody to hold it.
     alive::is_held(bpffs::Pins::of(bpffs, network).root()).unwrap_or(false)
+}
+
+/// The programs of the pinned tcx links of all networks, this one among them.
+pub(crate) fn pinned_programs(bpffs: &Path, network: &str) -> BTreeSet<u32> {
+    barrier::pinned_programs(&bpffs::Pins::of(bpffs, network))
 }
 
 /// Whether anything of a network is pinned.

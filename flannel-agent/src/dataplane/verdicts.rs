@@ -49,7 +49,8 @@ pub(super) fn answers(program: &[Instruction]) -> Option<BTreeSet<i32>> {
             }
         }
     }
-    Some(answers)
+    // Every program ends.
+    Some(answers).filter(|answers| !answers.is_empty())
 }
 
 /// What each register may hold, cut to `int`; `None`: anything.

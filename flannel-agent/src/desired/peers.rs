@@ -8,10 +8,11 @@ use flannel_common::maps;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::Inputs;
+use super::{Inputs, TUNNEL_OVERHEAD, overlay_mtu};
 use crate::config::Backend;
 use crate::lease::LeaseAttrs;
 use crate::mac::MacAddr;
+use crate::net::RouteTo;
 
 /// All peers, as the maps hold them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -39,6 +40,8 @@ pub struct Peer {
     pub direct: bool,
     /// In the tunnel, but by way of the node's own stack: IPsec, or a rule of the host's firewall, has a say.
     pub by_stack: bool,
+    /// Bytes of the longest inner packet, where a route to it has an MTU of its own that is less than the overlay's needs.
+    pub mtu: Option<u32>,
 }
 
 impl fmt::Display for Peer {
@@ -49,6 +52,7 @@ impl fmt::Display for Peer {
             vtep_mac,
             direct,
             by_stack,
+            mtu,
         } = self;
         if *direct {
             return write!(f, "{public_ip} (without tunnel)");
@@ -61,6 +65,9 @@ impl fmt::Display for Peer {
         }
         if *by_stack {
             f.write_str(", by the node's stack")?;
+        }
+        if let Some(mtu) = mtu {
+            write!(f, ", MTU {mtu}")?;
         }
         f.write_str(")")
     }
@@ -77,7 +84,7 @@ impl From<Peer> for maps::Peer {
                 (false, true) => maps::PEER_STACK,
                 (false, false) => maps::PEER_VXLAN,
             },
-            pad: 0,
+            narrow: peer.mtu.map_or(0, |mtu| maps::narrow(mtu).0),
         }
     }
 }
@@ -120,6 +127,7 @@ fn routed(inputs: &Inputs<'_>) -> Peers {
             vtep_mac: MacAddr([0; 6]),
             direct: true,
             by_stack: false,
+            mtu: None,
         };
         peers.table.insert(*subnet, peer);
     }
@@ -167,5 +175,16 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
                 .unwrap_or(ROUTED),
         },
         vtep_mac: data.vtep_mac,
+        mtu: mtu(inputs, way.filter(|_| direct.is_none())),
     })
+}
+
+/// As exactly as the maps can say it.
+fn mtu(inputs: &Inputs<'_>, way: Option<&RouteTo>) -> Option<u32> {
+    /// A little more than what every way carries (RFC 791: 68).
+    const LEAST: u32 = 80;
+    let overlay = overlay_mtu(inputs.config, inputs.facts.underlay.mtu(inputs.uplink));
+    let outer = way.and_then(|way| way.mtu).filter(|outer| *outer > 0)?;
+    let inner = outer.saturating_sub(TUNNEL_OVERHEAD).max(LEAST);
+    (inner < overlay).then(|| maps::narrow(inner).1)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 
-use super::{Desired, Peer, Way};
+use super::{Desired, Peer};
 
 impl Desired {
     /// Leaves out of the peers what is more than `capacity`: those not `held` first, of these the last. Their routes into the
@@ -26,7 +26,7 @@ impl Desired {
             };
             self.forget_sender(&peer);
             let mut instead = "nothing is sent there";
-            if self.routes.get(&subnet) == Some(&Way::Tunnel) {
+            if self.routes.get(&subnet).is_some_and(|way| way.is_tunnel()) {
                 self.routes.remove(&subnet);
             } else {
                 instead = "its packets take the stack";

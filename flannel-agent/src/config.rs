@@ -6,11 +6,12 @@ mod parse;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
 
-/// A validated network configuration with every default filled in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A validated network configuration with every default filled in. Its serialised form is the agent's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkConfig {
     pub network: Ipv4Net,
     pub subnet_len: u8,
@@ -49,7 +50,7 @@ impl NetworkConfig {
 }
 
 /// The backend section.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Backend {
     Vxlan(VxlanOptions),
     HostGw,
@@ -67,7 +68,7 @@ impl Backend {
 }
 
 /// Options of the vxlan backend, with flannel's defaults.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VxlanOptions {
     pub vni: u32,
     /// UDP port; flannel's 0 means the kernel's default, 8472.

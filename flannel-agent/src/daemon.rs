@@ -26,6 +26,7 @@ use crate::mark;
 use crate::metrics::Exporter;
 use crate::source::etcd::EtcdSource;
 use crate::source::kube::KubeSource;
+use crate::source::remembered::Remembered;
 use crate::sweep::Sweeper;
 use kernel::Kernel;
 pub(crate) use kernel::attrs as node_attrs;
@@ -80,10 +81,12 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     match &config.kube {
         Some(kube) => {
             let (source, node) = (KubeSource::new(kube)?, Kernel::open(config)?);
+            let source = Remembered::new(source, config.snapshot());
             start::run(config.into(), source, node, ready, cancel).await
         }
         None => {
             let (source, node) = (EtcdSource::new(&config.etcd)?, Kernel::open(config)?);
+            let source = Remembered::new(source, config.snapshot());
             start::run(config.into(), source, node, ready, cancel).await
         }
     }

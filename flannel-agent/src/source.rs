@@ -2,6 +2,7 @@
 
 pub mod etcd;
 pub mod kube;
+pub mod remembered;
 
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -29,6 +30,9 @@ pub struct Cancelled;
 /// A datastore of leases. The first three wait while the datastore does not answer and fail with
 /// [`Cancelled`] when cancelled meanwhile; `keep` and `follow` run until then and return `Ok`.
 pub trait LeaseSource: Send + Sync + 'static {
+    /// Asks once: whether nobody answers at all. A refusal is an answer.
+    fn is_silent(&self) -> impl Future<Output = bool> + Send;
+
     /// Reads the network's configuration, waiting (one try a second) while it is missing or invalid.
     fn network_config(
         &self,

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything that builds, tests and shows flannel-ebpf, one file per verb.
 
 mod bench;
+mod build_cni;
 mod build_ebpf;
 mod check;
 mod controls;
@@ -40,6 +41,8 @@ enum Verb {
     Setup(setup::Setup),
     /// Compile the BPF programs into target/bpf/flannel-ebpf
     BuildEbpf(build_ebpf::BuildEbpf),
+    /// Compile the CNI plugin, static, into target/cni/flannel
+    BuildCni(build_cni::BuildCni),
     /// Set up, build, and show two nodes whose pods talk (needs root; leaves nothing behind)
     Demo(demo::Demo),
     /// Set up, build, and run the unit, packet and end-to-end tests (needs root)
@@ -70,6 +73,7 @@ fn run() -> anyhow::Result<()> {
     match Xtask::parse().verb {
         Verb::Setup(verb) => verb.run(&workspace),
         Verb::BuildEbpf(verb) => verb.run(&workspace),
+        Verb::BuildCni(verb) => verb.run(&workspace),
         Verb::Demo(verb) => verb.run(&workspace),
         Verb::Test(verb) => verb.run(&workspace),
         Verb::Fuzz(verb) => verb.run(&workspace),

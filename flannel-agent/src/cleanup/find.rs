@@ -85,6 +85,8 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
     if logbook.exists() {
         steps.push(Step::Logbook(logbook));
     }
+    let snapshots = config.snapshots().filter(|snapshot| snapshot.exists());
+    steps.extend(snapshots.map(Step::Snapshot));
     Ok(steps)
 }
 

@@ -49,17 +49,21 @@ pub enum Step {
     Sysctl(String),
     /// What `status` says of the last agent.
     Logbook(PathBuf),
+    /// What the datastore last said, kept for the next boot.
+    Snapshot(PathBuf),
 }
 
 impl Step {
     pub(super) async fn perform(&self, net: &Netlink, config: &Config) -> anyhow::Result<()> {
         match self {
-            Self::CniNetwork(path) | Self::Logbook(path) => match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(error).with_context(|| format!("cannot remove {}", path.display()))?;
+            Self::CniNetwork(path) | Self::Logbook(path) | Self::Snapshot(path) => {
+                match std::fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(error).with_context(|| format!("cannot remove {}", path.display()))?;
+                    }
+                    _ => {}
                 }
-                _ => {}
-            },
+            }
             Self::Filters {
                 device,
                 direction,
@@ -120,6 +124,9 @@ impl fmt::Display for Step {
             }
             Self::Sysctl(key) => write!(f, "this network's part in the sysctl {key}"),
             Self::Logbook(path) => write!(f, "what the agent wrote down in {}", path.display()),
+            Self::Snapshot(path) => {
+                write!(f, "what the datastore last said, in {}", path.display())
+            }
         }
     }
 }

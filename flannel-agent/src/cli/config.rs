@@ -16,6 +16,9 @@ use crate::redact::without_login;
 use crate::source::etcd::{ClientIdentity, EtcdOptions, Login, Tls};
 use crate::source::kube::{KubeOptions, Names};
 
+const ETCD: &str = "etcd";
+const KUBERNETES: &str = "kubernetes";
+
 /// The agent's settings, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -27,6 +30,8 @@ pub struct Config {
     pub subnet_file: PathBuf,
     /// Shared by all agents of the node.
     pub state_dir: PathBuf,
+    /// `None`: what the datastore says is not kept for the next boot.
+    pub snapshot_dir: Option<PathBuf>,
     /// `None`: no CNI network is written.
     pub cni_conf_dir: Option<PathBuf>,
     /// `None`: pods' packets leave as they are.
@@ -91,9 +96,26 @@ impl Config {
     /// Name of the datastore.
     pub(crate) fn source(&self) -> &'static str {
         match self.kube {
-            Some(_) => "kubernetes",
-            None => "etcd",
+            Some(_) => KUBERNETES,
+            None => ETCD,
         }
+    }
+
+    /// Where this network's last word of the datastore is kept.
+    pub(crate) fn snapshot(&self) -> Option<PathBuf> {
+        self.snapshot_of(self.source())
+    }
+
+    /// The same for whichever datastore.
+    pub(crate) fn snapshots(&self) -> impl Iterator<Item = PathBuf> {
+        [ETCD, KUBERNETES]
+            .into_iter()
+            .filter_map(|source| self.snapshot_of(source))
+    }
+
+    fn snapshot_of(&self, source: &str) -> Option<PathBuf> {
+        let name = format!("{}.{source}.json", mark::network_name(&self.etcd.prefix));
+        self.snapshot_dir.as_ref().map(|folder| folder.join(name))
     }
 
     /// What the dataplane is opened with, to change it or only to look.
@@ -129,6 +151,7 @@ impl Config {
                 &flags.state_dir,
                 "leave the flag out for /run/flannel",
             )?,
+            snapshot_dir: path(&flags.snapshot_dir),
             cni_conf_dir: path(&flags.cni_conf_dir),
             snat: snat::source_nat(flags)?,
             snat_entries: table_entries(

@@ -147,6 +147,15 @@ pub struct Flags {
         help_heading = "Node"
     )]
     pub state_dir: String,
+    /// Where the agent keeps what the datastore last said, for a boot while that does not answer; has to outlast a
+    /// reboot [empty: nowhere, such a boot waits]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/flannel-ebpf",
+        help_heading = "Node"
+    )]
+    pub snapshot_dir: String,
     /// Write a CNI network (bridge, host-local, portmap) here, usually /etc/cni/net.d [default: none]
     #[arg(long, value_name = "DIR", default_value = "", help_heading = "Node")]
     pub cni_conf_dir: String,

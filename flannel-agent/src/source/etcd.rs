@@ -105,6 +105,11 @@ impl EtcdSource {
 }
 
 impl LeaseSource for EtcdSource {
+    async fn is_silent(&self) -> bool {
+        let read = self.store.read_config().await;
+        matches!(read, Err(EtcdError::Unreachable { .. }))
+    }
+
     async fn network_config(&self, cancel: &CancellationToken) -> anyhow::Result<NetworkConfig> {
         let mut patience = Patience::every(CONFIG_POLL);
         loop {

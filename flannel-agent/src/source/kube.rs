@@ -240,6 +240,15 @@ impl KubeSource {
 }
 
 impl LeaseSource for KubeSource {
+    async fn is_silent(&self) -> bool {
+        match self.node().await {
+            Err(KubeError::Unreachable { .. }) => true,
+            // It is about to start, or without its etcd.
+            Err(KubeError::Refused { code, .. }) => code >= 500,
+            _ => false,
+        }
+    }
+
     async fn network_config(&self, cancel: &CancellationToken) -> anyhow::Result<NetworkConfig> {
         let mut patience = Patience::every_with("the network configuration", CONFIG_POLL);
         loop {

@@ -109,6 +109,10 @@ impl FakeSource {
 }
 
 impl LeaseSource for FakeSource {
+    async fn is_silent(&self) -> bool {
+        false
+    }
+
     async fn network_config(&self, _: &CancellationToken) -> anyhow::Result<NetworkConfig> {
         let config = self.0.config.lock().unwrap().clone();
         match config {

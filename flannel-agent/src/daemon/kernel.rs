@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::firewall::Firewall;
 use super::look_ups::are_due;
-use super::node::{Done, Node, Wanted};
+use super::node::{Change, Done, Node, Wanted};
 use super::own_ports::{self, OwnPorts};
 use super::pod_ports::PodPorts;
 use super::port::Port;
@@ -28,7 +28,7 @@ use crate::desired::{self, Desired, Facts, FastPath, Gro, Inputs, Sought, Source
 use crate::direct::{self, Direct};
 use crate::lease::{LeaseAttrs, Leases};
 use crate::mac::MacAddr;
-use crate::net::{Changes, Monitor, Netlink};
+use crate::net::{self, Changes, Monitor, Netlink};
 use crate::unreached::Unreached;
 use crate::uplink::{self, Memory, Uplink};
 use crate::{blackhole, mac, metrics, observe, ports, rescue, senders};
@@ -286,6 +286,13 @@ impl Kernel {
         }
     }
 
+    /// The uplink has another MTU than when it was last found.
+    fn has_another_mtu(&self) -> bool {
+        let now = |uplink: &Uplink| Some((uplink.mtu, net::mtu(&uplink.name).ok()?));
+        let both = self.uplink.as_ref().and_then(now);
+        both.is_some_and(|(known, now)| known != now)
+    }
+
     fn count_peers(&self, desired: &Desired, direct: &Direct) {
         metrics::count_peers(&metrics::PeerStates::new(desired, direct, &self.facts));
     }
@@ -428,16 +435,20 @@ impl Node for Kernel {
         Ok(done)
     }
 
-    async fn changed(&mut self) {
+    async fn changed(&mut self) -> Change {
         tokio::select! {
             changes = self.monitor.changed() => {
                 tracing::debug!(?changes, "the kernel announced changes");
                 self.announced.add(changes);
+                if changes.links && self.has_another_mtu() {
+                    return Change::Lossy;
+                }
             }
             () = self.firewall.changed() => {}
             () = self.pod_ports.ripe() => {}
             () = self.by_stack.changed() => {}
             () = self.chains.changed() => {}
         }
+        Change::Any
     }
 }

@@ -3,10 +3,12 @@
 mod bench;
 mod build_cni;
 mod build_ebpf;
+mod builder;
 mod check;
 mod controls;
 mod demo;
 mod docs;
+mod floors;
 mod fuzz;
 mod kernels;
 mod llvm;
@@ -49,7 +51,7 @@ enum Verb {
     Test(test::Test),
     /// Look for bytes that break a parser, for some seconds per target
     Fuzz(fuzz::Fuzz),
-    /// Check format, lints on host and BPF, and dependencies
+    /// Check format, the order of the modules, lints on host and BPF, and dependencies
     Check(check::Check),
     /// Write the pages of docs/ that are made from the code, or check them
     Docs(docs::Docs),

@@ -14,9 +14,9 @@ use aya_obj::generated::{bpf_attach_type, bpf_cmd};
 use nix::net::if_::if_nametoindex;
 use tokio::time::{Instant, sleep_until};
 
+use super::Attachment;
 use super::syscall::{address, bpf, zeroed};
-use crate::desired::Node;
-use crate::net::Direction;
+use crate::node::net::Direction;
 
 /// So many fit on one hook (`BPF_MPROG_MAX`).
 const ROOM: usize = 64;
@@ -114,11 +114,10 @@ impl Default for Watch {
 impl Watch {
     /// What is on the hooks from here on is known. Those of pods are left to the looks at everything: nothing but speed
     /// depends on them.
-    pub(crate) fn know(&mut self, node: &Node) {
-        let hooks = node
-            .attachments
+    pub(crate) fn know(&mut self, attachments: &[Attachment], pods: &BTreeMap<String, u32>) {
+        let hooks = attachments
             .iter()
-            .filter(|at| !at.program.is_xdp() && !node.pod_ports.contains_key(&at.device));
+            .filter(|at| !at.program.is_xdp() && !pods.contains_key(&at.device));
         let hooks = hooks.map(|at| (at.device.clone(), at.direction));
         self.revisions = hooks.map(|hook| (hook.clone(), revision(&hook))).collect();
     }

@@ -25,8 +25,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Cancelled, LeaseRequest, LeaseSource};
-use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 
 pub use error::{EtcdError, OptionsError};
 pub use options::{ClientIdentity, EtcdOptions, Login, Tls};
@@ -120,7 +120,7 @@ impl LeaseSource for EtcdSource {
                     return Ok(config);
                 }
                 Err(error) => {
-                    let error = crate::logging::describe(&error);
+                    let error = crate::base::logging::describe(&error);
                     let wait = patience.lost("waiting for the network configuration", &error);
                     cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
                 }

@@ -33,8 +33,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::etcd::patience::Patience;
 use super::{Cancelled, LeaseRequest, LeaseSource};
-use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 use api::Api;
 use client::Client;
 pub use error::{AccessError, KubeError};
@@ -258,7 +258,7 @@ impl LeaseSource for KubeSource {
                     return Ok(config);
                 }
                 Err(error) => {
-                    let error = crate::logging::describe(&error);
+                    let error = crate::base::logging::describe(&error);
                     let wait = patience.lost("waiting for the network configuration", &error);
                     cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
                 }

@@ -9,7 +9,7 @@ use super::{Patient, Report};
 use crate::dataplane::chain::Chain;
 use crate::dataplane::strangers::Stranger;
 use crate::dataplane::view::{Hook, Mode, program};
-use crate::net::{Direction, PRIORITIES};
+use crate::node::net::{Direction, PRIORITIES};
 
 /// Somebody's program on a hook of ours.
 struct Found {

@@ -10,10 +10,10 @@ use anyhow::Context as _;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::config::NetworkConfig;
-use crate::files;
-use crate::lease::{LeaseAttrs, Leases, OwnLease};
-use crate::wall::Moment;
+use crate::base::files;
+use crate::base::wall::Moment;
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 
 /// A later form has another number, and is nothing to an older agent.
 const FORM: u32 = 1;

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{attrs, lease, subnet, until};
-use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 use crate::source::{LeaseRequest, LeaseSource};
 
 #[derive(Debug)]

@@ -55,7 +55,8 @@ impl Reader<'_> {
                     }
                     self.at += 1;
                 }
-                "use" => {
+                // `use<'a, T>` is a bound, not an import.
+                "use" if self.text(1) != "<" => {
                     self.at += 1;
                     self.tree(&[]);
                 }
@@ -91,8 +92,10 @@ impl Reader<'_> {
                 "{" => {
                     self.at += 1;
                     while !matches!(self.text(0), "}" | "") {
+                        let before = self.at;
                         self.tree(&names);
-                        if self.text(0) == "," {
+                        // What is no tree is passed over: rustc says what is wrong with it.
+                        if self.text(0) == "," || self.at == before {
                             self.at += 1;
                         }
                     }
@@ -155,6 +158,10 @@ mod tests {
             ("fn f() { if a { b } } use super::c;", &["a::c"]),
             ("pub(in crate::x) fn f() {} $crate::y!()", &["x", "y"]),
             ("std::x::crate_y(); self.x(); Self::y()", &[]),
+            (
+                "fn f() -> impl A + use<> { super::g(); b } use super::c;",
+                &["a::g", "a::c"],
+            ),
         ] {
             assert_eq!(found(source), names, "{source}");
         }

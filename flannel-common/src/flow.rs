@@ -209,7 +209,7 @@ impl Flow {
             next_hop: [0; 4],
             vtep_mac: [0; 6],
             kind: 0,
-            pad: 0,
+            narrow: 0,
         },
         closed: 0,
         bulk: 0,

@@ -132,7 +132,34 @@ pub struct Peer {
     pub vtep_mac: Mac,
     /// [`PEER_VXLAN`], [`PEER_DIRECT`] or [`PEER_STACK`].
     pub kind: u8,
-    pub pad: u8,
+    /// What the way to the peer carries, where that is less than the overlay's MTU: see [`Peer::carries`]. 0: the MTU.
+    pub narrow: u8,
+}
+
+/// [`Peer::narrow`] counts steps of so many bytes.
+const STEP: u32 = 32;
+
+/// [`Peer::narrow`] of a way that carries inner packets of `mtu` bytes, and what it says of them: no more than that, and at most
+/// 8,160 bytes.
+#[must_use]
+pub fn narrow(mtu: u32) -> (u8, u32) {
+    let steps = u8::try_from(mtu / STEP).unwrap_or(u8::MAX).max(1);
+    (steps, narrowed(steps))
+}
+
+/// Bytes of the longest inner packet, from the IPv4 header on, by a [`Peer::narrow`] other than 0.
+#[must_use]
+pub const fn narrowed(narrow: u8) -> u32 {
+    STEP * narrow as u32
+}
+
+impl Peer {
+    /// Whether the way carries an inner packet of `len` bytes, which are some. Without a branch, as the programs need it: 0 wraps.
+    #[inline(always)]
+    #[must_use]
+    pub const fn carries(&self, len: u32) -> bool {
+        len.wrapping_sub(1) / STEP <= (self.narrow as u32).wrapping_sub(1)
+    }
 }
 
 /// A known outer source address, or VTEP MAC.
@@ -148,6 +175,26 @@ const _: () = assert!(size_of::<Peer>() == 16);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_narrow_way_is_never_said_to_carry_more() {
+        for mtu in 32..=65_535 {
+            let (steps, bytes) = narrow(mtu);
+            assert!(bytes <= mtu && (mtu - bytes < 32 || bytes == 8160), "{mtu}");
+            assert_eq!(narrow(bytes), (steps, bytes));
+            let peer = Peer {
+                narrow: steps,
+                ..Peer::zeroed()
+            };
+            assert!(peer.carries(1) && peer.carries(bytes) && !peer.carries(bytes + 1));
+        }
+        let wide = Peer::zeroed();
+        assert!(wide.carries(1) && wide.carries(65_535));
+        assert_eq!(
+            [1250, 1370, 1450].map(|mtu| narrow(mtu).1),
+            [1248, 1344, 1440]
+        );
+    }
 
     #[test]
     fn translated_connections_come_from_earlier_layouts_that_had_them_alike() {

@@ -175,7 +175,7 @@ mod tests {
                 next_hop: public_ip,
                 vtep_mac,
                 kind: PEER_VXLAN,
-                pad: 0,
+                narrow: 0,
             };
             match inner {
                 [10, 244, 2, _] => Some(peer(PUBLIC, MAC)),

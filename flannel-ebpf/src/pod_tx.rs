@@ -63,6 +63,9 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         if peer.kind == PEER_STACK || asks {
             return Err(Reason::ByStack);
         }
+        if !peer.carries(len) {
+            return Err(Reason::OverMtu);
+        }
         // Nobody has shown what the stack would do to it.
         let change = Change {
             mark: skb.mark(),
@@ -140,7 +143,7 @@ fn leaves_cluster(packet: &Packet) -> bool {
 fn may_skip(peer: &Peer, outside: bool, len: u32) -> bool {
     match Way::of(peer) {
         Some(way) => outside && way.carries(UPLINK_IFINDEX.load(), len),
-        None => !outside && peer.kind != 0,
+        None => !outside && peer.kind != 0 && peer.carries(len),
     }
 }
 

@@ -61,9 +61,22 @@ const EXIT: u8 = 0x95;
 /// If the kernel refuses.
 #[track_caller]
 pub fn pin(kind: Kind, path: &Path) {
-    let (number, verdict) = match kind {
-        Kind::Tc => (3, -1),
-        Kind::Xdp => (6, 2),
+    let verdict = match kind {
+        Kind::Tc => -1,
+        Kind::Xdp => 2,
+    };
+    pin_answering(kind, NAME, verdict, path);
+}
+
+/// The same with another answer, and a name of at most 15 bytes, or none.
+///
+/// # Panics
+/// If the kernel refuses.
+#[track_caller]
+pub fn pin_answering(kind: Kind, called: &str, verdict: i32, path: &Path) {
+    let number = match kind {
+        Kind::Tc => 3,
+        Kind::Xdp => 6,
     };
     let instruction = |code, immediate| Instruction {
         code,
@@ -73,7 +86,7 @@ pub fn pin(kind: Kind, path: &Path) {
     };
     let instructions = [instruction(MOV64_IMM, verdict), instruction(EXIT, 0)];
     let mut name = [0; 16];
-    name[..NAME.len()].copy_from_slice(NAME.as_bytes());
+    name[..called.len()].copy_from_slice(called.as_bytes());
     let load = Load {
         kind: number,
         count: 2,

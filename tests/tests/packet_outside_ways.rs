@@ -172,7 +172,7 @@ fn a_way_out_is_none_between_pods() {
             next_hop: Node::PEER_IP,
             vtep_mac: Node::PEER_MAC,
             kind: PEER_DIRECT,
-            pad: 0,
+            narrow: 0,
         };
         world.change(17, |flow| flow.peer = peer);
         assert!(!world.is_fast_out(&ask().udp()));

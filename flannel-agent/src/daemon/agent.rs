@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::node::{Done, Node, Wanted};
+use super::node::{Change, Done, Node, Wanted};
 use super::retry::Retry;
 use super::subnet_file::SubnetFile;
 use super::systemd::Systemd;
@@ -105,8 +105,13 @@ impl<N: Node> Agent<N> {
                     settle = None;
                     (Work::Uplink, Cause::Kernel)
                 }
-                () = self.node.changed() => {
-                    settle.get_or_insert(rested.max(Instant::now() + SETTLE));
+                change = self.node.changed() => {
+                    let soon = Instant::now() + SETTLE;
+                    let due = match change {
+                        Change::Any => rested.max(soon),
+                        Change::Lossy => soon,
+                    };
+                    settle = Some(settle.map_or(due, |settle: Instant| settle.min(due)));
                     continue;
                 }
                 () = at(retry.at()) => (work, Cause::Retry),

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::firewall::Firewall;
 use super::look_ups::are_due;
-use super::node::{Done, Node, Wanted};
+use super::node::{Change, Done, Node, Wanted};
 use super::own_ports::{self, OwnPorts};
 use super::pod_ports::PodPorts;
 use super::port::Port;
@@ -19,13 +19,14 @@ use crate::base::mac::MacAddr;
 use crate::base::options::{FastPath, Gro, SourceCheck, UplinkChoice};
 use crate::base::{counters, mac};
 use crate::dataplane::by_stack::{self, ByStack};
+use crate::dataplane::chain;
 use crate::dataplane::view::View;
 use crate::dataplane::{ports, rescue, senders};
 use crate::flannel::config::{Backend, NetworkConfig};
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::blackhole;
 use crate::node::direct::{self, Direct};
-use crate::node::net::{Changes, Monitor, Netlink};
+use crate::node::net::{self, Changes, Monitor, Netlink};
 use crate::node::pod_bridge::{self, Mismatch};
 use crate::node::uplink::{self, Memory, Uplink};
 use crate::reconcile::desired::{self, Desired, Facts, Inputs, Sought, SourceNat};
@@ -69,6 +70,7 @@ pub(super) struct Kernel {
     firewall: Firewall,
     ports: Option<ports::Keeper>,
     by_stack: ByStack,
+    chains: chain::Watch,
 }
 
 impl Kernel {
@@ -111,6 +113,7 @@ impl Kernel {
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
             ports: None,
             by_stack: ByStack::default(),
+            chains: chain::Watch::default(),
         })
     }
 
@@ -284,6 +287,13 @@ impl Kernel {
         }
     }
 
+    /// The uplink has another MTU than when it was last found.
+    fn has_another_mtu(&self) -> bool {
+        let now = |uplink: &Uplink| Some((uplink.mtu, net::mtu(&uplink.name).ok()?));
+        let both = self.uplink.as_ref().and_then(now);
+        both.is_some_and(|(known, now)| known != now)
+    }
+
     fn count_peers(&self, desired: &Desired, direct: &Direct) {
         counters::count_peers(&counters::PeerStates::new(desired, direct, &self.facts));
     }
@@ -367,6 +377,8 @@ impl Node for Kernel {
             self.by_stack.release();
         }
         done.extend(words(&reconciled?));
+        self.chains
+            .know(&desired.node.attachments, &desired.node.pod_ports);
         if self.ports.is_none() {
             let options = ports::Options::new(&self.fast_path, &self.bpffs, &self.network);
             let netlink = self.dataplane.netlink();
@@ -425,15 +437,20 @@ impl Node for Kernel {
         Ok(done)
     }
 
-    async fn changed(&mut self) {
+    async fn changed(&mut self) -> Change {
         tokio::select! {
             changes = self.monitor.changed() => {
                 tracing::debug!(?changes, "the kernel announced changes");
                 self.announced.add(changes);
+                if changes.links && self.has_another_mtu() {
+                    return Change::Lossy;
+                }
             }
             () = self.firewall.changed() => {}
             () = self.pod_ports.ripe() => {}
             () = self.by_stack.changed() => {}
+            () = self.chains.changed() => {}
         }
+        Change::Any
     }
 }

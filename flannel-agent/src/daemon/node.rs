@@ -17,6 +17,15 @@ pub struct Wanted {
     pub uplink: Uplink,
 }
 
+/// How much there is to lose by looking at it later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It may wait until the last look has paid off.
+    Any,
+    /// Packets of the length that we send are lost until it is followed: the uplink has another MTU.
+    Lossy,
+}
+
 /// What was done, in words.
 pub type Done = Vec<String>;
 
@@ -67,5 +76,5 @@ pub trait Node: Send + 'static {
     }
 
     /// Waits until links, addresses or routes changed. Dropping the future loses nothing.
-    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+    fn changed(&mut self) -> impl Future<Output = Change> + Send;
 }

@@ -65,7 +65,7 @@ mod tests {
             next_hop: [192, 0, 2, 254],
             vtep_mac,
             kind: maps::PEER_DIRECT,
-            pad: 0,
+            narrow: 0,
         }
     }
 
@@ -94,6 +94,7 @@ mod tests {
             source: None,
             metric: 0,
             protocol,
+            mtu: None,
         };
         let routes = vec![
             route("10.1.2.0/24", Some(gateway), PROTOCOL),

@@ -235,6 +235,23 @@ async fn after_a_slow_look_a_change_waits_some_seconds_and_not_for_the_drift_tim
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_slow_look_another_mtu_of_the_uplink_does_not_wait() {
+    let mut stage = started().await;
+    stage.node.takes(Duration::from_secs(3));
+    stage.node.announce_change();
+    stage.node.calls(2).await;
+    stage.node.takes(Duration::ZERO);
+    // One that waits already does not hold it up.
+    stage.node.announce_change();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(stage.node.so_far().len(), 2);
+    stage.node.announce_loss();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(stage.node.so_far().len(), 3);
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_uplink_address_is_published_and_the_subnet_kept() {
     let mut stage = started().await;
     stage.node.set_uplink(uplink("192.0.2.77"));

@@ -86,6 +86,8 @@ pub enum Generation {
     Current,
     /// Left by an earlier agent, or from before the constants changed.
     Earlier,
+    /// Behind somebody else's program that may end the hook's chain before it.
+    Hidden,
 }
 
 /// An attachment to remove.

@@ -9,8 +9,10 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use aya::maps::MapData;
-use aya_obj::generated::{bpf_attr, bpf_cmd};
+use aya_obj::generated::bpf_cmd;
 use bytemuck::Pod;
+
+use crate::dataplane::syscall::{address, bpf, zeroed};
 
 /// The value of key 0 in an array map of one entry, such as `.rodata`.
 pub(in crate::dataplane) fn first_value(map: &MapData) -> io::Result<Vec<u8>> {
@@ -81,41 +83,13 @@ impl<'a, K: Pod, V: Pod> Batches<'a, K, V> {
         match result {
             // ENOENT: that was the last bucket. What it held has been copied.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.done = true,
-            other => other?,
+            other => other.map(drop)?,
         }
         self.bookmark = Some(next);
         // SAFETY: the kernel writes `count` on every return that gets here.
         let count = unsafe { attr.batch.count };
         Ok(keys.into_iter().zip(values).take(count as usize).collect())
     }
-}
-
-/// # Safety
-/// Every pointer in `attr` that the command uses must lead to as many bytes, alive through the call, as the kernel
-/// reads or writes there.
-unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<()> {
-    // SAFETY: `attr` is of the size that is given; where it leads to is the caller's promise.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command as libc::c_int,
-            &raw mut *attr,
-            size_of::<bpf_attr>(),
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-fn zeroed() -> bpf_attr {
-    // SAFETY: every member is plain data, for which zeroes are a value; the kernel wants unused fields so.
-    unsafe { std::mem::zeroed() }
-}
-
-fn address<T>(pointer: *const T) -> u64 {
-    pointer.expose_provenance() as u64
 }
 
 impl<K: Pod, V: Pod> Iterator for Batches<'_, K, V> {

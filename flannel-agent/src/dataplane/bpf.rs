@@ -10,6 +10,7 @@ use flannel_common::program::Program;
 use super::Places;
 use super::alive::Alive;
 use super::anchors;
+use super::barrier;
 use super::bpffs::{self, Pins};
 use super::clsact::MadeQdiscs;
 use super::definition::ReplacedMap;
@@ -337,7 +338,12 @@ impl Bpf {
                 _ => hooks::pinned_program(&target, &self.pins),
             };
             if let Some(id) = pinned.or(filter) {
-                let generation = self.generation(attachment.program, id);
+                let hidden =
+                    pinned.is_some() && barrier::find(attachment, pinned, &self.pins).is_some();
+                let generation = match hidden {
+                    true => Generation::Hidden,
+                    false => self.generation(attachment.program, id),
+                };
                 programs.attached.insert(attachment.clone(), generation);
             }
             if pinned.is_some() && filter.is_some() {

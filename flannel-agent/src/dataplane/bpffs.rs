@@ -82,6 +82,17 @@ impl Pins {
         entries(&self.links())
     }
 
+    /// All pinned links, of whatever network.
+    pub(super) fn links_of_all(&self) -> Vec<PathBuf> {
+        let networks = self.root.parent().map(fs::read_dir);
+        let networks = networks.and_then(Result::ok).into_iter().flatten();
+        let folders = networks.filter_map(|network| Some(network.ok()?.path().join(LINKS)));
+        let links = folders
+            .filter_map(|folder| fs::read_dir(folder).ok())
+            .flatten();
+        links.filter_map(|link| Some(link.ok()?.path())).collect()
+    }
+
     /// Removes every pin of the network, and with the pinned links what is attached.
     pub(super) fn remove_all(&self) -> Result<(), DataplaneError> {
         remove_folder(&self.root)

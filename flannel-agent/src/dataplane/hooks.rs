@@ -3,19 +3,21 @@
 //! The pin is the only reference: this process keeps no link open, so its end changes nothing. A later
 //! agent finds the pins and puts its own programs under the same links, without a gap.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use aya::programs::links::{FdLink, LinkType, PinnedLink};
 use aya::programs::tc::{
     self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
 };
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{LinkOrder, ProgramError, ProgramId, SchedClassifier, TcAttachType};
 use flannel_common::program::Program;
 
 use super::DataplaneError;
+use super::barrier;
 use super::bpffs::{self, Pins};
+use super::chain::{self, Chain};
 use super::clsact::MadeQdiscs;
+use super::strangers::Stranger;
 use crate::dataplane::{Attachment, Stale};
 use crate::node::net::{Direction, Filter, PRIORITIES};
 
@@ -107,12 +109,13 @@ impl<'a> Target<'a> {
         priority(self.attachment.program)
     }
 
-    /// Place among the tcx programs of the hook.
-    fn order(&self) -> LinkOrder {
-        if goes_first(self.attachment.program) {
-            LinkOrder::first()
-        } else {
-            LinkOrder::last()
+    /// Place among the tcx programs of the hook: before `barrier`, behind which no packet comes.
+    fn order(&self, barrier: Option<&Stranger>) -> LinkOrder {
+        match barrier {
+            _ if goes_first(self.attachment.program) => LinkOrder::first(),
+            // SAFETY: the kernel looks the number up; if that program is gone by now, it refuses.
+            Some(stranger) => LinkOrder::before_program_id(unsafe { ProgramId::new(stranger.id) }),
+            None => LinkOrder::last(),
         }
     }
 
@@ -163,15 +166,8 @@ pub(super) fn tcx_program(path: &Path) -> Option<u32> {
 }
 
 /// Ids of the programs on the tcx hook; none on a kernel without tcx.
-fn on_hook(target: &Target<'_>) -> BTreeSet<u32> {
-    SchedClassifier::query_tcx(&target.attachment.device, target.direction())
-        .map(|(_, programs)| {
-            programs
-                .iter()
-                .map(aya::programs::ProgramInfo::id)
-                .collect()
-        })
-        .unwrap_or_default()
+fn on_hook(target: &Target<'_>) -> Vec<u32> {
+    Chain::of(&target.attachment.device, target.attachment.direction).programs
 }
 
 /// The program that a clsact filter of ours runs on the target.
@@ -225,7 +221,12 @@ fn attach_tcx(
     pins: &Pins,
 ) -> Result<(), Failed> {
     let path = pins.link(&target.pin_name());
-    if pinned_program(target, pins).is_some() {
+    let pinned = pinned_program(target, pins);
+    let barrier = barrier::find(target.attachment, pinned, pins);
+    if let Some(stranger) = &barrier {
+        barrier::name(stranger, target.attachment);
+    }
+    if pinned.is_some() && barrier.is_none() {
         let pinned = PinnedLink::from_pin(&path).map_err(link_error)?;
         let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(link_error)?;
         let id = program.attach_to_link(link)?;
@@ -233,7 +234,11 @@ fn attach_tcx(
         drop(program.take_link(id)?);
         return Ok(());
     }
-    let order = TcAttachOptions::TcxOrder(target.order());
+    if pinned.is_some() && pinned == program.info()?.id().into() {
+        // Nothing is lost that came through so far but what the other one let through.
+        chain::detach(&path).map_err(ProgramError::IOError)?;
+    }
+    let order = TcAttachOptions::TcxOrder(target.order(barrier.as_ref()));
     let id = program.attach_with_options(&target.attachment.device, target.direction(), order)?;
     let link: FdLink = take(program, id)?.try_into().map_err(link_error)?;
     // What was pinned here is on no hook any more.

@@ -288,6 +288,7 @@ fn understand(peer: &maps::Peer) -> Option<Peer> {
         vtep_mac: MacAddr(peer.vtep_mac),
         direct,
         by_stack,
+        mtu: (peer.narrow > 0).then(|| maps::narrowed(peer.narrow)),
     })
 }
 

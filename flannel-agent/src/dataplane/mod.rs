@@ -3,12 +3,14 @@
 mod alive;
 mod anchors;
 mod attachments;
+mod barrier;
 mod batch;
 mod bpf;
 mod bpffs;
 pub(crate) mod by_stack;
 pub(crate) mod captured;
 mod carry;
+pub(crate) mod chain;
 mod clsact;
 mod definition;
 mod embedded;
@@ -33,14 +35,18 @@ pub mod senders;
 mod shadow;
 mod snat;
 mod snat_maps;
+pub(crate) mod strangers;
 mod strays;
 pub mod sweep;
+mod syscall;
 mod teller;
 pub(crate) mod unfit;
+mod verdicts;
 pub mod view;
 mod wire;
 mod xdp;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub(crate) use attachments::Places;
@@ -89,6 +95,11 @@ pub const ROOM: usize = flannel_common::maps::MAX_PEERS - 1;
 pub(crate) fn is_looked_after(bpffs: &Path, network: &str) -> bool {
     // Without the folder there is nobody to hold it.
     alive::is_held(bpffs::Pins::of(bpffs, network).root()).unwrap_or(false)
+}
+
+/// The programs of the pinned tcx links of all networks, this one among them.
+pub(crate) fn pinned_programs(bpffs: &Path, network: &str) -> BTreeSet<u32> {
+    barrier::pinned_programs(&bpffs::Pins::of(bpffs, network))
 }
 
 /// Whether anything of a network is pinned.

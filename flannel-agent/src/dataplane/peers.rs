@@ -24,6 +24,8 @@ pub struct Peer {
     pub direct: bool,
     /// In the tunnel, but by way of the node's own stack: IPsec, or a rule of the host's firewall, has a say.
     pub by_stack: bool,
+    /// Bytes of the longest inner packet, where a route to it has an MTU of its own that is less than the overlay's needs.
+    pub mtu: Option<u32>,
 }
 
 impl fmt::Display for Peer {
@@ -34,6 +36,7 @@ impl fmt::Display for Peer {
             vtep_mac,
             direct,
             by_stack,
+            mtu,
         } = self;
         if *direct {
             return write!(f, "{public_ip} (without tunnel)");
@@ -46,6 +49,9 @@ impl fmt::Display for Peer {
         }
         if *by_stack {
             f.write_str(", by the node's stack")?;
+        }
+        if let Some(mtu) = mtu {
+            write!(f, ", MTU {mtu}")?;
         }
         f.write_str(")")
     }
@@ -62,7 +68,7 @@ impl From<Peer> for maps::Peer {
                 (false, true) => maps::PEER_STACK,
                 (false, false) => maps::PEER_VXLAN,
             },
-            pad: 0,
+            narrow: peer.mtu.map_or(0, |mtu| maps::narrow(mtu).0),
         }
     }
 }

@@ -204,7 +204,7 @@ mod tests {
             next_hop: [192, 0, 2, 22],
             vtep_mac: MAC,
             kind: PEER_VXLAN,
-            pad: 0,
+            narrow: 0,
         };
         BTreeMap::from([("10.244.2.0/24".parse().unwrap(), peer)])
     }

@@ -85,7 +85,7 @@ mod tests {
             next_hop: [192, 0, 2, 1],
             vtep_mac: [2, 0, 0, 0, 0, 7],
             kind: PEER_VXLAN,
-            pad: 0,
+            narrow: 0,
         };
         let peers = [("10.244.7.0/24".parse().unwrap(), peer)].into();
         let vteps = [(Ipv4Addr::new(192, 0, 2, 7), 1)].into();

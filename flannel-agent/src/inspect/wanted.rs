@@ -116,7 +116,7 @@ mod tests {
             next_hop: public_ip,
             vtep_mac: [0; 6],
             kind: maps::PEER_VXLAN,
-            pad: 0,
+            narrow: 0,
         };
         (subnet.parse().unwrap(), peer)
     }

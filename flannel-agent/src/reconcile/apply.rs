@@ -128,20 +128,21 @@ impl Executor<'_> {
     async fn update_routes(&self, changes: &RouteChanges) -> Result<(), DataplaneError> {
         let mut tunnel = 0;
         if let Some(pair) = &self.node.pair
-            && changes.set.values().any(|set| set.way == Way::Tunnel)
+            && changes.set.values().any(|set| set.way.is_tunnel())
         {
             tunnel = self.index(&pair.name).await?;
         }
         let leg = |set: &Set| {
             let (gateway, index) = match set.way {
-                Way::Tunnel => (TUNNEL, tunnel),
+                Way::Tunnel | Way::Narrow(_) => (TUNNEL, tunnel),
                 Way::Direct(hop) => (hop.via, hop.index),
             };
             Leg {
                 index,
                 gateway,
                 source: set.source,
-                onlink: set.way == Way::Tunnel,
+                onlink: set.way.is_tunnel(),
+                mtu: set.way.mtu(),
             }
         };
         let removed = changes.remove.iter().copied().map(RouteChange::Remove);

@@ -198,7 +198,7 @@ impl Fixture {
             next_hop: public_ip,
             vtep_mac,
             kind: PEER_VXLAN,
-            pad: 0,
+            narrow: 0,
         };
         self.insert_peer(subnet, len, peer);
         let map = self.ebpf.map_mut(maps::VTEPS).unwrap();
@@ -220,7 +220,7 @@ impl Fixture {
             next_hop: maps::ROUTED,
             vtep_mac: [2, 0, 0, 0, 0, 9],
             kind: PEER_VXLAN,
-            pad: 0,
+            narrow: 0,
         };
         self.insert_peer(subnet, len, peer);
     }
@@ -232,7 +232,7 @@ impl Fixture {
             next_hop: public_ip,
             vtep_mac: [0; 6],
             kind: PEER_DIRECT,
-            pad: 0,
+            narrow: 0,
         };
         self.insert_peer(subnet, len, peer);
     }

@@ -244,7 +244,7 @@ fn prove(node: &Node, kind: u8, local: Ipv4Addr, remote: Ipv4Addr) {
             next_hop: peer,
             vtep_mac: [2, 0, 0, 0, 0, 2],
             kind,
-            pad: 0,
+            narrow: 0,
         },
         ..Flow::EMPTY
     };

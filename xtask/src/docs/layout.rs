@@ -222,7 +222,7 @@ fn layouts() -> [Layout; 24] {
             next_hop: [u8; 4] = "gateway towards it, or `public_ip` itself when on-link",
             vtep_mac: [u8; 6] = "inner destination MAC",
             kind: u8 = "1: by VXLAN; 2: routed without encapsulation",
-            pad: u8 = "0",
+            narrow: u8 = "longest inner packet, where a route's MTU leaves less than the overlay's: in steps of 32 bytes; 0: the overlay's MTU",
         }),
         layout!(Way {
             ifindex: u32 = "index of the interface that packets leave the cluster by",

@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use flannel_common::program::Program;
 use flannel_common::unfit::{LEFT, is_of_note, words};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::judge::{Extras, Verdict, judge};
 use crate::base::options::{FastPath, Hook, Mode};
+use crate::dataplane::chain::Chain;
+use crate::dataplane::pinned_programs;
+use crate::dataplane::strangers::Stranger;
 use crate::dataplane::unfit::Unfit;
-use crate::dataplane::view::in_order;
 use crate::node::mark;
 use crate::node::net::{Direction, Link, Monitor, NetError, Netlink};
 
@@ -196,6 +198,12 @@ impl Guard {
         let disciplines = self.netlink.disciplines().await?;
         let mut extras = Extras::default();
         let mut hooked = BTreeSet::new();
+        let pinned = OnceLock::new();
+        let Options { bpffs, network, .. } = &self.options;
+        let is_ours = |id| {
+            let pinned = pinned.get_or_init(|| pinned_programs(bpffs, network));
+            pinned.contains(&id)
+        };
         for discipline in disciplines.iter().filter(|d| concerned(d.index)) {
             if discipline.holds_filters() {
                 hooked.insert(discipline.index);
@@ -206,7 +214,7 @@ impl Guard {
         }
         for link in links.iter().filter(|link| concerned(link.index)) {
             for direction in [Direction::Ingress, Direction::Egress] {
-                let mut found = programs(&link.name, direction);
+                let mut found = programs(&link.name, direction, is_ours);
                 if found.is_none() && hooked.contains(&link.index) {
                     found = self.filter(link.index, direction).await?;
                 }
@@ -251,9 +259,9 @@ fn index_of(links: &[Link], name: &str) -> Option<u32> {
 }
 
 /// A program at tcx that no agent of ours put there.
-fn programs(device: &str, direction: Direction) -> Option<String> {
-    let is_ours = |name: &str| Program::ALL.iter().any(|program| program.name() == name);
-    let programs = in_order(device, direction);
-    let strange = programs.iter().find(|(_, name)| !is_ours(name));
-    strange.map(|(id, name)| format!("program {name}, id {id}, at {direction}"))
+fn programs(device: &str, direction: Direction, is_ours: impl Fn(u32) -> bool) -> Option<String> {
+    let chain = Chain::of(device, direction).programs.into_iter();
+    let mut strange = chain.filter_map(|id| Stranger::of(id, &is_ours));
+    let stranger = strange.next()?;
+    Some(format!("program {stranger} at {direction}"))
 }

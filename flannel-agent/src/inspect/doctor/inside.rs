@@ -193,6 +193,7 @@ mod tests {
             source: None,
             metric: 0,
             protocol: 3,
+            mtu: None,
         };
         let gateway = Ipv4Addr::new(10, 0, 0, 1);
         let routes = [

@@ -12,7 +12,7 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::{RouteMessage, RouteScope};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteScope};
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
@@ -34,6 +34,8 @@ pub struct Leg {
     pub source: Option<Ipv4Addr>,
     /// Take the gateway for a neighbour, whatever the routing table says.
     pub onlink: bool,
+    /// Bytes, where it is less than the device's.
+    pub mtu: Option<u32>,
 }
 
 /// A change of a route with our mark, in the main table, with metric 0.
@@ -192,7 +194,12 @@ fn new(to: &Ipv4Net, leg: &Leg) -> RouteNetlinkMessage {
     if leg.onlink {
         builder = builder.onlink();
     }
-    RouteNetlinkMessage::NewRoute(builder.build())
+    let mut message = builder.build();
+    if let Some(mtu) = leg.mtu {
+        let metrics = RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]);
+        message.attributes.push(metrics);
+    }
+    RouteNetlinkMessage::NewRoute(message)
 }
 
 /// The unicast route to a destination that is ours, wherever it leads.

@@ -1,6 +1,5 @@
-//! The one ioctl: ethtool's feature strings and bits.
-//!
-//! Netlink can only read them with the crates at hand; the ioctl does both, on every kernel.
+//! Two ioctls. ethtool's feature strings and bits: netlink can only read them with the crates at hand; the ioctl does both, on
+//! every kernel. And a device's MTU, for a look that waits for nothing.
 
 use std::ffi::{c_char, c_int};
 use std::io;
@@ -87,7 +86,21 @@ fn set_u64(words: &mut [u32], at: usize, value: u64) {
 /// Runs one ethtool command. The kernel reads and writes `request` as far as the command's own size
 /// fields say; every caller above sizes the buffer from the very number it puts there.
 fn ethtool(device: &str, request: &mut [u32]) -> io::Result<()> {
-    let socket = any_socket()?;
+    let mut ifreq = named(device)?;
+    ifreq.ifr_ifru.ifru_data = request.as_mut_ptr().cast();
+    ask(SIOCETHTOOL, &mut ifreq)
+}
+
+/// MTU of a device.
+pub(crate) fn mtu(device: &str) -> io::Result<u32> {
+    let mut ifreq = named(device)?;
+    ask(libc::SIOCGIFMTU, &mut ifreq)?;
+    // SAFETY: it is the member that the kernel has just written.
+    let mtu = unsafe { ifreq.ifr_ifru.ifru_mtu };
+    u32::try_from(mtu).map_err(io::Error::other)
+}
+
+fn named(device: &str) -> io::Result<libc::ifreq> {
     let name = device.as_bytes();
     if name.len() >= libc::IFNAMSIZ || name.contains(&0) {
         return Err(io::Error::new(
@@ -100,11 +113,15 @@ fn ethtool(device: &str, request: &mut [u32]) -> io::Result<()> {
     for (to, from) in ifreq.ifr_name.iter_mut().zip(name) {
         *to = c_char::from_ne_bytes([*from]);
     }
-    ifreq.ifr_ifru.ifru_data = request.as_mut_ptr().cast();
-    // SAFETY: the socket is open, ifreq is initialised with a terminated name, and its data pointer
-    // is a live, exclusively borrowed buffer as long as the command says (see above).
+    Ok(ifreq)
+}
+
+fn ask(command: libc::Ioctl, ifreq: &mut libc::ifreq) -> io::Result<()> {
+    let socket = any_socket()?;
+    // SAFETY: the socket is open, ifreq is initialised with a terminated name, and its data pointer, where the command uses one,
+    // is a live, exclusively borrowed buffer as long as the command says (see `ethtool`).
     let result: c_int =
-        unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCETHTOOL, &raw mut ifreq) };
+        unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), command, &raw mut *ifreq) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

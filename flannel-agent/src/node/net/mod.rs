@@ -36,6 +36,7 @@ pub use error::{NetError, Outcome};
 pub use features::Features;
 pub(crate) use filter::PRIORITIES;
 pub use filter::{Direction, Filter};
+pub(crate) use ioctl::mtu;
 pub use link::{Kind, Link, VethPair};
 pub use lookup::NextHop;
 pub use monitor::{Changes, Monitor};

@@ -38,6 +38,8 @@ pub struct Route {
     pub source: Option<Ipv4Addr>,
     pub metric: u32,
     pub protocol: u8,
+    /// Of the route itself, bytes.
+    pub mtu: Option<u32>,
 }
 
 impl Route {
@@ -145,6 +147,7 @@ fn parse(message: &RouteMessage) -> Option<Route> {
     let mut destination = Ipv4Addr::UNSPECIFIED;
     let (mut gateway, mut index, mut source) = (None, None, None);
     let (mut metric, mut table) = (0, u32::from(message.header.table));
+    let mut mtu = None;
     let mut paths = Vec::new();
     for attribute in &message.attributes {
         match attribute {
@@ -154,6 +157,7 @@ fn parse(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::PrefSource(from) => source = ipv4(from),
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Table(id) => table = *id,
+            RouteAttribute::Metrics(_) => mtu = super::way::mtu(attribute),
             RouteAttribute::MultiPath(hops) => {
                 paths.extend(hops.iter().map(|hop| Path {
                     index: hop.interface_index,
@@ -186,5 +190,6 @@ fn parse(message: &RouteMessage) -> Option<Route> {
         source,
         metric,
         protocol: message.header.protocol.into(),
+        mtu,
     })
 }

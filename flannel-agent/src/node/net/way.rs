@@ -191,7 +191,7 @@ fn parse(message: &RouteMessage) -> RouteTo {
     }
 }
 
-fn mtu(attribute: &RouteAttribute) -> Option<u32> {
+pub(super) fn mtu(attribute: &RouteAttribute) -> Option<u32> {
     let RouteAttribute::Metrics(metrics) = attribute else {
         return None;
     };

@@ -21,6 +21,7 @@ fn default_route(metric: u32, indexes: &[u32]) -> Route {
         source: None,
         metric,
         protocol: 4,
+        mtu: None,
     }
 }
 

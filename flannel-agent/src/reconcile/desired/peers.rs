@@ -7,11 +7,12 @@ use flannel_common::maps;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::Inputs;
+use super::{Inputs, TUNNEL_OVERHEAD, overlay_mtu};
 use crate::base::mac::MacAddr;
 use crate::dataplane::{Peer, ROUTED};
 use crate::flannel::config::Backend;
 use crate::flannel::lease::LeaseAttrs;
+use crate::node::net::RouteTo;
 
 /// All peers, as the maps hold them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -63,6 +64,7 @@ fn routed(inputs: &Inputs<'_>) -> Peers {
             vtep_mac: MacAddr([0; 6]),
             direct: true,
             by_stack: false,
+            mtu: None,
         };
         peers.table.insert(*subnet, peer);
     }
@@ -110,5 +112,16 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
                 .unwrap_or(ROUTED),
         },
         vtep_mac: data.vtep_mac,
+        mtu: mtu(inputs, way.filter(|_| direct.is_none())),
     })
+}
+
+/// As exactly as the maps can say it.
+fn mtu(inputs: &Inputs<'_>, way: Option<&RouteTo>) -> Option<u32> {
+    /// A little more than what every way carries (RFC 791: 68).
+    const LEAST: u32 = 80;
+    let overlay = overlay_mtu(inputs.config, inputs.facts.underlay.mtu(inputs.uplink));
+    let outer = way.and_then(|way| way.mtu).filter(|outer| *outer > 0)?;
+    let inner = outer.saturating_sub(TUNNEL_OVERHEAD).max(LEAST);
+    (inner < overlay).then(|| maps::narrow(inner).1)
 }

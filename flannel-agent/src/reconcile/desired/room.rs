@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 
-use super::{Desired, Way};
+use super::Desired;
 use crate::dataplane::Peer;
 
 impl Desired {
@@ -27,7 +27,7 @@ impl Desired {
             };
             self.forget_sender(&peer);
             let mut instead = "nothing is sent there";
-            if self.routes.get(&subnet) == Some(&Way::Tunnel) {
+            if self.routes.get(&subnet).is_some_and(|way| way.is_tunnel()) {
                 self.routes.remove(&subnet);
             } else {
                 instead = "its packets take the stack";

@@ -23,8 +23,27 @@ pub const TUNNEL: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 pub enum Way {
     /// By `flannel.<VNI>`.
     Tunnel,
+    /// The same with an MTU of its own, bytes.
+    Narrow(u32),
     /// By the peer's own address.
     Direct(Hop),
+}
+
+impl Way {
+    /// By `flannel.<VNI>`, with whatever MTU.
+    #[must_use]
+    pub fn is_tunnel(self) -> bool {
+        !matches!(self, Self::Direct(_))
+    }
+
+    /// Of the route itself, bytes.
+    #[must_use]
+    pub fn mtu(self) -> Option<u32> {
+        match self {
+            Self::Narrow(mtu) => Some(mtu),
+            _ => None,
+        }
+    }
 }
 
 /// By subnet.
@@ -32,7 +51,10 @@ pub type Routes = BTreeMap<Ipv4Net, Way>;
 
 /// Every peer that can be reached has a route.
 pub(super) fn routes(inputs: &Inputs<'_>, peers: &Peers) -> Routes {
-    let tunnel = peers.table.keys().map(|subnet| (*subnet, Way::Tunnel));
+    let tunnel = peers.table.iter().map(|(subnet, peer)| {
+        let way = peer.mtu.map_or(Way::Tunnel, Way::Narrow);
+        (*subnet, way)
+    });
     let direct = inputs.direct.iter();
     let direct = direct.map(|(subnet, hop)| (*subnet, Way::Direct(*hop)));
     tunnel.chain(direct).collect()

@@ -284,6 +284,7 @@ fn a_lease_becomes_a_peer_and_a_known_source() {
         vtep_mac: PEER_MAC,
         direct: false,
         by_stack: false,
+        mtu: None,
     };
     assert_eq!(peers.table, BTreeMap::from([(net("10.244.2.0/24"), peer)]));
     assert_eq!(peers.vteps, BTreeMap::from([(ip("192.168.0.2"), 1)]));

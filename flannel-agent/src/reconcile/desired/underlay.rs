@@ -140,6 +140,7 @@ mod tests {
             source: None,
             metric: 0,
             protocol: 4,
+            mtu: None,
         };
         let pods = Ports::from([("vethpod".to_owned(), 9)]);
         let found = Underlay::find(&links(), uplink, ways.iter(), &[route], &pods);

@@ -93,7 +93,7 @@ pub(super) fn between(wanted: &Wanted<'_>, held: &[Route]) -> (RouteChanges, Rou
             // Somebody came in front of ours. As long as that is there, the kernel says EEXIST (`fib_table_insert`).
             first.remove.insert(*subnet);
         }
-        let source = wanted.source.filter(|_| *way == Way::Tunnel);
+        let source = wanted.source.filter(|_| way.is_tunnel());
         let way = *way;
         first.set.insert(*subnet, Set { way, source, how });
     }
@@ -131,7 +131,11 @@ impl Wanted<'_> {
             return false;
         };
         match way {
-            Way::Tunnel => (index, gateway) == (self.tunnel, TUNNEL) && route.source == self.source,
+            Way::Tunnel | Way::Narrow(_) => {
+                (index, gateway) == (self.tunnel, TUNNEL)
+                    && route.source == self.source
+                    && route.mtu == way.mtu()
+            }
             Way::Direct(Hop { via, index: by }) => (index, gateway) == (by, via),
         }
     }
@@ -172,7 +176,7 @@ impl RouteChanges {
                     true => How::Replace,
                     false => How::Add,
                 };
-                let source = Some(source).filter(|_| *way == Way::Tunnel);
+                let source = Some(source).filter(|_| way.is_tunnel());
                 let way = *way;
                 (*to, Set { way, source, how })
             });
@@ -199,6 +203,7 @@ impl fmt::Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.way {
             Way::Tunnel => f.write_str("by the tunnel")?,
+            Way::Narrow(mtu) => write!(f, "by the tunnel with an MTU of {mtu}")?,
             Way::Direct(hop) => write!(f, "via {}", hop.via)?,
         }
         match self.how {

@@ -3,7 +3,7 @@
 use super::routes::{Wanted, between};
 use super::{Action, How, RouteChanges, Set};
 use crate::reconcile::actual::{Actual, PairState};
-use crate::reconcile::desired::{Desired, Pair, Way};
+use crate::reconcile::desired::{Desired, Pair};
 
 /// The changes of routes, to be taken when their turn has come.
 #[derive(Debug, Default)]
@@ -37,10 +37,7 @@ impl Turns {
         };
         let mut sources = RouteChanges::default();
         if !settled {
-            let tunnelled = desired
-                .routes
-                .iter()
-                .filter(|(_, way)| **way == Way::Tunnel);
+            let tunnelled = desired.routes.iter().filter(|(_, way)| way.is_tunnel());
             sources.set.extend(tunnelled.map(|(to, way)| {
                 let set = Set {
                     way: *way,

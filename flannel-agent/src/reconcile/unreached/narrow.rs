@@ -1,4 +1,4 @@
-//! Peers whose route has an MTU of its own that tunnel packets exceed, each once.
+//! Peers whose route has an MTU of its own that tunnel packets would exceed, each once.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -19,15 +19,14 @@ impl Narrow {
             .filter(|(peer, mtu)| self.0.get(*peer) != Some(*mtu))
             .collect();
         for (peer, mtu) in fresh.iter().take(NAMED) {
-            tracing::warn!(
+            tracing::info!(
                 %peer,
-                "the route to the peer {peer} has an MTU of {mtu} bytes, and tunnel packets have up to {longest}: they are sent as \
-                 they are, and what the link does not carry is lost; set \"MTU\":{mtu} in the Backend of the network's config, \
-                 or take the MTU off the route"
+                "the route to the peer {peer} has an MTU of {mtu} bytes, and tunnel packets have up to {longest}: the route to \
+                 its pods gets an MTU that keeps them to that"
             );
         }
         if let Some(more) = fresh.len().checked_sub(NAMED).filter(|more| *more > 0) {
-            tracing::warn!("the routes to {more} more peers have such an MTU");
+            tracing::info!("the routes to {more} more peers have such an MTU");
         }
         self.0 = now;
     }

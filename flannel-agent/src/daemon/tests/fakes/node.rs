@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use tokio::sync::{Notify, watch};
 
 use super::{attrs, uplink};
-use crate::daemon::node::{Done, Node, Wanted};
+use crate::daemon::node::{Change, Done, Node, Wanted};
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::uplink::{Memory, Uplink};
@@ -41,6 +41,7 @@ struct Kernel {
     taken_over: AtomicBool,
     reached: Mutex<Leases>,
     announced: AtomicBool,
+    lossy: AtomicBool,
     announce: Notify,
 }
 
@@ -57,6 +58,7 @@ impl FakeNode {
             taken_over: AtomicBool::default(),
             reached: Mutex::default(),
             announced: AtomicBool::default(),
+            lossy: AtomicBool::default(),
             announce: Notify::new(),
         }))
     }
@@ -92,6 +94,12 @@ impl FakeNode {
     pub(in crate::daemon::tests) fn announce_change(&self) {
         self.0.announced.store(true, Ordering::Relaxed);
         self.0.announce.notify_one();
+    }
+
+    /// The uplink's MTU.
+    pub(in crate::daemon::tests) fn announce_loss(&self) {
+        self.0.lossy.store(true, Ordering::Relaxed);
+        self.announce_change();
     }
 
     pub(in crate::daemon::tests) fn so_far(&self) -> Vec<Call> {
@@ -169,9 +177,13 @@ impl Node for FakeNode {
         self.act(Call::Peers(wanted.clone()))
     }
 
-    async fn changed(&mut self) {
+    async fn changed(&mut self) -> Change {
         while !self.0.announced.swap(false, Ordering::Relaxed) {
             self.0.announce.notified().await;
+        }
+        match self.0.lossy.swap(false, Ordering::Relaxed) {
+            true => Change::Lossy,
+            false => Change::Any,
         }
     }
 }

@@ -149,11 +149,12 @@ impl Model {
             let first = routes.iter().find(|r| r.destination == *subnet).unwrap();
             let source = Some(desired.node.address.addr());
             let (hop, source) = match way {
-                Way::Tunnel => ((tunnel, Some(TUNNEL)), source),
+                Way::Tunnel | Way::Narrow(_) => ((tunnel, Some(TUNNEL)), source),
                 Way::Direct(hop) => ((hop.index, Some(hop.via)), None),
             };
             assert_eq!((first.paths[0].index, first.paths[0].gateway), hop);
             assert_eq!((first.source, first.protocol), (source, PROTOCOL));
+            assert_eq!(first.mtu, way.mtu());
         }
         let ours = routes.iter().filter(|r| r.protocol == PROTOCOL);
         assert_eq!(ours.count(), desired.routes.len(), "{routes:?}");
@@ -386,7 +387,7 @@ impl Model {
 
 fn route(to: Ipv4Net, set: &Set, pair: Option<&PairState>) -> Route {
     let (index, gateway) = match set.way {
-        Way::Tunnel => {
+        Way::Tunnel | Way::Narrow(_) => {
             let pair = pair.expect("a tunnel");
             assert!(pair.up, "a route needs its device up");
             if let Some(source) = set.source {
@@ -397,7 +398,10 @@ fn route(to: Ipv4Net, set: &Set, pair: Option<&PairState>) -> Route {
         }
         Way::Direct(hop) => (hop.index, hop.via),
     };
-    self::held(to, index, Some(gateway), set.source)
+    Route {
+        mtu: set.way.mtu(),
+        ..self::held(to, index, Some(gateway), set.source)
+    }
 }
 
 /// A route of ours.
@@ -417,5 +421,6 @@ pub(super) fn held(
         source,
         metric: 0,
         protocol: PROTOCOL,
+        mtu: None,
     }
 }

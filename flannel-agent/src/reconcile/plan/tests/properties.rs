@@ -94,6 +94,7 @@ fn peer_maps() -> impl Strategy<Value = PeerMaps> {
         vtep_mac,
         direct: false,
         by_stack: false,
+        mtu: None,
     });
     let subnet = any::<u8>().prop_map(|n| Ipv4Net::new([10, 244, n, 0].into(), 24).unwrap());
     (

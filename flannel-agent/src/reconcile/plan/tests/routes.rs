@@ -27,6 +27,7 @@ fn route(destination: &str, by: &str, index: u32, protocol: u8) -> Route {
         source: (gateway == Some(TUNNEL)).then(|| ip("10.244.1.0")),
         metric: 0,
         protocol,
+        mtu: None,
     }
 }
 

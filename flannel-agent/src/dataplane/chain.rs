@@ -1,0 +1,145 @@
+//! The programs on one hook of tcx, in the order in which packets meet them.
+//!
+//! A program hands a packet on to the next by answering `TCX_NEXT` (-1) alone: anything else ends the chain, `TC_ACT_OK`,
+//! which monitors answer, as well as what tcx does not know (`tcx_run`).
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use aya_obj::generated::{bpf_attach_type, bpf_cmd};
+use nix::net::if_::if_nametoindex;
+use tokio::time::{Instant, sleep_until};
+
+use super::Attachment;
+use super::syscall::{address, bpf, zeroed};
+use crate::node::net::Direction;
+
+/// So many fit on one hook (`BPF_MPROG_MAX`).
+const ROOM: usize = 64;
+
+/// What is on a hook.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Chain {
+    /// Changes with every program that comes or goes.
+    pub(crate) revision: u64,
+    pub(crate) programs: Vec<u32>,
+}
+
+impl Chain {
+    /// Nothing where there is no such device, or no tcx. Takes `CAP_NET_ADMIN`, and not the rights that take a look at the
+    /// programs themselves.
+    pub(crate) fn of(device: &str, direction: Direction) -> Self {
+        if_nametoindex(device)
+            .ok()
+            .and_then(|index| query(index, direction).ok())
+            .unwrap_or_default()
+    }
+
+    /// Those that packets meet before `program`; all, if it is not here.
+    pub(crate) fn ahead_of(&self, program: Option<u32>) -> &[u32] {
+        let programs = self.programs.as_slice();
+        let place = programs.iter().position(|id| Some(*id) == program);
+        programs
+            .get(..place.unwrap_or(programs.len()))
+            .unwrap_or(programs)
+    }
+}
+
+fn query(index: u32, direction: Direction) -> io::Result<Chain> {
+    let mut programs = vec![0_u32; ROOM];
+    let kind = match direction {
+        Direction::Ingress => bpf_attach_type::BPF_TCX_INGRESS,
+        Direction::Egress => bpf_attach_type::BPF_TCX_EGRESS,
+    };
+    let mut attr = zeroed();
+    // SAFETY: every field of this member is plain data, and the attribute was zeroed.
+    let query = unsafe { &mut attr.query };
+    query.__bindgen_anon_1.target_ifindex = index;
+    query.attach_type = kind as u32;
+    query.prog_ids = address(programs.as_mut_ptr());
+    query.__bindgen_anon_2.prog_cnt = u32::try_from(ROOM).unwrap_or_default();
+    // SAFETY: `prog_ids` leads to `prog_cnt` numbers, which live through the call.
+    unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) }?;
+    // SAFETY: the kernel wrote this member.
+    let query = unsafe { attr.query };
+    // SAFETY: the same number by two names.
+    let count = unsafe { query.__bindgen_anon_2.prog_cnt };
+    let revision = query.revision;
+    programs.truncate(count as usize);
+    Ok(Chain { revision, programs })
+}
+
+/// Takes the link that is pinned here off its hook, at once: to remove the pin does that a moment later, and the same program
+/// cannot be on a hook twice.
+pub(super) fn detach(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_encoded_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = address(path.as_ptr());
+    // SAFETY: `pathname` leads to a string that ends with a zero and lives through the call.
+    let link = unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?;
+    // SAFETY: the kernel has just given us this descriptor.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
+    // SAFETY: the command uses a descriptor and no pointer.
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// Tells when programs come to, or leave, hooks of ours. The kernel does not.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    revisions: BTreeMap<(String, Direction), u64>,
+    pause: Duration,
+    due: Instant,
+}
+
+/// How often is looked. What two fight for is looked at ever less often.
+const EVERY: Duration = Duration::from_secs(1);
+const SELDOM: Duration = Duration::from_secs(30);
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self {
+            revisions: BTreeMap::new(),
+            pause: EVERY,
+            due: Instant::now() + EVERY,
+        }
+    }
+}
+
+impl Watch {
+    /// What is on the hooks from here on is known. Those of pods are left to the looks at everything: nothing but speed
+    /// depends on them.
+    pub(crate) fn know(&mut self, attachments: &[Attachment], pods: &BTreeMap<String, u32>) {
+        let hooks = attachments
+            .iter()
+            .filter(|at| !at.program.is_xdp() && !pods.contains_key(&at.device));
+        let hooks = hooks.map(|at| (at.device.clone(), at.direction));
+        self.revisions = hooks.map(|hook| (hook.clone(), revision(&hook))).collect();
+    }
+
+    pub(crate) async fn changed(&mut self) {
+        loop {
+            sleep_until(self.due).await;
+            self.due = Instant::now() + self.pause;
+            let mut changed = false;
+            for (hook, known) in &mut self.revisions {
+                let now = revision(hook);
+                changed |= std::mem::replace(known, now) != now;
+            }
+            if changed {
+                self.pause = (self.pause * 2).min(SELDOM);
+                return;
+            }
+            self.pause = (self.pause / 2).max(EVERY);
+        }
+    }
+}
+
+fn revision((device, direction): &(String, Direction)) -> u64 {
+    Chain::of(device, *direction).revision
+}

@@ -204,6 +204,7 @@ pub fn counted(agent: &Agent, reason: Reason) -> u64 {
         Program::OverlaySnatTx,
         Program::OverlaySnatRx,
         Program::SnatOpen,
+        Program::SnatRoom,
         Program::SnatOddTx,
         Program::SnatOddRx,
     ]

@@ -25,6 +25,7 @@ mod requirements;
 mod shadow;
 mod snat;
 mod snat_maps;
+mod snat_shares;
 mod strays;
 mod teller;
 pub(crate) mod unfit;

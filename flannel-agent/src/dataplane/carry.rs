@@ -6,8 +6,8 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use flannel_common::maps::{SNAT, carries_snat};
 use flannel_common::snat::{Entry, Key};
 
+use super::batch::Batches;
 use super::bpffs::Pins;
-use super::view::batch::Batches;
 use super::{DataplaneError, Wire};
 
 /// `BPF_NOEXIST`: what is there already stays.

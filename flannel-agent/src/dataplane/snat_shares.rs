@@ -13,9 +13,9 @@ use flannel_common::snat::{
     Entry, KIND_LEAVE, KIND_PAIR, Key, Lasting, Place, Share, WAY_OUT, is_a_pods,
 };
 
+use super::batch::Batches;
 use super::bpffs::Pins;
 use super::maps::pinned;
-use super::view::batch::Batches;
 use super::{DataplaneError, Wire};
 
 /// Flows in the table, by pod and by whether they came in.

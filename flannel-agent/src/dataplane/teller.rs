@@ -14,7 +14,7 @@ use flannel_common::maps::{
     CAPTURE, EVENTS, FILTER, FLOWS, FRAGMENTS, LISTEN, LOST, SNAT, TELLER, YOUNG,
 };
 
-use super::object::EMBEDDED;
+use super::embedded::EMBEDDED;
 use super::view::View;
 use super::{DataplaneError, requirements};
 

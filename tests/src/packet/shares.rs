@@ -2,7 +2,8 @@
 
 use aya::maps::{Array, Map};
 use bytemuck::Pod;
-use flannel_agent::dataplane::{Wire, clock};
+use flannel_agent::base::clock;
+use flannel_agent::dataplane::Wire;
 use flannel_common::Ipv4;
 use flannel_common::flow::{Tick, tick};
 use flannel_common::maps;

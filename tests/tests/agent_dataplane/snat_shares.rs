@@ -2,7 +2,8 @@
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use bytemuck::Pod;
-use flannel_agent::dataplane::{SnatTable, Wire, clock};
+use flannel_agent::base::clock;
+use flannel_agent::dataplane::{SnatTable, Wire};
 use flannel_common::flow::tick;
 use flannel_common::maps::{LASTING, SHARES, SNAT, YOUNG};
 use flannel_common::snat::{

@@ -8,10 +8,10 @@ use flannel_common::Ipv4;
 use flannel_common::maps::{LASTING, SHARES, SNAT, YOUNG};
 use flannel_common::snat::{Entry, Key, Lasting, Place, Seen, Share, Stand, is_a_pods};
 
-use super::batch::Batches;
 use super::error::unreadable_io;
 use super::{View, ViewError};
 use crate::dataplane::Wire;
+use crate::dataplane::batch::Batches;
 
 /// What one pod has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
-use crate::dataplane::clock;
+use crate::base::clock;
 use crate::dataplane::view::{SnatShare, View, ViewError};
 
 /// So many are named, the greatest first.

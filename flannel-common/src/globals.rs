@@ -50,6 +50,8 @@ pub const POD_HOOK: &str = "POD_HOOK";
 /// `--snat-ports`: bounds for translated source ports (`u16` each).
 pub const SNAT_PORT_MIN: &str = "SNAT_PORT_MIN";
 pub const SNAT_PORT_MAX: &str = "SNAT_PORT_MAX";
+/// Entries of [`crate::maps::YOUNG`] (`u32`).
+pub const SNAT_PLACES: &str = "SNAT_PLACES";
 
 /// Values of [`FAST_PATH`].
 pub const FAST_PATH_OFF: u8 = 0;

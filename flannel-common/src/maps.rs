@@ -9,7 +9,7 @@ use crate::{Ipv4, Mac};
 
 /// Version of everything in this file; the pin folder is `v<LAYOUT_VERSION>`. The feature `next-layout` is a build
 /// with another one, for tests of upgrades.
-pub const LAYOUT_VERSION: u32 = 9 + cfg!(feature = "next-layout") as u32;
+pub const LAYOUT_VERSION: u32 = 10 + cfg!(feature = "next-layout") as u32;
 
 /// The layout in which [`SNAT`] took the shape it has. Everything else in the maps follows from the leases or is
 /// proven again; translated connections would be lost.
@@ -48,6 +48,12 @@ pub const UNFIT: &str = "fl_unfit";
 pub const SNAT: &str = "fl_snat";
 /// Hash: [`crate::snat::Key`] of an in half in [`SNAT`] → since when (monotonic nanoseconds) somebody is about to end its flow.
 pub const ENDING: &str = "fl_ending";
+/// Array: the [`crate::snat::Place`]s of young flows in [`SNAT`], of which there are [`crate::snat::places`].
+pub const YOUNG: &str = "fl_young";
+/// Array by [`crate::snat::share`]: [`crate::snat::Share`], whose those places are.
+pub const SHARES: &str = "fl_shares";
+/// Array by the same: [`crate::snat::Lasting`], what else each pod has in [`SNAT`].
+pub const LASTING: &str = "fl_lasting";
 /// LRU hash: [`crate::snat::FragmentKey`] → [`crate::snat::Fragment`].
 pub const FRAGMENTS: &str = "fl_frags";
 /// Program array: [`crate::program::Program::STEPS`].
@@ -81,6 +87,8 @@ pub const EVENTS_BYTES: usize = 256 << 10;
 
 /// Default size of [`SNAT`]: two entries a flow.
 pub const MAX_SNAT: usize = 262_144;
+/// Default size of [`YOUNG`].
+pub const MAX_YOUNG: usize = MAX_SNAT / crate::snat::ENTRIES_A_PLACE as usize;
 /// Flows that are being ended at one moment: one a CPU, and the agent's.
 pub const MAX_ENDING: usize = 1_024;
 /// Fragmented packets at once; each speaks for at most half a minute.

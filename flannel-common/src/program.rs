@@ -55,10 +55,12 @@ pub enum Program {
     SnatOpenIp = 23,
     /// [`Self::SnatOddTx`] for [`Self::UplinkTxIp`].
     SnatOddTxIp = 24,
+    /// No hook: makes room in the table for a new flow, ahead of [`Self::SnatOpen`], and for connections that come in.
+    SnatRoom = 25,
 }
 
 impl Program {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::OverlayTx,
         Self::OverlayCatch,
         Self::UplinkRx,
@@ -84,9 +86,10 @@ impl Program {
         Self::UplinkTxIp,
         Self::SnatOpenIp,
         Self::SnatOddTxIp,
+        Self::SnatRoom,
     ];
     /// What is reached by tail call only; the place is the key in [`crate::maps::STEPS`].
-    pub const STEPS: [Self; 7] = [
+    pub const STEPS: [Self; 8] = [
         Self::SnatOpen,
         Self::SnatOddTx,
         Self::SnatOddRx,
@@ -94,9 +97,10 @@ impl Program {
         Self::OutsideRx,
         Self::SnatOpenIp,
         Self::SnatOddTxIp,
+        Self::SnatRoom,
     ];
     /// Slots in the map of steps; more than there are steps, so that one more needs no new layout.
-    pub const STEP_SLOTS: usize = 8;
+    pub const STEP_SLOTS: usize = 16;
     /// Slots in the statistics map; more than there are programs, so that one more needs no new layout.
     pub const SLOTS: usize = 32;
 
@@ -110,6 +114,7 @@ impl Program {
             Self::OutsideRx => 4,
             Self::SnatOpenIp => 5,
             Self::SnatOddTxIp => 6,
+            Self::SnatRoom => 7,
             _ => u32::MAX,
         }
     }
@@ -169,6 +174,7 @@ impl Program {
             Self::UplinkTxIp => "uplink_tx_ip",
             Self::SnatOpenIp => "snat_open_ip",
             Self::SnatOddTxIp => "snat_odd_tx_ip",
+            Self::SnatRoom => "snat_room",
         }
     }
 }

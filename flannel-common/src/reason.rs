@@ -112,4 +112,5 @@ reasons! {
     48 PodTunnel pod_tunnel Drop "a pod made a tunnel packet itself, for a node of the cluster; or it came to another address of this node than peers send to" "find the pod: it tries to get into the network past the node";
     49 SnatRedirect snat_redirect Drop "an ICMP redirect about a translated flow: who follows it would send past the translation" "nothing: a router on the way that should not send them, or somebody who tries";
     50 ByStack by_stack Pass "the node's own stack has it to judge: IPsec or a rule about tunnel packets concerns this peer" "nothing: `flannel-agent peers` says which (`stack`); it is slow";
+    51 SnatShare snat_share Drop "the pod has more unanswered flows than others, or half of the SNAT table, and there is no place for one more" "`flannel-agent status` names the pod: find out what it opens connections to; raise --snat-entries if it is meant to";
 }

@@ -14,7 +14,9 @@ use crate::globals::{SUBNET, uplink_ip};
 use crate::skb::Skb;
 use crate::snat_table::cluster;
 use crate::verdict::{finish, finish_both};
-use crate::{frame_rx, outlets, outside_rx, outside_tx, snat_odd, snat_open, snat_rx, snat_tx};
+use crate::{
+    frame_rx, outlets, outside_rx, outside_tx, snat_odd, snat_open, snat_room, snat_rx, snat_tx,
+};
 
 /// Egress of the uplink, and of other devices by which packets leave the node.
 #[classifier]
@@ -62,6 +64,14 @@ pub(crate) fn snat_open(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let outcome = snat_open::run(&skb);
     finish(&skb, Program::SnatOpen, outcome)
+}
+
+/// What is done first for it, and for connections that come in.
+#[classifier]
+pub(crate) fn snat_room(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx);
+    let outcome = snat_room::run(&skb);
+    finish(&skb, Program::SnatRoom, outcome)
 }
 
 /// An ICMP error or a fragment that leaves.

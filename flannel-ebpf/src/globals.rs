@@ -39,6 +39,7 @@ globals! {
     POD_HOOK: u8 = 0;
     SNAT_PORT_MIN: u16 = 0;
     SNAT_PORT_MAX: u16 = 0;
+    SNAT_PLACES: u32 = 1;
 }
 
 /// Whether pods' packets to the outside leave as the node.

@@ -2,7 +2,7 @@
 //!
 //! On the host this is an empty program, so that the workspace can be linted as one.
 
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![cfg_attr(
     target_arch = "bpf",
     allow(
@@ -93,6 +93,8 @@ mod snat_read;
 #[cfg(target_arch = "bpf")]
 mod snat_rewrite;
 #[cfg(target_arch = "bpf")]
+mod snat_room;
+#[cfg(target_arch = "bpf")]
 mod snat_rx;
 #[cfg(target_arch = "bpf")]
 mod snat_table;
@@ -110,6 +112,8 @@ mod uplink_rx;
 mod uplink_xdp;
 #[cfg(target_arch = "bpf")]
 mod verdict;
+#[cfg(target_arch = "bpf")]
+mod xadd;
 #[cfg(target_arch = "bpf")]
 mod xdp_frame;
 #[cfg(target_arch = "bpf")]

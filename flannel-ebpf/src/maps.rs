@@ -9,7 +9,7 @@ use flannel_common::crossing::{Crossing, SLOTS};
 use flannel_common::event::{Event, Filter, Listen};
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::maps::{
-    EVENTS_BYTES, MAX_ENDING, MAX_EXEMPT, MAX_FRAGMENTS, MAX_LENT, MAX_OUTLETS, MAX_SNAT,
+    EVENTS_BYTES, MAX_ENDING, MAX_EXEMPT, MAX_FRAGMENTS, MAX_LENT, MAX_OUTLETS, MAX_SNAT, MAX_YOUNG,
 };
 use flannel_common::maps::{MAX_FLOWS, MAX_PEERS, MAX_SENDERS, MAX_UNFIT, Peer, Vtep};
 use flannel_common::program::Program;
@@ -60,6 +60,15 @@ pub(crate) static SNAT: LruHashMap<snat::Key, snat::Entry, MAX_SNAT> = LruHashMa
 #[btf_map(name = "fl_ending")]
 pub(crate) static ENDING: HashMap<snat::Key, u64, MAX_ENDING, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
+
+#[btf_map(name = "fl_young")]
+pub(crate) static YOUNG: Array<snat::Place, MAX_YOUNG> = Array::new();
+
+#[btf_map(name = "fl_shares")]
+pub(crate) static SHARES: Array<snat::Share, { snat::SHARES }> = Array::new();
+
+#[btf_map(name = "fl_lasting")]
+pub(crate) static LASTING: Array<snat::Lasting, { snat::SHARES }> = Array::new();
 
 #[btf_map(name = "fl_frags")]
 pub(crate) static FRAGMENTS: LruHashMap<snat::FragmentKey, snat::Fragment, MAX_FRAGMENTS> =

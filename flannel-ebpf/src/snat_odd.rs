@@ -1,5 +1,6 @@
 //! What is no packet of a translated flow: ICMP errors, fragments behind the first, connections that come in.
 
+use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Outbound, WAY_IN, WAY_OUT, Whose, note};
 
@@ -10,7 +11,7 @@ use crate::snat_table::{Snat, cluster};
 use crate::snat_tx::{knows_pods, leave, odd};
 use crate::snat_work::{self, Odd, Work};
 use crate::verdict::Verdict;
-use crate::{flows, outlets, snat_fragments, snat_icmp, snat_rewrite};
+use crate::{flows, outlets, snat_fragments, snat_icmp, snat_rewrite, snat_room};
 
 #[inline(always)]
 pub(crate) fn leaving(skb: &Skb) -> Result<Verdict, Reason> {
@@ -89,7 +90,10 @@ pub(crate) fn arriving(skb: &Skb) -> Result<Verdict, Reason> {
             Ok(Verdict::Untouched)
         }
         Odd::CameIn => {
-            note(&Snat, skb::coarse_ns(), &work.packet);
+            if note(&Snat, skb::coarse_ns(), &work.packet) {
+                work.after = snat_room::CAME_IN;
+                skb.step(Program::SnatRoom.step());
+            }
             Ok(Verdict::Untouched)
         }
     }

@@ -3,27 +3,18 @@
 use flannel_common::header::Ip;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Outbound, ROUNDS, Refused, Transport, Whose, open, yield_to_node};
+use flannel_common::snat::{Outbound, ROUNDS, Refused, Whose, open, yield_to_node};
 
+use crate::node_sockets;
 use crate::skb::Skb;
 use crate::snat_table::{self, Snat, cluster};
 use crate::snat_tx::{leave, next, odd, rewrite};
 use crate::snat_work::{self, Work};
 use crate::verdict::Verdict;
-use crate::{forged, node_sockets, ours, outlets};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let work = snat_work::get().ok_or(Reason::SnatUnready)?;
-    // Connections that were translated before go on; new ones are for whoever serves the network now.
-    ours::check(skb)?;
-    if work.whose == Whose::Pod && work.rounds == 0 {
-        work.node.local = outlets::fitting(skb, work);
-    }
-    if work.whose == Whose::Pod && work.packet.transport == Transport::Udp {
-        let key = &work.packet.key;
-        forged::check_port(key.dst, key.dst_port)?;
-    }
     let exempt = || is_exempt(&work.ip);
     match open(&Snat, &work.node, &work.packet, work.whose, exempt) {
         Ok(Outbound::Translate(to)) => {

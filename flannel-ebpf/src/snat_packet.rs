@@ -35,6 +35,8 @@ pub(crate) struct Work {
     pub(crate) past_stack: bool,
     /// Of a packet that `uplink_tx` translates as part of a flow: see [`flannel_common::outside::is_worth_proof`].
     pub(crate) worth_proof: bool,
+    /// Step that opens the flow, once there is [room](crate::snat_room).
+    pub(crate) after: u32,
     /// How often a port was looked for.
     pub(crate) rounds: u32,
     /// The new source (on the way out) or destination (on the way in).

@@ -7,8 +7,8 @@ use flannel_common::snat::{Claim, Cluster, Entry, Key, Node, Ports, Seen, Slot, 
 
 use crate::globals::{NETWORK, NETWORK_MASK, SNAT_PORT_MAX, SNAT_PORT_MIN, SUBNET, SUBNET_MASK};
 use crate::maps::{ENDING, EXEMPT, SNAT};
-use crate::outlets;
 use crate::skb::{self, Skb};
+use crate::{outlets, snat_room};
 
 pub(crate) struct Snat;
 
@@ -87,6 +87,12 @@ impl Table for Snat {
     #[inline(always)]
     fn is_lent(&self, device: u32, address: Ipv4) -> bool {
         outlets::is_lent(device, address)
+    }
+
+    #[inline(always)]
+    fn yields(&self, key: &Key, seen: Seen, length: u64, silent: u64) -> bool {
+        let what = u32::from_ne_bytes([key.proto, seen.0, 0, 0]);
+        snat_room::gives_up_port(u32::from_ne_bytes(key.src), what, length, silent) != 0
     }
 }
 

@@ -84,7 +84,10 @@ fn flow(skb: &Skb, work: &mut Work, proves: Option<Program>) -> Result<Verdict, 
             Err(done)
         }
         Some(Outbound::Leave) => leave(work),
-        None => next(skb, Program::SnatOpen),
+        None => {
+            work.after = skb.fitting(Program::SnatOpen).step();
+            next(skb, Program::SnatRoom)
+        }
     }
 }
 

@@ -98,6 +98,17 @@ impl Stage<AnyDaemon> {
         })
     }
 
+    /// With flags, as far as it is ours.
+    pub fn on_with(kind: Kind, net: Network, flags: &[&str]) -> Self {
+        let flags = match kind {
+            Kind::Ours => flags,
+            _ => &[],
+        };
+        Self::build(kind, net, Options::default(), |node, net| {
+            start(kind, node, net, &with_masquerading(flags))
+        })
+    }
+
     /// Another node of the same kind, which masquerades as well and is watched as well.
     pub fn neighbour(&self) -> Neighbour<AnyDaemon> {
         self.beside(|node, net| start(self.kind, node, net, &with_masquerading(&[])))
@@ -204,6 +215,7 @@ pub fn counted(agent: &Agent, reason: Reason) -> u64 {
         Program::OverlaySnatTx,
         Program::OverlaySnatRx,
         Program::SnatOpen,
+        Program::SnatRoom,
         Program::SnatOddTx,
         Program::SnatOddRx,
     ]

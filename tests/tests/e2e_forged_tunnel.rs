@@ -6,7 +6,7 @@
 use std::net::{SocketAddrV4, UdpSocket};
 
 use flannel_common::Mac;
-use flannel_common::program::Program::{PodTx, SnatOpen, UplinkRx, UplinkTx};
+use flannel_common::program::Program::{PodTx, SnatRoom, UplinkRx, UplinkTx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
 use flannel_tests::fast_path::hooked;
@@ -94,7 +94,7 @@ fn is_dropped_by_its_own_node(#[case] flags: &[&str], #[case] at_the_pod: bool) 
     let dropped = match at_the_pod {
         true => count(agent, PodTx, Reason::PodTunnel),
         // `snat_open` counts for itself.
-        false => count(agent, SnatOpen, Reason::PodTunnel),
+        false => count(agent, SnatRoom, Reason::PodTunnel),
     };
     assert_eq!(
         (dropped, count(agent, UplinkTx, Reason::PodTunnel)),

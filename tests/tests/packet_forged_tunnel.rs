@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use flannel_common::Ipv4;
-use flannel_common::program::Program::{PodTx, SnatOpen, UplinkTx};
+use flannel_common::program::Program::{PodTx, SnatRoom, UplinkTx};
 use flannel_common::reason::Reason;
 use flannel_tests::packet::world::{UPLINK, here};
 use flannel_tests::packet::{Inner, Node, Run, SHOT, UNSPEC, patched};
@@ -63,6 +63,6 @@ fn is_not_sent_in_the_node_s_name(#[case] packet: Vec<u8>) {
             ..Run::default()
         };
         assert_eq!(world.node.run_with(UplinkTx, &run).action, SHOT);
-        assert_eq!(world.count(SnatOpen, Reason::PodTunnel), 1);
+        assert_eq!(world.count(SnatRoom, Reason::PodTunnel), 1);
     });
 }

@@ -6,7 +6,7 @@
 use flannel_common::flow::LIFETIME;
 use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF, FAST_PATH_VERIFIED};
 use flannel_common::program::Program::{
-    DirectRx, DirectTx, OverlayRx, OverlayTx, PodRx, PodTx, SnatOpen, UplinkRx, UplinkSnatRx,
+    DirectRx, DirectTx, OverlayRx, OverlayTx, PodRx, PodTx, SnatRoom, UplinkRx, UplinkSnatRx,
     UplinkTx, UplinkXdp,
 };
 use flannel_common::reason::Reason;
@@ -167,6 +167,6 @@ fn translated_connections_go_on_and_new_ones_are_not_ours() {
 
         let left = node.run(UplinkTx, &new.tcp(SYN));
         assert_eq!((left.action, left.packet), (UNSPEC, new.tcp(SYN)));
-        assert_eq!(node.count(SnatOpen, Reason::PairGone).packets, 1);
+        assert_eq!(node.count(SnatRoom, Reason::PairGone).packets, 1);
     });
 }

@@ -35,6 +35,7 @@ pub mod senders;
 mod shadow;
 mod snat;
 mod snat_maps;
+mod snat_shares;
 pub(crate) mod strangers;
 mod strays;
 pub mod sweep;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
-use flannel_common::maps::{CAPTURE, FLOWS, FRAGMENTS, SNAT};
+use flannel_common::maps::{CAPTURE, FLOWS, FRAGMENTS, SNAT, YOUNG};
+use flannel_common::snat;
 use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr, globals};
 
@@ -46,6 +47,7 @@ impl Object {
                         FLOWS => options.flow_entries,
                         CAPTURE => u32::try_from(cpus).unwrap_or(u32::MAX),
                         SNAT => options.snat_entries.unwrap_or(UNUSED_ENTRIES),
+                        YOUNG => snat::places(options.snat_entries.unwrap_or(UNUSED_ENTRIES)),
                         // No memory for a table that nobody fills.
                         FRAGMENTS if options.snat_entries.is_none() => UNUSED_ENTRIES,
                         _ => map.max_entries(),
@@ -86,6 +88,8 @@ impl Object {
         // No CO-RE relocation in our programs: parsing the kernel's BTF would only cost time.
         loader.btf(None);
         constants.set(&mut loader);
+        let places = self.entries(YOUNG);
+        loader.override_global(globals::SNAT_PLACES, &places, true);
         let paths: Vec<(&str, PathBuf)> = self
             .maps
             .iter()
@@ -110,6 +114,12 @@ impl Object {
         Ok(ebpf)
     }
 
+    /// Size of a map.
+    fn entries(&self, name: &str) -> u32 {
+        let map = self.maps.iter().find(|map| map.name == name);
+        map.map_or(0, |map| map.shape.max_entries)
+    }
+
     /// Whether every map of this object is pinned.
     pub(super) fn is_pinned(&self, pins: &Pins) -> bool {
         self.maps.iter().all(|map| pins.map(&map.name).exists())
@@ -122,9 +132,11 @@ impl Object {
         let mut loader = EbpfLoader::new();
         loader.btf(None);
         constants.set(&mut loader);
+        let places = self.entries(YOUNG);
+        loader.override_global(globals::SNAT_PLACES, &places, true);
         for map in &self.maps {
             // Of a ring buffer it is bytes.
-            if [FLOWS, SNAT, FRAGMENTS].contains(&map.name.as_str()) {
+            if [FLOWS, SNAT, FRAGMENTS, YOUNG].contains(&map.name.as_str()) {
                 loader.map_max_entries(&map.name, UNUSED_ENTRIES);
             }
         }
@@ -296,6 +308,8 @@ mod tests {
         assert_eq!(size(None, FRAGMENTS), UNUSED_ENTRIES);
         assert_eq!(size(Some(50_000), SNAT), 50_000);
         assert_eq!(size(Some(50_000), FRAGMENTS), 16_384);
+        assert_eq!(size(None, YOUNG), 128);
+        assert_eq!(size(Some(50_000), YOUNG), 6_250);
     }
 
     #[test]

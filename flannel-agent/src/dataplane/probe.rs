@@ -5,7 +5,7 @@ use std::path::Path;
 use aya::programs::{Program as Loaded, ProgramError, SchedClassifier, TcAttachType};
 use aya::{EbpfError, EbpfLoader};
 use flannel_common::event::TELLER;
-use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT};
+use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT, YOUNG};
 use flannel_common::program::Program;
 
 use super::object::Object;
@@ -42,6 +42,7 @@ pub(crate) fn programs(object: Option<&Path>) -> Result<Tried, DataplaneError> {
         .map_max_entries(FLOWS, FEW)
         .map_max_entries(SNAT, FEW)
         .map_max_entries(FRAGMENTS, FEW)
+        .map_max_entries(YOUNG, FEW)
         .load(&object)
         .map_err(|error| match error {
             EbpfError::ParseError(error) => DataplaneError::Object(error.to_string()),

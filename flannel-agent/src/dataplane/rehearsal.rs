@@ -14,7 +14,7 @@ use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions};
 use bytemuck::Pod;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::maps::{
-    EPOCH, EXEMPT, FLOWS, LENT, MACS, OUTLETS, PEERS, SNAT, STATS, STEPS, UNFIT, VTEPS,
+    EPOCH, EXEMPT, FLOWS, LENT, MACS, OUTLETS, PEERS, SNAT, STATS, STEPS, UNFIT, VTEPS, YOUNG,
 };
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
@@ -30,7 +30,7 @@ use super::{DataplaneError, Wire};
 const ENTRIES: u32 = 1_024;
 /// What the programs never write.
 const SHARED: [&str; 8] = [PEERS, VTEPS, MACS, EPOCH, EXEMPT, OUTLETS, LENT, UNFIT];
-const OWN: [&str; 3] = [FLOWS, SNAT, flannel_common::maps::FRAGMENTS];
+const OWN: [&str; 4] = [FLOWS, SNAT, YOUNG, flannel_common::maps::FRAGMENTS];
 
 /// The programs of one network, ready to be tried.
 pub(crate) struct Rehearsal {

@@ -5,13 +5,15 @@ use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::sys::SyscallError;
+use flannel_common::flow::tick;
 use flannel_common::maps::{ENDING, SNAT};
-use flannel_common::snat::{Entry, Halves, Key, NANOS, sweep};
+use flannel_common::snat::{Entry, Halves, Key, NANOS, may_be_over, sweep};
 
 use super::batch::Batches;
 use super::bpffs::Pins;
 use super::carry::NO_EXIST;
 use super::maps::{gone, is_absent, pinned};
+use super::snat_shares::{Counts, Shares};
 use super::{DataplaneError, Wire};
 
 /// A network's pinned table.
@@ -19,6 +21,7 @@ pub struct SnatTable {
     entries: Entries,
     /// The same map again: aya's typed one does not hand out what a walk needs.
     whole: MapData,
+    shares: Shares,
 }
 
 struct Entries {
@@ -62,6 +65,7 @@ impl SnatTable {
                 ending: pinned(ENDING, &pins)?,
             },
             whole: open()?,
+            shares: Shares::open(&pins)?,
         }))
     }
 
@@ -78,16 +82,26 @@ impl SnatTable {
             };
             failed("read")(error.into())
         };
-        let Self { entries, whole } = self;
+        let Self {
+            entries,
+            whole,
+            shares,
+        } = self;
         entries.forget_the_killed(now)?;
         let mut swept = Swept::default();
+        let mut counts = Counts::default();
         for batch in Batches::<Key, Entry>::of(whole).map_err(unreadable)? {
             let batch = batch.map_err(unreadable)?;
             swept.entries += batch.len();
             for (key, entry) in &batch {
-                swept.flows += usize::from(sweep(entries, key, entry, now)?);
+                if sweep(entries, key, entry, now)? {
+                    swept.flows += 1;
+                } else if !may_be_over(key, entry, now) || entries.get(key)?.is_some() {
+                    counts.add(key, entry);
+                }
             }
         }
+        shares.counted(&counts, tick(now))?;
         Ok(swept)
     }
 }

@@ -10,7 +10,9 @@ use aya::maps::{MapData, ProgramArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use flannel_common::event;
-use flannel_common::maps::{CAPTURE, EVENTS, FILTER, FLOWS, FRAGMENTS, LISTEN, LOST, SNAT, TELLER};
+use flannel_common::maps::{
+    CAPTURE, EVENTS, FILTER, FLOWS, FRAGMENTS, LISTEN, LOST, SNAT, TELLER, YOUNG,
+};
 
 use super::embedded::EMBEDDED;
 use super::view::View;
@@ -19,7 +21,7 @@ use super::{DataplaneError, requirements};
 /// What it reads and writes is the network's.
 const SHARED: [&str; 6] = [LISTEN, FILTER, EVENTS, LOST, CAPTURE, TELLER];
 /// What it has no use for, and would take memory.
-const LARGE: [&str; 3] = [FLOWS, SNAT, FRAGMENTS];
+const LARGE: [&str; 4] = [FLOWS, SNAT, FRAGMENTS, YOUNG];
 const FEW: u32 = 128;
 
 /// In place until it is dropped. If it never is, [`event::Listen::until`] ends the jumps to it.

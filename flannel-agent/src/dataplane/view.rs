@@ -3,6 +3,7 @@
 mod error;
 mod hooks;
 mod snat_flows;
+mod snat_shares;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -34,6 +35,7 @@ use error::{unreadable, unreadable_io};
 pub use hooks::{Hook, HooksError, Mode};
 pub(crate) use hooks::{in_order, program};
 pub use snat_flows::SnatFlow;
+pub use snat_shares::SnatShare;
 pub use told::Told;
 pub(super) use told::constants_by_name;
 

@@ -281,6 +281,7 @@ const fn is_inbound(program: Program) -> bool {
         | Program::BridgeRx
         | Program::UplinkTxIp
         | Program::SnatOpenIp
+        | Program::SnatRoom
         | Program::SnatOddTxIp => false,
     }
 }

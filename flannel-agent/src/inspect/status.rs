@@ -1,5 +1,6 @@
 //! `status`: one screen.
 
+mod hoarders;
 mod judge;
 mod past;
 
@@ -22,6 +23,7 @@ use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
 use crate::node::mark;
 use crate::node::net::{Address, Kind, Link, Netlink, Path};
 use crate::reconcile::desired::TUNNEL;
+use hoarders::Hoarder;
 use past::Past;
 
 /// `status …`
@@ -59,6 +61,8 @@ pub(super) struct Status {
     packets: BTreeMap<&'static str, Packets>,
     /// Whose tunnel packets come from where no lease says.
     pub(super) senders: Vec<Odd>,
+    /// Whose flows to the outside fill the table.
+    pub(super) hoarders: Vec<Hoarder>,
     pub(super) findings: Vec<Finding>,
 }
 
@@ -148,6 +152,7 @@ impl Status {
             packets: by_class(&sums),
             maps,
             senders,
+            hoarders: Hoarder::read(view)?,
             findings: Vec::new(),
         };
         status.findings = judge::judge(&status, sums_of(&sums, Reason::Mangled));

@@ -1,7 +1,7 @@
 //! A packet that arrives: whose reply it is, or what it says about the replies to come.
 
 use super::Seen;
-use super::entry::{Entry, KIND_LEAVE, KIND_OWN, KIND_PAIR};
+use super::entry::{Entry, KIND_LEAVE, KIND_OWN, KIND_PAIR, Key};
 use super::outbound::forget;
 use super::packet::Packet;
 use super::table::{Slot, Table, mend};
@@ -33,9 +33,11 @@ pub fn inbound<T: Table>(table: &T, now: u64, packet: &Packet) -> Option<Entry> 
     Some(entry)
 }
 
-/// Remembers a connection that came in for an address behind us, if its replies would else be translated.
+/// Remembers a connection that came in for an address behind us, if its replies would else be translated. `true`: it is a new
+/// one, and the caller has to make room and [claim](Table::claim) its note.
 #[inline(always)]
-pub fn note<T: Table>(table: &T, now: u64, packet: &Packet) {
+#[must_use]
+pub fn note<T: Table>(table: &T, now: u64, packet: &Packet) -> bool {
     let key = packet.answer();
     let seen = Seen::back(packet.bits);
     if let Some(slot) = table.find(&key) {
@@ -46,17 +48,24 @@ pub fn note<T: Table>(table: &T, now: u64, packet: &Packet) {
             } else {
                 slot.touch(seen, now);
             }
-            return;
+            return false;
         }
         if !is_mistaken(table, &entry, packet) {
-            return;
+            return false;
         }
         forget(table, &key.reply_to(entry.target()), key.source());
         table.remove(&key);
-    } else if !packet.may_open() {
-        return;
+        return true;
     }
-    table.claim(&key, &Entry::new(KIND_LEAVE, key.source(), seen, now));
+    packet.may_open()
+}
+
+/// The note of such a connection: its key, and what is under it.
+#[inline(always)]
+pub fn came_in(now: u64, packet: &Packet) -> (Key, Entry) {
+    let key = packet.answer();
+    let seen = Seen::back(packet.bits);
+    (key, Entry::new(KIND_LEAVE, key.source(), seen, now))
 }
 
 /// Whether a translated flow is in truth the replying side of a connection that came in: it began in the

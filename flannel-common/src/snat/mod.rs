@@ -14,6 +14,7 @@ mod inbound;
 mod outbound;
 mod packet;
 mod port;
+mod room;
 mod rule;
 mod seen;
 mod sweep;
@@ -25,10 +26,14 @@ pub use entry::{
     Entry, Fragment, FragmentKey, KIND_LEAVE, KIND_OWN, KIND_PAIR, Key, WAY_IN, WAY_OUT,
 };
 pub use icmp_error::{Embedded, Rewritten, rewrite};
-pub use inbound::{inbound, note};
+pub use inbound::{came_in, inbound, note};
 pub use outbound::{Outbound, Refused, Whose, known, open, outbound, take_back, yield_to_node};
 pub use packet::Packet;
 pub use port::{Order, PROBES, Ports, ROUNDS};
+pub use room::{
+    ENTRIES_A_PLACE, LOOKS, Lasting, Place, SHARES, Share, Stand, end, is_a_pods, lasts, places,
+    share, stand, yields_port,
+};
 pub use rule::{Cluster, Rule, decide};
 pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, lifetime, state};
 pub use sweep::{Halves, is_over, may_be_over, other_half, sweep};

@@ -276,8 +276,12 @@ fn replace<T: Table>(table: &T, node: &Node, key: &Key, entry: &Entry) -> bool {
         seen = seen.and(Seen(half.seen));
         last_seen = last_seen.max(half.last_seen);
     }
-    if node.now.saturating_sub(last_seen) <= hold(key.proto, seen) {
-        return false;
+    let silent = node.now.saturating_sub(last_seen);
+    if silent <= hold(key.proto, seen) {
+        let length = last_seen.saturating_sub(held.opened);
+        if held.kind != KIND_PAIR || !table.yields(&out, seen, length, silent) {
+            return false;
+        }
     }
     // The claim decides if the LRU, too, took it meanwhile, and another came.
     if !table.remove(key) {

@@ -51,6 +51,9 @@ pub trait Table {
     fn random(&self) -> u32;
     /// Whether flows may leave as `address` by the device of that index.
     fn is_lent(&self, device: u32, address: Ipv4) -> bool;
+    /// Whether the flow of the out key `key` gives up its port to the packet at hand: see [`super::yields_port`]. `seen` is of
+    /// both ways; nanoseconds from its first packet to its last, and since then.
+    fn yields(&self, key: &Key, seen: Seen, length: u64, silent: u64) -> bool;
 }
 
 /// How a packet that is not part of a flow's traffic, but speaks of one, is to be translated:

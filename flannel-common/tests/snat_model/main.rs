@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use flannel_common::snat::{
-    Endpoint, KIND_LEAVE, KIND_OWN, NANOS, Node, Outbound, Ports, Refused, WAY_IN, WAY_OUT, Whose,
-    inbound, note, outbound,
+    Endpoint, KIND_LEAVE, KIND_OWN, NANOS, Node, Outbound, Ports, Refused, Table as _, WAY_IN,
+    WAY_OUT, Whose, came_in, inbound, note, outbound,
 };
 use proptest::prelude::*;
 
@@ -144,7 +144,10 @@ fn run(events: Vec<Event>) -> Result<(), TestCaseError> {
             Event::Arrive(flow, flags) => {
                 let held = reference.fresh(&flow);
                 let packet = flow.packet(WAY_IN, flags);
-                note(&map, reference.now, &packet);
+                if note(&map, reference.now, &packet) {
+                    let (key, entry) = came_in(reference.now, &packet);
+                    map.claim(&key, &entry);
+                }
                 reference.noted.insert(flow, reference.now);
                 if map
                     .get(&flow.out())

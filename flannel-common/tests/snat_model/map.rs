@@ -162,6 +162,10 @@ impl Table for Map {
         false
     }
 
+    fn yields(&self, _: &Key, _: Seen, _: u64, _: u64) -> bool {
+        false
+    }
+
     fn random(&self) -> u32 {
         let next = self
             .random

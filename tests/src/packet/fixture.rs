@@ -14,6 +14,7 @@ use flannel_common::globals;
 use flannel_common::maps::{self, PEER_DIRECT, PEER_VXLAN, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
+use flannel_common::snat::places;
 use flannel_common::source::{CHECK_LEASE, Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 use flannel_common::vxlan::{Constant, Template};
@@ -146,7 +147,9 @@ impl Node {
             .override_global(globals::ANCHOR, &self.anchor, true)
             .override_global(globals::SNAT_PORT_MIN, &self.snat_ports.0, true)
             .override_global(globals::SNAT_PORT_MAX, &self.snat_ports.1, true)
+            .override_global(globals::SNAT_PLACES, &places(self.snat_entries), true)
             .map_max_entries(maps::SNAT, self.snat_entries)
+            .map_max_entries(maps::YOUNG, places(self.snat_entries))
             .load(&object)
             .expect("the object loads; tests need root")
     }

@@ -7,6 +7,7 @@ mod fixture;
 pub mod flows;
 mod orders;
 pub mod outside;
+mod shares;
 mod snat;
 pub mod way;
 pub mod world;

@@ -18,4 +18,5 @@ mod rescue;
 mod rig;
 mod room;
 mod snat;
+mod snat_shares;
 mod snat_sweep;

@@ -12,7 +12,10 @@ use flannel_common::maps::{self, Peer, Vtep};
 use flannel_common::outside::Way;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Choice, Choices, Entry, Fragment, FragmentKey, Key, Lent, MAX_CHOICES};
+use flannel_common::snat::{
+    self, Choice, Choices, Entry, Fragment, FragmentKey, Key, Lasting, Lent, MAX_CHOICES, Place,
+    Share,
+};
 use flannel_common::source::{Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 
@@ -115,6 +118,9 @@ pub(super) fn page() -> Page {
             "since when (`u64`)",
             maps::MAX_ENDING,
         ),
+        (maps::YOUNG, "array", "random", "`Place`", maps::MAX_YOUNG),
+        (maps::SHARES, "array", "pod", "`Share`", snat::SHARES),
+        (maps::LASTING, "array", "pod", "`Lasting`", snat::SHARES),
         (
             maps::FRAGMENTS,
             "LRU hash",
@@ -215,7 +221,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 24] {
+fn layouts() -> [Layout; 27] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -323,6 +329,19 @@ fn layouts() -> [Layout; 24] {
                 "bits 0 to 3: FIN, SYN, RST, ACK seen leaving; bits 4 to 7: the same arriving",
             last_seen: u64 = "monotonic nanoseconds of the last packet this way",
             opened: u64 = "monotonic nanoseconds of the first packet",
+        }),
+        layout!(Place {
+            key: Key = "out key of a flow that does not last yet; all zero: the place is free",
+            share: u32 = "whose flow it is: host part of the pod's address (0: no pod of this node), plus 2048 for a connection to it",
+        }),
+        layout!(Share {
+            young: u32 = "places that are the pod's",
+            ended: u32 = "its flows that were ended, not yet lasting, because there was no place",
+            pod: [u8; 4] = "the pod that took a place last",
+        }),
+        layout!(Lasting {
+            flows: u32 = "flows of the pod without a place, as the agent counted them, and those that came since",
+            at: u32 = "tick at which the agent did; 0: never",
         }),
         layout!(FragmentKey {
             src: [u8; 4] = "the fragment's source",

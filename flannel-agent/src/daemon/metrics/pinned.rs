@@ -90,6 +90,7 @@ const fn direction(program: Program) -> &'static str {
         | Program::UplinkTx
         | Program::OverlaySnatTx
         | Program::SnatOpen
+        | Program::SnatRoom
         | Program::SnatOddTx => "tx",
         _ => "rx",
     }

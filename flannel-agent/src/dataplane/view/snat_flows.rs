@@ -58,7 +58,7 @@ impl View {
         Ok(())
     }
 
-    fn other(
+    pub(super) fn other(
         &self,
         table: &HashMap<MapData, Wire<Key>, Wire<Entry>>,
         key: &Key,

@@ -178,6 +178,12 @@ fn attention(status: &Status, mangled: u64) -> Vec<Finding> {
             "look at UDP to the VXLAN port, which only nodes should reach: a firewall is missing",
         );
     }
+    for hoarder in &status.hoarders {
+        attention(
+            hoarder.to_string(),
+            "look at what it runs and whom it asks (flannel-agent nat); others are kept from harm, its own flows are not; if it is meant to, raise --snat-entries",
+        );
+    }
     if mangled > 0 {
         attention(
             format!("{mangled} packets were dropped because the kernel failed half-way (mangled)"),
@@ -251,6 +257,7 @@ mod tests {
             maps: vec![map(PEERS, 1), map(VTEPS, 1)],
             packets: Default::default(),
             senders: Vec::new(),
+            hoarders: Vec::new(),
             findings: Vec::new(),
         }
     }

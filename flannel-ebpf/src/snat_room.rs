@@ -1,0 +1,209 @@
+//! Room for a flow that begins: see [`flannel_common::snat::Place`].
+
+use core::cmp::Ordering;
+
+use flannel_common::Ipv4;
+use flannel_common::flow::Tick;
+use flannel_common::reason::Reason;
+use flannel_common::snat::{
+    Key, LOOKS, Place, Seen, Share, Stand, Table as _, Transport, Whose, came_in, end, lasts,
+    share, stand, yields_port,
+};
+
+use crate::globals::SNAT_PLACES;
+use crate::maps::{LASTING, SHARES, YOUNG};
+use crate::skb::{self, Skb};
+use crate::snat_open::is_exempt;
+use crate::snat_table::{Snat, cluster};
+use crate::snat_work::{self, Work};
+use crate::verdict::Verdict;
+use crate::{flows, forged, ours, outlets, xadd};
+
+/// [`Work::after`] of a connection that comes in.
+pub(crate) const CAME_IN: u32 = u32::MAX;
+
+/// How a place stands, for whoever wants it.
+const OVER: u8 = 0;
+const LASTS: u8 = 1;
+/// Of a young flow, whose pod has more of them; or as many: its own, most often.
+const RICHER: u8 = 2;
+const EQUAL: u8 = 3;
+const KEEPS: u8 = 4;
+
+#[inline(always)]
+pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
+    let work = snat_work::get().ok_or(Reason::SnatUnready)?;
+    if work.after == CAME_IN {
+        return comes_in(work);
+    }
+    // Connections that were translated before go on; new ones are for whoever serves the network now.
+    ours::check(skb)?;
+    // What the node itself sends goes out, however many flows its pods have.
+    if work.whose == Whose::Pod {
+        of_pod(skb, work)?;
+    }
+    skb.step(work.after);
+    Err(Reason::SnatUnready)
+}
+
+#[inline(always)]
+fn of_pod(skb: &Skb, work: &mut Work) -> Result<(), Reason> {
+    work.node.local = outlets::fitting(skb, work);
+    let (packet, now) = (&work.packet, work.node.now);
+    if packet.transport == Transport::Udp {
+        forged::check_port(packet.key.dst, packet.key.dst_port)?;
+    }
+    // What belongs to no flow gets no entry.
+    if !packet.may_open() || is_exempt(&work.ip) {
+        return Ok(());
+    }
+    make(&packet.key, share(&cluster(), packet.key.src, false), now)
+}
+
+#[inline(always)]
+fn comes_in(work: &Work) -> Result<Verdict, Reason> {
+    let now = skb::coarse_ns();
+    let (key, note) = came_in(now, &work.packet);
+    make(&key, share(&cluster(), key.src, true), now)?;
+    Snat.claim(&key, &note);
+    Ok(Verdict::Untouched)
+}
+
+/// Takes a place for the flow of an out key.
+#[inline(always)]
+fn make(key: &Key, whose: u32, now: u64) -> Result<(), Reason> {
+    let places = SNAT_PLACES.load();
+    let tick: Tick = flows::now();
+    // SAFETY: an element of an array; other CPUs add to the same words.
+    let too_much = LASTING
+        .get_ptr(whose)
+        .is_some_and(|lasting| unsafe { (*lasting).is_too_much(places, tick) });
+    if too_much {
+        return Err(Reason::SnatShare);
+    }
+    let mine = young(whose);
+    let mut found = places;
+    let mut stands = KEEPS;
+    for _ in 0..LOOKS {
+        let at = ((u64::from(skb::random()) * u64::from(places)) >> 32) as u32;
+        let standing = standing_at(at, mine, now);
+        if standing < stands {
+            found = at;
+            stands = standing;
+        }
+        if stands < RICHER {
+            break;
+        }
+    }
+    if stands == KEEPS {
+        return Err(Reason::SnatShare);
+    }
+    give_up(found, stands, now);
+    if let Some(place) = YOUNG.get_ptr_mut(found) {
+        // SAFETY: an element of an array. Two CPUs that take one place at once leave a key of no flow, or one flow without
+        // a place.
+        unsafe {
+            *place = Place {
+                key: *key,
+                share: whose,
+            }
+        };
+        count_young(whose, 1);
+        if let Some(share) = SHARES.get_ptr_mut(whose) {
+            // SAFETY: an element of an array, and an aligned word of it.
+            unsafe { (*share).pod = key.src };
+        }
+    }
+    Ok(())
+}
+
+/// How a place stands for one who has `mine` of them. A function of its own, which the verifier looks at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn standing_at(at: u32, mine: u32, now: u64) -> u8 {
+    // Only who tries the programs on a few packets has fewer places than they are told.
+    let Some(place) = YOUNG.get_ptr(at) else {
+        return OVER;
+    };
+    // SAFETY: an element of an array. What is torn is no flow's key.
+    let Place { key, share } = unsafe { *place };
+    match stand(&Snat, &key, now) {
+        Stand::Over => OVER,
+        Stand::Lasts => LASTS,
+        Stand::Young => match young(share).cmp(&mine) {
+            Ordering::Greater => RICHER,
+            Ordering::Equal => EQUAL,
+            Ordering::Less => KEEPS,
+        },
+    }
+}
+
+/// Takes a place from the flow that has it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn give_up(at: u32, stands: u8, now: u64) -> u8 {
+    let Some(place) = YOUNG.get_ptr(at) else {
+        return 0;
+    };
+    // SAFETY: as above.
+    let Place { key, share } = unsafe { *place };
+    if key.way == 0 {
+        return 0;
+    }
+    count_young(share, u32::MAX);
+    if stands == LASTS {
+        if let Some(lasting) = LASTING.get_ptr_mut(share) {
+            // SAFETY: an element of an array, and an aligned word of it.
+            unsafe { xadd::add(&raw mut (*lasting).flows, 1) };
+        }
+        return 0;
+    }
+    end(&Snat, &key, now);
+    if stands != OVER
+        && let Some(share) = SHARES.get_ptr_mut(share)
+    {
+        // SAFETY: as above.
+        unsafe { xadd::add(&raw mut (*share).ended, 1) };
+    }
+    0
+}
+
+/// How many young flows somebody has. A count that went below zero is none.
+#[inline(always)]
+fn young(whose: u32) -> u32 {
+    let share = SHARES.get_ptr(whose);
+    // SAFETY: an element of an array.
+    let young = share.map_or(0, |share: *const Share| unsafe { (*share).young });
+    if young > u32::MAX / 2 { 0 } else { young }
+}
+
+#[inline(always)]
+fn count_young(whose: u32, by: u32) {
+    if let Some(share) = SHARES.get_ptr_mut(whose) {
+        // SAFETY: an element of an array, and an aligned word of it.
+        unsafe { xadd::add(&raw mut (*share).young, by) };
+    }
+}
+
+/// Whether a flow of `pod` gives up its port to the packet at hand; `what` has its protocol and what was seen of it. Looked at
+/// once, as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn gives_up_port(pod: u32, what: u32, length: u64, silent: u64) -> u8 {
+    let [proto, seen, ..] = what.to_ne_bytes();
+    if lasts(proto, Seen(seen), length) {
+        return 0;
+    }
+    let Some(work) = snat_work::get() else {
+        return 0;
+    };
+    let pod: Ipv4 = pod.to_ne_bytes();
+    let theirs = young(share(&cluster(), pod, false));
+    let mine = young(share(&cluster(), work.packet.key.src, false));
+    u8::from(yields_port(
+        theirs,
+        mine,
+        pod == work.packet.key.src,
+        silent,
+    ))
+}

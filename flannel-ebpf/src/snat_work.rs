@@ -6,7 +6,7 @@
 
 use flannel_common::budget::Budget;
 use flannel_common::header::Ip;
-use flannel_common::snat::{Embedded, Endpoint, Node, Packet, Whose};
+use flannel_common::snat::{Embedded, Endpoint, Node, Packet, Segment, Whose};
 
 use crate::maps::SNAT_WORK;
 
@@ -34,6 +34,8 @@ pub(crate) struct Work {
     /// Where the payload of [`Work::ip`] begins in the frame.
     pub(crate) payload: u32,
     pub(crate) packet: Packet,
+    /// Of a TCP packet, or of an earlier one.
+    pub(crate) segment: Segment,
     pub(crate) node: Node,
     pub(crate) whose: Whose,
     pub(crate) odd: Odd,

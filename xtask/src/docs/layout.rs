@@ -12,7 +12,9 @@ use flannel_common::maps::{self, Peer, Vtep};
 use flannel_common::outside::Way;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Choice, Choices, Entry, Fragment, FragmentKey, Key, Lent, MAX_CHOICES};
+use flannel_common::snat::{
+    Choice, Choices, Entry, Fragment, FragmentKey, Key, Lent, MAX_CHOICES, Side,
+};
 use flannel_common::source::{Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 
@@ -215,7 +217,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 24] {
+fn layouts() -> [Layout; 25] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -323,6 +325,13 @@ fn layouts() -> [Layout; 24] {
                 "bits 0 to 3: FIN, SYN, RST, ACK seen leaving; bits 4 to 7: the same arriving",
             last_seen: u64 = "monotonic nanoseconds of the last packet this way",
             opened: u64 = "monotonic nanoseconds of the first packet",
+            sides: [Side; 2] = "TCP: what the side said that speaks leaving, and the one that speaks arriving; each half of a pair knows its own",
+        }),
+        layout!(Side {
+            end: u32 = "sequence number behind all that it sent",
+            next: u32 = "its highest acknowledgement",
+            asked: u32 = "sequence number behind a SYN that was not believed",
+            marks: u32 = "1: `end` is noted; 2: and acknowledged by the other side, as `next` is; 4: a FIN ends there; 8: `asked` is noted",
         }),
         layout!(FragmentKey {
             src: [u8; 4] = "the fragment's source",

@@ -13,7 +13,7 @@ use bytemuck::{Pod, Zeroable};
 
 pub use setting::Setting;
 
-use crate::crossing::Change;
+use crate::change::Change;
 use crate::globals::POD_HOOK_PORT;
 use crate::header::Ip;
 use crate::maps::Peer;

@@ -9,7 +9,9 @@
 
 pub mod asked;
 pub mod budget;
+pub mod change;
 pub mod cidr;
+pub mod count;
 pub mod crossing;
 pub mod csum;
 pub mod ecn;

@@ -13,7 +13,7 @@ pub enum Class {
 
 macro_rules! reasons {
     ($($number:literal $variant:ident $name:ident $class:ident $meaning:literal $advice:literal;)*) => {
-        /// A reason, numbered as its slot in [`crate::stats::Counters`]. Numbers are never reused.
+        /// A reason, numbered as its slot in [`crate::count::Counters`]. Numbers are never reused.
         #[repr(u32)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Reason {
@@ -48,12 +48,12 @@ macro_rules! reasons {
         #[repr(C)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
         pub struct Counters {
-            $(pub $name: crate::stats::Count,)*
+            $(pub $name: crate::count::Count,)*
         }
 
         impl Counters {
             /// The counter of one reason.
-            pub const fn get(&self, reason: Reason) -> crate::stats::Count {
+            pub const fn get(&self, reason: Reason) -> crate::count::Count {
                 match reason { $(Reason::$variant => self.$name),* }
             }
         }

@@ -10,7 +10,7 @@ use crate::deliver::Target;
 use crate::flows;
 use crate::globals::{BULK_LEN, NETWORK, NETWORK_MASK, OVERLAY_MTU, SUBNET, SUBNET_MASK};
 use crate::skb::Skb;
-use crate::uplink_rx::{Tunnelled, check_source};
+use crate::tunnelled::{Tunnelled, check_source};
 
 /// Whether GRO has had its chance with the packets of a bulk flow.
 #[derive(Clone, Copy, PartialEq, Eq)]

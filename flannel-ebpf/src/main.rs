@@ -87,6 +87,8 @@ mod snat_odd;
 #[cfg(target_arch = "bpf")]
 mod snat_open;
 #[cfg(target_arch = "bpf")]
+mod snat_packet;
+#[cfg(target_arch = "bpf")]
 mod snat_read;
 #[cfg(target_arch = "bpf")]
 mod snat_rewrite;
@@ -100,6 +102,8 @@ mod snat_tx;
 mod snat_work;
 #[cfg(target_arch = "bpf")]
 mod teller;
+#[cfg(target_arch = "bpf")]
+mod tunnelled;
 #[cfg(target_arch = "bpf")]
 mod uplink_rx;
 #[cfg(target_arch = "bpf")]

@@ -18,7 +18,7 @@ use flannel_common::source::{Sender, SenderKey};
 use flannel_common::stats::Counters;
 use flannel_common::{Ipv4, Mac};
 
-use crate::snat_work::Work;
+use crate::snat_packet::Work;
 
 #[btf_map(name = "fl_peers")]
 pub(crate) static PEERS: LpmTrie<Ipv4, Peer, MAX_PEERS> = LpmTrie::new();

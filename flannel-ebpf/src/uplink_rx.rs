@@ -1,14 +1,13 @@
 //! What arrives at the uplink: VXLAN for this network is checked, decapsulated and handed inwards.
 
 use core::mem::MaybeUninit;
+use flannel_common::Ipv4;
 use flannel_common::cidr;
 use flannel_common::globals::{ANCHOR_FORWARDED, ANCHOR_STACK};
 use flannel_common::header::{Eth, Ip, PROTO_UDP, Udp, VERSION_IHL};
 use flannel_common::reason::Reason;
-use flannel_common::source::Claim;
 use flannel_common::transport;
 use flannel_common::vxlan::{self, Outer};
-use flannel_common::{Ipv4, Mac};
 
 use crate::fast_rx::{Destination, Merged};
 use crate::globals::{
@@ -16,8 +15,9 @@ use crate::globals::{
 };
 use crate::headers::{self, Front, Packet};
 use crate::skb::{self, Skb};
+use crate::tunnelled::{Tunnelled, check_source};
 use crate::verdict::Verdict;
-use crate::{decap, deliver, fast_rx, flows, ours, senders};
+use crate::{decap, deliver, fast_rx, flows, ours};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -56,14 +56,6 @@ fn with_options(skb: &Skb, ip: &Ip, port: [u8; 2]) -> Result<Verdict, Reason> {
         Some(udp) if udp.dst == port => Err(Reason::OuterOptions),
         _ => Ok(Verdict::Untouched),
     }
-}
-
-/// A packet that came through the tunnel.
-pub(crate) struct Tunnelled<'a> {
-    pub(crate) outer_src: Ipv4,
-    /// Source of the inner Ethernet header; `None`: the source was checked before.
-    pub(crate) src_mac: Option<&'a Mac>,
-    pub(crate) inner: &'a Packet,
 }
 
 #[inline(always)]
@@ -106,18 +98,6 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
             skb::redirect_ingress(FLANNEL_IFINDEX.load()),
             Reason::DecapDirect,
         )
-    })
-}
-
-#[inline(always)]
-pub(crate) fn check_source(packet: &Tunnelled<'_>) -> Result<(), Reason> {
-    let Some(mac) = packet.src_mac else {
-        return Ok(());
-    };
-    senders::check(&Claim {
-        outer: packet.outer_src,
-        inner: packet.inner.ip.src,
-        mac: *mac,
     })
 }
 

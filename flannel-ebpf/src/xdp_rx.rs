@@ -9,7 +9,7 @@ use crate::fast_rx::{Destination, Merged};
 use crate::globals::FLANNEL_IFINDEX;
 use crate::headers;
 use crate::skb::{self, Skb};
-use crate::uplink_rx::Tunnelled;
+use crate::tunnelled::Tunnelled;
 use crate::verdict::Verdict;
 use crate::{decap, deliver, fast_rx, flows};
 

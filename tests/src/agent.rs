@@ -194,6 +194,8 @@ impl Daemon {
         let port = node.port();
         let mut command = node.command(&format!("{wrapper} {program}"));
         command.env("NODE_NAME", node.name());
+        // A variable: builds of before do not know the flag.
+        command.env("FLANNELD_SNAPSHOT_DIR", node.snapshot_dir());
         for (flag, value) in [
             ("--etcd-endpoints", node.etcd()),
             ("--etcd-prefix", &net.prefix),

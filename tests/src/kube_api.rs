@@ -133,6 +133,8 @@ impl KubeApi {
             // Pods are objects here, and need no token.
             "--disable-admission-plugins=ServiceAccount",
             "--profiling=false",
+            // As kubeadm, and whoever runs kube-proxy.
+            "--allow-privileged=true",
         ]);
         let process = Process::spawn("kube-apiserver", command, &self.folder.join("log"));
         *self.process.lock().expect("no panic holds it") = Some(process);

@@ -42,6 +42,7 @@ pub mod cable;
 pub mod capture;
 pub mod certificate;
 pub mod cni;
+pub mod cni_plugin;
 pub mod cold;
 pub mod crowd;
 pub mod datastore;

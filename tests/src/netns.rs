@@ -45,7 +45,9 @@ impl Netns {
         command
             .arg(format!("--net={}", self.path.display()))
             .arg("--")
-            .arg(program);
+            .arg(program)
+            // Not on the machine itself: agents of a lab have a folder of their own.
+            .env("FLANNELD_SNAPSHOT_DIR", "");
         command
     }
 

@@ -117,6 +117,11 @@ impl Node {
         self.folder.join("run/flannel")
     }
 
+    /// What agents keep beyond a reboot.
+    pub fn snapshot_dir(&self) -> PathBuf {
+        self.folder.join("var/lib/flannel-ebpf")
+    }
+
     /// Whether bridged packets pass iptables (`br_netfilter`).
     pub fn br_netfilter(&self, on: bool) {
         self.sysctl("net.bridge.bridge-nf-call-iptables", u8::from(on));

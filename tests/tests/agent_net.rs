@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use flannel_agent::net::{
+use flannel_agent::node::net::{
     Changes, Direction, Features, Kind, Leg, Monitor, Netlink, Outcome, PROTOCOL, RouteChange,
     VethPair, sysctl,
 };
-use flannel_agent::node_sysctls::{Difference, NodeSysctls, Wish, Wishes};
+use flannel_agent::node::node_sysctls::{Difference, NodeSysctls, Wish, Wishes};
 use flannel_tests::netns::Netns;
 use flannel_tests::sweep::unique_name;
 use flannel_tests::wait::SOON;

@@ -4,7 +4,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use flannel_agent::net::{Netlink, RouteTo, Sender, Towards};
+use flannel_agent::node::net::{Netlink, RouteTo, Sender, Towards};
 use flannel_tests::netns::Netns;
 use flannel_tests::sweep;
 

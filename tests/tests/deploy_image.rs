@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use flannel_agent::iptables::PROGRAMS;
+use flannel_agent::node::iptables::PROGRAMS;
 use flannel_tests::netns::run;
 
 fn deployed(name: &str) -> String {

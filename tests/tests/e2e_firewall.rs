@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use flannel_agent::iptables::PROGRAMS;
+use flannel_agent::node::iptables::PROGRAMS;
 use flannel_tests::agent::{Daemon, command, http_get, http_status};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::netns::output;

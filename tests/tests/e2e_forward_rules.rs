@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use flannel_agent::forward_rules;
+use flannel_agent::node::forward_rules;
 use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::with_daemon::start;

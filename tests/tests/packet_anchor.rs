@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use flannel_agent::desired::Gro;
+use flannel_agent::base::options::Gro;
 use flannel_common::globals::{ANCHOR_FORWARDED, ANCHOR_NONE, ANCHOR_STACK};
 use flannel_common::program::Program::{AnchorRx, UplinkRx};
 use flannel_common::reason::Reason;

@@ -1,4 +1,4 @@
-//! `check`: format, lints on both targets, generated pages, and the rules for dependencies.
+//! `check`: format, the order of the modules, lints on both targets, generated pages, and the rules for dependencies.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,8 +6,10 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::build_ebpf::{BuildEbpf, Builder};
+use crate::build_ebpf::BuildEbpf;
+use crate::builder::Builder;
 use crate::docs;
+use crate::floors;
 use crate::process;
 use crate::setup;
 use crate::workspace::Workspace;
@@ -29,6 +31,7 @@ impl Check {
             }
         };
         step("format", format(workspace));
+        step("floors", floors::check(workspace));
         step("programs", BuildEbpf::default().run(workspace));
         step("lints on the host", lint_host(workspace));
         step("lints on BPF", lint_bpf(workspace));

@@ -1,11 +1,14 @@
 //! `cargo xtask`: everything that builds, tests and shows flannel-ebpf, one file per verb.
 
 mod bench;
+mod build_cni;
 mod build_ebpf;
+mod builder;
 mod check;
 mod controls;
 mod demo;
 mod docs;
+mod floors;
 mod fuzz;
 mod kernels;
 mod llvm;
@@ -40,13 +43,15 @@ enum Verb {
     Setup(setup::Setup),
     /// Compile the BPF programs into target/bpf/flannel-ebpf
     BuildEbpf(build_ebpf::BuildEbpf),
+    /// Compile the CNI plugin, static, into target/cni/flannel
+    BuildCni(build_cni::BuildCni),
     /// Set up, build, and show two nodes whose pods talk (needs root; leaves nothing behind)
     Demo(demo::Demo),
     /// Set up, build, and run the unit, packet and end-to-end tests (needs root)
     Test(test::Test),
     /// Look for bytes that break a parser, for some seconds per target
     Fuzz(fuzz::Fuzz),
-    /// Check format, lints on host and BPF, and dependencies
+    /// Check format, the order of the modules, lints on host and BPF, and dependencies
     Check(check::Check),
     /// Write the pages of docs/ that are made from the code, or check them
     Docs(docs::Docs),
@@ -70,6 +75,7 @@ fn run() -> anyhow::Result<()> {
     match Xtask::parse().verb {
         Verb::Setup(verb) => verb.run(&workspace),
         Verb::BuildEbpf(verb) => verb.run(&workspace),
+        Verb::BuildCni(verb) => verb.run(&workspace),
         Verb::Demo(verb) => verb.run(&workspace),
         Verb::Test(verb) => verb.run(&workspace),
         Verb::Fuzz(verb) => verb.run(&workspace),

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::build_ebpf::{Builder, sha256};
+use crate::builder::{Builder, sha256};
 use crate::process;
 use crate::workspace::Workspace;
 

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use clap::Args;
 
+use crate::build_cni::BuildCni;
 use crate::build_ebpf::BuildEbpf;
 use crate::controls::Controls;
 use crate::kernels;
@@ -50,6 +51,7 @@ impl Test {
                 },
             );
         }
+        BuildCni::default().run(workspace)?;
         println!("test: unit, packet and end-to-end tests");
         let mut controls = Controls::default();
         let tested = process::run_reading(

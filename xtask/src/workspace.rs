@@ -43,6 +43,11 @@ impl Workspace {
         self.root.join("target/bpf-build")
     }
 
+    /// The CNI plugin as it is shipped.
+    pub(crate) fn cni_plugin(&self) -> PathBuf {
+        self.root.join("target/cni/flannel")
+    }
+
     /// What `setup` gets for this checkout alone; git-ignored.
     pub(crate) fn cache_dir(&self) -> PathBuf {
         self.root.join(".cache")

@@ -3,13 +3,16 @@
 use ipnet::Ipv4Net;
 
 use super::Step;
-use super::step::devices;
-use crate::cli::Config;
+use crate::dataplane;
 use crate::dataplane::MadeQdiscs;
-use crate::desired::{TUNNEL, is_anchor};
-use crate::net::{Direction, Link, Netlink};
-use crate::node_sysctls::{NodeSysctls, Wishes};
-use crate::{cni, dataplane, flanneld_masq, forward_rules, logbook, mark, subnet_env};
+use crate::flannel::{cni, subnet_env};
+use crate::node::mark::{is_anchor, near_ends};
+use crate::node::net::{Direction, Link, Netlink};
+use crate::node::node_sysctls::{NodeSysctls, Wishes};
+use crate::node::{flanneld_masq, forward_rules, mark};
+use crate::reconcile::desired::TUNNEL;
+use crate::reconcile::logbook;
+use crate::settings::Config;
 
 /// Hooks before devices: what arrives goes back to the kernel at once.
 pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<Step>> {
@@ -63,7 +66,7 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
             network: name.clone(),
         });
     }
-    let devices = devices(&ours).into_iter();
+    let devices = near_ends(&ours).into_iter();
     steps.extend(devices.map(|link| Step::Device(link.name.clone())));
     // Where the agent left no subnet file it made no route that outlives its device.
     if let Some(network) = file.network {
@@ -85,6 +88,8 @@ pub(super) async fn steps(net: &Netlink, config: &Config) -> anyhow::Result<Vec<
     if logbook.exists() {
         steps.push(Step::Logbook(logbook));
     }
+    let snapshots = config.snapshots().filter(|snapshot| snapshot.exists());
+    steps.extend(snapshots.map(Step::Snapshot));
     Ok(steps)
 }
 

@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use ipnet::Ipv4Net;
 
-use crate::cli::Config;
+use crate::dataplane;
 use crate::dataplane::MadeQdiscs;
-use crate::net::{Direction, Link, Netlink, RouteChange};
-use crate::node_sysctls::NodeSysctls;
-use crate::{dataplane, flanneld_masq, forward_rules, mark};
+use crate::node::net::{Direction, Link, Netlink, RouteChange};
+use crate::node::node_sysctls::NodeSysctls;
+use crate::node::{flanneld_masq, forward_rules, mark};
+use crate::settings::Config;
 
 /// Something of ours on this node. Removing what is gone by then has succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,17 +50,21 @@ pub enum Step {
     Sysctl(String),
     /// What `status` says of the last agent.
     Logbook(PathBuf),
+    /// What the datastore last said, kept for the next boot.
+    Snapshot(PathBuf),
 }
 
 impl Step {
     pub(super) async fn perform(&self, net: &Netlink, config: &Config) -> anyhow::Result<()> {
         match self {
-            Self::CniNetwork(path) | Self::Logbook(path) => match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(error).with_context(|| format!("cannot remove {}", path.display()))?;
+            Self::CniNetwork(path) | Self::Logbook(path) | Self::Snapshot(path) => {
+                match std::fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(error).with_context(|| format!("cannot remove {}", path.display()))?;
+                    }
+                    _ => {}
                 }
-                _ => {}
-            },
+            }
             Self::Filters {
                 device,
                 direction,
@@ -120,42 +125,9 @@ impl fmt::Display for Step {
             }
             Self::Sysctl(key) => write!(f, "this network's part in the sysctl {key}"),
             Self::Logbook(path) => write!(f, "what the agent wrote down in {}", path.display()),
+            Self::Snapshot(path) => {
+                write!(f, "what the datastore last said, in {}", path.display())
+            }
         }
-    }
-}
-
-/// Devices of ours, without those that go with another: people know the near end of a pair.
-pub(crate) fn devices<'a>(ours: &[&'a Link]) -> Vec<&'a Link> {
-    let is_near = |link: &Link| mark::vni_of(link).is_some();
-    let goes_along = |link: &Link| {
-        !is_near(link)
-            && ours
-                .iter()
-                .any(|near| is_near(near) && near.peer == Some(link.index))
-    };
-    let mut devices: Vec<&Link> = ours.iter().copied().filter(|l| !goes_along(l)).collect();
-    devices.sort_by_key(|link| !is_near(link));
-    devices
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::net::fixtures::veth;
-
-    fn link(index: u32, name: &str, peer: Option<u32>) -> Link {
-        veth(index, name, peer, Some(&mark::alias("net")))
-    }
-
-    #[test]
-    fn a_pair_goes_by_its_near_end_and_a_lone_far_end_by_itself() {
-        let (near, far) = (link(5, "flannel.1", Some(6)), link(6, "flgro.1", Some(5)));
-        let names = |links: &[&Link]| -> Vec<String> {
-            devices(links).iter().map(|l| l.name.clone()).collect()
-        };
-        assert_eq!(names(&[&far, &near]), ["flannel.1"]);
-        assert_eq!(names(&[&far]), ["flgro.1"]);
-        let other = link(9, "flgro.2", Some(8));
-        assert_eq!(names(&[&other, &near]), ["flannel.1", "flgro.2"]);
     }
 }

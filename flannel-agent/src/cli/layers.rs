@@ -10,7 +10,7 @@ use clap::{ArgAction, ArgMatches, Args, Command};
 
 use super::argv::go_syntax;
 use super::file::{self, Shape};
-use super::flags::Flags;
+use crate::settings::flags::Flags;
 
 /// Flags that only make sense where they are typed: flanneld looks at `--version` before it looks at
 /// the environment (and images do carry a variable of that name), and a file does not name a file.

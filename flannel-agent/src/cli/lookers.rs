@@ -2,7 +2,7 @@
 
 use clap::{Args as _, Command};
 
-use super::flags::Flags;
+use crate::settings::flags::Flags;
 
 /// Read by [`crate::inspect::Look`], and by nobody else without the rest of the agent's flags.
 const MARK: &str = "network";

@@ -1,8 +1,8 @@
 //! Flags of flanneld that were given and do nothing here: said once, not silently swallowed.
 
-use super::flags::Flags;
 use super::layers::{Origin, Origins};
-use crate::redact::without_logins;
+use crate::base::redact::without_logins;
+use crate::settings::flags::Flags;
 
 const ONLY_KUBERNETES: &str = "it concerns the Kubernetes datastore (--kube-subnet-mgr)";
 const ONLY_ETCD: &str = "the Kubernetes API is the datastore (--kube-subnet-mgr)";

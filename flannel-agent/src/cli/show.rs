@@ -7,9 +7,10 @@ use clap::{ArgMatches, Args as _, Command, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::file::Shape;
-use super::flags::{Flags, Secret};
 use super::layers::{Flag, Origins};
-use crate::redact::without_logins;
+use crate::base::options::Secret;
+use crate::base::redact::without_logins;
+use crate::settings::flags::Flags;
 
 /// `--output`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -4,9 +4,9 @@ mod sources;
 
 use rstest::rstest;
 
-use super::flags::{LogFormat, SourceCheck};
 use super::layers::Origin;
 use super::*;
+use crate::base::options::{LogFormat, SourceCheck};
 
 fn read_with(argv: &[&str], env: &[(&str, &str)]) -> Result<Invocation, String> {
     let argv = std::iter::once("flannel-agent").chain(argv.iter().copied());

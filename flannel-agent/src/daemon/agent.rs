@@ -12,11 +12,11 @@ use super::node::{Done, Node, Wanted};
 use super::retry::Retry;
 use super::subnet_file::SubnetFile;
 use super::systemd::Systemd;
-use crate::dataplane::ReconcileError;
-use crate::health::Ready;
-use crate::lease::{LeaseAttrs, Leases, OwnLease};
-use crate::logbook::Logbook;
-use crate::metrics;
+use crate::base::counters;
+use crate::daemon::health::Ready;
+use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::reconcile::ReconcileError;
+use crate::reconcile::logbook::Logbook;
 
 /// How often everything is compared with the kernel, even when nothing was announced.
 const DRIFT_CHECK: Duration = Duration::from_secs(30);
@@ -155,7 +155,7 @@ impl<N: Node> Agent<N> {
     async fn attempt(&mut self, work: Work, causes: &BTreeSet<Cause>) -> anyhow::Result<()> {
         let begun = Instant::now();
         let outcome = self.perform(work).await;
-        metrics::reconciled(begun.elapsed(), outcome.is_ok());
+        counters::reconciled(begun.elapsed(), outcome.is_ok());
         match outcome {
             Ok(done) => {
                 let causes = causes.iter().map(|cause| cause.words().to_owned());
@@ -165,14 +165,14 @@ impl<N: Node> Agent<N> {
                 Ok(())
             }
             Err(error) => {
-                self.logbook.failed(crate::logging::describe(&error));
+                self.logbook.failed(crate::base::logging::describe(&error));
                 Err(error)
             }
         }
     }
 
     fn note_lease(&mut self) {
-        metrics::lease_expires(self.wanted.own.expires);
+        counters::lease_expires(self.wanted.own.expires);
         self.logbook.lease(&self.wanted.own);
     }
 

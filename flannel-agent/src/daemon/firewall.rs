@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use crate::flanneld_masq::FlanneldMasq;
-use crate::forward_rules::Keeper;
+use crate::node::flanneld_masq::FlanneldMasq;
+use crate::node::forward_rules::Keeper;
 
 /// The accept rules, and flanneld's masquerading.
 #[derive(Debug)]

@@ -15,22 +15,23 @@ use super::own_ports::{self, OwnPorts};
 use super::pod_ports::PodPorts;
 use super::port::Port;
 use super::reached;
-use crate::by_stack::{self, ByStack};
-use crate::cli::Config;
-use crate::cli::config::UplinkChoice;
-use crate::cli::flags::SourceCheck;
-use crate::cni::bridge::{self, Mismatch};
-use crate::config::{Backend, NetworkConfig};
+use crate::base::mac::MacAddr;
+use crate::base::options::{FastPath, Gro, SourceCheck, UplinkChoice};
+use crate::base::{counters, mac};
+use crate::dataplane::by_stack::{self, ByStack};
 use crate::dataplane::view::View;
-use crate::dataplane::{Dataplane, ReconcileError, Report};
-use crate::desired::{self, Desired, Facts, FastPath, Gro, Inputs, Sought, SourceNat};
-use crate::direct::{self, Direct};
-use crate::lease::{LeaseAttrs, Leases};
-use crate::mac::MacAddr;
-use crate::net::{Changes, Monitor, Netlink};
-use crate::unreached::Unreached;
-use crate::uplink::{self, Memory, Uplink};
-use crate::{blackhole, mac, metrics, observe, ports, rescue, senders};
+use crate::dataplane::{ports, rescue, senders};
+use crate::flannel::config::{Backend, NetworkConfig};
+use crate::flannel::lease::{LeaseAttrs, Leases};
+use crate::node::blackhole;
+use crate::node::direct::{self, Direct};
+use crate::node::net::{Changes, Monitor, Netlink};
+use crate::node::pod_bridge::{self, Mismatch};
+use crate::node::uplink::{self, Memory, Uplink};
+use crate::reconcile::desired::{self, Desired, Facts, Inputs, Sought, SourceNat};
+use crate::reconcile::unreached::Unreached;
+use crate::reconcile::{Dataplane, ReconcileError, Report, observe};
+use crate::settings::Config;
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -230,7 +231,7 @@ impl Kernel {
     /// The bridge is the CNI plugin's: reported, never touched.
     async fn look_at_bridge(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         let (network, subnet) = (wanted.network.network, wanted.own.subnet);
-        let found = bridge::check(
+        let found = pod_bridge::check(
             self.dataplane.netlink(),
             &self.fast_path.bridge,
             network,
@@ -284,7 +285,7 @@ impl Kernel {
     }
 
     fn count_peers(&self, desired: &Desired, direct: &Direct) {
-        metrics::count_peers(&metrics::PeerStates::new(desired, direct, &self.facts));
+        counters::count_peers(&counters::PeerStates::new(desired, direct, &self.facts));
     }
 }
 
@@ -381,7 +382,7 @@ impl Node for Kernel {
         let held = blackhole::keep(self.dataplane.netlink(), network, subnet).await?;
         if self.blackhole_held.replace(subnet) == Some(subnet) {
             held.iter()
-                .for_each(|_| metrics::drift_repaired("add_blackhole_route"));
+                .for_each(|_| counters::drift_repaired("add_blackhole_route"));
         }
         done.extend(held);
         self.look_at_bridge(wanted).await?;
@@ -389,7 +390,7 @@ impl Node for Kernel {
         if self.snat.is_some() {
             done.extend(self.firewall.replace_masquerading(network).await);
         }
-        self.by_stack.tell(&desired.peers);
+        self.by_stack.tell(&desired.peers.table);
         self.count_peers(&desired, &direct);
         self.name_senders();
         Ok(done)
@@ -419,7 +420,7 @@ impl Node for Kernel {
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
         let done = words(&self.dataplane.update_peers(&desired).await?);
-        self.by_stack.tell(&desired.peers);
+        self.by_stack.tell(&desired.peers.table);
         self.count_peers(&desired, &direct);
         Ok(done)
     }

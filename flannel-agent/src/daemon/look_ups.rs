@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::net::Changes;
+use crate::node::net::Changes;
 
 /// As often as that, even if nothing was announced.
 const EVERY: Duration = Duration::from_secs(30);

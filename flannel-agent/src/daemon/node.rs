@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::net::Ipv4Addr;
 
-use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, Leases, OwnLease};
-use crate::uplink::{Memory, Uplink};
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::node::uplink::{Memory, Uplink};
 
 /// Everything that decides how the node has to forward.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! The ports that the node itself connects from, beside those that pods' flows leave under.
 
-use crate::config::{Backend, NetworkConfig};
-use crate::desired::{Facts, PortRange, Room, SourceNat, TooFew};
-use crate::net::{NetError, sysctl};
-use crate::node_sysctls::{NodeSysctls, RESERVED_PORTS};
+use crate::flannel::config::{Backend, NetworkConfig};
+use crate::node::net::{NetError, sysctl};
+use crate::node::node_sysctls::{NodeSysctls, RESERVED_PORTS};
+use crate::node::snat_ports::{PortRange, Room, TooFew};
+use crate::reconcile::desired::{Facts, SourceNat};
 
 /// Before the agent connects anywhere: gives back what an earlier one reserved, if that leaves the node no port to
 /// connect from (`net.ipv4.ip_local_port_range` changed since), and refuses what would take them all.

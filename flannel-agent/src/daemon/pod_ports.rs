@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::desired::{Facts, Ports};
+use crate::reconcile::desired::{Facts, Ports};
 
 /// From the port's appearance to the end of the chain of plugins, on a busy node.
 const RIPE: Duration = Duration::from_secs(5);

@@ -3,8 +3,8 @@
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::net::Netlink;
-use crate::rescue::{Options, Rescue, RescueError};
+use crate::dataplane::rescue::{Options, Rescue, RescueError};
+use crate::node::net::Netlink;
 
 /// The socket's task. Ends with the node, by being dropped.
 #[derive(Debug, Default)]

@@ -6,11 +6,11 @@ use std::path::Path;
 use flannel_common::maps;
 use ipnet::Ipv4Net;
 
-use crate::config::{Backend, NetworkConfig};
+use crate::base::mac::MacAddr;
 use crate::dataplane::view::View;
-use crate::lease::{LeaseAttrs, Leases};
-use crate::mac::MacAddr;
-use crate::net::{Netlink, PROTOCOL, Route};
+use crate::flannel::config::{Backend, NetworkConfig};
+use crate::flannel::lease::{LeaseAttrs, Leases};
+use crate::node::net::{Netlink, PROTOCOL, Route};
 
 /// As far as it can be read; another layout of the maps says nothing.
 pub(super) async fn reached(
@@ -57,7 +57,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::net::Path;
+    use crate::node::net::Path;
 
     fn peer(vtep_mac: [u8; 6]) -> maps::Peer {
         maps::Peer {

@@ -39,7 +39,7 @@ impl Retry {
         let delay = delays.next().unwrap_or(LONGEST).min(LONGEST);
         let now = Instant::now();
         self.at = Some(now + delay);
-        let text = crate::logging::describe(error);
+        let text = crate::base::logging::describe(error);
         let repeated = self
             .said
             .as_ref()

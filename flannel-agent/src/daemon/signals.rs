@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::logging::{self, Change};
+use crate::base::logging::{self, Change};
 
 /// The signals the agent answers to.
 #[derive(Debug)]

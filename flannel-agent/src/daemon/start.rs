@@ -14,13 +14,13 @@ use super::agent::Agent;
 use super::node::{Node, Wanted};
 use super::subnet_file::{CniNetwork, SubnetFile};
 use super::systemd::Systemd;
-use crate::cli::Config;
-use crate::health::Ready;
-use crate::lease::{self, Leases};
-use crate::logbook::Logbook;
-use crate::mark;
+use crate::daemon::health::Ready;
+use crate::flannel::lease::{self, Leases};
+use crate::node::mark;
+use crate::node::uplink::Memory;
+use crate::reconcile::logbook::Logbook;
+use crate::settings::Config;
 use crate::source::{LeaseRequest, LeaseSource};
-use crate::uplink::Memory;
 
 /// How long the tasks get to notice the end.
 const FAREWELL: Duration = Duration::from_secs(2);

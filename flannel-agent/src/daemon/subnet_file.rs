@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 
 use super::node::Wanted;
-use crate::cni;
-use crate::subnet_env::{self, SubnetEnv};
+use crate::flannel::cni;
+use crate::flannel::subnet_env::{self, SubnetEnv};
 
 /// The file, and what it says since we wrote it.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl SubnetFile {
         match env.write(&self.path) {
             Ok(()) => {
                 if is_gone {
-                    crate::metrics::drift_repaired("write_subnet_file");
+                    crate::base::counters::drift_repaired("write_subnet_file");
                 }
                 tracing::info!(
                     subnet = %env.subnet,

@@ -5,7 +5,7 @@ use flannel_common::program::Program;
 
 use super::bpffs::Pins;
 use super::hooks;
-use crate::net::{Direction, Link, NetError, Netlink};
+use crate::node::net::{Direction, Link, NetError, Netlink};
 
 /// Whether another network than the one with these pins and tags has a program there.
 ///

@@ -7,6 +7,7 @@ use aya::Ebpf;
 use flannel_common::maps::{EPOCH, EXEMPT, LENT, MACS, OUTLETS, PEERS, STEPS, VTEPS};
 use flannel_common::program::Program;
 
+use super::Places;
 use super::alive::Alive;
 use super::anchors;
 use super::bpffs::{self, Pins};
@@ -22,10 +23,9 @@ use super::snat_maps::{self, SnatMaps};
 use super::strays::stray_filters;
 use super::xdp::{self, Refusal};
 use super::{DataplaneError, Options, carry};
-use crate::actual::{Generation, Loaded, PeerMaps, Programs, Stale};
-use crate::desired::{Node, Sources};
-use crate::net::{Link, NetError, Netlink};
-use crate::plan::PeerChanges;
+use crate::dataplane::outlets::Sources;
+use crate::dataplane::{Generation, Loaded, PeerChanges, PeerMaps, Programs, Stale};
+use crate::node::net::{Link, NetError, Netlink};
 use ipnet::Ipv4Net;
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ struct Running {
 }
 
 impl Bpf {
-    pub(super) fn open(options: &Options) -> Result<Self, DataplaneError> {
+    pub(crate) fn open(options: &Options) -> Result<Self, DataplaneError> {
         let object = Object::read(options)?;
         let pins = Pins::open(&options.bpffs, &options.network)?;
         let alive = Alive::hold(pins.root()).ok();
@@ -78,7 +78,7 @@ impl Bpf {
     }
 
     /// As [`Self::open`], but leaves no trace: no folder, and no word that an agent is here.
-    pub(super) fn look(options: &Options) -> Result<Self, DataplaneError> {
+    pub(crate) fn look(options: &Options) -> Result<Self, DataplaneError> {
         let object = Object::read(options)?;
         let pins = Pins::of(&options.bpffs, &options.network);
         Ok(Self::not_loaded(object, pins, options, None))
@@ -99,17 +99,17 @@ impl Bpf {
     }
 
     /// The programs that [`Self::load`] would load, with maps of their own.
-    pub(super) fn shadow(&self, told: &Loaded) -> Result<Shadow, DataplaneError> {
+    pub(crate) fn shadow(&self, told: &Loaded) -> Result<Shadow, DataplaneError> {
         self.object.load_alone(told).map(Shadow::new)
     }
 
     /// Pinned maps that [`Self::load`] would make anew.
-    pub(super) fn replaced_maps(&self) -> Vec<ReplacedMap> {
+    pub(crate) fn replaced_maps(&self) -> Vec<ReplacedMap> {
         self.object.replaced_maps(&self.pins)
     }
 
     /// Whether every map is pinned in the shape that the object wants.
-    pub(super) fn has_all_maps(&self) -> bool {
+    pub(crate) fn has_all_maps(&self) -> bool {
         self.object.has_all_pins(&self.pins)
     }
 
@@ -272,7 +272,7 @@ impl Bpf {
     }
 
     /// Kernel ids of the steps that can be jumped to.
-    pub(super) fn step_ids(&self) -> Result<BTreeMap<Program, u32>, DataplaneError> {
+    pub(crate) fn step_ids(&self) -> Result<BTreeMap<Program, u32>, DataplaneError> {
         match self.object.has_usable_pin(STEPS, &self.pins) {
             true => snat_maps::pinned_steps(&self.pins),
             false => Ok(BTreeMap::new()),
@@ -303,11 +303,11 @@ impl Bpf {
     /// Looks at every hook that is wanted, and for whatever of ours is elsewhere.
     pub(crate) async fn observe(
         &self,
-        node: &Node,
+        places: &Places<'_>,
         net: &Netlink,
         links: &[Link],
     ) -> Result<Programs, DataplaneError> {
-        let tag = node.tag;
+        let tag = places.tag;
         let mut programs = Programs {
             loaded: self.loaded.as_ref().map(|running| running.told.clone()),
             stale: BTreeSet::new(),
@@ -317,7 +317,7 @@ impl Bpf {
             xdp_refused: self.xdp_refusal.as_ref().is_some_and(|r| r.holds(links)),
         };
         let mut pins = self.pins.link_names()?;
-        for attachment in &node.attachments {
+        for attachment in places.attachments {
             let Some(link) = links.iter().find(|link| link.name == attachment.device) else {
                 continue;
             };
@@ -350,7 +350,7 @@ impl Bpf {
         }
         programs.stale.extend(pins.into_iter().map(Stale::Pin));
         if self.way != Way::Tcx {
-            let strays = stray_filters(node, net, links).await?;
+            let strays = stray_filters(places, net, links).await?;
             programs.stale.extend(strays);
         }
         Ok(programs)

@@ -180,7 +180,7 @@ fn ensure_mounted(path: &Path) -> Result<(), DataplaneError> {
 }
 
 /// Whether a BPF file system is mounted at `path`.
-pub(super) fn is_mounted(path: &Path) -> bool {
+pub(crate) fn is_mounted(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
 }
 

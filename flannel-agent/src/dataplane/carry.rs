@@ -7,8 +7,8 @@ use bytemuck::Pod;
 use flannel_common::maps::{SNAT, carries_snat};
 use flannel_common::snat::{Entry, Former, Key};
 
+use super::batch::Batches;
 use super::bpffs::Pins;
-use super::view::batch::Batches;
 use super::{DataplaneError, Wire};
 
 /// `BPF_NOEXIST`: what is there already stays.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::net::if_::if_indextoname;
 
-use crate::net::{NetError, namespace, sysctl};
+use crate::node::net::{NetError, namespace, sysctl};
 
 /// The list of one network namespace.
 #[derive(Debug, Clone)]

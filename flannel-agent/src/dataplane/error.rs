@@ -8,7 +8,7 @@ use aya::maps::MapError;
 use aya::programs::ProgramError;
 
 use super::requirements::OLDEST_KERNEL;
-use crate::causes;
+use crate::base::causes;
 
 /// A dataplane that could not be opened, loaded or attached.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,7 @@ pub enum DataplaneError {
     #[error("the programs are not loaded yet")]
     NotLoaded,
     #[error(transparent)]
-    Net(#[from] crate::net::NetError),
+    Net(#[from] crate::node::net::NetError),
 }
 
 /// An error with its causes.

@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::teller::Teller;
 use super::view::{View, ViewError};
 use super::{DataplaneError, Wire};
+use crate::base::clock;
 
 /// Seconds for which one call of [`Events::listen`] lasts.
 const LASTS: u64 = 3;
@@ -87,7 +88,7 @@ impl Events {
     pub(crate) fn listen(&mut self, wish: Wish) -> Result<(), EventsError> {
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         let listen = Listen {
-            until: super::clock() + LASTS * 1_000_000_000,
+            until: clock() + LASTS * 1_000_000_000,
             mask: wish.one_in.saturating_sub(1),
             flags: flag(wish.drops_only, DROPS_ONLY) | flag(wish.whole, WHOLE),
         };

@@ -16,9 +16,8 @@ use flannel_common::program::Program;
 use super::DataplaneError;
 use super::bpffs::{self, Pins};
 use super::clsact::MadeQdiscs;
-use crate::actual::Stale;
-use crate::desired::Attachment;
-use crate::net::{Direction, Filter, PRIORITIES};
+use crate::dataplane::{Attachment, Stale};
+use crate::node::net::{Direction, Filter, PRIORITIES};
 
 /// Priority of our clsact filters: early, so that a filter with a final verdict does not hide the tunnel
 /// from us, yet behind whoever insists on being first.
@@ -76,7 +75,7 @@ pub(crate) struct Target<'a> {
     pub(crate) attachment: &'a Attachment,
     /// ifindex of the device now.
     pub(crate) index: u32,
-    /// See [`crate::desired::Node::tag`].
+    /// See [`crate::reconcile::desired::Node::tag`].
     pub(crate) tag: u32,
 }
 

@@ -18,10 +18,9 @@ use ipnet::Ipv4Net;
 
 use super::bpffs::Pins;
 use super::{DataplaneError, Wire};
-use crate::actual::PeerMaps;
-use crate::desired::Peer;
-use crate::mac::MacAddr;
-use crate::plan::PeerChanges;
+use crate::base::clock;
+use crate::base::mac::MacAddr;
+use crate::dataplane::{Peer, PeerChanges, PeerMaps};
 
 /// The maps that hold the leases.
 pub(super) struct Maps {
@@ -186,7 +185,7 @@ impl Sources {
     pub(crate) fn note(&mut self, key: &SenderKey, claim: &Claim) {
         let known = self.senders.get(&Wire(*key), 0);
         let packets = known.map_or(0, |Wire(sender)| sender.packets);
-        let sender = Wire(Sender::of(claim, packets + 1, super::clock()));
+        let sender = Wire(Sender::of(claim, packets + 1, clock()));
         // Without it somebody is not named, that is all.
         let _ = self.senders.insert(Wire(*key), sender, 0);
     }
@@ -194,7 +193,7 @@ impl Sources {
     /// A packet from there has passed the stack. To say so again and again would cost more than the packet.
     pub(crate) fn heard(&mut self, outer: Ipv4) {
         const NEWS: Tick = 200;
-        let now = tick(super::clock());
+        let now = tick(clock());
         if let Ok(Wire(asked)) = self.asked.get(&outer, 0)
             && (asked.seen == 0
                 || now.wrapping_sub(asked.seen) > NEWS
@@ -209,7 +208,7 @@ impl Sources {
     /// Says that somebody is there who hears.
     pub(crate) fn is_here(&mut self) {
         let here = Asked {
-            seen: tick(super::clock()),
+            seen: tick(clock()),
             ..Asked::default()
         };
         let _ = self.asked.insert(AGENT, Wire(here), 0);
@@ -217,7 +216,7 @@ impl Sources {
 
     /// From which outer addresses the stack lets nothing through: those of `before` too, until something is heard.
     pub(crate) fn refused(&self, before: &BTreeSet<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
-        let now = tick(super::clock());
+        let now = tick(clock());
         let entries = self.asked.iter().filter_map(Result::ok);
         let all: BTreeMap<Ipv4Addr, Asked> = entries
             .map(|(outer, Wire(asked))| (outer.into(), asked))

@@ -1,72 +1,79 @@
-//! Everything that touches BPF: the object, its maps, its programs and where they are attached – and on
-//! top of that the whole dataplane of a node, kept equal to what is wanted.
+//! Everything that touches BPF: the object, its maps, its programs and where they are attached.
 
 mod alive;
 mod anchors;
+mod attachments;
+mod batch;
 mod bpf;
 mod bpffs;
+pub(crate) mod by_stack;
 pub(crate) mod captured;
 mod carry;
 mod clsact;
 mod definition;
+mod embedded;
 mod encap;
 mod error;
 pub(crate) mod events;
+mod globals;
 mod hooks;
 mod maps;
 mod object;
 mod outlet_maps;
-mod preview;
+pub mod outlets;
+mod peers;
+pub(crate) mod ports;
 pub(crate) mod probe;
 mod programs;
-mod reconcile;
 mod rehearsal;
 mod requirements;
+pub mod rescue;
+mod rodata;
+pub mod senders;
 mod shadow;
 mod snat;
 mod snat_maps;
 mod strays;
+pub mod sweep;
 mod teller;
 pub(crate) mod unfit;
 pub mod view;
 mod wire;
 mod xdp;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
-
+pub(crate) use attachments::Places;
+pub use attachments::{Attachment, Generation, Programs, Stale};
 pub(crate) use bpf::Bpf;
+pub(crate) use bpffs::is_mounted;
 pub(crate) use clsact::MadeQdiscs;
 pub(crate) use definition::ReplacedMap;
 pub use error::DataplaneError;
+pub use globals::{Globals, Loaded};
 pub use hooks::AttachMode;
 pub(crate) use hooks::Target;
 pub(crate) use maps::Sources;
-pub(crate) use preview::Preview;
-pub use reconcile::{ReconcileError, Report};
+pub use peers::{Peer, PeerChanges, PeerMaps, ROUTED};
 pub(crate) use rehearsal::{About, Outcome, Rehearsal};
-pub(crate) use requirements::{JIT, OLDEST_KERNEL};
-pub use snat::{SnatTable, Swept, clock};
+pub(crate) use requirements::{JIT, OLDEST_KERNEL, check_capabilities, check_kernel};
+pub(crate) use shadow::{Likeness, Shadow};
+pub use snat::{SnatTable, Swept};
 pub use wire::Wire;
 
-use crate::actual::{Actual, PeerMaps};
-use crate::desired::{Desired, Node, Routes};
-use crate::net::{Direction, Filter, Link, NetError, Netlink};
-use crate::node_sysctls::NodeSysctls;
+use crate::node::net::{Direction, Filter, Link, NetError, Netlink};
 
-/// What a dataplane is made from; the rest is [`Desired`].
+/// What the programs are loaded with; the rest is [`crate::reconcile::desired::Desired`].
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where the BPF file system is, or shall be, mounted.
     pub bpffs: PathBuf,
-    /// Name of the network; see [`crate::mark::network_name`].
+    /// Name of the network; see [`crate::node::mark::network_name`].
     pub network: String,
     /// Instead of the built-in object.
     pub ebpf_object: Option<PathBuf>,
     pub attach: AttachMode,
-    /// Where the agents of this node remember its sysctls; see [`NodeSysctls`].
+    /// Where the agents of this node remember its sysctls; see [`crate::node::node_sysctls::NodeSysctls`].
     pub state_dir: PathBuf,
     /// Size of the flow table.
     pub flow_entries: u32,
@@ -77,95 +84,6 @@ pub struct Options {
 /// So many peers are served. One place stays free: before Linux 6.13 a full trie refuses new values of its own keys, too
 /// (commit 532d6b36b2bf).
 pub const ROOM: usize = flannel_common::maps::MAX_PEERS - 1;
-
-/// This node's dataplane. Dropping it leaves everything in place that forwards.
-#[derive(Debug)]
-pub struct Dataplane {
-    net: Netlink,
-    bpf: Bpf,
-    shared: NodeSysctls,
-    /// What the last full reconcile wanted, and what the maps hold since: lease changes are compared
-    /// with this and not with the kernel.
-    mirror: Option<Mirror>,
-    /// Name of the device of ours that the last full reconcile left in place.
-    serves: Option<String>,
-    /// Failures and ignored leases that were logged; the same again is no news.
-    said: BTreeSet<String>,
-    ignored: BTreeMap<Ipv4Net, String>,
-}
-
-#[derive(Debug)]
-struct Mirror {
-    node: Node,
-    peers: PeerMaps,
-    routes: Routes,
-}
-
-impl Dataplane {
-    /// Checks rights and kernel, finds (or mounts) bpffs, and opens the object. Changes nothing else. Has to
-    /// run inside a tokio runtime, in the node's network namespace.
-    ///
-    /// # Errors
-    /// A missing capability, a kernel that is too old, no bpffs, an object that cannot be read.
-    pub fn open(options: &Options) -> Result<Self, DataplaneError> {
-        requirements::check_capabilities()?;
-        requirements::check_kernel()?;
-        Self::of(Bpf::open(options)?, options)
-    }
-
-    fn of(bpf: Bpf, options: &Options) -> Result<Self, DataplaneError> {
-        Ok(Self {
-            bpf,
-            net: Netlink::open()?,
-            shared: NodeSysctls::new(&options.state_dir, &options.network),
-            mirror: None,
-            serves: None,
-            said: BTreeSet::new(),
-            ignored: BTreeMap::new(),
-        })
-    }
-
-    /// The connection to the kernel's network configuration.
-    #[must_use]
-    pub fn netlink(&self) -> &Netlink {
-        &self.net
-    }
-
-    /// Whether programs are clsact filters here.
-    #[must_use]
-    pub fn attaches_filters(&self) -> bool {
-        self.bpf.attaches_filters()
-    }
-
-    /// This network's part of the sysctls that the node's agents share.
-    #[must_use]
-    pub fn sysctls(&self) -> &NodeSysctls {
-        &self.shared
-    }
-
-    /// Leaves out the peers for which there is no room, rather than to stop at the first; whoever is served stays.
-    ///
-    /// # Errors
-    /// If the maps cannot be read.
-    pub fn fit(&self, desired: Desired) -> Result<Desired, DataplaneError> {
-        if desired.peers.table.len() <= ROOM {
-            return Ok(desired);
-        }
-        let held = match &self.mirror {
-            Some(mirror) => mirror.peers.table.keys().copied().collect(),
-            None => self.bpf.peers()?.table.into_keys().collect::<BTreeSet<_>>(),
-        };
-        Ok(desired.within(ROOM, |subnet| held.contains(subnet)))
-    }
-
-    /// What the kernel holds, compared with what `desired` is about.
-    ///
-    /// # Errors
-    /// If the kernel does not answer.
-    pub async fn actual(&self, desired: &Desired) -> Result<Actual, DataplaneError> {
-        crate::observe::observe(&self.net, &self.bpf, &self.shared, &desired.node).await
-    }
-}
 
 /// Whether an agent of the network runs.
 pub(crate) fn is_looked_after(bpffs: &Path, network: &str) -> bool {
@@ -178,7 +96,7 @@ pub(crate) fn has_pins(bpffs: &Path, network: &str) -> bool {
     bpffs::Pins::of(bpffs, network).root().exists()
 }
 
-/// Whether another network has a program at an anchor. `tags`: see [`crate::desired::Node::tag`].
+/// Whether another network has a program at an anchor. `tags`: see [`crate::reconcile::desired::Node::tag`].
 ///
 /// # Errors
 /// If the kernel does not list filters.

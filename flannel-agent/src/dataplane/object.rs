@@ -12,11 +12,9 @@ use flannel_common::{Ipv4, Mac, cidr, globals};
 use super::bpffs::Pins;
 use super::carry;
 use super::definition::{Definition, ReplacedMap, Shape, UNUSED_ENTRIES};
+use super::embedded::EMBEDDED;
 use super::{DataplaneError, Options};
-use crate::actual::Loaded;
-
-pub(super) static EMBEDDED: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
+use crate::dataplane::Loaded;
 
 /// An object file in memory.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use flannel_common::snat::{Choices, Lent};
 use super::bpffs::Pins;
 use super::maps::{gone, pinned, take};
 use super::{DataplaneError, Wire};
-use crate::desired::Sources;
+use crate::dataplane::outlets::Sources;
 
 /// Value of every entry of [`LENT`].
 const IS_LENT: u32 = 1;

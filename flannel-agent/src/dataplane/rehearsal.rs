@@ -21,7 +21,7 @@ use flannel_common::reason::Reason;
 use flannel_common::snat;
 use flannel_common::stats::Counters;
 
-use super::object::EMBEDDED;
+use super::embedded::EMBEDDED;
 use super::shadow::{Likeness, Shadow};
 use super::view::{View, constants_by_name};
 use super::{DataplaneError, Wire};

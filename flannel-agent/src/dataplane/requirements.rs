@@ -25,7 +25,7 @@ pub(crate) const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
 const LOG_LINES: usize = 12;
 
 /// Fails if a capability is missing that every later step needs.
-pub(super) fn check_capabilities() -> Result<(), DataplaneError> {
+pub(crate) fn check_capabilities() -> Result<(), DataplaneError> {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     // Without /proc the kernel itself will say no.
     let missing = effective(&status).map(missing).unwrap_or_default();
@@ -92,7 +92,7 @@ fn is_jit_off(file: &Path) -> bool {
 ///
 /// # Errors
 /// Names everything that is missing.
-pub(super) fn check_kernel() -> Result<(), DataplaneError> {
+pub(crate) fn check_kernel() -> Result<(), DataplaneError> {
     if is_jit_off(Path::new(JIT)) {
         return Err(DataplaneError::NoJit);
     }
@@ -243,7 +243,7 @@ mod tests {
     /// Numbers of the kernel's functions that the object calls.
     fn called() -> BTreeSet<u32> {
         const CALL: u8 = 0x85;
-        let object = aya_obj::Object::parse(super::super::object::EMBEDDED).unwrap();
+        let object = aya_obj::Object::parse(super::super::embedded::EMBEDDED).unwrap();
         object
             .functions
             .values()

@@ -6,12 +6,12 @@
 use std::io;
 
 use aya::Ebpf;
-use aya::maps::{Map, MapData, MapInfo};
+use aya::maps::Map;
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use flannel_common::program::Program;
 
 use super::programs::{at_driver, classifier};
-use super::view::first_value;
+use super::rodata::constants;
 use super::{DataplaneError, requirements};
 
 /// The programs of one object with one set of constants.
@@ -62,7 +62,7 @@ impl Shadow {
             .ok_or_else(|| DataplaneError::no_map(name))
     }
 
-    pub(super) fn likeness(&mut self, program: Program) -> Result<Likeness, DataplaneError> {
+    pub(crate) fn likeness(&mut self, program: Program) -> Result<Likeness, DataplaneError> {
         let info = match program.is_xdp() {
             true => self.at_driver(program)?.info(),
             false => self.program(program)?.info(),
@@ -74,23 +74,11 @@ impl Shadow {
 
 impl Likeness {
     /// Of any program in the kernel.
-    pub(super) fn of(info: &ProgramInfo) -> io::Result<Self> {
+    pub(crate) fn of(info: &ProgramInfo) -> io::Result<Self> {
         let maps = info.map_ids().map_err(io::Error::other)?;
         Ok(Self {
             tag: info.tag(),
             constants: constants(&maps.unwrap_or_default())?,
         })
     }
-}
-
-/// The constants of a program that uses the maps `ids`, as bytes.
-pub(super) fn constants(ids: &[u32]) -> io::Result<Option<Vec<u8>>> {
-    for id in ids {
-        let info = MapInfo::from_id(*id).map_err(io::Error::other)?;
-        if info.name_as_str().is_some_and(|n| n.ends_with(".rodata")) {
-            let map = MapData::from_id(*id).map_err(io::Error::other)?;
-            return first_value(&map).map(Some);
-        }
-    }
-    Ok(None)
 }

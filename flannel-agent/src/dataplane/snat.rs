@@ -8,10 +8,10 @@ use aya::sys::SyscallError;
 use flannel_common::maps::{ENDING, SNAT};
 use flannel_common::snat::{Entry, Halves, Key, NANOS, sweep};
 
+use super::batch::Batches;
 use super::bpffs::Pins;
 use super::carry::NO_EXIST;
 use super::maps::{gone, is_absent, pinned};
-use super::view::batch::Batches;
 use super::{DataplaneError, Wire};
 
 /// A network's pinned table.
@@ -148,18 +148,4 @@ fn is_taken(error: &SyscallError) -> bool {
 
 fn failed(what: &'static str) -> impl Fn(MapError) -> DataplaneError {
     move |error| DataplaneError::map(SNAT, what, error)
-}
-
-/// The programs' clock: nanoseconds of `CLOCK_MONOTONIC`.
-#[must_use]
-pub fn clock() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the kernel writes to a timespec of ours. It fails for clocks it does not have only, and has this one.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or_default();
-    seconds * 1_000_000_000 + nanoseconds
 }

@@ -12,7 +12,7 @@ use aya::{Ebpf, EbpfLoader};
 use flannel_common::event;
 use flannel_common::maps::{CAPTURE, EVENTS, FILTER, FLOWS, FRAGMENTS, LISTEN, LOST, SNAT, TELLER};
 
-use super::object::EMBEDDED;
+use super::embedded::EMBEDDED;
 use super::view::View;
 use super::{DataplaneError, requirements};
 

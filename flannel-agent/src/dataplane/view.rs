@@ -1,6 +1,5 @@
 //! The pinned objects, read only: what forwards, with or without an agent.
 
-pub(super) mod batch;
 mod error;
 mod hooks;
 mod snat_flows;
@@ -28,9 +27,8 @@ use flannel_common::stats::{Count, Counters};
 use ipnet::Ipv4Net;
 
 use super::Wire;
+use super::batch::Batches;
 use super::maps::prefix;
-use batch::Batches;
-pub(super) use batch::first_value;
 pub use error::ViewError;
 use error::{unreadable, unreadable_io};
 pub use hooks::{Hook, HooksError, Mode};
@@ -78,7 +76,7 @@ impl View {
     pub fn open(bpffs: &Path, network: Option<&str>) -> Result<Self, ViewError> {
         let folder = bpffs.join("flannel");
         let mut found = networks(bpffs)?;
-        let network = match network.map(crate::mark::network_name) {
+        let network = match network.map(crate::node::mark::network_name) {
             Some(wanted) if found.contains(&wanted) => wanted,
             _ if found.is_empty() => return Err(ViewError::Nothing(folder)),
             Some(wanted) => {

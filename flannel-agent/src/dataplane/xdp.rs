@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::bpffs::{self, Pins};
 use super::hooks::Target;
 use super::{DataplaneError, error};
-use crate::net::Link;
+use crate::node::net::Link;
 
 /// Why a device runs without XDP, and what it looked like then: asked again when that changes.
 #[derive(Debug, Clone, PartialEq, Eq)]

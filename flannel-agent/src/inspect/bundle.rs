@@ -15,11 +15,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::Verdict;
-use crate::cli::Config;
-use crate::cli::flags::Flags;
-use crate::logging::describe;
-use crate::redact::Secrets;
-use crate::wall::Moment;
+use crate::base::logging::describe;
+use crate::base::wall::Moment;
+use crate::settings::flags::Flags;
+use crate::settings::{Config, Secrets};
 use outlet::Outlet;
 use pieces::Piece;
 

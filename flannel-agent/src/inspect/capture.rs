@@ -21,12 +21,12 @@ use super::look::{Look, asking};
 use super::monitor::power_of_two;
 use super::wanted::Wanted;
 use super::{Verdict, stats};
+use crate::base::clock;
+use crate::base::wall::Moment;
 use crate::dataplane::captured::{Captured, Packet};
-use crate::dataplane::clock;
 use crate::dataplane::events::{Events, Wish};
 use crate::dataplane::view::View;
-use crate::net::{Link, Netlink};
-use crate::wall::Moment;
+use crate::node::net::{Link, Netlink};
 use pcapng::{LinkType, Writer};
 
 /// How long the kernel keeps packets before they are fetched.

@@ -24,11 +24,11 @@ use serde::Serialize;
 use super::Verdict;
 use super::look::asking;
 use super::output::{Format, json};
-use crate::cli::Config;
-use crate::cli::flags::Flags;
-use crate::config::NetworkConfig;
 use crate::dataplane::view::{View, ViewError};
-use crate::net::{Address, Link, Netlink};
+use crate::flannel::config::NetworkConfig;
+use crate::node::net::{Address, Link, Netlink};
+use crate::settings::Config;
+use crate::settings::flags::Flags;
 
 /// `doctor …`
 #[derive(Debug, Args)]
@@ -192,8 +192,8 @@ impl Patient<'_> {
 /// The tunnel's UDP port, if the network has a tunnel.
 fn vxlan_port(network: &NetworkConfig) -> Option<u16> {
     match &network.backend {
-        crate::config::Backend::Vxlan(options) => Some(options.port),
-        crate::config::Backend::HostGw => None,
+        crate::flannel::config::Backend::Vxlan(options) => Some(options.port),
+        crate::flannel::config::Backend::HostGw => None,
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::output::Rows;
 use super::{Look, Verdict};
-use crate::mac::MacAddr;
+use crate::base::mac::MacAddr;
 use now::Now;
 use way::Way;
 
@@ -155,7 +155,7 @@ mod tests {
     use flannel_common::flow::{Half, LIFETIME, PORT_LIFETIME, tick};
 
     use super::*;
-    use crate::desired::{Hook, Mode};
+    use crate::base::options::{Hook, Mode};
     use crate::inspect::output::Format;
 
     /// 1000 s after boot.

@@ -15,9 +15,9 @@ use super::output::{Format, json};
 use super::trace::describe;
 use super::wanted::Wanted;
 use super::{Verdict, stats};
-use crate::dataplane::clock;
+use crate::base::clock;
+use crate::base::wall::Moment;
 use crate::dataplane::events::{Events, Wish};
-use crate::wall::Moment;
 
 /// How long the kernel keeps events before they are fetched: the buffer has room for two thousand.
 const PAUSE: Duration = Duration::from_millis(50);

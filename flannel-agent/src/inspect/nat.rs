@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::output::{Rows, or_dash};
 use super::{Look, Verdict};
-use crate::dataplane::clock;
+use crate::base::clock;
 use crate::dataplane::view::SnatFlow;
 
 /// `nat …`

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::output::{Format, json, table};
 use super::{Look, Verdict};
-use crate::mac::MacAddr;
+use crate::base::mac::MacAddr;
 
 /// One peer.
 #[derive(Debug, PartialEq, Serialize)]

@@ -16,16 +16,18 @@ use tokio::time::timeout;
 use super::Verdict;
 use super::look::asking;
 use super::output::{Format, json};
-use crate::cli::Config;
-use crate::cli::flags::Flags;
-use crate::config::NetworkConfig;
-use crate::lease::LeaseAttrs;
-use crate::net::Netlink;
+use crate::daemon;
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::LeaseAttrs;
+use crate::flannel::subnet_env;
+use crate::node::net::Netlink;
+use crate::node::uplink::{Memory, Uplink};
+use crate::node::{mark, uplink};
+use crate::settings::Config;
+use crate::settings::flags::Flags;
 use crate::source::LeaseRequest;
 use crate::source::etcd::{EtcdSource, LeasePreview};
 use crate::source::kube::{KubeOptions, KubeSource};
-use crate::uplink::{Memory, Uplink};
-use crate::{daemon, mark, subnet_env, uplink};
 use step::Step;
 
 /// Long enough for a cluster that elects a leader.

@@ -11,8 +11,8 @@ use super::look::asking;
 use super::output::{Format, json, or_dash, table};
 use super::{Look, Verdict};
 use crate::dataplane::view::{Hook, Told, View};
-use crate::desired::TUNNEL;
-use crate::net::{Link, Netlink, PROTOCOL, Path, Route};
+use crate::node::net::{Link, Netlink, PROTOCOL, Path, Route};
+use crate::reconcile::desired::TUNNEL;
 
 /// One path of a route.
 #[derive(Debug, PartialEq, Serialize)]

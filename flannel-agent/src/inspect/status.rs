@@ -16,12 +16,12 @@ use serde::Serialize;
 use super::look::asking;
 use super::output::{Format, json, or_dash, table};
 use super::{Look, Verdict, maps, stats};
+use crate::base::mac::MacAddr;
+use crate::dataplane::senders::Odd;
 use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
-use crate::desired::TUNNEL;
-use crate::mac::MacAddr;
-use crate::mark;
-use crate::net::{Address, Kind, Link, Netlink, Path};
-use crate::senders::Odd;
+use crate::node::mark;
+use crate::node::net::{Address, Kind, Link, Netlink, Path};
+use crate::reconcile::desired::TUNNEL;
 use past::Past;
 
 /// `status …`

@@ -21,7 +21,7 @@ use super::look::{Look, asking};
 use super::output::{Format, json};
 use crate::dataplane::Rehearsal;
 use crate::dataplane::view::{Hook, Told, View};
-use crate::net::{Address, Link, Netlink};
+use crate::node::net::{Address, Link, Netlink};
 use large::Large;
 pub(super) use packet::describe;
 use packet::{Proto, Segment, Tuple};

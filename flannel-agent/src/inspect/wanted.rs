@@ -11,7 +11,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::look::asking;
 use crate::dataplane::view::View;
-use crate::net::Netlink;
+use crate::node::net::Netlink;
 
 /// Flannel's port, should the programs not say theirs.
 const VXLAN_PORT: u16 = 8472;

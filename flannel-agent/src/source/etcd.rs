@@ -25,8 +25,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Cancelled, LeaseRequest, LeaseSource};
-use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 
 pub use error::{EtcdError, OptionsError};
 pub use options::{ClientIdentity, EtcdOptions, Login, Tls};
@@ -105,6 +105,11 @@ impl EtcdSource {
 }
 
 impl LeaseSource for EtcdSource {
+    async fn is_silent(&self) -> bool {
+        let read = self.store.read_config().await;
+        matches!(read, Err(EtcdError::Unreachable { .. }))
+    }
+
     async fn network_config(&self, cancel: &CancellationToken) -> anyhow::Result<NetworkConfig> {
         let mut patience = Patience::every(CONFIG_POLL);
         loop {
@@ -115,7 +120,7 @@ impl LeaseSource for EtcdSource {
                     return Ok(config);
                 }
                 Err(error) => {
-                    let error = crate::logging::describe(&error);
+                    let error = crate::base::logging::describe(&error);
                     let wait = patience.lost("waiting for the network configuration", &error);
                     cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
                 }

@@ -33,8 +33,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::etcd::patience::Patience;
 use super::{Cancelled, LeaseRequest, LeaseSource};
-use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 use api::Api;
 use client::Client;
 pub use error::{AccessError, KubeError};
@@ -240,6 +240,15 @@ impl KubeSource {
 }
 
 impl LeaseSource for KubeSource {
+    async fn is_silent(&self) -> bool {
+        match self.node().await {
+            Err(KubeError::Unreachable { .. }) => true,
+            // It is about to start, or without its etcd.
+            Err(KubeError::Refused { code, .. }) => code >= 500,
+            _ => false,
+        }
+    }
+
     async fn network_config(&self, cancel: &CancellationToken) -> anyhow::Result<NetworkConfig> {
         let mut patience = Patience::every_with("the network configuration", CONFIG_POLL);
         loop {
@@ -249,7 +258,7 @@ impl LeaseSource for KubeSource {
                     return Ok(config);
                 }
                 Err(error) => {
-                    let error = crate::logging::describe(&error);
+                    let error = crate::base::logging::describe(&error);
                     let wait = patience.lost("waiting for the network configuration", &error);
                     cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
                 }

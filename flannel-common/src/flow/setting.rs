@@ -69,7 +69,7 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crossing::Change;
+    use crate::change::Change;
     use crate::flow::{Half, LIFETIME, PORT_LIFETIME, Proof};
     use crate::globals::FAST_PATH_OFF;
     use crate::header::PROTO_UDP;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::thread::available_parallelism;
 
-use flannel_agent::wall::Moment;
+use flannel_agent::base::wall::Moment;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
 
+use flannel_agent::base::mac::MacAddr;
+use flannel_agent::base::options::{FastPath, Gro};
 use flannel_agent::dataplane::AttachMode;
 use flannel_agent::dataplane::view::View;
-use flannel_agent::desired::{FastPath, Gro};
-use flannel_agent::lease::LeaseAttrs;
-use flannel_agent::mac::MacAddr;
+use flannel_agent::flannel::lease::LeaseAttrs;
 use flannel_common::csum;
 use flannel_common::program::Program::{AnchorRx, UplinkRx};
 use flannel_common::reason::Reason;

@@ -1,4 +1,5 @@
-use flannel_agent::actual::{Device, Generation};
+use flannel_agent::dataplane::Generation;
+use flannel_agent::reconcile::actual::Device;
 
 use crate::rig::{Rig, sh};
 
@@ -112,7 +113,8 @@ fn two_networks_share_a_node_but_not_a_vni() {
 
 #[test]
 fn without_bpffs_and_the_right_to_mount_the_error_says_what_to_do() {
-    use flannel_agent::dataplane::{AttachMode, Dataplane, Options};
+    use flannel_agent::dataplane::{AttachMode, Options};
+    use flannel_agent::reconcile::Dataplane;
 
     let rig = Rig::new();
     rig.netns.block_on(async || {

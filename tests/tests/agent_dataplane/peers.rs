@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use flannel_agent::base::mac::MacAddr;
 use flannel_agent::dataplane::view::View;
-use flannel_agent::lease::LeaseAttrs;
-use flannel_agent::mac::MacAddr;
+use flannel_agent::flannel::lease::LeaseAttrs;
 use ipnet::Ipv4Net;
 
 use crate::rig::{Rig, words};

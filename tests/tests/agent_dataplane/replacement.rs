@@ -1,7 +1,7 @@
 //! A node that ran flanneld: its kernel vxlan device gives way to our pair.
 
-use flannel_agent::mac::MacAddr;
-use flannel_agent::observe;
+use flannel_agent::base::mac::MacAddr;
+use flannel_agent::reconcile::observe;
 use flannel_tests::netns::output;
 use flannel_tests::wait::{SOON, eventually};
 use rstest::rstest;

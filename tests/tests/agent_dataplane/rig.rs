@@ -6,14 +6,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use flannel_agent::cli::flags::SourceCheck;
-use flannel_agent::config::NetworkConfig;
-use flannel_agent::dataplane::{AttachMode, Dataplane, Options, Report};
-use flannel_agent::desired::{Desired, Facts, FastPath, Inputs, Mode, Sought, SourceNat};
-use flannel_agent::direct::Direct;
-use flannel_agent::lease::LeaseAttrs;
-use flannel_agent::mac::MacAddr;
-use flannel_agent::uplink::{self, Memory, Uplink};
+use flannel_agent::base::mac::MacAddr;
+use flannel_agent::base::options::{FastPath, Mode, SourceCheck};
+use flannel_agent::dataplane::{AttachMode, Options};
+use flannel_agent::flannel::config::NetworkConfig;
+use flannel_agent::flannel::lease::LeaseAttrs;
+use flannel_agent::node::direct::Direct;
+use flannel_agent::node::uplink::{self, Memory, Uplink};
+use flannel_agent::reconcile::desired::{Desired, Facts, Inputs, Sought, SourceNat};
+use flannel_agent::reconcile::{Dataplane, Report};
 use flannel_tests::netns::Netns;
 use flannel_tests::sweep;
 
@@ -180,7 +181,7 @@ pub(crate) struct Agent<'a> {
 
 impl Agent<'_> {
     pub(crate) async fn uplink(&self) -> Uplink {
-        let choice = flannel_agent::cli::config::UplinkChoice {
+        let choice = flannel_agent::base::options::UplinkChoice {
             interfaces: vec![self.rig.iface.to_owned()],
             ..Default::default()
         };

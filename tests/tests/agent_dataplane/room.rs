@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use flannel_agent::dataplane::ROOM;
+use flannel_agent::base::mac::MacAddr;
 use flannel_agent::dataplane::view::View;
-use flannel_agent::desired::{Desired, Peer};
-use flannel_agent::mac::MacAddr;
+use flannel_agent::dataplane::{Peer, ROOM};
+use flannel_agent::reconcile::desired::Desired;
 use ipnet::Ipv4Net;
 
 use crate::rig::{Agent, Rig, words};

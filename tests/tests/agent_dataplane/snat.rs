@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use flannel_agent::dataplane::AttachMode;
-use flannel_agent::desired::{PortChoice, PortRange, SourceNat};
+use flannel_agent::node::snat_ports::{PortChoice, PortRange};
+use flannel_agent::reconcile::desired::SourceNat;
 use flannel_common::maps::{EXEMPT, FRAGMENTS, LENT, OUTLETS, SNAT, STEPS};
 use flannel_common::program::Program;
 use flannel_tests::wait::{SOON, eventually};

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::maps::{HashMap, Map, MapData};
-use flannel_agent::dataplane::{SnatTable, Swept, Wire, clock};
+use flannel_agent::base::clock;
+use flannel_agent::dataplane::{SnatTable, Swept, Wire};
 use flannel_common::maps::{ENDING, SNAT};
 use flannel_common::snat::{
     Endpoint, Entry, KIND_LEAVE, KIND_OWN, KIND_PAIR, Key, NANOS, Seen, WAY_OUT,

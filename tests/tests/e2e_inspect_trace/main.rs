@@ -7,7 +7,8 @@ mod large;
 use std::net::Ipv4Addr;
 
 use aya::maps::{Array, HashMap, Map, MapData};
-use flannel_agent::dataplane::{Wire, clock};
+use flannel_agent::base::clock;
+use flannel_agent::dataplane::Wire;
 use flannel_common::flow::{Flow, FlowKey, Half, tick};
 use flannel_common::maps::{EPOCH, FLOWS, LAYOUT_VERSION, PEER_DIRECT, PEER_VXLAN, Peer};
 use flannel_tests::agent::command;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use etcd_client::PutOptions;
-use flannel_agent::config::NetworkConfig;
+use flannel_agent::flannel::config::NetworkConfig;
 use flannel_agent::source::LeaseSource;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;

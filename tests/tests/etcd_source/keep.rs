@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use etcd_client::PutOptions;
-use flannel_agent::lease;
+use flannel_agent::flannel::lease;
 use flannel_agent::source::etcd::EtcdSource;
 use flannel_tests::wait::SOON;
 

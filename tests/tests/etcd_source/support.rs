@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions, KeyValue, PutOptions};
-use flannel_agent::config::NetworkConfig;
-use flannel_agent::lease::{LeaseAttrs, Leases, OwnLease};
-use flannel_agent::mac::MacAddr;
+use flannel_agent::base::mac::MacAddr;
+use flannel_agent::flannel::config::NetworkConfig;
+use flannel_agent::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 use flannel_agent::source::etcd::{EtcdOptions, EtcdSource};
 use flannel_agent::source::{LeaseRequest, LeaseSource};
 use flannel_tests::etcd::Etcd;

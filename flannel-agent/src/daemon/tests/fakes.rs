@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use crate::lease::{LeaseAttrs, OwnLease};
-use crate::mac::MacAddr;
-use crate::uplink::Uplink;
+use crate::base::mac::MacAddr;
+use crate::flannel::lease::{LeaseAttrs, OwnLease};
+use crate::node::uplink::Uplink;
 pub(super) use node::{Call, FLANNELDS, FakeNode};
 pub(super) use source::FakeSource;
 pub(super) use stage::Stage;

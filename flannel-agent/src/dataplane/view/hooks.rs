@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::error::unreadable_io;
 use super::{Told, View, ViewError, folder_names};
 use crate::dataplane::hooks::is_filter_of;
-use crate::net::{Direction, Link, NetError, Netlink};
+use crate::node::net::{Direction, Link, NetError, Netlink};
 
 /// How a program is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -41,14 +41,14 @@ impl View {
     /// If the folder of links may not be read, or the kernel refuses to list filters.
     pub async fn hooks(&self, net: &Netlink, links: &[Link]) -> Result<Vec<Hook>, HooksError> {
         let mut hooks = self.pinned(links)?;
-        let alias = crate::mark::alias(&self.network);
+        let alias = crate::node::mark::alias(&self.network);
         let vni = links.iter().find_map(|link| {
             let ours = link.alias.as_deref() == Some(alias.as_str());
             let vni = link.name.strip_prefix("flannel.").filter(|_| ours)?;
             vni.parse().ok()
         });
         // A network without a tunnel has no VNI.
-        let tag = vni.unwrap_or_else(|| crate::mark::tag(&self.network));
+        let tag = vni.unwrap_or_else(|| crate::node::mark::tag(&self.network));
         hooks.extend(filters(net, links, tag).await?);
         hooks.sort_by(|a, b| (&a.program, a.ifindex).cmp(&(&b.program, b.ifindex)));
         Ok(hooks)
@@ -127,7 +127,7 @@ impl Hook {
             return Ok(None);
         };
         let maps = program.map_ids().map_err(std::io::Error::other)?;
-        crate::dataplane::shadow::constants(&maps.unwrap_or_default())
+        crate::dataplane::rodata::constants(&maps.unwrap_or_default())
     }
 }
 

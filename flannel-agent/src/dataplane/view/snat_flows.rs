@@ -4,10 +4,10 @@ use aya::maps::{HashMap, MapData, MapError};
 use flannel_common::maps::SNAT;
 use flannel_common::snat::{Entry, Key, WAY_IN, other_half};
 
-use super::batch::Batches;
 use super::error::unreadable_io;
 use super::{View, ViewError};
 use crate::dataplane::Wire;
+use crate::dataplane::batch::Batches;
 
 /// A flow as the table holds it: one of its halves, and the other where there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

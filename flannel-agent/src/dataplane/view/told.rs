@@ -10,10 +10,11 @@ use ipnet::Ipv4Net;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use serde::Serialize;
 
-use crate::dataplane::object::EMBEDDED;
-use crate::dataplane::shadow::constants;
-use crate::desired::{self, PortRange};
-use crate::mac::MacAddr;
+use crate::base::mac::MacAddr;
+use crate::base::options;
+use crate::dataplane::embedded::EMBEDDED;
+use crate::dataplane::rodata::constants;
+use crate::node::snat_ports::PortRange;
 
 /// Constants of the node; see [`flannel_common::globals`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,10 +31,10 @@ pub struct Told {
     pub network: Ipv4Net,
     pub subnet: Ipv4Net,
     pub overlay_mtu: u32,
-    pub gro: desired::Gro,
+    pub gro: options::Gro,
     pub source_check: &'static str,
-    pub fast_path: desired::Mode,
-    pub pod_hook: desired::Hook,
+    pub fast_path: options::Mode,
+    pub pod_hook: options::Hook,
     /// Ports that pods' flows leave under; `None`: source NAT is off.
     pub snat_ports: Option<PortRange>,
 }
@@ -134,17 +135,17 @@ impl Layout {
             subnet: subnet(globals::SUBNET, globals::SUBNET_MASK)?,
             overlay_mtu: u32(globals::OVERLAY_MTU)?,
             gro: match (u32(globals::PAIR_MTU)?, u8(globals::ANCHOR)?) {
-                (0, globals::ANCHOR_NONE) => desired::Gro::None,
-                (0, _) => desired::Gro::Anchor,
-                _ => desired::Gro::Pair,
+                (0, globals::ANCHOR_NONE) => options::Gro::None,
+                (0, _) => options::Gro::Anchor,
+                _ => options::Gro::Pair,
             },
             source_check: match self.get(rodata, globals::SOURCE_CHECK)? {
                 [source::CHECK_OFF] => "off",
                 [source::CHECK_LEASE] => "lease",
                 _ => "strict",
             },
-            fast_path: desired::Mode::of_value(u8(globals::FAST_PATH)?)?,
-            pod_hook: desired::Hook::of_value(u8(globals::POD_HOOK)?)?,
+            fast_path: options::Mode::of_value(u8(globals::FAST_PATH)?)?,
+            pod_hook: options::Hook::of_value(u8(globals::POD_HOOK)?)?,
         })
     }
 
@@ -200,9 +201,9 @@ mod tests {
         assert_eq!(told.network.to_string(), "10.244.0.0/16");
         assert_eq!(told.subnet.to_string(), "10.244.3.0/24");
         assert_eq!(told.source_check, "lease");
-        assert_eq!(told.gro, desired::Gro::None);
+        assert_eq!(told.gro, options::Gro::None);
         let fast_path = (told.fast_path, told.pod_hook);
-        assert_eq!(fast_path, (desired::Mode::Always, desired::Hook::Bridge));
+        assert_eq!(fast_path, (options::Mode::Always, options::Hook::Bridge));
         let values = (told.setting().fast_path, told.setting().pod_hook);
         assert_eq!(
             values,

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 
 use super::READ_MOST;
 use super::command::run;
-use crate::logbook::Page;
+use crate::reconcile::logbook::Page;
 
 /// Its last lines, where they can be got at.
 pub(super) fn copy(folder: &Path, network: &str, out: &mut dyn Write) -> anyhow::Result<()> {

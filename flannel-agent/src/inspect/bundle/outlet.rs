@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tempfile::NamedTempFile;
 
-use crate::wall::Moment;
+use crate::base::wall::Moment;
 
 /// For its owner alone: others need not know a node's firewall.
 const FOLDER_MODE: u32 = 0o700;

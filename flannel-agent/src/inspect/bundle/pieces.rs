@@ -12,15 +12,15 @@ use anyhow::{Context as _, anyhow, bail};
 use super::READ_MOST;
 use super::command::run;
 use super::log;
-use crate::cli::Config;
-use crate::cli::flags::Flags;
+use crate::base::logging::describe;
 use crate::inspect::look::{Look, asking};
 use crate::inspect::output::Format;
 use crate::inspect::{Doctor, flows, maps, nat, peers, routes, stats, status};
-use crate::logbook;
-use crate::logging::describe;
-use crate::mark;
-use crate::net::{Netlink, sysctl};
+use crate::node::mark;
+use crate::node::net::{Netlink, sysctl};
+use crate::reconcile::logbook;
+use crate::settings::Config;
+use crate::settings::flags::Flags;
 
 type Make<'a> = Box<dyn FnOnce(&mut dyn Write) -> anyhow::Result<()> + 'a>;
 
@@ -162,7 +162,10 @@ fn files<'a>(scene: &Scene<'a>) -> Vec<Piece<'a>> {
         }),
     ];
     if let Some(folder) = scene.config.ok().and_then(|c| c.cni_conf_dir.as_ref()) {
-        pieces.push(Piece::file("cni.conflist", crate::cni::path(folder)));
+        pieces.push(Piece::file(
+            "cni.conflist",
+            crate::flannel::cni::path(folder),
+        ));
     }
     pieces
 }

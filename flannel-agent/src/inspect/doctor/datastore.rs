@@ -7,10 +7,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Patient, Report};
-use crate::config::NetworkConfig;
-use crate::logging::describe;
+use crate::base::logging::describe;
+use crate::base::wall::Moment;
+use crate::flannel::config::NetworkConfig;
 use crate::source::etcd::EtcdSource;
-use crate::wall::Moment;
 
 /// Long enough for a cluster that elects a leader.
 const ANSWER: Duration = Duration::from_secs(10);

@@ -7,10 +7,10 @@ mod single;
 use ipnet::Ipv4Net;
 
 use super::{Patient, Report};
-use crate::config::NetworkConfig;
-use crate::iptables::{IptablesError, Kind, Tool};
-use crate::net::nftables::{Chain, Family};
-use crate::net::{NetError, ip_tables, nftables, sysctl};
+use crate::flannel::config::NetworkConfig;
+use crate::node::iptables::{IptablesError, Kind, Tool};
+use crate::node::net::nftables::{Chain, Family};
+use crate::node::net::{NetError, ip_tables, nftables, sysctl};
 
 pub(super) async fn check(
     patient: &Patient<'_>,

@@ -7,7 +7,7 @@ use flannel_common::program::Program;
 
 use super::{Patient, Report};
 use crate::dataplane::view::{Hook, Mode, in_order, program};
-use crate::net::Direction;
+use crate::node::net::Direction;
 
 /// Somebody's program on a hook of ours.
 struct Stranger {

@@ -9,9 +9,9 @@ use ipnet::Ipv4Net;
 use tokio::time::timeout;
 
 use super::{Patient, Report};
-use crate::config::NetworkConfig;
-use crate::mark;
-use crate::net::Route;
+use crate::flannel::config::NetworkConfig;
+use crate::node::mark;
+use crate::node::net::Route;
 
 /// A resolver that does not answer is no reason to wait.
 const RESOLVE: Duration = Duration::from_secs(3);
@@ -39,7 +39,7 @@ pub(super) async fn check(patient: &Patient<'_>, network: &NetworkConfig, report
     }
     let peers = patient.view.as_ref().ok().and_then(|v| v.peers().ok());
     let mut leases: Vec<Ipv4Net> = peers.unwrap_or_default().into_keys().collect();
-    let own = crate::subnet_env::read(patient.subnet_file());
+    let own = crate::flannel::subnet_env::read(patient.subnet_file());
     leases.extend(own.ok().and_then(|file| file.subnet));
     judge(network, &needed, &leases, report);
 }
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use crate::inspect::doctor::Mark;
     use crate::inspect::doctor::tests::{fine, said};
-    use crate::net::{Path, Route};
+    use crate::node::net::{Path, Route};
 
     fn network(more: &str) -> NetworkConfig {
         let json = format!(r#"{{"Network":"10.0.0.0/8"{more},"Backend":{{"Type":"vxlan"}}}}"#);

@@ -5,9 +5,9 @@ use std::path::Path;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{Patient, Report};
+use crate::base::options::Xdp;
 use crate::dataplane::probe::{self, Tried};
 use crate::dataplane::{DataplaneError, JIT, OLDEST_KERNEL};
-use crate::desired::Xdp;
 
 pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
     if let Ok(name) = nix::sys::utsname::uname() {

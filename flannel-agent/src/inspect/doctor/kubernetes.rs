@@ -6,8 +6,8 @@ use tokio::time::timeout;
 
 use super::Report;
 use super::datastore::compare;
-use crate::config::NetworkConfig;
-use crate::logging::describe;
+use crate::base::logging::describe;
+use crate::flannel::config::NetworkConfig;
 use crate::source::kube::{Examined, KubeOptions, KubeSource};
 
 const ANSWER: Duration = Duration::from_secs(20);

@@ -1,10 +1,11 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
-use crate::config::NetworkConfig;
-use crate::desired::{Outlets, TUNNEL_OVERHEAD, Underlay, is_anchor, overlay_mtu};
-use crate::mark;
-use crate::net::{NetError, sysctl};
-use crate::uplink::{Memory, Uplink};
+use crate::flannel::config::NetworkConfig;
+use crate::node::mark;
+use crate::node::mark::is_anchor;
+use crate::node::net::{NetError, sysctl};
+use crate::node::uplink::{Memory, Uplink};
+use crate::reconcile::desired::{Outlets, TUNNEL_OVERHEAD, Underlay, overlay_mtu};
 
 use super::{Patient, Report, offloads, reverse_path, snat_ports, vxlan_port, ways};
 
@@ -16,7 +17,7 @@ pub(super) async fn check(
     network: Option<&NetworkConfig>,
     report: &mut Report,
 ) {
-    let uplink = match crate::uplink::find(
+    let uplink = match crate::node::uplink::find(
         patient.net,
         &patient.config.uplink,
         &Memory::default(),
@@ -180,7 +181,7 @@ fn bridge(patient: &Patient<'_>, report: &mut Report) {
     let Some(bridge) = patient.link(name) else {
         return;
     };
-    let subnet = match crate::subnet_env::read(patient.subnet_file()) {
+    let subnet = match crate::flannel::subnet_env::read(patient.subnet_file()) {
         Ok(previous) => previous.subnet,
         Err(error) => {
             report.warning(format!("{error:#}"), "correct the file's permissions");

@@ -1,8 +1,8 @@
 //! Offloads of the uplink that are known to bite, or to be missed.
 
 use super::{Patient, Report};
-use crate::desired::{FastPath, Gro, Xdp};
-use crate::net::{Features, Kind, Link};
+use crate::base::options::{FastPath, Gro, Xdp};
+use crate::node::net::{Features, Kind, Link};
 
 /// Either of them spares the CPU the sum over a packet's bytes.
 const CHECKSUMS: [&str; 2] = ["tx-checksum-ip-generic", "tx-checksum-ipv4"];
@@ -72,7 +72,7 @@ fn judge(uplink: &str, is_hardware: bool, features: &Features, report: &mut Repo
 mod tests {
     use super::*;
     use crate::inspect::Verdict;
-    use crate::net::fixtures::{link, veth};
+    use crate::node::net::fixtures::{link, veth};
 
     fn said(is_hardware: bool, on: &[&str], off: &[&str]) -> (Verdict, Vec<String>) {
         let on = on.iter().map(|name| (*name, true));

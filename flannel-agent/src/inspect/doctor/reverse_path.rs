@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 
 use super::{Patient, Report};
-use crate::config::{Backend, NetworkConfig};
-use crate::mark;
-use crate::net::sysctl;
-use crate::uplink::Uplink;
+use crate::flannel::config::{Backend, NetworkConfig};
+use crate::node::mark;
+use crate::node::net::sysctl;
+use crate::node::uplink::Uplink;
 
 /// `rp_filter` = 1 (RFC 3704, 2.2): only from where the route back leads.
 const STRICT: u32 = 1;

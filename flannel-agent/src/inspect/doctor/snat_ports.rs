@@ -1,9 +1,10 @@
 //! The ports that pods' flows leave under, beside those that the node connects from.
 
-use crate::desired::{PortChoice, Room, SourceNat, TooFew};
-use crate::mark::network_name;
-use crate::net::sysctl;
-use crate::node_sysctls::NodeSysctls;
+use crate::node::mark::network_name;
+use crate::node::net::sysctl;
+use crate::node::node_sysctls::NodeSysctls;
+use crate::node::snat_ports::{PortChoice, Room, TooFew};
+use crate::reconcile::desired::SourceNat;
 
 use super::{Patient, Report};
 
@@ -60,9 +61,9 @@ fn judge(choice: PortChoice, room: &Room<'_>, devices: &str, report: &mut Report
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::PortRange;
     use crate::inspect::doctor::tests::{bad, fine, said};
-    use crate::node_sysctls::Reserved;
+    use crate::node::node_sysctls::Reserved;
+    use crate::node::snat_ports::PortRange;
 
     #[test]
     fn a_node_needs_ports_of_its_own() {

@@ -6,13 +6,14 @@ use flannel_common::program::Program;
 use flannel_common::unfit::{is_of_note, words};
 
 use super::{Patient, Report, foreign, paths};
+use crate::base::options;
+use crate::base::options::Xdp;
 use crate::dataplane::unfit::Unfit;
 use crate::dataplane::view::{Hook, View};
-use crate::desired::{self, Xdp};
 use crate::inspect::Verdict;
 use crate::inspect::status::Status;
-use crate::mark;
-use crate::net::{Features, Link, NetError, sysctl};
+use crate::node::mark;
+use crate::node::net::{Features, Link, NetError, sysctl};
 
 pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow::Result<()> {
     let view = match &patient.view {
@@ -48,7 +49,7 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
     if status
         .told
         .as_ref()
-        .is_some_and(|told| told.fast_path != desired::Mode::Off)
+        .is_some_and(|told| told.fast_path != options::Mode::Off)
     {
         liberal(
             sysctl::read("net/netfilter/nf_conntrack_tcp_be_liberal"),
@@ -143,7 +144,7 @@ mod tests {
     use super::*;
     use crate::dataplane::view::Mode;
     use crate::inspect::doctor::tests::{Said, fine, odd, said};
-    use crate::net::fixtures::link;
+    use crate::node::net::fixtures::link;
     use flannel_common::unfit;
 
     #[test]

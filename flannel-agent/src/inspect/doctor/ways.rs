@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::{Patient, Report};
-use crate::config::NetworkConfig;
+use crate::base::mac::MacAddr;
 use crate::dataplane::view::View;
-use crate::desired::{Facts, Sought};
-use crate::lease::{LeaseAttrs, Leases};
-use crate::mac::MacAddr;
-use crate::mark::network_name;
-use crate::node_sysctls::NodeSysctls;
-use crate::uplink::Uplink;
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, Leases};
+use crate::node::mark::network_name;
+use crate::node::node_sysctls::NodeSysctls;
+use crate::node::uplink::Uplink;
+use crate::reconcile::desired::{Facts, Sought};
 
 /// Peers that are named one by one.
 const NAMED: usize = 5;
@@ -86,10 +86,10 @@ fn leases(view: &View, network: &NetworkConfig) -> Leases {
     let attrs = |peer: &flannel_common::maps::Peer| {
         let public_ip = Ipv4Addr::from(peer.public_ip);
         match &network.backend {
-            crate::config::Backend::Vxlan(options) => {
+            crate::flannel::config::Backend::Vxlan(options) => {
                 LeaseAttrs::vxlan(public_ip, options.vni, MacAddr(peer.vtep_mac))
             }
-            crate::config::Backend::HostGw => LeaseAttrs::host_gw(public_ip),
+            crate::flannel::config::Backend::HostGw => LeaseAttrs::host_gw(public_ip),
         }
     };
     let leases: BTreeMap<_, _> = peers

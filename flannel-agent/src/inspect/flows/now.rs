@@ -2,12 +2,12 @@
 
 use flannel_common::flow::{Setting, Tick, tick};
 
-use crate::dataplane::clock;
+use crate::base::options::Mode;
+use crate::base::{clock, options};
 use crate::dataplane::view::{Hook, Told, View};
-use crate::desired::{self, Mode};
 use crate::inspect::look::asking;
 use crate::inspect::routes::told;
-use crate::net::Netlink;
+use crate::node::net::Netlink;
 
 /// The moment, and by what the programs judge entries.
 #[derive(Debug, Clone, Copy)]
@@ -61,14 +61,14 @@ impl Programs {
     const fn setting(&self) -> Setting {
         match self {
             // Nobody acts on an entry.
-            Self::None => setting(Mode::Off, desired::Hook::Port),
+            Self::None => setting(Mode::Off, options::Hook::Port),
             Self::Told(setting) => *setting,
-            Self::OfAnotherBuild => setting(Mode::Verified, desired::Hook::Port),
+            Self::OfAnotherBuild => setting(Mode::Verified, options::Hook::Port),
         }
     }
 }
 
-pub(super) const fn setting(mode: Mode, hook: desired::Hook) -> Setting {
+pub(super) const fn setting(mode: Mode, hook: options::Hook) -> Setting {
     Setting {
         fast_path: mode.value(),
         pod_hook: hook.value(),
@@ -79,7 +79,7 @@ pub(super) const fn setting(mode: Mode, hook: desired::Hook) -> Setting {
 mod tests {
     use super::*;
     use crate::dataplane::view;
-    use crate::net::Direction;
+    use crate::node::net::Direction;
 
     fn hook(attached: bool) -> Hook {
         Hook {
@@ -106,7 +106,7 @@ mod tests {
     fn another_build_is_taken_to_have_the_defaults() {
         let programs = Programs::of(&[hook(false), hook(true)], None);
         assert_eq!(programs, Programs::OfAnotherBuild);
-        let default = desired::FastPath::default();
+        let default = options::FastPath::default();
         assert_eq!(programs.setting(), setting(default.mode, default.hook));
     }
 }

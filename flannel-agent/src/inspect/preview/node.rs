@@ -2,18 +2,20 @@
 
 use super::step::Step;
 use super::{Leased, Preview};
-use crate::cli::Config;
-use crate::config::Backend;
-use crate::dataplane;
-use crate::desired::{self, Desired, Facts, Inputs, Sought};
-use crate::direct::Direct;
-use crate::mac::MacAddr;
-use crate::net::Netlink;
-use crate::node_sysctls::NodeSysctls;
-use crate::plan::Action;
-use crate::subnet_env::{self, SubnetEnv};
-use crate::uplink::Uplink;
-use crate::{blackhole, cni, flanneld_masq, forward_rules, plan};
+use crate::base::mac::MacAddr;
+use crate::flannel::cni;
+use crate::flannel::config::Backend;
+use crate::flannel::subnet_env::{self, SubnetEnv};
+use crate::node::direct::Direct;
+use crate::node::net::Netlink;
+use crate::node::node_sysctls::NodeSysctls;
+use crate::node::uplink::Uplink;
+use crate::node::{blackhole, flanneld_masq, forward_rules};
+use crate::reconcile;
+use crate::reconcile::desired::{self, Desired, Facts, Inputs, Sought};
+use crate::reconcile::plan;
+use crate::reconcile::plan::Action;
+use crate::settings::Config;
 
 /// What was found out before.
 #[derive(Clone, Copy)]
@@ -73,7 +75,7 @@ impl Preview {
         known: Known<'_>,
         leased: &Leased,
     ) -> anyhow::Result<()> {
-        let dataplane = dataplane::Preview::open(&config.dataplane())?;
+        let dataplane = reconcile::Preview::open(&config.dataplane())?;
         self.agent_running = dataplane.agent_runs();
         if !dataplane.is_mounted() {
             let what = format!("mount a BPF file system on {}", config.bpffs.display());

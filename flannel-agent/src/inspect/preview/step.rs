@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::dataplane::ReplacedMap;
-use crate::lease::LeaseAttrs;
-use crate::plan::Action;
+use crate::flannel::lease::LeaseAttrs;
+use crate::reconcile::plan::Action;
 use crate::source::etcd::{LeaseChange, LeasePreview};
 
 /// A line of the plan.

@@ -4,7 +4,7 @@ use flannel_common::maps::{PEERS, VTEPS};
 use flannel_common::program::Program;
 
 use super::{Finding, Status};
-use crate::desired::Gro;
+use crate::base::options::Gro;
 use crate::inspect::Verdict;
 
 /// Without one of these the node does not take part in its network.
@@ -203,9 +203,9 @@ fn finding(verdict: Verdict, what: String, fix: &'static str) -> Finding {
 mod tests {
     use super::*;
     use crate::dataplane::view::{Hook, Mode, Told};
-    use crate::desired::PortRange;
     use crate::inspect::maps::Row;
-    use crate::net::Direction;
+    use crate::node::net::Direction;
+    use crate::node::snat_ports::PortRange;
 
     fn hook(program: Program) -> Hook {
         Hook {
@@ -305,14 +305,14 @@ mod tests {
             public_ip: [192, 0, 2, 1].into(),
             flannel_index: 3,
             gro_index: 4,
-            vtep_mac: crate::mac::MacAddr([2; 6]),
+            vtep_mac: crate::base::mac::MacAddr([2; 6]),
             network: "10.244.0.0/16".parse().unwrap(),
             subnet: "10.244.1.0/24".parse().unwrap(),
             overlay_mtu: 1450,
             gro: Gro::Pair,
             source_check: "lease",
-            fast_path: crate::desired::Mode::Off,
-            pod_hook: crate::desired::Hook::Port,
+            fast_path: crate::base::options::Mode::Off,
+            pod_hook: crate::base::options::Hook::Port,
             snat_ports: Some(PortRange { min: 1, max: 2 }),
         }
     }

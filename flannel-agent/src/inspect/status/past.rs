@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::dataplane::clock;
-use crate::logbook::{self, Page};
-use crate::wall::Moment;
+use crate::base::clock;
+use crate::base::wall::Moment;
+use crate::reconcile::logbook::{self, Page};
 
 /// The agent looks at everything every 30 s; after this long it hangs, or was not given time to run.
 const OVERDUE: Duration = Duration::from_mins(2);

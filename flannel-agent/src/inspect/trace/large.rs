@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::Scene;
 use super::packet::{Proto, addressed};
 use super::walk::REDIRECT;
-use crate::dataplane::{About, clock};
+use crate::base::clock;
+use crate::dataplane::About;
 
 /// IPv4 and TCP without options.
 const HEADERS: u32 = 40;

@@ -274,7 +274,7 @@ pub(in crate::inspect) fn describe(frame: &[u8]) -> String {
                 u16::from_be_bytes(outer.udp.src),
                 u16::from_be_bytes(outer.udp.dst),
                 u32::from_be_bytes([0, a, b, c]),
-                crate::mac::MacAddr(outer.eth.dst),
+                crate::base::mac::MacAddr(outer.eth.dst),
             )
         }
         _ => Described::of(frame, Eth::LEN)

@@ -13,8 +13,8 @@ use super::place::{End, Next, Place, behind, dropped, end};
 use super::{Hop, Report, Scene};
 use crate::dataplane::view::{Hook, Mode, in_order};
 use crate::dataplane::{About, Outcome};
-use crate::desired::TUNNEL;
-use crate::net::{Direction, Link, Sender};
+use crate::node::net::{Direction, Link, Sender};
+use crate::reconcile::desired::TUNNEL;
 
 /// TC actions (`linux/pkt_cls.h`).
 const SHOT: i32 = 2;

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use super::error::EtcdError;
 use super::plan::{Plan, plan};
 use super::store::{Entry, Grant, Hold, Store};
-use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, OwnLease, SubnetKey};
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, OwnLease, SubnetKey};
 use crate::source::LeaseRequest;
 
 /// Takes a lease; starts over when another node was quicker.

@@ -12,7 +12,7 @@ use tonic::transport;
 use super::error::{OptionsError, describe};
 use super::options::EtcdOptions;
 use super::tls::Trust;
-use crate::causes;
+use crate::base::causes;
 
 /// A host that is gone answers nothing; its neighbour should get its turn soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

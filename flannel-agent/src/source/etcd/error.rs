@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use crate::causes;
-use crate::config::NetworkConfig;
+use crate::base::causes;
+use crate::flannel::config::NetworkConfig;
 
 /// The options cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,7 @@ use super::patience::Patience;
 use super::session::Watch;
 use super::store::{self, Entry, Store};
 use super::table::Table;
-use crate::lease::{Leases, OwnLease};
+use crate::flannel::lease::{Leases, OwnLease};
 
 /// An etcd restored from a backup lacks leases of nodes that live. Each takes its own again as soon as it notices,
 /// within seconds; for so long what was known of it counts.
@@ -62,7 +62,7 @@ impl<'a> Follower<'a> {
             if let EtcdError::Compacted(_) = error {
                 self.revision = None;
             }
-            crate::metrics::datastore_troubled();
+            crate::base::counters::datastore_troubled();
             patience.lost("following leases", &error).await;
         }
     }

@@ -15,8 +15,8 @@ use super::follow::next;
 use super::patience::Patience;
 use super::session::Watch;
 use super::store::{Entry, Grant, Hold, Store};
-use crate::config::NetworkConfig;
-use crate::lease::{self, LeaseAttrs, OwnLease, SubnetKey};
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{self, LeaseAttrs, OwnLease, SubnetKey};
 use crate::source::LeaseRequest;
 
 /// Between tries when etcd refuses, as flannel does; and the least time between two corrections of

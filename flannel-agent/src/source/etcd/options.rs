@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::lease;
+use crate::flannel::lease;
 
 /// Which etcd, which network in it, and how long before expiry our lease is renewed.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! Where things are in etcd.
 
-use crate::lease::{KeyError, SubnetKey};
+use crate::flannel::lease::{KeyError, SubnetKey};
 
 /// The keys of one network.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use ipnet::Ipv4Net;
 use rand::Rng;
 
 use super::store::Entry;
-use crate::alloc;
-use crate::config::NetworkConfig;
+use crate::flannel::alloc;
+use crate::flannel::config::NetworkConfig;
 
 /// The next step towards a lease.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
-    use crate::lease::LeaseAttrs;
+    use crate::flannel::lease::LeaseAttrs;
 
     const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const OTHER: &str = "192.0.2.2";

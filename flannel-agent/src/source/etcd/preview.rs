@@ -6,8 +6,8 @@ use super::error::EtcdError;
 use super::plan::{Plan, plan};
 use super::store::{Entry, Store};
 use super::table::Table;
-use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, Leases};
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, Leases};
 
 /// The lease this node would have, and everybody else's.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use super::error::{Code, EtcdError, OptionsError};
 use super::options::EtcdOptions;
 use super::paths::Paths;
 use super::session::{Session, Watch};
-use crate::lease::{self, KeyError, LeaseAttrs, SubnetKey, ValueError};
+use crate::flannel::lease::{self, KeyError, LeaseAttrs, SubnetKey, ValueError};
 
 /// One network's keys in etcd.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 
 use super::store::Entry;
-use crate::lease::{LeaseAttrs, Leases, SubnetKey};
+use crate::flannel::lease::{LeaseAttrs, Leases, SubnetKey};
 
 /// All leases by key, our own among them.
 #[derive(Debug)]

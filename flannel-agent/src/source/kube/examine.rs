@@ -13,8 +13,8 @@ use super::lease::{address, annotations, attrs, missing, subnet};
 use super::names::Name;
 use super::table::{Own, Scope, Table};
 use super::{Identity, KubeError, KubeSource, UNASSIGNED};
-use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, OwnLease};
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, OwnLease};
 use crate::source::etcd::{LeaseChange, LeasePreview};
 
 /// What our Node says before anything is done.

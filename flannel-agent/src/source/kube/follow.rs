@@ -13,7 +13,7 @@ use super::client::Events;
 use super::error::KubeError;
 use super::node::Node;
 use super::table::{Own, Scope, Table};
-use crate::lease::{Leases, OwnLease};
+use crate::flannel::lease::{Leases, OwnLease};
 use crate::source::etcd::patience::Patience;
 
 /// A server that knows no streamed lists may take the question for a plain watch, which has no end of the list: it pauses.
@@ -91,7 +91,7 @@ impl<'a> Follower<'a> {
                     tokio::time::sleep(wait).await;
                 }
                 Err(error) => {
-                    crate::metrics::datastore_troubled();
+                    crate::base::counters::datastore_troubled();
                     patience.lost("following Nodes", &error).await;
                 }
             }

@@ -23,8 +23,8 @@ use super::super::client::Client;
 use super::super::names::Names;
 use super::super::{Identity, KubeSource};
 use super::*;
-use crate::config::NetworkConfig;
-use crate::lease::LeaseAttrs;
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::LeaseAttrs;
 
 /// What the server does with one request.
 enum Play {

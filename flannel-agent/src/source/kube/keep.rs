@@ -11,10 +11,10 @@ use super::follow::OwnNode;
 use super::lease::{annotations, missing, overwrite, subnet};
 use super::node::Node;
 use super::patch;
-use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, OwnLease};
+use crate::base::wall::Moment;
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, OwnLease};
 use crate::source::etcd::patience::Patience;
-use crate::wall::Moment;
 
 /// Between two corrections of what somebody else writes: at first, and at most.
 const FIRST_REST: Duration = Duration::from_secs(1);

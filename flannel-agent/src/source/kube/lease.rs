@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::names::Name;
 use super::node::Node;
-use crate::lease::LeaseAttrs;
+use crate::flannel::lease::LeaseAttrs;
 
 /// Why a Node that flannel manages gives no lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -131,7 +131,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::mac::MacAddr;
+    use crate::base::mac::MacAddr;
 
     fn node(cidrs: &[&str], annotations: &[(Name, &str)]) -> Node {
         let annotations = annotations.iter().map(|(n, v)| (*n, (*v).to_owned()));

@@ -11,8 +11,8 @@ use ipnet::Ipv4Net;
 
 use super::lease::{attrs, is_managed, subnet};
 use super::node::Node;
-use crate::config::NetworkConfig;
-use crate::lease::LeaseAttrs;
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::LeaseAttrs;
 
 /// When the claim came (0: with the first list), then age and name of the Node: less is older.
 type Rank = (u64, String, String);

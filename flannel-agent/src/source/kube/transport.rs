@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::error::AccessError;
-use crate::causes;
+use crate::base::causes;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that vanished without a FIN is noticed after these two.

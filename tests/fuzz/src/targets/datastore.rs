@@ -1,7 +1,7 @@
 //! What other nodes and `etcdctl` write into etcd.
 
-use flannel_agent::config::NetworkConfig;
-use flannel_agent::lease::{LeaseAttrs, SubnetKey};
+use flannel_agent::flannel::config::NetworkConfig;
+use flannel_agent::flannel::lease::{LeaseAttrs, SubnetKey};
 use ipnet::Ipv4Net;
 use serde_json::Value;
 

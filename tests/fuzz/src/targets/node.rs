@@ -1,6 +1,6 @@
 //! Files on the node that others may have written.
 
-use flannel_agent::subnet_env;
+use flannel_agent::flannel::subnet_env;
 
 /// A subnet that is read from the file is a network address.
 pub(super) fn subnet_file(data: &[u8]) {

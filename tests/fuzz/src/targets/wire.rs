@@ -1,6 +1,6 @@
 //! Packets.
 
-use flannel_agent::rescue::frame::Frame;
+use flannel_agent::dataplane::rescue::frame::Frame;
 use flannel_common::header::Ip;
 use flannel_common::snat::{Packet, WAY_IN, WAY_OUT};
 use flannel_common::transport::{self, L4};

@@ -8,11 +8,11 @@ use anyhow::{Context as _, bail};
 use tokio::sync::{Notify, watch};
 
 use super::{attrs, uplink};
-use crate::config::NetworkConfig;
 use crate::daemon::node::{Done, Node, Wanted};
-use crate::dataplane::ReconcileError;
-use crate::lease::{LeaseAttrs, Leases};
-use crate::uplink::{Memory, Uplink};
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, Leases};
+use crate::node::uplink::{Memory, Uplink};
+use crate::reconcile::ReconcileError;
 
 /// What the MAC of flanneld's device ends in.
 pub(in crate::daemon::tests) const FLANNELDS: u8 = 99;

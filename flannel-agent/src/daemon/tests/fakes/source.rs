@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{attrs, lease, subnet, until};
-use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 use crate::source::{LeaseRequest, LeaseSource};
 
 #[derive(Debug)]
@@ -109,6 +109,10 @@ impl FakeSource {
 }
 
 impl LeaseSource for FakeSource {
+    async fn is_silent(&self) -> bool {
+        false
+    }
+
     async fn network_config(&self, _: &CancellationToken) -> anyhow::Result<NetworkConfig> {
         let config = self.0.config.lock().unwrap().clone();
         match config {

@@ -7,10 +7,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{FakeNode, FakeSource, until};
+use crate::daemon::health::Ready;
 use crate::daemon::start::{self, Options};
 use crate::daemon::subnet_file::CniNetwork;
-use crate::health::Ready;
-use crate::logbook::{Logbook, Page};
+use crate::reconcile::logbook::{Logbook, Page};
 
 /// An agent between the two.
 pub(in crate::daemon::tests) struct Stage {

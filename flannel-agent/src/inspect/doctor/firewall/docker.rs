@@ -4,8 +4,8 @@
 use ipnet::Ipv4Net;
 
 use super::{Patient, Report};
-use crate::iptables::{Kind, Tool, nft};
-use crate::net::{NetError, ip_tables, nftables};
+use crate::node::iptables::{Kind, Tool, nft};
+use crate::node::net::{NetError, ip_tables, nftables};
 
 const TABLE: &str = "raw";
 const CHAIN: &str = "PREROUTING";
@@ -15,7 +15,7 @@ const NFT: [&str; 2] = ["docker-bridges", "raw-PREROUTING"];
 /// Whether somebody's rules keep other nodes from this node's pods.
 pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) {
     let bridge = &patient.config.fast_path.bridge;
-    let subnet = crate::subnet_env::read(patient.subnet_file()).ok();
+    let subnet = crate::flannel::subnet_env::read(patient.subnet_file()).ok();
     let Some(subnet) = subnet.and_then(|file| file.subnet) else {
         return;
     };

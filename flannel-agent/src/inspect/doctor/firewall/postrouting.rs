@@ -7,8 +7,8 @@ use ipnet::Ipv4Net;
 
 use super::docker::net;
 use super::{Patient, Report};
-use crate::iptables::{Kind, Tool};
-use crate::net::{NetError, ip_tables, nftables};
+use crate::node::iptables::{Kind, Tool};
+use crate::node::net::{NetError, ip_tables, nftables};
 
 const TABLE: &str = "nat";
 const CHAIN: &str = "POSTROUTING";

@@ -1,9 +1,9 @@
 //! Rules that look at single packets of a flow, or count them: of a fast flow they see one in five seconds.
 
 use super::{Patient, Report};
-use crate::desired::Mode;
-use crate::iptables::{Kind, Tool};
-use crate::net::{NetError, ip_tables, nftables};
+use crate::base::options::Mode;
+use crate::node::iptables::{Kind, Tool};
+use crate::node::net::{NetError, ip_tables, nftables};
 
 /// Where forwarded packets meet rules all along; nat sees the first of a connection alone.
 const TABLES: [&str; 2] = ["filter", "mangle"];

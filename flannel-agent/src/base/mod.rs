@@ -1,0 +1,16 @@
+//! What all else stands on.
+
+pub(crate) mod causes;
+mod checksum;
+mod clock;
+pub mod counters;
+pub(crate) mod files;
+pub(crate) mod json_fields;
+pub mod logging;
+pub mod mac;
+pub mod options;
+pub mod redact;
+pub mod wall;
+
+pub(crate) use checksum::checksum;
+pub use clock::clock;

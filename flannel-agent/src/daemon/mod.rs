@@ -1,0 +1,95 @@
+//! The agent's life: start in flanneld's order, follow changes, end without taking anything down.
+
+mod agent;
+mod firewall;
+pub mod health;
+mod kernel;
+mod look_ups;
+pub mod metrics;
+pub mod node;
+mod own_ports;
+mod pod_ports;
+mod port;
+mod reached;
+mod retry;
+mod signals;
+mod start;
+mod subnet_file;
+mod systemd;
+#[cfg(test)]
+mod tests;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::daemon::health::{Health, Ready};
+use crate::daemon::metrics::Exporter;
+use crate::dataplane::sweep::Sweeper;
+use crate::node::mark;
+use crate::settings::Config;
+use crate::source::etcd::EtcdSource;
+use crate::source::kube::KubeSource;
+use crate::source::remembered::Remembered;
+use kernel::Kernel;
+pub(crate) use kernel::attrs as node_attrs;
+use signals::Signals;
+
+/// Netlink, etcd and health together need little; each worker costs stack and heap on every node.
+const WORKERS: usize = 2;
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// What makes a start impossible, or the end of something the agent cannot do without.
+pub fn main(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let outcome = runtime.block_on(run(config));
+    // A blocking call that hangs (a dead file system, say) must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn run(config: &Config) -> anyhow::Result<()> {
+    tracing::info!("flannel-agent v{} starts", env!("CARGO_PKG_VERSION"));
+    let cancel = CancellationToken::new();
+    tokio::spawn(Signals::install()?.watch(cancel.clone()));
+    let ready = Ready::default();
+    if let Some(address) = config.health {
+        let exporter = Exporter {
+            bpffs: config.bpffs.clone(),
+            network: config.etcd.prefix.clone(),
+        };
+        let health = Health::bind(address, ready.clone())
+            .await?
+            .with_metrics(exporter);
+        let cancel = cancel.clone();
+        tokio::spawn(async move {
+            if let Err(error) = health.serve(cancel).await {
+                tracing::error!("{error:#}");
+            }
+        });
+    }
+    if config.snat.is_some() {
+        let sweeper = Sweeper {
+            bpffs: config.bpffs.clone(),
+            network: mark::network_name(&config.etcd.prefix),
+        };
+        tokio::spawn(sweeper.run(cancel.clone()));
+    }
+    match &config.kube {
+        Some(kube) => {
+            let (source, node) = (KubeSource::new(kube)?, Kernel::open(config)?);
+            let source = Remembered::new(source, config.snapshot());
+            start::run(config.into(), source, node, ready, cancel).await
+        }
+        None => {
+            let (source, node) = (EtcdSource::new(&config.etcd)?, Kernel::open(config)?);
+            let source = Remembered::new(source, config.snapshot());
+            start::run(config.into(), source, node, ready, cancel).await
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Tunnel packets that the node's own stack has to send: to peers that a policy of IPsec or a rule of the host's firewall
+//! is about. The programs let them pass; behind the pair a packet socket takes them, and a UDP socket sends them, by the
+//! routing table, OUTPUT and IPsec. Slow, and not while no agent runs.
+
+mod refusals;
+mod segments;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSlice};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip};
+use flannel_common::vxlan::Vxlan;
+use flannel_common::{ecn, maps};
+use ipnet::Ipv4Net;
+use nix::sys::socket::sockopt::RcvBuf;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, sendmsg, setsockopt,
+    socket,
+};
+use tokio::io::unix::AsyncFd;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::base::mac::MacAddr;
+use crate::dataplane::{DataplaneError, Peer, Sources};
+use crate::node::net::sockopt;
+use refusals::Refusals;
+pub(crate) use segments::segments;
+
+/// More are left out.
+const NAMED: usize = 10;
+/// No frame is longer.
+const LONGEST: usize = 65_535 + Eth::LEN;
+
+/// What it sends, and as whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// ifindex of `flgro.<VNI>`.
+    pub(crate) device: u32,
+    pub(crate) bpffs: PathBuf,
+    pub(crate) network: String,
+    pub(crate) vni: u32,
+    pub(crate) port: u16,
+    /// The node's outer address.
+    pub(crate) from: Ipv4Addr,
+    /// MAC of `flannel.<VNI>`.
+    pub(crate) mac: MacAddr,
+    /// MTU of the overlay.
+    pub(crate) mtu: u32,
+}
+
+/// Why nothing is sent this way.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ByStackError {
+    #[error(transparent)]
+    Maps(#[from] DataplaneError),
+    #[error(
+        "cannot open a socket for packets that the stack has to send (it takes CAP_NET_RAW): {0}"
+    )]
+    Open(#[from] io::Error),
+}
+
+/// The task that sends. Ends by being dropped.
+#[derive(Debug, Default)]
+pub(crate) struct ByStack {
+    task: Option<(Options, AbortOnDropHandle<()>)>,
+    refusals: Arc<Refusals>,
+    /// Peers of which it was said.
+    named: BTreeSet<Ipv4Addr>,
+}
+
+impl ByStack {
+    /// Has it run with these options.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub(crate) fn keep(&mut self, options: &Options) -> Result<(), ByStackError> {
+        let runs =
+            |(now, task): &(Options, AbortOnDropHandle<()>)| now == options && !task.is_finished();
+        if self.task.as_ref().is_some_and(runs) {
+            return Ok(());
+        }
+        self.task = None;
+        let way = Way::open(options.clone(), Arc::clone(&self.refusals))?;
+        let sources = Sources::open(&options.bpffs, &options.network)?;
+        let refusals = Arc::clone(&self.refusals);
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                ended = way.run() => if let Err(error) = ended {
+                    tracing::warn!("the socket for packets that the stack has to send broke: {error}");
+                },
+                () = refusals.watch(sources) => {}
+            }
+        });
+        self.task = Some((options.clone(), AbortOnDropHandle::new(task)));
+        Ok(())
+    }
+
+    /// Whether the packets that ask arrive with us. Else nobody is asked.
+    pub(crate) fn hear(&self, hears: bool) {
+        self.refusals.hear(hears);
+    }
+
+    /// Peers that a rule of the host's firewall is about.
+    pub(crate) fn refused(&self) -> BTreeSet<Ipv4Addr> {
+        self.refusals.all()
+    }
+
+    /// Waits until these are others.
+    pub(crate) async fn changed(&self) {
+        self.refusals.changed.notified().await;
+    }
+
+    /// Logs which peers it is for, as far as that is news.
+    pub(crate) fn tell(&mut self, peers: &BTreeMap<Ipv4Net, Peer>) {
+        let all = peers.values().filter(|peer| peer.by_stack);
+        let now: BTreeSet<Ipv4Addr> = all.map(|peer| peer.public_ip).collect();
+        for peer in now.difference(&self.named).take(NAMED) {
+            tracing::warn!(
+                "tunnel packets to and from {peer} take the node's own stack, slowly: a policy of IPsec is about them (ip xfrm policy), \
+                 or a rule of the firewall (INPUT or OUTPUT) drops them"
+            );
+        }
+        for peer in self.named.difference(&now).take(NAMED) {
+            tracing::info!("tunnel packets to and from {peer} are the programs' again");
+        }
+        self.named = now;
+    }
+
+    pub(crate) fn release(&mut self) {
+        self.task = None;
+    }
+}
+
+struct Way {
+    frames: AsyncFd<OwnedFd>,
+    udp: OwnedFd,
+    sources: Sources,
+    options: Options,
+    refusals: Arc<Refusals>,
+}
+
+impl Way {
+    fn open(options: Options, refusals: Arc<Refusals>) -> Result<Self, ByStackError> {
+        let sources = Sources::open(&options.bpffs, &options.network)?;
+        // SAFETY: an `OwnedFd` is open, and the same one, for as long as it is owned; it is not handed out.
+        let frames = unsafe { AsyncFd::register(frames(options.device)?) };
+        Ok(Self {
+            frames: frames.map_err(io::Error::from)?,
+            udp: udp()?,
+            refusals,
+            sources,
+            options,
+        })
+    }
+
+    async fn run(self) -> io::Result<()> {
+        let mut buffer = vec![0; LONGEST];
+        loop {
+            let mut ready = self.frames.readable().await?;
+            let received = ready.try_io(|fd| {
+                nix::sys::socket::recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())
+                    .map_err(Into::into)
+            });
+            match received {
+                Ok(Ok(len)) => self.send(&buffer[..len]),
+                // The device is gone, or down: the next look at the node finds another.
+                Ok(Err(error)) => return Err(error),
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    fn send(&self, frame: &[u8]) {
+        let Some(packet) = frame.get(Eth::LEN..) else {
+            return;
+        };
+        let Some(ip) = packet.get(..Ip::LEN) else {
+            return;
+        };
+        let ip: Ip = bytemuck::pod_read_unaligned(ip);
+        let Some(peer) = self.sources.owner(ip.dst) else {
+            return;
+        };
+        for packet in segments(packet, self.options.mtu) {
+            let sent = self.send_to(&peer, ecn::encapsulate(ip.tos), &packet);
+            self.refusals.sent(peer.public_ip.into(), &sent);
+            if let Err(error) = sent {
+                let peer = Ipv4Addr::from(peer.public_ip);
+                tracing::debug!("the stack does not send to {peer}: {error}");
+            }
+        }
+    }
+
+    fn send_to(&self, peer: &maps::Peer, tos: u8, packet: &[u8]) -> io::Result<()> {
+        let vxlan = Vxlan {
+            flags: [0x08, 0, 0, 0],
+            vni: (self.options.vni << 8).to_be_bytes(),
+        };
+        let eth = Eth {
+            dst: peer.vtep_mac,
+            src: self.options.mac.0,
+            ethertype: ETHERTYPE_IPV4,
+        };
+        let parts = [
+            IoSlice::new(bytemuck::bytes_of(&vxlan)),
+            IoSlice::new(bytemuck::bytes_of(&eth)),
+            IoSlice::new(packet),
+        ];
+        let from = libc::in_pktinfo {
+            ipi_ifindex: 0,
+            ipi_spec_dst: libc::in_addr {
+                s_addr: u32::from_ne_bytes(self.options.from.octets()),
+            },
+            ipi_addr: libc::in_addr { s_addr: 0 },
+        };
+        let [a, b, c, d] = peer.public_ip;
+        let to = SockaddrIn::new(a, b, c, d, self.options.port);
+        let control = [
+            ControlMessage::Ipv4PacketInfo(&from),
+            ControlMessage::Ipv4Tos(&tos),
+        ];
+        let fd = self.udp.as_raw_fd();
+        sendmsg(fd, &parts, &control, MsgFlags::empty(), Some(&to))?;
+        Ok(())
+    }
+}
+
+/// What comes out of the pair and no program has taken: a socket for one protocol is behind the programs at the hook
+/// (`__netif_receive_skb_core`).
+fn frames(device: u32) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+    // SAFETY: sockaddr_ll is plain old data of integers; all zeroes is a valid value.
+    let mut at: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    at.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+    at.sll_ifindex = i32::try_from(device).map_err(io::Error::other)?;
+    at.sll_protocol = u16::from_ne_bytes(ETHERTYPE_IPV4);
+    let len = libc::socklen_t::try_from(size_of_val(&at)).map_err(io::Error::other)?;
+    // SAFETY: the socket is open; the address is initialised, live across the call, and given with its true length.
+    let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const at).cast(), len) };
+    match bound {
+        0 => Ok(fd),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// As a kernel vxlan device sends: no checksum, no DF, from a port of the node's range.
+fn udp() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
+    sockopt::set_ip(&fd, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+    sockopt::set(&fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
+    // Nobody answers to it, and nobody reads.
+    setsockopt(&fd, RcvBuf, &0)?;
+    Ok(fd)
+}

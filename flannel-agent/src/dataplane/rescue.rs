@@ -1,0 +1,269 @@
+//! The socket on the VXLAN port: what `uplink_rx` leaves to the stack comes out here.
+//!
+//! Outer fragments (reassembled by the kernel by now) and packets with outer IP options are rare and slow,
+//! but not lost: the inner frame is pushed into `flgro.<VNI>`, as the program would have done. Several agents
+//! share the port; whichever gets a packet delivers it to the network that the VNI names.
+
+mod complaints;
+mod fit;
+mod flood;
+pub mod frame;
+mod holder;
+mod inject;
+mod networks;
+mod partial;
+mod socket;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flannel_common::reason::Reason;
+use flannel_common::source::Claim;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::base::options::SourceCheck;
+use crate::dataplane::by_stack::segments;
+use crate::node::net::{NetError, Netlink};
+use complaints::Complaints;
+use fit::Fit;
+use flood::{By, Flood, Heard, Turn};
+use frame::Frame;
+pub(crate) use holder::{find as holder_of, process as process_on};
+use inject::{Injector, Offload};
+use networks::Networks;
+use partial::Unfinished;
+use socket::{Datagram, Socket};
+
+/// Why there is no such socket.
+#[derive(Debug, thiserror::Error)]
+pub enum RescueError {
+    #[error(
+        "UDP port {port} is held by {holder}: end that, or give the network another Port in its config \
+         (on all nodes)"
+    )]
+    Busy { port: u16, holder: String },
+    #[error("cannot open {what}: {error}")]
+    Open { what: String, error: std::io::Error },
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+/// How the socket is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The VXLAN port.
+    pub port: u16,
+    /// As for the programs: drop what does not come from the peer it claims to come from.
+    pub source_check: SourceCheck,
+    pub bpffs: PathBuf,
+}
+
+/// Packets by what became of them.
+#[derive(Debug, Default)]
+pub struct Stats {
+    delivered: Mutex<BTreeMap<Option<Reason>, u64>>,
+}
+
+impl Stats {
+    /// Packets that were delivered.
+    pub fn delivered(&self) -> u64 {
+        self.get(None)
+    }
+
+    /// Packets that were dropped for a reason.
+    pub fn dropped(&self, reason: Reason) -> u64 {
+        self.get(Some(reason))
+    }
+
+    fn get(&self, outcome: Option<Reason>) -> u64 {
+        let counts = self
+            .delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        counts.get(&outcome).copied().unwrap_or_default()
+    }
+
+    fn count(&self, outcome: Option<Reason>) {
+        let mut counts = self
+            .delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(outcome).or_default() += 1;
+    }
+}
+
+/// The open socket.
+#[derive(Debug)]
+pub struct Rescue {
+    socket: Socket,
+    injector: Injector,
+    networks: Networks,
+    source_check: SourceCheck,
+    stats: Arc<Stats>,
+    complaints: Complaints,
+    flood: Flood,
+    heard: Heard,
+}
+
+impl Rescue {
+    /// Takes the port. Has to run inside a tokio runtime, in the node's network namespace, and after a
+    /// kernel vxlan device on the same port is gone.
+    ///
+    /// # Errors
+    /// [`RescueError::Busy`] if somebody else has it.
+    pub async fn open(net: Netlink, options: &Options) -> Result<Self, RescueError> {
+        let port = options.port;
+        let socket = match Socket::bind(port) {
+            Ok(socket) => socket,
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                let holder = holder::find(&net, port).await;
+                return Err(RescueError::Busy { port, holder });
+            }
+            Err(error) => {
+                let what = format!("UDP port {port}");
+                return Err(RescueError::Open { what, error });
+            }
+        };
+        let injector = Injector::open().map_err(|error| RescueError::Open {
+            what: "a packet socket (it takes CAP_NET_RAW)".to_owned(),
+            error,
+        })?;
+        Ok(Self {
+            socket,
+            injector,
+            networks: Networks::new(net, options.bpffs.clone()),
+            source_check: options.source_check,
+            stats: Arc::default(),
+            complaints: Complaints::default(),
+            flood: Flood::new(Instant::now()),
+            heard: Heard::default(),
+        })
+    }
+
+    /// What it did so far.
+    #[must_use]
+    pub fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Delivers until cancelled.
+    ///
+    /// # Errors
+    /// If the socket breaks.
+    pub async fn run(mut self, cancel: &CancellationToken) -> std::io::Result<()> {
+        let mut buffer = vec![0; socket::LONGEST];
+        loop {
+            let opens = self.flood.opens();
+            let datagram = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                () = at(opens) => {
+                    self.open_again();
+                    continue;
+                }
+                datagram = self.socket.receive(&mut buffer) => datagram,
+            };
+            let datagram = datagram?;
+            let outcome = self.deliver(&datagram, &buffer[..datagram.len]).await;
+            match outcome {
+                Ok(()) => {
+                    self.complaints.hear(&datagram);
+                    self.heard.add(datagram.source);
+                }
+                Err(reason) => {
+                    let from = datagram.source;
+                    tracing::debug!(%from, reason = reason.name(), "packet on the VXLAN port dropped");
+                }
+            }
+            self.stats.count(outcome.err());
+            if let Err(reason) = outcome {
+                self.came_in_vain(&datagram, reason);
+            }
+        }
+    }
+
+    fn came_in_vain(&mut self, datagram: &Datagram, reason: Reason) {
+        let Turn::Shut { tell, by } = self.flood.count(Instant::now(), reason) else {
+            return;
+        };
+        if tell {
+            let what = match by {
+                By::Network => "of networks that are not on this node",
+                By::Source => "that must be refused",
+            };
+            tracing::warn!(
+                "packets {what} come in great numbers, some of them from {} ({}): the kernel drops them from now on; the \
+                 counter other_vni goes on",
+                datagram.source,
+                reason.name()
+            );
+        }
+        let sources = match by {
+            By::Network => None,
+            By::Source => Some(self.heard.all()),
+        };
+        if let Err(error) = self.socket.only(&self.networks.vnis(), sources) {
+            tracing::debug!("no filter at the VXLAN port: {error}");
+        }
+    }
+
+    fn open_again(&mut self) {
+        self.flood.opened(Instant::now());
+        if let Err(error) = self.socket.all() {
+            tracing::debug!("the filter at the VXLAN port stays: {error}");
+        }
+    }
+
+    async fn deliver(&mut self, datagram: &Datagram, payload: &[u8]) -> Result<(), Reason> {
+        let frame = Frame::parse(payload)?;
+        let network = self.networks.get(frame.vni).await.ok_or(Reason::OtherVni)?;
+        let claim = Claim {
+            outer: datagram.source.octets(),
+            inner: frame.ip.src,
+            mac: frame.src_mac,
+        };
+        network.is_at(datagram.destination)?;
+        network.check(&claim, self.source_check)?;
+        network.heard(claim.outer);
+        let network = &*network;
+        let mut packet = frame.decapsulate(datagram.tos)?;
+        let send_as = |packet: &[u8], offload: &Offload| {
+            let sent = self.injector.send(network, frame.src_mac, packet, offload);
+            sent.map_err(|error| {
+                tracing::debug!(%error, "cannot push a packet in");
+                Reason::Mangled
+            })
+        };
+        if let Some(unfinished) = Unfinished::find(&packet) {
+            if let Some(offload) = Offload::cut_up(unfinished, &packet, network.mtu) {
+                return send_as(&packet, &offload);
+            }
+            unfinished.finish(&mut packet);
+        }
+        let send = |packet: &[u8]| send_as(packet, &Offload::NONE);
+        // What GRO has merged comes whole.
+        if packet.len() > network.mtu as usize {
+            let segments = segments(&packet, network.mtu);
+            if !segments.is_empty() {
+                return segments.iter().try_for_each(|packet| send(packet));
+            }
+        }
+        match fit::fit(&packet, network.mtu) {
+            Fit::Whole => send(&packet),
+            Fit::Pieces(pieces) => pieces.iter().try_for_each(|piece| send(piece)),
+            Fit::TooLong => {
+                let told = self.injector.too_long(network, &packet);
+                told.map_err(|_| Reason::Mangled)
+            }
+        }
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}

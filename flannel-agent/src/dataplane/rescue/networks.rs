@@ -1,0 +1,208 @@
+//! Which network a VNI is, on this node: its pair, and who may send into it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flannel_common::maps::Peer;
+use flannel_common::reason::Reason;
+use flannel_common::source::{Claim, Leases, SenderKey};
+use flannel_common::{Ipv4, Mac};
+use ipnet::Ipv4Net;
+use tokio::time::Instant;
+
+use crate::base::options::SourceCheck;
+use crate::dataplane::Sources;
+use crate::dataplane::view::{Told, View};
+use crate::node::mark;
+use crate::node::net::{NetError, Netlink};
+
+/// How long an answer is used. Pairs come and go rarely, and whoever sends fragments sends many.
+const FRESH: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Networks {
+    net: Netlink,
+    bpffs: PathBuf,
+    known: BTreeMap<u32, (Instant, Option<Network>)>,
+    /// VNIs that are on this node at all, and since when that is known.
+    vnis: Option<(Instant, BTreeSet<u32>)>,
+}
+
+/// One network of this node.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) gro_index: u32,
+    /// MAC of `flannel.<VNI>`.
+    pub(super) mac: Mac,
+    /// MTU of `flannel.<VNI>`.
+    pub(super) mtu: u32,
+    /// This node's subnet.
+    own: Vec<Ipv4Net>,
+    /// Where peers send to; `None` if any address of this node may be meant.
+    at: Option<[Ipv4Addr; 2]>,
+    /// `None` if its maps cannot be read: then nobody is known.
+    sources: Option<Sources>,
+}
+
+impl Networks {
+    pub(super) fn new(net: Netlink, bpffs: PathBuf) -> Self {
+        Self {
+            net,
+            bpffs,
+            known: BTreeMap::new(),
+            vnis: None,
+        }
+    }
+
+    /// Those of this node, as of the last packet.
+    pub(super) fn vnis(&self) -> BTreeSet<u32> {
+        let vnis = self.vnis.as_ref();
+        vnis.map(|(_, vnis)| vnis.clone()).unwrap_or_default()
+    }
+
+    async fn list(&self) -> Result<BTreeSet<u32>, NetError> {
+        let links = self.net.links().await?;
+        let ours = links.iter().filter(|l| mark::network_of(l).is_some());
+        Ok(ours.filter_map(mark::vni_of).collect())
+    }
+
+    /// The network of a VNI, if it is one of an agent of ours on this node.
+    pub(super) async fn get(&mut self, vni: u32) -> Option<&mut Network> {
+        let now = Instant::now();
+        // Whoever sends VNIs at random must not make us ask the kernel for each.
+        if self.vnis.as_ref().is_none_or(|(at, _)| now - *at >= FRESH) {
+            let vnis = self.list().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot list the networks of this node");
+                BTreeSet::new()
+            });
+            self.known.retain(|vni, _| vnis.contains(vni));
+            self.vnis = Some((now, vnis));
+        }
+        if !self.vnis().contains(&vni) {
+            return None;
+        }
+        self.known.retain(|_, (at, _)| now - *at < FRESH);
+        if !self.known.contains_key(&vni) {
+            let network = self
+                .look_up(vni)
+                .await
+                .inspect_err(
+                    |error| tracing::warn!(vni, %error, "cannot look up the pair of a VNI"),
+                )
+                // Not remembered: the next packet may be luckier.
+                .ok()?;
+            self.known.insert(vni, (now, network));
+        }
+        self.known.get_mut(&vni)?.1.as_mut()
+    }
+
+    async fn look_up(&self, vni: u32) -> Result<Option<Network>, NetError> {
+        let near = self.net.link(&mark::device(vni)).await?;
+        let far = self.net.link(&mark::gro_device(vni)).await?;
+        let (Some(near), Some(far)) = (near, far) else {
+            return Ok(None);
+        };
+        let (Some(name), Some(mac)) = (mark::network_of(&near), near.mac) else {
+            return Ok(None);
+        };
+        if near.peer != Some(far.index) {
+            return Ok(None);
+        }
+        let sources = Sources::open(&self.bpffs, name).ok();
+        let addresses = self.net.addresses().await?;
+        let own = addresses.iter().filter(|a| a.index == near.index);
+        let told = self.told(name).await;
+        let own = match &told {
+            Some(told) => vec![told.subnet],
+            // Another build's programs: most networks lease subnets of one length.
+            None => {
+                let len = sources.as_ref().and_then(Sources::subnet_len);
+                own.filter_map(|a| Ipv4Net::new(a.ip(), len?).ok())
+                    .collect()
+            }
+        };
+        // Somebody else translates a PublicIP that is not ours, to whatever address he likes.
+        let is_here = |told: &Told| addresses.iter().any(|a| a.ip() == told.public_ip);
+        let at = told
+            .filter(is_here)
+            .map(|told| [told.uplink_ip, told.public_ip]);
+        Ok(Some(Network {
+            gro_index: far.index,
+            mac,
+            mtu: near.mtu,
+            own,
+            at,
+            sources,
+        }))
+    }
+
+    /// What the programs of a network were told.
+    async fn told(&self, network: &str) -> Option<Told> {
+        let view = View::open(&self.bpffs, Some(network)).ok()?;
+        let links = self.net.links().await.ok()?;
+        let hooks = view.hooks(&self.net, &links).await.ok()?;
+        let hook = hooks.iter().find(|hook| hook.attached)?;
+        view.told(hook).ok().flatten()
+    }
+}
+
+impl Network {
+    /// Refuses what was sent to another address of this node than peers use: they do not, and a pod may, past the check at its
+    /// own node, which knows no others.
+    pub(super) fn is_at(&self, destination: Ipv4Addr) -> Result<(), Reason> {
+        match self.at {
+            Some(at) if !at.contains(&destination) => Err(Reason::PodTunnel),
+            _ => Ok(()),
+        }
+    }
+
+    /// A packet of the network, from there, has come by INPUT.
+    pub(super) fn heard(&mut self, outer: Ipv4) {
+        if let Some(sources) = &mut self.sources {
+            sources.heard(outer);
+        }
+    }
+
+    /// As `uplink_rx` decides, and notes.
+    pub(super) fn check(&mut self, claim: &Claim, mode: SourceCheck) -> Result<(), Reason> {
+        if mode == SourceCheck::Off {
+            return Ok(());
+        }
+        let sources = self.sources.as_mut().ok_or(Reason::UnknownVtep)?;
+        let leases = Known {
+            own: &self.own,
+            sources,
+        };
+        let outcome = claim.check(&leases, mode.value());
+        if let Some(key) = SenderKey::of(claim, outcome) {
+            sources.note(&key, claim);
+        }
+        outcome.map(|_| ())
+    }
+}
+
+struct Known<'a> {
+    own: &'a [Ipv4Net],
+    sources: &'a Sources,
+}
+
+impl Leases for Known<'_> {
+    fn owner(&self, inner: Ipv4) -> Option<Peer> {
+        self.sources.owner(inner)
+    }
+
+    fn is_ours(&self, inner: Ipv4) -> bool {
+        let inner = Ipv4Addr::from(inner);
+        self.own.iter().any(|subnet| subnet.contains(&inner))
+    }
+
+    fn has_address(&self, outer: Ipv4) -> bool {
+        self.sources.has_address(outer)
+    }
+
+    fn has_mac(&self, mac: Mac) -> bool {
+        self.sources.has_mac(mac)
+    }
+}

@@ -1,0 +1,79 @@
+//! The network configuration at `<prefix>/config`, as flannel writes and validates it.
+
+mod error;
+mod parse;
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+pub use error::ConfigError;
+
+/// A validated network configuration with every default filled in. Its serialised form is the agent's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkConfig {
+    pub network: Ipv4Net,
+    pub subnet_len: u8,
+    /// First and last subnet that may be leased, both inclusive.
+    pub subnet_min: Ipv4Addr,
+    pub subnet_max: Ipv4Addr,
+    pub backend: Backend,
+}
+
+impl NetworkConfig {
+    /// Reads the JSON of `<prefix>/config` by the rules flannel applies when its datastore is etcd:
+    /// field names in any case, unknown fields ignored.
+    ///
+    /// # Errors
+    /// Names the field, its value and what to write instead.
+    pub fn parse(json: &str) -> Result<Self, ConfigError> {
+        parse::network_config(json)
+    }
+
+    /// Reads net-conf.json as flannel does when its datastore is Kubernetes: subnets are podCIDRs, so nothing that concerns
+    /// their choice is looked at. Also tells whether IPv6 is asked for, which is left out.
+    ///
+    /// # Errors
+    /// Names the field, its value and what to write instead.
+    pub fn parse_for_kubernetes(json: &str) -> Result<(Self, bool), ConfigError> {
+        parse::for_kubernetes(json)
+    }
+
+    /// Whether `subnet` is one that this configuration would lease.
+    #[must_use]
+    pub fn admits(&self, subnet: Ipv4Net) -> bool {
+        subnet.prefix_len() == self.subnet_len
+            && subnet == subnet.trunc()
+            && (self.subnet_min..=self.subnet_max).contains(&subnet.network())
+    }
+}
+
+/// The backend section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    Vxlan(VxlanOptions),
+    HostGw,
+}
+
+impl Backend {
+    /// The name in the configuration and in leases. Nodes ignore leases of another backend.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Vxlan(_) => "vxlan",
+            Self::HostGw => "host-gw",
+        }
+    }
+}
+
+/// Options of the vxlan backend, with flannel's defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VxlanOptions {
+    pub vni: u32,
+    /// UDP port; flannel's 0 means the kernel's default, 8472.
+    pub port: u16,
+    /// Underlay MTU to assume instead of the uplink's.
+    pub mtu: Option<u32>,
+    pub direct_routing: bool,
+}

@@ -1,0 +1,197 @@
+//! From JSON to a validated [`NetworkConfig`].
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde_json::Value;
+
+use super::{Backend, ConfigError, NetworkConfig, VxlanOptions};
+use crate::base::json_fields::{FieldError, Fields};
+
+/// The port the Linux vxlan driver uses unless told otherwise; older than the IANA's 4789.
+const KERNEL_VXLAN_PORT: u16 = 8472;
+/// A VNI has 24 bits (RFC 7348 §5).
+const VNI_MAX: u32 = (1 << 24) - 1;
+/// Outer IPv4, UDP and VXLAN headers plus the inner Ethernet header, and the least MTU of IPv4 (RFC 791).
+const UNDERLAY_MTU_MIN: u32 = 50 + 68;
+const IP_MTU_MAX: u32 = 65_535;
+
+pub(super) fn network_config(json: &str) -> Result<NetworkConfig, ConfigError> {
+    let value: Value = serde_json::from_str(json)?;
+    let fields = object(&value)?;
+    require_ipv4(&fields)?;
+    if fields.bool("EnableIPv6")? == Some(true) {
+        return Err(ConfigError::NotSupportedYet {
+            field: "EnableIPv6",
+            value: true,
+            feature: "IPv6",
+            fix: "write false or leave it out",
+        });
+    }
+    let network = network(&fields)?;
+    let subnet_len = subnet_len(&fields, network)?;
+    let (subnet_min, subnet_max) = subnet_range(&fields, network, subnet_len)?;
+    Ok(NetworkConfig {
+        network,
+        subnet_len,
+        subnet_min,
+        subnet_max,
+        backend: backend(&fields)?,
+    })
+}
+
+pub(super) fn for_kubernetes(json: &str) -> Result<(NetworkConfig, bool), ConfigError> {
+    let value: Value = serde_json::from_str(json)?;
+    let fields = object(&value)?;
+    require_ipv4(&fields)?;
+    let network = network(&fields)?;
+    // What kube-controller-manager makes of a range unless told otherwise; a podCIDR of any length will do.
+    let subnet_len = network.prefix_len().max(24);
+    let config = NetworkConfig {
+        network,
+        subnet_len,
+        subnet_min: network.network(),
+        subnet_max: first_address(network.broadcast(), subnet_len),
+        backend: backend(&fields)?,
+    };
+    Ok((config, fields.bool("EnableIPv6")? == Some(true)))
+}
+
+fn object(value: &Value) -> Result<Fields<'_>, ConfigError> {
+    let object = value.as_object();
+    object
+        .map(Fields::new)
+        .ok_or_else(|| ConfigError::NotAnObject(value.to_string()))
+}
+
+fn network(fields: &Fields<'_>) -> Result<Ipv4Net, ConfigError> {
+    let network = fields.parsed::<Ipv4Net>("Network", "an address range like \"10.244.0.0/16\"")?;
+    Ok(network.ok_or(ConfigError::NetworkMissing)?.trunc())
+}
+
+fn require_ipv4(fields: &Fields<'_>) -> Result<(), ConfigError> {
+    if fields.bool("EnableIPv4")? == Some(false) {
+        return Err(ConfigError::NotSupportedYet {
+            field: "EnableIPv4",
+            value: false,
+            feature: "a network without IPv4",
+            fix: "write true or leave it out",
+        });
+    }
+    Ok(())
+}
+
+fn subnet_len(fields: &Fields<'_>, network: Ipv4Net) -> Result<u8, ConfigError> {
+    let least = network.prefix_len() + 2;
+    // flannel cannot tell an explicit 0 from a missing field either.
+    match fields.uint("SubnetLen", u32::MAX)?.filter(|len| *len != 0) {
+        None if network.prefix_len() > 28 => Err(ConfigError::NetworkTooSmall(network)),
+        None if network.prefix_len() > 22 => Ok(least),
+        None => Ok(24),
+        Some(len) => match u8::try_from(len) {
+            Ok(len) if len > 30 => Err(ConfigError::SubnetTooSmall(len.into())),
+            Err(_) => Err(ConfigError::SubnetTooSmall(len)),
+            Ok(len) if len < least => Err(ConfigError::SubnetTooLarge {
+                subnet_len: len.into(),
+                network,
+            }),
+            Ok(len) => Ok(len),
+        },
+    }
+}
+
+fn subnet_range(
+    fields: &Fields<'_>,
+    network: Ipv4Net,
+    subnet_len: u8,
+) -> Result<(Ipv4Addr, Ipv4Addr), ConfigError> {
+    let size = 1 << (32 - subnet_len);
+    // The first subnet is left out by default, as flannel does.
+    let second = Ipv4Addr::from_bits(network.network().to_bits() + size);
+    let last = first_address(network.broadcast(), subnet_len);
+    let min = bound(fields, "SubnetMin", network, subnet_len)?.unwrap_or(second);
+    let max = bound(fields, "SubnetMax", network, subnet_len)?.unwrap_or(last);
+    if min > max {
+        return Err(ConfigError::MinAboveMax { min, max });
+    }
+    Ok((min, max))
+}
+
+fn bound(
+    fields: &Fields<'_>,
+    field: &'static str,
+    network: Ipv4Net,
+    subnet_len: u8,
+) -> Result<Option<Ipv4Addr>, ConfigError> {
+    let parsed = fields.parsed::<Ipv4Addr>(field, "an address like \"10.244.16.0\"")?;
+    // flannel cannot tell 0.0.0.0 from a missing field either.
+    let Some(value) = parsed.filter(|address| !address.is_unspecified()) else {
+        return Ok(None);
+    };
+    if !network.contains(&value) {
+        return Err(ConfigError::OutsideNetwork {
+            field,
+            value,
+            network,
+        });
+    }
+    let fix = first_address(value, subnet_len);
+    if fix != value {
+        return Err(ConfigError::NotAligned {
+            field,
+            value,
+            subnet_len,
+            fix,
+        });
+    }
+    Ok(Some(value))
+}
+
+fn first_address(address: Ipv4Addr, subnet_len: u8) -> Ipv4Addr {
+    Ipv4Addr::from_bits(address.to_bits() & flannel_common::cidr::mask(subnet_len))
+}
+
+fn backend(fields: &Fields<'_>) -> Result<Backend, ConfigError> {
+    let options = fields
+        .object("Backend")?
+        .ok_or(ConfigError::BackendMissing)?;
+    let backend_type = options
+        .str("Type")?
+        .filter(|name| !name.is_empty())
+        .ok_or(ConfigError::BackendTypeMissing)?;
+    match backend_type.to_lowercase().as_str() {
+        "vxlan" => vxlan(&options).map(Backend::Vxlan),
+        "host-gw" => Ok(Backend::HostGw),
+        _ => Err(ConfigError::BackendNotSupported(backend_type.to_owned())),
+    }
+}
+
+fn vxlan(options: &Fields<'_>) -> Result<VxlanOptions, ConfigError> {
+    if options.bool("GBP")? == Some(true) {
+        return Err(ConfigError::GbpNotSupported);
+    }
+    // Peers come from leases alone, so learning changes nothing; only its type is checked.
+    options.bool("Learning")?;
+
+    let port = options.uint("Port", u16::MAX.into())?.unwrap_or(0);
+    let mtu = options.uint("MTU", IP_MTU_MAX)?.filter(|mtu| *mtu != 0);
+    if let Some(mtu) = mtu.filter(|mtu| *mtu < UNDERLAY_MTU_MIN) {
+        let wanted = format!(
+            "{UNDERLAY_MTU_MIN} or more, the uplink's MTU; or leave it out to use the uplink's own"
+        );
+        return Err(FieldError::new("MTU", &Value::from(mtu), wanted).into());
+    }
+    Ok(VxlanOptions {
+        vni: options.uint("VNI", VNI_MAX)?.unwrap_or(1),
+        port: match u16::try_from(port) {
+            Ok(port) if port != 0 => port,
+            _ => KERNEL_VXLAN_PORT,
+        },
+        mtu,
+        direct_routing: options.bool("DirectRouting")?.unwrap_or(false),
+    })
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,135 @@
+//! How we recognise what is ours: names, aliases and folders. Nothing without our mark is ever removed.
+
+use crate::node::net::{Kind, Link};
+
+/// Every alias of ours starts with this; the network's name follows.
+const ALIAS: &str = "flannel-ebpf:";
+
+/// The device that users, routes and other software see.
+#[must_use]
+pub fn device(vni: u32) -> String {
+    format!("flannel.{vni}")
+}
+
+/// Its other end, where decapsulated packets are pushed in.
+#[must_use]
+pub fn gro_device(vni: u32) -> String {
+    format!("flgro.{vni}")
+}
+
+/// Where a kernel vxlan device of the same VNI waits while ours takes over.
+#[must_use]
+pub fn aside_device(vni: u32) -> String {
+    format!("flold.{vni}")
+}
+
+/// The device by which the kernel's first GRO pass knows a VXLAN port (`--gro=anchor`); of all networks with that port.
+#[must_use]
+pub fn anchor_device(port: u16) -> String {
+    format!("flanchor.{port}")
+}
+
+/// Alias of such a device. It names no network, so that none takes it for its own.
+pub const ANCHOR: &str = "flannel-ebpf-anchor";
+
+/// Alias of both ends.
+#[must_use]
+pub fn alias(network: &str) -> String {
+    format!("{ALIAS}{network}")
+}
+
+/// The VNI in the name of one of our devices.
+#[must_use]
+pub fn vni_of(link: &Link) -> Option<u32> {
+    link.name.strip_prefix("flannel.")?.parse().ok()
+}
+
+/// The first number that is no VNI of ours: `flannel.<VNI>` has at most seven digits.
+const FIRST_TAG: u32 = 10_000_000;
+
+/// What stands for the VNI of a network without a tunnel, in 24 bits: a hash of its name (FNV-1a).
+#[must_use]
+pub fn tag(network: &str) -> u32 {
+    let hash = network.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    FIRST_TAG + hash % ((1 << 24) - FIRST_TAG)
+}
+
+/// The network named in a link's alias, if the link is one of ours (of this agent or another).
+#[must_use]
+pub fn network_of(link: &Link) -> Option<&str> {
+    link.alias.as_deref()?.strip_prefix(ALIAS)
+}
+
+/// Name of a network for aliases and pin folders: its etcd prefix without the leading slash, and
+/// with an underscore for everything that bpffs does not take in a file name (it refuses dots).
+#[must_use]
+pub fn network_name(etcd_prefix: &str) -> String {
+    etcd_prefix
+        .trim_matches('/')
+        .chars()
+        .map(|c| match c {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' => c,
+            _ => '_',
+        })
+        .collect()
+}
+
+/// Whether a device is an anchor of ours. Without an alias it is one that an agent made and did not live to mark.
+pub(crate) fn is_anchor(link: &Link) -> bool {
+    let is_named = |port| link.name == anchor_device(port);
+    let marked = matches!(link.alias.as_deref(), None | Some(ANCHOR));
+    marked && matches!(link.kind, Kind::Vxlan { port: Some(port), .. } if is_named(port))
+}
+
+/// Devices of ours, without those that go with another: people know the near end of a pair.
+pub(crate) fn near_ends<'a>(ours: &[&'a Link]) -> Vec<&'a Link> {
+    let is_near = |link: &Link| vni_of(link).is_some();
+    let goes_along = |link: &Link| {
+        !is_near(link)
+            && ours
+                .iter()
+                .any(|near| is_near(near) && near.peer == Some(link.index))
+    };
+    let mut devices: Vec<&Link> = ours.iter().copied().filter(|l| !goes_along(l)).collect();
+    devices.sort_by_key(|link| !is_near(link));
+    devices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::net::fixtures::veth;
+
+    #[test]
+    fn tags_are_no_vnis_and_fit_beside_a_program() {
+        for network in ["coreos_com_network", "red_network", ""] {
+            assert!((FIRST_TAG..1 << 24).contains(&tag(network)), "{network}");
+        }
+        assert_ne!(tag("red_network"), tag("blue_network"));
+    }
+
+    #[test]
+    fn network_names_are_file_names() {
+        assert_eq!(network_name("/coreos.com/network"), "coreos_com_network");
+        assert_eq!(network_name("/vxlan/network/"), "vxlan_network");
+        assert_eq!(network_name("grün-1_x"), "gr_n-1_x");
+    }
+
+    fn link(index: u32, name: &str, peer: Option<u32>) -> Link {
+        veth(index, name, peer, Some(&alias("net")))
+    }
+
+    #[test]
+    fn a_pair_goes_by_its_near_end_and_a_lone_far_end_by_itself() {
+        let (near, far) = (link(5, "flannel.1", Some(6)), link(6, "flgro.1", Some(5)));
+        let names = |links: &[&Link]| -> Vec<String> {
+            near_ends(links).iter().map(|l| l.name.clone()).collect()
+        };
+        assert_eq!(names(&[&far, &near]), ["flannel.1"]);
+        assert_eq!(names(&[&far]), ["flgro.1"]);
+        let other = link(9, "flgro.2", Some(8));
+        assert_eq!(names(&[&other, &near]), ["flannel.1", "flgro.2"]);
+    }
+}

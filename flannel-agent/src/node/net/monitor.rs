@@ -1,0 +1,321 @@
+//! Changes of links, addresses and routes, coalesced.
+//!
+//! A reader that is busy misses no change and sees no backlog: what happened meanwhile is one set of
+//! flags. Messages that the kernel had to throw away (socket buffer full) count as "everything".
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::StreamExt;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::RouteType;
+use rtnetlink::MulticastGroup;
+use rtnetlink::sys::AsyncSocket as _;
+use tokio::sync::Notify;
+
+use super::batch;
+use super::error::NetError;
+use super::route::PROTOCOL;
+use super::xfrm;
+
+/// What changed since the last look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub links: bool,
+    pub addresses: bool,
+    /// Routes that are not ours.
+    pub routes: bool,
+    /// Those of them that lead away from this node, and rules that choose among tables.
+    pub ways: bool,
+    /// Routes with our mark, changed by us or by somebody.
+    pub own_routes: bool,
+    /// Policies of IPsec.
+    pub policies: bool,
+    /// Messages were lost (then all of the above are set too), or the monitor ended.
+    pub lost: bool,
+}
+
+impl Changes {
+    /// Everything has to be read again.
+    pub const ALL: Self = Self {
+        links: true,
+        addresses: true,
+        routes: true,
+        ways: true,
+        own_routes: true,
+        policies: true,
+        lost: true,
+    };
+
+    #[must_use]
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+
+    /// Whether the kernel may send packets to peers another way than before, as far as routes and
+    /// addresses say. Our own routes lead to pods, not to nodes.
+    #[must_use]
+    pub fn concern_next_hops(self) -> bool {
+        self.routes || self.addresses || self.lost
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.links |= other.links;
+        self.addresses |= other.addresses;
+        self.routes |= other.routes;
+        self.ways |= other.ways;
+        self.own_routes |= other.own_routes;
+        self.policies |= other.policies;
+        self.lost |= other.lost;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    changes: Mutex<Changes>,
+    notify: Notify,
+    /// The monitor was dropped: that its tasks end is no news.
+    dropped: AtomicBool,
+    /// Who makes our own routes: what it does is no news. 0 is the kernel itself.
+    passed_over: AtomicU32,
+}
+
+impl Shared {
+    fn add(&self, changes: Changes) {
+        self.changes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .add(changes);
+        self.notify.notify_one();
+    }
+}
+
+/// A subscription to the kernel's announcements; ends when dropped.
+#[derive(Debug)]
+pub struct Monitor {
+    shared: Arc<Shared>,
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Monitor {
+    /// Subscribes in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`NetError::Open`] if the kernel gives no socket.
+    pub fn open() -> Result<Self, NetError> {
+        let mut monitor = Self::of(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv4Rule,
+        ])?;
+        if let Some(mut policies) = xfrm::Events::open()? {
+            let sink = Arc::clone(&monitor.shared);
+            monitor.tasks.spawn(async move {
+                loop {
+                    policies.next().await;
+                    sink.add(Changes {
+                        policies: true,
+                        ..Changes::default()
+                    });
+                }
+            });
+        }
+        Ok(monitor)
+    }
+
+    /// The same, of links (ports of bridges among them), and what queues and filters at them.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of_ports() -> Result<Self, NetError> {
+        Self::of(&[MulticastGroup::Link, MulticastGroup::Tc])
+    }
+
+    fn of(groups: &[MulticastGroup]) -> Result<Self, NetError> {
+        let (mut connection, handle, mut messages) =
+            rtnetlink::new_multicast_connection(groups).map_err(NetError::Open)?;
+        // Without it, thousands of routes made at once would count as "everything changed".
+        if let Err(error) = batch::widen(connection.socket_mut().socket_ref()) {
+            tracing::debug!("no larger buffer for announcements: {error}");
+        }
+        let shared = Arc::new(Shared::default());
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(connection);
+        let sink = Arc::clone(&shared);
+        tasks.spawn(async move {
+            // The connection ends when its last handle is gone.
+            let _handle = handle;
+            while let Some((message, _)) = messages.next().await {
+                let changes = classify(&message);
+                let by = message.header.port_number;
+                let ours = by != 0 && by == sink.passed_over.load(Ordering::Relaxed);
+                if changes.any() && !(ours && changes.own_routes) {
+                    sink.add(changes);
+                }
+            }
+            if !sink.dropped.load(Ordering::Relaxed) {
+                tracing::error!("the netlink monitor ended; changes are found by the timer only");
+                sink.add(Changes::ALL);
+            }
+        });
+        Ok(Self { shared, tasks })
+    }
+
+    /// Changes of our own routes by this netlink port are not told: whoever makes them knows.
+    pub fn pass_over(&self, port: u32) {
+        self.shared.passed_over.store(port, Ordering::Relaxed);
+    }
+
+    /// Waits until something changed, then returns everything that did since the last call.
+    pub async fn changed(&self) -> Changes {
+        loop {
+            self.shared.notify.notified().await;
+            let changes = std::mem::take(
+                &mut *self
+                    .shared
+                    .changes
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
+            if changes.any() {
+                return changes;
+            }
+        }
+    }
+
+    /// Whether it still listens.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.tasks.len() >= 2
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.shared.dropped.store(true, Ordering::Relaxed);
+    }
+}
+
+fn classify(message: &NetlinkMessage<RouteNetlinkMessage>) -> Changes {
+    let mut changes = Changes::default();
+    match &message.payload {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewLink(_)
+            | RouteNetlinkMessage::DelLink(_)
+            | RouteNetlinkMessage::NewQueueDiscipline(_)
+            | RouteNetlinkMessage::DelQueueDiscipline(_)
+            | RouteNetlinkMessage::NewTrafficFilter(_)
+            | RouteNetlinkMessage::DelTrafficFilter(_),
+        ) => changes.links = true,
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),
+        ) => changes.addresses = true,
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+        ) => match u8::from(route.header.protocol) {
+            PROTOCOL => changes.own_routes = true,
+            _ => {
+                changes.routes = true;
+                // Of the node's own addresses, which proxies keep by the thousand.
+                changes.ways = !matches!(
+                    route.header.kind,
+                    RouteType::Local | RouteType::Broadcast | RouteType::Multicast
+                );
+            }
+        },
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_),
+        ) => {
+            changes.routes = true;
+            changes.ways = true;
+        }
+        NetlinkPayload::Overrun(_) => {
+            crate::base::counters::netlink_overrun();
+            changes = Changes::ALL;
+        }
+        _ => {}
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::NetlinkHeader;
+    use netlink_packet_route::route::RouteMessage;
+
+    use super::*;
+
+    #[test]
+    fn an_overrun_means_everything() {
+        let overrun = NetlinkMessage::new(
+            NetlinkHeader::default(),
+            NetlinkPayload::Overrun(Vec::new()),
+        );
+        assert_eq!(classify(&overrun), Changes::ALL);
+    }
+
+    #[test]
+    fn our_own_routes_say_nothing_about_next_hops() {
+        let announced = |protocol: u8| {
+            let mut route = RouteMessage::default();
+            route.header.protocol = protocol.into();
+            let message = RouteNetlinkMessage::NewRoute(route);
+            let payload = NetlinkPayload::InnerMessage(message);
+            classify(&NetlinkMessage::new(NetlinkHeader::default(), payload))
+        };
+        let own = announced(PROTOCOL);
+        assert!(own.any() && !own.concern_next_hops());
+        assert!(announced(3).concern_next_hops());
+        assert!(Changes::ALL.concern_next_hops());
+        let links = Changes {
+            links: true,
+            ..Changes::default()
+        };
+        assert!(!links.concern_next_hops(), "a pod came or went");
+    }
+
+    #[test]
+    fn routes_of_our_own_addresses_lead_nowhere() {
+        let announced = |kind| {
+            let mut route = RouteMessage::default();
+            (route.header.kind, route.header.protocol) = (kind, 2.into());
+            let message = RouteNetlinkMessage::DelRoute(route);
+            let payload = NetlinkPayload::InnerMessage(message);
+            classify(&NetlinkMessage::new(NetlinkHeader::default(), payload))
+        };
+        assert!(announced(RouteType::Unicast).ways);
+        assert!(announced(RouteType::BlackHole).ways);
+        let service = announced(RouteType::Local);
+        assert!(service.routes && !service.ways);
+        let rule = RouteNetlinkMessage::NewRule(Default::default());
+        let payload = NetlinkPayload::InnerMessage(rule);
+        let rule = classify(&NetlinkMessage::new(NetlinkHeader::default(), payload));
+        assert!(rule.ways && rule.concern_next_hops());
+    }
+
+    #[tokio::test]
+    async fn changes_between_two_looks_are_one() {
+        let monitor = Monitor {
+            shared: Arc::new(Shared::default()),
+            tasks: tokio::task::JoinSet::new(),
+        };
+        let routes = Changes {
+            routes: true,
+            ..Changes::default()
+        };
+        let links = Changes {
+            links: true,
+            ..Changes::default()
+        };
+        monitor.shared.add(routes);
+        monitor.shared.add(links);
+        monitor.shared.add(routes);
+        let both = Changes {
+            links: true,
+            ..routes
+        };
+        assert_eq!(monitor.changed().await, both);
+    }
+}

@@ -1,0 +1,91 @@
+//! What the kernel holds, as far as this node's wanted state is concerned.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use crate::base::mac::MacAddr;
+use crate::dataplane::outlets::Sources;
+use crate::dataplane::{PeerMaps, Programs};
+use crate::node::net::Route;
+use crate::node::node_sysctls::Difference;
+
+/// A snapshot, made by [`crate::reconcile::observe`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Actual {
+    pub device: Device,
+    pub anchor: Anchors,
+    /// A kernel vxlan device put aside earlier and not deleted yet.
+    pub aside: bool,
+    /// Our devices of an earlier configuration: another VNI, or a tunnel where there is none now.
+    pub former: BTreeSet<String>,
+    pub programs: Programs,
+    pub peers: PeerMaps,
+    /// Of the main table: those with our mark, and all into the Network.
+    #[serde(skip)]
+    pub routes: Vec<Route>,
+    /// Destinations exempt from source NAT, as the map holds them.
+    pub exempt: BTreeSet<Ipv4Net>,
+    /// Addresses that flows leave as, as the maps hold them, by ifindex.
+    pub outlets: BTreeMap<u32, Sources>,
+    /// What is left to do about the sysctls of the whole node.
+    pub shared_sysctls: Difference,
+}
+
+/// Devices that make the kernel know a VXLAN port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Anchors {
+    /// The wanted one.
+    pub wanted: Option<AnchorState>,
+    /// Others that no network but this one has a program at.
+    pub needless: BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AnchorState {
+    /// With our mark, and without IPv6.
+    pub is_whole: bool,
+    pub up: bool,
+    /// The device that it goes with.
+    pub lower: Option<String>,
+}
+
+/// What is found under the names of our pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Device {
+    Absent,
+    Ours(PairState),
+    /// Ours by its mark, but of no use: an end is missing or was moved away.
+    Broken {
+        /// The device to delete.
+        device: String,
+    },
+    /// flanneld's device; `mac` is what peers send to.
+    KernelVxlan {
+        mac: Option<MacAddr>,
+    },
+    /// Somebody else's: never touched.
+    Foreign {
+        why: String,
+    },
+}
+
+/// The pair as it is. Wanted settings that do not hold are listed; those the kernel does not know are not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PairState {
+    pub index: u32,
+    pub gro_index: u32,
+    /// Both ends carry our alias.
+    pub aliased: bool,
+    pub mac: Option<MacAddr>,
+    pub mtu: u32,
+    pub gro_mtu: u32,
+    /// Up, and with ARP off.
+    pub up: bool,
+    pub gro_up: bool,
+    pub wrong_sysctls: BTreeMap<String, String>,
+    pub wrong_features: BTreeMap<String, BTreeMap<String, bool>>,
+    /// Addresses of `flannel.<VNI>`.
+    pub addresses: BTreeSet<Ipv4Net>,
+}

@@ -1,0 +1,303 @@
+//! What is true of this node, read from the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::{Facts, Outlets, Ports, Underlay, destinations, gro};
+use crate::base::options::{FastPath, Gro, Hook};
+use crate::dataplane::online_cpus;
+use crate::flannel::config::{Backend, NetworkConfig};
+use crate::flannel::lease::Leases;
+use crate::node::direct;
+use crate::node::net::{Link, NetError, Netlink, Policies, RouteTo, Sender, sysctl};
+use crate::node::node_sysctls::NodeSysctls;
+use crate::node::snat_ports::Room;
+use crate::node::uplink::Uplink;
+
+/// How long conntrack keeps an idle connection whose data is all acknowledged.
+const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+
+/// What decides which facts are needed.
+#[derive(Debug, Clone, Copy)]
+pub struct Sought<'a> {
+    pub config: &'a NetworkConfig,
+    pub uplink: &'a Uplink,
+    pub leases: &'a Leases,
+    pub fast_path: &'a FastPath,
+    pub sysctls: &'a NodeSysctls,
+}
+
+/// What ways were looked up over: when it changes, the kernel may answer otherwise without having announced a route (it
+/// drops the routes of a link that goes down in silence, `fib_sync_down_dev`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Base {
+    uplink: u32,
+    /// Whom the packets come from.
+    source: Option<Ipv4Addr>,
+    /// By index: up, and with carrier.
+    links: BTreeMap<u32, (bool, bool)>,
+}
+
+impl Facts {
+    /// Reads everything anew.
+    ///
+    /// # Errors
+    /// If the kernel does not say which local ports it uses.
+    pub async fn gather(net: &Netlink, sought: Sought<'_>) -> Result<Self, NetError> {
+        let mut facts = Self::default();
+        facts.refresh(net, sought, true).await?;
+        Ok(facts)
+    }
+
+    /// Reads what is cheap, and looks up ways only where they may have changed: with thousands of peers
+    /// that is thousands of questions, and each new pod announces a link. `routes`: routes or addresses
+    /// changed, or nobody knows.
+    ///
+    /// # Errors
+    /// As [`Self::gather`].
+    pub async fn refresh(
+        &mut self,
+        net: &Netlink,
+        sought: Sought<'_>,
+        routes: bool,
+    ) -> Result<(), NetError> {
+        let links = net.links().await?;
+        self.local_ports = sysctl::local_port_range()?;
+        // What cannot be read is said by whoever writes there.
+        self.reserved = sought.sysctls.reserved_ports().unwrap_or_default();
+        self.established = sysctl::read(ESTABLISHED).unwrap_or_default();
+        self.cpus = online_cpus();
+        let bare = links.iter().filter(|link| link.bare);
+        self.bare = bare.map(|link| link.name.clone()).collect();
+        self.policies = Policies::read()?;
+        self.pod_ports = pod_ports(&links, sought.fast_path);
+        self.shaped = take_shaped(&mut self.pod_ports, &net.ingress_qdiscs().await?);
+        let moved = self.base != self.base_now(&links, sought.uplink);
+        if moved {
+            self.new_ways_out();
+        }
+        if routes || moved {
+            self.ways.clear();
+            self.on_link.clear();
+        }
+        self.update(net, sought).await;
+        self.base = self.base_now(&links, sought.uplink);
+        let uplink = sought.uplink;
+        let routes = match uplink.is_carrier {
+            true => Vec::new(),
+            false => net.routes().await?,
+        };
+        let (ways, pods) = (self.ways.values(), &self.pod_ports);
+        self.underlay = Underlay::find(&links, uplink, ways, &routes, pods);
+        self.outlets = Outlets::find(
+            &links,
+            &net.addresses().await?,
+            sought.config.network,
+            sought.uplink.index,
+            &self.pod_ports,
+            &self.underlay,
+        );
+        let silent = net.silent_neighbours().await?;
+        self.doubt(&sought, &links, &silent);
+        self.port_holder = match &sought.config.backend {
+            Backend::Vxlan(vxlan) if sought.fast_path.gro == Gro::Anchor => {
+                gro::holder(&links, vxlan.vni, vxlan.port)
+            }
+            _ => None,
+        };
+        Ok(())
+    }
+
+    /// What a choice of ports for source NAT depends on; `tunnel` is the network's VXLAN port, 0 without a tunnel.
+    #[must_use]
+    pub const fn room(&self, tunnel: u16) -> Room<'_> {
+        Room {
+            local: self.local_ports,
+            reserved: &self.reserved,
+            tunnel,
+        }
+    }
+
+    /// Routes to the outside changed, or may have.
+    pub fn new_ways_out(&mut self) {
+        self.ways_out = self.ways_out.wrapping_add(1);
+    }
+
+    /// After a change of leases: looks up ways that are not known yet and forgets those nobody
+    /// needs.
+    pub async fn update(&mut self, net: &Netlink, sought: Sought<'_>) {
+        let Sought { config, leases, .. } = sought;
+        let missing = unknown(&mut self.ways, destinations(config, leases));
+        self.unreached
+            .retain(|peer, _| self.ways.contains_key(peer));
+        for (peer, way) in net.ways(missing, sought.sender()).await {
+            match way {
+                Ok(way) => drop(self.ways.insert(peer, way)),
+                Err(error) => drop(self.unreached.insert(peer, error.to_string())),
+            }
+        }
+
+        // Pods' packets do not come from this node's address.
+        let missing = unknown(&mut self.on_link, direct::destinations(config, leases));
+        let ways = net.ways(missing, Sender::default()).await;
+        self.on_link.extend(
+            ways.into_iter()
+                .map(|(peer, way)| (peer, way.ok().and_then(|way| way.on_link()))),
+        );
+    }
+
+    fn base_now(&self, links: &[Link], uplink: &Uplink) -> Base {
+        let hops = self.ways.values().flat_map(RouteTo::devices);
+        let neighbours = self.on_link.values().copied().flatten();
+        let used: BTreeSet<u32> = hops.chain(neighbours).chain([uplink.index]).collect();
+        let used = links.iter().filter(|link| used.contains(&link.index));
+        Base {
+            uplink: uplink.index,
+            source: Some(uplink.address),
+            links: used.map(|l| (l.index, (l.up, l.running))).collect(),
+        }
+    }
+}
+
+impl Sought<'_> {
+    /// As whom this node sends to peers.
+    fn sender(&self) -> Sender {
+        Sender {
+            source: Some(self.uplink.address),
+            udp_port: match &self.config.backend {
+                Backend::Vxlan(options) => Some(options.port),
+                Backend::HostGw => None,
+            },
+        }
+    }
+}
+
+/// Forgets what is not wanted; returns what is not known.
+fn unknown<T>(known: &mut BTreeMap<Ipv4Addr, T>, wanted: BTreeSet<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
+    known.retain(|address, _| wanted.contains(address));
+    let unknown = |address: &Ipv4Addr| !known.contains_key(address);
+    wanted.into_iter().filter(unknown).collect()
+}
+
+/// Where the programs of the fast path belong: nowhere while there is no bridge.
+fn pod_ports(links: &[Link], fast_path: &FastPath) -> Ports {
+    let Some(bridge) = links.iter().find(|link| link.name == fast_path.bridge) else {
+        return Ports::new();
+    };
+    let belongs = |link: &&Link| match fast_path.hook {
+        Hook::Bridge => link.index == bridge.index,
+        Hook::Port => link.controller == Some(bridge.index),
+    };
+    let found = links.iter().filter(belongs);
+    found.map(|link| (link.name.clone(), link.index)).collect()
+}
+
+/// Whose packets are shaped on their way in is no port for the fast path; and before 6.6 our filters would stand in
+/// the way of the qdisc that does it, or it in theirs.
+fn take_shaped(ports: &mut Ports, ingress: &BTreeSet<u32>) -> Ports {
+    ports
+        .extract_if(.., |_, index| ingress.contains(index))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::net::fixtures;
+
+    fn link(index: u32, name: &str, controller: Option<u32>) -> Link {
+        Link {
+            controller,
+            ..fixtures::link(index, name)
+        }
+    }
+
+    fn links() -> Vec<Link> {
+        vec![
+            link(2, "eth0", None),
+            link(5, "cni0", None),
+            link(6, "docker0", None),
+            link(7, "vetha", Some(5)),
+            link(8, "vethb", Some(6)),
+        ]
+    }
+
+    #[test]
+    fn ports_of_the_pod_bridge_only() {
+        let at_ports = FastPath::default();
+        let ports = pod_ports(&links(), &at_ports);
+        assert_eq!(ports, Ports::from([("vetha".to_owned(), 7)]));
+        assert_eq!(pod_ports(&links()[..1], &at_ports), Ports::new());
+    }
+
+    #[test]
+    fn shaped_ports_are_set_apart() {
+        let mut ports = Ports::from([("vetha".to_owned(), 7), ("vethb".to_owned(), 8)]);
+        let shaped = take_shaped(&mut ports, &BTreeSet::from([8, 2]));
+        assert_eq!(ports, Ports::from([("vetha".to_owned(), 7)]));
+        assert_eq!(shaped, Ports::from([("vethb".to_owned(), 8)]));
+    }
+
+    #[test]
+    fn or_the_bridge_itself() {
+        let at_bridge = FastPath {
+            hook: Hook::Bridge,
+            ..FastPath::default()
+        };
+        assert_eq!(
+            pod_ports(&links(), &at_bridge),
+            Ports::from([("cni0".to_owned(), 5)])
+        );
+    }
+
+    fn uplink() -> Uplink {
+        Uplink {
+            name: "eth0".to_owned(),
+            index: 2,
+            mtu: 1500,
+            mac: [2, 0, 0, 0, 0, 9],
+            address: Ipv4Addr::new(192, 168, 0, 1),
+            public_ip: Ipv4Addr::new(192, 168, 0, 1),
+            is_carrier: true,
+            why: "test".to_owned(),
+        }
+    }
+
+    #[test]
+    fn only_links_that_packets_to_peers_take_count_as_ways() {
+        let facts = Facts {
+            on_link: BTreeMap::from([
+                (Ipv4Addr::new(192, 168, 0, 2), Some(2)),
+                (Ipv4Addr::new(10, 0, 0, 9), None),
+            ]),
+            ..Facts::default()
+        };
+        let before = facts.base_now(&links(), &uplink());
+        let mut now = links();
+        now.push(link(9, "vethc", Some(5)));
+        now[3].running = false;
+        assert_eq!(facts.base_now(&now, &uplink()), before, "pods come and go");
+        now[0].running = false;
+        assert_ne!(
+            facts.base_now(&now, &uplink()),
+            before,
+            "the uplink's cable"
+        );
+        let moved = Uplink {
+            index: 6,
+            ..uplink()
+        };
+        assert_ne!(facts.base_now(&links(), &moved), before);
+    }
+
+    #[test]
+    fn what_is_known_is_not_asked_again_and_what_is_not_wanted_forgotten() {
+        let [a, b, c] = [1, 2, 3].map(|n| Ipv4Addr::new(192, 0, 2, n));
+        let mut known = BTreeMap::from([(a, ()), (b, ())]);
+        assert_eq!(
+            unknown(&mut known, BTreeSet::from([b, c])),
+            BTreeSet::from([c])
+        );
+        assert_eq!(known.into_keys().collect::<Vec<_>>(), [b]);
+    }
+}

@@ -1,0 +1,330 @@
+//! The part of the wanted state that no peer changes: devices, address, constants, hooks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flannel_common::program::Program;
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use super::fast_path::Ways;
+use super::{Anchor, DesiredError, Inputs, Outlets, Ports, SourceNat, gro};
+use crate::base::mac::MacAddr;
+use crate::base::options::{Mode, Xdp};
+use crate::dataplane::outlets::Sources;
+use crate::dataplane::{Attachment, Globals, Places};
+use crate::flannel::config::{Backend, NetworkConfig};
+use crate::node::mark;
+use crate::node::net::{Direction, Policies};
+use crate::node::node_sysctls::Wishes;
+use crate::node::snat_ports::PortRange;
+
+/// Outer IPv4, UDP and VXLAN headers and the inner Ethernet header, bytes.
+pub const TUNNEL_OVERHEAD: u32 = 50;
+
+/// The pair carries whatever the tunnel brings; only `flannel.<VNI>` has the overlay's MTU.
+const GRO_MTU: u32 = 65_535;
+
+/// `IFNAMSIZ` without the terminating zero.
+const NAME_MAX: usize = 15;
+
+/// More receive queues than this help nobody; each costs a NAPI instance.
+const QUEUES_MAX: u32 = 64;
+
+/// The devices, and everything about them that does not depend on a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Node {
+    /// Name in pin folders and aliases.
+    pub network: String,
+    /// Tells our clsact filters from those of other networks on this node: the VNI, where there is one.
+    pub tag: u32,
+    /// Name of the uplink.
+    #[serde(skip)]
+    pub uplink: String,
+    /// `None`: no tunnel.
+    pub pair: Option<Pair>,
+    /// `None`: the UDP port is held by a socket of the agent, or by somebody else's device.
+    pub anchor: Option<Anchor>,
+    /// `<subnet>.0/32`, the source of what this node itself sends through the tunnel.
+    pub address: Ipv4Net,
+    /// The cluster's Network: no other address of it may be on the device.
+    pub overlay: Ipv4Net,
+    /// Paths below `/proc/sys` and values. Not essential: without them things are only less tidy.
+    pub sysctls: BTreeMap<String, String>,
+    /// Sysctls of the whole node, given back when the network leaves it.
+    pub shared_sysctls: Wishes,
+    /// Per device, offloads by ethtool's names. Not essential: they decide speed.
+    pub features: BTreeMap<String, BTreeMap<String, bool>>,
+    pub globals: Globals,
+    /// In the order in which they are put up.
+    pub attachments: Vec<Attachment>,
+    /// All that may be attached: a pod can come at any time.
+    #[serde(skip)]
+    pub programs: BTreeSet<Program>,
+    pub pod_ports: Ports,
+    /// `None`: off.
+    pub snat: Option<SourceNat>,
+    /// Devices where source NAT is done, by ifindex, with the addresses there.
+    pub outlets: BTreeMap<u32, Sources>,
+    /// Another number means that flows to the outside were proven under other routes. 0: none are.
+    #[serde(skip)]
+    pub ways_out: u32,
+    pub xdp: Xdp,
+    /// Another set of them means that flows were proven under other policies of IPsec.
+    #[serde(skip)]
+    pub policies: Policies,
+}
+
+impl Node {
+    /// What the dataplane has to know to find the programs.
+    pub(crate) fn places(&self) -> Places<'_> {
+        Places {
+            network: &self.network,
+            tag: self.tag,
+            attachments: &self.attachments,
+        }
+    }
+
+    /// Whether a device may go at any time, with nothing amiss: pods' ports, their bridge, devices besides the uplink.
+    #[must_use]
+    pub fn may_go(&self, device: &str) -> bool {
+        let is_pair = |pair: &Pair| device == pair.name || device == pair.gro_name;
+        device != self.uplink && !self.pair.as_ref().is_some_and(is_pair)
+    }
+}
+
+/// `flannel.<VNI>` and `flgro.<VNI>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pair {
+    pub name: String,
+    pub gro_name: String,
+    /// Where a kernel vxlan device is put while its successor takes over.
+    pub aside_name: String,
+    pub mac: MacAddr,
+    /// Must differ from `mac`: frames that the stack sends carry `mac` as destination (ARP is off),
+    /// and with it the far end would take them for its own.
+    pub gro_mac: MacAddr,
+    pub mtu: u32,
+    pub gro_mtu: u32,
+    pub alias: String,
+    pub queues: u32,
+}
+
+/// MTU of the overlay: what fits into `underlay`, the longest packet on the wire, behind the tunnel headers. The config's MTU can
+/// only lower it: longer outer packets would never leave.
+#[must_use]
+pub fn overlay_mtu(config: &NetworkConfig, underlay: u32) -> u32 {
+    let option = match &config.backend {
+        Backend::Vxlan(options) => options.mtu,
+        Backend::HostGw => return underlay,
+    };
+    option
+        .unwrap_or(underlay)
+        .min(underlay)
+        .saturating_sub(TUNNEL_OVERHEAD)
+}
+
+pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
+    let overlay = inputs.config.network;
+    let mtu = overlay_mtu(inputs.config, inputs.facts.underlay.mtu(inputs.uplink));
+    let (pair, port, direct) = match &inputs.config.backend {
+        Backend::Vxlan(options) => {
+            let pair = pair(inputs, options.vni, mtu)?;
+            (
+                Some((options.vni, pair)),
+                options.port,
+                options.direct_routing,
+            )
+        }
+        Backend::HostGw => (None, 0, true),
+    };
+    let (vni, pair) = pair.unzip();
+    // Nothing of ours belongs on a device that only holds an address.
+    let uplink = inputs.uplink.is_carrier;
+    let uplink = uplink.then_some(inputs.uplink.name.as_str());
+    let others = inputs.facts.underlay.others.keys().map(String::as_str);
+    let carriers: Vec<&str> = uplink.into_iter().chain(others).collect();
+    let is_bare = |device: &str| inputs.facts.bare.contains(device);
+    let with_frames = uplink.filter(|uplink| !is_bare(uplink));
+    let mut attachments = pair
+        .as_ref()
+        .map_or_else(Vec::new, |pair| attachments(pair, &carriers));
+    let taken = inputs.facts.port_holder.is_some();
+    let wanted = |pair| Anchor::wanted(inputs.fast_path.gro, pair, port, taken);
+    let anchor = pair.as_ref().and_then(wanted);
+    if let Some(anchor) = &anchor {
+        attachments.push(Attachment::ingress(Program::AnchorRx, &anchor.name));
+    }
+    let ways = Ways {
+        pair: pair.as_ref(),
+        // Without MAC addresses it cannot be told for whom a packet leaves: such flows are never proven.
+        direct: with_frames.filter(|_| direct),
+    };
+    let ports = &inputs.facts.pod_ports;
+    attachments.extend(inputs.fast_path.attachments(&ways, ports));
+    let none = Outlets::default();
+    let outlets = inputs.snat.map_or(&none, |_| &inputs.facts.outlets);
+    let snat_ports = match inputs.snat {
+        Some(snat) => Some(snat.ports(&inputs.facts.room(port))?),
+        None => None,
+    };
+    if snat_ports.is_some() {
+        let overlay = pair.as_ref().map(|pair| pair.name.as_str());
+        attachments.extend(SourceNat::on_overlay(overlay));
+        let outlets = outlets.devices.keys().map(String::as_str);
+        for device in uplink.into_iter().chain(outlets) {
+            attachments.extend(SourceNat::on_device(device, is_bare(device)));
+        }
+    }
+    put_frames(&mut attachments, is_bare);
+    let steps = inputs.snat.map_or(&[][..], |_| SourceNat::programs());
+    if let (Some(uplink), Some(_)) = (with_frames, &pair) {
+        attachments.extend(inputs.fast_path.at_uplink(uplink));
+    }
+    Ok(Node {
+        network: inputs.network.to_owned(),
+        uplink: inputs.uplink.name.clone(),
+        tag: vni.unwrap_or_else(|| mark::tag(inputs.network)),
+        address: inputs.subnet.network().into(),
+        overlay,
+        sysctls: pair.as_ref().map(sysctls).unwrap_or_default(),
+        shared_sysctls: shared_sysctls(inputs, snat_ports),
+        features: pair.as_ref().map(features).unwrap_or_default(),
+        globals: Globals {
+            uplink_index: inputs.uplink.index,
+            uplink_ip: inputs.uplink.address,
+            public_ip: inputs.uplink.public_ip,
+            uplink_mac: MacAddr(inputs.uplink.mac),
+            vtep_mac: inputs.vtep_mac,
+            vni: vni.unwrap_or(0),
+            port,
+            network: overlay,
+            subnet: inputs.subnet,
+            local_ports: inputs.facts.local_ports,
+            source_check: inputs.source_check,
+            overlay_mtu: mtu,
+            gro: inputs.fast_path.gro,
+            anchor: gro::left_to(anchor.as_ref(), inputs.fast_path),
+            fast_path: inputs.fast_path.mode.value(),
+            pod_hook: inputs.fast_path.hook.value(),
+            snat_ports,
+        },
+        programs: attachments
+            .iter()
+            .map(|a| a.program)
+            .chain(inputs.fast_path.programs().iter().copied())
+            .chain(steps.iter().copied())
+            .collect(),
+        attachments,
+        pod_ports: inputs.facts.pod_ports.clone(),
+        snat: inputs.snat.cloned(),
+        ways_out: match (inputs.snat, inputs.fast_path.mode) {
+            (None, _) | (_, Mode::Off) => 0,
+            _ => inputs.facts.ways_out,
+        },
+        outlets: outlets.by_index(),
+        xdp: inputs.fast_path.xdp,
+        policies: inputs.facts.policies.clone(),
+        anchor,
+        pair,
+    })
+}
+
+fn pair(inputs: &Inputs<'_>, vni: u32, mtu: u32) -> Result<Pair, DesiredError> {
+    let pair = Pair {
+        name: mark::device(vni),
+        gro_name: mark::gro_device(vni),
+        aside_name: mark::aside_device(vni),
+        mac: inputs.vtep_mac,
+        gro_mac: other_mac(inputs.vtep_mac),
+        mtu,
+        gro_mtu: GRO_MTU,
+        alias: mark::alias(inputs.network),
+        queues: inputs.facts.cpus.clamp(1, QUEUES_MAX),
+    };
+    if pair.name.len() > NAME_MAX {
+        return Err(DesiredError::VniTooLong(vni));
+    }
+    Ok(pair)
+}
+
+/// Transmit first: what arrives for us before is still handled by whoever handled it until now.
+fn attachments(pair: &Pair, carriers: &[&str]) -> Vec<Attachment> {
+    let mut all = vec![
+        Attachment::ingress(Program::OverlayCatch, &pair.gro_name),
+        Attachment::egress(Program::OverlayTx, &pair.name),
+    ];
+    let arrives = |device: &&str| Attachment::ingress(Program::UplinkRx, device);
+    all.extend(carriers.iter().map(arrives));
+    all
+}
+
+/// Ahead of the first program at a device without link-layer header, one that makes frames of what arrives.
+fn put_frames(attachments: &mut Vec<Attachment>, is_bare: impl Fn(&str) -> bool) {
+    let mut served = BTreeSet::new();
+    for at in std::mem::take(attachments) {
+        let arrives = at.direction == Direction::Ingress && is_bare(&at.device);
+        if arrives && served.insert(at.device.clone()) {
+            attachments.push(Attachment::ingress(Program::FrameRx, &at.device));
+        }
+        attachments.push(at);
+    }
+}
+
+fn shared_sysctls(inputs: &Inputs<'_>, snat_ports: Option<PortRange>) -> Wishes {
+    let established = inputs.facts.established.as_deref();
+    let fast_path = inputs.fast_path.shared_sysctls(established);
+    let snat = snat_ports.map(SourceNat::shared_sysctls);
+    fast_path.into_iter().chain(snat).collect()
+}
+
+/// IPv6 autoconfiguration has no business on the pair: router solicitations and link-local addresses
+/// would go into the tunnel, and a router's answer would configure the node.
+fn sysctls(pair: &Pair) -> BTreeMap<String, String> {
+    let ipv6 = |device: &str, key| format!("net/ipv6/conf/{device}/{key}");
+    [
+        (ipv6(&pair.gro_name, "disable_ipv6"), "1"),
+        (ipv6(&pair.name, "accept_ra"), "0"),
+        // 1: no link-local address.
+        (ipv6(&pair.name, "addr_gen_mode"), "1"),
+    ]
+    .map(|(key, value)| (key, value.to_owned()))
+    .into()
+}
+
+/// The veth driver hands packets to NAPI, where GRO merges them, only when the sending end has every kind
+/// of TSO off. On the way out the device keeps plain TSO and UDP segmentation, which encapsulation can
+/// carry; whatever else a socket may produce is segmented in software before it gets to the far end.
+fn features(pair: &Pair) -> BTreeMap<String, BTreeMap<String, bool>> {
+    const FAR_OFF: [&str; 5] = [
+        "tx-tcp-segmentation",
+        "tx-tcp6-segmentation",
+        "tx-tcp-ecn-segmentation",
+        "tx-tcp-mangleid-segmentation",
+        "tx-tcp-accecn-segmentation",
+    ];
+    const NEAR_OFF: [&str; 8] = [
+        "tx-udp_tnl-segmentation",
+        "tx-udp_tnl-csum-segmentation",
+        "tx-gre-segmentation",
+        "tx-gre-csum-segmentation",
+        "tx-ipxip4-segmentation",
+        "tx-ipxip6-segmentation",
+        "tx-sctp-segmentation",
+        "tx-gso-list",
+    ];
+    let off = |names: &[&str]| -> BTreeMap<String, bool> {
+        names.iter().map(|n| ((*n).to_owned(), false)).collect()
+    };
+    let mut near = off(&NEAR_OFF);
+    near.insert("rx-gro".to_owned(), true);
+    [
+        (pair.name.clone(), near),
+        (pair.gro_name.clone(), off(&FAR_OFF)),
+    ]
+    .into()
+}
+
+fn other_mac(MacAddr(mut mac): MacAddr) -> MacAddr {
+    mac[5] ^= 1;
+    MacAddr(mac)
+}

@@ -1,0 +1,213 @@
+//! By which devices packets leave the node, and under which addresses.
+//!
+//! iptables masquerades whatever device a packet leaves by, under an address of that device; so do we.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use super::{Ports, Underlay};
+use crate::dataplane::outlets::{Sources, is_lent};
+use crate::node::net::{Address, Kind, Link};
+
+/// The devices that have an address outside the network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Outlets {
+    /// Those besides the uplink, by name.
+    pub devices: BTreeMap<String, Outlet>,
+    /// The uplink, unless it has no address to lend.
+    pub uplink: Option<Outlet>,
+    /// With a link-layer header that our programs do not know: no Ethernet, and not without any either.
+    pub unserved: BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Outlet {
+    pub index: u32,
+    pub sources: Sources,
+}
+
+impl Outlets {
+    /// `network` is the cluster's: whoever has an address of it – our own device, the bridge of the pods – is
+    /// inside. Ports of a bridge lead nowhere by themselves; `pods` are those that packets of pods come from.
+    pub(crate) fn find(
+        links: &[Link],
+        addresses: &[Address],
+        network: Ipv4Net,
+        uplink: u32,
+        pods: &Ports,
+        underlay: &Underlay,
+    ) -> Self {
+        let mut outlets = Self::default();
+        // A device without an address borrows one, of the loopback device if that has any (`inet_select_addr`).
+        let of = |link: &Link| {
+            addresses
+                .iter()
+                .find(|a| a.index == link.index && is_lent(a))
+        };
+        let borrowed = links.iter().find_map(of);
+        for link in links {
+            let inside = |address: &Address| network.contains(&address.ip());
+            let held = || addresses.iter().filter(|a| a.index == link.index);
+            let leads_out = link.up
+                && !link.loopback
+                && link.index != uplink
+                && link.controller.is_none()
+                // The kernel sends nothing by it; kube-proxy and DNS caches keep addresses there.
+                && link.kind != Kind::Other("dummy".to_owned())
+                && !pods.contains_key(&link.name)
+                && !held().any(inside);
+            let own = Sources::of(held());
+            if link.index == uplink {
+                outlets.uplink = own.clone().map(|sources| Outlet {
+                    index: uplink,
+                    sources,
+                });
+            }
+            let lent = borrowed.filter(|_| underlay.others.contains_key(&link.name));
+            let sources = own.or_else(|| lent.map(|lender| Sources::only(lender.ip())));
+            let Some(sources) = sources.filter(|_| leads_out) else {
+                continue;
+            };
+            if link.is_served() {
+                let outlet = Outlet {
+                    index: link.index,
+                    sources,
+                };
+                outlets.devices.insert(link.name.clone(), outlet);
+            } else {
+                outlets.unserved.insert(link.name.clone());
+            }
+        }
+        outlets
+    }
+
+    /// All of them, as the programs know them.
+    #[must_use]
+    pub fn by_index(&self) -> BTreeMap<u32, Sources> {
+        let all = self.uplink.iter().chain(self.devices.values());
+        all.map(|outlet| (outlet.index, outlet.sources.clone()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::net::fixtures::{address, link};
+
+    fn find(links: &[Link], addresses: &[Address]) -> Outlets {
+        let pods = Ports::from([("vethpod".to_owned(), 20)]);
+        let underlay = Underlay {
+            others: [("bare".to_owned(), 6)].into(),
+            mtu: None,
+        };
+        let network = "10.244.0.0/16".parse().unwrap();
+        Outlets::find(links, addresses, network, 2, &pods, &underlay)
+    }
+
+    /// Unnumbered: the loopback device has the address, or whoever comes first.
+    #[test]
+    fn a_device_of_the_underlay_borrows_an_address() {
+        let loopback = Link {
+            loopback: true,
+            ..link(1, "lo")
+        };
+        let links = [loopback, link(6, "bare"), link(7, "idle"), link(8, "eth1")];
+        let own = address(8, "192.0.2.8/24");
+        let outlets = find(&links, &[own.clone(), address(1, "192.0.2.1/32")]);
+        assert_eq!(names(&outlets), ["bare", "eth1"]);
+        let of_bare = |outlets: &Outlets| outlets.devices["bare"].sources.to_string();
+        assert_eq!(of_bare(&outlets), "192.0.2.1");
+        let outlets = find(&links, &[own]);
+        assert_eq!(of_bare(&outlets), "192.0.2.8");
+    }
+
+    fn names(outlets: &Outlets) -> Vec<&str> {
+        outlets.devices.keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn every_device_with_an_address_outside_the_network() {
+        let links = [
+            link(1, "eth1"),
+            link(2, "eth0"),
+            link(3, "docker0"),
+            link(4, "cni0"),
+            link(5, "flannel.1"),
+            link(6, "idle"),
+            link(20, "vethpod"),
+        ];
+        let addresses = [
+            address(1, "192.168.7.9/24"),
+            address(2, "192.168.0.1/24"),
+            address(3, "172.17.0.1/16"),
+            address(4, "10.244.1.1/24"),
+            address(5, "10.244.1.0/32"),
+            address(20, "192.0.2.1/32"),
+        ];
+        let outlets = find(&links, &addresses);
+        assert_eq!(names(&outlets), ["docker0", "eth1"]);
+        let outlet = Outlet {
+            index: 1,
+            sources: Sources::of([&address(1, "192.168.7.9/24")]).unwrap(),
+        };
+        assert_eq!(outlets.devices["eth1"], outlet);
+        assert!(outlets.unserved.is_empty());
+    }
+
+    #[test]
+    fn no_device_that_packets_do_not_leave_by() {
+        let down = Link {
+            up: false,
+            ..link(3, "down")
+        };
+        let port = Link {
+            controller: Some(9),
+            ..link(4, "port")
+        };
+        let dummy = Link {
+            kind: Kind::Other("dummy".to_owned()),
+            ..link(5, "nodelocaldns")
+        };
+        let loopback = Link {
+            loopback: true,
+            ..link(6, "lo")
+        };
+        let addresses = [3, 4, 5, 6].map(|index| address(index, "192.0.2.1/24"));
+        let outlets = find(&[down, port, dummy, loopback], &addresses);
+        assert_eq!(outlets, Outlets::default());
+    }
+
+    #[test]
+    fn the_uplink_lends_all_that_it_has() {
+        let addresses = [
+            address(2, "192.0.2.1/24"),
+            address(3, "192.0.2.3/24"),
+            address(2, "198.51.100.1/24"),
+        ];
+        let links = [link(2, "eth0"), link(3, "eth1")];
+        let outlets = find(&links, &addresses);
+        assert_eq!(names(&outlets), ["eth1"]);
+        let all = outlets.by_index();
+        let of = |n: u32| all[&n].to_string();
+        assert_eq!(of(2), "192.0.2.1, 198.51.100.1 to 198.51.100.0/24");
+        assert_eq!(of(3), "192.0.2.3");
+        assert_eq!(find(&links, &addresses[1..2]).uplink, None);
+    }
+
+    #[test]
+    fn what_has_another_header_is_named() {
+        let other = |index, name, bare| Link {
+            ethernet: false,
+            bare,
+            ..link(index, name)
+        };
+        let links = [other(3, "wg0", true), other(4, "ib0", false)];
+        let held = [3, 4].map(|index| address(index, "192.0.2.1/24"));
+        let outlets = find(&links, &held);
+        assert_eq!(names(&outlets), ["wg0"]);
+        assert_eq!(outlets.unserved, ["ib0".to_owned()].into());
+    }
+}

@@ -1,0 +1,114 @@
+//! The peers: leases that this node can reach, and why it cannot use the others.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use flannel_common::maps;
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use super::Inputs;
+use crate::base::mac::MacAddr;
+use crate::dataplane::{Peer, ROUTED};
+use crate::flannel::config::Backend;
+use crate::flannel::lease::LeaseAttrs;
+
+/// All peers, as the maps hold them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Peers {
+    pub table: BTreeMap<Ipv4Net, Peer>,
+    /// Outer addresses that may send to us, with the number of leases that name them.
+    pub vteps: BTreeMap<Ipv4Addr, u32>,
+    /// VTEP MACs by which a peer is known that sends from another address, with the number of leases that name them.
+    pub macs: BTreeMap<MacAddr, u32>,
+    /// Leases that cannot be used, and why.
+    pub ignored: BTreeMap<Ipv4Net, String>,
+}
+
+pub(super) fn peers(inputs: &Inputs<'_>) -> Peers {
+    if inputs.config.backend == Backend::HostGw {
+        return routed(inputs);
+    }
+    let mut peers = Peers::default();
+    for (subnet, attrs) in inputs.leases.iter() {
+        if *subnet == inputs.subnet {
+            continue;
+        }
+        match peer(inputs, *subnet, attrs) {
+            Ok(peer) => {
+                let vtep = peers.vteps.entry(peer.public_ip).or_default();
+                *vtep += 1;
+                if is_for_stack(inputs, peer.public_ip) {
+                    *vtep |= maps::BY_STACK;
+                }
+                *peers.macs.entry(peer.vtep_mac).or_default() += 1;
+                peers.table.insert(*subnet, peer);
+            }
+            Err(why) => {
+                peers.ignored.insert(*subnet, why);
+            }
+        }
+    }
+    peers
+}
+
+/// host-gw: whom a route leads to. The routes name the leases that cannot be used.
+fn routed(inputs: &Inputs<'_>) -> Peers {
+    let mut peers = Peers::default();
+    for (subnet, hop) in inputs.direct {
+        *peers.vteps.entry(hop.via).or_default() += 1;
+        let peer = Peer {
+            public_ip: hop.via,
+            next_hop: hop.via,
+            vtep_mac: MacAddr([0; 6]),
+            direct: true,
+            by_stack: false,
+        };
+        peers.table.insert(*subnet, peer);
+    }
+    peers
+}
+
+/// Whether the node's own stack has to see what goes to a peer in the tunnel, and what comes from it.
+fn is_for_stack(inputs: &Inputs<'_>, peer: Ipv4Addr) -> bool {
+    let Backend::Vxlan(options) = &inputs.config.backend else {
+        return false;
+    };
+    let uplink = inputs.uplink;
+    let ours = [uplink.address, uplink.public_ip];
+    inputs.facts.refused.contains(&peer) || inputs.facts.policies.cover(ours, peer, options.port)
+}
+
+fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer, String> {
+    let network = inputs.config.network;
+    if !network.contains(&subnet) {
+        return Err(format!("the subnet is not inside the network {network}"));
+    }
+    let data = attrs.vxlan_data().map_err(|error| error.to_string())?;
+    let public_ip = attrs.public_ip;
+    let way = inputs.facts.ways.get(&public_ip);
+    let own = public_ip == inputs.uplink.address
+        || public_ip == inputs.uplink.public_ip
+        || way.is_some_and(|way| way.local);
+    if own {
+        return Err(format!("PublicIP {public_ip} is an address of this node"));
+    }
+    if public_ip.is_unspecified() || public_ip.is_multicast() || public_ip.is_broadcast() {
+        return Err(format!("PublicIP {public_ip} is not the address of a node"));
+    }
+    // Only where the programs send is what they may send there: out of the uplink.
+    let direct = inputs.direct.get(&subnet);
+    let direct = direct.filter(|hop| hop.index == inputs.uplink.index);
+    Ok(Peer {
+        public_ip,
+        direct: direct.is_some(),
+        by_stack: direct.is_none() && is_for_stack(inputs, public_ip),
+        next_hop: match direct {
+            Some(_) => public_ip,
+            None => way
+                .and_then(|way| way.next_hop(public_ip, inputs.uplink.index))
+                .unwrap_or(ROUTED),
+        },
+        vtep_mac: data.vtep_mac,
+    })
+}

@@ -1,0 +1,39 @@
+//! The kernel routes to peers: one per lease, so that an address of the Network that nobody leases belongs to whoever
+//! routes it today.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use super::{Inputs, Peers};
+use crate::node::direct::Hop;
+
+/// The next hop of every route into the tunnel: nobody's address (RFC 3927, 2.1 keeps 169.254.0.0/24 back), and on a device
+/// without ARP nobody is asked for it.
+///
+/// Without a next hop the kernel would keep a neighbour per pod that is talked to, which push each other – and those of the
+/// underlay – out of a table of a thousand (`net.ipv4.neigh.default.gc_thresh3`). With this one there is one neighbour, and
+/// all routes share one `fib_info`.
+pub const TUNNEL: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
+
+/// The way to one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Way {
+    /// By `flannel.<VNI>`.
+    Tunnel,
+    /// By the peer's own address.
+    Direct(Hop),
+}
+
+/// By subnet.
+pub type Routes = BTreeMap<Ipv4Net, Way>;
+
+/// Every peer that can be reached has a route.
+pub(super) fn routes(inputs: &Inputs<'_>, peers: &Peers) -> Routes {
+    let tunnel = peers.table.keys().map(|subnet| (*subnet, Way::Tunnel));
+    let direct = inputs.direct.iter();
+    let direct = direct.map(|(subnet, hop)| (*subnet, Way::Direct(*hop)));
+    tunnel.chain(direct).collect()
+}

@@ -1,0 +1,115 @@
+//! The whole dataplane of a node, kept equal to what is wanted: observe, plan, apply, and the rounds of that.
+
+pub mod actual;
+mod apply;
+pub mod desired;
+pub mod logbook;
+pub mod observe;
+pub mod plan;
+mod preview;
+mod round;
+pub mod unreached;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::Ipv4Net;
+
+pub(crate) use preview::Preview;
+pub use round::{ReconcileError, Report};
+
+use crate::dataplane::{
+    Bpf, DataplaneError, Options, PeerMaps, ROOM, check_capabilities, check_kernel,
+};
+use crate::node::net::Netlink;
+use crate::node::node_sysctls::NodeSysctls;
+use crate::reconcile::actual::Actual;
+use crate::reconcile::desired::{Desired, Node, Routes};
+
+/// This node's dataplane. Dropping it leaves everything in place that forwards.
+#[derive(Debug)]
+pub struct Dataplane {
+    net: Netlink,
+    bpf: Bpf,
+    shared: NodeSysctls,
+    /// What the last full reconcile wanted, and what the maps hold since: lease changes are compared
+    /// with this and not with the kernel.
+    mirror: Option<Mirror>,
+    /// Name of the device of ours that the last full reconcile left in place.
+    serves: Option<String>,
+    /// Failures and ignored leases that were logged; the same again is no news.
+    said: BTreeSet<String>,
+    ignored: BTreeMap<Ipv4Net, String>,
+}
+
+#[derive(Debug)]
+struct Mirror {
+    node: Node,
+    peers: PeerMaps,
+    routes: Routes,
+}
+
+impl Dataplane {
+    /// Checks rights and kernel, finds (or mounts) bpffs, and opens the object. Changes nothing else. Has to
+    /// run inside a tokio runtime, in the node's network namespace.
+    ///
+    /// # Errors
+    /// A missing capability, a kernel that is too old, no bpffs, an object that cannot be read.
+    pub fn open(options: &Options) -> Result<Self, DataplaneError> {
+        check_capabilities()?;
+        check_kernel()?;
+        Self::of(Bpf::open(options)?, options)
+    }
+
+    fn of(bpf: Bpf, options: &Options) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            bpf,
+            net: Netlink::open()?,
+            shared: NodeSysctls::new(&options.state_dir, &options.network),
+            mirror: None,
+            serves: None,
+            said: BTreeSet::new(),
+            ignored: BTreeMap::new(),
+        })
+    }
+
+    /// The connection to the kernel's network configuration.
+    #[must_use]
+    pub fn netlink(&self) -> &Netlink {
+        &self.net
+    }
+
+    /// Whether programs are clsact filters here.
+    #[must_use]
+    pub fn attaches_filters(&self) -> bool {
+        self.bpf.attaches_filters()
+    }
+
+    /// This network's part of the sysctls that the node's agents share.
+    #[must_use]
+    pub fn sysctls(&self) -> &NodeSysctls {
+        &self.shared
+    }
+
+    /// Leaves out the peers for which there is no room, rather than to stop at the first; whoever is served stays.
+    ///
+    /// # Errors
+    /// If the maps cannot be read.
+    pub fn fit(&self, desired: Desired) -> Result<Desired, DataplaneError> {
+        if desired.peers.table.len() <= ROOM {
+            return Ok(desired);
+        }
+        let held = match &self.mirror {
+            Some(mirror) => mirror.peers.table.keys().copied().collect(),
+            None => self.bpf.peers()?.table.into_keys().collect::<BTreeSet<_>>(),
+        };
+        Ok(desired.within(ROOM, |subnet| held.contains(subnet)))
+    }
+
+    /// What the kernel holds, compared with what `desired` is about.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub async fn actual(&self, desired: &Desired) -> Result<Actual, DataplaneError> {
+        crate::reconcile::observe::observe(&self.net, &self.bpf, &self.shared, &desired.node).await
+    }
+}

@@ -1,0 +1,230 @@
+//! Keeping the node equal to what is wanted: observe, plan, apply.
+
+use flannel_common::globals::FAST_PATH_OFF;
+
+use super::{Dataplane, Mirror};
+use crate::base::options::Xdp;
+use crate::dataplane::{DataplaneError, PeerChanges, PeerMaps};
+use crate::flannel::lease::SubnetKey;
+use crate::reconcile::actual::{Actual, Device};
+use crate::reconcile::apply::Executor;
+use crate::reconcile::desired::{Desired, Node, Peers};
+use crate::reconcile::plan::{Action, Conflict, RouteChanges, plan, repairs};
+
+/// What a reconcile did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    pub done: Vec<Action>,
+    /// Actions that failed and are not essential, with the reason.
+    pub failed: Vec<(Action, String)>,
+}
+
+impl Report {
+    fn has_all_routes(&self) -> bool {
+        let of_routes = |(action, _): &(Action, String)| matches!(action, Action::UpdateRoutes(_));
+        !self.failed.iter().any(of_routes)
+    }
+}
+
+/// Whether something changed that no observation tells, and under which flows were proven. `None`: a look at the node
+/// failed, and what changed since the one before is forgotten.
+fn ends_proofs(before: Option<&Node>, now: &Node) -> bool {
+    let any = !now.programs.is_empty() && now.globals.fast_path != FAST_PATH_OFF;
+    let changed = |before: &Node| {
+        before.ways_out != now.ways_out
+            || before.policies != now.policies
+            || a_port_went(before, now)
+    };
+    any && before.is_none_or(changed)
+}
+
+/// A flow to a pod that is gone must not be delivered to where the pod was: its address may be another
+/// pod's by now. (The kernel took programs and port along, so there is nothing left to observe.)
+fn a_port_went(before: &Node, now: &Node) -> bool {
+    let stays = |(name, index): (&String, &u32)| now.pod_ports.get(name) == Some(index);
+    !before.pod_ports.iter().all(stays)
+}
+
+/// A node that could not be made what is wanted. What forwarded before, still does.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error("cannot look at the node: {0}")]
+    Observe(#[source] DataplaneError),
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// Where our device was while this process ran, somebody made one of the kernel's.
+    #[error(
+        "{device} is a kernel vxlan device: flanneld was started on this node, and this agent stands back (its programs \
+         let packets pass, its UDP port is free). Stop one of the two; to take the node over again, stop flanneld and \
+         restart this agent"
+    )]
+    TakenOver { device: String },
+    #[error("cannot {action}: {source}")]
+    Action {
+        action: Box<Action>,
+        source: DataplaneError,
+    },
+}
+
+impl Dataplane {
+    /// Compares everything with the kernel and repairs what differs.
+    ///
+    /// # Errors
+    /// The first essential action that failed; what comes after it was not tried.
+    pub async fn reconcile(&mut self, desired: &Desired) -> Result<Report, ReconcileError> {
+        let before = self.mirror.take();
+        self.name_ignored(&desired.peers);
+        self.bpf.repair_pins().map_err(ReconcileError::Observe)?;
+        let observed = self.actual(desired).await;
+        let actual = observed.map_err(ReconcileError::Observe)?;
+        if let Some(device) = self.taken_over(desired, &actual) {
+            return Err(ReconcileError::TakenOver { device });
+        }
+        let mut actions = plan(desired, &actual)?;
+        let planned = before.as_ref().filter(|_| !actions.is_empty());
+        let repairs = planned.map(|before| {
+            let before = Desired {
+                node: before.node.clone(),
+                peers: before.peers.known(),
+                routes: before.routes.clone(),
+            };
+            repairs(&before, desired, &actual, &actions)
+        });
+        let before = before.map(|before| before.node);
+        if ends_proofs(before.as_ref(), &desired.node) && !actions.contains(&Action::BumpEpoch) {
+            actions.push(Action::BumpEpoch);
+        }
+        let report = self
+            .apply(desired, actions, &repairs.unwrap_or_default())
+            .await?;
+        self.serves = desired.node.pair.as_ref().map(|pair| pair.name.clone());
+        // Routes that were refused are tried again with the next change.
+        self.mirror = report.has_all_routes().then(|| Mirror {
+            node: desired.node.clone(),
+            peers: PeerMaps::from(&desired.peers),
+            routes: desired.routes.clone(),
+        });
+        Ok(report)
+    }
+
+    /// A kernel vxlan device that was there before us is to be replaced. One that took our pair's place is flanneld's, which
+    /// would make it again and again.
+    fn taken_over(&self, desired: &Desired, actual: &Actual) -> Option<String> {
+        let pair = desired.node.pair.as_ref()?;
+        let ours = self.serves.as_ref() == Some(&pair.name);
+        let theirs = matches!(actual.device, Device::KernelVxlan { .. });
+        (ours && theirs).then(|| pair.name.clone())
+    }
+
+    /// Brings maps and routes up to date after a change of leases, without a look at the kernel. Anything else
+    /// that changed makes it a full [`Self::reconcile`], as does a route of somebody else's that is in the way.
+    ///
+    /// # Errors
+    /// As [`Self::reconcile`]; the next call compares everything.
+    pub async fn update_peers(&mut self, desired: &Desired) -> Result<Report, ReconcileError> {
+        let mirror = self.mirror.take_if(|mirror| mirror.node == desired.node);
+        let Some(mut mirror) = mirror else {
+            return self.reconcile(desired).await;
+        };
+        self.name_ignored(&desired.peers);
+        let mut actions = Vec::new();
+        let source = desired.node.address.addr();
+        let mut routes = RouteChanges::of_leases(&mirror.routes, &desired.routes, source);
+        let gone = RouteChanges {
+            remove: std::mem::take(&mut routes.remove),
+            ..RouteChanges::default()
+        };
+        let routes = [gone, routes].map(|part| Some(part).filter(|part| !part.is_empty()));
+        let [gone, new] = routes.map(|part| part.map(Action::UpdateRoutes));
+        actions.extend(gone);
+        if !desired.node.programs.is_empty()
+            && let Some(changes) = PeerChanges::between(&desired.peers, &mirror.peers)
+        {
+            mirror.peers.apply(&changes);
+            actions.push(Action::UpdatePeers(changes));
+        }
+        actions.extend(new);
+        mirror.routes.clone_from(&desired.routes);
+        let mut report = self.apply(desired, actions, &[]).await?;
+        if !report.has_all_routes() {
+            let rest = self.reconcile(desired).await?;
+            report.done.extend(rest.done);
+            report.failed = rest.failed;
+            return Ok(report);
+        }
+        self.mirror = Some(mirror);
+        Ok(report)
+    }
+
+    async fn apply(
+        &mut self,
+        desired: &Desired,
+        actions: Vec<Action>,
+        repairs: &[Action],
+    ) -> Result<Report, ReconcileError> {
+        let mut report = Report::default();
+        for action in actions {
+            let mut executor = Executor {
+                net: &self.net,
+                bpf: &mut self.bpf,
+                shared: &self.shared,
+                node: &desired.node,
+            };
+            let outcome = executor.apply(&action).await;
+            if outcome.is_err() && self.has_gone(&desired.node, &action).await {
+                tracing::debug!("not any more: {action}");
+                continue;
+            }
+            crate::base::counters::acted(action.name(), outcome.is_ok());
+            match outcome {
+                Ok(()) => {
+                    if repairs.contains(&action) {
+                        crate::base::counters::drift_repaired(action.name());
+                        tracing::info!(drift = true, "{action}");
+                    } else {
+                        tracing::info!("{action}");
+                    }
+                    report.done.push(action);
+                }
+                Err(source) if action.is_essential() => {
+                    let action = Box::new(action);
+                    return Err(ReconcileError::Action { action, source });
+                }
+                Err(error) => {
+                    let text = format!("cannot {action}: {error}; going on without");
+                    if !self.said.contains(&text) {
+                        // With `auto` it is no trouble, only news.
+                        let xdp = matches!(&action, Action::Attach(a) if a.program.is_xdp());
+                        if xdp && desired.node.xdp == Xdp::Auto {
+                            tracing::info!("{text}");
+                        } else {
+                            tracing::warn!("{text}");
+                        }
+                        self.said.insert(text);
+                    }
+                    report.failed.push((action, error.to_string()));
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// Whether a pod went, or another device that may, between the look and the step: the next look finds out.
+    async fn has_gone(&self, node: &Node, action: &Action) -> bool {
+        let Action::Attach(attachment) = action else {
+            return false;
+        };
+        let device = &attachment.device;
+        node.may_go(device) && matches!(self.net.link(device).await, Ok(None))
+    }
+
+    fn name_ignored(&mut self, peers: &Peers) {
+        for (subnet, why) in &peers.ignored {
+            if self.ignored.get(subnet) != Some(why) {
+                let key = SubnetKey::from(*subnet);
+                tracing::warn!(lease = %key, "the lease of {subnet} is ignored: {why}");
+            }
+        }
+        self.ignored.clone_from(&peers.ignored);
+    }
+}

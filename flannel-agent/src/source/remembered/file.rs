@@ -1,0 +1,268 @@
+//! The file: JSON, for this agent alone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::base::files;
+use crate::base::wall::Moment;
+use crate::flannel::config::NetworkConfig;
+use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
+
+/// A later form has another number, and is nothing to an older agent.
+const FORM: u32 = 1;
+
+/// What the datastore said.
+#[derive(Debug, Clone)]
+pub(super) struct Snapshot {
+    /// When, for people.
+    pub(super) written: String,
+    pub(super) config: NetworkConfig,
+    /// What an admin has given this node in the datastore.
+    pub(super) public_ip: Option<Ipv4Addr>,
+    pub(super) own: Own,
+    pub(super) leases: Leases,
+}
+
+/// Our lease, by a clock that goes on while the node is off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Own {
+    pub(super) subnet: Ipv4Net,
+    pub(super) attrs: LeaseAttrs,
+    /// Seconds since 1970; `None` for one that does not end.
+    expires: Option<u64>,
+}
+
+impl Own {
+    /// Whether the datastore may have given the subnet to another node.
+    pub(super) fn has_ended(&self) -> bool {
+        self.expires.is_some_and(|expires| expires <= now())
+    }
+}
+
+impl From<OwnLease> for Own {
+    fn from(own: OwnLease) -> Self {
+        let left = |ends: Instant| ends.saturating_duration_since(Instant::now()).as_secs();
+        Self {
+            expires: own.expires.map(|ends| now() + left(ends)),
+            subnet: own.subnet,
+            attrs: own.attrs,
+        }
+    }
+}
+
+impl From<Own> for OwnLease {
+    fn from(own: Own) -> Self {
+        let left = |ends: u64| Duration::from_secs(ends.saturating_sub(now()));
+        Self {
+            expires: own.expires.map(|ends| Instant::now() + left(ends)),
+            subnet: own.subnet,
+            attrs: own.attrs,
+        }
+    }
+}
+
+/// Beyond a reboot there is no other clock. One that is wrong makes a lease end early, or late by as much.
+fn now() -> u64 {
+    Moment::now().unix().as_secs()
+}
+
+impl Snapshot {
+    /// `None` before the configuration is known.
+    pub(super) fn now(
+        config: Option<NetworkConfig>,
+        public_ip: Option<Ipv4Addr>,
+        own: OwnLease,
+        leases: Leases,
+    ) -> Option<Self> {
+        Some(Self {
+            written: Moment::now().to_string(),
+            config: config?,
+            public_ip,
+            own: own.into(),
+            leases,
+        })
+    }
+
+    /// But for when it was written.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        let Self {
+            written: _,
+            config,
+            public_ip,
+            own,
+            leases,
+        } = self;
+        (config, public_ip, own, leases)
+            == (&other.config, &other.public_ip, &other.own, &other.leases)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Form {
+    form: u32,
+    written: String,
+    config: NetworkConfig,
+    public_ip: Option<Ipv4Addr>,
+    subnet: Ipv4Net,
+    /// As flannel writes a lease.
+    attrs: String,
+    expires: Option<u64>,
+    peers: BTreeMap<Ipv4Net, String>,
+}
+
+/// # Errors
+/// When folder or file cannot be written; the old file is then still there.
+pub(super) fn save(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
+    let peers: serde_json::Result<_> = snapshot
+        .leases
+        .iter()
+        .map(|(subnet, attrs)| Ok((*subnet, attrs.to_json()?)))
+        .collect();
+    let form = Form {
+        form: FORM,
+        written: snapshot.written.clone(),
+        config: snapshot.config.clone(),
+        public_ip: snapshot.public_ip,
+        subnet: snapshot.own.subnet,
+        attrs: snapshot.own.attrs.to_json()?,
+        expires: snapshot.own.expires,
+        peers: peers?,
+    };
+    files::replace_in_new_folder(path, &serde_json::to_vec(&form)?)
+}
+
+/// `None` without a file, or with one that is not to be understood, which is said.
+pub(super) fn load(path: &Path) -> Option<Snapshot> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!("cannot read {}: {error}", path.display());
+            return None;
+        }
+    };
+    match parse(&text) {
+        Ok(snapshot) => Some(snapshot),
+        Err(error) => {
+            tracing::warn!("leaving {} out: {error:#}", path.display());
+            None
+        }
+    }
+}
+
+fn parse(text: &[u8]) -> anyhow::Result<Snapshot> {
+    #[derive(Deserialize)]
+    struct Number {
+        form: u32,
+    }
+    let Number { form } = serde_json::from_slice(text).context("it is damaged")?;
+    anyhow::ensure!(
+        form == FORM,
+        "it is of form {form}, and this agent reads {FORM}"
+    );
+    let form: Form = serde_json::from_slice(text).context("it is damaged")?;
+    let peers: anyhow::Result<BTreeMap<_, _>> = form
+        .peers
+        .into_iter()
+        .map(|(subnet, attrs)| {
+            let attrs = LeaseAttrs::from_json(attrs.as_bytes());
+            Ok((subnet, attrs.with_context(|| subnet.to_string())?))
+        })
+        .collect();
+    Ok(Snapshot {
+        written: form.written,
+        config: form.config,
+        public_ip: form.public_ip,
+        own: Own {
+            subnet: form.subnet,
+            attrs: LeaseAttrs::from_json(form.attrs.as_bytes()).context("its own lease")?,
+            expires: form.expires,
+        },
+        leases: peers?.into(),
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::source::remembered) fn attrs(last: u8) -> LeaseAttrs {
+        LeaseAttrs {
+            public_ip: Ipv4Addr::new(192, 0, 2, last),
+            public_ipv6: None,
+            backend_type: "vxlan".to_owned(),
+            backend_data: Some(serde_json::json!({"VNI": 1, "VtepMAC": "5a:9d:a9:52:56:9c"})),
+            backend_v6_data: None,
+        }
+    }
+
+    pub(in crate::source::remembered) fn snapshot(expires: Option<Duration>) -> Snapshot {
+        let config = NetworkConfig::parse(
+            r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","Port":4789}}"#,
+        );
+        let own = OwnLease {
+            subnet: "10.244.1.0/24".parse().unwrap(),
+            attrs: attrs(1),
+            expires: expires.map(|left| Instant::now() + left),
+        };
+        let peer = ("10.244.2.0/24".parse().unwrap(), attrs(2));
+        Snapshot::now(
+            Some(config.unwrap()),
+            None,
+            own,
+            BTreeMap::from([peer]).into(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("lib/coreos.com_network.json");
+        assert!(load(&file).is_none());
+        let saved = snapshot(Some(Duration::from_hours(1)));
+        save(&file, &saved).unwrap();
+        let loaded = load(&file).unwrap();
+        assert!(loaded.says_the_same(&saved));
+        assert!(!loaded.own.has_ended());
+        let lease = OwnLease::from(loaded.own);
+        let left = lease
+            .expires
+            .unwrap()
+            .saturating_duration_since(Instant::now());
+        assert!(
+            left > Duration::from_mins(59) && left <= Duration::from_hours(1),
+            "{left:?}"
+        );
+    }
+
+    #[test]
+    fn a_lease_that_has_ended_is_known() {
+        assert!(snapshot(Some(Duration::ZERO)).own.has_ended());
+        assert!(!snapshot(None).own.has_ended());
+    }
+
+    #[test]
+    fn what_is_damaged_or_newer_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("s.json");
+        save(&file, &snapshot(None)).unwrap();
+        let whole = std::fs::read_to_string(&file).unwrap();
+        for damaged in [
+            whole[..whole.len() / 2].to_owned(),
+            whole.replace("\"form\":1", "\"form\":2"),
+            whole.replace("192.0.2.2", "0.0.0.0"),
+            String::new(),
+        ] {
+            std::fs::write(&file, damaged).unwrap();
+            assert!(load(&file).is_none());
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The shipped Kubernetes manifest, given to a real API server.
+
+#![cfg(test)]
+
+use std::path::Path;
+
+use flannel_tests::kube_api::KubeApi;
+use flannel_tests::pair::Kind;
+use flannel_tests::prelude::*;
+use flannel_tests::with_daemon::start;
+use serde_json::Value;
+
+/// The manifest's objects, in its order.
+fn objects() -> Vec<Value> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kube-flannel-ebpf.yaml");
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let documents = text.split("\n---\n");
+    documents
+        .map(|document| {
+            serde_saphyr::from_str(document).unwrap_or_else(|e| panic!("{document}: {e}"))
+        })
+        .collect()
+}
+
+fn object<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    let found = objects.iter().find(|object| object["kind"] == kind);
+    found.unwrap_or_else(|| panic!("no {kind}"))
+}
+
+/// Where the API server makes objects of this kind.
+fn path(object: &Value) -> String {
+    let group = match object["apiVersion"].as_str().expect("apiVersion") {
+        "v1" => "/api/v1".to_owned(),
+        group => format!("/apis/{group}"),
+    };
+    let kind = object["kind"].as_str().expect("kind").to_lowercase();
+    match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("{group}/namespaces/{namespace}/{kind}s"),
+        None => format!("{group}/{kind}s"),
+    }
+}
+
+/// flannel's own names and labels: an apply over it changes those objects and adds none.
+#[test]
+fn the_objects_are_flannels() {
+    let objects = objects();
+    let names = objects.iter().map(|object| {
+        let [kind, name] = [&object["kind"], &object["metadata"]["name"]];
+        format!("{}/{}", kind.as_str().unwrap(), name.as_str().unwrap())
+    });
+    assert_eq!(
+        names.collect::<Vec<_>>(),
+        [
+            "Namespace/kube-flannel",
+            "ServiceAccount/flannel",
+            "ClusterRole/flannel",
+            "ClusterRoleBinding/flannel",
+            "ConfigMap/kube-flannel-cfg",
+            "DaemonSet/kube-flannel-ds",
+        ]
+    );
+    let set = object(&objects, "DaemonSet");
+    // It cannot be changed once the object is there.
+    assert_eq!(
+        set["spec"]["selector"]["matchLabels"],
+        serde_json::json!({"app": "flannel"})
+    );
+    let containers = &set["spec"]["template"]["spec"]["containers"];
+    assert_eq!(containers[0]["name"], "kube-flannel");
+}
+
+/// Every field is one that the API server knows, and the agent runs with the rights, the arguments and the network of the manifest.
+#[test]
+fn a_real_api_server_takes_it_and_the_agent_runs_by_it() {
+    let lab = Lab::new();
+    let api = KubeApi::start(&lab);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    for other in ["clusterrolebindings/flannel", "clusterroles/flannel"] {
+        api.request("DELETE", &format!("{rbac}/{other}"), None)
+            .expect("the harness' own rights are there");
+    }
+    let objects = objects();
+    for object in &objects {
+        let path = format!("{}?fieldValidation=Strict", path(object));
+        api.create(&path, &object.to_string());
+    }
+    let set = object(&objects, "DaemonSet");
+    let container = &set["spec"]["template"]["spec"]["containers"][0];
+    let args = container["args"].as_array().expect("args").iter();
+    let args = args.map(|arg| arg.as_str().expect("text").to_owned());
+    let config = object(&objects, "ConfigMap")["data"]["net-conf.json"]
+        .as_str()
+        .expect("text");
+    let conf = lab.folder().join("net-conf.json");
+    std::fs::write(&conf, config).expect("write net-conf.json");
+    // The harness chooses the port, and a node of a test is in no pod.
+    let mut flags: Vec<String> = args
+        .filter(|arg| !arg.starts_with("--healthz-port"))
+        .collect();
+    flags.push(format!("--kubeconfig-file={}", api.kubeconfig().display()));
+    flags.push(format!("--net-config-path={}", conf.display()));
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let net = Network::vxlan("/coreos.com/network", "10.244.0.0/16");
+    api.add_node("one", &["10.244.7.0/24"]);
+    let ours = start(Kind::Ours, lab.node("one"), &net, &flags);
+    assert_eq!(ours.subnet().to_string(), "10.244.7.0/24");
+    eventually("its Node has a network", SOON, || {
+        api.network_unavailable("one")
+            .is_some_and(|[status, ..]| status == "False")
+    });
+    assert_eq!(
+        api.annotation("one", "backend-type").as_deref(),
+        Some("vxlan")
+    );
+}

@@ -11,8 +11,8 @@ use crate::{Ipv4, Mac};
 /// with another one, for tests of upgrades.
 pub const LAYOUT_VERSION: u32 = 10 + cfg!(feature = "next-layout") as u32;
 
-/// The layout in which [`SNAT`] took the shape it has. Everything else in the maps follows from the leases or is
-/// proven again; translated connections would be lost.
+/// The first layout whose [`SNAT`] is understood; up to 9 its values are [`crate::snat::Former`]. Everything else in the maps
+/// follows from the leases or is proven again; translated connections would be lost.
 pub const SNAT_SINCE: u32 = 1;
 
 /// Whether the entries of [`SNAT`] in layout `from` mean here what they mean there. Never for a later one: who

@@ -80,6 +80,21 @@ impl Skb {
         }
     }
 
+    /// In a global function: the packet of its caller, with what that lacks ([`Self::missing`]).
+    #[inline(always)]
+    pub(crate) fn again(ctx: *mut __sk_buff, missing: u32) -> Self {
+        Self {
+            missing: missing as usize,
+            ..Self::new(TcContext::new(ctx))
+        }
+    }
+
+    /// How much of the Ethernet header the packet lacks, bytes.
+    #[inline(always)]
+    pub(crate) fn missing(&self) -> u32 {
+        self.missing as u32
+    }
+
     /// The program that goes on in the place of `step`, for packets like this one.
     #[inline(always)]
     pub(crate) fn fitting(&self, step: Program) -> Program {

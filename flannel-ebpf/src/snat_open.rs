@@ -15,19 +15,45 @@ use crate::verdict::Verdict;
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let work = snat_work::get().ok_or(Reason::SnatUnready)?;
-    let exempt = || is_exempt(&work.ip);
-    match open(&Snat, &work.node, &work.packet, work.whose, exempt) {
-        Ok(Outbound::Translate(to)) => {
-            work.to = to;
+    match open_flow() {
+        TRANSLATE => {
             if node_sockets::needs_port(skb) {
                 return again(skb, work, Reason::SnatExhausted);
             }
             Err(rewrite(skb, work))
         }
-        Ok(Outbound::Leave) => leave(work),
-        Err(Refused::NoFlow) => odd(work, Reason::SnatNoFlow),
-        Err(Refused::Exhausted) => again(skb, work, Reason::SnatExhausted),
-        Err(Refused::Full) => refused(work, Reason::SnatFull),
+        LEAVE => leave(work),
+        NO_FLOW => odd(work, Reason::SnatNoFlow),
+        EXHAUSTED => again(skb, work, Reason::SnatExhausted),
+        _ => refused(work, Reason::SnatFull),
+    }
+}
+
+const TRANSLATE: u32 = 0;
+const LEAVE: u32 = 1;
+const NO_FLOW: u32 = 2;
+const EXHAUSTED: u32 = 3;
+const FULL: u32 = 4;
+
+/// Opens the flow of [`Work::packet`]; the source that it leaves with goes into [`Work::to`].
+///
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn open_flow() -> u32 {
+    let Some(work) = snat_work::get() else {
+        return FULL;
+    };
+    let exempt = || is_exempt(&work.ip);
+    match open(&Snat, &work.node, &work.packet, work.whose, exempt) {
+        Ok(Outbound::Translate(to)) => {
+            work.to = to;
+            TRANSLATE
+        }
+        Ok(Outbound::Leave) => LEAVE,
+        Err(Refused::NoFlow) => NO_FLOW,
+        Err(Refused::Exhausted) => EXHAUSTED,
+        Err(Refused::Full) => FULL,
     }
 }
 
@@ -45,10 +71,21 @@ fn again(skb: &Skb, work: &mut Work, reason: Reason) -> Result<Verdict, Reason> 
 #[inline(always)]
 fn refused(work: &Work, reason: Reason) -> Result<Verdict, Reason> {
     if work.whose == Whose::Own {
-        yield_to_node(&Snat, &work.node, &work.packet);
+        give_way();
         return Ok(Verdict::Untouched);
     }
     Err(reason)
+}
+
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn give_way() -> u32 {
+    let Some(work) = snat_work::get() else {
+        return 0;
+    };
+    yield_to_node(&Snat, &work.node, &work.packet);
+    1
 }
 
 /// Exemptions are for pods' packets to the outside; an outsider's packet to another node's pod must come back here.

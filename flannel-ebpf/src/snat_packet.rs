@@ -2,7 +2,7 @@
 
 use flannel_common::budget::Budget;
 use flannel_common::header::Ip;
-use flannel_common::snat::{Embedded, Endpoint, Node, Packet, Whose};
+use flannel_common::snat::{Embedded, Endpoint, Node, Packet, Segment, Whose};
 
 /// What the next step is for.
 #[derive(Clone, Copy)]
@@ -28,6 +28,8 @@ pub(crate) struct Work {
     /// Where the payload of [`Work::ip`] begins in the frame.
     pub(crate) payload: u32,
     pub(crate) packet: Packet,
+    /// Of a TCP packet, or of an earlier one.
+    pub(crate) segment: Segment,
     pub(crate) node: Node,
     pub(crate) whose: Whose,
     pub(crate) odd: Odd,

@@ -1,14 +1,12 @@
 //! What an IPv4 packet is to the SNAT programs.
 
+use aya_ebpf::bindings::__sk_buff;
 use flannel_common::header::Ip;
-use flannel_common::snat::{Packet, Transport, is_icmp_error, is_icmp_redirect};
+use flannel_common::snat::{Packet, Segment, Transport, is_icmp_error, is_icmp_redirect};
 
 use crate::headers;
 use crate::skb::Skb;
-use crate::snat_work::{Odd, Work};
-
-/// Where TCP's flags lie, and what must still follow: window, checksum, urgent pointer.
-const TCP_TAIL: usize = 12;
+use crate::snat_work::{self, Odd, Work};
 
 #[derive(Clone, Copy)]
 pub(crate) enum Content {
@@ -29,6 +27,11 @@ struct Start {
     ip: [u32; Ip::LEN / 4],
     ports: [u8; 8],
 }
+
+/// A TCP header without options.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Header([u32; 5]);
 
 /// The first bytes behind the header, in one word.
 #[repr(C, align(8))]
@@ -71,15 +74,15 @@ pub(crate) fn content(skb: &Skb, work: &mut Work, way: u8) -> Content {
         };
         head = loaded;
         if matches!(transport, Transport::Tcp) {
-            // To the end of the header, so that its checksum is there as well.
-            let Some(Head(tail)) = skb.load(payload + TCP_TAIL) else {
-                return Content::Cut;
+            flags = match read_tcp(skb.raw(), skb.missing()) {
+                CUT => return Content::Cut,
+                loaded => loaded as u8,
             };
-            flags = tail[1];
         }
     }
     let Head(head) = head;
-    match Packet::of(work.ip.src, work.ip.dst, work.ip.proto, way, &head, flags) {
+    let (ip, segment) = (&work.ip, work.segment);
+    match Packet::of(ip.src, ip.dst, ip.proto, way, &head, flags, segment) {
         Some(packet) => {
             work.packet = packet;
             Content::Flow
@@ -95,4 +98,32 @@ pub(crate) fn content(skb: &Skb, work: &mut Work, way: u8) -> Content {
         }
         None => Content::Neither,
     }
+}
+
+/// No TCP flags.
+const CUT: u32 = 1 << 8;
+
+/// Reads a TCP header to its end, so that its checksum is there as well, into [`Work::segment`]. Returns its flags, or [`CUT`].
+///
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn read_tcp(ctx: *mut __sk_buff, missing: u32) -> u32 {
+    let Some(work) = snat_work::get() else {
+        return CUT;
+    };
+    let skb = Skb::again(ctx, missing);
+    let Some(Header(header)) = skb.load::<Header>(work.payload as usize) else {
+        return CUT;
+    };
+    // By the IPv4 header, as short frames are padded; where that says nothing (BIG TCP), all there is.
+    let total = u32::from(work.ip.total_len());
+    let end = match total {
+        0 => skb.len(),
+        total => headers::IP as u32 + total,
+    };
+    let header: [u8; 20] = bytemuck::must_cast(header);
+    let [first @ .., _, _, _, _, _, _] = header;
+    work.segment = Segment::new(&first, end.wrapping_sub(work.payload));
+    u32::from(first[13])
 }

@@ -3,7 +3,7 @@
 //! The address and the header checksum change together, so that `CHECKSUM_COMPLETE` stays true; the
 //! transport checksum goes through the helper, which knows the state of checksum offload.
 
-use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use flannel_common::Ipv4;
 use flannel_common::csum::Delta;
 use flannel_common::header::PROTO_UDP;
@@ -12,7 +12,7 @@ use flannel_common::snat::{Endpoint, Transport, WAY_OUT};
 
 use crate::headers;
 use crate::skb::{Refused, Skb};
-use crate::snat_work::Work;
+use crate::snat_work::{self, Work};
 
 /// Offset of the checksum in an IPv4 header; source and destination follow it.
 const CHECK: usize = 10;
@@ -28,8 +28,23 @@ const _: () = assert!(size_of::<Addresses>() == 10);
 
 /// Replaces source (on the way out) or destination (on the way in) of a packet with ports or an id by
 /// [`Work::to`]. Returns `done`, or why not.
+///
+/// By a global function, as [`check_sender`](crate::senders::check_sender) is one.
 #[inline(always)]
-pub(crate) fn endpoint(skb: &Skb, work: &Work, done: Reason) -> Reason {
+pub(crate) fn endpoint(skb: &Skb, done: Reason) -> Reason {
+    match rewrite_endpoint(skb.raw(), skb.missing()) {
+        0 => Reason::Mangled,
+        _ => done,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn rewrite_endpoint(ctx: *mut __sk_buff, missing: u32) -> u32 {
+    let Some(work) = snat_work::get() else {
+        return 0;
+    };
+    let skb = Skb::again(ctx, missing);
     let packet = &work.packet;
     let out = packet.key.way == WAY_OUT;
     let (from, port_at) = match out {
@@ -40,10 +55,10 @@ pub(crate) fn endpoint(skb: &Skb, work: &Work, done: Reason) -> Reason {
         Transport::Icmp => 4,
         _ => port_at,
     };
-    if transport(skb, work, from, port_at).is_err() {
-        return Reason::Mangled;
+    if transport(&skb, work, from, port_at).is_err() {
+        return 0;
     }
-    address(skb, work, out, work.to.addr, done)
+    u32::from(address(&skb, work, out, work.to.addr, Reason::Snat) == Reason::Snat)
 }
 
 #[inline(always)]

@@ -40,17 +40,17 @@ pub(crate) fn run(
     match snat_read::content(skb, work, WAY_IN) {
         Content::Flow => {
             let now = skb::coarse_ns();
-            if to_us
-                && may_be_ours(&work.packet)
-                && let Some(half) = inbound(&Snat, now, &work.packet)
-            {
-                work.to = half.target();
-                snat_fragments::remember(work, WAY_IN, First::Translated(half.addr));
-                let done = snat_rewrite::endpoint(skb, work, Reason::SnatReply);
+            let half = match to_us && may_be_ours(&work.packet) {
+                true => find_half(now),
+                false => 0,
+            };
+            if half != 0 {
+                snat_fragments::remember(work, WAY_IN, First::Translated(work.to.addr));
+                let done = snat_rewrite::endpoint(skb, Reason::SnatReply);
                 if done == Reason::SnatReply
                     && flows::enabled()
                     && let Some(deliver) = deliver
-                    && may_be_proven(&half, &work.packet, now)
+                    && half == PROVABLE
                 {
                     skb.step(deliver.step());
                 }
@@ -68,6 +68,30 @@ pub(crate) fn run(
         _ => {}
     }
     Ok(Verdict::Untouched)
+}
+
+/// [`find_half`]: a flow's.
+const FOUND: u32 = 1;
+/// The same, and the flow table may know it.
+const PROVABLE: u32 = 2;
+
+/// Whom [`Work::packet`](snat_work::Work::packet) is for, into [`Work::to`](snat_work::Work::to); 0: nobody.
+///
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_half(now: u64) -> u32 {
+    let Some(work) = snat_work::get() else {
+        return 0;
+    };
+    let Some(half) = inbound(&Snat, now, &work.packet) else {
+        return 0;
+    };
+    work.to = half.target();
+    match may_be_proven(&half, &work.packet, now) {
+        true => PROVABLE,
+        false => FOUND,
+    }
 }
 
 /// Whether the flow table may know the flow, or shall. What ends a connection has to reach it after a pause, too.

@@ -3,12 +3,14 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key as Prefix;
 use flannel_common::Ipv4;
-use flannel_common::snat::{Claim, Cluster, Entry, Key, Node, Ports, Seen, Slot, Table};
+use flannel_common::snat::{
+    self, Claim, Cluster, Entry, Key, Node, Packet, Ports, Seen, Side, Slot, Table,
+};
 
 use crate::globals::{NETWORK, NETWORK_MASK, SNAT_PORT_MAX, SNAT_PORT_MIN, SUBNET, SUBNET_MASK};
 use crate::maps::{ENDING, EXEMPT, SNAT};
 use crate::skb::{self, Skb};
-use crate::{outlets, snat_room};
+use crate::{outlets, snat_room, snat_work};
 
 pub(crate) struct Snat;
 
@@ -21,6 +23,25 @@ impl Slot for Held {
     fn get(&self) -> Entry {
         // SAFETY: from a look-up in this program run, so the memory is a value of the map.
         unsafe { *self.0 }
+    }
+
+    #[inline(always)]
+    fn side(&self, nth: usize) -> Side {
+        // SAFETY: as in `get`.
+        unsafe { (*self.0).sides[nth] }
+    }
+
+    #[inline(always)]
+    fn note(&self, nth: usize, side: &Side) {
+        // SAFETY: as in `touch`. A busy connection changes it with each packet.
+        unsafe { (*self.0).sides[nth] = *side };
+    }
+
+    #[inline(always)]
+    fn end(&self, shown: Seen) {
+        let seen = Seen(self.get().seen).and(shown).0;
+        // SAFETY: as in `touch`.
+        unsafe { (*self.0).seen = seen };
     }
 
     #[inline(always)]
@@ -79,6 +100,12 @@ impl Table for Snat {
         let _ = ENDING.remove(key);
     }
 
+    /// `packet` is [`Work::packet`](crate::snat_work::Work::packet).
+    #[inline(always)]
+    fn hear(&self, _: &Packet, (slot, other): (&Held, &Held), reopens: u32, now: u64) {
+        hear_packet(slot.0, other.0, reopens, now);
+    }
+
     #[inline(always)]
     fn random(&self) -> u32 {
         skb::random()
@@ -94,6 +121,20 @@ impl Table for Snat {
         let what = u32::from_ne_bytes([key.proto, seen.0, 0, 0]);
         snat_room::gives_up_port(u32::from_ne_bytes(key.src), what, length, silent) != 0
     }
+}
+
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hear_packet(slot: *mut Entry, other: *mut Entry, reopens: u32, now: u64) -> u32 {
+    let Some(work) = snat_work::get() else {
+        return 0;
+    };
+    if slot.is_null() || other.is_null() {
+        return 0;
+    }
+    snat::hear(&work.packet, (&Held(slot), &Held(other)), reopens, now);
+    1
 }
 
 /// Whether pods keep their address towards `addr`.

@@ -65,15 +65,8 @@ pub(crate) fn run(skb: &Skb, local: Ipv4, proves: Option<Program>) -> Result<Ver
 
 #[inline(always)]
 fn flow(skb: &Skb, work: &mut Work, proves: Option<Program>) -> Result<Verdict, Reason> {
-    let (now, worth) = (work.node.now, &mut work.worth_proof);
-    let before = |half: &Entry| {
-        if proves.is_some() {
-            *worth = outside::is_worth_proof(half, now);
-        }
-    };
-    match known(&Snat, &work.node, &work.packet, work.whose, before) {
-        Some(Outbound::Translate(to)) => {
-            work.to = to;
+    match find_known() {
+        TRANSLATE => {
             let done = rewrite(skb, work);
             if done == Reason::Snat
                 && let Some(proves) = proves
@@ -83,11 +76,37 @@ fn flow(skb: &Skb, work: &mut Work, proves: Option<Program>) -> Result<Verdict, 
             }
             Err(done)
         }
-        Some(Outbound::Leave) => leave(work),
-        None => {
+        LEAVE => leave(work),
+        _ => {
             work.after = skb.fitting(Program::SnatOpen).step();
             next(skb, Program::SnatRoom)
         }
+    }
+}
+
+/// [`find_known`]: part of a translated flow.
+const TRANSLATE: u32 = 1;
+/// One that leaves as it is.
+const LEAVE: u32 = 2;
+
+/// As whom [`Work::packet`] leaves, into [`Work::to`]; 0: it begins a flow.
+///
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_known() -> u32 {
+    let Some(work) = snat_work::get() else {
+        return 0;
+    };
+    let (now, worth) = (work.node.now, &mut work.worth_proof);
+    let before = |half: &Entry| *worth = outside::is_worth_proof(half, now);
+    match known(&Snat, &work.node, &work.packet, work.whose, before) {
+        Some(Outbound::Translate(to)) => {
+            work.to = to;
+            TRANSLATE
+        }
+        Some(Outbound::Leave) => LEAVE,
+        None => 0,
     }
 }
 
@@ -107,7 +126,7 @@ fn may_prove(work: &Work) -> bool {
 #[inline(always)]
 pub(crate) fn rewrite(skb: &Skb, work: &Work) -> Reason {
     snat_fragments::remember(work, WAY_OUT, First::Translated(work.to.addr));
-    snat_rewrite::endpoint(skb, work, Reason::Snat)
+    snat_rewrite::endpoint(skb, Reason::Snat)
 }
 
 /// Goes on in another program.

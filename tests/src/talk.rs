@@ -48,6 +48,16 @@ impl Tcp {
         self.client.local_addr().expect("a bound address").port()
     }
 
+    /// As whom the server sees the client.
+    pub fn seen(&self) -> SocketAddrV4 {
+        v4(self.server.peer_addr())
+    }
+
+    /// Whom the client is to itself.
+    pub fn client(&self) -> SocketAddrV4 {
+        v4(self.client.local_addr())
+    }
+
     /// There and back `rounds` times.
     #[track_caller]
     pub fn rounds(&mut self, rounds: usize) {
@@ -86,6 +96,13 @@ impl Tcp {
         self.client
             .read_to_end(&mut rest)
             .expect("the server's FIN");
+    }
+}
+
+fn v4(address: std::io::Result<std::net::SocketAddr>) -> SocketAddrV4 {
+    match address.expect("a connected socket") {
+        std::net::SocketAddr::V4(address) => address,
+        std::net::SocketAddr::V6(address) => panic!("{address}"),
     }
 }
 

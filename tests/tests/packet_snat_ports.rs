@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use flannel_common::program::Program::{SnatOpen, UplinkSnatRx, UplinkTx};
 use flannel_common::reason::Reason;
+use flannel_tests::packet::line::{Line, Side};
 use flannel_tests::packet::outside::{
     ACK, FIN_ACK, OTHER_POD, POD, Plain, RST, SYN, SYN_ACK, US, source,
 };
@@ -83,10 +84,14 @@ fn the_closed_make_room_when_the_range_is_exhausted(
     let old = Plain::default();
     let new = old.from(OTHER_POD, 40_000);
     let answer = old.from(US, 50_000).answer();
-    node.leaves(&old.tcp(SYN));
-    node.run(UplinkSnatRx, &answer.tcp(SYN_ACK));
-    node.run(UplinkSnatRx, &answer.tcp(back));
-    node.leaves(&old.tcp(out));
+    let mut line = Line::default();
+    node.leaves(&line.tcp(Side::Out, old, SYN));
+    node.run(UplinkSnatRx, &line.tcp(Side::In, answer, SYN_ACK));
+    node.run(UplinkSnatRx, &line.tcp(Side::In, answer, back));
+    node.leaves(&line.tcp(Side::Out, old, out));
+    if out != RST {
+        node.run(UplinkSnatRx, &line.tcp(Side::In, answer, ACK));
+    }
     assert_eq!(node.run(UplinkTx, &new.tcp(SYN)).action, SHOT, "too early");
     node.age_snat(2);
     let action = node.run(UplinkTx, &new.tcp(SYN)).action;

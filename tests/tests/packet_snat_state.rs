@@ -2,6 +2,7 @@
 
 use flannel_common::program::Program::{UplinkSnatRx, UplinkTx};
 use flannel_common::snat::{Entry, KIND_LEAVE, KIND_OWN, KIND_PAIR, Key, WAY_IN, WAY_OUT};
+use flannel_tests::packet::line::{Line, Side};
 use flannel_tests::packet::outside::{
     ACK, FIN_ACK, OTHER_POD, POD, Plain, RST, SERVER, SYN, SYN_ACK, US,
 };
@@ -98,7 +99,8 @@ fn a_new_uplink_address_is_used_at_once() {
 #[case::refused(&[(true, SYN), (false, 0x14)], 10)]
 #[case::unconfirmed(&[(true, SYN), (false, SYN_ACK)], 60)]
 #[case::established(&[(true, SYN), (false, SYN_ACK), (true, ACK)], 86_400)]
-#[case::closing(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, FIN_ACK)], 120)]
+#[case::closing(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, FIN_ACK), (false, ACK)], 120)]
+#[case::closing_unheard(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, FIN_ACK)], 86_400)]
 #[case::closed(&[(true, SYN), (false, SYN_ACK), (true, FIN_ACK), (false, FIN_ACK)], 120)]
 #[case::reset(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, RST)], 10)]
 #[case::anew(&[(true, SYN), (false, SYN_ACK), (true, FIN_ACK), (false, FIN_ACK), (true, SYN)], 120)]
@@ -109,11 +111,12 @@ fn a_tcp_flow_lives_as_long_as_conntrack_has_it(
     let mut node = Node::default().load_snat();
     let flow = Plain::default().from(POD, 50_000);
     let answer = flow.from(US, 50_000).answer();
+    let mut line = Line::default();
     for (outward, flags) in packets {
         match outward {
-            true => drop(node.run(UplinkTx, &flow.tcp(*flags))),
-            false => drop(node.run(UplinkSnatRx, &answer.tcp(*flags))),
-        }
+            true => node.run(UplinkTx, &line.tcp(Side::Out, flow, *flags)),
+            false => node.run(UplinkSnatRx, &line.tcp(Side::In, answer, *flags)),
+        };
     }
     assert_eq!(node.snat_lifetime(), seconds);
 }
@@ -122,17 +125,23 @@ fn a_tcp_flow_lives_as_long_as_conntrack_has_it(
 fn a_noted_connection_lives_as_long_as_conntrack_has_it() {
     let mut node = Node::default().load_snat();
     let question = Plain::default().answer();
-    let send = |node: &mut Fixture, outward: bool, flags: u8| {
+    let mut line = Line::default();
+    let mut send = |node: &mut Fixture, outward: bool, flags: u8| {
         match outward {
-            true => node.run(UplinkTx, &question.answer().tcp(flags)),
-            false => node.run(UplinkSnatRx, &question.tcp(flags)),
+            true => node.run(UplinkTx, &line.tcp(Side::Out, question.answer(), flags)),
+            false => node.run(UplinkSnatRx, &line.tcp(Side::In, question, flags)),
         };
         node.snat_lifetime()
     };
     assert_eq!(send(&mut node, false, SYN), 120);
     assert_eq!(send(&mut node, true, SYN_ACK), 60);
     assert_eq!(send(&mut node, false, ACK), 86_400);
-    assert_eq!(send(&mut node, true, FIN_ACK), 120);
+    assert_eq!(
+        send(&mut node, true, FIN_ACK),
+        86_400,
+        "the other side has not heard it"
+    );
+    assert_eq!(send(&mut node, false, ACK), 120);
     assert_eq!(send(&mut node, false, RST), 10);
     assert_eq!(node.snat_entries().len(), 1);
 }

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData, MapError};
+use bytemuck::Pod;
 use flannel_common::maps::{SNAT, carries_snat};
-use flannel_common::snat::{Entry, Key};
+use flannel_common::snat::{Entry, Former, Key};
 
 use super::batch::Batches;
 use super::bpffs::Pins;
@@ -27,14 +28,22 @@ pub(super) fn carry(pins: &Pins, folder: &str) -> Result<usize, DataplaneError> 
 
 /// Copies what our table does not hold yet; returns how many entries that were.
 pub(super) fn copy(old: &MapData, pins: &Pins) -> Result<usize, DataplaneError> {
+    let info = old.info().map_err(failed("look at"))?;
+    if info.value_size() as usize == size_of::<Former>() {
+        return copy_as::<Former>(old, pins);
+    }
+    copy_as::<Entry>(old, pins)
+}
+
+fn copy_as<Old: Pod + Into<Entry>>(old: &MapData, pins: &Pins) -> Result<usize, DataplaneError> {
     let new = Map::from_map_data(open(&pins.map(SNAT))?).map_err(failed("open"))?;
     let mut new: HashMap<MapData, Wire<Key>, Wire<Entry>> =
         HashMap::try_from(new).map_err(failed("open"))?;
     let unreadable = |error| failed("read")(MapError::IoError(error));
     let mut carried = 0;
-    for batch in Batches::<Key, Entry>::of(old).map_err(unreadable)? {
+    for batch in Batches::<Key, Old>::of(old).map_err(unreadable)? {
         for (key, entry) in batch.map_err(unreadable)? {
-            match new.insert(Wire(key), Wire(entry), NO_EXIST) {
+            match new.insert(Wire(key), Wire(entry.into()), NO_EXIST) {
                 Ok(()) => carried += 1,
                 Err(MapError::SyscallError(e))
                     if e.io_error.raw_os_error() == Some(libc::EEXIST) => {}

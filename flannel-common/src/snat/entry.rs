@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::seen::lifetime;
-use super::{Endpoint, Seen};
+use super::{Endpoint, Packet, Seen, Side};
 use crate::Ipv4;
 
 /// [`Key::way`]: as the packet was before translation, on its way out.
@@ -53,6 +53,12 @@ impl Key {
             addr: self.dst,
             port: self.dst_port,
         }
+    }
+
+    /// Which of [`Entry::sides`] sends what has this key.
+    #[inline(always)]
+    pub const fn side(&self) -> usize {
+        (self.way >> 1 & 1) as usize
     }
 
     /// What the other half of a translated flow names.
@@ -121,6 +127,35 @@ pub struct Entry {
     pub last_seen: u64,
     /// Monotonic nanoseconds of the first packet of the flow.
     pub opened: u64,
+    /// TCP: the side that speaks on the way out, and the one that speaks on the way in. Each half of a translated flow knows its own.
+    pub sides: [Side; 2],
+}
+
+/// An [`Entry`] before layout 10.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub struct Former {
+    pub addr: Ipv4,
+    pub port: [u8; 2],
+    pub kind: u8,
+    pub seen: u8,
+    pub last_seen: u64,
+    pub opened: u64,
+}
+
+/// Of what its sides said nothing is known.
+impl From<Former> for Entry {
+    fn from(former: Former) -> Self {
+        Self {
+            addr: former.addr,
+            port: former.port,
+            kind: former.kind,
+            seen: former.seen,
+            last_seen: former.last_seen,
+            opened: former.opened,
+            sides: [Side::NONE; 2],
+        }
+    }
 }
 
 impl Entry {
@@ -133,6 +168,41 @@ impl Entry {
             seen: seen.0,
             last_seen: now,
             opened: now,
+            sides: [Side::NONE; 2],
+        }
+    }
+
+    /// After the packet that made it, on the way out.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sent(self, packet: &Packet) -> Self {
+        let side = Side::new(&packet.segment, packet.bits);
+        Self {
+            sides: [side, Side::NONE],
+            ..self
+        }
+    }
+
+    /// The same on the way in.
+    #[inline(always)]
+    #[must_use]
+    pub const fn received(self, packet: &Packet) -> Self {
+        let side = Side::new(&packet.segment, packet.bits);
+        Self {
+            sides: [Side::NONE, side],
+            ..self
+        }
+    }
+
+    /// The other half of the same flow, if it has to be made from this one: it names `target`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mirrored(&self, target: Endpoint) -> Self {
+        Self {
+            addr: target.addr,
+            port: target.port,
+            sides: [Side::NONE; 2],
+            ..*self
         }
     }
 
@@ -183,7 +253,8 @@ pub struct Fragment {
     pub opened: u64,
 }
 
-const _: () = assert!(size_of::<Key>() == 16 && size_of::<Entry>() == 24);
+const _: () = assert!(size_of::<Key>() == 16 && size_of::<Entry>() == 56);
+const _: () = assert!(size_of::<Former>() == 24);
 const _: () = assert!(size_of::<FragmentKey>() == 12 && size_of::<Fragment>() == 16);
 
 #[cfg(test)]

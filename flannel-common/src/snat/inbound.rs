@@ -12,24 +12,18 @@ use super::table::{Slot, Table, mend};
 pub fn inbound<T: Table>(table: &T, now: u64, packet: &Packet) -> Option<Entry> {
     let slot = table.find(&packet.key)?;
     let entry = slot.get();
-    let seen = Seen::back(packet.bits);
     if entry.kind == KIND_OWN {
-        slot.touch(seen, now);
+        table.hear(packet, (&slot, &slot), 1, now);
         return None;
     }
     let out = packet.key.sent_by(entry.target());
-    let us = packet.key.destination();
-    let mirror = Entry {
-        addr: us.addr,
-        port: us.port,
-        ..entry
-    };
-    if mend(table, &out, &mirror).is_none() {
+    let mirror = entry.mirrored(packet.key.destination());
+    let Some(other) = mend(table, &out, &mirror) else {
         // The flow has since got another port: what the out half says counts.
         table.remove(&packet.key);
         return None;
-    }
-    slot.touch(seen, now);
+    };
+    table.hear(packet, (&slot, &other), 0, now);
     Some(entry)
 }
 
@@ -39,15 +33,10 @@ pub fn inbound<T: Table>(table: &T, now: u64, packet: &Packet) -> Option<Entry> 
 #[must_use]
 pub fn note<T: Table>(table: &T, now: u64, packet: &Packet) -> bool {
     let key = packet.answer();
-    let seen = Seen::back(packet.bits);
     if let Some(slot) = table.find(&key) {
         let entry = slot.get();
         if entry.kind == KIND_LEAVE {
-            if packet.is_syn() && Seen(entry.seen).is_closing() {
-                slot.restart(seen, now);
-            } else {
-                slot.touch(seen, now);
-            }
+            table.hear(packet, (&slot, &slot), 1, now);
             return false;
         }
         if !is_mistaken(table, &entry, packet) {
@@ -64,8 +53,8 @@ pub fn note<T: Table>(table: &T, now: u64, packet: &Packet) -> bool {
 #[inline(always)]
 pub fn came_in(now: u64, packet: &Packet) -> (Key, Entry) {
     let key = packet.answer();
-    let seen = Seen::back(packet.bits);
-    (key, Entry::new(KIND_LEAVE, key.source(), seen, now))
+    let entry = Entry::new(KIND_LEAVE, key.source(), Seen::back(packet.shows()), now);
+    (key, entry.received(packet))
 }
 
 /// Whether a translated flow is in truth the replying side of a connection that came in: it began in the

@@ -17,13 +17,14 @@ mod port;
 mod room;
 mod rule;
 mod seen;
+mod stream;
 mod sweep;
 mod table;
 mod transport;
 
 pub use choice::{Choice, Choices, Lent, MAX_CHOICES};
 pub use entry::{
-    Entry, Fragment, FragmentKey, KIND_LEAVE, KIND_OWN, KIND_PAIR, Key, WAY_IN, WAY_OUT,
+    Entry, Former, Fragment, FragmentKey, KIND_LEAVE, KIND_OWN, KIND_PAIR, Key, WAY_IN, WAY_OUT,
 };
 pub use icmp_error::{Embedded, Rewritten, rewrite};
 pub use inbound::{came_in, inbound, note};
@@ -36,8 +37,9 @@ pub use room::{
 };
 pub use rule::{Cluster, Rule, decide};
 pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, lifetime, state};
+pub use stream::{LEAP, Segment, Side, Talk, judge};
 pub use sweep::{Halves, is_over, may_be_over, other_half, sweep};
-pub use table::{Claim, Slot, Table, find};
+pub use table::{Claim, Slot, Table, find, hear};
 pub use transport::{Transport, counterpart, is_icmp_error, is_icmp_redirect, is_icmp_request};
 
 use crate::Ipv4;

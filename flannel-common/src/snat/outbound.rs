@@ -108,13 +108,14 @@ pub fn open<T: Table>(
 #[inline(always)]
 fn follow<T: Table>(table: &T, node: &Node, packet: &Packet, slot: &T::Slot) -> Option<Outbound> {
     let entry = slot.get();
-    let seen = Seen::out(packet.bits);
     if entry.kind == KIND_LEAVE {
-        // A SYN is no reply, whatever came in on these ports before.
-        if packet.is_syn() || entry.is_expired(packet.key.proto, node.now) {
+        // A SYN is no reply, whatever came in on these ports before, unless that goes on.
+        if packet.is_syn() && !Seen(entry.seen).goes_on()
+            || entry.is_expired(packet.key.proto, node.now)
+        {
             return None;
         }
-        slot.touch(seen, node.now);
+        table.hear(packet, (slot, slot), 0, node.now);
         return Some(Outbound::Leave);
     }
     let other = packet.key.reply_to(entry.target());
@@ -124,18 +125,8 @@ fn follow<T: Table>(table: &T, node: &Node, packet: &Packet, slot: &T::Slot) -> 
         forget(table, &other, packet.key.source());
         return None;
     }
-    let mirror = Entry {
-        addr: packet.key.src,
-        port: packet.key.src_port,
-        ..entry
-    };
-    let back = mend(table, &other, &mirror)?;
-    if packet.is_syn() && Seen(entry.seen).and(Seen(back.get().seen)).is_closing() {
-        back.restart(Seen::default(), node.now);
-        slot.restart(seen, node.now);
-    } else {
-        slot.touch(seen, node.now);
-    }
+    let back = mend(table, &other, &entry.mirrored(packet.key.source()))?;
+    table.hear(packet, (slot, &back), 1, node.now);
     Some(Outbound::Translate(entry.target()))
 }
 
@@ -158,7 +149,7 @@ fn is_noted<T: Table>(table: &T, node: &Node, packet: &Packet) -> bool {
     if slot.get().kind != KIND_OWN {
         return false;
     }
-    slot.touch(Seen::out(packet.bits), node.now);
+    table.hear(packet, (&slot, &slot), 1, node.now);
     true
 }
 
@@ -169,13 +160,15 @@ fn note_own<T: Table>(table: &T, node: &Node, packet: &Packet) -> bool {
         return true;
     }
     let key = packet.key.reply_to(packet.key.source());
-    let seen = Seen::out(packet.bits);
-    let entry = Entry::new(KIND_OWN, packet.key.source(), seen, node.now);
+    let seen = Seen::out(packet.shows());
+    let entry = Entry::new(KIND_OWN, packet.key.source(), seen, node.now).sent(packet);
     if !table.claim(&key, &entry).is_taken() {
         return true;
     }
     if packet.transport.has_free_port() {
-        return is_noted(table, node, packet);
+        // Noted by another CPU meanwhile, perhaps: what this packet says is said again.
+        let known = table.find(&key);
+        return known.is_some_and(|slot| slot.get().kind == KIND_OWN);
     }
     // The node cannot be given another port.
     yield_to_node(table, node, packet);
@@ -194,12 +187,10 @@ pub fn take_back<T: Table>(table: &T, packet: &Packet, to: Endpoint) {
 #[inline(always)]
 pub fn yield_to_node<T: Table>(table: &T, node: &Node, packet: &Packet) {
     let key = packet.key.reply_to(packet.key.source());
-    let seen = Seen::out(packet.bits);
+    let seen = Seen::out(packet.shows());
     table.remove(&key);
-    table.claim(
-        &key,
-        &Entry::new(KIND_OWN, packet.key.source(), seen, node.now),
-    );
+    let entry = Entry::new(KIND_OWN, packet.key.source(), seen, node.now);
+    table.claim(&key, &entry.sent(packet));
 }
 
 /// Claims a port for a new flow: its in half is in the table afterwards.
@@ -301,7 +292,7 @@ fn bind<T: Table>(
     packet: &Packet,
     to: Endpoint,
 ) -> Result<Outbound, Refused> {
-    let entry = Entry::new(KIND_PAIR, to, Seen::out(packet.bits), node.now);
+    let entry = Entry::new(KIND_PAIR, to, Seen::out(packet.shows()), node.now).sent(packet);
     let claim = table.claim(&packet.key, &entry);
     if claim.is_won() {
         return Ok(Outbound::Translate(to));

@@ -1,8 +1,8 @@
 //! One packet, as far as a decision needs it.
 
-use super::Seen;
 use super::entry::{Key, WAY_IN};
 use super::transport::{Transport, counterpart, is_icmp_request};
+use super::{Seen, Segment};
 use crate::Ipv4;
 use crate::header::Ip;
 
@@ -17,14 +17,23 @@ pub struct Packet {
     /// connection, and an ICMP answer like the answer to a SYN.
     pub bits: u8,
     pub transport: Transport,
+    pub segment: Segment,
 }
 
 impl Packet {
     /// Of a packet with ports, or of an ICMP query; `head` is what follows the IPv4 header.
-    /// `None` for ICMP that is neither question nor answer.
+    /// `None` for ICMP that is neither question nor answer. Of a TCP segment without its place in the stream.
     #[inline(always)]
     pub const fn new(ip: &Ip, way: u8, head: &[u8; HEAD_LEN], tcp_flags: u8) -> Option<Self> {
-        Self::of(ip.src, ip.dst, ip.proto, way, head, tcp_flags)
+        Self::of(
+            ip.src,
+            ip.dst,
+            ip.proto,
+            way,
+            head,
+            tcp_flags,
+            Segment::NONE,
+        )
     }
 
     /// The same of single fields, which may lie better in memory than an [`Ip`] of which nothing is known.
@@ -36,6 +45,7 @@ impl Packet {
         way: u8,
         head: &[u8; HEAD_LEN],
         tcp_flags: u8,
+        segment: Segment,
     ) -> Option<Self> {
         let transport = Transport::of(proto);
         let ports = match transport {
@@ -51,15 +61,23 @@ impl Packet {
             }
             _ => [head[0], head[1], head[2], head[3]],
         };
+        let bits = match transport {
+            Transport::Tcp => tcp_bits(tcp_flags),
+            Transport::Icmp if !is_icmp_request(head[0]) => Seen::SYN | Seen::ACK,
+            _ => Seen::ACK,
+        };
         Some(Self {
             key: Key::of(src, dst, ports, proto, way),
-            bits: match transport {
-                Transport::Tcp => tcp_bits(tcp_flags),
-                Transport::Icmp if !is_icmp_request(head[0]) => Seen::SYN | Seen::ACK,
-                _ => Seen::ACK,
-            },
+            bits,
             transport,
+            segment,
         })
+    }
+
+    /// What the packet shows of the state of a flow of which it is the first: a FIN counts once it is acknowledged.
+    #[inline(always)]
+    pub const fn shows(&self) -> u8 {
+        self.bits & !Seen::FIN
     }
 
     /// Whether conntrack would let the packet begin a flow: not a reset, not an answer.

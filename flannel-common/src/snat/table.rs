@@ -1,7 +1,7 @@
 //! What the decisions ask of the map; the LRU map in the kernel, a model in tests.
 
 use super::entry::{Entry, Key};
-use super::{Outbound, Seen};
+use super::{Outbound, Packet, Seen, Side, Talk, Transport, judge};
 use crate::Ipv4;
 
 /// Outcome of [`Table::claim`], as `bpf_map_update_elem` returns it: looking into it costs the verifier paths.
@@ -25,12 +25,16 @@ impl Claim {
     }
 }
 
-/// An entry found. It may go away or change while it is held; nothing but [`Slot::touch`] and
-/// [`Slot::restart`] is written through it.
+/// An entry found. It may go away or change while it is held; nothing but what its methods say is written through it.
 pub trait Slot {
     fn get(&self) -> Entry;
+    /// One of [`Entry::sides`].
+    fn side(&self, nth: usize) -> Side;
+    fn note(&self, nth: usize, side: &Side);
     /// One more packet.
     fn touch(&self, packet: Seen, now: u64);
+    /// Something of the state that another packet showed.
+    fn end(&self, shown: Seen);
     /// The first packet of a new connection in place of one that was closing.
     fn restart(&self, packet: Seen, now: u64);
 }
@@ -49,6 +53,8 @@ pub trait Table {
     fn hold(&self, key: &Key, now: u64) -> bool;
     fn let_go(&self, key: &Key);
     fn random(&self) -> u32;
+    /// [`hear`]: once for all that ask, for the verifier's sake.
+    fn hear(&self, packet: &Packet, slots: (&Self::Slot, &Self::Slot), reopens: u32, now: u64);
     /// Whether flows may leave as `address` by the device of that index.
     fn is_lent(&self, device: u32, address: Ipv4) -> bool;
     /// Whether the flow of the out key `key` gives up its port to the packet at hand: see [`super::yields_port`]. `seen` is of
@@ -77,4 +83,42 @@ pub(super) fn mend<T: Table>(table: &T, other: &Key, expected: &Entry) -> Option
     table.claim(other, expected);
     let slot = table.find(other)?;
     slot.get().pairs_with(expected.target()).then_some(slot)
+}
+
+/// One more packet of a flow, by the slot that knows its side, and the one that knows the other side: the same one for a note.
+/// `reopens` tells whether a SYN begins another connection in place of one that was closing: 1 or 0.
+#[inline(always)]
+pub fn hear<S: Slot>(packet: &Packet, (slot, other): (&S, &S), reopens: u32, now: u64) {
+    let nth = packet.key.side();
+    let side = |bits| Seen::of_side(nth, bits);
+    if !matches!(packet.transport, Transport::Tcp) {
+        slot.touch(side(packet.bits), now);
+        return;
+    }
+    let seen = Seen(slot.get().seen).and(Seen(other.get().seen));
+    let reopens = reopens & seen.closing();
+    let (segment, bits) = (packet.segment, packet.bits);
+    let mut heard = Talk::new(slot.side(nth), other.side(1 - nth), segment, bits, reopens);
+    judge(&mut heard);
+    slot.note(nth, &heard.own);
+    if heard.tells_other != 0 {
+        other.note(1 - nth, &heard.other);
+        if heard.anew | heard.reopens != 0 {
+            let both = match heard.anew {
+                0 => Seen::default(),
+                _ => Seen(Seen::SYN | Seen::SYN << 4),
+            };
+            other.restart(both, now);
+            slot.restart(side(bits).and(both), now);
+            return;
+        }
+    }
+    if heard.ends_other != 0 {
+        // The other side spoke when it did: its time stays.
+        other.end(Seen::of_side(1 - nth, Seen::FIN));
+    }
+    if heard.bits != 0 {
+        #[expect(clippy::cast_possible_truncation, reason = "four bits")]
+        slot.touch(side(heard.bits as u8), now);
+    }
 }

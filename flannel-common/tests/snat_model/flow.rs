@@ -1,7 +1,7 @@
 //! Flows, and what may happen to them.
 
 use flannel_common::header::Ip;
-use flannel_common::snat::{Endpoint, Key, Packet, Ports, WAY_OUT};
+use flannel_common::snat::{Endpoint, Key, Packet, Ports, Segment, WAY_OUT};
 use proptest::prelude::*;
 
 pub(crate) const US: [u8; 4] = [192, 168, 0, 1];
@@ -25,11 +25,30 @@ pub(crate) struct Flow {
     pub(crate) proto: u8,
 }
 
+/// What a TCP segment says: few enough numbers that sides agree, and forgers hit, all the time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) flags: u8,
+    pub(crate) seq: u8,
+    pub(crate) ack: u8,
+}
+
+impl From<u8> for Shape {
+    fn from(flags: u8) -> Self {
+        Self {
+            flags,
+            seq: 0,
+            ack: 0,
+        }
+    }
+}
+
 /// Address and port.
 type Socket = ([u8; 4], u16);
 
 impl Flow {
-    pub(crate) fn packet(self, way: u8, flags: u8) -> Packet {
+    pub(crate) fn packet(self, way: u8, shape: impl Into<Shape>) -> Packet {
+        let Shape { flags, seq, ack } = shape.into();
         let (src, dst) = match way {
             WAY_OUT => (self.src, self.dst),
             _ => (self.dst, self.src),
@@ -42,7 +61,10 @@ impl Flow {
         };
         let [a, b] = src.1.to_be_bytes();
         let [c, d] = dst.1.to_be_bytes();
-        let packet = Packet::new(&ip, way, &[a, b, c, d, 0, 0, 0, 0], flags);
+        let header = [a, b, c, d, 0, 0, 0, seq, 0, 0, 0, ack, 5 << 4, flags];
+        let head = [a, b, c, d, 0, 0, 0, seq];
+        let segment = Segment::new(&header, 20);
+        let packet = Packet::of(ip.src, ip.dst, ip.proto, way, &head, flags, segment);
         let Some(packet) = packet else {
             unreachable!("TCP and UDP always have ports")
         };
@@ -69,13 +91,13 @@ impl Flow {
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
     /// A pod sends.
-    Send(Flow, u8),
+    Send(Flow, Shape),
     /// The remote end answers the nth flow that was ever let out, under the address it left with.
-    Reply(usize, u8),
+    Reply(usize, Shape),
     /// The node sends from our address.
-    Own(Flow, u8),
+    Own(Flow, Shape),
     /// Somebody outside speaks to a pod itself.
-    Arrive(Flow, u8),
+    Arrive(Flow, Shape),
     Evict(usize),
     Pause(u64),
     Sweep,
@@ -84,6 +106,10 @@ pub(crate) enum Event {
 
 pub(crate) fn flags() -> impl Strategy<Value = u8> {
     prop_oneof![1 => Just(SYN), 4 => Just(ACK), 1 => Just(SYN | ACK), 1 => Just(0x11), 1 => Just(0x04)]
+}
+
+pub(crate) fn shape() -> impl Strategy<Value = Shape> {
+    (flags(), 0..4u8, 0..4u8).prop_map(|(flags, seq, ack)| Shape { flags, seq, ack })
 }
 
 fn remote() -> impl Strategy<Value = Socket> {
@@ -109,10 +135,10 @@ fn own() -> impl Strategy<Value = Socket> {
 
 pub(crate) fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        8 => (flow(pod()), flags()).prop_map(|(f, b)| Event::Send(f, b)),
-        8 => (any::<usize>(), flags()).prop_map(|(n, b)| Event::Reply(n, b)),
-        2 => (flow(own()), flags()).prop_map(|(f, b)| Event::Own(f, b)),
-        1 => (flow(pod()), flags()).prop_map(|(f, b)| Event::Arrive(f, b)),
+        8 => (flow(pod()), shape()).prop_map(|(f, b)| Event::Send(f, b)),
+        8 => (any::<usize>(), shape()).prop_map(|(n, b)| Event::Reply(n, b)),
+        2 => (flow(own()), shape()).prop_map(|(f, b)| Event::Own(f, b)),
+        1 => (flow(pod()), shape()).prop_map(|(f, b)| Event::Arrive(f, b)),
         3 => any::<usize>().prop_map(Event::Evict),
         2 => prop_oneof![1..9u64, 9..700u64].prop_map(Event::Pause),
         1 => Just(Event::Sweep),

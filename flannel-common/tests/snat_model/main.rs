@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use flannel_common::snat::{
-    Endpoint, KIND_LEAVE, KIND_OWN, NANOS, Node, Outbound, Ports, Refused, Table as _, WAY_IN,
-    WAY_OUT, Whose, came_in, inbound, note, outbound,
+    Endpoint, KIND_LEAVE, KIND_OWN, NANOS, Node, Outbound, Ports, Refused, Seen, Table as _,
+    WAY_IN, WAY_OUT, Whose, came_in, inbound, note, outbound,
 };
 use proptest::prelude::*;
 
-use flow::{ACK, Event, Flow, PORTS, SYN, TCP, UDP, US, event, flags, flow, pod};
+use flow::{ACK, Event, Flow, PORTS, SYN, Shape, TCP, UDP, US, event, flags, flow, pod};
 use map::Map;
 use reference::Reference;
 
@@ -24,11 +24,14 @@ fn sent(
     map: &Map,
     reference: &mut Reference,
     flow: Flow,
-    flags: u8,
+    shape: Shape,
     whose: Whose,
 ) -> Result<(), TestCaseError> {
-    let packet = flow.packet(WAY_OUT, flags);
+    let packet = flow.packet(WAY_OUT, shape);
     let before = reference.fresh(&flow);
+    let noted = map
+        .get(&packet.key)
+        .filter(|entry| entry.kind == KIND_LEAVE);
     let outcome = outbound(map, &reference.node(), &packet, whose, || false);
     if let Some(before) = before {
         let restarts = before == Outbound::Leave && whose == Whose::Pod && packet.is_syn();
@@ -37,7 +40,7 @@ fn sent(
         }
     }
     if outcome.is_ok() {
-        reference.flags_seen(&flow, flags);
+        reference.flags_seen(&flow, shape.flags);
     }
     match outcome {
         Ok(Outbound::Translate(to)) => {
@@ -49,9 +52,7 @@ fn sent(
             prop_assert!(map.pairs(&back, flow.source()), "in half");
             let seen = flow.seen_as(to);
             reference.takes_over(seen, flow, Outbound::Translate(to))?;
-            reference
-                .whole
-                .insert(flow, (Outbound::Translate(to), reference.now));
+            reference.goes_on(flow, Outbound::Translate(to), shape.flags);
             reference.sent.push(seen);
         }
         Ok(Outbound::Leave) if whose == Whose::Own => {
@@ -59,9 +60,7 @@ fn sent(
             prop_assert!(!packet.is_worth_noting() || map.get(&key).is_some());
             if map.get(&key).is_some_and(|entry| entry.kind == KIND_OWN) {
                 reference.takes_over(flow, flow, Outbound::Translate(flow.source()))?;
-                reference
-                    .whole
-                    .insert(flow, (Outbound::Leave, reference.now));
+                reference.goes_on(flow, Outbound::Leave, shape.flags);
                 reference.sent.push(flow);
             }
         }
@@ -70,13 +69,12 @@ fn sent(
                 map.get(&packet.key).is_some(),
                 "only a noted connection leaves as it is"
             );
-            prop_assert!(!packet.is_syn(), "a SYN is no reply");
+            let goes_on = noted.is_some_and(|entry| Seen(entry.seen).goes_on());
+            prop_assert!(!packet.is_syn() || goes_on, "a SYN is no reply");
             let silent = reference.now - reference.noted[&flow];
             prop_assert!(flow.proto != UDP || silent <= 120 * NANOS, "long over");
             reference.noted.insert(flow, reference.now);
-            reference
-                .whole
-                .insert(flow, (Outbound::Leave, reference.now));
+            reference.goes_on(flow, Outbound::Leave, shape.flags);
         }
         Err(Refused::NoFlow) => prop_assert!(!packet.may_open()),
         Err(Refused::Exhausted) => {
@@ -101,16 +99,16 @@ fn replied(
     map: &Map,
     reference: &mut Reference,
     nth: usize,
-    flags: u8,
+    shape: Shape,
 ) -> Result<(), TestCaseError> {
     let Some(at) = nth.checked_rem(reference.sent.len()) else {
         return Ok(());
     };
     let seen = reference.sent[at];
     let flow = reference.owner[&seen];
-    let packet = seen.packet(WAY_IN, flags);
+    let packet = seen.packet(WAY_IN, shape);
     let whom = inbound(map, reference.now, &packet).map(|half| half.target());
-    reference.flags_seen(&flow, flags & !SYN);
+    reference.flags_seen(&flow, shape.flags);
     if let Some(whom) = whom {
         prop_assert_eq!(whom, flow.source(), "a reply for another");
         prop_assert!(map.pairs(&packet.key, whom), "in half");
@@ -132,18 +130,18 @@ fn run(events: Vec<Event>) -> Result<(), TestCaseError> {
     let mut reference = Reference::new();
     for event in events {
         match event {
-            Event::Send(flow, flags) => sent(&map, &mut reference, flow, flags, Whose::Pod)?,
-            Event::Own(flow, flags) => {
+            Event::Send(flow, shape) => sent(&map, &mut reference, flow, shape, Whose::Pod)?,
+            Event::Own(flow, shape) => {
                 let flow = Flow {
                     src: (reference.local, flow.src.1),
                     ..flow
                 };
-                sent(&map, &mut reference, flow, flags, Whose::Own)?;
+                sent(&map, &mut reference, flow, shape, Whose::Own)?;
             }
-            Event::Reply(nth, flags) => replied(&map, &mut reference, nth, flags)?,
-            Event::Arrive(flow, flags) => {
+            Event::Reply(nth, shape) => replied(&map, &mut reference, nth, shape)?,
+            Event::Arrive(flow, shape) => {
                 let held = reference.fresh(&flow);
-                let packet = flow.packet(WAY_IN, flags);
+                let packet = flow.packet(WAY_IN, shape);
                 if note(&map, reference.now, &packet) {
                     let (key, entry) = came_in(reference.now, &packet);
                     map.claim(&key, &entry);
@@ -155,11 +153,9 @@ fn run(events: Vec<Event>) -> Result<(), TestCaseError> {
                 {
                     if let Some(Outbound::Translate(_)) = held {
                         // Only a flow picked up in the middle and never answered gives way.
-                        prop_assert!(flow.proto == TCP && flags & ACK != 0);
+                        prop_assert!(flow.proto == TCP && shape.flags & ACK != 0);
                     }
-                    reference
-                        .whole
-                        .insert(flow, (Outbound::Leave, reference.now));
+                    reference.goes_on(flow, Outbound::Leave, shape.flags);
                 }
             }
             Event::Evict(nth) => {

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::rc::Rc;
 
-use flannel_common::snat::{Claim, Endpoint, Entry, Halves, Key, Seen, Slot, Table, sweep};
+use flannel_common::snat::{
+    Claim, Endpoint, Entry, Halves, Key, Packet, Seen, Side, Slot, Table, hear, sweep,
+};
 
 type Meanwhile = Box<dyn FnOnce(&Map)>;
 
@@ -104,6 +106,24 @@ impl Slot for Held {
         self.0.get()
     }
 
+    fn side(&self, nth: usize) -> Side {
+        self.get().sides[nth]
+    }
+
+    fn note(&self, nth: usize, side: &Side) {
+        let mut entry = self.0.get();
+        entry.sides[nth] = *side;
+        self.0.set(entry);
+    }
+
+    fn end(&self, shown: Seen) {
+        let entry = self.0.get();
+        self.0.set(Entry {
+            seen: Seen(entry.seen).and(shown).0,
+            ..entry
+        });
+    }
+
     fn touch(&self, packet: Seen, now: u64) {
         let entry = self.0.get();
         self.0.set(Entry {
@@ -164,6 +184,10 @@ impl Table for Map {
 
     fn yields(&self, _: &Key, _: Seen, _: u64, _: u64) -> bool {
         false
+    }
+
+    fn hear(&self, packet: &Packet, slots: (&Held, &Held), reopens: u32, now: u64) {
+        hear(packet, slots, reopens, now);
     }
 
     fn random(&self) -> u32 {

@@ -62,11 +62,18 @@ impl Reference {
 
     /// A packet of `flow` with these TCP flags, either way.
     pub(crate) fn flags_seen(&mut self, flow: &Flow, flags: u8) {
-        if flags == SYN {
-            self.closing.remove(flow);
-        } else if flow.proto == TCP && flags & (FIN | RST) != 0 {
+        if flow.proto == TCP && flags & (FIN | RST) != 0 {
             self.closing.insert(*flow);
         }
+    }
+
+    /// `flow` was let out `as_whom`, by a packet with these TCP flags. One that is not believed does not make it younger.
+    pub(crate) fn goes_on(&mut self, flow: Flow, as_whom: Outbound, flags: u8) {
+        let before = self.whole.get(&flow).filter(|(before, _)| {
+            *before == as_whom && flow.proto == TCP && flags & (SYN | RST) != 0
+        });
+        let at = before.map_or(self.now, |(_, at)| *at);
+        self.whole.insert(flow, (as_whom, at));
     }
 
     /// `flow` is now `seen` at the remote end, where somebody else may have been; `here` is where that one lived.

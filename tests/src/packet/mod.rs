@@ -5,6 +5,7 @@ pub mod cpu;
 mod events;
 mod fixture;
 pub mod flows;
+pub mod line;
 mod orders;
 pub mod outside;
 mod shares;

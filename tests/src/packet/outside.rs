@@ -24,6 +24,10 @@ pub struct Plain {
     pub sport: u16,
     pub dport: u16,
     pub payload: usize,
+    /// Of a TCP segment.
+    pub seq: u32,
+    /// The same, if it has the flag.
+    pub ack: u32,
 }
 
 pub const POD: Ipv4 = [10, 244, 1, 5];
@@ -47,6 +51,8 @@ impl Default for Plain {
             sport: 40_000,
             dport: 443,
             payload: 32,
+            seq: 1000,
+            ack: 77,
         }
     }
 }
@@ -92,12 +98,12 @@ impl Plain {
     }
 
     pub fn tcp(self, flags: u8) -> Vec<u8> {
-        let mut builder = self.ip().tcp(self.sport, self.dport, 1000, 65_000);
+        let mut builder = self.ip().tcp(self.sport, self.dport, self.seq, 65_000);
         if flags & SYN != 0 {
             builder = builder.syn();
         }
         if flags & ACK != 0 {
-            builder = builder.ack(77);
+            builder = builder.ack(self.ack);
         }
         if flags & 1 != 0 {
             builder = builder.fin();

@@ -8,6 +8,7 @@
 
 mod adoption;
 mod anchor;
+mod carry;
 mod clsact;
 mod drift;
 mod fast_path;

@@ -22,7 +22,7 @@ const HOOKS: [&str; 4] = [
     "attach uplink_tx to egress of eth0",
 ];
 
-fn source_nat(exempt: &[&str]) -> SourceNat {
+pub(crate) fn source_nat(exempt: &[&str]) -> SourceNat {
     SourceNat {
         ports: PortChoice::Fixed(PortRange {
             min: 49_152,

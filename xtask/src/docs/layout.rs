@@ -14,7 +14,7 @@ use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{
     self, Choice, Choices, Entry, Fragment, FragmentKey, Key, Lasting, Lent, MAX_CHOICES, Place,
-    Share,
+    Share, Side,
 };
 use flannel_common::source::{Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
@@ -221,7 +221,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 27] {
+fn layouts() -> [Layout; 28] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -329,6 +329,13 @@ fn layouts() -> [Layout; 27] {
                 "bits 0 to 3: FIN, SYN, RST, ACK seen leaving; bits 4 to 7: the same arriving",
             last_seen: u64 = "monotonic nanoseconds of the last packet this way",
             opened: u64 = "monotonic nanoseconds of the first packet",
+            sides: [Side; 2] = "TCP: what the side said that speaks leaving, and the one that speaks arriving; each half of a pair knows its own",
+        }),
+        layout!(Side {
+            end: u32 = "sequence number behind all that it sent",
+            next: u32 = "its highest acknowledgement",
+            asked: u32 = "sequence number behind a SYN that was not believed",
+            marks: u32 = "1: `end` is noted; 2: and acknowledged by the other side, as `next` is; 4: a FIN ends there; 8: `asked` is noted",
         }),
         layout!(Place {
             key: Key = "out key of a flow that does not last yet; all zero: the place is free",

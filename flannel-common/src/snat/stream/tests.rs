@@ -1,0 +1,202 @@
+//! Who is believed, and who is not.
+
+use proptest::prelude::*;
+use rstest::rstest;
+
+use super::*;
+
+const F: u8 = Seen::FIN;
+const S: u8 = Seen::SYN;
+const R: u8 = Seen::RST;
+const A: u8 = Seen::ACK;
+/// Where the two sides stand once they are established.
+const AT: [u32; 2] = [1_000, u32::MAX - 5];
+
+/// A table's knowledge of a connection.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Known([Side; 2]);
+
+impl Known {
+    fn established() -> Self {
+        let mut known = Self([Side::NONE; 2]);
+        let before = AT.map(|at| at.wrapping_sub(1));
+        known.hears(0, S, before[0], 0, 0);
+        known.hears(1, S | A, before[1], AT[0], 0);
+        known.hears(0, A, AT[0], AT[1], 0);
+        known.hears(1, A, AT[1], AT[0], 0);
+        assert_eq!(
+            known.0.map(|side| (side.end, side.marks)),
+            AT.map(|at| (at, 3))
+        );
+        known
+    }
+
+    fn hears(&mut self, nth: usize, bits: u8, seq: u32, ack: u32, len: u32) -> Talk {
+        let control = u32::from(bits & F) + u32::from(bits >> 1 & 1);
+        let end = seq.wrapping_add(len).wrapping_add(control);
+        let segment = Segment { seq, ack, end };
+        let mut talk = Talk::new(self.0[nth], self.0[1 - nth], segment, bits, 0);
+        judge(&mut talk);
+        self.0[nth] = talk.own;
+        if talk.tells_other != 0 {
+            self.0[1 - nth] = talk.other;
+        }
+        talk
+    }
+}
+
+#[test]
+fn a_header_says_where_its_segment_lies() {
+    let header = [0, 1, 0, 2, 0, 0, 1, 0, 0, 0, 2, 0, 8 << 4, 0x11];
+    let segment = Segment::new(&header, 32 + 100);
+    let expected = Segment {
+        seq: 256,
+        ack: 512,
+        end: 256 + 100 + 1,
+    };
+    assert_eq!(segment, expected);
+}
+
+#[rstest]
+#[case::refused(R | A, 1_000, R | A)]
+#[case::another_s(R | A, 1_001, 0)]
+#[case::without_acknowledgement(R, 1_000, 0)]
+fn a_syn_is_refused_by_who_got_it(#[case] bits: u8, #[case] ack: u32, #[case] believed: u8) {
+    let mut known = Known([Side::NONE; 2]);
+    known.hears(0, S, 999, 0, 0);
+    assert_eq!(known.hears(1, bits, 0, ack, 0).bits, u32::from(believed));
+}
+
+#[rstest]
+#[case::expected(0, 0, R)]
+#[case::behind_data(0, 100, R)]
+#[case::in_between(0, 50, 0)]
+#[case::further(0, 101, 0)]
+#[case::before(1, -1, 0)]
+fn a_reset_lies_exactly_where_one_can(#[case] nth: usize, #[case] at: i32, #[case] believed: u8) {
+    let mut known = Known::established();
+    known.hears(0, A, AT[0], AT[1], 100);
+    let talk = known.hears(nth, R, AT[nth].wrapping_add_signed(at), 0, 0);
+    assert_eq!(talk.bits, u32::from(believed));
+}
+
+#[test]
+fn a_fin_is_believed_when_it_is_acknowledged() {
+    let mut known = Known::established();
+    assert_eq!(known.hears(0, F | A, AT[0], AT[1], 10).bits, u32::from(A));
+    assert_eq!(
+        known.hears(1, A, AT[1], AT[0] + 10, 0).ends_other,
+        0,
+        "the data alone"
+    );
+    let talk = known.hears(1, F | A, AT[1], AT[0] + 11, 0);
+    assert_eq!((talk.bits, talk.ends_other), (u32::from(A), 1));
+    assert_eq!(
+        known
+            .hears(0, A, AT[0] + 11, AT[1].wrapping_add(1), 0)
+            .ends_other,
+        1
+    );
+    let repeated = known.hears(0, F | A, AT[0], AT[1], 10);
+    assert_eq!(repeated.bits, u32::from(F | A));
+}
+
+/// One that was made up, and hit by chance: the true data that follows takes it back.
+#[test]
+fn behind_a_fin_there_is_no_data() {
+    let mut known = Known::established();
+    known.hears(0, F | A, AT[0], AT[1], 10);
+    known.hears(0, A, AT[0], AT[1], 11);
+    assert_eq!(known.hears(1, A, AT[1], AT[0] + 11, 0).ends_other, 0);
+}
+
+#[test]
+fn acknowledgements_go_forward_and_not_beyond_what_was_sent() {
+    let mut known = Known::established();
+    for ack in [AT[1] + 1, AT[1] - 1, 0, AT[1].wrapping_add(1 << 31)] {
+        known.hears(0, A, AT[0], ack, 0);
+        assert_eq!(known.0[0].next, AT[1], "{ack}");
+    }
+    known.hears(1, A, AT[1], AT[0], 20);
+    known.hears(0, A, AT[0], AT[1].wrapping_add(20), 0);
+    assert_eq!(known.0[0].next, AT[1].wrapping_add(20));
+}
+
+/// Whose sender is known by its address and ports alone.
+fn forged() -> impl Strategy<Value = (u8, u32, u32, u32)> {
+    let bits = prop::sample::select(vec![A, R, R | A, F | A, S, S | A, F, 0]);
+    (bits, any::<u32>(), any::<u32>(), 0..2000_u32)
+}
+
+proptest! {
+    /// Of whatever one forger says in the name of one side nothing is believed, unless he hits.
+    #[test]
+    fn one_side_alone_is_not_believed(nth in 0..2_usize, forgeries in prop::collection::vec(forged(), 1..60)) {
+        let mut known = Known::established();
+        for (bits, seq, ack, len) in forgeries {
+            let near = |at: u32| seq.wrapping_sub(at).wrapping_add(1 << 20) < 1 << 21;
+            prop_assume!(!near(AT[nth]) && ack != AT[1 - nth]);
+            let talk = known.hears(nth, bits, seq, ack, len);
+            prop_assert_eq!(talk.bits & u32::from(R | F | S), 0);
+            prop_assert_eq!(talk.anew | talk.ends_other, 0);
+        }
+        // The two are still understood.
+        let next = known.hears(1 - nth, A, AT[1 - nth], AT[nth], 7);
+        prop_assert_eq!(next.ends_other, 0);
+        let [own, other] = [AT[nth], AT[1 - nth].wrapping_add(7)];
+        prop_assert_eq!(known.hears(nth, R, own, other, 0).bits, u32::from(R));
+    }
+
+    /// Before anything is known, too.
+    #[test]
+    fn the_unknown_is_not_ended_by_one_side(nth in 0..2_usize, forgeries in prop::collection::vec(forged(), 1..60)) {
+        let mut known = Known([Side::NONE; 2]);
+        let mut both = [AT[nth], AT[1 - nth]];
+        for (bits, seq, ack, len) in forgeries {
+            prop_assume!(ack != both[1]);
+            let talk = known.hears(nth, bits, seq, ack, len);
+            prop_assert_eq!(talk.bits & u32::from(R | F), 0);
+            prop_assert_eq!(talk.anew | talk.ends_other, 0);
+        }
+        for _ in 0..2 {
+            known.hears(1 - nth, A, both[1], both[0], 5);
+            both[1] = both[1].wrapping_add(5);
+            known.hears(nth, A, both[0], both[1], 5);
+            both[0] = both[0].wrapping_add(5);
+        }
+        prop_assert_eq!(known.hears(1 - nth, R, both[1], 0, 0).bits, u32::from(R));
+    }
+
+    /// Losses ahead of the node, repetitions, reordering: at the end both are understood.
+    #[test]
+    fn a_lossy_line_stays_known(
+        steps in prop::collection::vec((0..2_usize, 0..1400_u32, prop::sample::select(vec![0_u8, 1, 1, 1, 2, 3])), 1..200),
+    ) {
+        let mut known = Known::established();
+        let mut at = AT;
+        // What the other side has acknowledged.
+        let mut lost = 0;
+        for (nth, len, what) in steps {
+            let (seq, ack) = (at[nth], at[1 - nth]);
+            match what {
+                // Never seen here; as much in a row as may be lost.
+                0 if lost + len < LEAP / 2 => lost += len,
+                // Again.
+                2 => { known.hears(nth, A, seq.wrapping_sub(500), ack, 500); continue; }
+                3 => { known.hears(nth, A, seq.wrapping_sub(900), ack.wrapping_sub(700), 100); continue; }
+                _ => { lost = 0; known.hears(nth, A, seq, ack, len); }
+            }
+            at[nth] = seq.wrapping_add(len);
+        }
+        for nth in [0, 1, 0] {
+            known.hears(nth, A, at[nth], at[1 - nth], 1);
+            at[nth] = at[nth].wrapping_add(1);
+        }
+        for nth in [0, 1] {
+            known.hears(nth, F | A, at[nth], at[1 - nth], 0);
+            at[nth] = at[nth].wrapping_add(1);
+            let talk = known.hears(1 - nth, A, at[1 - nth], at[nth], 0);
+            prop_assert_eq!(talk.ends_other, 1);
+        }
+    }
+}

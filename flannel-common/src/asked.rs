@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::Ipv4;
-use crate::flow::{Tick, ticks};
+use crate::tick::{Tick, ticks};
 
 /// From one question to the next.
 pub const GAP: Tick = ticks(5_000);

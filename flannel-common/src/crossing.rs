@@ -9,8 +9,9 @@ use bytemuck::{Pod, Zeroable};
 
 pub use crate::change::Change;
 use crate::ecn;
-use crate::flow::{Direction, FlowKey, Tick, ticks};
+use crate::flow::{Direction, FlowKey};
 use crate::header::{Ip, PROTO_UDP};
+use crate::tick::{Tick, ticks};
 use crate::transport::L4;
 
 /// A packet takes no longer than this from the hook before the stack to the one behind it, however busy the CPU is.

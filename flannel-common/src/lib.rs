@@ -27,6 +27,7 @@ pub mod snat;
 pub mod source;
 pub mod source_port;
 pub mod stats;
+pub mod tick;
 pub mod transport;
 pub mod unfit;
 pub mod vxlan;

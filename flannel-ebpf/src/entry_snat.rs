@@ -10,9 +10,9 @@ use flannel_common::Ipv4;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 
+use crate::cluster::cluster;
 use crate::globals::{SUBNET, uplink_ip};
 use crate::skb::Skb;
-use crate::snat_table::cluster;
 use crate::verdict::{finish, finish_both};
 use crate::{
     frame_rx, outlets, outside_rx, outside_tx, snat_odd, snat_open, snat_room, snat_rx, snat_tx,

@@ -21,6 +21,8 @@ mod asked;
 #[cfg(target_arch = "bpf")]
 mod bridge_rx;
 #[cfg(target_arch = "bpf")]
+mod cluster;
+#[cfg(target_arch = "bpf")]
 mod crossing;
 #[cfg(target_arch = "bpf")]
 mod decap;
@@ -96,6 +98,8 @@ mod snat_rewrite;
 mod snat_room;
 #[cfg(target_arch = "bpf")]
 mod snat_rx;
+#[cfg(target_arch = "bpf")]
+mod snat_shares;
 #[cfg(target_arch = "bpf")]
 mod snat_table;
 #[cfg(target_arch = "bpf")]

@@ -4,10 +4,11 @@ use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Outbound, WAY_IN, WAY_OUT, Whose, note};
 
+use crate::cluster::cluster;
 use crate::skb::{self, Skb};
 use crate::snat_fragments::First;
 use crate::snat_open::is_exempt;
-use crate::snat_table::{Snat, cluster};
+use crate::snat_table::Snat;
 use crate::snat_tx::{knows_pods, leave, odd};
 use crate::snat_work::{self, Odd, Work};
 use crate::verdict::Verdict;

@@ -5,9 +5,10 @@ use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Outbound, ROUNDS, Refused, Whose, open, yield_to_node};
 
+use crate::cluster::cluster;
 use crate::node_sockets;
 use crate::skb::Skb;
-use crate::snat_table::{self, Snat, cluster};
+use crate::snat_table::{self, Snat};
 use crate::snat_tx::{leave, next, odd, rewrite};
 use crate::snat_work::{self, Work};
 use crate::verdict::Verdict;

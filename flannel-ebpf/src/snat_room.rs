@@ -2,19 +2,19 @@
 
 use core::cmp::Ordering;
 
-use flannel_common::Ipv4;
 use flannel_common::flow::Tick;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{
-    Key, LOOKS, Place, Seen, Share, Stand, Table as _, Transport, Whose, came_in, end, lasts,
-    share, stand, yields_port,
+    Key, LOOKS, Place, Stand, Table as _, Transport, Whose, came_in, end, share, stand,
 };
 
+use crate::cluster::cluster;
 use crate::globals::SNAT_PLACES;
 use crate::maps::{LASTING, SHARES, YOUNG};
 use crate::skb::{self, Skb};
 use crate::snat_open::is_exempt;
-use crate::snat_table::{Snat, cluster};
+use crate::snat_shares::{count_young, young};
+use crate::snat_table::Snat;
 use crate::snat_work::{self, Work};
 use crate::verdict::Verdict;
 use crate::{flows, forged, ours, outlets, xadd};
@@ -153,8 +153,10 @@ pub(crate) extern "C" fn give_up(at: u32, stands: u8, now: u64) -> u8 {
     count_young(share, u32::MAX);
     if stands == LASTS {
         if let Some(lasting) = LASTING.get_ptr_mut(share) {
-            // SAFETY: an element of an array, and an aligned word of it.
-            unsafe { xadd::add(&raw mut (*lasting).flows, 1) };
+            // SAFETY: an element of an array.
+            let flows = unsafe { &raw mut (*lasting).flows };
+            // SAFETY: an aligned word of it.
+            unsafe { xadd::add(flows, 1) };
         }
         return 0;
     }
@@ -162,48 +164,10 @@ pub(crate) extern "C" fn give_up(at: u32, stands: u8, now: u64) -> u8 {
     if stands != OVER
         && let Some(share) = SHARES.get_ptr_mut(share)
     {
-        // SAFETY: as above.
-        unsafe { xadd::add(&raw mut (*share).ended, 1) };
+        // SAFETY: an element of an array.
+        let ended = unsafe { &raw mut (*share).ended };
+        // SAFETY: an aligned word of it.
+        unsafe { xadd::add(ended, 1) };
     }
     0
-}
-
-/// How many young flows somebody has. A count that went below zero is none.
-#[inline(always)]
-fn young(whose: u32) -> u32 {
-    let share = SHARES.get_ptr(whose);
-    // SAFETY: an element of an array.
-    let young = share.map_or(0, |share: *const Share| unsafe { (*share).young });
-    if young > u32::MAX / 2 { 0 } else { young }
-}
-
-#[inline(always)]
-fn count_young(whose: u32, by: u32) {
-    if let Some(share) = SHARES.get_ptr_mut(whose) {
-        // SAFETY: an element of an array, and an aligned word of it.
-        unsafe { xadd::add(&raw mut (*share).young, by) };
-    }
-}
-
-/// Whether a flow of `pod` gives up its port to the packet at hand; `what` has its protocol and what was seen of it. Looked at
-/// once, as above.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn gives_up_port(pod: u32, what: u32, length: u64, silent: u64) -> u8 {
-    let [proto, seen, ..] = what.to_ne_bytes();
-    if lasts(proto, Seen(seen), length) {
-        return 0;
-    }
-    let Some(work) = snat_work::get() else {
-        return 0;
-    };
-    let pod: Ipv4 = pod.to_ne_bytes();
-    let theirs = young(share(&cluster(), pod, false));
-    let mine = young(share(&cluster(), work.packet.key.src, false));
-    u8::from(yields_port(
-        theirs,
-        mine,
-        pod == work.packet.key.src,
-        silent,
-    ))
 }

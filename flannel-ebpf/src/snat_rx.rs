@@ -6,10 +6,11 @@ use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Entry, Packet, Seen, WAY_IN, decide, inbound};
 
+use crate::cluster::cluster;
 use crate::skb::{self, Skb};
 use crate::snat_fragments::{self, First};
 use crate::snat_read::{self, Content};
-use crate::snat_table::{self, Snat, cluster};
+use crate::snat_table::{self, Snat};
 use crate::snat_work::{self, Odd};
 use crate::verdict::Verdict;
 use crate::{flows, snat_rewrite};

@@ -3,14 +3,12 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key as Prefix;
 use flannel_common::Ipv4;
-use flannel_common::snat::{
-    self, Claim, Cluster, Entry, Key, Node, Packet, Ports, Seen, Side, Slot, Table,
-};
+use flannel_common::snat::{self, Claim, Entry, Key, Node, Packet, Ports, Seen, Side, Slot, Table};
 
-use crate::globals::{NETWORK, NETWORK_MASK, SNAT_PORT_MAX, SNAT_PORT_MIN, SUBNET, SUBNET_MASK};
+use crate::globals::{SNAT_PORT_MAX, SNAT_PORT_MIN};
 use crate::maps::{ENDING, EXEMPT, SNAT};
 use crate::skb::{self, Skb};
-use crate::{outlets, snat_room, snat_work};
+use crate::{outlets, snat_shares, snat_work};
 
 pub(crate) struct Snat;
 
@@ -119,7 +117,7 @@ impl Table for Snat {
     #[inline(always)]
     fn yields(&self, key: &Key, seen: Seen, length: u64, silent: u64) -> bool {
         let what = u32::from_ne_bytes([key.proto, seen.0, 0, 0]);
-        snat_room::gives_up_port(u32::from_ne_bytes(key.src), what, length, silent) != 0
+        snat_shares::gives_up_port(u32::from_ne_bytes(key.src), what, length, silent) != 0
     }
 }
 
@@ -141,16 +139,6 @@ extern "C" fn hear_packet(slot: *mut Entry, other: *mut Entry, reopens: u32, now
 #[inline(always)]
 pub(crate) fn is_exempt(addr: Ipv4) -> bool {
     EXEMPT.get(&Prefix::new(32, addr)).is_some()
-}
-
-#[inline(always)]
-pub(crate) fn cluster() -> Cluster {
-    Cluster {
-        network: NETWORK.load(),
-        network_mask: NETWORK_MASK.load(),
-        subnet: SUBNET.load(),
-        subnet_mask: SUBNET_MASK.load(),
-    }
 }
 
 #[inline(always)]

@@ -10,11 +10,12 @@ use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Entry, Outbound, Rule, Seen, Transport, WAY_OUT, Whose, decide, known};
 
+use crate::cluster::cluster;
 use crate::globals::VXLAN_PORT;
 use crate::skb::Skb;
 use crate::snat_fragments::{self, First};
 use crate::snat_read::{self, Content};
-use crate::snat_table::{self, Snat, cluster};
+use crate::snat_table::{self, Snat};
 use crate::snat_work::{self, Odd, Work};
 use crate::verdict::Verdict;
 use crate::{flows, headers, outlets, snat_rewrite};

@@ -204,6 +204,7 @@ fn our_route_is_added_marked_replaced_and_removed() {
             gateway,
             source: Some(source),
             onlink: true,
+            mtu: None,
         };
         let change = async |change| net.change_routes(&[change]).await.unwrap();
         let refused = |errno| BTreeMap::from([(0, errno)]);
@@ -256,6 +257,7 @@ fn routes_change_by_the_thousand_and_what_is_refused_is_named() {
             gateway: Ipv4Addr::new(169, 254, 0, 1),
             source: None,
             onlink: true,
+            mtu: None,
         };
         let unreachable = Leg {
             onlink: false,
@@ -420,6 +422,7 @@ fn the_monitor_tells_links_addresses_and_routes_apart() {
             gateway: Ipv4Addr::new(169, 254, 0, 1),
             source: None,
             onlink: true,
+            mtu: None,
         };
         let add = RouteChange::Add("10.244.2.0/24".parse().unwrap(), leg);
         assert_eq!(net.change_routes(&[add]).await.unwrap(), BTreeMap::new());

@@ -72,6 +72,7 @@ fn pieces(src: SocketAddrV4, dst: SocketAddrV4, first: usize) -> Vec<Vec<u8>> {
         sport: src.port(),
         dport: dst.port(),
         payload: PAYLOAD,
+        ..Plain::default()
     };
     let mut pieces: Vec<Vec<u8>> = fragments(&packet.udp(), 400)
         .iter()

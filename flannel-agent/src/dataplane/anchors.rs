@@ -4,7 +4,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use flannel_common::program::Program;
 
 use super::bpffs::Pins;
-use super::hooks;
+use super::{chain, hooks};
 use crate::node::net::{Direction, Link, NetError, Netlink};
 
 /// Whether another network than the one with these pins and tags has a program there.
@@ -19,7 +19,7 @@ pub(super) async fn is_shared(
 ) -> Result<bool, NetError> {
     let name = Program::AnchorRx.name();
     let pin = pins.link(&format!("{name}-{}", anchor.index));
-    let ours = hooks::tcx_program(&pin);
+    let ours = chain::tcx_program(&pin);
     // No answer: the kernel has no tcx.
     let on_hook = SchedClassifier::query_tcx(&anchor.name, TcAttachType::Ingress);
     let on_hook = on_hook.map(|(_, programs)| programs).unwrap_or_default();

@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 
 use super::Attachment;
 use super::bpffs::Pins;
-use super::chain::Chain;
-use super::hooks::tcx_program;
+use super::chain::{Chain, tcx_program};
 use super::strangers::Stranger;
 
 /// The first program of somebody else's, ahead of `ours` or of what is put last, that may keep packets from what is behind

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use aya::programs::links::{FdLink, LinkType, PinnedLink};
 use aya_obj::generated::{bpf_attach_type, bpf_cmd};
 use nix::net::if_::if_nametoindex;
 use tokio::time::{Instant, sleep_until};
@@ -142,4 +143,11 @@ impl Watch {
 
 fn revision((device, direction): &(String, Direction)) -> u64 {
     Chain::of(device, *direction).revision
+}
+
+/// The program of a pinned tcx link.
+pub(super) fn tcx_program(path: &Path) -> Option<u32> {
+    let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
+    let info = link.info().ok()?;
+    (info.link_type().ok()? == LinkType::Tcx).then(|| info.program_id())
 }

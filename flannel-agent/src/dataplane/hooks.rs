@@ -3,9 +3,7 @@
 //! The pin is the only reference: this process keeps no link open, so its end changes nothing. A later
 //! agent finds the pins and puts its own programs under the same links, without a gap.
 
-use std::path::Path;
-
-use aya::programs::links::{FdLink, LinkType, PinnedLink};
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
     self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
 };
@@ -15,7 +13,7 @@ use flannel_common::program::Program;
 use super::DataplaneError;
 use super::barrier;
 use super::bpffs::{self, Pins};
-use super::chain::{self, Chain};
+use super::chain::{self, Chain, tcx_program};
 use super::clsact::MadeQdiscs;
 use super::strangers::Stranger;
 use crate::dataplane::{Attachment, Stale};
@@ -156,13 +154,6 @@ pub(super) fn pinned_program(target: &Target<'_>, pins: &Pins) -> Option<u32> {
     let id = tcx_program(&pins.link(&target.pin_name()))?;
     // A link detached by hand keeps its program id but is on no hook.
     on_hook(target).contains(&id).then_some(id)
-}
-
-/// The program of a pinned tcx link.
-pub(super) fn tcx_program(path: &Path) -> Option<u32> {
-    let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
-    let info = link.info().ok()?;
-    (info.link_type().ok()? == LinkType::Tcx).then(|| info.program_id())
 }
 
 /// Ids of the programs on the tcx hook; none on a kernel without tcx.

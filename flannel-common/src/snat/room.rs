@@ -15,7 +15,7 @@ use super::table::{Slot, Table};
 use super::transport::Transport;
 use super::{NANOS, Seen};
 use crate::Ipv4;
-use crate::flow::{Tick, ticks};
+use crate::tick::{Tick, ticks};
 
 /// Entries of [`crate::maps::SHARES`].
 pub const SHARES: usize = 2 * PODS as usize;

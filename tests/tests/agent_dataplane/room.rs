@@ -27,6 +27,7 @@ fn peer(n: usize) -> Peer {
         vtep_mac: MacAddr([2, 0, 0, 0, high, low]),
         direct: false,
         by_stack: false,
+        mtu: None,
     }
 }
 

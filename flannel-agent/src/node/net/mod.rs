@@ -17,6 +17,7 @@ mod ioctl;
 pub mod ip_tables;
 mod link;
 mod lookup;
+mod metrics;
 mod monitor;
 mod namespace;
 mod neighbour;

@@ -157,7 +157,7 @@ fn parse(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::PrefSource(from) => source = ipv4(from),
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Table(id) => table = *id,
-            RouteAttribute::Metrics(_) => mtu = super::way::mtu(attribute),
+            RouteAttribute::Metrics(_) => mtu = super::metrics::mtu(attribute),
             RouteAttribute::MultiPath(hops) => {
                 paths.extend(hops.iter().map(|hop| Path {
                     index: hop.interface_index,

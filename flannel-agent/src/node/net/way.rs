@@ -7,13 +7,13 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags,
-    RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType, RouteVia,
 };
 
 use super::Netlink;
 use super::error::NetError;
 use super::lookup::IN_FLIGHT;
+use super::metrics::mtu;
 use super::route::{UNUSABLE, ipv4};
 
 const UDP: u8 = 17;
@@ -189,16 +189,6 @@ fn parse(message: &RouteMessage) -> RouteTo {
         by_default: message.header.destination_prefix_length == 0,
         mtu: message.attributes.iter().find_map(mtu),
     }
-}
-
-pub(super) fn mtu(attribute: &RouteAttribute) -> Option<u32> {
-    let RouteAttribute::Metrics(metrics) = attribute else {
-        return None;
-    };
-    metrics.iter().find_map(|metric| match metric {
-        RouteMetric::Mtu(mtu) => Some(*mtu),
-        _ => None,
-    })
 }
 
 fn towards(attributes: &[RouteAttribute]) -> Towards {

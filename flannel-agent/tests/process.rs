@@ -47,6 +47,8 @@ impl Waiting {
             ])
             .arg("--bpffs")
             .arg(bpffs.path())
+            // What an agent of this machine may have kept is not ours.
+            .arg("--snapshot-dir=")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

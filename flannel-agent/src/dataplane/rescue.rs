@@ -177,10 +177,11 @@ impl Rescue {
                     tracing::debug!(%from, reason = reason.name(), "packet on the VXLAN port dropped");
                 }
             }
-            self.stats.count(outcome.err());
             if let Err(reason) = outcome {
                 self.came_in_vain(&datagram, reason);
             }
+            // Last: who sees the count sees what came of it.
+            self.stats.count(outcome.err());
         }
     }
 

@@ -1,7 +1,7 @@
 //! How many flows that do not last yet each pod has.
 
 use flannel_common::Ipv4;
-use flannel_common::snat::{Seen, Share, lasts, share, yields_port};
+use flannel_common::snat::{Holder, Seen, Share, lasts, share, yields_port};
 
 use crate::cluster::cluster;
 use crate::maps::SHARES;
@@ -33,19 +33,13 @@ pub(crate) fn count_young(whose: u32, by: u32) {
 #[inline(never)]
 pub(crate) extern "C" fn gives_up_port(pod: u32, what: u32, length: u64, silent: u64) -> u8 {
     let [proto, seen, ..] = what.to_ne_bytes();
-    if lasts(proto, Seen(seen), length) {
-        return 0;
-    }
     let Some(work) = snat_work::get() else {
         return 0;
     };
     let pod: Ipv4 = pod.to_ne_bytes();
     let theirs = young(share(&cluster(), pod, false));
     let mine = young(share(&cluster(), work.packet.key.src, false));
-    u8::from(yields_port(
-        theirs,
-        mine,
-        pod == work.packet.key.src,
-        silent,
-    ))
+    let same = pod == work.packet.key.src;
+    let holder = Holder::of(proto, same, lasts(proto, Seen(seen), length));
+    u8::from(yields_port(holder, theirs, mine, silent))
 }

@@ -76,14 +76,16 @@ impl crate::host::Host for Guest {
     }
 }
 
-/// Waits until our agent has said that no flow is fast at `port`.
+/// Waits until our agent has said that no flow is fast at `port`, and not taken it back: the bridge forwards nothing by a port
+/// that was just made.
 #[track_caller]
 pub fn unfit_if_ours(daemon: &AnyDaemon, port: &str) {
     if let Some(agent) = daemon.agent() {
         eventually(format!("{port} is found unfit"), SOON, || {
-            agent
-                .log()
-                .contains(&format!("no flow is fast at {port}: "))
+            let log = agent.log();
+            let last = |what: String| log.rfind(&what);
+            let unfit = last(format!("no flow is fast at {port}: "));
+            unfit > last(format!("nothing is against fast flows at {port} any more"))
         });
     }
 }

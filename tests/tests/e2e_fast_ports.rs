@@ -189,9 +189,13 @@ fn shape(
         talk.rounds(ROUNDS);
         was_fast(&pair.one, before, 200);
     }
+    let epochs = pair.one.agent().map(epoch);
     put(pair);
     if ends_proofs(setup) {
         unfit_if_ours(&pair.one, &port);
+        if let (Some(agent), Some(before)) = (pair.one.agent(), epochs) {
+            eventually("all proofs are ended", SOON, || epoch(agent) > before);
+        }
     }
     if !later {
         talk.rounds(ROUNDS);

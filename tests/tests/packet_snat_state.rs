@@ -102,7 +102,7 @@ fn a_new_uplink_address_is_used_at_once() {
 #[case::closing(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, FIN_ACK), (false, ACK)], 120)]
 #[case::closing_unheard(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, FIN_ACK)], 86_400)]
 #[case::closed(&[(true, SYN), (false, SYN_ACK), (true, FIN_ACK), (false, FIN_ACK)], 120)]
-#[case::reset(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, RST)], 10)]
+#[case::reset(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, RST | ACK)], 10)]
 #[case::anew(&[(true, SYN), (false, SYN_ACK), (true, FIN_ACK), (false, FIN_ACK), (true, SYN)], 120)]
 fn a_tcp_flow_lives_as_long_as_conntrack_has_it(
     #[case] packets: &[(bool, u8)],
@@ -142,7 +142,7 @@ fn a_noted_connection_lives_as_long_as_conntrack_has_it() {
         "the other side has not heard it"
     );
     assert_eq!(send(&mut node, false, ACK), 120);
-    assert_eq!(send(&mut node, false, RST), 10);
+    assert_eq!(send(&mut node, false, RST | ACK), 10);
     assert_eq!(node.snat_entries().len(), 1);
 }
 

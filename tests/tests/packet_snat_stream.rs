@@ -115,7 +115,7 @@ impl Connection {
 
     /// That it is still this connection, with its state: a true end is believed.
     fn ends(mut self) {
-        self.sends(Side::Out, RST);
+        self.sends(Side::Out, RST | ACK);
         assert_eq!(self.lives(), RESET);
     }
 
@@ -219,7 +219,21 @@ fn a_true_reset_with_data_under_way_ends_it(
     let sent = connection.line.next(side);
     connection.forged(side, RST, acknowledged.wrapping_add(32), 0);
     assert_eq!(connection.lives(), ESTABLISHED, "in between");
-    connection.forged(side, RST, if behind { sent } else { acknowledged }, 0);
+    let heard = connection.line.next(side.other());
+    if behind {
+        // A forger may have sent what is under way; what was heard he does not know.
+        for (flags, ack) in [
+            (RST, 0),
+            (RST | ACK, heard.wrapping_add(1)),
+            (RST | ACK, heard.wrapping_sub(1)),
+        ] {
+            connection.forged(side, flags, sent, ack);
+            assert_eq!(connection.lives(), ESTABLISHED, "{flags:#x} {ack}");
+        }
+        connection.forged(side, RST | ACK, sent, heard);
+    } else {
+        connection.forged(side, RST, acknowledged, 0);
+    }
     assert_eq!(connection.lives(), RESET);
 }
 
@@ -284,7 +298,7 @@ fn padding_is_no_data(
     let at = connection.line.next(side);
     connection.forged(side, RST, at.wrapping_add(6), 0);
     assert_eq!(connection.lives(), ESTABLISHED);
-    connection.sends(side, RST);
+    connection.sends(side, RST | ACK);
     assert_eq!(connection.lives(), RESET);
 }
 
@@ -320,7 +334,7 @@ fn a_new_connection_in_place_of_a_closed_one_is_followed(
 ) {
     let mut connection = Connection::established(of);
     let first = connection.opener();
-    connection.sends(first, RST);
+    connection.sends(first, RST | ACK);
     connection.line = Line::default();
     connection.sends(first, SYN);
     assert_eq!(connection.lives(), 120);

@@ -36,6 +36,8 @@ fn replace_with_mode(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> 
     file.as_file()
         .set_permissions(Permissions::from_mode(mode))?;
     file.write_all(contents)?;
+    // After a power cut the name may else lead to an empty file.
+    file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
 }

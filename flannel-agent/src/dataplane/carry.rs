@@ -5,7 +5,7 @@ use std::path::Path;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use bytemuck::Pod;
 use flannel_common::maps::{SNAT, carries_snat};
-use flannel_common::snat::{Entry, Former, Key};
+use flannel_common::snat::{Entry, Former, Key, Side};
 
 use super::batch::Batches;
 use super::bpffs::Pins;
@@ -43,7 +43,12 @@ fn copy_as<Old: Pod + Into<Entry>>(old: &MapData, pins: &Pins) -> Result<usize, 
     let mut carried = 0;
     for batch in Batches::<Key, Old>::of(old).map_err(unreadable)? {
         for (key, entry) in batch.map_err(unreadable)? {
-            match new.insert(Wire(key), Wire(entry.into()), NO_EXIST) {
+            // What is said while the programs change is missed: of their sides nothing is known any more.
+            let entry = Entry {
+                sides: [Side::NONE; 2],
+                ..entry.into()
+            };
+            match new.insert(Wire(key), Wire(entry), NO_EXIST) {
                 Ok(()) => carried += 1,
                 Err(MapError::SyscallError(e))
                     if e.io_error.raw_os_error() == Some(libc::EEXIST) => {}

@@ -230,7 +230,15 @@ fn attach_tcx(
         chain::detach(&path).map_err(ProgramError::IOError)?;
     }
     let order = TcAttachOptions::TcxOrder(target.order(barrier.as_ref()));
-    let id = program.attach_with_options(&target.attachment.device, target.direction(), order)?;
+    let (device, direction) = (&target.attachment.device, target.direction());
+    let id = match program.attach_with_options(device, direction, order) {
+        // Whoever it was to go before has left meanwhile; on no hook it must not stay.
+        Err(_) if barrier.is_some() => {
+            let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+            program.attach_with_options(device, direction, first)?
+        }
+        attached => attached?,
+    };
     let link: FdLink = take(program, id)?.try_into().map_err(link_error)?;
     // What was pinned here is on no hook any more.
     bpffs::unpin(&path).map_err(Failed::Pin)?;

@@ -10,7 +10,7 @@ use flannel_common::Ipv4;
 use flannel_common::flow::Tick;
 use flannel_common::maps::{LASTING, SHARES, YOUNG};
 use flannel_common::snat::{
-    Entry, KIND_LEAVE, KIND_PAIR, Key, Lasting, Place, Share, WAY_OUT, is_a_pods,
+    Entry, KIND_LEAVE, KIND_PAIR, Key, Lasting, Place, Seen, Share, Transport, WAY_OUT, is_a_pods,
 };
 
 use super::batch::Batches;
@@ -23,8 +23,11 @@ use super::{DataplaneError, Wire};
 pub(super) struct Counts(HashMap<(Ipv4, bool), u32>);
 
 impl Counts {
-    /// One entry of the table, which lives.
+    /// One entry of the table, which lives. A connection that has ended only waits for its last segments.
     pub(super) fn add(&mut self, key: &Key, entry: &Entry) {
+        if Transport::of(key.proto) == Transport::Tcp && Seen(entry.seen).is_closing() {
+            return;
+        }
         if key.way == WAY_OUT && [KIND_PAIR, KIND_LEAVE].contains(&entry.kind) {
             let came_in = entry.kind == KIND_LEAVE;
             *self.0.entry((key.src, came_in)).or_default() += 1;
@@ -122,7 +125,7 @@ fn all<V: Pod>(name: &'static str, map: &MapData) -> Result<Vec<(u32, V)>, Datap
 
 #[cfg(test)]
 mod tests {
-    use flannel_common::snat::{Endpoint, KIND_OWN, Seen, WAY_IN};
+    use flannel_common::snat::{Endpoint, KIND_OWN, WAY_IN};
 
     use super::*;
 

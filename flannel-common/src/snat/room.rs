@@ -50,7 +50,7 @@ const SILENT: u64 = NANOS;
 pub struct Place {
     /// Its out key; all zero: nobody's.
     pub key: Key,
-    /// Whose it is: see [`share`].
+    /// Holder it is: see [`share`].
     pub share: u32,
 }
 
@@ -177,11 +177,40 @@ pub fn end<T: Table>(table: &T, key: &Key, now: u64) {
     }
 }
 
-/// Whether a young flow gives up its port for another, if there is no other: to one who has far fewer of them, or, when it
-/// has been silent for `silent` nanoseconds, to its own pod's next.
+/// Whether a flow gives up its port for another, if there is no other: a young one to who has far fewer of them, or, when it
+/// has been silent for `silent` nanoseconds, to its own pod's next. One that lasts only to that, and no TCP connection: a
+/// resolver asks the same server from all of its ports again and again.
 #[inline(always)]
-pub const fn yields_port(theirs: u32, mine: u32, same: bool, silent: u64) -> bool {
-    same && silent > SILENT || theirs > mine.saturating_mul(FAR_MORE)
+pub const fn yields_port(whose: Holder, theirs: u32, mine: u32, silent: u64) -> bool {
+    match whose {
+        Holder::OwnYoung => silent > SILENT || theirs > mine.saturating_mul(FAR_MORE),
+        Holder::OwnLasting => silent > KEPT_UP,
+        Holder::OthersYoung => theirs > mine.saturating_mul(FAR_MORE),
+        Holder::Kept => false,
+    }
+}
+
+/// A flow, for one who wants its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    OwnYoung,
+    OwnLasting,
+    OthersYoung,
+    /// A connection, or another pod's flow that lasts.
+    Kept,
+}
+
+impl Holder {
+    /// `same`: of the pod that wants the port.
+    #[inline(always)]
+    pub const fn of(proto: u8, same: bool, lasts: bool) -> Self {
+        match (lasts, same) {
+            (false, true) => Self::OwnYoung,
+            (false, false) => Self::OthersYoung,
+            (true, true) if !matches!(Transport::of(proto), Transport::Tcp) => Self::OwnLasting,
+            (true, _) => Self::Kept,
+        }
+    }
 }
 
 impl Lasting {
@@ -275,11 +304,21 @@ mod tests {
 
     #[test]
     fn nobody_gives_a_port_to_an_equal() {
-        assert!(!yields_port(5, 5, false, 9 * NANOS));
-        assert!(!yields_port(10, 5, false, 9 * NANOS));
-        assert!(yields_port(11, 5, false, 0));
-        assert!(!yields_port(5, 5, true, NANOS));
-        assert!(yields_port(5, 5, true, 2 * NANOS));
+        let (others, own) = (Holder::of(17, false, false), Holder::of(6, true, false));
+        assert!(!yields_port(others, 5, 5, 9 * NANOS));
+        assert!(!yields_port(others, 10, 5, 9 * NANOS));
+        assert!(yields_port(others, 11, 5, 0));
+        assert!(!yields_port(own, 5, 5, NANOS));
+        assert!(yields_port(own, 5, 5, 2 * NANOS));
+    }
+
+    #[test]
+    fn what_lasts_gives_its_port_to_its_own_pod_alone_and_no_connection_does() {
+        let silent = 9 * NANOS;
+        assert!(yields_port(Holder::of(17, true, true), 5, 5, silent));
+        assert!(!yields_port(Holder::of(17, true, true), 50, 5, KEPT_UP));
+        assert!(!yields_port(Holder::of(17, false, true), 50, 5, silent));
+        assert!(!yields_port(Holder::of(6, true, true), 50, 5, silent));
     }
 
     #[test]

@@ -153,8 +153,8 @@ const BEHIND: u32 = 1 << 31;
 /// Judges one segment.
 ///
 /// * A reset has to be what hosts send, and believe (RFC 9293 section 3.10.7.4, RFC 5961 section 3.2): exactly what is
-///   expected, be it by the acknowledgements or behind data that is under way. Where nobody knows, an answer to exactly what
-///   the other side sent.
+///   expected by the acknowledgements; or behind data that is under way, which a forger may have moved, and with an
+///   acknowledgement that fits (Linux' own resets have one). Where nobody knows, an answer to exactly what the other side sent.
 /// * A FIN is believed once it is acknowledged: of a forged one the other side knows nothing.
 /// * A SYN in the middle of a connection changes nothing: the other side says that the connection goes on, and a true one is
 ///   followed by a reset (RFC 5961 section 4.2). If it is answered the connection was forgotten by both sides.
@@ -173,7 +173,11 @@ pub const fn judge(talk: &mut Talk) {
     let meets = ack & has(other.marks, Side::NOTED) & same(segment.ack, other.end);
     let answers = ack & has(other.marks, Side::ASKED) & same(segment.ack, other.asked);
 
-    let expected = same(segment.seq, other.next) | same(segment.seq, own.end);
+    let left = other.end.wrapping_sub(segment.ack);
+    let forward = segment.ack.wrapping_sub(own.next);
+    // It acknowledges what it may: no less than before, and no more than the other side sent.
+    let understands = ack & (nonzero((left | forward) & BEHIND) ^ 1);
+    let expected = same(segment.seq, other.next) | same(segment.seq, own.end) & understands;
     let reset = rst & (agreed & expected | (agreed ^ 1) & meets | answers);
     let reopens = talk.reopens & syn & (nonzero(bits & NO_SYN) ^ 1);
     let asks = agreed & syn & ((rst | reopens) ^ 1);
@@ -188,9 +192,7 @@ pub const fn judge(talk: &mut Talk) {
     let carries_on = goes_on & (nonzero(ahead.wrapping_sub(1) / LEAP) ^ 1);
     // Behind a FIN there is no more data.
     let repeats = goes_on & (nonzero(ahead) ^ 1) & nonzero(segment.seq ^ segment.end);
-    let left = other.end.wrapping_sub(segment.ack);
-    let forward = segment.ack.wrapping_sub(own.next);
-    let acknowledges = goes_on & ack & (nonzero((left | forward) & BEHIND) ^ 1);
+    let acknowledges = goes_on & understands;
 
     let ends = carries_on | repeats | begins;
     let mut marks = own.marks & !(ends * Side::FIN) | ((ends & fin) * Side::FIN);

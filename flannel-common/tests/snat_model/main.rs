@@ -32,11 +32,16 @@ fn sent(
     let noted = map
         .get(&packet.key)
         .filter(|entry| entry.kind == KIND_LEAVE);
+    let halves = [packet.key, packet.key.other_half(flow.source())];
+    let held = halves.iter().any(|key| map.get(key).is_some());
     let outcome = outbound(map, &reference.node(), &packet, whose, || false);
     if let Some(before) = before {
         let restarts = before == Outbound::Leave && whose == Whose::Pod && packet.is_syn();
         if !restarts {
             prop_assert_eq!(outcome, Ok(before), "a live flow is let out as before");
+        } else if outcome.is_err() {
+            // What came in was over with the SYN; for what begins instead there is no port.
+            reference.whole.remove(&flow);
         }
     }
     if outcome.is_ok() {
@@ -52,7 +57,7 @@ fn sent(
             prop_assert!(map.pairs(&back, flow.source()), "in half");
             let seen = flow.seen_as(to);
             reference.takes_over(seen, flow, Outbound::Translate(to))?;
-            reference.goes_on(flow, Outbound::Translate(to), shape.flags);
+            reference.goes_on(flow, Outbound::Translate(to), shape.flags, held);
             reference.sent.push(seen);
         }
         Ok(Outbound::Leave) if whose == Whose::Own => {
@@ -60,7 +65,7 @@ fn sent(
             prop_assert!(!packet.is_worth_noting() || map.get(&key).is_some());
             if map.get(&key).is_some_and(|entry| entry.kind == KIND_OWN) {
                 reference.takes_over(flow, flow, Outbound::Translate(flow.source()))?;
-                reference.goes_on(flow, Outbound::Leave, shape.flags);
+                reference.goes_on(flow, Outbound::Leave, shape.flags, held);
                 reference.sent.push(flow);
             }
         }
@@ -74,7 +79,7 @@ fn sent(
             let silent = reference.now - reference.noted[&flow];
             prop_assert!(flow.proto != UDP || silent <= 120 * NANOS, "long over");
             reference.noted.insert(flow, reference.now);
-            reference.goes_on(flow, Outbound::Leave, shape.flags);
+            reference.goes_on(flow, Outbound::Leave, shape.flags, held);
         }
         Err(Refused::NoFlow) => prop_assert!(!packet.may_open()),
         Err(Refused::Exhausted) => {
@@ -140,7 +145,8 @@ fn run(events: Vec<Event>) -> Result<(), TestCaseError> {
             }
             Event::Reply(nth, shape) => replied(&map, &mut reference, nth, shape)?,
             Event::Arrive(flow, shape) => {
-                let held = reference.fresh(&flow);
+                let before = reference.fresh(&flow);
+                let held = map.get(&flow.out()).is_some();
                 let packet = flow.packet(WAY_IN, shape);
                 if note(&map, reference.now, &packet) {
                     let (key, entry) = came_in(reference.now, &packet);
@@ -151,11 +157,11 @@ fn run(events: Vec<Event>) -> Result<(), TestCaseError> {
                     .get(&flow.out())
                     .is_some_and(|entry| entry.kind == KIND_LEAVE)
                 {
-                    if let Some(Outbound::Translate(_)) = held {
+                    if let Some(Outbound::Translate(_)) = before {
                         // Only a flow picked up in the middle and never answered gives way.
                         prop_assert!(flow.proto == TCP && shape.flags & ACK != 0);
                     }
-                    reference.goes_on(flow, Outbound::Leave, shape.flags);
+                    reference.goes_on(flow, Outbound::Leave, shape.flags, held);
                 }
             }
             Event::Evict(nth) => {

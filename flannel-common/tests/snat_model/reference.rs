@@ -67,13 +67,19 @@ impl Reference {
         }
     }
 
-    /// `flow` was let out `as_whom`, by a packet with these TCP flags. One that is not believed does not make it younger.
-    pub(crate) fn goes_on(&mut self, flow: Flow, as_whom: Outbound, flags: u8) {
-        let before = self.whole.get(&flow).filter(|(before, _)| {
-            *before == as_whom && flow.proto == TCP && flags & (SYN | RST) != 0
-        });
-        let at = before.map_or(self.now, |(_, at)| *at);
-        self.whole.insert(flow, (as_whom, at));
+    /// `flow` was let out `as_whom`, by a packet with these TCP flags. One that need not be believed, since something of the
+    /// flow was `held` before, does not make it younger; of what an eviction left nothing is known then.
+    pub(crate) fn goes_on(&mut self, flow: Flow, as_whom: Outbound, flags: u8, held: bool) {
+        let doubtful = held && flow.proto == TCP && flags & (SYN | RST) != 0;
+        match self.whole.get(&flow) {
+            Some((before, _)) if doubtful && *before == as_whom => {}
+            _ if doubtful => {
+                self.whole.remove(&flow);
+            }
+            _ => {
+                self.whole.insert(flow, (as_whom, self.now));
+            }
+        }
     }
 
     /// `flow` is now `seen` at the remote end, where somebody else may have been; `here` is where that one lived.

@@ -68,15 +68,28 @@ fn a_syn_is_refused_by_who_got_it(#[case] bits: u8, #[case] ack: u32, #[case] be
 }
 
 #[rstest]
-#[case::expected(0, 0, R)]
-#[case::behind_data(0, 100, R)]
-#[case::in_between(0, 50, 0)]
-#[case::further(0, 101, 0)]
-#[case::before(1, -1, 0)]
-fn a_reset_lies_exactly_where_one_can(#[case] nth: usize, #[case] at: i32, #[case] believed: u8) {
+#[case::expected(0, 0, R, 0, R)]
+#[case::behind_data(0, 100, R | A, 0, R | A)]
+#[case::behind_data_that_a_forger_may_have_sent(0, 100, R, 0, 0)]
+#[case::who_does_not_know_what_was_heard(0, 100, R | A, 1, 0)]
+#[case::nor_what_was_acknowledged(0, 100, R | A, -1, 0)]
+#[case::in_between(0, 50, R | A, 0, 0)]
+#[case::further(0, 101, R | A, 0, 0)]
+#[case::before(1, -1, R, 0, 0)]
+fn a_reset_lies_exactly_where_one_can(
+    #[case] nth: usize,
+    #[case] at: i32,
+    #[case] bits: u8,
+    #[case] acknowledges: i32,
+    #[case] believed: u8,
+) {
     let mut known = Known::established();
     known.hears(0, A, AT[0], AT[1], 100);
-    let talk = known.hears(nth, R, AT[nth].wrapping_add_signed(at), 0, 0);
+    let [seq, ack] = [
+        AT[nth].wrapping_add_signed(at),
+        AT[1 - nth].wrapping_add_signed(acknowledges),
+    ];
+    let talk = known.hears(nth, bits, seq, ack, 0);
     assert_eq!(talk.bits, u32::from(believed));
 }
 

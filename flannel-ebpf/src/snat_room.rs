@@ -28,7 +28,9 @@ const LASTS: u8 = 1;
 /// Of a young flow, whose pod has more of them; or as many: its own, most often.
 const RICHER: u8 = 2;
 const EQUAL: u8 = 3;
-const KEEPS: u8 = 4;
+/// Either, but somebody has answered.
+const ANSWERED: u8 = 4;
+const KEEPS: u8 = 5;
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -135,6 +137,8 @@ pub(crate) extern "C" fn standing_at(at: u32, mine: u32, now: u64) -> u8 {
             Ordering::Equal => EQUAL,
             Ordering::Less => KEEPS,
         },
+        Stand::Answered if young(share) >= mine => ANSWERED,
+        Stand::Answered => KEEPS,
     }
 }
 

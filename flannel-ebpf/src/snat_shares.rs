@@ -1,7 +1,7 @@
 //! How many flows that do not last yet each pod has.
 
 use flannel_common::Ipv4;
-use flannel_common::snat::{Holder, Seen, Share, lasts, share, yields_port};
+use flannel_common::snat::{Seen, Share, lasts, share, yields_lasting, yields_port};
 
 use crate::cluster::cluster;
 use crate::maps::SHARES;
@@ -37,9 +37,11 @@ pub(crate) extern "C" fn gives_up_port(pod: u32, what: u32, length: u64, silent:
         return 0;
     };
     let pod: Ipv4 = pod.to_ne_bytes();
+    let same = pod == work.packet.key.src;
+    if lasts(proto, Seen(seen), length) {
+        return u8::from(yields_lasting(proto, same, silent));
+    }
     let theirs = young(share(&cluster(), pod, false));
     let mine = young(share(&cluster(), work.packet.key.src, false));
-    let same = pod == work.packet.key.src;
-    let holder = Holder::of(proto, same, lasts(proto, Seen(seen), length));
-    u8::from(yields_port(holder, theirs, mine, silent))
+    u8::from(yields_port(theirs, mine, same, silent))
 }

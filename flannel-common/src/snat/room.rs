@@ -105,7 +105,10 @@ pub const fn is_a_pods(share: u32) -> Option<bool> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stand {
     Over,
+    /// Nobody has answered.
     Young,
+    /// Young as well; it goes only if there is nothing else.
+    Answered,
     Lasts,
 }
 
@@ -117,6 +120,8 @@ impl Stand {
             Self::Over
         } else if lasts(proto, seen, last_seen.saturating_sub(opened)) {
             Self::Lasts
+        } else if seen.outward() != 0 && seen.inward() != 0 {
+            Self::Answered
         } else {
             Self::Young
         }
@@ -177,40 +182,18 @@ pub fn end<T: Table>(table: &T, key: &Key, now: u64) {
     }
 }
 
-/// Whether a flow gives up its port for another, if there is no other: a young one to who has far fewer of them, or, when it
-/// has been silent for `silent` nanoseconds, to its own pod's next. One that lasts only to that, and no TCP connection: a
-/// resolver asks the same server from all of its ports again and again.
+/// Whether a young flow gives up its port for another, if there is no other: to one who has far fewer of them, or, when it
+/// has been silent for `silent` nanoseconds, to its own pod's next.
 #[inline(always)]
-pub const fn yields_port(whose: Holder, theirs: u32, mine: u32, silent: u64) -> bool {
-    match whose {
-        Holder::OwnYoung => silent > SILENT || theirs > mine.saturating_mul(FAR_MORE),
-        Holder::OwnLasting => silent > KEPT_UP,
-        Holder::OthersYoung => theirs > mine.saturating_mul(FAR_MORE),
-        Holder::Kept => false,
-    }
+pub const fn yields_port(theirs: u32, mine: u32, same: bool, silent: u64) -> bool {
+    same && silent > SILENT || theirs > mine.saturating_mul(FAR_MORE)
 }
 
-/// A flow, for one who wants its port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holder {
-    OwnYoung,
-    OwnLasting,
-    OthersYoung,
-    /// A connection, or another pod's flow that lasts.
-    Kept,
-}
-
-impl Holder {
-    /// `same`: of the pod that wants the port.
-    #[inline(always)]
-    pub const fn of(proto: u8, same: bool, lasts: bool) -> Self {
-        match (lasts, same) {
-            (false, true) => Self::OwnYoung,
-            (false, false) => Self::OthersYoung,
-            (true, true) if !matches!(Transport::of(proto), Transport::Tcp) => Self::OwnLasting,
-            (true, _) => Self::Kept,
-        }
-    }
+/// The same of one that lasts: to its own pod's next alone, and no TCP connection does. A resolver asks the same server from
+/// all of its ports again and again.
+#[inline(always)]
+pub const fn yields_lasting(proto: u8, same: bool, silent: u64) -> bool {
+    same && silent > KEPT_UP && !matches!(Transport::of(proto), Transport::Tcp)
 }
 
 impl Lasting {
@@ -266,17 +249,17 @@ mod tests {
     #[rstest]
     #[case::syn(6, S, 0, 0, Stand::Young)]
     #[case::syn_and_data_without_answer(6, S | A, 0, 5, Stand::Young)]
-    #[case::half_open(6, S, S | A, 0, Stand::Young)]
-    #[case::came_in_half_open(6, S | A, S, 9, Stand::Young)]
+    #[case::half_open(6, S, S | A, 0, Stand::Answered)]
+    #[case::came_in_half_open(6, S | A, S, 9, Stand::Answered)]
     #[case::established(6, S | A, S | A, 0, Stand::Lasts)]
     #[case::one_side_is_done(6, S | A | F, S | A, 0, Stand::Lasts)]
-    #[case::closed(6, S | A | F, S | A | F, 0, Stand::Young)]
-    #[case::reset(6, S | A, S | A | R, 0, Stand::Young)]
-    #[case::refused(6, S, R | A, 0, Stand::Young)]
+    #[case::closed(6, S | A | F, S | A | F, 0, Stand::Answered)]
+    #[case::reset(6, S | A, S | A | R, 0, Stand::Answered)]
+    #[case::refused(6, S, R | A, 0, Stand::Answered)]
     #[case::udp(17, A, 0, 9, Stand::Young)]
-    #[case::udp_question_and_answer(17, A, A, 1, Stand::Young)]
+    #[case::udp_question_and_answer(17, A, A, 1, Stand::Answered)]
     #[case::udp_talk(17, A, A, 2, Stand::Lasts)]
-    #[case::ping(1, A, A | S, 1, Stand::Young)]
+    #[case::ping(1, A, A | S, 1, Stand::Answered)]
     #[case::gre(47, A, A, 3, Stand::Lasts)]
     fn what_lasts(
         #[case] proto: u8,
@@ -304,21 +287,20 @@ mod tests {
 
     #[test]
     fn nobody_gives_a_port_to_an_equal() {
-        let (others, own) = (Holder::of(17, false, false), Holder::of(6, true, false));
-        assert!(!yields_port(others, 5, 5, 9 * NANOS));
-        assert!(!yields_port(others, 10, 5, 9 * NANOS));
-        assert!(yields_port(others, 11, 5, 0));
-        assert!(!yields_port(own, 5, 5, NANOS));
-        assert!(yields_port(own, 5, 5, 2 * NANOS));
+        assert!(!yields_port(5, 5, false, 9 * NANOS));
+        assert!(!yields_port(10, 5, false, 9 * NANOS));
+        assert!(yields_port(11, 5, false, 0));
+        assert!(!yields_port(5, 5, true, NANOS));
+        assert!(yields_port(5, 5, true, 2 * NANOS));
     }
 
     #[test]
     fn what_lasts_gives_its_port_to_its_own_pod_alone_and_no_connection_does() {
         let silent = 9 * NANOS;
-        assert!(yields_port(Holder::of(17, true, true), 5, 5, silent));
-        assert!(!yields_port(Holder::of(17, true, true), 50, 5, KEPT_UP));
-        assert!(!yields_port(Holder::of(17, false, true), 50, 5, silent));
-        assert!(!yields_port(Holder::of(6, true, true), 50, 5, silent));
+        assert!(yields_lasting(17, true, silent));
+        assert!(!yields_lasting(17, true, KEPT_UP));
+        assert!(!yields_lasting(17, false, silent));
+        assert!(!yields_lasting(6, true, silent));
     }
 
     #[test]

@@ -91,7 +91,8 @@ impl View {
         let other = self.other(table, key, &entry)?;
         let seen = other.map_or(Seen(entry.seen), |o| Seen(entry.seen).and(Seen(o.seen)));
         let last = other.map_or(0, |o| o.last_seen).max(entry.last_seen);
-        Ok(Stand::of(key.proto, seen, entry.opened, last, now) == Stand::Young)
+        let stand = Stand::of(key.proto, seen, entry.opened, last, now);
+        Ok([Stand::Young, Stand::Answered].contains(&stand))
     }
 
     fn array<V: Pod>(&self, name: &'static str) -> Result<Vec<(u32, V)>, ViewError> {

@@ -149,6 +149,25 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_has_ended_counts_no_more() {
+        let pod = [10, 244, 1, 5];
+        let to = Endpoint {
+            addr: [192, 168, 0, 1],
+            port: [200, 1],
+        };
+        let counted = |proto, seen| {
+            let key = Key::of(pod, [198, 51, 100, 9], [1, 2, 0, 80], proto, WAY_OUT);
+            let mut counts = Counts::default();
+            counts.add(&key, &Entry::new(KIND_PAIR, to, seen, 0));
+            counts.of(pod, false)
+        };
+        assert_eq!(counted(6, Seen::out(Seen::SYN | Seen::ACK)), 1);
+        assert_eq!(counted(6, Seen::out(Seen::SYN | Seen::ACK | Seen::FIN)), 0);
+        assert_eq!(counted(6, Seen::out(Seen::RST)), 0);
+        assert_eq!(counted(17, Seen::out(Seen::ACK | Seen::FIN)), 1, "no TCP");
+    }
+
+    #[test]
     fn a_count_that_is_far_off_is_put_right() {
         assert!(!is_astray(100, 300));
         assert!(is_astray(100, 500));

@@ -70,14 +70,16 @@ fn complete(packet: &mut [u8], header: usize, ip: &Ip) {
     let begun = checksum(&pseudo).map(|byte| !byte);
     if packet[at..at + 2] == begun {
         put_checksum(packet, header, at, &pseudo);
+        // RFC 768: 0 would say that there is none.
+        if ip.proto == PROTO_UDP && packet[at..at + 2] == [0, 0] {
+            packet[at..at + 2].fill(0xff);
+        }
     }
 }
 
 fn put_checksum(packet: &mut [u8], header: usize, at: usize, pseudo: &[u8]) {
     packet[at..at + 2].fill(0);
     let check = checksum(&[pseudo, &packet[header..]].concat());
-    // RFC 768: 0 would say that there is none. To TCP both are the same.
-    let check = if check == [0, 0] { [0xff, 0xff] } else { check };
     packet[at..at + 2].copy_from_slice(&check);
 }
 
@@ -151,6 +153,25 @@ mod tests {
             .write(&mut udp, b"hello")
             .unwrap();
         assert_eq!(segments(&unfinished(udp.clone(), 26), 1450), [udp]);
+    }
+
+    /// To UDP a checksum of 0 means that there is none; to TCP it is one like any other, and a sender writes it as it is.
+    #[test]
+    fn a_checksum_of_zero_is_written_otherwise_in_udp_alone() {
+        let udp = |word: u16| {
+            let mut packet = Vec::new();
+            PacketBuilder::ipv4([10, 244, 1, 5], [10, 244, 2, 5], 64)
+                .udp(1000, 2000)
+                .write(&mut packet, &word.to_be_bytes())
+                .unwrap();
+            packet
+        };
+        let zero = (0..=u16::MAX).map(udp).find(|p| p[26..28] == [0xff; 2]);
+        let zero = zero.unwrap();
+        assert_eq!(segments(&unfinished(zero.clone(), 26), 1450), [zero]);
+        let pieces = segments(&tcp(31_116), 675);
+        assert!(pieces.iter().any(|piece| piece[36..38] == [0, 0]));
+        assert!(pieces.iter().all(|piece| piece[36..38] != [0xff; 2]));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::host::Host;
@@ -126,8 +127,10 @@ fn pump(a: &File, b: &File, change: Change, end: &AtomicBool) {
     let mut buffer = vec![0; LONGEST];
     while !end.load(Ordering::Relaxed) {
         let mut ready = [a, b].map(|file| PollFd::new(file.as_fd(), PollFlags::POLLIN));
-        if poll(&mut ready, PollTimeout::from(POLL_MILLIS)).is_err() {
-            return;
+        match poll(&mut ready, PollTimeout::from(POLL_MILLIS)) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(error) => panic!("wait for what the devices send: {error}"),
         }
         let readable = ready.map(|fd| fd.revents().is_some_and(|e| e.contains(PollFlags::POLLIN)));
         for (from, to, readable) in [(a, b, readable[0]), (b, a, readable[1])] {

@@ -162,12 +162,13 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_hours(1);
+    const LARGE: usize = 64 << 20;
 
     async fn served(most: usize, idle: Duration) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         // More than the buffers of a connection that nobody reads hold.
-        let large = "x".repeat(16 << 20);
+        let large = axum::body::Bytes::from("x".repeat(LARGE));
         let app = Router::new()
             .route("/", get(|| async { "here" }))
             .route("/large", get(move || async move { large }));
@@ -201,7 +202,7 @@ mod tests {
         }
         // The oldest had to go.
         for stream in idle.drain(..60) {
-            assert!(rest(stream).await < 16 << 20);
+            assert!(rest(stream).await < LARGE);
         }
     }
 
@@ -210,7 +211,21 @@ mod tests {
         let address = served(4, Duration::from_millis(50)).await;
         let silent = TcpStream::connect(address).await.unwrap();
         assert_eq!(rest(silent).await, 0);
-        // As long as something moves, it is waited for.
-        assert!(rest(ask(address, "/large").await).await > 16 << 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_long_as_something_moves_it_is_waited_for() {
+        // The clock moves by itself while everybody waits, but not beside a blocking task.
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let clock = tokio::task::spawn_blocking(move || ended.recv());
+        let address = served(4, Duration::from_secs(10)).await;
+        let mut stream = ask(address, "/large").await;
+        tokio::time::advance(Duration::from_secs(6)).await;
+        // More than the buffers held before: it has moved since.
+        stream.read_exact(&mut vec![0; LARGE / 2]).await.unwrap();
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert!(rest(stream).await > LARGE / 2);
+        drop(end);
+        clock.await.unwrap().unwrap_err();
     }
 }

@@ -1,7 +1,7 @@
 //! Running other programs, with errors that say which.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -16,31 +16,36 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// As [`run`]; what it prints to stdout also goes to `read`, a line at a time and without the line feed.
-pub(crate) fn run_reading(command: &mut Command, mut read: impl FnMut(&str)) -> Result<()> {
+/// As [`run`]; what it prints also goes to `read`, a line at a time and without the line feed.
+pub(crate) fn run_reading(mut command: Command, mut read: impl FnMut(&str)) -> Result<()> {
+    // One pipe for both, so that the order stays.
+    let (output, input) = std::io::pipe().context("cannot make a pipe")?;
+    command
+        .stderr(input.try_clone().context("cannot make a pipe")?)
+        .stdout(input);
     let mut child = command
-        .stdout(Stdio::piped())
         .spawn()
-        .with_context(|| format!("cannot start `{}`", show(command)))?;
-    if let Some(stdout) = child.stdout.take() {
-        let mut lines = BufReader::new(stdout);
-        let mut line = Vec::new();
-        // Bytes, because a test may print any.
-        while lines
-            .read_until(b'\n', &mut line)
-            .with_context(|| format!("cannot read from `{}`", show(command)))?
-            > 0
-        {
-            std::io::stdout().write_all(&line).context("cannot print")?;
-            read(String::from_utf8_lossy(&line).trim_end());
-            line.clear();
-        }
+        .with_context(|| format!("cannot start `{}`", show(&command)))?;
+    let shown = show(&command);
+    // It holds our ends, and as long as they are open the output has no end.
+    drop(command);
+    let mut lines = BufReader::new(output);
+    let mut line = Vec::new();
+    // Bytes, because a test may print any.
+    while lines
+        .read_until(b'\n', &mut line)
+        .with_context(|| format!("cannot read from `{shown}`"))?
+        > 0
+    {
+        std::io::stdout().write_all(&line).context("cannot print")?;
+        read(String::from_utf8_lossy(&line).trim_end());
+        line.clear();
     }
     let status = child
         .wait()
-        .with_context(|| format!("cannot wait for `{}`", show(command)))?;
+        .with_context(|| format!("cannot wait for `{shown}`"))?;
     if !status.success() {
-        bail!("`{}` failed: {status}", show(command));
+        bail!("`{shown}` failed: {status}");
     }
     Ok(())
 }

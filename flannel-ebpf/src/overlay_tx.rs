@@ -10,6 +10,7 @@ use flannel_common::reason::Reason;
 
 use crate::encap::{self, At};
 use crate::headers::{self, Packet};
+use crate::route::{self, Forwarded};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
 use crate::{asked, crossing, flows, peers};
@@ -35,18 +36,39 @@ fn send(skb: &Skb, ask: u8) -> Result<Verdict, Reason> {
     if cidr::is_not_unicast(packet.ip.dst) {
         return Err(Reason::NotUnicast);
     }
-    let peer = *peers::of(packet.ip.dst).ok_or(Reason::NoPeer)?;
+    let leased = peers::of(packet.ip.dst);
+    let peer = match leased {
+        Some(peer) => *peer,
+        None => *routed(skb, packet)?,
+    };
     // Behind the pair the agent has a socket, and sends it as the node's own.
     if peer.kind == PEER_STACK {
         return Err(Reason::ByStack);
     }
-    note_passed(skb, packet, &peer);
+    if leased.is_some() {
+        note_passed(skb, packet, &peer);
+    }
     // Of several datagrams in one packet nobody behind the pair knows where they end.
     let is_one = !skb.is_gso() || packet.ip.proto != PROTO_UDP;
     if is_one && asked::is_turn(peer.public_ip, ask) {
         return Err(Reason::ByStack);
     }
     encap::send(skb, &peer, &packet.ip, At::Stack, Reason::Encap)
+}
+
+/// Whom somebody's own route by this device leads through: `ip route add 10.8.0.0/24 via 10.244.2.0 dev flannel.1 onlink`.
+#[inline(always)]
+fn routed(skb: &Skb, packet: &Packet) -> Result<&'static Peer, Reason> {
+    let gateway = route::overlay_gateway(
+        skb,
+        &Forwarded {
+            src: packet.ip.src,
+            dst: packet.ip.dst,
+            tos: packet.ip.tos,
+            proto: packet.ip.proto,
+        },
+    );
+    peers::of(gateway).ok_or(Reason::NoPeer)
 }
 
 /// Last try, at the far end of the pair: behind it there is no stack that could help.

@@ -166,6 +166,30 @@ pub(crate) fn gateway(skb: &Skb, packet: &Forwarded) -> Ipv4 {
     }
 }
 
+/// Whose subnet a packet for `flannel.<VNI>` is routed through: the gateway of a route by that device, which flannel's has a
+/// neighbour entry for. Whom the packet is for, if the route has none.
+#[inline(always)]
+pub(crate) fn overlay_gateway(skb: &Skb, packet: &Forwarded) -> Ipv4 {
+    let [src, dst] = [packet.src, packet.dst].map(u32::from_ne_bytes);
+    let what = u32::from_ne_bytes([packet.tos, packet.proto, OUTPUT as u8, 0]);
+    match gateway_by(skb.raw(), src, dst, what, FLANNEL_IFINDEX.load()) {
+        NONE => packet.dst,
+        found => found.to_ne_bytes(),
+    }
+}
+
+/// Whether a packet on its way out of the device at hand never came by this host's stack: nobody sent it here, and its source is
+/// out there, too. Containers and virtual machines send so that share the device by macvlan or ipvlan.
+#[inline(always)]
+pub(crate) fn is_of_a_neighbour(skb: &Skb, packet: &Forwarded) -> bool {
+    if skb.came_by() != 0 {
+        return false;
+    }
+    let [src, dst] = [packet.src, packet.dst].map(u32::from_ne_bytes);
+    let what = u32::from_ne_bytes([packet.tos, packet.proto, 0, 0]);
+    gateway_by(skb.raw(), dst, src, what, LOOPBACK) != NONE
+}
+
 /// No next hop of the device at hand.
 const NONE: u32 = 0;
 
@@ -202,7 +226,11 @@ extern "C" fn gateway_by(ctx: *mut __sk_buff, src: u32, dst: u32, what: u32, dev
     let known = found == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
         || found == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED)
         || found == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH);
-    if !known || params.ifindex != skb.ifindex() {
+    let here = match u32::from(flags) & OUTPUT {
+        0 => skb.ifindex(),
+        _ => device,
+    };
+    if !known || params.ifindex != here {
         return NONE;
     }
     if params.family != AF_INET {

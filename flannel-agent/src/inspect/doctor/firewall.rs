@@ -3,6 +3,7 @@
 mod docker;
 mod postrouting;
 mod single;
+mod translated;
 
 use ipnet::Ipv4Net;
 
@@ -21,6 +22,7 @@ pub(super) async fn check(
     forward(network, report).await;
     docker::check(patient, report).await;
     postrouting::check(patient, network, report).await;
+    translated::check(patient, network, report).await;
     single::check(patient, report).await;
     let key = "net/netfilter/nf_conntrack_tcp_be_liberal";
     if let Ok(Some(value)) = sysctl::read(key) {

@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use flannel_tests::fast_path::{RULE_REACHES, fast, talk_udp, was_fast};
+use flannel_tests::fast_path::{RULE_REACHES, epoch, fast, talk_udp, was_fast};
 use flannel_tests::netns::Netns;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
@@ -127,4 +127,50 @@ fn other_marks_keep_a_flow_fast(#[values(Vxlan, HostGw)] setup: Setup) {
     let before = fast(&pair.one);
     talk_udp(&pair.pod1, &pair.pod2).rounds(ROUNDS);
     was_fast(&pair.one, before, 150);
+}
+
+/// A quarantine by a route or a rule, on either node: what it is about stops, and goes on when it is taken back.
+#[rstest]
+fn a_way_to_nowhere_ends_a_running_flow(
+    #[values(
+        Vxlan,
+        VxlanAtBridge,
+        DirectRouting,
+        HostGw,
+        HostGwAtBridge,
+        Flanneld,
+        FlanneldHostGw
+    )]
+    setup: Setup,
+) {
+    let pair = setup.pair();
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    let (one, two) = (pair.pod1.address(), pair.pod2.address());
+    let ways = [
+        (&pair.two, "route", format!("blackhole {two}/32")),
+        (&pair.one, "route", format!("blackhole {two}/32")),
+        (&pair.one, "rule", format!("from {one} blackhole")),
+        (&pair.two, "rule", format!("to {two} unreachable")),
+    ];
+    for (node, what, way) in ways {
+        let before = fast(&pair.one);
+        talk.rounds(50);
+        was_fast(&pair.one, before, 10);
+        noticed(node, &format!("ip {what} add {way}"));
+        assert!((0..3).all(|_| !talk.round()), "{what} {way}");
+        noticed(node, &format!("ip {what} del {way}"));
+        eventually("the flow goes on", SOON, || talk.round());
+    }
+}
+
+/// Ours ends all proofs by it, sooner than any would end by itself.
+#[track_caller]
+fn noticed(node: &AnyDaemon, change: &str) {
+    let before = node.agent().map(epoch);
+    node.exec(change);
+    if let (Some(agent), Some(before)) = (node.agent(), before) {
+        eventually("the agent ends all proofs", RULE_REACHES / 3, || {
+            epoch(agent) > before
+        });
+    }
 }

@@ -26,7 +26,7 @@ use serde::Serialize;
 pub use facts::{Base, Sought};
 pub use fast_path::Ports;
 pub use gro::Anchor;
-pub use node::{Node, Pair, TUNNEL_OVERHEAD, overlay_mtu};
+pub use node::{Node, Pair};
 pub use outlets::{Outlet, Outlets};
 pub use peers::Peers;
 pub use routes::{Routes, TUNNEL, Way};
@@ -34,7 +34,7 @@ pub use snat::SourceNat;
 pub use underlay::Underlay;
 
 use crate::base::options::{FastPath, SourceCheck};
-use crate::flannel::config::{Backend, NetworkConfig};
+use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::Leases;
 use crate::node::direct::Hop;
 use crate::node::net::{Policies, RouteTo};
@@ -100,9 +100,9 @@ pub struct Facts {
     /// What the look-ups above rest on.
     #[serde(skip)]
     pub(crate) base: Base,
-    /// Raised whenever packets to the outside may leave another way than before.
+    /// Raised whenever a route or rule of somebody else's may lead packets another way than before, or nowhere.
     #[serde(skip)]
-    pub ways_out: u32,
+    pub others_ways: u32,
     /// Where packets of pods are met now.
     pub pod_ports: Ports,
     /// Ports of pods that are none for the fast path, because what they send is shaped.
@@ -162,9 +162,9 @@ impl Desired {
 /// The outer addresses whose next hop has to be known.
 #[must_use]
 pub fn destinations(config: &NetworkConfig, leases: &Leases) -> BTreeSet<Ipv4Addr> {
-    match &config.backend {
-        Backend::Vxlan(_) => leases.values().map(|attrs| attrs.public_ip).collect(),
+    match config.backend.tunnel() {
+        Some(_) => leases.values().map(|attrs| attrs.public_ip).collect(),
         // Each peer is its own next hop.
-        Backend::HostGw => BTreeSet::new(),
+        None => BTreeSet::new(),
     }
 }

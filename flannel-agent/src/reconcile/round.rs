@@ -31,9 +31,7 @@ impl Report {
 fn ends_proofs(before: Option<&Node>, now: &Node) -> bool {
     let any = !now.programs.is_empty() && now.globals.fast_path != FAST_PATH_OFF;
     let changed = |before: &Node| {
-        before.ways_out != now.ways_out
-            || before.policies != now.policies
-            || a_port_went(before, now)
+        before.ways != now.ways || before.policies != now.policies || a_port_went(before, now)
     };
     any && before.is_none_or(changed)
 }

@@ -242,20 +242,21 @@ fn source_nat_sits_on_the_uplink_and_on_the_overlay_and_has_its_steps() {
 }
 
 #[test]
-fn ways_to_the_outside_matter_to_flows_that_are_proven_there() {
-    let ways_out = |snat: bool, mode| {
+fn ways_of_others_matter_to_flows_that_are_proven() {
+    let ways = |snat: bool, mode| {
         let mut world = World {
             snat: snat.then(|| source_nat(50_000, 60_000, &[])),
             ..World::default()
         };
         world.fast_path.mode = mode;
-        world.facts.ways_out = 3;
-        world.build().unwrap().node.ways_out
+        world.facts.others_ways = 3;
+        world.build().unwrap().node.ways
     };
-    assert_eq!(ways_out(true, Mode::Verified), 3);
-    assert_eq!(ways_out(true, Mode::Always), 3);
-    assert_eq!(ways_out(true, Mode::Off), 0);
-    assert_eq!(ways_out(false, Mode::Verified), 0);
+    for snat in [true, false] {
+        assert_eq!(ways(snat, Mode::Verified), 3);
+        assert_eq!(ways(snat, Mode::Always), 3);
+        assert_eq!(ways(snat, Mode::Off), 0);
+    }
 }
 
 #[test]

@@ -22,7 +22,8 @@ use crate::dataplane::by_stack::{self, ByStack};
 use crate::dataplane::chain;
 use crate::dataplane::view::View;
 use crate::dataplane::{ports, rescue, senders};
-use crate::flannel::config::{Backend, NetworkConfig};
+use crate::flannel::backend::TUNNEL_OVERHEAD;
+use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::blackhole;
 use crate::node::direct::{self, Direct};
@@ -118,14 +119,14 @@ impl Kernel {
     }
 
     async fn hold_port(&mut self, network: &NetworkConfig) -> anyhow::Result<()> {
-        let Backend::Vxlan(vxlan) = &network.backend else {
+        let Some(port) = network.backend.udp_port() else {
             return Ok(());
         };
         if self.fast_path.gro == Gro::Anchor {
             return Ok(());
         }
         let options = rescue::Options {
-            port: vxlan.port,
+            port,
             source_check: self.source_check,
             bpffs: self.bpffs.clone(),
         };
@@ -157,10 +158,7 @@ impl Kernel {
 
     fn desired(&self, wanted: &Wanted, direct: &Direct) -> anyhow::Result<Desired> {
         // Our own lease says it, so that it never differs from what peers send to.
-        let vtep_mac = match &wanted.network.backend {
-            Backend::Vxlan(_) => wanted.own.attrs.vxlan_data().map(|data| data.vtep_mac),
-            Backend::HostGw => Ok(MacAddr([0; 6])),
-        };
+        let vtep_mac = wanted.network.backend.vtep_mac(&wanted.own.attrs);
         let mut desired = Desired::new(&Inputs {
             network: &self.network,
             config: &wanted.network,
@@ -191,8 +189,8 @@ impl Kernel {
 
     /// The longest tunnel packet.
     fn longest(&self, wanted: &Wanted) -> Option<u32> {
-        let longest = self.mtu(wanted) + desired::TUNNEL_OVERHEAD;
-        matches!(wanted.network.backend, Backend::Vxlan(_)).then_some(longest)
+        let tunnel = wanted.network.backend.tunnel();
+        tunnel.map(|_| self.mtu(wanted) + TUNNEL_OVERHEAD)
     }
 
     /// Looks at what is true of the node, as thoroughly as what was announced since demands.
@@ -204,7 +202,7 @@ impl Kernel {
             self.looked_up = None;
         }
         if announced.ways || announced.lost {
-            facts.new_ways_out();
+            facts.new_others_ways();
         }
         let netlink = self.dataplane.netlink();
         facts.refresh(netlink, self.sought(wanted), again).await?;
@@ -309,20 +307,16 @@ pub(crate) async fn attrs(
     uplink: &Uplink,
     published: Option<&LeaseAttrs>,
 ) -> anyhow::Result<LeaseAttrs> {
-    let vxlan = match &network.backend {
-        Backend::Vxlan(vxlan) => vxlan,
-        Backend::HostGw => {
-            direct::check_uplink(uplink)?;
-            return Ok(LeaseAttrs::host_gw(uplink.public_ip));
-        }
+    let backend = &network.backend;
+    let Some(vxlan) = backend.tunnel() else {
+        direct::check_uplink(uplink)?;
+        return Ok(backend.attrs(uplink.public_ip, MacAddr([0; 6])));
     };
     let device = observe::vtep_mac(net, vxlan.vni).await?;
     // A lease of another backend, or one that somebody damaged, just has no MAC to keep.
-    let published = published
-        .and_then(|attrs| attrs.vxlan_data().ok())
-        .map(|data| data.vtep_mac);
+    let published = published.and_then(|attrs| backend.vtep_mac(attrs).ok());
     let mac = mac::choose(device, published);
-    Ok(LeaseAttrs::vxlan(uplink.public_ip, vxlan.vni, mac))
+    Ok(backend.attrs(uplink.public_ip, mac))
 }
 
 fn words(report: &Report) -> Done {
@@ -362,7 +356,8 @@ impl Node for Kernel {
     }
 
     fn mtu(&self, wanted: &Wanted) -> u32 {
-        desired::overlay_mtu(&wanted.network, self.facts.underlay.mtu(&wanted.uplink))
+        let underlay = self.facts.underlay.mtu(&wanted.uplink);
+        wanted.network.backend.mtu(underlay)
     }
 
     async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {

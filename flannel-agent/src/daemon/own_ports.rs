@@ -1,6 +1,6 @@
 //! The ports that the node itself connects from, beside those that pods' flows leave under.
 
-use crate::flannel::config::{Backend, NetworkConfig};
+use crate::flannel::config::NetworkConfig;
 use crate::node::net::{NetError, sysctl};
 use crate::node::node_sysctls::{NodeSysctls, RESERVED_PORTS};
 use crate::node::snat_ports::{PortRange, Room, TooFew};
@@ -62,10 +62,7 @@ impl OwnPorts {
         let Some(snat) = snat else {
             return;
         };
-        let room = facts.room(match &network.backend {
-            Backend::Vxlan(vxlan) => vxlan.port,
-            Backend::HostGw => 0,
-        });
+        let room = facts.room(network.backend.udp_port().unwrap_or(0));
         let ports = snat.ports.settle(&room);
         if let Some(before) = self.used.replace(ports).filter(|before| *before != ports) {
             let (low, high) = facts.local_ports;

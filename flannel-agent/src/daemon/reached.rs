@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 
 use crate::base::mac::MacAddr;
 use crate::dataplane::view::View;
-use crate::flannel::config::{Backend, NetworkConfig};
+use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::net::{Netlink, PROTOCOL, Route};
 
@@ -19,13 +19,13 @@ pub(super) async fn reached(
     name: &str,
     config: &NetworkConfig,
 ) -> Leases {
-    let leases = match &config.backend {
-        Backend::Vxlan(vxlan) => {
+    let leases = match config.backend.tunnel() {
+        Some(vxlan) => {
             let view = View::open(bpffs, Some(name));
             let peers = view.and_then(|view| view.peers()).unwrap_or_default();
             by_peers(vxlan.vni, peers)
         }
-        Backend::HostGw => by_routes(net.routes().await.unwrap_or_default()),
+        None => by_routes(net.routes().await.unwrap_or_default()),
     };
     let inside = |subnet: &Ipv4Net| config.network.contains(subnet);
     let leases = leases.into_iter().filter(|(subnet, _)| inside(subnet));

@@ -8,6 +8,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::flannel::backend::Backend;
+
 pub use error::ConfigError;
 
 /// A validated network configuration with every default filled in. Its serialised form is the agent's own.
@@ -47,33 +49,4 @@ impl NetworkConfig {
             && subnet == subnet.trunc()
             && (self.subnet_min..=self.subnet_max).contains(&subnet.network())
     }
-}
-
-/// The backend section.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Backend {
-    Vxlan(VxlanOptions),
-    HostGw,
-}
-
-impl Backend {
-    /// The name in the configuration and in leases. Nodes ignore leases of another backend.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Vxlan(_) => "vxlan",
-            Self::HostGw => "host-gw",
-        }
-    }
-}
-
-/// Options of the vxlan backend, with flannel's defaults.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VxlanOptions {
-    pub vni: u32,
-    /// UDP port; flannel's 0 means the kernel's default, 8472.
-    pub port: u16,
-    /// Underlay MTU to assume instead of the uplink's.
-    pub mtu: Option<u32>,
-    pub direct_routing: bool,
 }

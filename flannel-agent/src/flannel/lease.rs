@@ -5,7 +5,6 @@
 mod diff;
 mod key;
 mod value;
-mod vxlan;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -17,7 +16,6 @@ use ipnet::Ipv4Net;
 pub use diff::{Change, diff};
 pub use key::{KeyError, SubnetKey};
 pub use value::ValueError;
-pub use vxlan::{VtepError, VxlanData};
 
 /// How long a lease lives without renewal.
 pub const TTL: Duration = Duration::from_hours(24);

@@ -25,7 +25,6 @@ use super::Verdict;
 use super::look::asking;
 use super::output::{Format, json};
 use crate::dataplane::view::{View, ViewError};
-use crate::flannel::config::NetworkConfig;
 use crate::node::net::{Address, Link, Netlink};
 use crate::settings::Config;
 use crate::settings::flags::Flags;
@@ -189,14 +188,6 @@ impl Patient<'_> {
 
     fn subnet_file(&self) -> &PathBuf {
         &self.config.subnet_file
-    }
-}
-
-/// The tunnel's UDP port, if the network has a tunnel.
-fn vxlan_port(network: &NetworkConfig) -> Option<u16> {
-    match &network.backend {
-        crate::flannel::config::Backend::Vxlan(options) => Some(options.port),
-        crate::flannel::config::Backend::HostGw => None,
     }
 }
 

@@ -12,7 +12,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use crate::flannel::config::{Backend, NetworkConfig};
+use crate::flannel::backend::Routed;
+use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::uplink::Uplink;
 
@@ -73,11 +74,9 @@ pub fn check_uplink(uplink: &Uplink) -> Result<(), Unfit> {
 /// Addresses of which it has to be known whether they are on-link.
 #[must_use]
 pub fn destinations(config: &NetworkConfig, leases: &Leases) -> BTreeSet<Ipv4Addr> {
-    match &config.backend {
-        Backend::Vxlan(options) if options.direct_routing => {
-            leases.values().map(|attrs| attrs.public_ip).collect()
-        }
-        Backend::Vxlan(_) | Backend::HostGw => BTreeSet::new(),
+    match config.backend.routed() {
+        Routed::Neighbours => leases.values().map(|attrs| attrs.public_ip).collect(),
+        Routed::All | Routed::Nobody => BTreeSet::new(),
     }
 }
 
@@ -96,12 +95,12 @@ impl Direct {
             ignored: BTreeMap::new(),
         };
         for (subnet, attrs) in leases.iter().filter(|(subnet, _)| **subnet != own) {
-            let index = match &config.backend {
-                Backend::HostGw => Some(uplink.index),
-                Backend::Vxlan(options) if options.direct_routing && attrs.vxlan_data().is_ok() => {
+            let index = match config.backend.routed() {
+                Routed::All => Some(uplink.index),
+                Routed::Neighbours if config.backend.vtep_mac(attrs).is_ok() => {
                     on_link.get(&attrs.public_ip).copied().flatten()
                 }
-                Backend::Vxlan(_) => None,
+                Routed::Neighbours | Routed::Nobody => None,
             };
             let Some(index) = index else { continue };
             match usable(config, *subnet, attrs, uplink) {
@@ -114,7 +113,7 @@ impl Direct {
             }
         }
         // The tunnel names the leases that it ignores itself.
-        if config.backend != Backend::HostGw {
+        if config.backend.tunnel().is_some() {
             direct.ignored.clear();
         }
         direct

@@ -1,12 +1,38 @@
-//! The vxlan backend's part of a lease: `{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}`.
+//! vxlan: packets between nodes in UDP (RFC 7348), and in a lease `{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}`.
 
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::LeaseAttrs;
 use crate::base::json_fields::{FieldError, Fields};
 use crate::base::mac::MacAddr;
+use crate::flannel::lease::LeaseAttrs;
+
+pub(super) const NAME: &str = "vxlan";
+
+/// Outer IPv4, UDP and VXLAN headers and the inner Ethernet header, bytes.
+pub const TUNNEL_OVERHEAD: u32 = 50;
+
+/// Options of the vxlan backend, with flannel's defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VxlanOptions {
+    pub vni: u32,
+    /// UDP port; flannel's 0 means the kernel's default, 8472.
+    pub port: u16,
+    /// Underlay MTU to assume instead of the uplink's.
+    pub mtu: Option<u32>,
+    pub direct_routing: bool,
+}
+
+impl VxlanOptions {
+    /// What of `underlay`, the longest packet on the wire, is left for a packet of the overlay. The option can only lower it:
+    /// longer outer packets would never leave.
+    pub(super) fn mtu(&self, underlay: u32) -> u32 {
+        let wire = self.mtu.unwrap_or(underlay).min(underlay);
+        wire.saturating_sub(TUNNEL_OVERHEAD)
+    }
+}
 
 /// What a vxlan lease says about its tunnel endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,21 +63,9 @@ impl LeaseAttrs {
         Self {
             public_ip,
             public_ipv6: None,
-            backend_type: "vxlan".to_owned(),
+            backend_type: NAME.to_owned(),
             // flannel reads the MAC only when it is the last and only string of the object.
             backend_data: Some(json!({ "VNI": vni, "VtepMAC": vtep_mac.to_string() })),
-            backend_v6_data: None,
-        }
-    }
-
-    /// A host-gw node's lease.
-    #[must_use]
-    pub fn host_gw(public_ip: Ipv4Addr) -> Self {
-        Self {
-            public_ip,
-            public_ipv6: None,
-            backend_type: "host-gw".to_owned(),
-            backend_data: None,
             backend_v6_data: None,
         }
     }
@@ -61,7 +75,7 @@ impl LeaseAttrs {
     /// # Errors
     /// When the lease is of another backend or carries no usable MAC.
     pub fn vxlan_data(&self) -> Result<VxlanData, VtepError> {
-        if self.backend_type != "vxlan" {
+        if self.backend_type != NAME {
             return Err(VtepError::OtherBackend(self.backend_type.clone()));
         }
         let data = self.backend_data.as_ref().unwrap_or(&Value::Null);
@@ -102,10 +116,6 @@ mod tests {
         assert_eq!(
             LeaseAttrs::vxlan(IP, 1, MAC).to_json().unwrap(),
             r#"{"PublicIP":"1.2.3.4","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#
-        );
-        assert_eq!(
-            LeaseAttrs::host_gw(IP).to_json().unwrap(),
-            r#"{"PublicIP":"1.2.3.4","PublicIPv6":null,"BackendType":"host-gw"}"#
         );
     }
 

@@ -5,15 +5,16 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde_json::Value;
 
-use super::{Backend, ConfigError, NetworkConfig, VxlanOptions};
+use super::{ConfigError, NetworkConfig};
 use crate::base::json_fields::{FieldError, Fields};
+use crate::flannel::backend::{Backend, TUNNEL_OVERHEAD, VxlanOptions};
 
 /// The port the Linux vxlan driver uses unless told otherwise; older than the IANA's 4789.
 const KERNEL_VXLAN_PORT: u16 = 8472;
 /// A VNI has 24 bits (RFC 7348 §5).
 const VNI_MAX: u32 = (1 << 24) - 1;
-/// Outer IPv4, UDP and VXLAN headers plus the inner Ethernet header, and the least MTU of IPv4 (RFC 791).
-const UNDERLAY_MTU_MIN: u32 = 50 + 68;
+/// With the least MTU of IPv4 (RFC 791) inside.
+const UNDERLAY_MTU_MIN: u32 = TUNNEL_OVERHEAD + 68;
 const IP_MTU_MAX: u32 = 65_535;
 
 pub(super) fn network_config(json: &str) -> Result<NetworkConfig, ConfigError> {

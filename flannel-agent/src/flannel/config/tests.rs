@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
+use crate::flannel::backend::VxlanOptions;
 
 fn parse(json: &str) -> Result<NetworkConfig, ConfigError> {
     NetworkConfig::parse(json)

@@ -1,13 +1,14 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
+use crate::flannel::backend::TUNNEL_OVERHEAD;
 use crate::flannel::config::NetworkConfig;
 use crate::node::mark;
 use crate::node::mark::is_anchor;
 use crate::node::net::{NetError, sysctl};
 use crate::node::uplink::{Memory, Uplink};
-use crate::reconcile::desired::{Outlets, TUNNEL_OVERHEAD, Underlay, overlay_mtu};
+use crate::reconcile::desired::{Outlets, Underlay};
 
-use super::{Patient, Report, offloads, reverse_path, snat_ports, vxlan_port, ways};
+use super::{Patient, Report, offloads, reverse_path, snat_ports, ways};
 
 /// IPv4 hosts have to take this much (RFC 791); below it DNS and TLS break.
 const MTU_MIN: u32 = 576;
@@ -49,7 +50,10 @@ pub(super) async fn check(
     }
     if let Some(uplink) = uplink.as_ref().filter(|uplink| uplink.is_carrier) {
         offloads::check(patient, &uplink.name, report);
-        if network.and_then(vxlan_port).is_some() {
+        if network
+            .and_then(|network| network.backend.udp_port())
+            .is_some()
+        {
             offloads::name_the_anchor(patient, &uplink.name, report);
         }
     }
@@ -61,7 +65,7 @@ pub(super) async fn check(
     }
     forwarding(sysctl::read("net/ipv4/ip_forward"), report);
     reverse_path::check(patient, uplink.as_ref(), network, report).await;
-    if let Some(port) = network.and_then(vxlan_port) {
+    if let Some(port) = network.and_then(|network| network.backend.udp_port()) {
         udp_port(patient, port, report);
     }
     bridge(patient, report);
@@ -91,7 +95,7 @@ fn source_nat(
         .map(String::as_str)
         .collect::<Vec<_>>()
         .join(", ");
-    let tunnel = vxlan_port(network).unwrap_or(0);
+    let tunnel = network.backend.udp_port().unwrap_or(0);
     snat_ports::check(patient, snat, tunnel, &devices, report);
     for device in &outlets.unserved {
         report.warning(
@@ -103,7 +107,7 @@ fn source_nat(
 
 fn mtu(uplink: &Uplink, underlay: &Underlay, network: &NetworkConfig, report: &mut Report) {
     let wire = underlay.mtu(uplink);
-    let mtu = overlay_mtu(network, wire);
+    let mtu = network.backend.mtu(wire);
     let others: Vec<&str> = underlay.others.keys().map(String::as_str).collect();
     let beside = match others.is_empty() {
         true => String::new(),

@@ -8,8 +8,8 @@ use flannel_common::maps::{PEER_STACK, PEER_VXLAN};
 
 use super::Report;
 use crate::dataplane::view::{Told, View};
+use crate::flannel::backend::TUNNEL_OVERHEAD;
 use crate::node::path_mtu::{Found, probe};
-use crate::reconcile::desired::TUNNEL_OVERHEAD;
 
 /// More are a sample.
 const ASKED: usize = 256;

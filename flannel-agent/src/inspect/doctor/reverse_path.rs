@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::{Patient, Report};
-use crate::flannel::config::{Backend, NetworkConfig};
+use crate::flannel::config::NetworkConfig;
 use crate::node::mark;
 use crate::node::net::sysctl;
 use crate::node::uplink::Uplink;
@@ -34,7 +34,7 @@ pub(super) async fn check(
 /// What enters by the tunnel and is no pod's (a client that another node forwards, say) has its way back
 /// elsewhere.
 fn tunnel(patient: &Patient<'_>, network: &NetworkConfig, report: &mut Report) {
-    let Backend::Vxlan(options) = &network.backend else {
+    let Some(options) = network.backend.tunnel() else {
         return;
     };
     let device = mark::device(options.vni);

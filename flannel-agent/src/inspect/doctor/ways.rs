@@ -7,7 +7,7 @@ use super::{Patient, Report};
 use crate::base::mac::MacAddr;
 use crate::dataplane::view::View;
 use crate::flannel::config::NetworkConfig;
-use crate::flannel::lease::{LeaseAttrs, Leases};
+use crate::flannel::lease::Leases;
 use crate::node::mark::network_name;
 use crate::node::node_sysctls::NodeSysctls;
 use crate::node::uplink::Uplink;
@@ -85,12 +85,7 @@ fn leases(view: &View, network: &NetworkConfig) -> Leases {
     let peers = view.peers().unwrap_or_default();
     let attrs = |peer: &flannel_common::maps::Peer| {
         let public_ip = Ipv4Addr::from(peer.public_ip);
-        match &network.backend {
-            crate::flannel::config::Backend::Vxlan(options) => {
-                LeaseAttrs::vxlan(public_ip, options.vni, MacAddr(peer.vtep_mac))
-            }
-            crate::flannel::config::Backend::HostGw => LeaseAttrs::host_gw(public_ip),
-        }
+        network.backend.attrs(public_ip, MacAddr(peer.vtep_mac))
     };
     let leases: BTreeMap<_, _> = peers
         .iter()

@@ -2,9 +2,7 @@
 
 use super::step::Step;
 use super::{Leased, Preview};
-use crate::base::mac::MacAddr;
 use crate::flannel::cni;
-use crate::flannel::config::Backend;
 use crate::flannel::subnet_env::{self, SubnetEnv};
 use crate::node::direct::Direct;
 use crate::node::net::Netlink;
@@ -12,7 +10,7 @@ use crate::node::node_sysctls::NodeSysctls;
 use crate::node::uplink::Uplink;
 use crate::node::{blackhole, flanneld_masq, forward_rules};
 use crate::reconcile;
-use crate::reconcile::desired::{self, Desired, Facts, Inputs, Sought};
+use crate::reconcile::desired::{Desired, Facts, Inputs, Sought};
 use crate::reconcile::plan;
 use crate::reconcile::plan::Action;
 use crate::settings::Config;
@@ -81,10 +79,7 @@ impl Preview {
             let what = format!("mount a BPF file system on {}", config.bpffs.display());
             self.steps.push(Step::new("kernel", "mount_bpffs", what));
         }
-        let vtep_mac = match leased.network.backend {
-            Backend::Vxlan(_) => leased.attrs.vxlan_data()?.vtep_mac,
-            Backend::HostGw => MacAddr([0; 6]),
-        };
+        let vtep_mac = leased.network.backend.vtep_mac(&leased.attrs)?;
         let desired = Desired::new(&Inputs {
             network: &self.network,
             config: &leased.network,
@@ -145,7 +140,7 @@ impl Preview {
         let env = SubnetEnv {
             network: leased.network.network,
             subnet: leased.lease.subnet,
-            mtu: desired::overlay_mtu(&leased.network, underlay_mtu),
+            mtu: leased.network.backend.mtu(underlay_mtu),
             ip_masq: config.snat.is_some(),
         };
         let file = &config.subnet_file;

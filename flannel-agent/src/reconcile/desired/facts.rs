@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::{Facts, Outlets, Ports, Underlay, destinations, gro};
 use crate::base::options::{FastPath, Gro, Hook};
 use crate::dataplane::online_cpus;
-use crate::flannel::config::{Backend, NetworkConfig};
+use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::Leases;
 use crate::node::direct;
 use crate::node::net::{Link, NetError, Netlink, Policies, RouteTo, Sender, sysctl};
@@ -74,7 +74,7 @@ impl Facts {
         self.shaped = take_shaped(&mut self.pod_ports, &net.ingress_qdiscs().await?);
         let moved = self.base != self.base_now(&links, sought.uplink);
         if moved {
-            self.new_ways_out();
+            self.new_others_ways();
         }
         if routes || moved {
             self.ways.clear();
@@ -99,8 +99,8 @@ impl Facts {
         );
         let silent = net.silent_neighbours().await?;
         self.doubt(&sought, &links, &silent);
-        self.port_holder = match &sought.config.backend {
-            Backend::Vxlan(vxlan) if sought.fast_path.gro == Gro::Anchor => {
+        self.port_holder = match sought.config.backend.tunnel() {
+            Some(vxlan) if sought.fast_path.gro == Gro::Anchor => {
                 gro::holder(&links, vxlan.vni, vxlan.port)
             }
             _ => None,
@@ -118,9 +118,9 @@ impl Facts {
         }
     }
 
-    /// Routes to the outside changed, or may have.
-    pub fn new_ways_out(&mut self) {
-        self.ways_out = self.ways_out.wrapping_add(1);
+    /// Routes or rules that are not ours changed, or may have.
+    pub fn new_others_ways(&mut self) {
+        self.others_ways = self.others_ways.wrapping_add(1);
     }
 
     /// After a change of leases: looks up ways that are not known yet and forgets those nobody
@@ -164,10 +164,7 @@ impl Sought<'_> {
     fn sender(&self) -> Sender {
         Sender {
             source: Some(self.uplink.address),
-            udp_port: match &self.config.backend {
-                Backend::Vxlan(options) => Some(options.port),
-                Backend::HostGw => None,
-            },
+            udp_port: self.config.backend.udp_port(),
         }
     }
 }

@@ -12,14 +12,11 @@ use crate::base::mac::MacAddr;
 use crate::base::options::{Mode, Xdp};
 use crate::dataplane::outlets::Sources;
 use crate::dataplane::{Attachment, Globals, Places};
-use crate::flannel::config::{Backend, NetworkConfig};
+use crate::flannel::backend::Routed;
 use crate::node::mark;
 use crate::node::net::{Direction, Policies};
 use crate::node::node_sysctls::Wishes;
 use crate::node::snat_ports::PortRange;
-
-/// Outer IPv4, UDP and VXLAN headers and the inner Ethernet header, bytes.
-pub const TUNNEL_OVERHEAD: u32 = 50;
 
 /// The pair carries whatever the tunnel brings; only `flannel.<VNI>` has the overlay's MTU.
 const GRO_MTU: u32 = 65_535;
@@ -65,9 +62,9 @@ pub struct Node {
     pub snat: Option<SourceNat>,
     /// Devices where source NAT is done, by ifindex, with the addresses there.
     pub outlets: BTreeMap<u32, Sources>,
-    /// Another number means that flows to the outside were proven under other routes. 0: none are.
+    /// Another number means that flows were proven under other routes. 0: none are.
     #[serde(skip)]
-    pub ways_out: u32,
+    pub ways: u32,
     pub xdp: Xdp,
     /// Another set of them means that flows were proven under other policies of IPsec.
     #[serde(skip)]
@@ -109,35 +106,14 @@ pub struct Pair {
     pub queues: u32,
 }
 
-/// MTU of the overlay: what fits into `underlay`, the longest packet on the wire, behind the tunnel headers. The config's MTU can
-/// only lower it: longer outer packets would never leave.
-#[must_use]
-pub fn overlay_mtu(config: &NetworkConfig, underlay: u32) -> u32 {
-    let option = match &config.backend {
-        Backend::Vxlan(options) => options.mtu,
-        Backend::HostGw => return underlay,
-    };
-    option
-        .unwrap_or(underlay)
-        .min(underlay)
-        .saturating_sub(TUNNEL_OVERHEAD)
-}
-
 pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     let overlay = inputs.config.network;
-    let mtu = overlay_mtu(inputs.config, inputs.facts.underlay.mtu(inputs.uplink));
-    let (pair, port, direct) = match &inputs.config.backend {
-        Backend::Vxlan(options) => {
-            let pair = pair(inputs, options.vni, mtu)?;
-            (
-                Some((options.vni, pair)),
-                options.port,
-                options.direct_routing,
-            )
-        }
-        Backend::HostGw => (None, 0, true),
-    };
-    let (vni, pair) = pair.unzip();
+    let backend = &inputs.config.backend;
+    let mtu = backend.mtu(inputs.facts.underlay.mtu(inputs.uplink));
+    let vni = backend.tunnel().map(|options| options.vni);
+    let pair = vni.map(|vni| pair(inputs, vni, mtu)).transpose()?;
+    let port = backend.udp_port().unwrap_or(0);
+    let direct = backend.routed() != Routed::Nobody;
     // Nothing of ours belongs on a device that only holds an address.
     let uplink = inputs.uplink.is_carrier;
     let uplink = uplink.then_some(inputs.uplink.name.as_str());
@@ -217,9 +193,9 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         attachments,
         pod_ports: inputs.facts.pod_ports.clone(),
         snat: inputs.snat.cloned(),
-        ways_out: match (inputs.snat, inputs.fast_path.mode) {
-            (None, _) | (_, Mode::Off) => 0,
-            _ => inputs.facts.ways_out,
+        ways: match inputs.fast_path.mode {
+            Mode::Off => 0,
+            _ => inputs.facts.others_ways,
         },
         outlets: outlets.by_index(),
         xdp: inputs.fast_path.xdp,

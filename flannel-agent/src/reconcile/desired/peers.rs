@@ -7,10 +7,10 @@ use flannel_common::maps;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::{Inputs, TUNNEL_OVERHEAD, overlay_mtu};
+use super::Inputs;
 use crate::base::mac::MacAddr;
 use crate::dataplane::{Peer, ROUTED};
-use crate::flannel::config::Backend;
+use crate::flannel::backend::TUNNEL_OVERHEAD;
 use crate::flannel::lease::LeaseAttrs;
 use crate::node::net::RouteTo;
 
@@ -27,7 +27,7 @@ pub struct Peers {
 }
 
 pub(super) fn peers(inputs: &Inputs<'_>) -> Peers {
-    if inputs.config.backend == Backend::HostGw {
+    if inputs.config.backend.tunnel().is_none() {
         return routed(inputs);
     }
     let mut peers = Peers::default();
@@ -73,12 +73,12 @@ fn routed(inputs: &Inputs<'_>) -> Peers {
 
 /// Whether the node's own stack has to see what goes to a peer in the tunnel, and what comes from it.
 fn is_for_stack(inputs: &Inputs<'_>, peer: Ipv4Addr) -> bool {
-    let Backend::Vxlan(options) = &inputs.config.backend else {
+    let Some(port) = inputs.config.backend.udp_port() else {
         return false;
     };
     let uplink = inputs.uplink;
     let ours = [uplink.address, uplink.public_ip];
-    inputs.facts.refused.contains(&peer) || inputs.facts.policies.cover(ours, peer, options.port)
+    inputs.facts.refused.contains(&peer) || inputs.facts.policies.cover(ours, peer, port)
 }
 
 fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer, String> {
@@ -120,7 +120,10 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
 fn mtu(inputs: &Inputs<'_>, way: Option<&RouteTo>) -> Option<u32> {
     /// A little more than what every way carries (RFC 791: 68).
     const LEAST: u32 = 80;
-    let overlay = overlay_mtu(inputs.config, inputs.facts.underlay.mtu(inputs.uplink));
+    let overlay = inputs
+        .config
+        .backend
+        .mtu(inputs.facts.underlay.mtu(inputs.uplink));
     let outer = way.and_then(|way| way.mtu).filter(|outer| *outer > 0)?;
     let inner = outer.saturating_sub(TUNNEL_OVERHEAD).max(LEAST);
     (inner < overlay).then(|| maps::narrow(inner).1)

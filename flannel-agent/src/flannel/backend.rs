@@ -1,0 +1,94 @@
+//! How packets get from node to node. All that tells one backend from another, as far as leases and plain numbers say it;
+//! each has a file here.
+
+mod host_gw;
+mod vxlan;
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::mac::MacAddr;
+use crate::flannel::lease::LeaseAttrs;
+
+pub use vxlan::{TUNNEL_OVERHEAD, VtepError, VxlanData, VxlanOptions};
+
+/// The backend section of a network's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    Vxlan(VxlanOptions),
+    HostGw,
+}
+
+/// Which nodes' subnets the main routing table leads to by the nodes themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routed {
+    All,
+    /// Those on a link of ours, as `DirectRouting` has it.
+    Neighbours,
+    Nobody,
+}
+
+impl Backend {
+    /// The name in the configuration and in leases. Nodes ignore leases of another backend.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Vxlan(_) => vxlan::NAME,
+            Self::HostGw => host_gw::NAME,
+        }
+    }
+
+    /// The tunnel between nodes, if they have one.
+    #[must_use]
+    pub const fn tunnel(&self) -> Option<&VxlanOptions> {
+        match self {
+            Self::Vxlan(options) => Some(options),
+            Self::HostGw => None,
+        }
+    }
+
+    /// The UDP port on which the tunnel's packets come.
+    #[must_use]
+    pub fn udp_port(&self) -> Option<u16> {
+        self.tunnel().map(|options| options.port)
+    }
+
+    /// The longest packet between pods, where the wire carries packets of `underlay` bytes.
+    #[must_use]
+    pub fn mtu(&self, underlay: u32) -> u32 {
+        match self {
+            Self::Vxlan(options) => options.mtu(underlay),
+            Self::HostGw => underlay,
+        }
+    }
+
+    #[must_use]
+    pub const fn routed(&self) -> Routed {
+        match self {
+            Self::Vxlan(options) if options.direct_routing => Routed::Neighbours,
+            Self::Vxlan(_) => Routed::Nobody,
+            Self::HostGw => Routed::All,
+        }
+    }
+
+    /// What a node at `public_ip` publishes. Only a tunnel's end has a MAC.
+    #[must_use]
+    pub fn attrs(&self, public_ip: Ipv4Addr, vtep_mac: MacAddr) -> LeaseAttrs {
+        match self {
+            Self::Vxlan(options) => LeaseAttrs::vxlan(public_ip, options.vni, vtep_mac),
+            Self::HostGw => LeaseAttrs::host_gw(public_ip),
+        }
+    }
+
+    /// The MAC of the tunnel's end as a lease says it, and zero without a tunnel.
+    ///
+    /// # Errors
+    /// When the lease is of another backend or carries no usable MAC.
+    pub fn vtep_mac(&self, lease: &LeaseAttrs) -> Result<MacAddr, VtepError> {
+        match self {
+            Self::Vxlan(_) => lease.vxlan_data().map(|data| data.vtep_mac),
+            Self::HostGw => Ok(MacAddr([0; 6])),
+        }
+    }
+}

@@ -1,11 +1,12 @@
 //! Packets on a link, by tcpdump.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 
 use crate::host::Host as _;
-use crate::netns::Netns;
+use crate::netns::{Netns, output};
 use crate::node::Node;
 use crate::process::Process;
 use crate::wait::{SOON, eventually};
@@ -66,6 +67,24 @@ impl Capture {
         self.process.signal(Signal::SIGINT);
         self.process.wait(SOON);
         self.seen()
+    }
+
+    /// Ends the capture, which has seen nothing.
+    ///
+    /// # Panics
+    /// If it has, showing the first packets as tcpdump does.
+    #[track_caller]
+    pub fn saw_nothing(mut self) {
+        self.process.signal(Signal::SIGINT);
+        self.process.wait(SOON);
+        let seen = self.seen().len();
+        let show = || {
+            let mut tcpdump = Command::new("tcpdump");
+            let shown = tcpdump.args(["-n", "-e", "-v", "-c", "5", "-r"]);
+            let output = output(shown.arg(&self.file));
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        assert!(seen == 0, "{seen} packets were captured:\n{}", show());
     }
 
     fn seen(&self) -> Vec<Vec<u8>> {

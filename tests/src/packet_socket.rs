@@ -10,6 +10,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+use crate::wait::uninterrupted;
+
 /// Room for what arrives while the reader does not get a CPU.
 const BUFFER: usize = 256 << 20;
 /// How long a read waits.
@@ -59,19 +61,22 @@ impl PacketSocket {
     /// If none came for some milliseconds.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let mut from = nowhere();
-        let mut from_len = len_of::<libc::sockaddr_ll>();
-        // SAFETY: buffer and address live through the call, and their true sizes are passed.
-        let len = unsafe {
-            libc::recvfrom(
-                self.0.as_raw_fd(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                0,
-                (&raw mut from).cast(),
-                &raw mut from_len,
-            )
-        };
-        let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+        // An interruption is no silence: who ends at that would miss what waits.
+        let len = uninterrupted(|| {
+            let mut from_len = len_of::<libc::sockaddr_ll>();
+            // SAFETY: buffer and address live through the call, and their true sizes are passed.
+            let len = unsafe {
+                libc::recvfrom(
+                    self.0.as_raw_fd(),
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len(),
+                    0,
+                    (&raw mut from).cast(),
+                    &raw mut from_len,
+                )
+            };
+            usize::try_from(len).map_err(|_| io::Error::last_os_error())
+        })?;
         Ok((from.sll_pkttype != libc::PACKET_OUTGOING).then_some(len))
     }
 

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::process::Output;
 
 use crate::host::Host;
+use crate::wait::{self, SOON};
 
 /// A ping to be sent from a host.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Report {
     pub text: String,
 }
 
+/// The answers of so many find room in ping's socket, should it not get a CPU until all are there.
+const TOGETHER: u32 = 50;
 /// ICMP and IPv4 header.
 const HEADERS: u32 = 28;
 
@@ -61,10 +64,21 @@ impl<'a, H: Host + ?Sized> Ping<'a, H> {
         self
     }
 
-    /// Sends them.
+    /// Sends them, for a test that does not know whether they are answered: what is not back by a second is lost.
     #[track_caller]
     pub fn send(&self) -> Report {
-        let mut line = format!("ping -n -i 0.01 -W 1 -c {}", self.count);
+        self.report("-i 0.01 -W 1")
+    }
+
+    /// Sends one, for a test that expects it to be answered, be it by an error.
+    #[track_caller]
+    pub fn told(&self) -> Report {
+        let seconds = (SOON * wait::patience()).as_secs();
+        self.report(&format!("-W {seconds}"))
+    }
+
+    fn report(&self, times: &str) -> Report {
+        let mut line = format!("ping -n {times} -c {}", self.count);
         if let Some(packet) = self.packet {
             line += &format!(" -M do -s {}", packet - HEADERS);
         }
@@ -81,10 +95,14 @@ impl<'a, H: Host + ?Sized> Ping<'a, H> {
     }
 
     /// # Panics
-    /// If one of them stays without an answer.
+    /// If one of them stays without an answer, or there are more than 50.
     #[track_caller]
     pub fn succeeds(&self) -> Report {
-        let report = self.send();
+        // Behind the last, ping waits one interval and no longer, or twice what an answer took before it: 10 ms are little
+        // on a machine that stands still for a second. So the interval is long, and all go at once.
+        assert!(self.count <= TOGETHER, "send {} in parts", self.count);
+        let seconds = (SOON * wait::patience()).as_secs();
+        let report = self.report(&format!("-l {} -i {seconds} -W {seconds}", self.count));
         assert_eq!(report.received, self.count, "{}", report.text);
         report
     }

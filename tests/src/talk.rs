@@ -8,13 +8,13 @@ use flannel_common::outside::LASTING;
 
 use crate::host::Host;
 use crate::sockopt::{reset_at_end, set_tos};
-use crate::wait::uninterrupted;
+use crate::wait::{SOON, uninterrupted};
 use crate::{tcp, udp};
 
 /// A byte that is not back by then is lost, as far as somebody asks who does not know.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// One that has to come back may take this long on a busy machine.
-const TRUST: Duration = Duration::from_secs(5);
+const TRUST: Duration = SOON;
 
 /// Rounds until the flow to the outside of which the first has begun is worth a proof.
 pub fn outlast(mut round: impl FnMut()) {

@@ -68,13 +68,14 @@ impl Server {
         std::thread::scope(|scope| {
             let server = scope.spawn(|| {
                 let (stream, client) = self.listener.accept().expect("accept");
-                let got = receive(&stream);
+                let got = receive(&stream, bytes, "client to server");
                 assert_same(&pattern, &got, "client to server");
-                send(&stream, &got);
+                send(&stream, &got, "server to client");
                 Transfer { client }
             });
-            send(&stream, &pattern);
-            assert_same(&pattern, &receive(&stream), "server to client");
+            send(&stream, &pattern, "client to server");
+            let got = receive(&stream, bytes, "server to client");
+            assert_same(&pattern, &got, "server to client");
             server
                 .join()
                 .unwrap_or_else(|e| std::panic::resume_unwind(e))
@@ -95,16 +96,22 @@ pub fn connect(from: &(impl Host + ?Sized), to: SocketAddrV4) -> std::io::Result
     Ok(stream)
 }
 
-fn send(mut stream: &TcpStream, bytes: &[u8]) {
-    stream.write_all(bytes).expect("send");
-    stream.shutdown(Shutdown::Write).expect("end of the stream");
+#[track_caller]
+fn send(mut stream: &TcpStream, bytes: &[u8], way: &str) {
+    stream
+        .write_all(bytes)
+        .and_then(|()| stream.shutdown(Shutdown::Write))
+        .unwrap_or_else(|e| panic!("send {} bytes, {way}: {e}", bytes.len()));
 }
 
-fn receive(mut stream: &TcpStream) -> Vec<u8> {
+#[track_caller]
+fn receive(mut stream: &TcpStream, expected: usize, way: &str) -> Vec<u8> {
     stream
         .set_read_timeout(Some(TIMEOUT))
         .expect("set a time-out");
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).expect("receive");
+    if let Err(e) = stream.read_to_end(&mut bytes) {
+        panic!("{} of {expected} bytes, {way}: {e}", bytes.len());
+    }
     bytes
 }

@@ -1,8 +1,9 @@
 //! UDP between hosts of the lab, from this process: datagrams are counted one by one.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -10,11 +11,14 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::bytes::{assert_same, pattern};
 use crate::host::Host;
-use crate::wait::{self, uninterrupted};
+use crate::wait::{self, SOON, uninterrupted};
 
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// No datagram for so long after the last was sent: no more will come.
-const SILENCE: Duration = Duration::from_millis(300);
+const TIMEOUT: Duration = SOON;
+/// A receiver looks again after so long without a datagram.
+const SILENCE: Duration = Duration::from_millis(100);
+/// Nothing so often in a row after the last was sent: no more will come. Looks and not seconds, of which a machine that stands
+/// still has many in one look.
+const LOOKS: u32 = 20;
 const PACE: Duration = Duration::from_millis(1);
 /// Bytes that wait in the receiver's socket: a busy machine may not let it run for seconds, and what then finds no
 /// room would look like a loss on the way.
@@ -60,7 +64,7 @@ impl Server {
     /// client's address as the server saw it.
     ///
     /// # Panics
-    /// If either does not arrive within 2 s, or arrives changed.
+    /// If either does not arrive within [`SOON`], or arrives changed.
     #[track_caller]
     pub fn exchange(
         &self,
@@ -107,8 +111,8 @@ pub fn exchange(
 #[derive(Debug)]
 pub struct Flow {
     stop: Arc<AtomicBool>,
-    /// Nothing is sent any more.
-    ended: Arc<AtomicBool>,
+    /// How many were sent, once nothing is sent any more.
+    ended: Arc<OnceLock<u64>>,
     sender: JoinHandle<u64>,
     receiver: JoinHandle<Vec<u64>>,
 }
@@ -148,7 +152,7 @@ impl Flow {
         rx.set_read_timeout(Some(SILENCE * wait::patience()))
             .expect("set a time-out");
         setsockopt(&rx, sockopt::RcvBufForce, &ROOM).expect("make room in a UDP socket");
-        let ended = Arc::new(AtomicBool::new(false));
+        let ended = Arc::new(OnceLock::new());
         let over = ended.clone();
         let receiver = std::thread::spawn(move || receive_until(&rx, &over));
         Self {
@@ -167,7 +171,7 @@ impl Flow {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sender.join().expect("the sender");
         // Not before: the sender may have waited for a CPU while the receiver heard nothing.
-        self.ended.store(true, Ordering::Relaxed);
+        self.ended.set(sent).expect("the only one who says so");
         let numbers = self.receiver.join().expect("the receiver");
         let mut seen = vec![false; usize::try_from(sent).expect("fits")];
         for n in &numbers {
@@ -190,18 +194,25 @@ pub fn assert_nothing_lost(flows: impl IntoIterator<Item = Flow>) {
     }
 }
 
-/// Collects numbers until there is silence that began after the `end`.
-fn receive_until(socket: &UdpSocket, end: &AtomicBool) -> Vec<u64> {
+/// Collects numbers until all are there that were sent by the `end`, or there is silence that began after it.
+fn receive_until(socket: &UdpSocket, end: &OnceLock<u64>) -> Vec<u64> {
     let mut numbers = Vec::new();
+    let mut different = HashSet::new();
     let mut buffer = [0; 8];
+    let mut looks = 0;
     loop {
-        let is_over = end.load(Ordering::Relaxed);
+        let sent = end.get();
+        if looks == LOOKS || sent.is_some_and(|sent| different.len() as u64 >= *sent) {
+            return numbers;
+        }
         match uninterrupted(|| socket.recv(&mut buffer)) {
             Ok(n) => {
                 assert_eq!(n, buffer.len(), "a datagram of another length");
                 numbers.push(u64::from_be_bytes(buffer));
+                different.insert(u64::from_be_bytes(buffer));
+                looks = 0;
             }
-            Err(_) if is_over => return numbers,
+            Err(_) if sent.is_some() => looks += 1,
             // An outage; or the refusal of a port, which the next datagram shows to be over.
             Err(_) => {}
         }

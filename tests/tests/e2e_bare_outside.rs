@@ -39,14 +39,18 @@ fn serves(pod: &Pod, outside: &Outside) {
     let hops = traceroute::hops(pod, to);
     assert!(
         hops.contains(&Some(address(2))) && hops.contains(&Some(to)),
-        "{hops:?}"
+        "hops to {to}: {hops:?}"
     );
     let socket = pod.netns().enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
     socket.connect((to, 9)).unwrap();
     socket.send(b"is anybody there?").unwrap();
     let error = uninterrupted(|| socket.recv(&mut [0; 16])).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        error.kind(),
+        ErrorKind::ConnectionRefused,
+        "a closed port: {error}"
+    );
 }
 
 #[rstest]
@@ -62,7 +66,7 @@ fn by_the_uplink(
     let pod = Pod::on(&member, "pod");
     let leaks = leaks(&lab, member.node(), &net);
     serves(&pod, &outside);
-    assert_eq!(leaks.finish().len(), 0);
+    leaks.saw_nothing();
 }
 
 /// New connections, too, and the ones that run.
@@ -80,7 +84,7 @@ fn with_a_dead_agent(#[case] flag: &str) {
     let leaks = leaks(&lab, agent.node(), &net);
     agent.kill();
     serves(&pod, &outside);
-    assert_eq!(leaks.finish().len(), 0);
+    leaks.saw_nothing();
 }
 
 /// What a pod says about a packet that it does not want carries its address inside.
@@ -108,7 +112,7 @@ fn an_error_from_a_pod_leaves_as_the_node(#[values(Kind::Ours, Kind::Flanneld)] 
     server.send(b"too late").unwrap();
     let error = uninterrupted(|| server.recv(&mut [0; 16])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-    assert_eq!(leaks.finish().len(), 0);
+    leaks.saw_nothing();
 }
 
 /// A VPN that comes beside the uplink, while the agent runs; and comes again.
@@ -128,7 +132,7 @@ fn by_a_device_that_comes_later(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind
             address(2)
         ));
         serves(&pod, &outside);
-        assert_eq!(leaks.finish().len(), 0);
+        leaks.saw_nothing();
     }
 }
 
@@ -167,5 +171,5 @@ fn the_takeover_leaves_no_gap(#[case] flags: &[&str]) {
         !agent.exec("iptables -t nat -S").contains("FLANNEL-POSTRTG")
     });
     serves(&pod, &outside);
-    assert_eq!(leaks.finish().len(), 0);
+    leaks.saw_nothing();
 }

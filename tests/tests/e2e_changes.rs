@@ -69,7 +69,7 @@ fn a_smaller_mtu_of_the_uplink_reaches_device_and_subnet_file() {
         .ping(pair.pod2.address())
         .whole(1400)
         .count(1)
-        .send();
+        .told();
     assert_eq!(report.too_big, Some(1350), "{}", report.text);
 }
 

@@ -37,7 +37,7 @@ fn heir(node: &Node, gateway: Ipv4Addr, address: Ipv4Addr) -> Netns {
     heir.run("ip link set eth0 up");
     heir.run(&format!("ip route add default via {gateway}"));
     // Announces itself, as the CNI plugin does.
-    heir.run(&format!("ping -c 1 -W 2 {gateway}"));
+    heir.run(&format!("ping -c 1 -W 15 {gateway}"));
     heir
 }
 

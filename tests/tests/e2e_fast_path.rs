@@ -149,7 +149,7 @@ fn a_pod_that_takes_over_an_address_gets_its_flows(
     heir.run("ip link set eth0 up");
     heir.run(&format!("ip route add default via {gateway}"));
     // Announces itself, as the CNI plugin does.
-    heir.run(&format!("ping -c 1 -W 2 {gateway}"));
+    heir.run(&format!("ping -c 1 -W 15 {gateway}"));
     let talk = talk.moved_to(udp::Server::on_port(&heir, port));
     eventually("the flow reaches the new pod", SOON, || talk.round());
     talk.rounds(50);

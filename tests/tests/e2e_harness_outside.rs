@@ -62,7 +62,7 @@ fn the_narrow_leg_tells_its_mtu() {
     flannel_rules::masquerade(&node, Iptables::Nft);
     let _sniffer = Sniffer::on(node.node(), "10.244.0.0/16");
     outside.narrow(1300);
-    let report = pod.ping(outside.address()).count(1).whole(1400).send();
+    let report = pod.ping(outside.address()).count(1).whole(1400).told();
     assert_eq!(
         (report.received, report.too_big),
         (0, Some(1300)),

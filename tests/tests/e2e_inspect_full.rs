@@ -111,8 +111,9 @@ fn a_monitor_ends_and_one_that_nobody_reads_loses_events_and_no_packets() {
     eventually("it listens again", SOON, listens);
     // Until the pipe is full, the monitor stuck, its time over: the programs stop by themselves.
     eventually("reports have ended", SOON * 4, || {
-        let report = pair.pod1.ping(pair.pod2.address()).count(200).send();
-        assert_eq!(report.received, 200, "{}", report.text);
+        for _ in 0..4 {
+            pair.pod1.ping(pair.pod2.address()).count(50).succeeds();
+        }
         !listens()
     });
     assert!(monitor.try_wait().unwrap().is_none());

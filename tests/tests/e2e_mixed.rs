@@ -58,7 +58,7 @@ fn talk(pair: &Pair<AnyDaemon>) {
         let mtu = from.subnet_env().mtu;
         assert_eq!(client.ping(to).whole(mtu).succeeds().ttl, Some(64 - hops));
         assert_eq!(
-            client.ping(to).count(1).whole(mtu + 1).send().too_big,
+            client.ping(to).count(1).whole(mtu + 1).told().too_big,
             Some(mtu)
         );
         assert_eq!(

@@ -165,7 +165,7 @@ fn a_pod_learns_the_mtu_behind_another_node(
     node.exec(&format!(
         "ip route replace {server}/32 dev cni0 mtu lock 1300"
     ));
-    let report = way.client.ping(server).count(1).whole(1400).send();
+    let report = way.client.ping(server).count(1).whole(1400).told();
     assert_eq!(report.too_big, Some(1300), "{}", report.text);
     way.client.ping(server).whole(1300).succeeds();
 }

@@ -57,9 +57,9 @@ fn pings_of_every_size(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let stage = Stage::on(kind);
     let server = stage.outside.address();
     for bytes in [0, 1400, 4000, 30_000] {
-        let text = stage
-            .pod
-            .exec(&format!("ping -n -i 0.05 -c 3 -W 2 -s {bytes} {server}"));
+        let text = stage.pod.exec(&format!(
+            "ping -n -l 3 -i 15 -c 3 -W 15 -s {bytes} {server}"
+        ));
         assert!(text.contains(" 3 received"), "{text}");
     }
 }

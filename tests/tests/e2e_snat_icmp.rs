@@ -62,7 +62,7 @@ fn a_pod_learns_the_mtu_of_a_narrow_leg(#[values(Kind::Ours, Kind::Flanneld)] ki
     let stage = Stage::on(kind);
     stage.outside.narrow(1300);
     let server = stage.outside.address();
-    let report = stage.pod.ping(server).count(1).whole(1400).send();
+    let report = stage.pod.ping(server).count(1).whole(1400).told();
     assert_eq!(
         (report.received, report.too_big),
         (0, Some(1300)),

@@ -26,9 +26,7 @@ impl Manager {
     fn hears(&self, start: &str) -> String {
         let mut buffer = [0; 4096];
         loop {
-            let read = self
-                .0
-                .recv(&mut buffer)
+            let read = uninterrupted(|| self.0.recv(&mut buffer))
                 .unwrap_or_else(|e| panic!("no {start}: {e}"));
             let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
             if let Some(rest) = text.lines().find_map(|line| line.strip_prefix(start)) {

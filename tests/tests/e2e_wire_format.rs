@@ -15,7 +15,7 @@ fn outer_headers_equal_those_of_the_kernels_vxlan() {
     let to = SocketAddrV4::new(pair.pod2.address(), server.port());
     server.exchange(&pair.pod1, to, 300);
     // ECT(0): the outer header must carry it, too.
-    let marked = format!("ping -n -c 1 -W 1 -Q 0x02 {}", to.ip());
+    let marked = format!("ping -n -c 1 -W 15 -Q 0x02 {}", to.ip());
     pair.pod1.exec(&marked);
 
     let frames: Vec<Frame> = capture.packets(4).iter().map(|f| Frame::new(f)).collect();

@@ -14,6 +14,10 @@ use crate::node::net::sockopt;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// So many are on their way at once, lest answers find no room.
 const AT_ONCE: usize = 64;
+/// So many packets are looked at behind the deadline: two answers to each, and other people's.
+const LATE: usize = 4 * AT_ONCE;
+/// A wait that is none: zero would be one without an end.
+const BLINK: Duration = Duration::from_millis(1);
 /// IPv4 and ICMP header.
 const HEADERS: usize = 28;
 /// Every way carries it (RFC 791).
@@ -47,7 +51,9 @@ pub fn probe(to: &[Ipv4Addr], size: u32) -> io::Result<BTreeMap<Ipv4Addr, Found>
     sockopt::set_ip(&socket, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
     let mut found = BTreeMap::new();
     for part in to.chunks(AT_ONCE) {
-        found.extend(Round::new(part).ask(&socket, size as usize)?);
+        let round = Round::new(part);
+        round.ask(&socket, size as usize);
+        found.extend(round.hear(&socket, Instant::now() + PATIENCE)?);
     }
     Ok(found)
 }
@@ -70,7 +76,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn ask(mut self, socket: &Socket, size: usize) -> io::Result<BTreeMap<Ipv4Addr, Found>> {
+    fn ask(&self, socket: &Socket, size: usize) {
         for (number, address) in self.to.iter().enumerate() {
             for (sequence, size) in [(2 * number, SMALL), (2 * number + 1, size)] {
                 let packet = echo(self.id, u16::try_from(sequence).unwrap_or(u16::MAX), size);
@@ -78,14 +84,17 @@ impl<'a> Round<'a> {
                 let _ = socket.send_to(&packet, &SocketAddrV4::new(*address, 0).into());
             }
         }
-        let deadline = Instant::now() + PATIENCE;
+    }
+
+    /// Until all is answered, or nothing more came by `deadline`.
+    fn hear(mut self, socket: &Socket, deadline: Instant) -> io::Result<BTreeMap<Ipv4Addr, Found>> {
         let mut buffer = [MaybeUninit::uninit(); 2048];
-        while self.large.contains(&None) {
+        let mut late = 0;
+        while self.large.contains(&None) && late < LATE {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            socket.set_read_timeout(Some(left))?;
+            // The machine may have stood still: what came meanwhile waits in the socket and is heard.
+            late += usize::from(left.is_zero());
+            socket.set_read_timeout(Some(left.max(BLINK)))?;
             match socket.recv(&mut buffer) {
                 Ok(len) => {
                     let bytes: Vec<u8> = buffer[..len]
@@ -221,6 +230,34 @@ mod tests {
         for len in 0..reply(7, 3).len().min(27) {
             assert_eq!(answer(&reply(7, 3)[..len], 7), None, "{len}");
         }
+    }
+
+    /// A machine that stood still for longer than the patience finds the answers in the socket.
+    #[test]
+    fn answers_that_wait_behind_the_deadline_are_heard() {
+        let (socket, others) = Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
+        let to = [1, 2].map(|last| Ipv4Addr::new(192, 0, 2, last));
+        let round = Round::new(&to);
+        let id = round.id;
+        for packet in [reply(id, 0), reply(id ^ 1, 1), reply(id, 1), reply(id, 2)] {
+            others.send(&packet).unwrap();
+        }
+        let found = round.hear(&socket, Instant::now()).unwrap();
+        assert_eq!(found[&to[0]], Found::Whole);
+        assert_eq!(found[&to[1]], Found::OnlySmall);
+    }
+
+    #[test]
+    fn other_peoples_packets_do_not_hold_it_up() {
+        let (socket, others) = Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
+        let to = [Ipv4Addr::new(192, 0, 2, 1)];
+        let round = Round::new(&to);
+        let id = round.id;
+        let chatter = std::thread::spawn(move || while others.send(&reply(id ^ 1, 0)).is_ok() {});
+        let found = round.hear(&socket, Instant::now()).unwrap();
+        assert_eq!(found[&to[0]], Found::Silent);
+        drop(socket);
+        chatter.join().unwrap();
     }
 
     #[test]

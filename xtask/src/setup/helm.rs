@@ -13,3 +13,16 @@ pub(super) const HELM: Program = Program {
 fn ldflags(version: &str) -> String {
     format!("-s -w -X helm.sh/helm/v3/internal/version.version={version}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::Workspace;
+
+    #[test]
+    fn the_committed_recipe_is_readable() {
+        let recipe = HELM.recipe(&Workspace::locate().unwrap()).unwrap();
+        assert!(recipe.version.starts_with("v3."), "{recipe:?}");
+        assert!(ldflags(&recipe.version).ends_with(&recipe.version));
+    }
+}

@@ -28,6 +28,15 @@ fn ldflags(version: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workspace::Workspace;
+
+    #[test]
+    fn the_committed_recipe_is_readable() {
+        let recipe = KUBE_APISERVER
+            .recipe(&Workspace::locate().unwrap())
+            .unwrap();
+        assert!(recipe.version.starts_with("v1."), "{recipe:?}");
+    }
 
     #[test]
     fn its_version_is_also_said_in_parts() {

@@ -2,54 +2,18 @@
 
 #![cfg(test)]
 
-use std::path::Path;
-
 use flannel_tests::kube_api::KubeApi;
+use flannel_tests::manifest::{create, name, object, shipped};
 use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::with_daemon::start;
-use serde_json::Value;
-
-/// The manifest's objects, in its order.
-fn objects() -> Vec<Value> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kube-flannel-ebpf.yaml");
-    let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-    let documents = text.split("\n---\n");
-    documents
-        .map(|document| {
-            serde_saphyr::from_str(document).unwrap_or_else(|e| panic!("{document}: {e}"))
-        })
-        .collect()
-}
-
-fn object<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
-    let found = objects.iter().find(|object| object["kind"] == kind);
-    found.unwrap_or_else(|| panic!("no {kind}"))
-}
-
-/// Where the API server makes objects of this kind.
-fn path(object: &Value) -> String {
-    let group = match object["apiVersion"].as_str().expect("apiVersion") {
-        "v1" => "/api/v1".to_owned(),
-        group => format!("/apis/{group}"),
-    };
-    let kind = object["kind"].as_str().expect("kind").to_lowercase();
-    match object["metadata"]["namespace"].as_str() {
-        Some(namespace) => format!("{group}/namespaces/{namespace}/{kind}s"),
-        None => format!("{group}/{kind}s"),
-    }
-}
 
 /// flannel's own names and labels: an apply over it changes those objects and adds none.
 #[test]
 fn the_objects_are_flannels() {
-    let objects = objects();
-    let names = objects.iter().map(|object| {
-        let [kind, name] = [&object["kind"], &object["metadata"]["name"]];
-        format!("{}/{}", kind.as_str().unwrap(), name.as_str().unwrap())
-    });
+    let objects = shipped();
     assert_eq!(
-        names.collect::<Vec<_>>(),
+        objects.iter().map(name).collect::<Vec<_>>(),
         [
             "Namespace/kube-flannel",
             "ServiceAccount/flannel",
@@ -79,10 +43,9 @@ fn a_real_api_server_takes_it_and_the_agent_runs_by_it() {
         api.request("DELETE", &format!("{rbac}/{other}"), None)
             .expect("the harness' own rights are there");
     }
-    let objects = objects();
+    let objects = shipped();
     for object in &objects {
-        let path = format!("{}?fieldValidation=Strict", path(object));
-        api.create(&path, &object.to_string());
+        create(&api, object);
     }
     let set = object(&objects, "DaemonSet");
     let container = &set["spec"]["template"]["spec"]["containers"][0];

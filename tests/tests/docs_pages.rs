@@ -207,7 +207,7 @@ fn every_metric_is_documented_and_every_documented_one_is_there() {
 }
 
 #[rstest]
-#[case("docs/metrics.md")]
+#[case("deploy/charts/flannel-ebpf/files/alerts.yaml")]
 #[case("docs/troubleshooting.md")]
 #[case("deploy/grafana-dashboard.json")]
 fn alerts_and_panels_ask_for_metrics_that_are_there(#[case] name: &str) {
@@ -238,5 +238,62 @@ fn alerts_and_panels_ask_for_metrics_that_are_there(#[case] name: &str) {
                 "{metric}"
             );
         }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Rules {
+    groups: Vec<Group>,
+}
+
+#[derive(serde::Deserialize)]
+struct Group {
+    rules: Vec<Rule>,
+}
+
+#[derive(serde::Deserialize)]
+struct Rule {
+    alert: String,
+    expr: String,
+    annotations: std::collections::BTreeMap<String, String>,
+}
+
+/// Each says of which node it is, and the table has it.
+#[test]
+fn alerts_name_their_node_and_are_documented() {
+    let rules: Rules =
+        serde_saphyr::from_str(&page("deploy/charts/flannel-ebpf/files/alerts.yaml")).unwrap();
+    let rules: Vec<Rule> = rules
+        .groups
+        .into_iter()
+        .flat_map(|group| group.rules)
+        .collect();
+    let documented = page("docs/metrics.md");
+    let documented = documented.split("| alert |").nth(1).unwrap();
+    let documented = documented
+        .lines()
+        .skip(2)
+        .take_while(|l| l.starts_with('|'));
+    let documented: Vec<String> = documented
+        .flat_map(|row| spans(row.split('|').nth(1).unwrap()))
+        .collect();
+    let named: Vec<&String> = rules.iter().map(|rule| &rule.alert).collect();
+    assert_eq!(documented.iter().collect::<Vec<_>>(), named);
+    for Rule {
+        alert,
+        expr,
+        annotations,
+    } in &rules
+    {
+        let summary = &annotations["summary"];
+        assert!(
+            summary.contains("{{ $labels.instance }}"),
+            "{alert}: {summary}"
+        );
+        // A sum over all nodes has no node.
+        for by in expr.split("sum by (").skip(1) {
+            assert!(by.split(')').next().unwrap().contains("instance"), "{expr}");
+        }
+        assert!(!expr.contains("sum("), "{expr}");
     }
 }

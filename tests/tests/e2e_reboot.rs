@@ -8,7 +8,7 @@ use std::sync::Arc;
 use flannel_tests::agent;
 use flannel_tests::kube_api::KubeApi;
 use flannel_tests::member::free_subnets;
-use flannel_tests::netns::run;
+use flannel_tests::netns::{output, run};
 use flannel_tests::prelude::*;
 
 const PREFIX: &str = "/coreos.com/network";
@@ -20,10 +20,17 @@ fn vxlan() -> Network {
 /// What was last written of `node`, once it names `peer`.
 fn remembers(node: &Node, peer: &dyn Member) {
     let peer = peer.subnet().to_string();
+    is_remembered(node, &peer);
+}
+
+/// The file as it is after its rename: an agent that ends while it writes leaves the old one.
+fn is_remembered(node: &Node, peer: &str) {
     eventually(format!("{peer} is remembered"), SOON * 2, || {
         let files = fs::read_dir(node.snapshot_dir()).into_iter().flatten();
-        let mut texts = files.filter_map(|file| fs::read_to_string(file.ok()?.path()).ok());
-        texts.any(|text| text.contains(&peer))
+        let files = files.filter_map(|file| Some(file.ok()?.path()));
+        let whole = files.filter(|file| file.extension().is_some_and(|e| e == "json"));
+        let mut texts = whole.filter_map(|file| fs::read_to_string(file).ok());
+        texts.any(|text| text.contains(peer))
     });
 }
 
@@ -42,6 +49,51 @@ fn reboot(agent: Agent, net: &Network) -> Arc<Node> {
     assert!(!node.exec("ip link").contains("flannel.1"));
     fs::remove_file(subnet_file).expect("/run is empty");
     node
+}
+
+/// What a command says on the agent's node; `flags` are of the agent.
+fn ask(agent: &Agent, verb: &str, flags: &[&str]) -> String {
+    let node = agent.node();
+    let own = [
+        format!("--bpffs={}", node.bpffs().display()),
+        format!("--state-dir={}", node.state_dir().display()),
+        format!("--snapshot-dir={}", node.snapshot_dir().display()),
+        format!("--subnet-file={}", agent.subnet_file().display()),
+        format!("--iface={}", Node::UPLINK),
+    ];
+    let all = own.iter().map(String::as_str).chain(flags.iter().copied());
+    let all: Vec<&str> = std::iter::once(verb).chain(all).collect();
+    let mut command = agent::command(node, &all);
+    command.env("NODE_NAME", "one");
+    let output = output(&mut command);
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    format!("{out}{err}")
+}
+
+/// It is said that the node runs by what it knew, and what another start would do.
+fn is_known_to_run_by_memory(agent: &Agent, flags: &[&str]) {
+    let status = ask(agent, "status", flags);
+    for words in [
+        "as the datastore said",
+        "has not answered since the agent's start",
+    ] {
+        assert!(status.contains(words), "{status}");
+    }
+    let would = format!(
+        "a start would go by it: the subnet {} and 1 peers",
+        agent.subnet()
+    );
+    for verb in ["plan", "doctor"] {
+        let said = ask(agent, verb, flags);
+        assert!(said.contains(&would), "{verb}: {said}");
+    }
+}
+
+fn runs_by_the_datastore(agent: &Agent, flags: &[&str]) {
+    eventually("status knows that the datastore answers", SOON, || {
+        let status = ask(agent, "status", flags);
+        !status.contains("as the datastore said") && !status.contains("has not answered")
+    });
 }
 
 fn mac_of(node: &Node) -> String {
@@ -74,11 +126,14 @@ fn without_etcd_a_node_boots_by_what_it_knew() {
     assert_eq!(mac_of(one.node()), mac, "peers send to it");
     pod1.reaches(&pod2);
     pod2.reaches(&pod1);
+    let endpoints = format!("--etcd-endpoints={}", lab.etcd().url());
+    is_known_to_run_by_memory(&one, &[&endpoints]);
     // And it goes on from there when etcd is back: keeps its lease, and follows the others.
     lab.etcd().restart();
     eventually("the lease is kept", SOON, || {
         one.log().contains("the datastore answers")
     });
+    runs_by_the_datastore(&one, &[&endpoints]);
     let three = Agent::start(lab.node("three"), &net);
     let pod3 = Pod::on(&three, "pod3");
     pod1.reaches(&pod3);
@@ -100,13 +155,7 @@ fn a_peer_that_went_meanwhile_counts_for_a_while() {
     lab.etcd().put(&key, value);
     let is_reached = |node: &Node| node.exec("ip route").contains(&gone.to_string());
     eventually("the peer is reached", SOON, || is_reached(one.node()));
-    eventually("it is remembered", SOON * 2, || {
-        let files = fs::read_dir(one.node().snapshot_dir())
-            .into_iter()
-            .flatten();
-        let mut texts = files.filter_map(|file| fs::read_to_string(file.ok()?.path()).ok());
-        texts.any(|text| text.contains(&gone.to_string()))
-    });
+    is_remembered(one.node(), &gone.to_string());
     let node = reboot(one, &net);
     lab.etcd().delete(&key);
     lab.etcd().kill();
@@ -140,10 +189,12 @@ fn without_the_api_server_a_node_boots_by_what_it_knew() {
     assert_eq!(one.subnet().to_string(), "10.244.1.0/24");
     pod1.reaches(&pod2);
     pod2.reaches(&pod1);
+    is_known_to_run_by_memory(&one, &flags);
     api.restart();
     eventually("its Node is followed", SOON * 2, || {
         one.log().contains("the datastore answers")
     });
+    runs_by_the_datastore(&one, &flags);
     api.add_node("three", &["10.244.3.0/24"]);
     let three = Agent::start_with(lab.node("three"), &net, &flags);
     let pod3 = Pod::on(&three, "pod3");

@@ -36,6 +36,18 @@ impl Moment {
         }
     }
 
+    /// So long after 1970 began.
+    #[must_use]
+    pub fn at(unix: Duration) -> Self {
+        Self(SystemTime::UNIX_EPOCH + unix)
+    }
+
+    /// Reads what [`Moment`] prints.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        httpdate::parse_http_date(text).ok().map(Self)
+    }
+
     /// Earlier by so much.
     #[must_use]
     pub fn before(self, age: Duration) -> Self {

@@ -198,7 +198,7 @@ async fn start<S: LeaseSource, N: Node>(
         subnet_file,
         ready,
         systemd: Systemd::from_env(),
-        logbook: options.logbook,
+        logbook: options.logbook.resting_on(source.rests_on()),
     };
     agent.bring_up().await?;
     source.forwards();

@@ -11,6 +11,7 @@ mod node;
 mod offloads;
 mod paths;
 mod reverse_path;
+mod snapshot;
 mod snat_ports;
 mod tunnel;
 mod ways;
@@ -109,6 +110,7 @@ impl Doctor {
             Some(kube) => kubernetes::check(kube, &mut report).await,
             None => datastore::check(&patient, &mut report).await,
         };
+        snapshot::check(config.snapshot().as_deref(), network.as_ref(), &mut report);
         report.group("node");
         node::check(&patient, network.as_ref(), &mut report).await;
         if let Some(network) = &network {

@@ -28,6 +28,7 @@ use crate::settings::flags::Flags;
 use crate::source::LeaseRequest;
 use crate::source::etcd::{EtcdSource, LeasePreview};
 use crate::source::kube::{KubeOptions, KubeSource};
+use crate::source::remembered::look;
 use step::Step;
 
 /// Long enough for a cluster that elects a leader.
@@ -80,8 +81,9 @@ impl Preview {
             .flatten()
             .with_context(|| {
                 format!(
-                    "cannot tell what this node should be, which {} says; what is pinned forwards on",
-                    config.source()
+                    "cannot tell what this node should be, which {} says; what is pinned forwards on{}",
+                    config.source(),
+                    without_answer(config)
                 )
             })?;
         let mut preview = Self {
@@ -121,6 +123,21 @@ impl Preview {
         };
         writeln!(out, "{end}")?;
         Ok(())
+    }
+}
+
+/// What a start would do if the datastore does not answer it either.
+fn without_answer(config: &Config) -> String {
+    let Some(file) = config.snapshot() else {
+        return String::new();
+    };
+    let shown = file.display();
+    match look(&file) {
+        Ok(Some(memory)) => format!(". {shown}: without an answer {}", memory.start()),
+        Ok(None) => format!(". A start would wait for an answer: there is no {shown}"),
+        Err(error) => {
+            format!(". A start would wait for an answer, and leave {shown} out: {error:#}")
+        }
     }
 }
 

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
+use crate::base::wall::Moment;
 use crate::base::{clock, files};
 use crate::flannel::lease::OwnLease;
 use crate::node::net::{NetError, namespace, sysctl};
@@ -45,6 +47,9 @@ pub struct Lease {
     /// The datastore that gave it: `etcd` or `kubernetes`.
     #[serde(default)]
     pub source: String,
+    /// When that said so (seconds since 1970), if it has not answered since the start.
+    #[serde(default)]
+    pub as_of: Option<u64>,
 }
 
 /// One comparison.
@@ -91,6 +96,7 @@ pub struct Logbook {
     network: String,
     renew_margin: Duration,
     source: &'static str,
+    rests_on: Option<watch::Receiver<Option<Moment>>>,
     page: Page,
     /// It could not be written: said once.
     failed: bool,
@@ -104,6 +110,7 @@ impl Logbook {
             network: network.to_owned(),
             renew_margin,
             source: "etcd",
+            rests_on: None,
             page: Page {
                 boot: sysctl::boot_id().unwrap_or_default(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -121,11 +128,22 @@ impl Logbook {
         Self { source, ..self }
     }
 
+    /// Where to ask what the lease rests on.
+    #[must_use]
+    pub fn resting_on(self, rests_on: watch::Receiver<Option<Moment>>) -> Self {
+        Self {
+            rests_on: Some(rests_on),
+            ..self
+        }
+    }
+
     /// The lease was acquired or renewed.
     pub fn lease(&mut self, own: &OwnLease) {
         let ends = own.expires.map(moment);
         let margin = u64::try_from(self.renew_margin.as_nanos()).unwrap_or(u64::MAX);
+        let rests_on = self.rests_on.as_ref().and_then(|moment| *moment.borrow());
         self.page.lease = Some(Lease {
+            as_of: rests_on.map(|moment| moment.unix().as_secs()),
             subnet: own.subnet,
             ends,
             renewal: ends.map(|ends| ends.saturating_sub(margin)),

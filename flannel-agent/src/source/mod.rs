@@ -11,6 +11,7 @@ use ipnet::Ipv4Net;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::base::wall::Moment;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 
@@ -32,6 +33,11 @@ pub struct Cancelled;
 pub trait LeaseSource: Send + Sync + 'static {
     /// Asks once: whether nobody answers at all. A refusal is an answer.
     fn is_silent(&self) -> impl Future<Output = bool> + Send;
+
+    /// When what our lease rests on was heard, if that is no answer of now.
+    fn rests_on(&self) -> watch::Receiver<Option<Moment>> {
+        watch::channel(None).1
+    }
 
     /// Reads the network's configuration, waiting (one try a second) while it is missing or invalid.
     fn network_config(

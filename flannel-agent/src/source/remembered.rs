@@ -4,6 +4,7 @@
 //! source is asked in the background, and takes over without a gap when it answers.
 
 mod file;
+mod look;
 mod writer;
 
 use std::net::Ipv4Addr;
@@ -16,10 +17,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Cancelled, LeaseRequest, LeaseSource};
+use crate::base::wall::Moment;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 use file::Snapshot;
 use writer::Writer;
+
+pub use file::Standing;
+pub use look::{Memory, look};
 
 /// How long a start asks before it believes that nobody answers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,6 +44,8 @@ pub struct Remembered<S> {
     public_ip: Mutex<Option<Ipv4Addr>>,
     /// The real source has our lease.
     taken_over: watch::Sender<bool>,
+    /// When the file was written that our lease rests on.
+    rests_on: watch::Sender<Option<Moment>>,
 }
 
 impl<S: LeaseSource> Remembered<S> {
@@ -51,6 +58,7 @@ impl<S: LeaseSource> Remembered<S> {
             config: Mutex::default(),
             public_ip: Mutex::default(),
             taken_over: watch::Sender::new(false),
+            rests_on: watch::Sender::default(),
         }
     }
 
@@ -78,20 +86,32 @@ impl<S: LeaseSource> Remembered<S> {
             return Ok(None);
         }
         let shown = file.display();
-        if snapshot.own.has_ended() {
-            tracing::warn!(
-                "the datastore does not answer, and by {shown} this node's lease of {} has ended: another node may have \
-                 the subnet; waiting for the datastore",
-                snapshot.own.subnet
-            );
-            return Ok(None);
+        let subnet = snapshot.own.subnet;
+        match snapshot.standing() {
+            Standing::Holds => {}
+            Standing::Ended => {
+                tracing::warn!(
+                    "the datastore does not answer, and by {shown} this node's lease of {subnet} has ended: another node may \
+                     have the subnet; waiting for the datastore"
+                );
+                return Ok(None);
+            }
+            Standing::Unknown => {
+                tracing::warn!(
+                    "the datastore does not answer, and {shown} was written later than now, at {}, by this node's clock: its \
+                     lease of {subnet} may have ended; waiting for the datastore",
+                    snapshot.moment()
+                );
+                return Ok(None);
+            }
         }
         tracing::warn!(
             "the datastore does not answer: starting with what {shown} says of {}: the subnet {} and {} peers",
-            snapshot.written,
-            snapshot.own.subnet,
+            snapshot.moment(),
+            subnet,
             snapshot.leases.len()
         );
+        self.rests_on.send_replace(Some(snapshot.moment()));
         Ok(Some(snapshot))
     }
 
@@ -134,6 +154,10 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl<S: LeaseSource> LeaseSource for Remembered<S> {
     async fn is_silent(&self) -> bool {
         self.source.is_silent().await
+    }
+
+    fn rests_on(&self) -> watch::Receiver<Option<Moment>> {
+        self.rests_on.subscribe()
     }
 
     async fn network_config(&self, cancel: &CancellationToken) -> anyhow::Result<NetworkConfig> {
@@ -228,6 +252,8 @@ impl<S: LeaseSource> LeaseSource for Remembered<S> {
                 "the datastore answers, and this node has the lease of {}",
                 lease.subnet
             );
+            // Whoever hears of the lease asks what it rests on.
+            self.rests_on.send_replace(None);
             own.send_replace(lease);
             self.taken_over.send_replace(true);
         }

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::needs::NEEDS;
-use super::{flanneld, is_root, kube_apiserver, tools};
+use super::{GO_PROGRAMS, flanneld, is_root, tools};
 use crate::workspace::Workspace;
 use crate::{llvm, process};
 
@@ -28,7 +28,10 @@ pub(super) fn setup(workspace: &Workspace, dry_run: bool) -> Result<()> {
         .map(|need| need.package)
         .chain(COMPILER.iter().copied());
     // Go comes by it where there is none.
-    let pip = flanneld::needs_pip(workspace)? || kube_apiserver::needs_pip(workspace)?;
+    let mut pip = flanneld::needs_pip(workspace)?;
+    for program in GO_PROGRAMS {
+        pip = pip || program.needs_pip(workspace)?;
+    }
     let pip = pip.then_some("python3-pip");
     let wanted = wanted.chain(pip).map(str::to_owned);
     let wanted: Vec<String> = wanted.chain([guess.clone()]).collect();

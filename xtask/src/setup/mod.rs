@@ -3,6 +3,8 @@
 mod debian;
 mod flanneld;
 mod go;
+mod go_program;
+mod helm;
 mod kernel;
 mod kube_apiserver;
 mod needs;
@@ -39,16 +41,25 @@ impl Setup {
             System::Debian12 => {
                 debian::setup(workspace, self.dry_run)?;
                 flanneld::ensure(workspace, self.dry_run)?;
-                kube_apiserver::ensure(workspace, self.dry_run)?;
+                go_programs(workspace, self.dry_run)?;
                 kernel::ensure_br_netfilter(self.dry_run)
             }
             System::Other(name) => {
                 explain(workspace, &name)?;
                 flanneld::ensure(workspace, self.dry_run)?;
-                kube_apiserver::ensure(workspace, self.dry_run)
+                go_programs(workspace, self.dry_run)
             }
         }
     }
+}
+
+/// What tests need of Kubernetes.
+const GO_PROGRAMS: &[go_program::Program] = &[kube_apiserver::KUBE_APISERVER, helm::HELM];
+
+fn go_programs(workspace: &Workspace, dry_run: bool) -> Result<()> {
+    GO_PROGRAMS
+        .iter()
+        .try_for_each(|program| program.ensure(workspace, dry_run))
 }
 
 /// Also installs cargo-deny, which takes minutes and which only `check` needs.

@@ -35,6 +35,10 @@ struct Lease {
     /// Negative: so long ago.
     expires_in_s: Option<i64>,
     renewal_in_s: Option<i64>,
+    /// When the datastore said so, if it has not answered since the agent's start.
+    as_of: Option<Moment>,
+    /// By today's clock; `None` also if that was set back.
+    as_of_s: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -76,6 +80,10 @@ impl Past {
                 expires: lease.ends.and_then(named),
                 expires_in_s: lease.ends.map(|ends| until(ends, now)),
                 renewal_in_s: lease.renewal.map(|at| until(at, now)),
+                as_of: lease.as_of.map(|at| Moment::at(Duration::from_secs(at))),
+                as_of_s: lease
+                    .as_of
+                    .and_then(|at| Moment::now().unix().as_secs().checked_sub(at)),
             }),
             last_reconcile: page.last.map(reconcile),
             last_change: page.last_change.map(reconcile),
@@ -134,6 +142,15 @@ impl Past {
             attention(complaint.clone(), "as it says; the agent notices by itself");
         }
         let Some(lease) = &self.lease else { return };
+        if let Some(as_of) = lease.as_of.filter(|_| runs) {
+            attention(
+                format!(
+                    "the datastore has not answered since the agent's start: the node runs by what it said {}",
+                    old(as_of, lease.as_of_s)
+                ),
+                "see that it answers (the agent's log and `doctor` say why it does not): until then nobody's changes are followed",
+            );
+        }
         let (Some(left), Some(renewal)) = (lease.expires_in_s, lease.renewal_in_s) else {
             return;
         };
@@ -170,8 +187,24 @@ fn named(moment: u64) -> Option<Moment> {
     logbook::instant(moment).map(|instant: Instant| Moment::of(instant))
 }
 
+/// "3 h 2 min ago (Sun, …)"
+fn old(as_of: Moment, seconds: Option<u64>) -> String {
+    match seconds {
+        Some(seconds) => format!("{} ago ({as_of})", duration(seconds)),
+        None => format!("at {as_of}, which this node's clock has not reached"),
+    }
+}
+
 impl Lease {
     fn text(&self) -> String {
+        let text = self.standing();
+        match self.as_of {
+            Some(as_of) => format!("{text}; as the datastore said {}", old(as_of, self.as_of_s)),
+            None => text,
+        }
+    }
+
+    fn standing(&self) -> String {
         let Some(left) = self.expires_in_s else {
             return match self.source.as_str() {
                 "kubernetes" => format!("{}, this Node's podCIDR in Kubernetes", self.subnet),
@@ -236,6 +269,7 @@ mod tests {
         Page {
             lease: Some(logbook::Lease {
                 source: "etcd".to_owned(),
+                as_of: None,
                 subnet: "10.244.3.0/24".parse().unwrap(),
                 ends: Some(NOW + 7_260 * NANOS),
                 renewal: Some(NOW + 3_660 * NANOS),
@@ -298,6 +332,29 @@ mod tests {
             error: "no".to_owned(),
         });
         assert!(findings(failing, true)[0].contains("for 1 min 0 s"));
+    }
+
+    #[test]
+    fn what_rests_on_an_earlier_answer_is_said_to() {
+        let as_of = |as_of: Option<u64>| {
+            let mut page = page();
+            page.lease.as_mut().unwrap().as_of = as_of;
+            page
+        };
+        let today = Moment::now().unix().as_secs();
+        let old = as_of(Some(today - 2 * 86_400));
+        let lines = Past::at(old.clone(), NOW).lines();
+        assert!(
+            lines[0][1].contains("; as the datastore said 2 d 0 h ago ("),
+            "{lines:?}"
+        );
+        assert!(
+            findings(old.clone(), true)[0].contains("has not answered since the agent's start")
+        );
+        assert_eq!(findings(old, false), <[&str; 0]>::default());
+        let ahead = as_of(Some(today + 86_400));
+        assert!(findings(ahead, true)[0].contains("has not reached"));
+        assert_eq!(findings(as_of(None), true), <[&str; 0]>::default());
     }
 
     #[test]

@@ -21,8 +21,8 @@ const FORM: u32 = 1;
 /// What the datastore said.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshot {
-    /// When, for people.
-    pub(super) written: String,
+    /// When: seconds since 1970.
+    pub(super) written: u64,
     pub(super) config: NetworkConfig,
     /// What an admin has given this node in the datastore.
     pub(super) public_ip: Option<Ipv4Addr>,
@@ -37,13 +37,6 @@ pub(super) struct Own {
     pub(super) attrs: LeaseAttrs,
     /// Seconds since 1970; `None` for one that does not end.
     expires: Option<u64>,
-}
-
-impl Own {
-    /// Whether the datastore may have given the subnet to another node.
-    pub(super) fn has_ended(&self) -> bool {
-        self.expires.is_some_and(|expires| expires <= now())
-    }
 }
 
 impl From<OwnLease> for Own {
@@ -68,9 +61,21 @@ impl From<Own> for OwnLease {
     }
 }
 
-/// Beyond a reboot there is no other clock. One that is wrong makes a lease end early, or late by as much.
+/// Beyond a reboot there is no other clock. One that is wrong makes a lease end early, or late by as much, unless it is known to have
+/// been set back.
 fn now() -> u64 {
     Moment::now().unix().as_secs()
+}
+
+/// What has become of our lease, as far as the clock tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is ours.
+    Holds,
+    /// The datastore may have given the subnet to another node.
+    Ended,
+    /// The file was written later than now: the clock was wrong then, or is, and nobody knows how long ago that was.
+    Unknown,
 }
 
 impl Snapshot {
@@ -82,12 +87,30 @@ impl Snapshot {
         leases: Leases,
     ) -> Option<Self> {
         Some(Self {
-            written: Moment::now().to_string(),
+            written: now(),
             config: config?,
             public_ip,
             own: own.into(),
             leases,
         })
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        self.standing_at(now())
+    }
+
+    fn standing_at(&self, now: u64) -> Standing {
+        match self.own.expires {
+            None => Standing::Holds,
+            Some(_) if now < self.written => Standing::Unknown,
+            Some(expires) if expires <= now => Standing::Ended,
+            Some(_) => Standing::Holds,
+        }
+    }
+
+    /// When it was written.
+    pub(super) fn moment(&self) -> Moment {
+        Moment::at(Duration::from_secs(self.written))
     }
 
     /// But for when it was written.
@@ -127,7 +150,7 @@ pub(super) fn save(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
         .collect();
     let form = Form {
         form: FORM,
-        written: snapshot.written.clone(),
+        written: snapshot.moment().to_string(),
         config: snapshot.config.clone(),
         public_ip: snapshot.public_ip,
         subnet: snapshot.own.subnet,
@@ -140,20 +163,21 @@ pub(super) fn save(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
 
 /// `None` without a file, or with one that is not to be understood, which is said.
 pub(super) fn load(path: &Path) -> Option<Snapshot> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            tracing::warn!("cannot read {}: {error}", path.display());
-            return None;
-        }
-    };
-    match parse(&text) {
-        Ok(snapshot) => Some(snapshot),
-        Err(error) => {
-            tracing::warn!("leaving {} out: {error:#}", path.display());
-            None
-        }
+    read(path).unwrap_or_else(|error| {
+        tracing::warn!("leaving {} out: {error:#}", path.display());
+        None
+    })
+}
+
+/// `None` without a file.
+///
+/// # Errors
+/// It cannot be read, or not be understood.
+pub(super) fn read(path: &Path) -> anyhow::Result<Option<Snapshot>> {
+    match std::fs::read(path) {
+        Ok(text) => parse(&text).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context("it cannot be read"),
     }
 }
 
@@ -176,8 +200,9 @@ fn parse(text: &[u8]) -> anyhow::Result<Snapshot> {
             Ok((subnet, attrs.with_context(|| subnet.to_string())?))
         })
         .collect();
+    let written = Moment::parse(&form.written).context("it is damaged")?;
     Ok(Snapshot {
-        written: form.written,
+        written: written.unix().as_secs(),
         config: form.config,
         public_ip: form.public_ip,
         own: Own {
@@ -231,7 +256,8 @@ pub(super) mod tests {
         save(&file, &saved).unwrap();
         let loaded = load(&file).unwrap();
         assert!(loaded.says_the_same(&saved));
-        assert!(!loaded.own.has_ended());
+        assert_eq!(loaded.standing(), Standing::Holds);
+        assert_eq!(loaded.written, saved.written);
         let lease = OwnLease::from(loaded.own);
         let left = lease
             .expires
@@ -245,8 +271,32 @@ pub(super) mod tests {
 
     #[test]
     fn a_lease_that_has_ended_is_known() {
-        assert!(snapshot(Some(Duration::ZERO)).own.has_ended());
-        assert!(!snapshot(None).own.has_ended());
+        let ended = snapshot(Some(Duration::ZERO));
+        assert_eq!(ended.standing(), Standing::Ended);
+        let reserved = snapshot(None);
+        assert_eq!(reserved.standing(), Standing::Holds);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_lease_valid() {
+        let day = snapshot(Some(Duration::from_hours(24)));
+        let written = day.written;
+        let hour = 3600;
+        for (now, standing) in [
+            (written, Standing::Holds),
+            (written + 23 * hour, Standing::Holds),
+            (written + 25 * hour, Standing::Ended),
+            (written - 1, Standing::Unknown),
+            // A clock without a battery.
+            (0, Standing::Unknown),
+        ] {
+            assert_eq!(day.standing_at(now), standing, "{now}");
+        }
+        assert_eq!(
+            snapshot(None).standing_at(0),
+            Standing::Holds,
+            "it never ends"
+        );
     }
 
     #[test]
@@ -259,6 +309,7 @@ pub(super) mod tests {
             whole[..whole.len() / 2].to_owned(),
             whole.replace("\"form\":1", "\"form\":2"),
             whole.replace("192.0.2.2", "0.0.0.0"),
+            whole.replace(" GMT", ""),
             String::new(),
         ] {
             std::fs::write(&file, damaged).unwrap();

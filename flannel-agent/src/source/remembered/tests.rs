@@ -226,21 +226,30 @@ async fn a_silent_one_is_replaced_by_the_file() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_may_be_anothers_is_not_used() {
-    let stage = stage(Some(&snapshot(Some(Duration::ZERO))), false);
-    let answers = stage.played.answers.clone();
-    tokio::spawn(async move {
-        tokio::time::sleep(PATIENCE * 10).await;
-        answers.send_replace(true);
-    });
-    stage.config().await;
-    let leases = stage.source.leases(&stage.cancel).await.unwrap();
-    assert_eq!(subnets(&leases), ["10.244.9.0/24"]);
+    let ended = snapshot(Some(Duration::ZERO));
+    // By a clock that has been set back since.
+    let mut ahead = snapshot(Some(Duration::from_hours(24)));
+    ahead.written += 1_000_000;
+    for saved in [ended, ahead] {
+        let stage = stage(Some(&saved), false);
+        let answers = stage.played.answers.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(PATIENCE * 10).await;
+            answers.send_replace(true);
+        });
+        stage.config().await;
+        let leases = stage.source.leases(&stage.cancel).await.unwrap();
+        assert_eq!(subnets(&leases), ["10.244.9.0/24"]);
+        assert_eq!(*stage.source.rests_on().borrow(), None);
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_datastore_takes_over_when_it_answers() {
     let stage = stage(Some(&snapshot(None)), false);
     let mut running = stage.run().await;
+    let rests_on = stage.source.rests_on();
+    assert!(rests_on.borrow().is_some());
     let by_the_file = running
         .leases
         .wait_for(|leases| !leases.is_empty())
@@ -265,6 +274,7 @@ async fn the_datastore_takes_over_when_it_answers() {
         attrs(78),
         "what has changed meanwhile"
     );
+    assert_eq!(*rests_on.borrow(), None);
 }
 
 #[tokio::test(start_paused = true)]

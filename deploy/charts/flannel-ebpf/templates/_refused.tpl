@@ -1,0 +1,47 @@
+{{/* Values that have no meaning here, and what to do. Whoever took them over from flannel's values would believe that they hold. */}}
+{{- define "flannel-ebpf.refuse" -}}
+{{- $flannel := .Values.flannel -}}
+{{- if not .Values.podCidr -}}
+  {{- fail "podCidr is empty: the agent forwards IPv4, and needs the range of all pods" -}}
+{{- end -}}
+{{- if .Values.podCidrv6 -}}
+  {{- fail "podCidrv6 is set: IPv6 is not supported yet; leave it empty" -}}
+{{- end -}}
+{{- if (.Values.netpol).enabled -}}
+  {{- fail "netpol.enabled is true: this chart brings no policy engine; install one by its own manifest, and see docs/fast-path.md for what the fast path needs of it" -}}
+{{- end -}}
+{{- if $flannel.image_cni -}}
+  {{- fail "flannel.image_cni is set: it is flannel.flannel_cni.image, as in flannel's chart since v0.26" -}}
+{{- end -}}
+{{- if $flannel.enableNFTables -}}
+  {{- fail "flannel.enableNFTables is true: source NAT takes no rule here, and those in FORWARD are made in whichever kind drops; leave it out" -}}
+{{- end -}}
+{{- if not (has $flannel.backend (list "vxlan" "host-gw")) -}}
+  {{- fail (printf "flannel.backend is %q: not supported, write vxlan or host-gw" $flannel.backend) -}}
+{{- end -}}
+{{- if $flannel.GBP -}}
+  {{- fail "flannel.GBP is true: group based policy is not supported; leave it out on every node" -}}
+{{- end -}}
+{{- range list "backendPortv6" "psk" "tunnelMode" "keepaliveInterval" -}}
+  {{- if get $flannel . -}}
+    {{- fail (printf "flannel.%s is set: it is of the backend wireguard, which is not supported; leave it out" .) -}}
+  {{- end -}}
+{{- end -}}
+{{- if eq $flannel.backend "host-gw" -}}
+  {{- range list "backendPort" "vni" "mtu" "directRouting" "macPrefix" -}}
+    {{- if get $flannel . -}}
+      {{- fail (printf "flannel.%s is set: it is of the backend vxlan, and host-gw has no tunnel; leave it out" .) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if and .Values.metrics.podMonitor.enabled (not $flannel.healthz.port) -}}
+  {{- fail "metrics.podMonitor.enabled is true, and flannel.healthz.port is 0: metrics are served at that port; choose one" -}}
+{{- end -}}
+{{- range $flag, $value := include "flannel-ebpf.flags" . | fromYaml -}}
+  {{- range $flannel.args -}}
+    {{- if regexMatch (printf "^--?%s(=|$)" $flag) . -}}
+      {{- fail (printf "flannel.args has %s, which the chart sets by a value of its own: leave it out there" .) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}

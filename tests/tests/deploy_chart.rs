@@ -1,0 +1,261 @@
+//! The shipped chart: what helm makes of it, and what it refuses.
+
+#![cfg(test)]
+
+use flannel_tests::helm::Helm;
+use flannel_tests::kube_api::KubeApi;
+use flannel_tests::manifest::{create, deployed, name, object, shipped, try_create};
+use flannel_tests::prelude::*;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+fn rendered(values: &str) -> Vec<Value> {
+    let objects = Helm::new().template(values);
+    objects.unwrap_or_else(|error| panic!("{values}: {error}"))
+}
+
+/// The pod's specification with these values.
+fn pod(values: &str) -> Value {
+    let objects = rendered(values);
+    object(&objects, "DaemonSet")["spec"]["template"]["spec"].clone()
+}
+
+fn net_conf(values: &str) -> Value {
+    let objects = rendered(values);
+    let text = object(&objects, "ConfigMap")["data"]["net-conf.json"].clone();
+    serde_json::from_str(text.as_str().unwrap()).unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+fn by_name(objects: Vec<Value>) -> Vec<(String, Value)> {
+    let mut named: Vec<_> = objects.into_iter().map(|o| (name(&o), o)).collect();
+    named.sort_by(|(one, _), (other, _)| one.cmp(other));
+    named
+}
+
+/// Either may be installed over the other. The namespace is helm's business (`--create-namespace`).
+#[test]
+fn without_values_it_is_the_manifest() {
+    let mut shipped = shipped();
+    shipped.retain(|object| object["kind"] != "Namespace");
+    for ((name, ours), (_, theirs)) in by_name(rendered("")).iter().zip(by_name(shipped.clone())) {
+        assert_eq!(*ours, theirs, "{name}");
+    }
+    assert_eq!(rendered("").len(), shipped.len());
+}
+
+/// Each of our own values, and of flannel's those that change something.
+const MANY: &str = "
+global: {imagePullSecrets: [{name: registry}]}
+podCidr: 10.1.0.0/16
+flannel:
+  image: {repository: example.com/agent, tag: v1, pullPolicy: Always}
+  flannel_cni: {image: {repository: example.com/plugin}}
+  cniBinDir: /usr/libexec/cni
+  cniConfDir: /etc/kubernetes/cni/net.d
+  args: [--kube-subnet-mgr, --iface=eth1]
+  backendPort: 4789
+  vni: 4096
+  mtu: 9000
+  directRouting: true
+  macPrefix: 0E-2B
+  cniConf: '{\"name\":\"other\"}'
+  resources: {limits: {memory: 100Mi}}
+  healthz: {port: 9091, livenessProbe: {periodSeconds: 7}}
+  tolerations: [{operator: Exists}]
+  nodeSelector: {pool: a}
+  priorityClassName: \"\"
+ebpf: {fastPath: \"off\", podHook: bridge, xdp: \"on\", gro: none, sourceCheck: strict, tunnelFirewall: ask, snatPorts: 50000-60000,
+  snatExempt: [192.0.2.0/24, 198.51.100.7/32]}
+";
+
+#[test]
+fn values_are_where_they_belong() {
+    let pod = pod(MANY);
+    assert_eq!(
+        pod["containers"][0]["args"],
+        json!([
+            "--kube-subnet-mgr",
+            "--iface=eth1",
+            "--fast-path=off",
+            "--gro=none",
+            "--healthz-port=9091",
+            "--pod-hook=bridge",
+            "--snat-exempt=192.0.2.0/24,198.51.100.7/32",
+            "--snat-ports=50000-60000",
+            "--source-check=strict",
+            "--tunnel-firewall=ask",
+            "--xdp=on",
+        ])
+    );
+    let images = ["/initContainers/0", "/initContainers/1", "/containers/0"];
+    let images = images.map(|container| {
+        let image = |field: &str| pod.pointer(&format!("{container}/{field}")).unwrap();
+        (image("image").clone(), image("imagePullPolicy").clone())
+    });
+    let [plugin, conf, agent] = &images;
+    assert_eq!(*plugin, (json!("example.com/plugin:v1"), json!("Always")));
+    assert_eq!(*agent, (json!("example.com/agent:v1"), json!("Always")));
+    assert_eq!(conf, agent);
+    let probe = &pod["containers"][0]["livenessProbe"];
+    assert_eq!(probe["periodSeconds"], 7);
+    assert_eq!(probe["initialDelaySeconds"], 10, "by default");
+    assert_eq!(pod["containers"][0]["ports"][0]["containerPort"], 9091);
+    let volume = |name: &str| {
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == name);
+        volume.unwrap()["hostPath"]["path"].clone()
+    };
+    assert_eq!(volume("cni-plugin"), "/usr/libexec/cni");
+    assert_eq!(volume("cni"), "/etc/kubernetes/cni/net.d");
+    assert_eq!(pod["tolerations"], json!([{"operator": "Exists"}]));
+    assert_eq!(pod["nodeSelector"], json!({"pool": "a"}));
+    assert_eq!(pod["imagePullSecrets"], json!([{"name": "registry"}]));
+    assert_eq!(pod["priorityClassName"], Value::Null);
+    let limits = &pod["containers"][0]["resources"]["limits"];
+    assert_eq!(*limits, json!({"memory": "100Mi"}));
+    let expected = json!({"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "Port": 4789, "VNI": 4096, "MTU": 9000,
+        "DirectRouting": true, "MacPrefix": "0E-2B"}});
+    assert_eq!(net_conf(MANY), expected);
+    let objects = rendered(MANY);
+    let config = object(&objects, "ConfigMap");
+    assert_eq!(config["data"]["cni-conf.json"], r#"{"name":"other"}"#);
+}
+
+#[test]
+fn a_backend_without_a_tunnel_has_no_options() {
+    let expected = json!({"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}});
+    assert_eq!(net_conf("flannel: {backend: host-gw}"), expected);
+}
+
+#[test]
+fn a_cni_configuration_from_elsewhere_is_left_alone() {
+    let pod = pod("flannel: {skipCNIConfigInstallation: true}");
+    let containers = pod["initContainers"].as_array().unwrap();
+    assert_eq!(containers.len(), 1, "{containers:?}");
+    assert!(!pod.to_string().contains("/etc/cni/net.d"), "{pod}");
+}
+
+#[test]
+fn without_a_port_there_are_no_probes() {
+    let container = pod("flannel: {healthz: {port: 0}}")["containers"][0].clone();
+    for field in ["ports", "livenessProbe", "readinessProbe"] {
+        assert_eq!(container[field], Value::Null, "{field}");
+    }
+    assert_eq!(container["args"], json!(["--ip-masq", "--kube-subnet-mgr"]));
+}
+
+/// Which pods, where, and whose name nodes have in alerts and panels.
+#[test]
+fn metrics_are_asked_for_by_the_nodes_names() {
+    let objects = rendered("metrics: {podMonitor: {enabled: true, labels: {release: prometheus}}}");
+    let monitor = object(&objects, "PodMonitor");
+    assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
+    let set = object(&objects, "DaemonSet");
+    let labels = &set["spec"]["template"]["metadata"]["labels"];
+    let selected = monitor["spec"]["selector"]["matchLabels"].as_object();
+    for (label, value) in selected.unwrap() {
+        assert_eq!(labels[label], *value, "{label}");
+    }
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    let port = &set["spec"]["template"]["spec"]["containers"][0]["ports"][0];
+    assert_eq!(endpoint["port"], port["name"]);
+    assert_eq!(endpoint["path"], "/metrics");
+    let relabeling =
+        json!({"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "instance"});
+    assert_eq!(endpoint["relabelings"], json!([relabeling]));
+}
+
+/// What nodes are called in them, the rules' own test looks at.
+#[test]
+fn alerts_are_the_shipped_file() {
+    let objects = rendered("metrics: {prometheusRule: {enabled: true, labels: {release: p}}}");
+    let rule = object(&objects, "PrometheusRule");
+    assert_eq!(rule["metadata"]["labels"]["release"], "p");
+    let file = std::fs::read_to_string(deployed("charts/flannel-ebpf/files/alerts.yaml")).unwrap();
+    let shipped: Value = serde_saphyr::from_str(&file).unwrap();
+    assert_eq!(rule["spec"], shipped);
+}
+
+#[rstest]
+#[case("podCidr: ''", "podCidr is empty")]
+#[case("podCidrv6: fd00::/48", "IPv6 is not supported yet")]
+#[case("netpol: {enabled: true}", "brings no policy engine")]
+#[case("flannel: {image_cni: {tag: v1}}", "it is flannel.flannel_cni.image")]
+#[case("flannel: {enableNFTables: true}", "takes no rule here")]
+#[case("flannel: {backend: wireguard}", "write vxlan or host-gw")]
+#[case("flannel: {backend: udp}", "write vxlan or host-gw")]
+#[case("flannel: {GBP: true}", "group based policy")]
+#[case(
+    "flannel: {psk: x}",
+    "flannel.psk is set: it is of the backend wireguard"
+)]
+#[case("flannel: {backendPortv6: 51821}", "flannel.backendPortv6 is set")]
+#[case("flannel: {tunnelMode: auto}", "flannel.tunnelMode is set")]
+#[case("flannel: {keepaliveInterval: 5}", "flannel.keepaliveInterval is set")]
+#[case("flannel: {backend: host-gw, vni: 5}", "host-gw has no tunnel")]
+#[case(
+    "flannel: {args: [--healthz-port=1]}",
+    "flannel.args has --healthz-port=1"
+)]
+#[case(
+    "{flannel: {args: [-xdp, auto]}, ebpf: {xdp: auto}}",
+    "flannel.args has -xdp"
+)]
+#[case(
+    "{flannel: {healthz: {port: 0}}, metrics: {podMonitor: {enabled: true}}}",
+    "served at that port"
+)]
+// By the schema.
+#[case("flannel: {backend_port: 1}", "backend_port")]
+#[case("flannel: {vni: 16777216}", "/flannel/vni")]
+#[case("ebpf: {xdp: sometimes}", "/ebpf/xdp")]
+#[case("ebpf: {snatExempt: [all]}", "/ebpf/snatExempt/0")]
+#[case("netpool: {}", "netpool")]
+fn what_has_no_meaning_is_refused(#[case] values: &str, #[case] why: &str) {
+    let refusal = Helm::new().template(values).expect_err(values);
+    assert!(refusal.contains(why), "{values}: {refusal}");
+}
+
+/// What flannel's values say by default is no reason to refuse.
+#[test]
+fn flannels_own_defaults_are_taken() {
+    let values = "
+global: {imagePullSecrets: null}
+podCidrv6: ''
+flannel: {enableNFTables: false, GBP: false, psk: null}
+netpol: {enabled: false, args: [--v=2], image: {repository: example.com/netpol, tag: v1}}
+";
+    assert_eq!(rendered(values), rendered(""));
+}
+
+const METRICS: &str = "metrics: {podMonitor: {enabled: true}, prometheusRule: {enabled: true}}";
+
+#[test]
+fn helm_finds_no_fault_in_it() {
+    for values in ["", MANY, METRICS] {
+        let (is_content, said) = Helm::new().lint(values);
+        assert!(is_content, "{values}: {said}");
+    }
+}
+
+#[test]
+fn a_real_api_server_takes_it() {
+    let lab = Lab::new();
+    let api = KubeApi::start(&lab);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    for other in ["clusterrolebindings/flannel", "clusterroles/flannel"] {
+        api.request("DELETE", &format!("{rbac}/{other}"), None)
+            .expect("the harness' own rights are there");
+    }
+    create(&api, object(&shipped(), "Namespace"));
+    for values in ["", MANY] {
+        for object in &rendered(values) {
+            try_create(&api, object).unwrap_or_else(|error| panic!("{values}: {error}"));
+        }
+    }
+    // It does look: a field that it does not know is refused.
+    let mut wrong = object(&rendered(""), "DaemonSet").clone();
+    wrong["spec"]["template"]["spec"]["tolerance"] = json!([]);
+    let refusal = try_create(&api, &wrong).expect_err("an unknown field");
+    assert!(refusal.contains("tolerance"), "{refusal}");
+}

@@ -1,0 +1,154 @@
+//! A program of others that tests need, built from its Go module into `.cache/tools`. A folder of `tests` has go.mod and go.sum, which
+//! pin all that it is built from.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::flanneld::copy_tree;
+use super::go;
+use crate::process;
+use crate::workspace::Workspace;
+
+/// Which program, and how its build differs from another's.
+#[derive(Debug)]
+pub(super) struct Program {
+    /// Also of its folder in `tests`.
+    pub(super) name: &'static str,
+    pub(super) module: &'static str,
+    /// What has it print its version.
+    pub(super) ask_version: &'static [&'static str],
+    /// What it then prints, without the version.
+    pub(super) says: &'static str,
+    /// For the linker: what the program is to say of itself.
+    pub(super) ldflags: fn(version: &str) -> String,
+}
+
+/// What go.mod asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Recipe {
+    /// Of the program: `v1.34.4`.
+    pub(super) version: String,
+    /// Of Go.
+    go: String,
+}
+
+impl Recipe {
+    fn parse(go_mod: &str, module: &str) -> Option<Self> {
+        let value = |name: &str| {
+            go_mod.lines().find_map(|line| {
+                let line = line.trim().trim_start_matches("require ");
+                let mut words = line.strip_prefix(name)?.strip_prefix(' ')?.split(' ');
+                words.next().map(str::to_owned)
+            })
+        };
+        Some(Self {
+            version: value(module)?,
+            go: value("go")?,
+        })
+    }
+}
+
+impl Program {
+    pub(super) fn recipe(&self, workspace: &Workspace) -> Result<Recipe> {
+        let path = self.source(workspace).join("go.mod");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Recipe::parse(&text, self.module)
+            .with_context(|| format!("{} names no version of {}", path.display(), self.module))
+    }
+
+    fn source(&self, workspace: &Workspace) -> PathBuf {
+        workspace.root().join("tests").join(self.name)
+    }
+
+    /// Whether Debian's pip is needed to build what is missing.
+    pub(super) fn needs_pip(&self, workspace: &Workspace) -> Result<bool> {
+        let recipe = self.recipe(workspace)?;
+        Ok(!self.is_here(workspace, &recipe) && go::needs_pip(workspace, &recipe.go))
+    }
+
+    /// Builds it unless it is there in the version that go.mod asks for.
+    pub(super) fn ensure(&self, workspace: &Workspace, dry_run: bool) -> Result<()> {
+        let recipe = self.recipe(workspace)?;
+        let (name, version) = (self.name, &recipe.version);
+        let place = workspace.tool(name);
+        if self.is_here(workspace, &recipe) {
+            println!("setup: {name} {version} is in {}", place.display());
+            return Ok(());
+        }
+        println!(
+            "setup: compiling {name} {version} into {} (minutes)",
+            place.display()
+        );
+        if dry_run {
+            return Ok(());
+        }
+        let tools = workspace.tools_dir();
+        fs::create_dir_all(tools.join("bin"))
+            .with_context(|| format!("cannot create {}", tools.display()))?;
+        // Somebody else's build in the same cache is waited for, and then there is nothing left to do.
+        let lock = tools.join(format!("{name}.lock"));
+        let lock = File::create(&lock)
+            .and_then(|file| file.lock().map(|()| file))
+            .with_context(|| format!("cannot lock {}", lock.display()))?;
+        if !self.is_here(workspace, &recipe) {
+            self.build(workspace, &recipe)
+                .with_context(|| format!("cannot build {name} {version}"))?;
+        }
+        drop(lock);
+        Ok(())
+    }
+
+    fn is_here(&self, workspace: &Workspace, recipe: &Recipe) -> bool {
+        let printed = process::read(Command::new(workspace.tool(self.name)).args(self.ask_version));
+        printed.is_ok_and(|printed| printed.trim() == format!("{}{}", self.says, recipe.version))
+    }
+
+    /// In a folder of its own, which holds Go's cache (up to 2 GB) and goes in the end.
+    fn build(&self, workspace: &Workspace, recipe: &Recipe) -> Result<()> {
+        let Self { name, module, .. } = self;
+        let go = go::ensure(workspace, &recipe.go)?;
+        let tools = workspace.tools_dir();
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("{name}-build-"))
+            .tempdir_in(&tools)
+            .with_context(|| format!("cannot make a folder in {}", tools.display()))?;
+        let folder = folder.path();
+        copy_tree(&self.source(workspace), folder)?;
+        process::run(
+            Command::new(&go)
+                .current_dir(folder)
+                .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false"])
+                .args(["-ldflags", &(self.ldflags)(&recipe.version), "-o", name])
+                .arg(format!("{module}/cmd/{name}"))
+                // go.mod and go.sum alone decide, not what the machine's owner has set.
+                .env("GOFLAGS", "")
+                .env("GOWORK", "off")
+                .env("GOTOOLCHAIN", "local")
+                .env("GOCACHE", folder.join("cache"))
+                // Not in /tmp, which is small memory on many machines.
+                .env("GOTMPDIR", folder)
+                .env("CGO_ENABLED", "0"),
+        )?;
+        // By a new name: the old one may be running.
+        let place = workspace.tool(name);
+        fs::rename(folder.join(name), &place)
+            .with_context(|| format!("cannot move {name} to {}", place.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaced_modules_are_not_the_version() {
+        let text = "go 1.24.0\nrequire k8s.io/kubernetes v1.34.4\nreplace k8s.io/api => k8s.io/api v0.34.4\n";
+        let recipe = Recipe::parse(text, "k8s.io/kubernetes").unwrap();
+        assert_eq!((&*recipe.version, &*recipe.go), ("v1.34.4", "1.24.0"));
+        assert_eq!(Recipe::parse("go 1.24.0\n", "k8s.io/kubernetes"), None);
+    }
+}

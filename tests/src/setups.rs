@@ -13,6 +13,7 @@ pub enum Setup {
     VxlanAtBridge,
     VxlanAlways,
     DirectRouting,
+    DirectRoutingAtBridge,
     HostGw,
     HostGwAtBridge,
     /// Real flanneld.
@@ -32,7 +33,7 @@ impl Setup {
         let vxlan = || Network::vxlan("/coreos.com/network", "10.244.0.0/16");
         match self {
             Self::Vxlan | Self::VxlanAtBridge | Self::VxlanAlways | Self::Flanneld => vxlan(),
-            Self::DirectRouting => vxlan().direct_routing(),
+            Self::DirectRouting | Self::DirectRoutingAtBridge => vxlan().direct_routing(),
             Self::HostGw | Self::HostGwAtBridge | Self::FlanneldHostGw => {
                 Network::host_gw("/coreos.com/network", "10.244.0.0/16")
             }
@@ -42,7 +43,9 @@ impl Setup {
     /// Flags of ours.
     pub fn flags(self) -> &'static [&'static str] {
         match self {
-            Self::VxlanAtBridge | Self::HostGwAtBridge => &["--pod-hook=bridge"],
+            Self::VxlanAtBridge | Self::DirectRoutingAtBridge | Self::HostGwAtBridge => {
+                &["--pod-hook=bridge"]
+            }
             Self::VxlanAlways => &["--fast-path=always"],
             _ => &[],
         }

@@ -17,6 +17,7 @@ use rstest::rstest;
 
 const ROUNDS: usize = 300;
 const EVERYBODY: Mac = [0xff; 6];
+const PREFIX: &str = "/coreos.com/network";
 
 /// Somebody else on the same bridge, on whose port the programs sit.
 fn foe_on(daemon: &AnyDaemon, at_ports: bool) -> Pod {
@@ -84,17 +85,20 @@ fn talk_tcp_at(client: &Pod, server: &Pod) -> (talk::Tcp, u16) {
 }
 
 #[rstest]
-#[case::vxlan(Kind::Ours, Network::vxlan("/coreos.com/network", CLUSTER))]
-#[case::host_gw(Kind::Ours, Network::host_gw("/coreos.com/network", CLUSTER))]
-#[case::flanneld(Kind::Flanneld, Network::vxlan("/coreos.com/network", CLUSTER))]
+#[case::vxlan(Kind::Ours, Network::vxlan(PREFIX, CLUSTER), &[])]
+#[case::at_the_bridge(Kind::Ours, Network::vxlan(PREFIX, CLUSTER), &["--pod-hook=bridge"])]
+#[case::always(Kind::Ours, Network::vxlan(PREFIX, CLUSTER), &["--fast-path=always"])]
+#[case::host_gw(Kind::Ours, Network::host_gw(PREFIX, CLUSTER), &[])]
+#[case::flanneld(Kind::Flanneld, Network::vxlan(PREFIX, CLUSTER), &[])]
 fn nor_are_answers_from_outside(
     #[case] kind: Kind,
     #[case] net: Network,
+    #[case] flags: &[&str],
     #[values(false, true)] to_all: bool,
 ) {
-    let stage = Stage::on_net(kind, net);
+    let stage = Stage::on_with(kind, net, flags);
     hooked_if_ours(&stage.node);
-    let foe = foe_on(&stage.node, true);
+    let foe = foe_on(&stage.node, !flags.contains(&"--pod-hook=bridge"));
     let own = mac(&foe);
     let macs = [own, if to_all { EVERYBODY } else { own }];
     let udp = stage.lasting_udp();

@@ -9,6 +9,9 @@ use flannel_tests::setups::Setup::{self, *};
 use flannel_tests::stage::{CLUSTER, Stage};
 use rstest::rstest;
 
+const PREFIX: &str = "/coreos.com/network";
+const AT_BRIDGE: &[&str] = &["--pod-hook=bridge"];
+
 /// What conntrack keeps a connection for whose last data nobody acknowledged, seconds, unless told otherwise.
 const UNACKNOWLEDGED: u64 = 300;
 
@@ -36,7 +39,7 @@ fn track(node: &Node) {
 
 #[rstest]
 fn an_idle_connection_between_pods_is_kept(
-    #[values(Vxlan, VxlanAtBridge, DirectRouting, HostGw, Flanneld)] setup: Setup,
+    #[values(Vxlan, VxlanAtBridge, DirectRouting, HostGw, HostGwAtBridge, Flanneld)] setup: Setup,
 ) {
     let pair = setup.pair();
     for daemon in [&pair.one, &pair.two] {
@@ -53,8 +56,14 @@ fn an_idle_connection_between_pods_is_kept(
 }
 
 #[rstest]
-fn and_one_to_the_outside(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
-    let stage = Stage::on_net(kind, Network::vxlan("/coreos.com/network", CLUSTER));
+#[case::vxlan(Kind::Ours, Network::vxlan(PREFIX, CLUSTER), &[])]
+#[case::at_the_bridge(Kind::Ours, Network::vxlan(PREFIX, CLUSTER), AT_BRIDGE)]
+#[case::direct_routing(Kind::Ours, Network::vxlan(PREFIX, CLUSTER).direct_routing(), &[])]
+#[case::host_gw(Kind::Ours, Network::host_gw(PREFIX, CLUSTER), &[])]
+#[case::host_gw_at_the_bridge(Kind::Ours, Network::host_gw(PREFIX, CLUSTER), AT_BRIDGE)]
+#[case::flanneld(Kind::Flanneld, Network::vxlan(PREFIX, CLUSTER), &[])]
+fn and_one_to_the_outside(#[case] kind: Kind, #[case] net: Network, #[case] flags: &[&str]) {
+    let stage = Stage::on_with(kind, net, flags);
     hooked_if_ours(&stage.node);
     track(stage.node.node());
     let before = fast(&stage.node);

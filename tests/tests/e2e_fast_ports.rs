@@ -43,7 +43,7 @@ impl Quarantine {
 
 /// With the programs on the bridge, packets pass the port whether they are fast or not.
 fn ends_proofs(setup: Setup) -> bool {
-    !matches!(setup, VxlanAtBridge | HostGwAtBridge)
+    !setup.flags().contains(&"--pod-hook=bridge")
 }
 
 #[rstest]
@@ -95,7 +95,16 @@ fn a_pod_that_is_taken_out_of_traffic_gets_nothing_and_sends_nothing(
 /// with both ends on the node a pod.
 #[rstest]
 fn whoever_is_behind_another_kind_of_port_talks_on(
-    #[values(Vxlan, VxlanAtBridge, VxlanAlways, DirectRouting, HostGw, Flanneld)] setup: Setup,
+    #[values(
+        Vxlan,
+        VxlanAtBridge,
+        VxlanAlways,
+        DirectRouting,
+        HostGw,
+        HostGwAtBridge,
+        Flanneld
+    )]
+    setup: Setup,
     #[values(Guest::behind_another_bridge, Guest::behind_a_tap)] guest: fn(&AnyDaemon) -> Guest,
 ) {
     let pair = setup.pair();
@@ -148,7 +157,16 @@ fn a_queueing_discipline_at_a_pod_s_port_sees_every_packet(
 /// And for what it sends, with filters on the way in.
 #[rstest]
 fn filters_at_a_pod_s_port_see_every_packet(
-    #[values(Vxlan, VxlanAtBridge, VxlanAlways, DirectRouting, HostGw, Flanneld)] setup: Setup,
+    #[values(
+        Vxlan,
+        VxlanAtBridge,
+        VxlanAlways,
+        DirectRouting,
+        HostGw,
+        HostGwAtBridge,
+        Flanneld
+    )]
+    setup: Setup,
     #[values(false, true)] later: bool,
 ) {
     let pair = setup.pair();

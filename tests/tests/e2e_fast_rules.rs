@@ -61,6 +61,7 @@ fn a_dscp_is_on_every_packet(
         Vxlan,
         VxlanAtBridge,
         DirectRouting,
+        DirectRoutingAtBridge,
         HostGw,
         HostGwAtBridge,
         Flanneld,
@@ -79,7 +80,9 @@ fn a_dscp_is_on_every_packet(
 
 /// The next hop takes one off.
 #[rstest]
-fn a_ttl_is_on_every_packet(#[values(Vxlan, HostGw, Flanneld)] setup: Setup) {
+fn a_ttl_is_on_every_packet(
+    #[values(Vxlan, VxlanAtBridge, DirectRouting, HostGw, HostGwAtBridge, Flanneld)] setup: Setup,
+) {
     let pair = setup.pair();
     rule(&pair, "-s 10.244.0.0/16 -j TTL --ttl-set 33");
     let [to_one, to_two] = talked(&pair);
@@ -93,7 +96,7 @@ fn a_ttl_is_on_every_packet(#[values(Vxlan, HostGw, Flanneld)] setup: Setup) {
 /// A rule that goes by the DSCP which the pod has set itself: each packet by its own.
 #[rstest]
 fn packets_of_one_flow_may_be_treated_differently(
-    #[values(Vxlan, VxlanAtBridge, HostGw, Flanneld)] setup: Setup,
+    #[values(Vxlan, VxlanAtBridge, DirectRouting, HostGw, HostGwAtBridge, Flanneld)] setup: Setup,
 ) {
     let pair = setup.pair();
     rule(&pair, "-m dscp --dscp 10 -j DSCP --set-dscp 20");
@@ -138,7 +141,16 @@ fn all_is_slow(pair: &Pair<AnyDaemon>) {
 
 #[rstest]
 fn a_class_is_every_packet_s(
-    #[values(Vxlan, VxlanAtBridge, DirectRouting, HostGw, Flanneld, FlanneldHostGw)] setup: Setup,
+    #[values(
+        Vxlan,
+        VxlanAtBridge,
+        DirectRouting,
+        HostGw,
+        HostGwAtBridge,
+        Flanneld,
+        FlanneldHostGw
+    )]
+    setup: Setup,
 ) {
     let pair = setup.pair();
     shape(&pair);
@@ -153,7 +165,16 @@ const MARK_IS_5: &str = "4,32 0 0 4294963220,21 0 1 5,6 0 0 4294967295,6 0 0 0";
 /// A filter of the uplink's queueing discipline reads it.
 #[rstest]
 fn a_mark_is_on_every_packet(
-    #[values(Vxlan, VxlanAtBridge, DirectRouting, HostGw, Flanneld, FlanneldHostGw)] setup: Setup,
+    #[values(
+        Vxlan,
+        VxlanAtBridge,
+        DirectRouting,
+        HostGw,
+        HostGwAtBridge,
+        Flanneld,
+        FlanneldHostGw
+    )]
+    setup: Setup,
 ) {
     let pair = setup.pair();
     shape(&pair);

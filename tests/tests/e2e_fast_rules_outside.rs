@@ -24,8 +24,10 @@ fn host_gw() -> Network {
     Network::host_gw("/coreos.com/network", CLUSTER)
 }
 
-fn stage(kind: Kind, net: Network) -> Stage<AnyDaemon> {
-    let stage = Stage::on_net(kind, net);
+const AT_BRIDGE: &[&str] = &["--pod-hook=bridge"];
+
+fn stage(kind: Kind, net: Network, flags: &[&str]) -> Stage<AnyDaemon> {
+    let stage = Stage::on_with(kind, net, flags);
     hooked_if_ours(&stage.node);
     stage
 }
@@ -81,11 +83,14 @@ const TOS: usize = 1;
 const TTL: usize = 8;
 
 #[rstest]
-#[case::vxlan(Ours, vxlan())]
-#[case::host_gw(Ours, host_gw())]
-#[case::flanneld(Flanneld, vxlan())]
-fn a_dscp_is_on_every_packet(#[case] kind: Kind, #[case] net: Network) {
-    let stage = stage(kind, net);
+#[case::vxlan(Ours, vxlan(), &[])]
+#[case::at_the_bridge(Ours, vxlan(), AT_BRIDGE)]
+#[case::direct_routing(Ours, vxlan().direct_routing(), &[])]
+#[case::host_gw(Ours, host_gw(), &[])]
+#[case::host_gw_at_the_bridge(Ours, host_gw(), AT_BRIDGE)]
+#[case::flanneld(Flanneld, vxlan(), &[])]
+fn a_dscp_is_on_every_packet(#[case] kind: Kind, #[case] net: Network, #[case] flags: &[&str]) {
+    let stage = stage(kind, net, flags);
     rule(&stage, "-j DSCP --set-dscp 46");
     for packets in talked(&stage) {
         assert_eq!(values(&packets, TOS), [46 << 2]);
@@ -95,10 +100,12 @@ fn a_dscp_is_on_every_packet(#[case] kind: Kind, #[case] net: Network) {
 
 /// One router takes one off.
 #[rstest]
-#[case::vxlan(Ours, vxlan())]
-#[case::flanneld(Flanneld, vxlan())]
-fn a_ttl_is_on_every_packet(#[case] kind: Kind, #[case] net: Network) {
-    let stage = stage(kind, net);
+#[case::vxlan(Ours, vxlan(), &[])]
+#[case::at_the_bridge(Ours, vxlan(), AT_BRIDGE)]
+#[case::host_gw(Ours, host_gw(), &[])]
+#[case::flanneld(Flanneld, vxlan(), &[])]
+fn a_ttl_is_on_every_packet(#[case] kind: Kind, #[case] net: Network, #[case] flags: &[&str]) {
+    let stage = stage(kind, net, flags);
     rule(&stage, "-j TTL --ttl-set 33");
     let [to_server, to_pod] = talked(&stage);
     assert_eq!(values(&to_server, TTL), [32]);
@@ -116,15 +123,18 @@ fn in_class(stage: &Stage<AnyDaemon>) -> usize {
 const MARK_IS_5: &str = "4,32 0 0 4294963220,21 0 1 5,6 0 0 4294967295,6 0 0 0";
 
 #[rstest]
-#[case::vxlan(Ours, vxlan())]
-#[case::host_gw(Ours, host_gw())]
-#[case::flanneld(Flanneld, vxlan())]
+#[case::vxlan(Ours, vxlan(), &[])]
+#[case::at_the_bridge(Ours, vxlan(), AT_BRIDGE)]
+#[case::direct_routing(Ours, vxlan().direct_routing(), &[])]
+#[case::host_gw(Ours, host_gw(), &[])]
+#[case::flanneld(Flanneld, vxlan(), &[])]
 fn a_class_is_every_packet_s(
     #[case] kind: Kind,
     #[case] net: Network,
+    #[case] flags: &[&str],
     #[values("-j CLASSIFY --set-class 1:10", "-j MARK --set-mark 5")] target: &str,
 ) {
-    let stage = stage(kind, net);
+    let stage = stage(kind, net, flags);
     let file = stage.node.node().folder().join("mark-is-5");
     std::fs::write(&file, MARK_IS_5).unwrap();
     for line in [

@@ -49,6 +49,7 @@ pub struct Node {
     pub pod_hook: u8,
     pub snat_ports: (u16, u16),
     pub snat_entries: u32,
+    pub flow_entries: u32,
 }
 
 impl Default for Node {
@@ -71,6 +72,7 @@ impl Default for Node {
             pod_hook: globals::POD_HOOK_PORT,
             snat_ports: (50_000, 50_000),
             snat_entries: 8192,
+            flow_entries: 131_072,
         }
     }
 }
@@ -149,6 +151,7 @@ impl Node {
             .override_global(globals::SNAT_PORT_MAX, &self.snat_ports.1, true)
             .override_global(globals::SNAT_PLACES, &places(self.snat_entries), true)
             .map_max_entries(maps::SNAT, self.snat_entries)
+            .map_max_entries(maps::FLOWS, self.flow_entries)
             .map_max_entries(maps::YOUNG, places(self.snat_entries))
             .load(&object)
             .expect("the object loads; tests need root")

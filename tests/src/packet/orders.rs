@@ -1,6 +1,8 @@
 //! What the agent tells the programs while they run.
 
-use aya::maps::{Array, HashMap};
+use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
+use flannel_agent::dataplane::Wire;
+use flannel_common::crossing::{Crossing, SLOTS};
 use flannel_common::maps;
 
 use super::Fixture;
@@ -32,5 +34,23 @@ impl Fixture {
         let mut map = Array::<_, u32>::try_from(self.ebpf.map_mut(maps::EPOCH).unwrap()).unwrap();
         let epoch = map.get(&0, 0).unwrap();
         map.set(0, epoch + 1, 0).unwrap();
+    }
+
+    /// As if every packet that is in the stack had been there for so many ticks more.
+    pub fn age_notes(&mut self, ticks: u32) {
+        let map = self.ebpf.map_mut(maps::SLOT).unwrap();
+        let mut map = PerCpuArray::<_, Wire<Crossing>>::try_from(map).unwrap();
+        for place in 0..u32::try_from(SLOTS).unwrap() {
+            let notes = map.get(&place, 0).unwrap();
+            let aged = notes.iter().map(|Wire(note)| {
+                let mut note = *note;
+                if note.at != 0 {
+                    note.at = note.at.wrapping_sub(ticks) | 1;
+                }
+                Wire(note)
+            });
+            let aged = PerCpuValues::try_from(aged.collect::<Vec<_>>()).unwrap();
+            map.set(place, aged, 0).unwrap();
+        }
     }
 }

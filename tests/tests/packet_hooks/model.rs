@@ -1,0 +1,309 @@
+//! The reference: what docs/fast-path.md says of a proof. Of the code under test it takes one thing, in which place a note
+//! lies.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flannel_common::crossing;
+use flannel_common::flow::{Direction, FlowKey};
+use flannel_tests::packet::way::Way;
+
+use super::clock::{Unclear, When};
+use super::frame::{Control, Frame, Tuple, is_out};
+
+const IN_THE_STACK: u64 = 1_000;
+const LIFETIME: u64 = 15_000;
+const REFRESH: u64 = 5_000;
+const PROBE_GAP: u64 = 1_000;
+const CLOSING: u64 = 15_000;
+const DSCP: u8 = 0xfc;
+const PROTO_TCP: u8 = 6;
+
+/// A packet at a hook, as the kernel shows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    pub(crate) frame: Frame,
+    pub(crate) mark: u32,
+    pub(crate) priority: u32,
+    /// Device of the hook.
+    pub(crate) device: u32,
+    /// Device by which the stack received it.
+    pub(crate) came_by: u32,
+    pub(crate) cpu: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Note {
+    before: Shown,
+    epoch: u32,
+    at: When,
+    out: u32,
+}
+
+/// What was seen of one direction.
+#[derive(Debug, Clone)]
+pub(crate) struct Proof {
+    pub(crate) at: When,
+    pub(crate) epoch: u32,
+    pub(crate) port: u32,
+    pub(crate) before: Shown,
+    pub(crate) after: Shown,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Half {
+    pub(crate) proof: Option<Proof>,
+    pub(crate) probed: Option<When>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Flow {
+    pub(crate) out: Half,
+    pub(crate) into: Half,
+    pub(crate) closed: Option<When>,
+}
+
+/// What has to become of a packet at the hook before the stack.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    Stack,
+    /// Past it, as the packet of this proof.
+    Fast(Proof),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) at_bridge: bool,
+    pub(crate) epoch: u32,
+    pub(crate) unfit: BTreeSet<u32>,
+    notes: BTreeMap<(usize, u32), Note>,
+    pub(crate) flows: BTreeMap<Tuple, Flow>,
+}
+
+impl Model {
+    pub(crate) fn new(at_bridge: bool) -> Self {
+        Self {
+            at_bridge,
+            ..Self::default()
+        }
+    }
+
+    /// At the hook before the stack.
+    pub(crate) fn goes_in(&mut self, way: Way, shown: &Shown, now: When) -> Result<Fate, Unclear> {
+        let frame = &shown.frame;
+        if frame.is_odd() {
+            return Ok(Fate::Stack);
+        }
+        let tuple = frame.tuple(is_out(way));
+        let control = frame.control();
+        let both = tuple.proto == PROTO_TCP || self.at_bridge;
+        let is_noted = matches!(control, Control::None | Control::Answer);
+        // A renewal at hand is sent whatever the packet is like.
+        let any_renews = way == Way::In;
+        if let Some(flow) = self.flows.get_mut(&tuple) {
+            if control != Control::None {
+                flow.control(is_out(way), control, shown.device, now, self.epoch)?;
+            } else {
+                let alike = flow.is_like(is_out(way), shown);
+                if alike || any_renews {
+                    let step = flow.step(is_out(way), both, now, self.epoch)?;
+                    let half = if is_out(way) {
+                        &mut flow.out
+                    } else {
+                        &mut flow.into
+                    };
+                    match (step, &half.proof) {
+                        (Step::Fast, Some(proof)) if alike => {
+                            return Ok(Fate::Fast(proof.clone()));
+                        }
+                        (Step::Refresh, _) => half.probed = Some(now),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        if is_noted {
+            let note = Note {
+                before: shown.clone(),
+                epoch: self.epoch,
+                at: now,
+                out: 0,
+            };
+            self.notes.insert((shown.cpu, place(&tuple, way)), note);
+        }
+        Ok(Fate::Stack)
+    }
+
+    pub(crate) fn age_notes(&mut self, millis: i64) {
+        for note in self.notes.values_mut() {
+            note.at = note.at.earlier(millis);
+        }
+    }
+
+    /// At the hook behind it. True if that proves something.
+    pub(crate) fn comes_out(
+        &mut self,
+        way: Way,
+        shown: &Shown,
+        now: When,
+    ) -> Result<bool, Unclear> {
+        let tuple = shown.frame.tuple(is_out(way));
+        let Some(note) = self.notes.get_mut(&(shown.cpu, place(&tuple, way))) else {
+            return Ok(false);
+        };
+        if !note.before.frame.is_before(&shown.frame) || !now.is_within(IN_THE_STACK, note.at)? {
+            return Ok(false);
+        }
+        let port = match way {
+            Way::Out | Way::OutDirectly => note.before.device,
+            Way::In | Way::InDirectly => {
+                let is_to_group = shown.frame.dst_mac()[0] & 1 != 0;
+                if shown.came_by != note.before.device
+                    || is_to_group
+                    || self.unfit.contains(&note.before.device)
+                {
+                    return Ok(false);
+                }
+                let first = std::mem::replace(&mut note.out, shown.device);
+                if first != 0 && first != shown.device {
+                    if let Some(flow) = self.flows.get_mut(&tuple) {
+                        flow.into.proof = None;
+                    }
+                    return Ok(false);
+                }
+                shown.device
+            }
+        };
+        let is_unfit = self.unfit.contains(&port)
+            || way == Way::Out && self.unfit.contains(&shown.device)
+            || way == Way::OutDirectly && shown.frame.dst_mac() != NEIGHBOUR;
+        if is_unfit {
+            return Ok(false);
+        }
+        let flow = self.flows.entry(tuple).or_default();
+        let proof = Proof {
+            at: now,
+            epoch: note.epoch,
+            port,
+            before: note.before.clone(),
+            after: shown.clone(),
+        };
+        flow.proves(is_out(way), proof, now)
+    }
+}
+
+/// MAC of the peers without a tunnel, in the tests' namespace.
+const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Fast,
+    Refresh,
+    Stack,
+}
+
+impl Half {
+    fn holds(&self, now: When, epoch: u32) -> Result<bool, Unclear> {
+        match &self.proof {
+            Some(proof) if proof.epoch == epoch => now.is_within(LIFETIME, proof.at),
+            _ => Ok(false),
+        }
+    }
+}
+
+impl Flow {
+    fn step(&self, out: bool, both: bool, now: When, epoch: u32) -> Result<Step, Unclear> {
+        let (half, other) = match out {
+            true => (&self.out, &self.into),
+            false => (&self.into, &self.out),
+        };
+        let is_proven = half.holds(now, epoch)? && (!both || other.holds(now, epoch)?);
+        if self.is_closing(now)? || !is_proven {
+            return Ok(Step::Stack);
+        }
+        let Some(proof) = &half.proof else {
+            return Ok(Step::Stack);
+        };
+        let was_probed = match half.probed {
+            Some(at) => now.is_within(PROBE_GAP, at)?,
+            None => false,
+        };
+        Ok(match now.is_within(REFRESH, proof.at)? || was_probed {
+            true => Step::Fast,
+            false => Step::Refresh,
+        })
+    }
+
+    /// Whether a packet is like the one that proved it: by the same port, with the same mark and DSCP.
+    fn is_like(&self, out: bool, shown: &Shown) -> bool {
+        let half = if out { &self.out } else { &self.into };
+        half.proof.as_ref().is_some_and(|proof| {
+            let before = &proof.before;
+            (!out || proof.port == shown.device)
+                && before.mark == shown.mark
+                && (before.frame.tos() ^ shown.frame.tos()) & DSCP == 0
+        })
+    }
+
+    fn is_closing(&self, now: When) -> Result<bool, Unclear> {
+        match self.closed {
+            Some(at) => now.is_within(CLOSING, at),
+            None => Ok(false),
+        }
+    }
+
+    fn control(
+        &mut self,
+        out: bool,
+        control: Control,
+        port: u32,
+        now: When,
+        epoch: u32,
+    ) -> Result<(), Unclear> {
+        let is_others = match &self.out.proof {
+            Some(proof) => out && proof.port != port && self.out.holds(now, epoch)?,
+            None => false,
+        };
+        if is_others {
+            return Ok(());
+        }
+        self.out.proof = None;
+        self.into.proof = None;
+        self.closed = (control == Control::Close).then_some(now);
+        Ok(())
+    }
+
+    fn proves(&mut self, out: bool, proof: Proof, now: When) -> Result<bool, Unclear> {
+        let is_taken = match &self.out.proof {
+            Some(old) => out && old.port != proof.port && self.out.holds(now, proof.epoch)?,
+            None => false,
+        };
+        if is_taken || self.is_closing(now)? {
+            return Ok(false);
+        }
+        let half = if out { &mut self.out } else { &mut self.into };
+        half.proof = Some(proof);
+        Ok(true)
+    }
+}
+
+fn place(tuple: &Tuple, way: Way) -> u32 {
+    let direction = match is_out(way) {
+        true => Direction::Tx,
+        false => Direction::Rx,
+    };
+    crossing::place(&tuple.key(), direction)
+}
+
+impl Tuple {
+    /// As the table has it.
+    pub(crate) fn key(&self) -> FlowKey {
+        FlowKey {
+            local: self.local.0,
+            remote: self.remote.0,
+            local_port: self.local.1,
+            remote_port: self.remote.1,
+            proto: self.proto,
+            pad: [0; 3],
+        }
+    }
+}

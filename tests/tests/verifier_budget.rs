@@ -20,7 +20,7 @@ use rstest::rstest;
 #[case(Program::OverlaySnatRx, 4_499)]
 #[case(Program::SnatOpen, 4_480)]
 #[case(Program::SnatOddTx, 2_750)]
-#[case(Program::SnatOddRx, 2_400)]
+#[case(Program::SnatOddRx, 2_350)]
 #[case(Program::DirectRx, 3_000)]
 #[case(Program::DirectTx, 1_450)]
 #[case(Program::OutsideTx, 1_950)]

@@ -101,6 +101,7 @@ impl Table for Snat {
     /// `packet` is [`Work::packet`](crate::snat_work::Work::packet).
     #[inline(always)]
     fn hear(&self, _: &Packet, (slot, other): (&Held, &Held), reopens: u32, now: u64) {
+        locate_packet(slot.0, other.0);
         hear_packet(slot.0, other.0, reopens, now);
     }
 
@@ -132,6 +133,20 @@ extern "C" fn hear_packet(slot: *mut Entry, other: *mut Entry, reopens: u32, now
         return 0;
     }
     snat::hear(&work.packet, (&Held(slot), &Held(other)), reopens, now);
+    1
+}
+
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn locate_packet(slot: *mut Entry, other: *mut Entry) -> u32 {
+    let Some(work) = snat_work::get() else {
+        return 0;
+    };
+    if slot.is_null() || other.is_null() {
+        return 0;
+    }
+    snat::locate(&work.packet, (&Held(slot), &Held(other)));
     1
 }
 

@@ -11,6 +11,7 @@ const ESTABLISHED: u64 = 86_400;
 const CLOSING: u64 = 120;
 const RESET: u64 = 10;
 const SYN_RECEIVED: u64 = 60;
+const WAITING: u64 = 300;
 
 /// Whose connection it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,7 +245,7 @@ fn a_fin_counts_once_it_is_acknowledged(
 ) {
     let mut connection = Connection::established(of);
     connection.sends(side, FIN_ACK);
-    assert_eq!(connection.lives(), ESTABLISHED);
+    assert_ne!(connection.lives(), CLOSING);
     connection.sends(side.other(), ACK);
     assert_eq!(connection.lives(), CLOSING);
     connection.sends(side.other(), FIN_ACK);
@@ -254,6 +255,86 @@ fn a_fin_counts_once_it_is_acknowledged(
         seen.and(snat::Seen(e.1.seen))
     });
     assert!(seen.is_closed(), "{seen:?}");
+}
+
+/// The other host is gone.
+#[rstest]
+fn a_connection_whose_end_nobody_hears_lives_as_long_as_one_that_nobody_answers(
+    #[values(Of::Pod, Of::Node, Of::Guest)] of: Of,
+    #[values(Side::Out, Side::In)] side: Side,
+) {
+    let mut connection = Connection::established(of);
+    connection.sends(side, FIN_ACK);
+    assert_eq!(connection.lives(), WAITING);
+    // What does not acknowledge it is no answer.
+    let at = connection.line.next(side.other());
+    connection.forged(side.other(), ACK, at, 4711);
+    assert_eq!(connection.lives(), WAITING);
+    connection.sends(side.other(), ACK);
+    assert_eq!(connection.lives(), CLOSING);
+}
+
+#[rstest]
+fn data_that_nobody_acknowledges_is_as_good_as_unanswered(
+    #[values(Of::Pod, Of::Node, Of::Guest)] of: Of,
+    #[values(Side::Out, Side::In)] side: Side,
+) {
+    let mut connection = Connection::established(of);
+    let before = connection.line;
+    connection.sends(side, ACK);
+    assert_eq!(connection.lives(), ESTABLISHED, "the first time");
+    connection.line = before;
+    connection.sends(side, ACK);
+    assert_eq!(connection.lives(), WAITING, "again");
+    connection.sends(side.other(), ACK);
+    assert_eq!(connection.lives(), ESTABLISHED, "acknowledged");
+    connection.ends();
+}
+
+/// Who knows addresses and ports alone would have to know the number that is expected, to the byte.
+#[rstest]
+fn a_forger_makes_nobody_wait(
+    #[values(Of::Pod, Of::Node, Of::Guest)] of: Of,
+    #[values(ACK, FIN_ACK)] flags: u8,
+) {
+    let mut connection = Connection::established(of);
+    for side in SIDES {
+        let at = connection.line.next(side);
+        let near = (1..200_u32).flat_map(|by| [at.wrapping_sub(by), at.wrapping_add(by)]);
+        for (seq, ack) in guesses().chain(near.map(|seq| (seq, 4711))) {
+            for _ in 0..4 {
+                connection.forged(side, flags, seq, ack);
+            }
+        }
+        assert_eq!(connection.lives(), ESTABLISHED, "in the name of {side:?}");
+    }
+}
+
+/// More than a forger may move an end by was lost in one piece, ahead of the node.
+#[rstest]
+fn an_end_that_was_lost_is_found_again(
+    #[values(Of::Pod, Of::Node, Of::Guest)] of: Of,
+    #[values(Side::Out, Side::In)] side: Side,
+    #[values(RST, FIN_ACK)] flags: u8,
+) {
+    let mut connection = Connection::established(of);
+    let lost = Plain {
+        payload: 60_000,
+        ..connection.plain(side)
+    };
+    for _ in 0..20 {
+        connection.line.tcp(side, lost, ACK);
+    }
+    if flags == RST {
+        connection.sends(side, ACK);
+        connection.sends(side.other(), ACK);
+        connection.sends(side, RST | ACK);
+        assert_eq!(connection.lives(), RESET);
+    } else {
+        connection.sends(side, FIN_ACK);
+        connection.sends(side.other(), ACK);
+        assert_eq!(connection.lives(), CLOSING);
+    }
 }
 
 /// Neither side says so when it repeats what was lost.

@@ -101,6 +101,7 @@ impl SnatTable {
                 }
             }
         }
+        counts.complete();
         shares.counted(&counts, tick(now))?;
         Ok(swept)
     }

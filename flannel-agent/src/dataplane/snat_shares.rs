@@ -1,6 +1,6 @@
 //! What each pod has of the SNAT table, counted for the programs, which cannot: they see flows begin, and not how they end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use aya::maps::{Array, MapData};
@@ -10,7 +10,8 @@ use flannel_common::Ipv4;
 use flannel_common::flow::Tick;
 use flannel_common::maps::{LASTING, SHARES, YOUNG};
 use flannel_common::snat::{
-    Entry, KIND_LEAVE, KIND_PAIR, Key, Lasting, Place, Seen, Share, Transport, WAY_OUT, is_a_pods,
+    Entry, KIND_LEAVE, KIND_PAIR, Key, Lasting, Place, Seen, Share, Transport, WAY_IN, WAY_OUT,
+    is_a_pods,
 };
 
 use super::batch::Batches;
@@ -20,22 +21,49 @@ use super::{DataplaneError, Wire};
 
 /// Flows in the table, by pod and by whether they came in.
 #[derive(Debug, Default)]
-pub(super) struct Counts(HashMap<(Ipv4, bool), u32>);
+pub(super) struct Counts {
+    flows: HashMap<(Ipv4, bool), u32>,
+    /// Of translated connections that the pod has ended, the in halves' keys; and all such keys of which the other side has.
+    half_closed: Vec<(Key, Ipv4)>,
+    ended_there: HashSet<Key>,
+}
 
 impl Counts {
     /// One entry of the table, which lives. A connection that has ended only waits for its last segments.
     pub(super) fn add(&mut self, key: &Key, entry: &Entry) {
-        if Transport::of(key.proto) == Transport::Tcp && Seen(entry.seen).is_closing() {
-            return;
-        }
-        if key.way == WAY_OUT && [KIND_PAIR, KIND_LEAVE].contains(&entry.kind) {
-            let came_in = entry.kind == KIND_LEAVE;
-            *self.0.entry((key.src, came_in)).or_default() += 1;
+        let seen = Seen(entry.seen);
+        let tcp = Transport::of(key.proto) == Transport::Tcp;
+        let ends = tcp && seen.is_closing();
+        match (key.way, entry.kind) {
+            (WAY_IN, KIND_PAIR) if ends => {
+                self.ended_there.insert(*key);
+            }
+            _ if tcp && seen.is_closed() => {}
+            (WAY_OUT, KIND_PAIR) if ends => {
+                let back = key.reply_to(entry.target());
+                self.half_closed.push((back, key.src));
+            }
+            (WAY_OUT, KIND_PAIR) => self.one_more(key.src, false),
+            (WAY_OUT, KIND_LEAVE) => self.one_more(key.src, true),
+            _ => {}
         }
     }
 
+    /// After the last entry. One side alone has ended what goes on for as long as the other likes.
+    pub(super) fn complete(&mut self) {
+        for (back, pod) in std::mem::take(&mut self.half_closed) {
+            if !self.ended_there.contains(&back) {
+                self.one_more(pod, false);
+            }
+        }
+    }
+
+    fn one_more(&mut self, pod: Ipv4, came_in: bool) {
+        *self.flows.entry((pod, came_in)).or_default() += 1;
+    }
+
     fn of(&self, pod: Ipv4, came_in: bool) -> u32 {
-        self.0.get(&(pod, came_in)).copied().unwrap_or_default()
+        self.flows.get(&(pod, came_in)).copied().unwrap_or_default()
     }
 }
 
@@ -125,7 +153,7 @@ fn all<V: Pod>(name: &'static str, map: &MapData) -> Result<Vec<(u32, V)>, Datap
 
 #[cfg(test)]
 mod tests {
-    use flannel_common::snat::{Endpoint, KIND_OWN, WAY_IN};
+    use flannel_common::snat::{Endpoint, KIND_OWN};
 
     use super::*;
 
@@ -150,21 +178,57 @@ mod tests {
 
     #[test]
     fn a_connection_that_has_ended_counts_no_more() {
+        const A: u8 = Seen::SYN | Seen::ACK;
+        const F: u8 = A | Seen::FIN;
         let pod = [10, 244, 1, 5];
         let to = Endpoint {
             addr: [192, 168, 0, 1],
             port: [200, 1],
         };
-        let counted = |proto, seen| {
-            let key = Key::of(pod, [198, 51, 100, 9], [1, 2, 0, 80], proto, WAY_OUT);
-            let mut counts = Counts::default();
-            counts.add(&key, &Entry::new(KIND_PAIR, to, seen, 0));
-            counts.of(pod, false)
+        let key = |proto| Key::of(pod, [198, 51, 100, 9], [1, 2, 0, 80], proto, WAY_OUT);
+        let counted = |proto, out: u8, back: u8| {
+            let halves = [
+                (key(proto), to, Seen::out(out)),
+                (
+                    key(proto).reply_to(to),
+                    key(proto).source(),
+                    Seen::back(back),
+                ),
+            ];
+            let count = |mut halves: Vec<_>| {
+                let mut counts = Counts::default();
+                for (key, target, seen) in halves.drain(..) {
+                    counts.add(&key, &Entry::new(KIND_PAIR, target, seen, 0));
+                }
+                counts.complete();
+                counts.of(pod, false)
+            };
+            let [one, other] = halves;
+            let counted = count(vec![one, other]);
+            assert_eq!(counted, count(vec![other, one]), "in any order");
+            counted
         };
-        assert_eq!(counted(6, Seen::out(Seen::SYN | Seen::ACK)), 1);
-        assert_eq!(counted(6, Seen::out(Seen::SYN | Seen::ACK | Seen::FIN)), 0);
-        assert_eq!(counted(6, Seen::out(Seen::RST)), 0);
-        assert_eq!(counted(17, Seen::out(Seen::ACK | Seen::FIN)), 1, "no TCP");
+        assert_eq!(counted(6, A, A), 1);
+        assert_eq!(counted(6, F, A), 1, "the server goes on");
+        assert_eq!(counted(6, A, F), 1, "the pod goes on");
+        assert_eq!(counted(6, F, F), 0);
+        assert_eq!(counted(6, A | Seen::RST, A), 0);
+        assert_eq!(counted(17, F, F), 1, "no TCP");
+    }
+
+    #[test]
+    fn a_connection_that_came_in_counts_until_both_have_ended_it() {
+        const F: u8 = Seen::ACK | Seen::FIN;
+        let pod = [10, 244, 1, 5];
+        let key = Key::of(pod, [198, 51, 100, 9], [0, 80, 1, 2], 6, WAY_OUT);
+        let counted = |seen| {
+            let mut counts = Counts::default();
+            counts.add(&key, &Entry::new(KIND_LEAVE, key.source(), seen, 0));
+            counts.complete();
+            counts.of(pod, true)
+        };
+        assert_eq!(counted(Seen::out(F).and(Seen::back(Seen::ACK))), 1);
+        assert_eq!(counted(Seen::out(F).and(Seen::back(F))), 0);
     }
 
     #[test]

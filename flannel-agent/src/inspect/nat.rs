@@ -5,9 +5,7 @@ use std::net::Ipv4Addr;
 
 use clap::Args;
 use flannel_common::header::{PROTO_ICMP, PROTO_TCP, PROTO_UDP};
-use flannel_common::snat::{
-    Endpoint, KIND_OWN, KIND_PAIR, NANOS, Seen, Transport, WAY_OUT, lifetime, state,
-};
+use flannel_common::snat::{Endpoint, Flow, KIND_OWN, KIND_PAIR, NANOS, Transport, WAY_OUT, state};
 use serde::Serialize;
 
 use super::output::{Rows, or_dash};
@@ -84,10 +82,9 @@ impl Row {
             _ => ("kept", Some(ours), None),
         };
         // Each half knows one way only; the flow is as old as its older and as fresh as its fresher half.
-        let seen = other.map_or(Seen(entry.seen), |o| Seen(entry.seen).and(Seen(o.seen)));
-        let last = other.map_or(entry.last_seen, |o| entry.last_seen.max(o.last_seen));
+        let both = Flow::of(key, entry, other.as_ref());
         let opened = other.map_or(entry.opened, |o| entry.opened.min(o.opened));
-        let idle = now.saturating_sub(last);
+        let idle = now.saturating_sub(both.last_seen);
         let addresses = [pod, node, Some(remote)];
         Self {
             proto: name(proto),
@@ -99,7 +96,7 @@ impl Row {
                 PROTO_ICMP => Ipv4Addr::from(remote.addr).to_string(),
                 _ => text(proto, remote),
             },
-            state: state(proto, seen),
+            state: state(proto, both.seen),
             half: match (entry.kind, other) {
                 (KIND_PAIR, None) if is_out => Some("out"),
                 (KIND_PAIR, None) => Some("in"),
@@ -107,7 +104,7 @@ impl Row {
             },
             age_seconds: now.saturating_sub(opened) / NANOS,
             idle_seconds: idle / NANOS,
-            left_seconds: lifetime(proto, seen).saturating_sub(idle) / NANOS,
+            left_seconds: both.lifetime(proto).saturating_sub(idle) / NANOS,
             addresses: addresses.into_iter().flatten().map(|e| e.addr).collect(),
         }
     }
@@ -173,7 +170,7 @@ fn heading() -> String {
 
 #[cfg(test)]
 mod tests {
-    use flannel_common::snat::{Entry, KIND_LEAVE, Key};
+    use flannel_common::snat::{Entry, KIND_LEAVE, Key, Seen};
 
     use super::*;
 

@@ -36,10 +36,10 @@ pub use room::{
     share, stand, yields_lasting, yields_port,
 };
 pub use rule::{Cluster, Rule, decide};
-pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, lifetime, state};
-pub use stream::{LEAP, Segment, Side, Talk, judge};
-pub use sweep::{Halves, is_over, may_be_over, other_half, sweep};
-pub use table::{Claim, Slot, Table, find, hear};
+pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, lifetime, lifetime_of, state};
+pub use stream::{LEAP, Segment, Side, Talk, judge, place};
+pub use sweep::{Flow, Halves, is_over, may_be_over, other_half, sweep};
+pub use table::{Claim, Slot, Table, find, hear, locate};
 pub use transport::{Transport, counterpart, is_icmp_error, is_icmp_redirect, is_icmp_request};
 
 use crate::Ipv4;

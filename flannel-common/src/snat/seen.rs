@@ -1,5 +1,6 @@
 //! The state of a flow: what was seen of it each way, and how long that keeps it.
 
+use super::Side;
 use super::transport::Transport;
 use crate::header::PROTO_TCP;
 
@@ -108,6 +109,20 @@ pub fn lifetime(proto: u8, seen: Seen) -> u64 {
     };
     seconds as u64 * NANOS
 }
+
+/// The same of a flow of which `sides` are known. A TCP connection of which one side waits for the other is as good as one that
+/// nobody answered; who waits repeats itself every two minutes.
+#[inline(always)]
+pub fn lifetime_of(proto: u8, seen: Seen, [out, back]: [&Side; 2]) -> u64 {
+    let lifetime = lifetime(proto, seen);
+    if out.waits_for(back) || back.waits_for(out) {
+        return lifetime.min(WAITING);
+    }
+    lifetime
+}
+
+/// Nanoseconds, as conntrack's `tcp_timeout_unacknowledged`.
+pub(super) const WAITING: u64 = Tcp::Unanswered.seconds() as u64 * NANOS;
 
 /// How long a flow keeps its port when another needs one and finds none free, in nanoseconds.
 ///

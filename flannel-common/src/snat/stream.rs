@@ -20,7 +20,7 @@ pub struct Side {
     pub end: u32,
     /// Its highest acknowledgement: what it expects. Means something where both sides are [`Side::AGREED`].
     pub next: u32,
-    /// Sequence number behind a SYN that it sent although the connection goes on; with [`Side::ASKED`].
+    /// Sequence number behind a segment that the other side has still to say something to: one of the last three marks tells which.
     pub asked: u32,
     /// [`Side::NOTED`] and so on.
     pub marks: u32,
@@ -33,7 +33,12 @@ impl Side {
     pub const AGREED: u32 = 2;
     /// A FIN ends at `end`. The other side has not acknowledged it yet, or [`Seen::FIN`] tells.
     pub const FIN: u32 = 4;
+    /// A SYN although the connection goes on.
     pub const ASKED: u32 = 8;
+    /// What begins where the other side is: a FIN, or data again.
+    pub const WAITS: u32 = 16;
+    /// What lies elsewhere than `end` says, and acknowledges all that the other side sent.
+    pub const STRAYS: u32 = 32;
 
     /// After the first segment of a side.
     #[inline(always)]
@@ -45,6 +50,17 @@ impl Side {
             marks: Self::NOTED | ((bits & Seen::FIN) as u32 * Self::FIN),
         }
     }
+
+    /// Whether what it said last, and not for the first time or as its last word, has not been acknowledged by `other`.
+    #[inline(always)]
+    pub const fn waits_for(&self, other: &Self) -> bool {
+        self.marks & Self::WAITS != 0
+            && self.marks & other.marks & Self::AGREED != 0
+            && other.next.wrapping_sub(self.asked) & BEHIND != 0
+    }
+
+    /// What [`place`] says of `asked`.
+    const PLACED: u32 = Self::WAITS | Self::STRAYS;
 
     pub const NONE: Self = Self {
         end: 0,
@@ -147,8 +163,58 @@ const fn has(bits: u32, bit: u32) -> u32 {
 
 /// What makes a SYN something else than the first segment of a connection.
 const NO_SYN: u32 = (Seen::RST | Seen::ACK) as u32;
+/// What carries nothing on.
+const CONTROL: u32 = (Seen::RST | Seen::SYN) as u32;
 /// Set in the distance to a sequence number that lies behind.
 const BEHIND: u32 = 1 << 31;
+
+/// Where one segment lies, before it is [judged](judge): whether its side waits for the other, and whether a side whose end is not
+/// known any more is found again.
+///
+/// * Who says once more what begins exactly where the other side is, or ends there, waits. Only those know that number who see
+///   the connection, as with a reset; so nobody else makes its time shorter.
+/// * A side is lost when too much was lost ahead of the node. It is found where it says it is, in a segment that acknowledges
+///   exactly what the other side sent, and where the other side acknowledges exactly that.
+///
+/// Most segments carry on where the last one ended: `None`. Else both sides, and 1 if `other` is another one than before.
+#[inline(always)]
+pub const fn place(
+    own: Side,
+    other: Side,
+    segment: Segment,
+    bits: u8,
+) -> Option<(Side, Side, u32)> {
+    let bits = bits as u32;
+    let fin = has(bits, Seen::FIN as u32);
+    let marks = own.marks & Side::PLACED | other.marks & Side::STRAYS;
+    // In one word: two conditions are two paths through all that follows.
+    if segment.seq ^ own.end | fin | marks == 0 {
+        return None;
+    }
+    let agreed = nonzero(own.marks & other.marks & Side::AGREED);
+    let goes_on = agreed & (nonzero(bits & CONTROL) ^ 1);
+
+    let finds = goes_on & has(other.marks, Side::STRAYS) & same(segment.ack, other.asked);
+    let found = Side {
+        end: pick(finds, segment.ack, other.end),
+        marks: other.marks & !(finds * Side::PLACED),
+        ..other
+    };
+
+    let ahead = segment.end.wrapping_sub(own.end);
+    let far = nonzero(ahead.wrapping_sub(1) / LEAP);
+    // An acknowledgement alone, which nobody answers, ends where it begins: see `waits_for`.
+    let waits = goes_on & same(segment.seq, other.next) & (fin | far);
+    let elsewhere = far & (fin | nonzero(ahead & BEHIND) ^ 1);
+    let strays = goes_on & elsewhere & same(segment.ack, other.end);
+    let marks = waits * Side::WAITS | strays * Side::STRAYS | (strays & fin) * Side::FIN;
+    let placed = Side {
+        asked: pick(waits | strays, segment.end, own.asked),
+        marks: own.marks & !(goes_on * Side::PLACED) | marks,
+        ..own
+    };
+    Some((placed, found, finds))
+}
 
 /// Judges one segment.
 ///
@@ -196,7 +262,7 @@ pub const fn judge(talk: &mut Talk) {
 
     let ends = carries_on | repeats | begins;
     let mut marks = own.marks & !(ends * Side::FIN) | ((ends & fin) * Side::FIN);
-    marks = marks & !(goes_on * Side::ASKED) | (asked * Side::ASKED);
+    marks = marks & !(goes_on * Side::ASKED | asked * Side::PLACED) | (asked * Side::ASKED);
     let first = Side::NOTED | (fin * Side::FIN) | (agrees * Side::AGREED);
     marks = pick(begins, first, marks);
     let both = Side::NOTED | Side::AGREED;

@@ -1,8 +1,8 @@
 //! Which entries the agent may remove.
 
 use super::entry::{Entry, KIND_PAIR, Key, WAY_IN};
-use super::seen::lifetime;
-use super::{NANOS, Seen};
+use super::seen::{WAITING, lifetime_of};
+use super::{NANOS, Seen, Side};
 
 /// The map, as whoever sweeps it sees it: one entry at a time.
 pub trait Halves {
@@ -42,6 +42,13 @@ pub fn may_be_over(key: &Key, entry: &Entry, now: u64) -> bool {
     let syn = Seen::SYN | Seen::SYN << 4;
     entry.is_expired(key.proto, now)
         || entry.seen & syn != 0 && now.saturating_sub(entry.last_seen) > UNCONFIRMED
+        || waits(entry) && now.saturating_sub(entry.last_seen) > WAITING
+}
+
+/// Whether a side of the flow may wait for the other.
+fn waits(entry: &Entry) -> bool {
+    let [out, back] = entry.sides;
+    (out.marks | back.marks) & Side::WAITS != 0
 }
 
 /// Removes the flow of `key`, where `entry` was read, if it is over; `false` if there was nothing to remove.
@@ -111,14 +118,42 @@ fn sweep_alone<H: Halves>(
     Ok(halves.remove(out)? || removed)
 }
 
+/// Both halves of a flow, together.
+#[derive(Debug, Clone, Copy)]
+pub struct Flow {
+    pub seen: Seen,
+    pub last_seen: u64,
+    pub sides: [Side; 2],
+}
+
+impl Flow {
+    /// `other` is what the map holds under [`other_half`].
+    pub fn of(key: &Key, entry: &Entry, other: Option<&Entry>) -> Self {
+        let mut flow = Self {
+            seen: Seen(entry.seen),
+            last_seen: entry.last_seen,
+            sides: entry.sides,
+        };
+        if let Some(other) = other.filter(|other| other.pairs_with(key.source_of_half())) {
+            flow.seen = flow.seen.and(Seen(other.seen));
+            flow.last_seen = flow.last_seen.max(other.last_seen);
+            let theirs = 1 - key.side();
+            flow.sides[theirs] = other.sides[theirs];
+        }
+        flow
+    }
+
+    /// After the last packet, nanoseconds.
+    pub fn lifetime(&self, proto: u8) -> u64 {
+        let [out, back] = &self.sides;
+        lifetime_of(proto, self.seen, [out, back])
+    }
+}
+
 /// Whether a flow is over at `now` (monotonic nanoseconds). `other` is what the map holds under [`other_half`].
 pub fn is_over(key: &Key, entry: &Entry, other: Option<&Entry>, now: u64) -> bool {
-    let (mut seen, mut last_seen) = (Seen(entry.seen), entry.last_seen);
-    if let Some(other) = other.filter(|other| other.pairs_with(key.source_of_half())) {
-        seen = seen.and(Seen(other.seen));
-        last_seen = last_seen.max(other.last_seen);
-    }
-    now.saturating_sub(last_seen) > lifetime(key.proto, seen)
+    let flow = Flow::of(key, entry, other);
+    now.saturating_sub(flow.last_seen) > flow.lifetime(key.proto)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What the decisions ask of the map; the LRU map in the kernel, a model in tests.
 
 use super::entry::{Entry, Key};
-use super::{Outbound, Packet, Seen, Side, Talk, Transport, judge};
+use super::{Outbound, Packet, Seen, Side, Talk, Transport, judge, place};
 use crate::Ipv4;
 
 /// Outcome of [`Table::claim`], as `bpf_map_update_elem` returns it: looking into it costs the verifier paths.
@@ -53,7 +53,7 @@ pub trait Table {
     fn hold(&self, key: &Key, now: u64) -> bool;
     fn let_go(&self, key: &Key);
     fn random(&self) -> u32;
-    /// [`hear`]: once for all that ask, for the verifier's sake.
+    /// [`locate`] and then [`hear`]: once for all that ask, for the verifier's sake.
     fn hear(&self, packet: &Packet, slots: (&Self::Slot, &Self::Slot), reopens: u32, now: u64);
     /// Whether flows may leave as `address` by the device of that index.
     fn is_lent(&self, device: u32, address: Ipv4) -> bool;
@@ -83,6 +83,23 @@ pub(super) fn mend<T: Table>(table: &T, other: &Key, expected: &Entry) -> Option
     table.claim(other, expected);
     let slot = table.find(other)?;
     slot.get().pairs_with(expected.target()).then_some(slot)
+}
+
+/// Where a packet of a flow lies, before it is [heard](hear), for the verifier's sake: the two need more of the stack together than
+/// there is.
+#[inline(always)]
+pub fn locate<S: Slot>(packet: &Packet, (slot, other): (&S, &S)) {
+    let nth = packet.key.side();
+    if !matches!(packet.transport, Transport::Tcp) {
+        return;
+    }
+    let (own, theirs) = (slot.side(nth), other.side(1 - nth));
+    if let Some((own, theirs, finds)) = place(own, theirs, packet.segment, packet.bits) {
+        slot.note(nth, &own);
+        if finds != 0 {
+            other.note(1 - nth, &theirs);
+        }
+    }
 }
 
 /// One more packet of a flow, by the slot that knows its side, and the one that knows the other side: the same one for a note.

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 
 use flannel_common::snat::{
-    Claim, Endpoint, Entry, Halves, Key, Packet, Seen, Side, Slot, Table, hear, sweep,
+    Claim, Endpoint, Entry, Halves, Key, Packet, Seen, Side, Slot, Table, hear, locate, sweep,
 };
 
 type Meanwhile = Box<dyn FnOnce(&Map)>;
@@ -187,6 +187,7 @@ impl Table for Map {
     }
 
     fn hear(&self, packet: &Packet, slots: (&Held, &Held), reopens: u32, now: u64) {
+        locate(packet, slots);
         hear(packet, slots, reopens, now);
     }
 

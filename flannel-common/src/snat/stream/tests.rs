@@ -31,10 +31,20 @@ impl Known {
         known
     }
 
+    /// Who waits for the other.
+    fn waits(&self) -> Option<usize> {
+        [0, 1]
+            .into_iter()
+            .find(|nth| self.0[*nth].waits_for(&self.0[1 - nth]))
+    }
+
     fn hears(&mut self, nth: usize, bits: u8, seq: u32, ack: u32, len: u32) -> Talk {
         let control = u32::from(bits & F) + u32::from(bits >> 1 & 1);
         let end = seq.wrapping_add(len).wrapping_add(control);
         let segment = Segment { seq, ack, end };
+        if let Some((own, other, _)) = place(self.0[nth], self.0[1 - nth], segment, bits) {
+            (self.0[nth], self.0[1 - nth]) = (own, other);
+        }
         let mut talk = Talk::new(self.0[nth], self.0[1 - nth], segment, bits, 0);
         judge(&mut talk);
         self.0[nth] = talk.own;
@@ -123,6 +133,89 @@ fn behind_a_fin_there_is_no_data() {
     assert_eq!(known.hears(1, A, AT[1], AT[0] + 11, 0).ends_other, 0);
 }
 
+/// What the other side may have lost, or is not there any more to hear.
+#[rstest]
+#[case::data_again(A, 0, 10, true)]
+#[case::part_of_it_again(A, 0, 4, true)]
+#[case::all_behind_a_fin_again(F | A, 0, 10, true)]
+#[case::a_fin_at_once(F | A, 10, 0, true)]
+#[case::more_data(A, 10, 10, false)]
+#[case::the_end_of_it_again(A, 4, 6, false)]
+#[case::a_question_whether_it_is_there(A, -1, 0, false)]
+#[case::an_acknowledgement(A, 10, 0, false)]
+fn who_says_it_again_waits(
+    #[case] bits: u8,
+    #[case] at: i32,
+    #[case] len: u32,
+    #[case] waits: bool,
+    #[values(0, 1)] nth: usize,
+) {
+    let mut known = Known::established();
+    let [here, there] = [AT[nth], AT[1 - nth]];
+    known.hears(nth, A, here, there, 10);
+    if bits & F != 0 && at > 0 {
+        known.hears(1 - nth, A, there, here.wrapping_add(10), 0);
+    }
+    assert_eq!(known.waits(), None);
+    known.hears(nth, bits, here.wrapping_add_signed(at), there, len);
+    assert_eq!(known.waits(), waits.then_some(nth));
+    let heard = known.0[nth].end;
+    known.hears(1 - nth, A, there, heard, 0);
+    assert_eq!(known.waits(), None, "acknowledged");
+}
+
+#[test]
+fn a_side_that_goes_on_does_not_wait() {
+    let mut known = Known::established();
+    known.hears(0, A, AT[0], AT[1], 10);
+    known.hears(0, A, AT[0], AT[1], 10);
+    assert_eq!(known.waits(), Some(0));
+    known.hears(0, A, AT[0] + 10, AT[1], 0);
+    assert_eq!(known.waits(), None);
+}
+
+/// Too much in a row was lost ahead of the node; or somebody made up an end.
+#[rstest]
+fn an_end_that_was_lost_is_found_where_both_are(
+    #[values(0, 1)] nth: usize,
+    #[values(F, 0)] last: u8,
+    #[values(LEAP + 1, LEAP * 100, 1 << 30)] lost: u32,
+) {
+    let mut known = Known::established();
+    let [mut here, there] = [AT[nth].wrapping_add(lost), AT[1 - nth]];
+    known.hears(nth, A | last, here, there, 10);
+    here = here.wrapping_add(10 + u32::from(last));
+    assert_ne!(known.0[nth].end, here);
+    let talk = known.hears(1 - nth, A, there, here, 0);
+    assert_eq!(talk.ends_other, u32::from(last));
+    assert_eq!(known.0[nth].end, here);
+    assert_eq!(known.hears(nth, R, here, 0, 0).bits, u32::from(R));
+}
+
+/// A forger has moved it, and it is the last that is said.
+#[test]
+fn a_fin_behind_a_made_up_end_is_found() {
+    let mut known = Known::established();
+    known.hears(0, A, AT[0], AT[1].wrapping_sub(77), LEAP);
+    assert_eq!(known.0[0].end, AT[0] + LEAP);
+    known.hears(0, F | A, AT[0], AT[1], 10);
+    assert_eq!(known.waits(), Some(0));
+    assert_eq!(known.hears(1, A, AT[1], AT[0] + 11, 0).ends_other, 1);
+    assert_eq!(known.0[0].end, AT[0] + 11);
+}
+
+/// Nor is it enough to say the same in both names, without what either side has said.
+#[test]
+fn an_end_is_not_found_by_who_sees_neither_side() {
+    let mut known = Known::established();
+    let made_up = AT[0] + 100 * LEAP;
+    for bits in [A, F | A] {
+        known.hears(0, bits, made_up, AT[1].wrapping_sub(77), 0);
+        known.hears(1, A, 4711, made_up + u32::from(bits & F), 0);
+        assert_eq!((known.0[0].end, known.0[1].next), (AT[0], AT[0]));
+    }
+}
+
 #[test]
 fn acknowledgements_go_forward_and_not_beyond_what_was_sent() {
     let mut known = Known::established();
@@ -152,6 +245,7 @@ proptest! {
             let talk = known.hears(nth, bits, seq, ack, len);
             prop_assert_eq!(talk.bits & u32::from(R | F | S), 0);
             prop_assert_eq!(talk.anew | talk.ends_other, 0);
+            prop_assert_eq!(known.waits(), None);
         }
         // The two are still understood.
         let next = known.hears(1 - nth, A, AT[1 - nth], AT[nth], 7);

@@ -38,22 +38,22 @@ fn send(skb: &Skb, ask: u8) -> Result<Verdict, Reason> {
     }
     let leased = peers::of(packet.ip.dst);
     let peer = match leased {
-        Some(peer) => *peer,
-        None => *routed(skb, packet)?,
+        Some(peer) => peer,
+        None => routed(skb, packet)?,
     };
     // Behind the pair the agent has a socket, and sends it as the node's own.
     if peer.kind == PEER_STACK {
         return Err(Reason::ByStack);
     }
     if leased.is_some() {
-        note_passed(skb, packet, &peer);
+        note_passed(skb, packet, peer);
     }
     // Of several datagrams in one packet nobody behind the pair knows where they end.
     let is_one = !skb.is_gso() || packet.ip.proto != PROTO_UDP;
     if is_one && asked::is_turn(peer.public_ip, ask) {
         return Err(Reason::ByStack);
     }
-    encap::send(skb, &peer, &packet.ip, At::Stack, Reason::Encap)
+    encap::send(skb, peer, &packet.ip, At::Stack, Reason::Encap)
 }
 
 /// Whom somebody's own route by this device leads through: `ip route add 10.8.0.0/24 via 10.244.2.0 dev flannel.1 onlink`.

@@ -3,6 +3,7 @@
 use core::cmp::Ordering;
 
 use flannel_common::flow::Tick;
+use flannel_common::header::Ip;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{
     Key, LOOKS, Place, Stand, Table as _, Transport, Whose, came_in, end, share, stand,
@@ -11,10 +12,12 @@ use flannel_common::snat::{
 use crate::cluster::cluster;
 use crate::globals::SNAT_PLACES;
 use crate::maps::{LASTING, SHARES, YOUNG};
+use crate::route::{self, Forwarded};
 use crate::skb::{self, Skb};
 use crate::snat_open::is_exempt;
 use crate::snat_shares::{count_young, young};
 use crate::snat_table::Snat;
+use crate::snat_tx::leave;
 use crate::snat_work::{self, Work};
 use crate::verdict::Verdict;
 use crate::{flows, forged, ours, outlets, xadd};
@@ -42,10 +45,25 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     ours::check(skb)?;
     // What the node itself sends goes out, however many flows its pods have.
     if work.whose == Whose::Pod {
+        if is_of_a_neighbour(skb, &work.ip) {
+            return leave(work);
+        }
         of_pod(skb, work)?;
     }
     skb.step(work.after);
     Err(Reason::SnatUnready)
+}
+
+/// Somebody beside this host, for whom the stack did nothing, either: see [`route::is_of_a_neighbour`].
+#[inline(always)]
+fn is_of_a_neighbour(skb: &Skb, ip: &Ip) -> bool {
+    let packet = Forwarded {
+        src: ip.src,
+        dst: ip.dst,
+        tos: ip.tos,
+        proto: ip.proto,
+    };
+    !cluster().has(ip.src) && route::is_of_a_neighbour(skb, &packet)
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use flannel_common::Ipv4;
 use flannel_common::cidr;
-use flannel_common::header::{Ip, PROTO_UDP, VERSION_IHL};
+use flannel_common::header::{PROTO_UDP, VERSION_IHL};
 use flannel_common::outside;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
@@ -12,7 +12,6 @@ use flannel_common::snat::{Entry, Outbound, Rule, Seen, Transport, WAY_OUT, Whos
 
 use crate::cluster::cluster;
 use crate::globals::VXLAN_PORT;
-use crate::route::{self, Forwarded};
 use crate::skb::Skb;
 use crate::snat_fragments::{self, First};
 use crate::snat_read::{self, Content};
@@ -38,7 +37,6 @@ pub(crate) fn run(skb: &Skb, local: Ipv4, proves: Option<Program>) -> Result<Ver
         Whose::Own
     } else {
         match decide(&cluster(), ip.src, ip.dst, skb.mark()) {
-            Rule::OutsideToCluster if is_of_a_neighbour(skb, ip) => return Ok(Verdict::Untouched),
             Rule::ClusterToOutside | Rule::OutsideToCluster => Whose::Pod,
             _ if cluster().has(ip.src) || never_clashes(headers) => return Ok(Verdict::Untouched),
             _ if outlets::is_lent(skb.ifindex(), ip.src) => Whose::Own,
@@ -167,17 +165,6 @@ pub(crate) fn odd(work: &Work, reason: Reason) -> Result<Verdict, Reason> {
 #[inline(always)]
 pub(crate) fn knows_pods(addr: Ipv4) -> bool {
     cluster().has(addr) || snat_table::is_exempt(addr)
-}
-
-#[inline(always)]
-fn is_of_a_neighbour(skb: &Skb, ip: &Ip) -> bool {
-    let packet = Forwarded {
-        src: ip.src,
-        dst: ip.dst,
-        tos: ip.tos,
-        proto: ip.proto,
-    };
-    route::is_of_a_neighbour(skb, &packet)
 }
 
 /// Whether a packet under our own address can be told at a glance to use no port a pod could have:

@@ -54,7 +54,6 @@ fn serves(pair: &Pair<AnyDaemon>, server: &impl Host, to: Ipv4Addr) {
     let listener = tcp::Server::on(server);
     let at = SocketAddrV4::new(to, listener.port());
     listener.exchange(&pair.pod2, at, 1 << 20);
-    udp::exchange(&pair.pod2, server, to, 8192);
 }
 
 /// A container or virtual machine that has the node's uplink to itself by macvlan, and a route to another node's pods: this

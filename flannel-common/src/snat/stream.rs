@@ -207,7 +207,7 @@ pub const fn place(
     let waits = goes_on & same(segment.seq, other.next) & (fin | far);
     let elsewhere = far & (fin | nonzero(ahead & BEHIND) ^ 1);
     let strays = goes_on & elsewhere & same(segment.ack, other.end);
-    let marks = waits * Side::WAITS | strays * Side::STRAYS | (strays & fin) * Side::FIN;
+    let marks = (waits * Side::WAITS) | (strays * Side::STRAYS) | ((strays & fin) * Side::FIN);
     let placed = Side {
         asked: pick(waits | strays, segment.end, own.asked),
         marks: own.marks & !(goes_on * Side::PLACED) | marks,
@@ -262,7 +262,7 @@ pub const fn judge(talk: &mut Talk) {
 
     let ends = carries_on | repeats | begins;
     let mut marks = own.marks & !(ends * Side::FIN) | ((ends & fin) * Side::FIN);
-    marks = marks & !(goes_on * Side::ASKED | asked * Side::PLACED) | (asked * Side::ASKED);
+    marks = marks & !((goes_on * Side::ASKED) | (asked * Side::PLACED)) | (asked * Side::ASKED);
     let first = Side::NOTED | (fin * Side::FIN) | (agrees * Side::AGREED);
     marks = pick(begins, first, marks);
     let both = Side::NOTED | Side::AGREED;

@@ -179,7 +179,8 @@ pub(crate) fn overlay_gateway(skb: &Skb, packet: &Forwarded) -> Ipv4 {
 }
 
 /// Whether a packet on its way out of the device at hand never came by this host's stack: nobody sent it here, and its source is
-/// out there, too. Containers and virtual machines send so that share the device by macvlan or ipvlan.
+/// out there, too. Containers and virtual machines send so that share the device by macvlan or ipvlan; a
+/// local process that speaks in such a one's name cannot be told from them.
 #[inline(always)]
 pub(crate) fn is_of_a_neighbour(skb: &Skb, packet: &Forwarded) -> bool {
     if skb.came_by() != 0 {

@@ -32,6 +32,7 @@ pub(crate) struct Outcomes {
     failed: Vec<Failed>,
     /// Programs that ended badly, in whatever way.
     bad: usize,
+    is_whole: bool,
 }
 
 impl Outcomes {
@@ -44,6 +45,7 @@ impl Outcomes {
             words: BTreeMap::new(),
             failed: Vec::new(),
             bad: 0,
+            is_whole: true,
         }
     }
 
@@ -53,7 +55,7 @@ impl Outcomes {
 
     /// Whether [`Self::failed`] has everything that went wrong: a program may crash.
     pub(crate) fn is_complete(&self) -> bool {
-        self.bad == self.failed.len()
+        self.is_whole && self.bad == self.failed.len()
     }
 
     /// Takes a line of either's output.
@@ -61,7 +63,9 @@ impl Outcomes {
         let words = line.trim_start();
         if let Some(program) = words.strip_prefix("Running ") {
             let file = program.strip_prefix("tests/");
-            self.file = file.and_then(|file| Some(file.split_once(".rs")?.0.to_owned()));
+            let file = file.and_then(|file| Some(file.split_once(".rs")?.0));
+            // A folder's program has its name.
+            self.file = file.map(|file| file.trim_end_matches("/main").to_owned());
             self.begin(now);
         } else if words.starts_with("Doc-tests ") {
             self.file = None;
@@ -69,10 +73,13 @@ impl Outcomes {
         } else if line == "failures:" {
             self.listed.clear();
             self.speaker = None;
-        } else if line.starts_with("test result: FAILED") {
+        } else if let Some(counts) = line.strip_prefix("test result: FAILED.") {
+            let tests = std::mem::take(&mut self.listed);
+            // A name that is not told whole would not be repeated.
+            self.is_whole &= counts.contains(&format!(" {} failed;", tests.len()));
             self.failed.push(Failed {
                 file: self.file.clone(),
-                tests: std::mem::take(&mut self.listed),
+                tests,
                 span: (self.begun, now),
                 words: std::mem::take(&mut self.words),
             });
@@ -152,9 +159,9 @@ stack backtrace:
 failures:
     a
 
-test result: FAILED. 1 passed; 1 failed
+test result: FAILED. 1 passed; 1 failed; 0 ignored
 error: test failed, to rerun pass `-p flannel-agent --lib`
-     Running tests/e2e_x.rs (target/debug/deps/e2e_x-66)
+     Running tests/e2e_x/main.rs (target/debug/deps/e2e_x-66)
 running 3 tests
 failures:
 ---- b::case_1 stdout ----
@@ -167,7 +174,7 @@ failures:
     b::case_1
     c
 
-test result: FAILED. 1 passed; 2 failed
+test result: FAILED. 1 passed; 2 failed; 0 ignored
 error: test failed, to rerun pass `-p flannel-tests --test e2e_x`
      Running tests/e2e_y.rs (target/debug/deps/e2e_y-66)
 test result: ok. 1 passed",
@@ -200,6 +207,20 @@ Caused by:
   process didn't exit successfully: `e2e_x` (signal: 6, SIGABRT: process abort signal)",
         );
         assert!(outcomes.failed().is_empty());
+        assert!(!outcomes.is_complete());
+    }
+
+    #[test]
+    fn a_name_that_was_lost_is_missed() {
+        let outcomes = read(
+            "     Running tests/e2e_x.rs (target/debug/deps/e2e_x-66)
+failures:
+    a
+a line of a daemon's    b
+
+test result: FAILED. 1 passed; 2 failed; 0 ignored
+error: test failed, to rerun pass `-p flannel-tests --test e2e_x`",
+        );
         assert!(!outcomes.is_complete());
     }
 }

@@ -87,23 +87,30 @@ impl<S: LeaseSource> Remembered<S> {
         }
         let shown = file.display();
         let subnet = snapshot.own.subnet;
-        match snapshot.standing() {
-            Standing::Holds => {}
-            Standing::Ended => {
-                tracing::warn!(
-                    "the datastore does not answer, and by {shown} this node's lease of {subnet} has ended: another node may \
-                     have the subnet; waiting for the datastore"
-                );
+        if snapshot.standing() == Standing::Unknown {
+            tracing::warn!(
+                "the datastore does not answer, and {shown} was written later than now, at {}, by this node's clock: its \
+                 lease of {subnet} may have ended; waiting for the datastore, or for the clock to be set",
+                snapshot.moment()
+            );
+        }
+        // A node without a clock of its own gets the time from the network, after a while.
+        while snapshot.standing() == Standing::Unknown {
+            let silent = async {
+                tokio::time::sleep(ASK_AGAIN).await;
+                self.source.is_silent().await
+            };
+            let silent = cancel.run_until_cancelled(silent).await;
+            if !silent.ok_or(Cancelled)? {
                 return Ok(None);
             }
-            Standing::Unknown => {
-                tracing::warn!(
-                    "the datastore does not answer, and {shown} was written later than now, at {}, by this node's clock: its \
-                     lease of {subnet} may have ended; waiting for the datastore",
-                    snapshot.moment()
-                );
-                return Ok(None);
-            }
+        }
+        if snapshot.standing() == Standing::Ended {
+            tracing::warn!(
+                "the datastore does not answer, and by {shown} this node's lease of {subnet} has ended: another node may \
+                 have the subnet; waiting for the datastore"
+            );
+            return Ok(None);
         }
         tracing::warn!(
             "the datastore does not answer: starting with what {shown} says of {}: the subnet {} and {} peers",

@@ -244,6 +244,16 @@ async fn a_lease_that_may_be_anothers_is_not_used() {
     }
 }
 
+/// The time comes from the network, when the start has already begun.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_meanwhile_is_believed() {
+    let mut ahead = snapshot(Some(Duration::from_hours(24)));
+    ahead.written += 2;
+    let stage = stage(Some(&ahead), false);
+    assert_eq!(stage.config().await, ahead.config);
+    assert!(stage.source.rests_on().borrow().is_some());
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_datastore_takes_over_when_it_answers() {
     let stage = stage(Some(&snapshot(None)), false);

@@ -94,9 +94,13 @@ fn judge(
     network: Ipv4Net,
     report: &mut Report,
 ) {
-    for rule in rules.lines().map(str::trim) {
+    let met = rules
+        .lines()
+        .map(str::trim)
+        .take_while(|rule| !lets_answers_by(rule));
+    for rule in met {
         match sees {
-            Sees::Answers if drops(rule, ["-d", "daddr"], bridge, network) => report.failure(
+            Sees::Answers if drops(rule, ["-d", "daddr"], bridge, network) => report.warning(
                 format!(
                     "{place} drops answers from outside to pods: source NAT by the agent has given them the pods' addresses by \
                      then: `{rule}`"
@@ -104,7 +108,7 @@ fn judge(
                 "let the rule spare what belongs to pods' own flows: move it to FORWARD behind one that accepts \
                  ESTABLISHED, or name the senders it is about",
             ),
-            Sees::Leaving if drops(rule, ["-s", "saddr"], bridge, network) => report.failure(
+            Sees::Leaving if drops(rule, ["-s", "saddr"], bridge, network) => report.warning(
                 format!(
                     "{place} drops what pods send to the outside: source NAT by the agent comes behind it: `{rule}`"
                 ),
@@ -121,27 +125,48 @@ fn judge(
     }
 }
 
+/// Behind it no answer comes by any more.
+fn lets_answers_by(rule: &str) -> bool {
+    let accepts = rule.contains("-j ACCEPT") || rule.ends_with("accept");
+    let lowercase = rule.to_ascii_lowercase();
+    accepts && lowercase.contains("established")
+}
+
+/// Of iptables and nft: what a rule asks besides addresses and devices, so that it need not be about answers.
+const CONDITIONS: [&str; 7] = ["-p", "ct", "tcp", "udp", "icmp", "meta", "limit"];
+/// Modules of iptables that ask nothing of the kind.
+const PLAIN: [&str; 2] = ["comment", "addrtype"];
+
 /// Whether a rule, as iptables or nft words it, drops packets with a pod's address at that end, whoever is at the other.
 fn drops(rule: &str, [option, field]: [&str; 2], bridge: &str, network: Ipv4Net) -> bool {
-    let words: Vec<&str> = rule.split_whitespace().collect();
+    // Comments may say anything.
+    let plain: String = rule
+        .split('"')
+        .enumerate()
+        .filter_map(|(at, part)| (at % 2 == 0 || !part.contains(' ')).then_some(part))
+        .collect();
+    let words: Vec<&str> = plain.split_whitespace().collect();
     let has = |part: &[&str]| words.windows(part.len()).any(|window| window == part);
     let ends = ["DROP", "REJECT"]
         .iter()
         .any(|verdict| has(&["-j", verdict]))
         || has(&["drop"])
         || has(&["reject"]);
-    // Who named senders (or receivers) meant them. What comes from pods' own side is no answer.
+    // Who named senders (or receivers) meant them. What comes from pods' own side is no answer, and what is excepted by a
+    // device may be just that.
     let other_end = match option {
         "-d" => ["-s", "saddr"],
         _ => ["-d", "daddr"],
     };
     let narrow = other_end.iter().any(|end| has(&[end]))
-        || has(&["-i", bridge])
-        || has(&["!", "-i", bridge])
+        || CONDITIONS.iter().any(|word| has(&[word]))
+        || words
+            .windows(2)
+            .any(|pair| pair[0] == "-m" && !PLAIN.contains(&pair[1]))
+        || ["-i", "-o"].iter().any(|device| has(&["!", device]))
         || words.windows(2).any(|pair| {
-            ["-i", "iifname", "iif"].contains(&pair[0])
-                && (pair[1].trim_matches('"') == bridge
-                    || pair[1].trim_matches('"').starts_with("flannel"))
+            let of_device = ["-i", "-o", "iifname", "oifname", "iif", "oif"].contains(&pair[0]);
+            of_device && !may_lead_out(pair[1], bridge)
         });
     let not_local = option == "-d"
         && (has(&["fib", "daddr", "type", "!=", "local"]) || has(&["!", "--dst-type", "LOCAL"]));
@@ -159,6 +184,14 @@ fn drops(rule: &str, [option, field]: [&str; 2], bridge: &str, network: Ipv4Net)
         overlaps != inverted
     });
     ends && !narrow && (pods || not_local)
+}
+
+/// Whether answers may come by a device of this name. A list of them, or all but one, may be anything.
+fn may_lead_out(device: &str, bridge: &str) -> bool {
+    let inside = ["flannel", "docker", "br-", "veth", "cni", "lo"];
+    !["{", "!="].contains(&device)
+        && device != bridge
+        && !inside.iter().any(|name| device.starts_with(name))
 }
 
 fn asks_for_translation(rule: &str) -> bool {
@@ -186,6 +219,9 @@ mod tests {
 
     #[rstest]
     #[case::nobody_outside("-A PREROUTING -d 10.244.0.0/16 -i eth0 -j DROP")]
+    #[case::with_a_comment(
+        "-A PREROUTING -i eth0 -d 10.244.0.0/16 -m comment --comment \"no one\" -j DROP"
+    )]
     #[case::one_pod("-A PREROUTING -d 10.244.1.5/32 -j DROP")]
     #[case::but_the_node("-A PREROUTING ! -d 192.0.2.11/32 -i eth0 -j DROP")]
     #[case::no_local("-A PREROUTING -i eth0 -m addrtype ! --dst-type LOCAL -j DROP")]
@@ -193,7 +229,7 @@ mod tests {
     #[case::nft_but_the_node("iifname \"eth0\" ip daddr != 192.0.2.11 drop")]
     #[case::nft_no_local("iifname \"eth0\" fib daddr type != local drop")]
     fn answers_are_dropped(#[case] rule: &str) {
-        assert_eq!(marks(rule, Sees::Answers), [Mark::Failure]);
+        assert_eq!(marks(rule, Sees::Answers), [Mark::Warning]);
     }
 
     #[rstest]
@@ -203,6 +239,13 @@ mod tests {
     #[case::from_pods("-A PREROUTING -d 10.244.0.0/16 -i cni0 -j DROP")]
     #[case::from_nodes("-A PREROUTING -d 10.244.0.0/16 -i flannel.1 -j DROP")]
     #[case::of_docker("-A PREROUTING -d 10.244.1.5/32 ! -i cni0 -j DROP")]
+    #[case::new_ones("-A PREROUTING -i eth0 -d 10.244.0.0/16 -m conntrack --ctstate NEW -j DROP")]
+    #[case::invalid("iifname \"eth0\" ip daddr 10.244.0.0/16 ct state invalid drop")]
+    #[case::a_port("-A PREROUTING -i eth0 -d 10.244.0.0/16 -p tcp -m tcp --dport 22 -j DROP")]
+    #[case::of_another_device("-A PREROUTING -i docker0 -d 10.244.0.0/16 -j DROP")]
+    #[case::all_but_the_uplink("-A PREROUTING ! -i eth0 -d 10.244.0.0/16 -j DROP")]
+    #[case::some_devices("iifname { \"cni0\", \"lo\" } ip daddr 10.244.0.0/16 drop")]
+    #[case::a_comment("ip daddr 10.244.0.0/16 accept comment \"do not drop this\"")]
     #[case::no_end("-A PREROUTING -d 10.244.0.0/16 -j MARK --set-xmark 0x1/0x1")]
     #[case::a_policy("-P PREROUTING DROP")]
     fn these_are_about_others(#[case] rule: &str) {
@@ -210,9 +253,23 @@ mod tests {
     }
 
     #[test]
+    fn behind_what_lets_answers_by_nothing_is_about_them() {
+        let drop = "-A PREROUTING -i eth0 -d 10.244.0.0/16 -j DROP";
+        let rules = format!(
+            "-P PREROUTING ACCEPT\n-A PREROUTING -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n{drop}"
+        );
+        assert_eq!(marks(&rules, Sees::Answers), []);
+        let later = format!("{drop}\n-A PREROUTING -m conntrack --ctstate ESTABLISHED -j ACCEPT");
+        assert_eq!(marks(&later, Sees::Answers), [Mark::Warning]);
+        let nft =
+            "ct state established,related accept\niifname \"eth0\" ip daddr 10.244.0.0/16 drop";
+        assert_eq!(marks(nft, Sees::Answers), []);
+    }
+
+    #[test]
     fn leaks_that_are_none() {
         let rule = "oifname \"eth0\" ip saddr 10.244.0.0/16 drop";
-        assert_eq!(marks(rule, Sees::Leaving), [Mark::Failure]);
+        assert_eq!(marks(rule, Sees::Leaving), [Mark::Warning]);
         assert_eq!(marks(rule, Sees::Answers), []);
         let other = "oifname \"eth0\" ip saddr 172.17.0.0/16 drop";
         assert_eq!(marks(other, Sees::Leaving), []);

@@ -52,7 +52,7 @@ flannel:
   flannel_cni: {image: {repository: example.com/plugin}}
   cniBinDir: /usr/libexec/cni
   cniConfDir: /etc/kubernetes/cni/net.d
-  args: [--kube-subnet-mgr, --iface=eth1]
+  args: [--kube-subnet-mgr, --iface=eth1, --ip-masq]
   backendPort: 4789
   vni: 4096
   mtu: 9000
@@ -76,6 +76,7 @@ fn values_are_where_they_belong() {
         json!([
             "--kube-subnet-mgr",
             "--iface=eth1",
+            "--ip-masq",
             "--fast-path=off",
             "--gro=none",
             "--healthz-port=9091",
@@ -193,6 +194,14 @@ fn alerts_are_the_shipped_file() {
 #[case("flannel: {tunnelMode: auto}", "flannel.tunnelMode is set")]
 #[case("flannel: {keepaliveInterval: 5}", "flannel.keepaliveInterval is set")]
 #[case("flannel: {backend: host-gw, vni: 5}", "host-gw has no tunnel")]
+#[case(
+    "{flannel: {backend: host-gw}, ebpf: {gro: anchor}}",
+    "ebpf.gro is set: it is about tunnel packets"
+)]
+#[case(
+    "{flannel: {args: [--kube-subnet-mgr, --ip-masq=false]}, ebpf: {snatPorts: 40000-50000}}",
+    "flannel.args has no --ip-masq"
+)]
 #[case(
     "flannel: {args: [--healthz-port=1]}",
     "flannel.args has --healthz-port=1"

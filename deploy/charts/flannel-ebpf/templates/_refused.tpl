@@ -34,6 +34,23 @@
     {{- end -}}
   {{- end -}}
 {{- end -}}
+{{- if eq $flannel.backend "host-gw" -}}
+  {{- $ebpf := .Values.ebpf -}}
+  {{- range list "xdp" "gro" "sourceCheck" "tunnelFirewall" -}}
+    {{- if get $ebpf . -}}
+      {{- fail (printf "ebpf.%s is set: it is about tunnel packets, and host-gw has none; leave it out" .) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- $masquerades := false -}}
+{{- range $flannel.args -}}
+  {{- if regexMatch "^--?ip-masq(=(true|TRUE|True|t|T|1))?$" . -}}
+    {{- $masquerades = true -}}
+  {{- end -}}
+{{- end -}}
+{{- if and (or .Values.ebpf.snatExempt .Values.ebpf.snatPorts) (not $masquerades) -}}
+  {{- fail "ebpf.snatExempt or ebpf.snatPorts is set, and flannel.args has no --ip-masq: there is no source NAT then; add it, or leave them out" -}}
+{{- end -}}
 {{- if and .Values.metrics.podMonitor.enabled (not $flannel.healthz.port) -}}
   {{- fail "metrics.podMonitor.enabled is true, and flannel.healthz.port is 0: metrics are served at that port; choose one" -}}
 {{- end -}}

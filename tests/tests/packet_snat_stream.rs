@@ -245,7 +245,7 @@ fn a_fin_counts_once_it_is_acknowledged(
 ) {
     let mut connection = Connection::established(of);
     connection.sends(side, FIN_ACK);
-    assert_ne!(connection.lives(), CLOSING);
+    assert_eq!(connection.lives(), WAITING);
     connection.sends(side.other(), ACK);
     assert_eq!(connection.lives(), CLOSING);
     connection.sends(side.other(), FIN_ACK);

@@ -1,9 +1,11 @@
 //! `test`: unit, packet and end-to-end tests, after the set-up they need.
 
 use std::ffi::OsString;
-use std::fs;
+use std::num::NonZero;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -17,6 +19,9 @@ use crate::process;
 use crate::setup::{self, Setup};
 use crate::stalls::Stalls;
 use crate::workspace::Workspace;
+
+/// libtest's.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 #[derive(Debug, Args)]
 pub(crate) struct Test {
@@ -61,6 +66,7 @@ impl Test {
         let stalls = Stalls::watch();
         let mut command = workspace.cargo();
         command
+            .env(THREADS, threads())
             .args(["test", "--locked", "--no-fail-fast"])
             .args(&self.passed_on);
         let mut tested = process::run_reading(command, |line| {
@@ -85,6 +91,15 @@ impl Test {
         }
         tested
     }
+}
+
+/// How many tests of a program run at once, unless who calls has said so: they wait more than they compute, and with one for
+/// each core the cores are idle for four fifths of the time.
+fn threads() -> OsString {
+    env::var_os(THREADS).unwrap_or_else(|| {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        (3 * cores).to_string().into()
+    })
 }
 
 /// Runs once more what failed while the machine stood still for `long`: its clocks went on, and deadlines of protocols passed

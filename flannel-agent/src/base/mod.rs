@@ -13,4 +13,4 @@ pub mod redact;
 pub mod wall;
 
 pub(crate) use checksum::checksum;
-pub use clock::clock;
+pub use clock::{clock, cpu_time};

@@ -4,20 +4,39 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::header::{ETHERTYPE_IPV4, Eth, Ip, PROTO_UDP, Udp, VERSION_IHL};
 use crate::reason::Reason;
-use crate::{Ipv4, Mac, csum, ecn};
+use crate::{Ipv4, Mac, csum, ecn, gbp};
 
 /// The kernel's default port, which flannel's `Port: 0` means (not IANA's 4789).
 pub const DEFAULT_PORT: u16 = 8472;
 /// Time to live of the outer header: `IPDEFTTL`.
 const TTL: u8 = 64;
 
-/// RFC 7348 section 5: the I bit, everything else reserved and zero.
+/// RFC 7348 section 5.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 pub struct Vxlan {
     pub flags: [u8; 4],
     /// VNI in the upper three bytes.
     pub vni: [u8; 4],
+}
+
+impl Vxlan {
+    /// What flags and reserved bits tell of the packet's mark: nothing, unless with GBP there is a group.
+    ///
+    /// # Errors
+    /// [`Reason::BadVxlanFlags`] for what flannel's kernel device drops.
+    #[inline(always)]
+    pub fn mark(&self, gbp: bool) -> Result<Option<u32>, Reason> {
+        let mark = match gbp {
+            true => gbp::mark(self.flags)?,
+            false if self.flags != FLAGS => return Err(Reason::BadVxlanFlags),
+            false => None,
+        };
+        if self.vni[3] != 0 {
+            return Err(Reason::BadVxlanFlags);
+        }
+        Ok(mark)
+    }
 }
 
 /// What encapsulation puts between the outer Ethernet header and the inner IPv4 header: 50 bytes.
@@ -41,7 +60,7 @@ const _: () = assert!(Outer::LEN == OVERHEAD as usize);
 const _: () = assert!(Outer::LEN - Ip::LEN == UDP_OVERHEAD as usize);
 const _: () = assert!(size_of::<Vxlan>() == 8);
 
-const FLAGS: [u8; 4] = [0x08, 0, 0, 0];
+pub const FLAGS: [u8; 4] = [0x08, 0, 0, 0];
 
 /// What is the same in every packet that a node encapsulates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +85,8 @@ pub struct Varying {
     pub id: [u8; 2],
     /// Total length of the inner IPv4 packet. For GSO packets the lengths are rewritten per segment.
     pub inner_len: u16,
+    /// [`FLAGS`], or those with more.
+    pub flags: [u8; 4],
 }
 
 /// [`Outer`] as the words a CPU likes to copy: the headers built once, with holes where [`Varying`] goes.
@@ -95,7 +116,7 @@ impl Template {
                 ..Udp::zeroed()
             },
             vxlan: Vxlan {
-                flags: FLAGS,
+                flags: [0; 4],
                 vni: (constant.vni << 8).to_be_bytes(),
             },
             eth: Eth {
@@ -131,7 +152,7 @@ impl Template {
             | u64::from(ip_len.to_be()) << 16
             | u64::from(u16::from_ne_bytes(v.id)) << 32;
         w[2] |= remote | u64::from(u16::from_ne_bytes(v.src_port)) << 32;
-        w[3] |= u64::from(udp_len.to_be());
+        w[3] |= u64::from(udp_len.to_be()) | u64::from(u32::from_ne_bytes(v.flags)) << 32;
         w[4] |= u64::from(u32::from_ne_bytes([m0, m1, m2, m3])) << 32;
         w[5] |= u64::from(u16::from_ne_bytes([m4, m5]));
         w[6] |= u64::from(u32::from_ne_bytes(i0)) << 16 | u64::from(u16::from_ne_bytes(i1)) << 48;
@@ -175,13 +196,14 @@ impl OuterBytes {
 const _: () = assert!(size_of::<OuterBytes>() - OuterBytes::LEN == 2);
 
 /// Checks the outer headers of an option-less, unfragmented UDP packet to our address and port;
-/// `packet_len` is the length from the outer IPv4 header on.
+/// `packet_len` is the length from the outer IPv4 header on. Returns the mark that the sender gave the packet, if with GBP
+/// there is one.
 ///
 /// # Errors
 /// The reason why it is not taken: passes for what the stack or another program may still handle,
 /// drops for what flannel's kernel device drops too.
 #[inline(always)]
-pub fn check(outer: &Outer, vni: u32, packet_len: u32) -> Result<(), Reason> {
+pub fn check(outer: &Outer, vni: u32, packet_len: u32, gbp: bool) -> Result<Option<u32>, Reason> {
     let total = outer.ip.total_len();
     if u32::from(total) > packet_len {
         return Err(Reason::Truncated);
@@ -192,13 +214,11 @@ pub fn check(outer: &Outer, vni: u32, packet_len: u32) -> Result<(), Reason> {
     if u32::from_be_bytes(outer.vxlan.vni) >> 8 != vni {
         return Err(Reason::OtherVni);
     }
-    if outer.vxlan.flags != FLAGS || outer.vxlan.vni[3] != 0 {
-        return Err(Reason::BadVxlanFlags);
-    }
+    let mark = outer.vxlan.mark(gbp)?;
     if outer.eth.ethertype != ETHERTYPE_IPV4 {
         return Err(Reason::NotIpv4);
     }
-    Ok(())
+    Ok(mark)
 }
 
 /// Checks the inner IPv4 header against the room that the outer lengths leave; returns its total length.
@@ -232,7 +252,7 @@ mod tests {
         /// Against a library that is not ours: every field, and the header checksum.
         #[test]
         fn filled_template_parses_back(
-            local: Ipv4, remote: Ipv4, port: u16, vni in 0u32..1 << 24, vtep_mac: Mac, dst_mac: Mac,
+            local: Ipv4, remote: Ipv4, port: u16, vni in 0u32..1 << 24, vtep_mac: Mac, dst_mac: Mac, flags: [u8; 4],
             src_port: u16, front: [u8; 12], id: [u8; 2], inner_len in 12u16..=65_485,
         ) {
             let template = Template::new(&Constant { local, port, vni, vtep_mac });
@@ -240,7 +260,7 @@ mod tests {
             header[..12].copy_from_slice(&front);
             let inner: Ip = bytemuck::cast(header);
             let filled = template
-                .fill(&Varying { remote, src_port: src_port.to_be_bytes(), dst_mac, inner, id, inner_len })
+                .fill(&Varying { remote, src_port: src_port.to_be_bytes(), dst_mac, inner, id, inner_len, flags })
                 .unwrap();
             let mut packet = filled.bytes().to_vec();
             prop_assert_eq!(&packet[50..], front);
@@ -259,7 +279,8 @@ mod tests {
             prop_assert_eq!((udp.length, udp.checksum), (inner_len + 30, 0));
 
             let vni = vni.to_be_bytes();
-            prop_assert_eq!(&packet[28..36], [8, 0, 0, 0, vni[1], vni[2], vni[3], 0]);
+            prop_assert_eq!(&packet[28..32], flags);
+            prop_assert_eq!(&packet[32..36], [vni[1], vni[2], vni[3], 0]);
             prop_assert_eq!(&packet[36..42], dst_mac);
             prop_assert_eq!(&packet[42..48], vtep_mac);
             prop_assert_eq!(&packet[48..50], [8, 0]);
@@ -276,6 +297,7 @@ mod tests {
             inner: Ip::zeroed(),
             id: [0; 2],
             inner_len,
+            flags: FLAGS,
         };
         assert!(template.fill(&varying(65_485)).is_some());
         assert!(template.fill(&varying(65_486)).is_none());

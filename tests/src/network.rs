@@ -16,6 +16,8 @@ pub struct Network {
     pub backend: Backend,
     /// What the config says of the longest packet on the wire, bytes; `None`: nothing.
     pub mtu: Option<u32>,
+    /// vxlan with `GBP`.
+    pub gbp: bool,
 }
 
 /// flannel's backends that this project has.
@@ -51,6 +53,7 @@ impl Network {
             subnet_len: 24,
             backend: Backend::Vxlan,
             mtu: None,
+            gbp: false,
         }
     }
 
@@ -75,6 +78,13 @@ impl Network {
     #[must_use]
     pub fn direct_routing(mut self) -> Self {
         self.backend = Backend::DirectRouting;
+        self
+    }
+
+    /// vxlan with `GBP`.
+    #[must_use]
+    pub fn gbp(mut self) -> Self {
+        self.gbp = true;
         self
     }
 
@@ -120,6 +130,9 @@ impl Network {
         };
         if let Some(mtu) = self.mtu {
             write!(backend, r#","MTU":{mtu}"#).expect("a string takes it");
+        }
+        if self.gbp {
+            backend.push_str(r#","GBP":true"#);
         }
         format!(r#"{{"Network":"{cidr}","SubnetLen":{subnet_len},"Backend":{{{backend}}}}}"#)
     }

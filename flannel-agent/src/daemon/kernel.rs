@@ -150,6 +150,7 @@ impl Kernel {
             from: node.globals.uplink_ip,
             mac: pair.mac,
             mtu: node.globals.overlay_mtu,
+            gbp: node.globals.gbp,
         };
         if let Err(error) = self.by_stack.keep(&options) {
             tracing::warn!("{error}; peers that IPsec or a rule is about get nothing");

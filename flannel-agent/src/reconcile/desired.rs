@@ -129,6 +129,11 @@ pub enum DesiredError {
          use a VNI below 10000000"
     )]
     VniTooLong(u32),
+    #[error(
+        "--gro=anchor: with GBP in the network's configuration the kernel's device would refuse packets with a mark; \
+         give --gro=pair"
+    )]
+    AnchorWithGbp,
     #[error("the subnet {subnet} is not inside the network {network}")]
     SubnetOutside { subnet: Ipv4Net, network: Ipv4Net },
     #[error(

@@ -62,8 +62,4 @@ pub enum ConfigError {
     BackendTypeMissing,
     #[error("Backend Type is {0:?}: not supported, write \"vxlan\" or \"host-gw\"")]
     BackendNotSupported(String),
-    #[error(
-        "Backend option GBP is true: group based policy is not supported, write false or leave it out on every node"
-    )]
-    GbpNotSupported,
 }

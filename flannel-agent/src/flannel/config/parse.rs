@@ -168,9 +168,6 @@ fn backend(fields: &Fields<'_>) -> Result<Backend, ConfigError> {
 }
 
 fn vxlan(options: &Fields<'_>) -> Result<VxlanOptions, ConfigError> {
-    if options.bool("GBP")? == Some(true) {
-        return Err(ConfigError::GbpNotSupported);
-    }
     // Peers come from leases alone, so learning changes nothing; only its type is checked.
     options.bool("Learning")?;
 
@@ -190,6 +187,7 @@ fn vxlan(options: &Fields<'_>) -> Result<VxlanOptions, ConfigError> {
         },
         mtu,
         direct_routing: options.bool("DirectRouting")?.unwrap_or(false),
+        gbp: options.bool("GBP")?.unwrap_or(false),
     })
 }
 

@@ -307,6 +307,7 @@ mod tests {
         Told {
             vni,
             port: 8472,
+            gbp: false,
             uplink_index: 2,
             uplink_ip: [192, 0, 2, 1].into(),
             public_ip: [192, 0, 2, 1].into(),

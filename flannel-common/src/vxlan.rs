@@ -60,7 +60,7 @@ const _: () = assert!(Outer::LEN == OVERHEAD as usize);
 const _: () = assert!(Outer::LEN - Ip::LEN == UDP_OVERHEAD as usize);
 const _: () = assert!(size_of::<Vxlan>() == 8);
 
-pub const FLAGS: [u8; 4] = [0x08, 0, 0, 0];
+const FLAGS: [u8; 4] = [0x08, 0, 0, 0];
 
 /// What is the same in every packet that a node encapsulates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,8 +85,6 @@ pub struct Varying {
     pub id: [u8; 2],
     /// Total length of the inner IPv4 packet. For GSO packets the lengths are rewritten per segment.
     pub inner_len: u16,
-    /// [`FLAGS`], or those with more.
-    pub flags: [u8; 4],
 }
 
 /// [`Outer`] as the words a CPU likes to copy: the headers built once, with holes where [`Varying`] goes.
@@ -116,7 +114,7 @@ impl Template {
                 ..Udp::zeroed()
             },
             vxlan: Vxlan {
-                flags: [0; 4],
+                flags: FLAGS,
                 vni: (constant.vni << 8).to_be_bytes(),
             },
             eth: Eth {
@@ -152,7 +150,7 @@ impl Template {
             | u64::from(ip_len.to_be()) << 16
             | u64::from(u16::from_ne_bytes(v.id)) << 32;
         w[2] |= remote | u64::from(u16::from_ne_bytes(v.src_port)) << 32;
-        w[3] |= u64::from(udp_len.to_be()) | u64::from(u32::from_ne_bytes(v.flags)) << 32;
+        w[3] |= u64::from(udp_len.to_be());
         w[4] |= u64::from(u32::from_ne_bytes([m0, m1, m2, m3])) << 32;
         w[5] |= u64::from(u16::from_ne_bytes([m4, m5]));
         w[6] |= u64::from(u32::from_ne_bytes(i0)) << 16 | u64::from(u16::from_ne_bytes(i1)) << 48;
@@ -181,6 +179,12 @@ pub struct OuterBytes([u64; 8]);
 
 impl OuterBytes {
     pub const LEN: usize = Outer::LEN + Ip::FRONT;
+
+    /// With GBP: the packet's mark goes along.
+    #[inline(always)]
+    pub const fn carry(&mut self, mark: u32) {
+        self.0[3] |= (u32::from_ne_bytes(gbp::flags(mark)) as u64) << 32;
+    }
 
     #[inline(always)]
     pub fn bytes(&self) -> &[u8; Self::LEN] {
@@ -252,7 +256,7 @@ mod tests {
         /// Against a library that is not ours: every field, and the header checksum.
         #[test]
         fn filled_template_parses_back(
-            local: Ipv4, remote: Ipv4, port: u16, vni in 0u32..1 << 24, vtep_mac: Mac, dst_mac: Mac, flags: [u8; 4],
+            local: Ipv4, remote: Ipv4, port: u16, vni in 0u32..1 << 24, vtep_mac: Mac, dst_mac: Mac, mark: u32,
             src_port: u16, front: [u8; 12], id: [u8; 2], inner_len in 12u16..=65_485,
         ) {
             let template = Template::new(&Constant { local, port, vni, vtep_mac });
@@ -260,7 +264,7 @@ mod tests {
             header[..12].copy_from_slice(&front);
             let inner: Ip = bytemuck::cast(header);
             let filled = template
-                .fill(&Varying { remote, src_port: src_port.to_be_bytes(), dst_mac, inner, id, inner_len, flags })
+                .fill(&Varying { remote, src_port: src_port.to_be_bytes(), dst_mac, inner, id, inner_len })
                 .unwrap();
             let mut packet = filled.bytes().to_vec();
             prop_assert_eq!(&packet[50..], front);
@@ -279,8 +283,12 @@ mod tests {
             prop_assert_eq!((udp.length, udp.checksum), (inner_len + 30, 0));
 
             let vni = vni.to_be_bytes();
-            prop_assert_eq!(&packet[28..32], flags);
-            prop_assert_eq!(&packet[32..36], [vni[1], vni[2], vni[3], 0]);
+            prop_assert_eq!(&packet[28..36], [8, 0, 0, 0, vni[1], vni[2], vni[3], 0]);
+            let mut marked = filled;
+            marked.carry(mark);
+            prop_assert_eq!(&marked.bytes()[28..32], gbp::flags(mark));
+            prop_assert_eq!(&marked.bytes()[..28], &filled.bytes()[..28]);
+            prop_assert_eq!(&marked.bytes()[32..], &filled.bytes()[32..]);
             prop_assert_eq!(&packet[36..42], dst_mac);
             prop_assert_eq!(&packet[42..48], vtep_mac);
             prop_assert_eq!(&packet[48..50], [8, 0]);
@@ -297,7 +305,6 @@ mod tests {
             inner: Ip::zeroed(),
             id: [0; 2],
             inner_len,
-            flags: FLAGS,
         };
         assert!(template.fill(&varying(65_485)).is_some());
         assert!(template.fill(&varying(65_486)).is_none());

@@ -1,11 +1,10 @@
 //! Encapsulation: room, outer headers, redirect to the device that leads to the peer.
 
-use flannel_common::gbp;
 use flannel_common::header::{Eth, Ip};
 use flannel_common::maps::{Peer, ROUTED};
 use flannel_common::reason::Reason;
 use flannel_common::source_port;
-use flannel_common::vxlan::{FLAGS, Varying};
+use flannel_common::vxlan::Varying;
 
 use crate::globals::{self, OUTER_TEMPLATE, PORT_MAX, PORT_MIN, UPLINK_IFINDEX, VXLAN_PORT};
 use crate::route::{self, Outer};
@@ -34,7 +33,7 @@ pub(crate) fn send(
     reason: Reason,
 ) -> Result<Verdict, Reason> {
     let src_port = source_port::from_hash(skb.flow_hash(), PORT_MIN.load(), PORT_MAX.load());
-    let outer = OUTER_TEMPLATE
+    let mut outer = OUTER_TEMPLATE
         .load()
         .fill(&Varying {
             remote: peer.public_ip,
@@ -43,9 +42,12 @@ pub(crate) fn send(
             inner: *ip,
             id: skb::random_id(),
             inner_len: inner_len(skb)?,
-            flags: flags(skb),
         })
         .ok_or(Reason::EncapRefused)?;
+    // Behind the stack it is the packet's own, ahead of it the one that the stack was seen to give such packets.
+    if globals::gbp() {
+        outer.carry(skb.mark());
+    }
 
     skb.grow().map_err(|_| Reason::EncapRefused)?;
     skb.store(Eth::LEN, outer.bytes())
@@ -65,16 +67,6 @@ pub(crate) fn send(
         )?,
     };
     Ok(Verdict::Taken(action, reason))
-}
-
-/// With GBP the mark goes along that the packet has here: behind the stack its own, ahead of it the one that the stack was
-/// seen to give such packets.
-#[inline(always)]
-fn flags(skb: &Skb) -> [u8; 4] {
-    match globals::gbp() {
-        true => gbp::flags(skb.mark()),
-        false => FLAGS,
-    }
 }
 
 #[inline(always)]

@@ -54,7 +54,7 @@ fn mark(way: &Way<'_>, proto: &str, mark: u32) {
 /// Datagrams arrive with this mark, or not at all.
 fn only(way: &Way<'_>, mark: u32) {
     way.to.node().exec(&format!(
-        "iptables-nft -A FORWARD -i flannel.1 -p udp -m mark ! --mark {mark:#x} -j DROP"
+        "iptables-nft -t mangle -A FORWARD -i flannel.1 -p udp -m mark ! --mark {mark:#x} -j DROP"
     ));
 }
 

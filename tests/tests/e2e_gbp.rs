@@ -5,7 +5,7 @@
 
 use std::net::Ipv4Addr;
 
-use flannel_common::program::Program::OverlayCatch;
+use flannel_common::program::Program::{OverlayCatch, UplinkRx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
 use flannel_tests::fast_path::{fast, hooked_if_ours, talk_tcp, talk_udp, was_fast};
@@ -109,8 +109,37 @@ fn a_mark_goes_along(
     assert_eq!(flags(&frames, two, TCP), [[0x08, 0, 0, 0]]);
     was_fast(&pair.one, before[0], 400);
     was_fast(&pair.two, before[1], 400);
-    if let (Some(agent), Mix::Ours) = (pair.one.agent(), mix) {
-        let asked = count(agent, OverlayCatch, Reason::ByStack);
-        assert!(asked > 0, "none took the agent's socket");
+}
+
+/// A packet whose turn it is to ask the host's firewall leaves by one agent's socket, and comes in by the other's.
+#[test]
+fn a_mark_goes_along_by_the_agents_sockets() {
+    let pair = pair(Mix::Ours);
+    let [there, back] = pair.both_ways();
+    for (way, value) in [(&there, THERE), (&back, BACK)] {
+        only(way, value);
+        mark(way, "udp", value);
     }
+    let [one, two] = [&pair.one, &pair.two].map(|daemon| daemon.agent().expect("ours"));
+    let asked = || {
+        let (left, came) = (
+            count(one, OverlayCatch, Reason::ByStack),
+            count(two, UplinkRx, Reason::ByStack),
+        );
+        [left, came]
+    };
+    let before = asked();
+    let wire = Capture::start(one.node(), Node::UPLINK, "udp dst port 8472");
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    eventually("it is their turn again", SOON, || {
+        talk.rounds(1);
+        asked()
+            .iter()
+            .zip(before)
+            .all(|(now, before)| *now > before)
+    });
+    talk.rounds(1);
+    wire.packets(2);
+    let sent = flags(&wire.finish(), one.node().address(), UDP);
+    assert_eq!(sent, [[0x88, 0x48, 0x12, 0x34]]);
 }

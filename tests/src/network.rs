@@ -27,16 +27,19 @@ pub enum Backend {
     /// vxlan, but no tunnel to neighbours.
     DirectRouting,
     HostGw,
+    /// Leases, and no way to anybody.
+    Alloc,
     /// Real flanneld's alone: what others do with leases of a backend they do not have.
     Udp,
 }
 
 impl Backend {
-    /// `BackendType` in leases.
+    /// `BackendType` in leases; empty: they have none.
     pub fn name(self) -> &'static str {
         match self {
             Self::Vxlan | Self::DirectRouting => "vxlan",
             Self::HostGw => "host-gw",
+            Self::Alloc => "",
             Self::Udp => "udp",
         }
     }
@@ -61,6 +64,14 @@ impl Network {
     pub fn host_gw(prefix: &str, cidr: &str) -> Self {
         Self {
             backend: Backend::HostGw,
+            ..Self::vxlan(prefix, cidr)
+        }
+    }
+
+    /// An alloc network.
+    pub fn alloc(prefix: &str, cidr: &str) -> Self {
+        Self {
+            backend: Backend::Alloc,
             ..Self::vxlan(prefix, cidr)
         }
     }
@@ -122,6 +133,7 @@ impl Network {
         } = self;
         let mut backend = match self.backend {
             Backend::HostGw => r#""Type":"host-gw""#.to_owned(),
+            Backend::Alloc => r#""Type":"alloc""#.to_owned(),
             Backend::Udp => format!(r#""Type":"udp","Port":{port}"#),
             Backend::Vxlan => format!(r#""Type":"vxlan","VNI":{vni},"Port":{port}"#),
             Backend::DirectRouting => {

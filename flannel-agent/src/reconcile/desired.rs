@@ -33,7 +33,7 @@ pub use routes::{Routes, TUNNEL, Way};
 pub use snat::SourceNat;
 pub use underlay::Underlay;
 
-use crate::base::options::{FastPath, SourceCheck};
+use crate::base::options::{FastPath, Mode, SourceCheck};
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::Leases;
 use crate::node::direct::Hop;
@@ -155,6 +155,18 @@ impl Desired {
                 network,
             });
         }
+        // Nobody's packets are known, so nobody's can be fast.
+        let off = FastPath {
+            mode: Mode::Off,
+            ..inputs.fast_path.clone()
+        };
+        let inputs = &match inputs.config.backend.forwards() || inputs.snat.is_some() {
+            true => *inputs,
+            false => Inputs {
+                fast_path: &off,
+                ..*inputs
+            },
+        };
         let peers = peers::peers(inputs);
         Ok(Self {
             node: node::node(inputs)?,

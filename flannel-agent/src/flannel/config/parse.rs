@@ -163,6 +163,7 @@ fn backend(fields: &Fields<'_>) -> Result<Backend, ConfigError> {
     match backend_type.to_lowercase().as_str() {
         "vxlan" => vxlan(&options).map(Backend::Vxlan),
         "host-gw" => Ok(Backend::HostGw),
+        "alloc" => Ok(Backend::Alloc),
         _ => Err(ConfigError::BackendNotSupported(backend_type.to_owned())),
     }
 }

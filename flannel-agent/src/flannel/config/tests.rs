@@ -19,7 +19,7 @@ fn vxlan_options(options: &str) -> Result<VxlanOptions, ConfigError> {
     let json = format!(r#"{{"Network":"10.0.0.0/8","Backend":{{"Type":"vxlan"{options}}}}}"#);
     match parse(&json)?.backend {
         Backend::Vxlan(options) => Ok(options),
-        Backend::HostGw => panic!("asked for vxlan"),
+        _ => panic!("asked for vxlan"),
     }
 }
 
@@ -164,6 +164,8 @@ fn cf_backend_type_and_keys_in_any_case() {
     assert_eq!((options.vni, options.port), (7, 4789));
     let json = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"Host-GW"}}"#;
     assert_eq!(parse(json).unwrap().backend, Backend::HostGw);
+    let json = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"alloc"}}"#;
+    assert_eq!(parse(json).unwrap().backend, Backend::Alloc);
 }
 
 #[test]

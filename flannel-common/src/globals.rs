@@ -23,6 +23,8 @@ pub const VTEP_MAC: &str = "VTEP_MAC";
 pub const VNI: &str = "VNI";
 /// VXLAN UDP port, host order (`u16`).
 pub const VXLAN_PORT: &str = "VXLAN_PORT";
+/// Whether VXLAN headers carry netfilter's mark, see [`crate::gbp`]: 0 or 1 (`u8`).
+pub const GBP: &str = "GBP";
 /// The cluster's Network, host order, and its mask (`u32` each).
 pub const NETWORK: &str = "NETWORK";
 pub const NETWORK_MASK: &str = "NETWORK_MASK";

@@ -17,6 +17,7 @@ pub mod csum;
 pub mod ecn;
 pub mod event;
 pub mod flow;
+pub mod gbp;
 pub mod globals;
 pub mod header;
 pub mod maps;

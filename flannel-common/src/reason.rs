@@ -75,7 +75,7 @@ reasons! {
     11 NoPeer no_peer Drop "no lease covers the destination" "check that the destination's node holds a lease";
     12 UnknownVtep unknown_vtep Drop "outer source is not the address of any lease, and the frame does not carry the VTEP MAC of the lease it claims" "status names the sender: find out who it is, or compare the VtepMAC of its lease with its device";
     13 SpoofedSource spoofed_source Drop "inner source belongs to another node's subnet, and the frame does not carry that node's VTEP MAC" "status names the sender: look for a pod or node that forges addresses";
-    14 BadVxlanFlags bad_vxlan_flags Drop "VXLAN flags or reserved bits other than 0x08" "switch GBP or GPE off on the sender";
+    14 BadVxlanFlags bad_vxlan_flags Drop "VXLAN flags or reserved bits other than 0x08, or with GBP than its own" "switch GPE off on the sender; GBP is the whole network's, or nobody's";
     15 EcnCe ecn_ce Drop "outer congestion mark on a packet that cannot carry it (RFC 6040)" "nothing, unless it grows: then a router marks packets that are not ECN-capable";
     16 NotUnicast not_unicast Drop "inner destination is multicast or broadcast, which the overlay does not carry" "nothing: flannel does not carry it either";
     17 Mangled mangled Drop "the kernel failed after the packet was changed" "report it, with the kernel version";

@@ -4,20 +4,39 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::header::{ETHERTYPE_IPV4, Eth, Ip, PROTO_UDP, Udp, VERSION_IHL};
 use crate::reason::Reason;
-use crate::{Ipv4, Mac, csum, ecn};
+use crate::{Ipv4, Mac, csum, ecn, gbp};
 
 /// The kernel's default port, which flannel's `Port: 0` means (not IANA's 4789).
 pub const DEFAULT_PORT: u16 = 8472;
 /// Time to live of the outer header: `IPDEFTTL`.
 const TTL: u8 = 64;
 
-/// RFC 7348 section 5: the I bit, everything else reserved and zero.
+/// RFC 7348 section 5.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 pub struct Vxlan {
     pub flags: [u8; 4],
     /// VNI in the upper three bytes.
     pub vni: [u8; 4],
+}
+
+impl Vxlan {
+    /// What flags and reserved bits tell of the packet's mark: nothing, unless with GBP there is a group.
+    ///
+    /// # Errors
+    /// [`Reason::BadVxlanFlags`] for what flannel's kernel device drops.
+    #[inline(always)]
+    pub fn mark(&self, gbp: bool) -> Result<Option<u32>, Reason> {
+        let mark = match gbp {
+            true => gbp::mark(self.flags)?,
+            false if self.flags != FLAGS => return Err(Reason::BadVxlanFlags),
+            false => None,
+        };
+        if self.vni[3] != 0 {
+            return Err(Reason::BadVxlanFlags);
+        }
+        Ok(mark)
+    }
 }
 
 /// What encapsulation puts between the outer Ethernet header and the inner IPv4 header: 50 bytes.
@@ -161,6 +180,12 @@ pub struct OuterBytes([u64; 8]);
 impl OuterBytes {
     pub const LEN: usize = Outer::LEN + Ip::FRONT;
 
+    /// With GBP: the packet's mark goes along.
+    #[inline(always)]
+    pub const fn carry(&mut self, mark: u32) {
+        self.0[3] |= (u32::from_ne_bytes(gbp::flags(mark)) as u64) << 32;
+    }
+
     #[inline(always)]
     pub fn bytes(&self) -> &[u8; Self::LEN] {
         let all: &[u8; size_of::<Self>()] = bytemuck::cast_ref(&self.0);
@@ -175,13 +200,14 @@ impl OuterBytes {
 const _: () = assert!(size_of::<OuterBytes>() - OuterBytes::LEN == 2);
 
 /// Checks the outer headers of an option-less, unfragmented UDP packet to our address and port;
-/// `packet_len` is the length from the outer IPv4 header on.
+/// `packet_len` is the length from the outer IPv4 header on. Returns the mark that the sender gave the packet, if with GBP
+/// there is one.
 ///
 /// # Errors
 /// The reason why it is not taken: passes for what the stack or another program may still handle,
 /// drops for what flannel's kernel device drops too.
 #[inline(always)]
-pub fn check(outer: &Outer, vni: u32, packet_len: u32) -> Result<(), Reason> {
+pub fn check(outer: &Outer, vni: u32, packet_len: u32, gbp: bool) -> Result<Option<u32>, Reason> {
     let total = outer.ip.total_len();
     if u32::from(total) > packet_len {
         return Err(Reason::Truncated);
@@ -192,13 +218,11 @@ pub fn check(outer: &Outer, vni: u32, packet_len: u32) -> Result<(), Reason> {
     if u32::from_be_bytes(outer.vxlan.vni) >> 8 != vni {
         return Err(Reason::OtherVni);
     }
-    if outer.vxlan.flags != FLAGS || outer.vxlan.vni[3] != 0 {
-        return Err(Reason::BadVxlanFlags);
-    }
+    let mark = outer.vxlan.mark(gbp)?;
     if outer.eth.ethertype != ETHERTYPE_IPV4 {
         return Err(Reason::NotIpv4);
     }
-    Ok(())
+    Ok(mark)
 }
 
 /// Checks the inner IPv4 header against the room that the outer lengths leave; returns its total length.
@@ -232,7 +256,7 @@ mod tests {
         /// Against a library that is not ours: every field, and the header checksum.
         #[test]
         fn filled_template_parses_back(
-            local: Ipv4, remote: Ipv4, port: u16, vni in 0u32..1 << 24, vtep_mac: Mac, dst_mac: Mac,
+            local: Ipv4, remote: Ipv4, port: u16, vni in 0u32..1 << 24, vtep_mac: Mac, dst_mac: Mac, mark: u32,
             src_port: u16, front: [u8; 12], id: [u8; 2], inner_len in 12u16..=65_485,
         ) {
             let template = Template::new(&Constant { local, port, vni, vtep_mac });
@@ -260,6 +284,11 @@ mod tests {
 
             let vni = vni.to_be_bytes();
             prop_assert_eq!(&packet[28..36], [8, 0, 0, 0, vni[1], vni[2], vni[3], 0]);
+            let mut marked = filled;
+            marked.carry(mark);
+            prop_assert_eq!(&marked.bytes()[28..32], gbp::flags(mark));
+            prop_assert_eq!(&marked.bytes()[..28], &filled.bytes()[..28]);
+            prop_assert_eq!(&marked.bytes()[32..], &filled.bytes()[32..]);
             prop_assert_eq!(&packet[36..42], dst_mac);
             prop_assert_eq!(&packet[42..48], vtep_mac);
             prop_assert_eq!(&packet[48..50], [8, 0]);

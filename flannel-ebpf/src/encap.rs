@@ -33,7 +33,7 @@ pub(crate) fn send(
     reason: Reason,
 ) -> Result<Verdict, Reason> {
     let src_port = source_port::from_hash(skb.flow_hash(), PORT_MIN.load(), PORT_MAX.load());
-    let outer = OUTER_TEMPLATE
+    let mut outer = OUTER_TEMPLATE
         .load()
         .fill(&Varying {
             remote: peer.public_ip,
@@ -44,6 +44,10 @@ pub(crate) fn send(
             inner_len: inner_len(skb)?,
         })
         .ok_or(Reason::EncapRefused)?;
+    // Behind the stack it is the packet's own, ahead of it the one that the stack was seen to give such packets.
+    if globals::gbp() {
+        outer.carry(skb.mark());
+    }
 
     skb.grow().map_err(|_| Reason::EncapRefused)?;
     skb.store(Eth::LEN, outer.bytes())

@@ -119,7 +119,7 @@ fn judge(
     }
     let step = flow.decide(Direction::Rx, now, epoch, flows::needs_both(key));
     if let (Step::Fast, Some(target)) = (step, Target::of(flow))
-        && target.takes(packet.inner.ip.tos, skb.mark())
+        && target.takes(packet.inner.ip.tos, packet.mark(skb))
     {
         return Destination::Pod(target);
     }
@@ -135,6 +135,10 @@ fn judge(
 #[inline(always)]
 fn without_proof(skb: &Skb, packet: &Tunnelled<'_>, tcp: Option<TcpTail>) -> Destination {
     if transport::check_size(&packet.inner.ip, tcp, skb.gso_size(), OVERLAY_MTU.load()).is_err() {
+        return Destination::Stack;
+    }
+    // Rules may go by it, and nobody has shown that they do not.
+    if packet.mark.is_some_and(|mark| mark != 0) {
         return Destination::Stack;
     }
     let Some(pod) = flows::get(&FlowKey::pod(packet.inner.ip.dst)) else {

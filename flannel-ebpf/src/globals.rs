@@ -24,6 +24,7 @@ globals! {
     VTEP_MAC: Mac = [0; 6];
     VNI: u32 = 0;
     VXLAN_PORT: u16 = 0;
+    GBP: u8 = 0;
     NETWORK: u32 = 0;
     NETWORK_MASK: u32 = 0;
     PORT_MIN: u16 = 0;
@@ -46,6 +47,12 @@ globals! {
 #[inline(always)]
 pub(crate) fn masquerades() -> bool {
     SNAT_PORT_MAX.load() != 0
+}
+
+/// Whether VXLAN headers carry netfilter's mark.
+#[inline(always)]
+pub(crate) fn gbp() -> bool {
+    GBP.load() != 0
 }
 
 /// Our outer address: one load, where four bytes would be four.

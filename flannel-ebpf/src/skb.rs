@@ -367,6 +367,11 @@ impl Skb {
         unsafe { (*self.raw()).mark }
     }
 
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u32) {
+        self.ctx.set_mark(mark);
+    }
+
     /// Traffic class, by which the queueing discipline of a device may choose.
     #[inline(always)]
     pub(crate) fn priority(&self) -> u32 {

@@ -6,6 +6,7 @@ use flannel_common::{Ipv4, Mac};
 
 use crate::headers::Packet;
 use crate::senders;
+use crate::skb::Skb;
 
 /// A packet that came through the tunnel.
 pub(crate) struct Tunnelled<'a> {
@@ -13,6 +14,19 @@ pub(crate) struct Tunnelled<'a> {
     /// Source of the inner Ethernet header; `None`: the source was checked before.
     pub(crate) src_mac: Option<&'a Mac>,
     pub(crate) inner: &'a Packet,
+    /// What its sender says with GBP.
+    pub(crate) mark: Option<u32>,
+}
+
+impl Tunnelled<'_> {
+    /// With which it enters the stack.
+    #[inline(always)]
+    pub(crate) fn mark(&self, skb: &Skb) -> u32 {
+        match self.mark {
+            Some(mark) => mark,
+            None => skb.mark(),
+        }
+    }
 }
 
 #[inline(always)]

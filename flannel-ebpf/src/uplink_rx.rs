@@ -62,13 +62,14 @@ fn with_options(skb: &Skb, ip: &Ip, port: [u8; 2]) -> Result<Verdict, Reason> {
 fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
     let Front { outer, inner, .. } = front;
     let packet_len = skb.len().wrapping_sub(Eth::LEN as u32);
-    vxlan::check(outer, VNI.load(), packet_len)?;
+    let mark = vxlan::check(outer, VNI.load(), packet_len, globals::gbp())?;
     vxlan::check_inner(outer, &inner.ip)?;
     skb.untag();
     let packet = Tunnelled {
         outer_src: outer.ip.src,
         src_mac: Some(&outer.eth.src),
         inner,
+        mark,
     };
 
     ours::check(skb)?;
@@ -91,6 +92,9 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
     }
     let ip = decap::strip(skb, outer.ip.tos, &inner.ip)?;
     decap::address_to_stack(skb, outer.eth.src, &ip)?;
+    if let Some(mark) = mark {
+        skb.set_mark(mark);
+    }
     Ok(if !at_once && is_for_pair(skb, inner) {
         Verdict::Taken(skb::redirect(GRO_IFINDEX.load()), Reason::DecapGro)
     } else {

@@ -11,7 +11,7 @@ use flannel_common::source::Claim;
 use flannel_common::vxlan::{self, Outer};
 use flannel_common::xdp::Meta;
 
-use crate::globals::{UPLINK_MAC, VNI, VXLAN_PORT, is_vtep};
+use crate::globals::{self, UPLINK_MAC, VNI, VXLAN_PORT, is_vtep};
 use crate::xdp_frame::Frame;
 use crate::{ours, senders};
 
@@ -51,11 +51,11 @@ fn is_ours(front: &Front) -> bool {
 
 #[inline(always)]
 fn decapsulate(frame: &Frame, front: &Front) -> Result<(), Reason> {
-    vxlan::check(
-        &front.outer,
-        VNI.load(),
-        frame.len().wrapping_sub(Eth::LEN as u32),
-    )?;
+    let len = frame.len().wrapping_sub(Eth::LEN as u32);
+    // A mark is nothing that could be set here.
+    if vxlan::check(&front.outer, VNI.load(), len, globals::gbp())?.is_some() {
+        return Err(Reason::DecapRefused);
+    }
     vxlan::check_inner(&front.outer, &front.inner)?;
     ours::check_frame(frame)?;
     if ecn::decapsulate(front.outer.ip.tos, front.inner.tos) != ecn::Decap::Keep {

@@ -26,6 +26,8 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         outer_src: meta.outer_src,
         src_mac: None,
         inner,
+        // What has one passes the driver as it is.
+        mark: None,
     };
     if flows::enabled()
         && let Destination::Pod(target) = fast_rx::destination(skb, &packet, Merged::Already)?

@@ -16,6 +16,8 @@ pub struct Network {
     pub backend: Backend,
     /// What the config says of the longest packet on the wire, bytes; `None`: nothing.
     pub mtu: Option<u32>,
+    /// vxlan with `GBP`.
+    pub gbp: bool,
 }
 
 /// flannel's backends that this project has.
@@ -25,16 +27,19 @@ pub enum Backend {
     /// vxlan, but no tunnel to neighbours.
     DirectRouting,
     HostGw,
+    /// Leases, and no way to anybody.
+    Alloc,
     /// Real flanneld's alone: what others do with leases of a backend they do not have.
     Udp,
 }
 
 impl Backend {
-    /// `BackendType` in leases.
+    /// `BackendType` in leases; empty: they have none.
     pub fn name(self) -> &'static str {
         match self {
             Self::Vxlan | Self::DirectRouting => "vxlan",
             Self::HostGw => "host-gw",
+            Self::Alloc => "",
             Self::Udp => "udp",
         }
     }
@@ -51,6 +56,7 @@ impl Network {
             subnet_len: 24,
             backend: Backend::Vxlan,
             mtu: None,
+            gbp: false,
         }
     }
 
@@ -58,6 +64,14 @@ impl Network {
     pub fn host_gw(prefix: &str, cidr: &str) -> Self {
         Self {
             backend: Backend::HostGw,
+            ..Self::vxlan(prefix, cidr)
+        }
+    }
+
+    /// An alloc network.
+    pub fn alloc(prefix: &str, cidr: &str) -> Self {
+        Self {
+            backend: Backend::Alloc,
             ..Self::vxlan(prefix, cidr)
         }
     }
@@ -75,6 +89,13 @@ impl Network {
     #[must_use]
     pub fn direct_routing(mut self) -> Self {
         self.backend = Backend::DirectRouting;
+        self
+    }
+
+    /// vxlan with `GBP`.
+    #[must_use]
+    pub fn gbp(mut self) -> Self {
+        self.gbp = true;
         self
     }
 
@@ -112,6 +133,7 @@ impl Network {
         } = self;
         let mut backend = match self.backend {
             Backend::HostGw => r#""Type":"host-gw""#.to_owned(),
+            Backend::Alloc => r#""Type":"alloc""#.to_owned(),
             Backend::Udp => format!(r#""Type":"udp","Port":{port}"#),
             Backend::Vxlan => format!(r#""Type":"vxlan","VNI":{vni},"Port":{port}"#),
             Backend::DirectRouting => {
@@ -120,6 +142,9 @@ impl Network {
         };
         if let Some(mtu) = self.mtu {
             write!(backend, r#","MTU":{mtu}"#).expect("a string takes it");
+        }
+        if self.gbp {
+            backend.push_str(r#","GBP":true"#);
         }
         format!(r#"{{"Network":"{cidr}","SubnetLen":{subnet_len},"Backend":{{{backend}}}}}"#)
     }

@@ -134,8 +134,8 @@ impl Member for RealFlanneld {
     /// It follows by itself; this waits until it has. The route is the last that it makes for a peer.
     #[track_caller]
     fn follow_leases(&self) {
-        // Which peers the udp backend knows is only in its proxy.
-        if self.net.backend == Backend::Udp {
+        // Which peers the udp backend knows is only in its proxy, and alloc knows none.
+        if matches!(self.net.backend, Backend::Udp | Backend::Alloc) {
             return;
         }
         let what = format!("{} on {} knows its peers", self.name, self.node.name());

@@ -57,6 +57,7 @@ flannel:
   vni: 4096
   mtu: 9000
   directRouting: true
+  GBP: true
   macPrefix: 0E-2B
   cniConf: '{\"name\":\"other\"}'
   resources: {limits: {memory: 100Mi}}
@@ -115,7 +116,7 @@ fn values_are_where_they_belong() {
     let limits = &pod["containers"][0]["resources"]["limits"];
     assert_eq!(*limits, json!({"memory": "100Mi"}));
     let expected = json!({"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "Port": 4789, "VNI": 4096, "MTU": 9000,
-        "DirectRouting": true, "MacPrefix": "0E-2B"}});
+        "DirectRouting": true, "GBP": true, "MacPrefix": "0E-2B"}});
     assert_eq!(net_conf(MANY), expected);
     let objects = rendered(MANY);
     let config = object(&objects, "ConfigMap");
@@ -185,7 +186,11 @@ fn alerts_are_the_shipped_file() {
 #[case("flannel: {enableNFTables: true}", "takes no rule here")]
 #[case("flannel: {backend: wireguard}", "write vxlan or host-gw")]
 #[case("flannel: {backend: udp}", "write vxlan or host-gw")]
-#[case("flannel: {GBP: true}", "group based policy")]
+#[case(
+    "{flannel: {GBP: true}, ebpf: {gro: anchor}}",
+    "flannel.GBP is true, and ebpf.gro is anchor"
+)]
+#[case("flannel: {backend: host-gw, GBP: true}", "flannel.GBP is set")]
 #[case(
     "flannel: {psk: x}",
     "flannel.psk is set: it is of the backend wireguard"

@@ -22,7 +22,7 @@ use crate::dataplane::by_stack::{self, ByStack};
 use crate::dataplane::chain;
 use crate::dataplane::view::View;
 use crate::dataplane::{ports, rescue, senders};
-use crate::flannel::backend::TUNNEL_OVERHEAD;
+use crate::flannel::backend::{Routed, TUNNEL_OVERHEAD};
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::blackhole;
@@ -150,6 +150,7 @@ impl Kernel {
             from: node.globals.uplink_ip,
             mac: pair.mac,
             mtu: node.globals.overlay_mtu,
+            gbp: node.globals.gbp,
         };
         if let Err(error) = self.by_stack.keep(&options) {
             tracing::warn!("{error}; peers that IPsec or a rule is about get nothing");
@@ -309,7 +310,9 @@ pub(crate) async fn attrs(
 ) -> anyhow::Result<LeaseAttrs> {
     let backend = &network.backend;
     let Some(vxlan) = backend.tunnel() else {
-        direct::check_uplink(uplink)?;
+        if backend.routed() == Routed::All {
+            direct::check_uplink(uplink)?;
+        }
         return Ok(backend.attrs(uplink.public_ip, MacAddr([0; 6])));
     };
     let device = observe::vtep_mac(net, vxlan.vni).await?;
@@ -376,6 +379,7 @@ impl Node for Kernel {
             .know(&desired.node.attachments, &desired.node.pod_ports);
         if self.ports.is_none() {
             let options = ports::Options::new(&self.fast_path, &self.bpffs, &self.network);
+            let options = options.filter(|_| !desired.node.programs.is_empty());
             let netlink = self.dataplane.netlink();
             self.ports = ports::Keeper::start(netlink, options).await?;
         }

@@ -2,6 +2,7 @@
 //! is about. The programs let them pass; behind the pair a packet socket takes them, and a UDP socket sends them, by the
 //! routing table, OUTPUT and IPsec. Slow, and not while no agent runs.
 
+mod marked;
 mod refusals;
 mod segments;
 
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip};
 use flannel_common::vxlan::Vxlan;
-use flannel_common::{ecn, maps};
+use flannel_common::{ecn, gbp, maps};
 use ipnet::Ipv4Net;
 use nix::sys::socket::sockopt::RcvBuf;
 use nix::sys::socket::{
@@ -50,6 +51,8 @@ pub(crate) struct Options {
     pub(crate) mac: MacAddr,
     /// MTU of the overlay.
     pub(crate) mtu: u32,
+    /// Whether the tunnel carries marks.
+    pub(crate) gbp: bool,
 }
 
 /// Why nothing is sent this way.
@@ -147,7 +150,7 @@ impl Way {
     fn open(options: Options, refusals: Arc<Refusals>) -> Result<Self, ByStackError> {
         let sources = Sources::open(&options.bpffs, &options.network)?;
         // SAFETY: an `OwnedFd` is open, and the same one, for as long as it is owned; it is not handed out.
-        let frames = unsafe { AsyncFd::register(frames(options.device)?) };
+        let frames = unsafe { AsyncFd::register(frames(options.device, options.gbp)?) };
         Ok(Self {
             frames: frames.map_err(io::Error::from)?,
             udp: udp()?,
@@ -161,12 +164,9 @@ impl Way {
         let mut buffer = vec![0; LONGEST];
         loop {
             let mut ready = self.frames.readable().await?;
-            let received = ready.try_io(|fd| {
-                nix::sys::socket::recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())
-                    .map_err(Into::into)
-            });
+            let received = ready.try_io(|fd| marked::receive(fd.as_raw_fd(), &mut buffer));
             match received {
-                Ok(Ok(len)) => self.send(&buffer[..len]),
+                Ok(Ok((len, mark))) => self.send(&buffer[..len], mark),
                 // The device is gone, or down: the next look at the node finds another.
                 Ok(Err(error)) => return Err(error),
                 Err(_would_block) => {}
@@ -174,7 +174,8 @@ impl Way {
         }
     }
 
-    fn send(&self, frame: &[u8]) {
+    /// `mark`: of the frame, as far as the tunnel carries it.
+    fn send(&self, frame: &[u8], mark: u32) {
         let Some(packet) = frame.get(Eth::LEN..) else {
             return;
         };
@@ -186,7 +187,7 @@ impl Way {
             return;
         };
         for packet in segments(packet, self.options.mtu) {
-            let sent = self.send_to(&peer, ecn::encapsulate(ip.tos), &packet);
+            let sent = self.send_to(&peer, ecn::encapsulate(ip.tos), mark, &packet);
             self.refusals.sent(peer.public_ip.into(), &sent);
             if let Err(error) = sent {
                 let peer = Ipv4Addr::from(peer.public_ip);
@@ -195,9 +196,9 @@ impl Way {
         }
     }
 
-    fn send_to(&self, peer: &maps::Peer, tos: u8, packet: &[u8]) -> io::Result<()> {
+    fn send_to(&self, peer: &maps::Peer, tos: u8, mark: u32, packet: &[u8]) -> io::Result<()> {
         let vxlan = Vxlan {
-            flags: [0x08, 0, 0, 0],
+            flags: gbp::flags(mark),
             vni: (self.options.vni << 8).to_be_bytes(),
         };
         let eth = Eth {
@@ -231,9 +232,12 @@ impl Way {
 
 /// What comes out of the pair and no program has taken: a socket for one protocol is behind the programs at the hook
 /// (`__netif_receive_skb_core`).
-fn frames(device: u32) -> io::Result<OwnedFd> {
+fn frames(device: u32, gbp: bool) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+    if gbp {
+        marked::ask(&fd)?;
+    }
     // SAFETY: sockaddr_ll is plain old data of integers; all zeroes is a valid value.
     let mut at: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     at.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;

@@ -20,6 +20,8 @@ pub struct Globals {
     pub vtep_mac: MacAddr,
     pub vni: u32,
     pub port: u16,
+    /// VXLAN headers carry netfilter's mark.
+    pub gbp: bool,
     pub network: Ipv4Net,
     pub subnet: Ipv4Net,
     pub local_ports: (u16, u16),

@@ -188,6 +188,7 @@ struct Constants {
     vtep_mac: Mac,
     vni: u32,
     vxlan_port: u16,
+    gbp: u8,
     network: u32,
     network_mask: u32,
     subnet: u32,
@@ -229,6 +230,7 @@ impl From<&Loaded> for Constants {
             vtep_mac: node.vtep_mac.0,
             vni: node.vni,
             vxlan_port: node.port,
+            gbp: node.gbp.into(),
             network: node.network.network().to_bits(),
             network_mask: cidr::mask(node.network.prefix_len()),
             subnet: node.subnet.network().to_bits(),
@@ -261,6 +263,7 @@ impl Constants {
             .override_global(globals::VTEP_MAC, &self.vtep_mac, true)
             .override_global(globals::VNI, &self.vni, true)
             .override_global(globals::VXLAN_PORT, &self.vxlan_port, true)
+            .override_global(globals::GBP, &self.gbp, true)
             .override_global(globals::NETWORK, &self.network, true)
             .override_global(globals::NETWORK_MASK, &self.network_mask, true)
             .override_global(globals::SUBNET, &self.subnet, true)

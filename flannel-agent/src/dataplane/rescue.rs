@@ -31,7 +31,7 @@ use fit::Fit;
 use flood::{By, Flood, Heard, Turn};
 use frame::Frame;
 pub(crate) use holder::{find as holder_of, process as process_on};
-use inject::{Injector, Offload};
+use inject::{Head, Injector, Offload};
 use networks::Networks;
 use partial::Unfinished;
 use socket::{Datagram, Socket};
@@ -226,12 +226,17 @@ impl Rescue {
             mac: frame.src_mac,
         };
         network.is_at(datagram.destination)?;
+        let mark = frame.mark(network.gbp)?;
         network.check(&claim, self.source_check)?;
         network.heard(claim.outer);
         let network = &*network;
         let mut packet = frame.decapsulate(datagram.tos)?;
+        let head = Head {
+            src_mac: frame.src_mac,
+            mark,
+        };
         let send_as = |packet: &[u8], offload: &Offload| {
-            let sent = self.injector.send(network, frame.src_mac, packet, offload);
+            let sent = self.injector.send(network, &head, packet, offload);
             sent.map_err(|error| {
                 tracing::debug!(%error, "cannot push a packet in");
                 Reason::Mangled

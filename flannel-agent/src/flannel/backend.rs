@@ -1,6 +1,7 @@
 //! How packets get from node to node. All that tells one backend from another, as far as leases and plain numbers say it;
 //! each has a file here.
 
+mod alloc;
 mod host_gw;
 mod vxlan;
 
@@ -18,6 +19,8 @@ pub use vxlan::{TUNNEL_OVERHEAD, VtepError, VxlanData, VxlanOptions};
 pub enum Backend {
     Vxlan(VxlanOptions),
     HostGw,
+    /// Leases alone.
+    Alloc,
 }
 
 /// Which nodes' subnets the main routing table leads to by the nodes themselves.
@@ -30,13 +33,29 @@ pub enum Routed {
 }
 
 impl Backend {
-    /// The name in the configuration and in leases. Nodes ignore leases of another backend.
+    /// The name in the configuration.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Vxlan(_) => vxlan::NAME,
             Self::HostGw => host_gw::NAME,
+            Self::Alloc => alloc::NAME,
         }
+    }
+
+    /// The name in leases. Nodes ignore leases of another backend.
+    #[must_use]
+    pub const fn lease_type(&self) -> &'static str {
+        match self {
+            Self::Alloc => alloc::TYPE,
+            _ => self.name(),
+        }
+    }
+
+    /// Whether it brings packets to peers.
+    #[must_use]
+    pub fn forwards(&self) -> bool {
+        self.tunnel().is_some() || self.routed() != Routed::Nobody
     }
 
     /// The tunnel between nodes, if they have one.
@@ -44,7 +63,7 @@ impl Backend {
     pub const fn tunnel(&self) -> Option<&VxlanOptions> {
         match self {
             Self::Vxlan(options) => Some(options),
-            Self::HostGw => None,
+            Self::HostGw | Self::Alloc => None,
         }
     }
 
@@ -59,7 +78,7 @@ impl Backend {
     pub fn mtu(&self, underlay: u32) -> u32 {
         match self {
             Self::Vxlan(options) => options.mtu(underlay),
-            Self::HostGw => underlay,
+            Self::HostGw | Self::Alloc => underlay,
         }
     }
 
@@ -67,7 +86,7 @@ impl Backend {
     pub const fn routed(&self) -> Routed {
         match self {
             Self::Vxlan(options) if options.direct_routing => Routed::Neighbours,
-            Self::Vxlan(_) => Routed::Nobody,
+            Self::Vxlan(_) | Self::Alloc => Routed::Nobody,
             Self::HostGw => Routed::All,
         }
     }
@@ -78,6 +97,7 @@ impl Backend {
         match self {
             Self::Vxlan(options) => LeaseAttrs::vxlan(public_ip, options.vni, vtep_mac),
             Self::HostGw => LeaseAttrs::host_gw(public_ip),
+            Self::Alloc => LeaseAttrs::alloc(public_ip),
         }
     }
 
@@ -88,7 +108,7 @@ impl Backend {
     pub fn vtep_mac(&self, lease: &LeaseAttrs) -> Result<MacAddr, VtepError> {
         match self {
             Self::Vxlan(_) => lease.vxlan_data().map(|data| data.vtep_mac),
-            Self::HostGw => Ok(MacAddr([0; 6])),
+            Self::HostGw | Self::Alloc => Ok(MacAddr([0; 6])),
         }
     }
 }

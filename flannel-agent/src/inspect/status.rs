@@ -199,14 +199,15 @@ impl Status {
             lines.push([
                 "Settings".to_owned(),
                 format!(
-                    "fast path {}, GRO {}, source check {}, source NAT {}",
+                    "fast path {}, GRO {}, source check {}, source NAT {}{}",
                     told.fast_path,
                     told.gro,
                     told.source_check,
                     match told.snat_ports {
                         Some(ports) => format!("from ports {ports}"),
                         None => "off".to_owned(),
-                    }
+                    },
+                    if told.gbp { ", GBP" } else { "" }
                 ),
             ]);
         }

@@ -33,7 +33,7 @@ pub use routes::{Routes, TUNNEL, Way};
 pub use snat::SourceNat;
 pub use underlay::Underlay;
 
-use crate::base::options::{FastPath, SourceCheck};
+use crate::base::options::{FastPath, Mode, SourceCheck};
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::Leases;
 use crate::node::direct::Hop;
@@ -129,6 +129,11 @@ pub enum DesiredError {
          use a VNI below 10000000"
     )]
     VniTooLong(u32),
+    #[error(
+        "--gro=anchor: with GBP in the network's configuration the kernel's device would refuse packets with a mark; \
+         give --gro=pair"
+    )]
+    AnchorWithGbp,
     #[error("the subnet {subnet} is not inside the network {network}")]
     SubnetOutside { subnet: Ipv4Net, network: Ipv4Net },
     #[error(
@@ -150,6 +155,18 @@ impl Desired {
                 network,
             });
         }
+        // Nobody's packets are known, so nobody's can be fast.
+        let off = FastPath {
+            mode: Mode::Off,
+            ..inputs.fast_path.clone()
+        };
+        let inputs = &match inputs.config.backend.forwards() || inputs.snat.is_some() {
+            true => *inputs,
+            false => Inputs {
+                fast_path: &off,
+                ..*inputs
+            },
+        };
         let peers = peers::peers(inputs);
         Ok(Self {
             node: node::node(inputs)?,

@@ -41,6 +41,9 @@ pub struct Page {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     pub subnet: Ipv4Net,
+    /// Its `BackendType`; `None`: an agent wrote this that did not say.
+    #[serde(default)]
+    pub backend: Option<String>,
     /// When it ends if nobody renews it, and when the agent would; `None`: a reservation, which never ends.
     pub ends: Option<u64>,
     pub renewal: Option<u64>,
@@ -145,6 +148,7 @@ impl Logbook {
         self.page.lease = Some(Lease {
             as_of: rests_on.map(|moment| moment.unix().as_secs()),
             subnet: own.subnet,
+            backend: Some(own.attrs.backend_type.clone()),
             ends,
             renewal: ends.map(|ends| ends.saturating_sub(margin)),
             source: self.source.to_owned(),

@@ -35,6 +35,7 @@ pub struct Node {
     pub vtep_mac: Mac,
     pub vni: u32,
     pub port: u16,
+    pub gbp: bool,
     pub network: (Ipv4, u8),
     pub ports: (u16, u16),
     /// A value of [`flannel_common::source`].
@@ -61,6 +62,7 @@ impl Default for Node {
             vtep_mac: [2, 0, 0, 0, 0, 1],
             vni: 1,
             port: 8472,
+            gbp: false,
             network: ([10, 244, 0, 0], 16),
             ports: (32768, 60999),
             source_check: CHECK_LEASE,
@@ -138,6 +140,7 @@ impl Node {
             .override_global(globals::VTEP_MAC, &self.vtep_mac, true)
             .override_global(globals::VNI, &self.vni, true)
             .override_global(globals::VXLAN_PORT, &self.port, true)
+            .override_global(globals::GBP, &u8::from(self.gbp), true)
             .override_global(globals::NETWORK, &network, true)
             .override_global(globals::NETWORK_MASK, &mask, true)
             .override_global(globals::PORT_MIN, &self.ports.0, true)

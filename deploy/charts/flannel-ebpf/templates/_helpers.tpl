@@ -43,6 +43,9 @@ k8s-app: flannel
 {{- if $flannel.directRouting -}}
   {{- $_ := set $backend "DirectRouting" true -}}
 {{- end -}}
+{{- if $flannel.GBP -}}
+  {{- $_ := set $backend "GBP" true -}}
+{{- end -}}
 {{- with $flannel.macPrefix -}}
   {{- $_ := set $backend "MacPrefix" . -}}
 {{- end -}}

@@ -19,8 +19,8 @@
 {{- if not (has $flannel.backend (list "vxlan" "host-gw")) -}}
   {{- fail (printf "flannel.backend is %q: not supported, write vxlan or host-gw" $flannel.backend) -}}
 {{- end -}}
-{{- if $flannel.GBP -}}
-  {{- fail "flannel.GBP is true: group based policy is not supported; leave it out on every node" -}}
+{{- if and $flannel.GBP (eq (.Values.ebpf.gro | default "") "anchor") -}}
+  {{- fail "flannel.GBP is true, and ebpf.gro is anchor: the kernel's device would refuse packets with a mark; write pair" -}}
 {{- end -}}
 {{- range list "backendPortv6" "psk" "tunnelMode" "keepaliveInterval" -}}
   {{- if get $flannel . -}}
@@ -28,7 +28,7 @@
   {{- end -}}
 {{- end -}}
 {{- if eq $flannel.backend "host-gw" -}}
-  {{- range list "backendPort" "vni" "mtu" "directRouting" "macPrefix" -}}
+  {{- range list "backendPort" "vni" "mtu" "directRouting" "GBP" "macPrefix" -}}
     {{- if get $flannel . -}}
       {{- fail (printf "flannel.%s is set: it is of the backend vxlan, and host-gw has no tunnel; leave it out" .) -}}
     {{- end -}}

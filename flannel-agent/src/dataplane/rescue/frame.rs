@@ -5,9 +5,6 @@ use flannel_common::reason::Reason;
 use flannel_common::vxlan::Vxlan;
 use flannel_common::{Mac, csum, ecn};
 
-/// RFC 7348: only the I bit, nothing reserved.
-const FLAGS: [u8; 4] = [0x08, 0, 0, 0];
-
 const VXLAN: usize = size_of::<Vxlan>();
 
 /// A checked inner frame.
@@ -16,6 +13,7 @@ pub struct Frame<'a> {
     pub vni: u32,
     pub src_mac: Mac,
     pub ip: Ip,
+    vxlan: Vxlan,
     /// The IPv4 packet, without what Ethernet padded.
     packet: &'a [u8],
 }
@@ -26,9 +24,6 @@ impl<'a> Frame<'a> {
     pub fn parse(payload: &'a [u8]) -> Result<Self, Reason> {
         let (vxlan, rest) = split::<Vxlan>(payload, VXLAN)?;
         let (eth, packet) = split::<Eth>(rest, Eth::LEN)?;
-        if vxlan.flags != FLAGS || vxlan.vni[3] != 0 {
-            return Err(Reason::BadVxlanFlags);
-        }
         if eth.ethertype != ETHERTYPE_IPV4 {
             return Err(Reason::NotIpv4);
         }
@@ -45,8 +40,18 @@ impl<'a> Frame<'a> {
             vni: u32::from_be_bytes(vxlan.vni) >> 8,
             src_mac: eth.src,
             ip,
+            vxlan,
             packet: packet.get(..total).ok_or(Reason::Truncated)?,
         })
+    }
+
+    /// netfilter's mark with which it goes on, as flags and reserved bits tell it.
+    ///
+    /// # Errors
+    /// [`Reason::BadVxlanFlags`], by whether the network has GBP.
+    pub fn mark(&self, gbp: bool) -> Result<u32, Reason> {
+        // That of the outer packet nobody tells a socket.
+        self.vxlan.mark(gbp).map(Option::unwrap_or_default)
     }
 
     /// The inner packet as it goes on, with the outer congestion mark merged in.
@@ -115,7 +120,9 @@ pub(super) mod tests {
         let changed = |at: usize, value: u8| {
             let mut bytes = payload(30);
             bytes[at] = value;
-            Frame::parse(&bytes).err()
+            Frame::parse(&bytes)
+                .and_then(|frame| frame.mark(false))
+                .err()
         };
         assert_eq!(changed(0, 0x88), Some(Reason::BadVxlanFlags));
         assert_eq!(changed(0, 0x00), Some(Reason::BadVxlanFlags));
@@ -128,6 +135,17 @@ pub(super) mod tests {
             "options are the inner stack's business"
         );
         assert_eq!(changed(25, 10), Some(Reason::LengthMismatch));
+    }
+
+    #[test]
+    fn a_mark_is_told_by_gbp_alone() {
+        let mut bytes = payload(30);
+        bytes[..4].copy_from_slice(&[0x88, 0, 0x12, 0x34]);
+        let frame = Frame::parse(&bytes).unwrap();
+        assert_eq!(frame.mark(true), Ok(0x1234));
+        assert_eq!(frame.mark(false), Err(Reason::BadVxlanFlags));
+        let bytes = payload(30);
+        assert_eq!(Frame::parse(&bytes).unwrap().mark(true), Ok(0));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Into the pair: a packet socket that speaks on `flgro.<VNI>`, and the message for packets too long.
 
+use std::cell::Cell;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,8 +8,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use bytemuck::{Pod, Zeroable};
 use flannel_common::Mac;
 use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip};
+use nix::sys::socket::sockopt::Mark;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, setsockopt,
+    socket,
 };
 
 use super::networks::Network;
@@ -73,9 +76,19 @@ impl Offload {
     }
 }
 
+/// As what a packet arrives.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    pub(super) src_mac: Mac,
+    /// netfilter's.
+    pub(super) mark: u32,
+}
+
 #[derive(Debug)]
 pub(super) struct Injector {
     packets: OwnedFd,
+    /// What `packets` has.
+    mark: Cell<u32>,
     icmp: OwnedFd,
 }
 
@@ -87,6 +100,7 @@ impl Injector {
         sockopt::set(&packets, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
         Ok(Self {
             packets,
+            mark: Cell::new(0),
             icmp: socket(
                 AddressFamily::Inet,
                 SockType::Raw,
@@ -100,18 +114,28 @@ impl Injector {
     pub(super) fn send(
         &self,
         network: &Network,
-        src_mac: Mac,
+        head: &Head,
         packet: &[u8],
         offload: &Offload,
     ) -> io::Result<()> {
         let eth = Eth {
             dst: network.mac,
-            src: src_mac,
+            src: head.src_mac,
             ethertype: ETHERTYPE_IPV4,
         };
         let offload = bytemuck::bytes_of(offload);
         let frame = [offload, bytemuck::bytes_of(&eth), packet].concat();
+        self.mark(head.mark)?;
         send_frame(&self.packets, network.gro_index, &frame)
+    }
+
+    /// With which mark it sends from now on.
+    fn mark(&self, mark: u32) -> io::Result<()> {
+        if self.mark.get() != mark {
+            setsockopt(&self.packets, Mark, &mark)?;
+            self.mark.set(mark);
+        }
+        Ok(())
     }
 
     /// Tells the sender of a packet that must not be fragmented how long it may be.

@@ -38,6 +38,8 @@ pub(super) struct Network {
     pub(super) mac: Mac,
     /// MTU of `flannel.<VNI>`.
     pub(super) mtu: u32,
+    /// Whether its tunnel carries marks.
+    pub(super) gbp: bool,
     /// This node's subnet.
     own: Vec<Ipv4Net>,
     /// Where peers send to; `None` if any address of this node may be meant.
@@ -123,6 +125,7 @@ impl Networks {
                     .collect()
             }
         };
+        let gbp = told.as_ref().is_some_and(|told| told.gbp);
         // Somebody else translates a PublicIP that is not ours, to whatever address he likes.
         let is_here = |told: &Told| addresses.iter().any(|a| a.ip() == told.public_ip);
         let at = told
@@ -132,6 +135,7 @@ impl Networks {
             gro_index: far.index,
             mac,
             mtu: near.mtu,
+            gbp,
             own,
             at,
             sources,

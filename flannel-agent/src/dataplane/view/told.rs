@@ -21,6 +21,8 @@ use crate::node::snat_ports::PortRange;
 pub struct Told {
     pub vni: u32,
     pub port: u16,
+    /// VXLAN headers carry netfilter's mark.
+    pub gbp: bool,
     pub uplink_index: u32,
     pub uplink_ip: Ipv4Addr,
     /// Where peers send to.
@@ -125,6 +127,7 @@ impl Layout {
             snat_ports: (ports.max > 0).then_some(ports),
             vni: u32(globals::VNI)?,
             port: u16::from_ne_bytes(self.get(rodata, globals::VXLAN_PORT)?),
+            gbp: u8(globals::GBP)? != 0,
             uplink_index: u32(globals::UPLINK_IFINDEX)?,
             uplink_ip: self.get::<4>(rodata, globals::UPLINK_IP)?.into(),
             public_ip: self.get::<4>(rodata, globals::PUBLIC_IP)?.into(),
@@ -182,6 +185,7 @@ mod tests {
             &[
                 (globals::VNI, &77_u32.to_ne_bytes()),
                 (globals::VXLAN_PORT, &8472_u16.to_ne_bytes()),
+                (globals::GBP, &[1]),
                 (globals::UPLINK_IP, &[192, 0, 2, 7]),
                 (globals::NETWORK, &bits("10.244.0.0")),
                 (globals::NETWORK_MASK, &bits("255.255.0.0")),
@@ -196,7 +200,7 @@ mod tests {
             ],
         );
         let told = layout.decode(&bytes).unwrap();
-        assert_eq!((told.vni, told.port), (77, 8472));
+        assert_eq!((told.vni, told.port, told.gbp), (77, 8472, true));
         assert_eq!(told.uplink_ip, Ipv4Addr::new(192, 0, 2, 7));
         assert_eq!(told.network.to_string(), "10.244.0.0/16");
         assert_eq!(told.subnet.to_string(), "10.244.3.0/24");
@@ -225,7 +229,7 @@ mod tests {
                 ],
             ))
             .unwrap();
-        assert_eq!(off.snat_ports, None);
+        assert_eq!((off.snat_ports, off.gbp), (None, false));
     }
 
     #[test]

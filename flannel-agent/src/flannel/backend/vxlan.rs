@@ -23,6 +23,9 @@ pub struct VxlanOptions {
     /// Underlay MTU to assume instead of the uplink's.
     pub mtu: Option<u32>,
     pub direct_routing: bool,
+    /// Group based policy: the header carries netfilter's mark, see [`flannel_common::gbp`].
+    #[serde(default)]
+    pub gbp: bool,
 }
 
 impl VxlanOptions {

@@ -60,10 +60,6 @@ pub enum ConfigError {
         "Backend has no Type: add \"Type\":\"vxlan\" or \"Type\":\"host-gw\" to the Backend object"
     )]
     BackendTypeMissing,
-    #[error("Backend Type is {0:?}: not supported, write \"vxlan\" or \"host-gw\"")]
+    #[error("Backend Type is {0:?}: not supported, write \"vxlan\", \"host-gw\" or \"alloc\"")]
     BackendNotSupported(String),
-    #[error(
-        "Backend option GBP is true: group based policy is not supported, write false or leave it out on every node"
-    )]
-    GbpNotSupported,
 }

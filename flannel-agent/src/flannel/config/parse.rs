@@ -163,14 +163,12 @@ fn backend(fields: &Fields<'_>) -> Result<Backend, ConfigError> {
     match backend_type.to_lowercase().as_str() {
         "vxlan" => vxlan(&options).map(Backend::Vxlan),
         "host-gw" => Ok(Backend::HostGw),
+        "alloc" => Ok(Backend::Alloc),
         _ => Err(ConfigError::BackendNotSupported(backend_type.to_owned())),
     }
 }
 
 fn vxlan(options: &Fields<'_>) -> Result<VxlanOptions, ConfigError> {
-    if options.bool("GBP")? == Some(true) {
-        return Err(ConfigError::GbpNotSupported);
-    }
     // Peers come from leases alone, so learning changes nothing; only its type is checked.
     options.bool("Learning")?;
 
@@ -190,6 +188,7 @@ fn vxlan(options: &Fields<'_>) -> Result<VxlanOptions, ConfigError> {
         },
         mtu,
         direct_routing: options.bool("DirectRouting")?.unwrap_or(false),
+        gbp: options.bool("GBP")?.unwrap_or(false),
     })
 }
 

@@ -19,7 +19,7 @@ fn vxlan_options(options: &str) -> Result<VxlanOptions, ConfigError> {
     let json = format!(r#"{{"Network":"10.0.0.0/8","Backend":{{"Type":"vxlan"{options}}}}}"#);
     match parse(&json)?.backend {
         Backend::Vxlan(options) => Ok(options),
-        Backend::HostGw => panic!("asked for vxlan"),
+        _ => panic!("asked for vxlan"),
     }
 }
 
@@ -38,6 +38,7 @@ fn cf1_defaults_and_a_lower_case_key() {
                 port: 8472,
                 mtu: None,
                 direct_routing: false,
+                gbp: false,
             }),
         }
     );
@@ -163,12 +164,14 @@ fn cf_backend_type_and_keys_in_any_case() {
     assert_eq!((options.vni, options.port), (7, 4789));
     let json = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"Host-GW"}}"#;
     assert_eq!(parse(json).unwrap().backend, Backend::HostGw);
+    let json = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"alloc"}}"#;
+    assert_eq!(parse(json).unwrap().backend, Backend::Alloc);
 }
 
 #[test]
 fn cf_vxlan_options() {
     let options = vxlan_options(
-        r#","VNI":16777215,"Port":0,"MTU":1400,"DirectRouting":true,"GBP":false,"Learning":true"#,
+        r#","VNI":16777215,"Port":0,"MTU":1400,"DirectRouting":true,"GBP":true,"Learning":true"#,
     )
     .unwrap();
     assert_eq!(
@@ -178,6 +181,7 @@ fn cf_vxlan_options() {
             port: 8472,
             mtu: Some(1400),
             direct_routing: true,
+            gbp: true,
         }
     );
 }
@@ -187,7 +191,7 @@ fn cf_vxlan_options() {
 #[case(r#","Port":65536"#, "Port is 65536")]
 #[case(r#","MTU":60"#, "MTU is 60")]
 #[case(r#","MTU":"1500""#, r#"MTU is "1500""#)]
-#[case(r#","GBP":true"#, "GBP is true")]
+#[case(r#","GBP":1"#, "GBP is 1")]
 #[case(r#","DirectRouting":1"#, "DirectRouting is 1")]
 fn cf_vxlan_option_errors(#[case] options: &str, #[case] expected: &str) {
     let error = vxlan_options(options).unwrap_err().to_string();

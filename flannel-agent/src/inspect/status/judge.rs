@@ -3,6 +3,7 @@
 use flannel_common::maps::{PEERS, VTEPS};
 use flannel_common::program::Program;
 
+use super::past::Past;
 use super::{Finding, Status};
 use crate::base::options::Gro;
 use crate::inspect::Verdict;
@@ -105,9 +106,10 @@ impl Status {
     /// Routes to peers and no tunnel: what else there is only makes flows faster.
     fn is_host_gw(&self) -> bool {
         let without_programs = self.maps.is_empty() && self.hooks.is_empty();
+        let is_only_a_lease = || self.past.as_ref().is_some_and(Past::is_only_a_lease);
         match &self.told {
             Some(told) => told.vni == 0,
-            None => self.direct_routes > 0 && without_programs,
+            None => without_programs && (self.direct_routes > 0 || is_only_a_lease()),
         }
     }
 }
@@ -307,6 +309,7 @@ mod tests {
         Told {
             vni,
             port: 8472,
+            gbp: false,
             uplink_index: 2,
             uplink_ip: [192, 0, 2, 1].into(),
             public_ip: [192, 0, 2, 1].into(),

@@ -28,6 +28,8 @@ pub(super) struct Past {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Lease {
     subnet: String,
+    /// `BackendType`.
+    backend: Option<String>,
     /// The datastore.
     source: String,
     /// Unix time by today's clock; `None`: never.
@@ -76,6 +78,7 @@ impl Past {
         Self {
             lease: page.lease.map(|lease| Lease {
                 subnet: lease.subnet.to_string(),
+                backend: lease.backend,
                 source: lease.source,
                 expires: lease.ends.and_then(named),
                 expires_in_s: lease.ends.map(|ends| until(ends, now)),
@@ -93,6 +96,12 @@ impl Past {
             }),
             complaint: page.complaint,
         }
+    }
+
+    /// Whether the node has a lease of the backend `alloc`, and so nothing else.
+    pub(super) fn is_only_a_lease(&self) -> bool {
+        let backend = self.lease.as_ref().and_then(|lease| lease.backend.as_ref());
+        backend.is_some_and(String::is_empty)
     }
 
     pub(super) fn lines(&self) -> Vec<[String; 2]> {
@@ -271,6 +280,7 @@ mod tests {
                 source: "etcd".to_owned(),
                 as_of: None,
                 subnet: "10.244.3.0/24".parse().unwrap(),
+                backend: Some("vxlan".to_owned()),
                 ends: Some(NOW + 7_260 * NANOS),
                 renewal: Some(NOW + 3_660 * NANOS),
             }),

@@ -10,7 +10,7 @@ use flannel_common::header::{
 };
 use flannel_common::transport::L4;
 use flannel_common::vxlan::Outer;
-use flannel_common::{Mac, csum};
+use flannel_common::{Mac, csum, gbp};
 
 const TTL: u8 = 64;
 const TTL_AT: usize = Eth::LEN + 8;
@@ -262,18 +262,29 @@ pub(super) fn outer(frame: &[u8]) -> Option<Outer> {
     Some(pod_read_unaligned(outer))
 }
 
+/// Without a bit that no device of Linux sets.
+fn is_tunnel(outer: &Outer) -> bool {
+    let flags = outer.vxlan.flags;
+    let mark = gbp::mark(flags).ok().flatten();
+    outer.ip.proto == PROTO_UDP && flags == gbp::flags(mark.unwrap_or(0))
+}
+
 /// A frame in words, with its tunnel headers if it has any.
 pub(in crate::inspect) fn describe(frame: &[u8]) -> String {
     let inner = Described::of(frame, Eth::LEN + Outer::LEN);
     match (outer(frame), inner) {
-        (Some(outer), Some(inner)) if outer.vxlan.flags == [0x08, 0, 0, 0] => {
+        (Some(outer), Some(inner)) if is_tunnel(&outer) => {
             let (src, dst) = (Ipv4Addr::from(outer.ip.src), Ipv4Addr::from(outer.ip.dst));
             let [a, b, c, _] = outer.vxlan.vni;
             format!(
-                "vxlan {src}:{} → {dst}:{}, VNI {}, to the MAC {} [{inner}]",
+                "vxlan {src}:{} → {dst}:{}, VNI {}, {}to the MAC {} [{inner}]",
                 u16::from_be_bytes(outer.udp.src),
                 u16::from_be_bytes(outer.udp.dst),
                 u32::from_be_bytes([0, a, b, c]),
+                match gbp::mark(outer.vxlan.flags) {
+                    Ok(Some(mark)) => format!("mark {mark:#x}, "),
+                    _ => String::new(),
+                },
                 crate::base::mac::MacAddr(outer.eth.dst),
             )
         }

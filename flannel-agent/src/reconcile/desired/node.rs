@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::fast_path::Ways;
 use super::{Anchor, DesiredError, Inputs, Outlets, Ports, SourceNat, gro};
 use crate::base::mac::MacAddr;
-use crate::base::options::{Mode, Xdp};
+use crate::base::options::{Gro, Mode, Xdp};
 use crate::dataplane::outlets::Sources;
 use crate::dataplane::{Attachment, Globals, Places};
 use crate::flannel::backend::Routed;
@@ -113,6 +113,10 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     let vni = backend.tunnel().map(|options| options.vni);
     let pair = vni.map(|vni| pair(inputs, vni, mtu)).transpose()?;
     let port = backend.udp_port().unwrap_or(0);
+    let gbp = backend.tunnel().is_some_and(|options| options.gbp);
+    if gbp && inputs.fast_path.gro == Gro::Anchor {
+        return Err(DesiredError::AnchorWithGbp);
+    }
     let direct = backend.routed() != Routed::Nobody;
     // Nothing of ours belongs on a device that only holds an address.
     let uplink = inputs.uplink.is_carrier;
@@ -173,6 +177,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
             vtep_mac: inputs.vtep_mac,
             vni: vni.unwrap_or(0),
             port,
+            gbp,
             network: overlay,
             subnet: inputs.subnet,
             local_ports: inputs.facts.local_ports,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::{Facts, Sought};
+use crate::flannel::backend::Routed;
 use crate::node::net::{Branch, Link, RouteTo, Towards};
 
 impl Facts {
@@ -16,9 +17,9 @@ impl Facts {
     ) {
         self.unreached
             .retain(|peer, _| !self.ways.contains_key(peer));
-        let mut ways = match sought.config.backend.tunnel() {
-            None => neighbours(sought),
-            Some(_) => self.ways.clone(),
+        let mut ways = match sought.config.backend.routed() {
+            Routed::All => neighbours(sought),
+            Routed::Neighbours | Routed::Nobody => self.ways.clone(),
         };
         // Pods' packets go to these neighbours themselves, whatever way the tunnel would take.
         let direct = self.on_link.iter();

@@ -29,7 +29,7 @@ impl Scope {
     pub(super) fn of(config: &NetworkConfig) -> Self {
         Self {
             network: config.network,
-            backend: config.backend.name(),
+            backend: config.backend.lease_type(),
         }
     }
 }

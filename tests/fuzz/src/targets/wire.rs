@@ -15,7 +15,9 @@ pub(super) fn outer_headers(mut data: &[u8]) {
     };
     let len = Outer::LEN + Ip::LEN + data.len();
     let packet_len = u32::try_from(len).unwrap_or(u32::MAX);
-    if vxlan::check(&outer, 1, packet_len).is_err() {
+    let [plain, gbp] = [false, true].map(|gbp| vxlan::check(&outer, 1, packet_len, gbp));
+    assert!(plain.is_err() || plain == gbp, "with GBP more is taken");
+    if gbp.is_err() {
         return;
     }
     assert!(u32::from(outer.ip.total_len()) <= packet_len);

@@ -44,6 +44,27 @@ fn host_gw_has_the_fast_path_and_no_tunnel() {
 }
 
 #[test]
+fn alloc_has_nothing_but_with_source_nat() {
+    let mut world = World {
+        config: config(r#"{"Type":"alloc"}"#),
+        ..World::default()
+    }
+    .with("10.244.2.0/24", LeaseAttrs::alloc(ip("192.168.0.2")))
+    .routed();
+    world.facts.pod_ports = Ports::from([("vetha".to_owned(), 7)]);
+    let Desired {
+        node,
+        peers,
+        routes,
+    } = world.build().unwrap();
+    assert_eq!((node.pair, node.anchor), (None, None));
+    assert!(node.attachments.is_empty() && node.programs.is_empty());
+    assert_eq!(peers, Peers::default());
+    assert_eq!(routes, Routes::default());
+    assert_eq!(node.globals.overlay_mtu, 1500);
+}
+
+#[test]
 fn direct_routing_has_both_ways() {
     let mut world = World {
         config: config(r#"{"Type":"vxlan","DirectRouting":true}"#),

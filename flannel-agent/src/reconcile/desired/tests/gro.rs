@@ -29,6 +29,18 @@ fn the_pair_merges_unless_something_else_is_asked_for() {
     }
 }
 
+/// The kernel's device drops what carries a mark.
+#[test]
+fn an_anchor_and_marks_in_the_tunnel_exclude_each_other() {
+    let mut world = World {
+        config: config(r#"{"Type":"vxlan","GBP":true}"#),
+        ..World::default()
+    };
+    assert!(world.build().unwrap().node.globals.gbp);
+    world.fast_path.gro = Gro::Anchor;
+    assert_eq!(world.build(), Err(DesiredError::AnchorWithGbp));
+}
+
 #[test]
 fn the_anchor_belongs_to_the_port_and_goes_with_the_pair() {
     let node = node(|world| {

@@ -1,5 +1,7 @@
 //! `cargo xtask`: everything that builds, tests and shows flannel-ebpf, one file per verb.
 
+mod apt;
+mod archive;
 mod bench;
 mod build_cni;
 mod build_ebpf;

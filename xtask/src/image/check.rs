@@ -2,7 +2,6 @@
 //! files and network.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -26,9 +25,9 @@ const TOOLS: &[(&str, &str)] = &[
     ("nft", "nftables v"),
 ];
 
-/// As the manifest's init container installs the plugin.
-const INSTALL: &str =
-    "cp -f /flannel /tmp/.flannel.new && mv -f /tmp/.flannel.new /tmp/flannel && exec /tmp/flannel";
+/// As the manifest's init container installs the plugin, and asked for its versions.
+const PLUGIN: &str = "cp -f /flannel /tmp/.flannel.new && mv -f /tmp/.flannel.new /tmp/flannel && \
+                      echo '{\"cniVersion\": \"1.1.0\"}' | CNI_COMMAND=VERSION /tmp/flannel";
 
 pub(super) fn check(archive: &Path, folder: &Path) -> Result<()> {
     let opened = opened::open(archive)?;
@@ -36,20 +35,21 @@ pub(super) fn check(archive: &Path, folder: &Path) -> Result<()> {
     opened.unpack(tree.path())?;
     let entry = opened.config["config"]["Entrypoint"][0].as_str();
     let entry = entry.context("the image has no entry point")?;
-    let run = |program: &str, arguments: &[&str]| -> Result<String> {
+    let says = |program: &str, arguments: &[&str], word: &str| {
         let mut command = contained(&opened, tree.path());
-        process::read(command.arg(program).args(arguments))
-            .with_context(|| format!("{program} does not run in the image"))
+        let said = said(command.arg(program).args(arguments))
+            .with_context(|| format!("{program} does not run in the image"))?;
+        ensure!(
+            said.contains(word),
+            "{program} in the image says nothing of {word}: {said}"
+        );
+        Ok(())
     };
-    says(entry, &run(entry, &["--version"])?, "flannel-agent")?;
+    says(entry, &["--version"], env!("CARGO_PKG_VERSION"))?;
     for (program, word) in TOOLS {
-        says(program, &run(program, &["--version"])?, word)?;
+        says(program, &["--version"], word)?;
     }
-    says(
-        "the CNI plugin",
-        &plugin(&opened, tree.path())?,
-        "\"supportedVersions\"",
-    )?;
+    says("sh", &["-ec", PLUGIN], "\"supportedVersions\"")?;
     let bundle = tree.at("etc/ssl/certs/ca-certificates.crt");
     let bundle =
         fs::read_to_string(&bundle).with_context(|| format!("cannot read {}", bundle.display()))?;
@@ -58,8 +58,9 @@ pub(super) fn check(archive: &Path, folder: &Path) -> Result<()> {
         authorities > AUTHORITIES,
         "only {authorities} certificates of authorities"
     );
+    let name = &opened.index["manifests"][0]["annotations"]["io.containerd.image.name"];
     println!(
-        "image: {entry}, {} tools and the CNI plugin run in it",
+        "image: {entry}, {} tools and the CNI plugin run in {name}",
         TOOLS.len()
     );
     Ok(())
@@ -79,36 +80,19 @@ fn contained(opened: &Opened, root: &Path) -> Command {
     command
 }
 
-/// The answer to VERSION.
-fn plugin(opened: &Opened, root: &Path) -> Result<String> {
-    let mut command = contained(opened, root);
-    command
-        .args(["CNI_COMMAND=VERSION", "sh", "-ec", INSTALL])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let shown = process::show(&command);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start `{shown}`"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // It may end without reading; then what it says tells why.
-        let _ = stdin.write_all(br#"{"cniVersion": "1.1.0"}"#);
-    }
-    let output = child.wait_with_output();
-    let output = output.with_context(|| format!("cannot wait for `{shown}`"))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+/// On both ways: the agent says its version where flanneld does, as an error.
+fn said(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start `{}`", process::show(command)))?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).trim_end().to_owned();
     ensure!(
         output.status.success(),
-        "`{shown}` failed: {}\n{said}",
+        "`{}` failed: {}\n{said}",
+        process::show(command),
         output.status
     );
     Ok(said)
-}
-
-fn says(program: &str, said: &str, word: &str) -> Result<()> {
-    ensure!(
-        said.contains(word),
-        "{program} in the image says nothing of {word}: {said}"
-    );
-    Ok(())
 }

@@ -28,6 +28,8 @@ const WITHOUT: &[&str] = &[
     "./usr/share/lintian",
     "./usr/share/locale",
     "./usr/share/man",
+    // Made a link below, as base-files' script does.
+    "./var/run",
     // They need what is not here.
     "./usr/sbin/update-ca-certificates",
     "./usr/sbin/update-passwd",

@@ -15,7 +15,6 @@ use crate::builder::sha256;
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) index: Value,
-    pub(super) manifest: Value,
     pub(super) config: Value,
     /// Tar files.
     pub(super) layers: Vec<Vec<u8>>,
@@ -40,6 +39,8 @@ impl Opened {
         let index = json(file(&files, "index.json")?)?;
         ensure!(index["mediaType"] == oci::INDEX, "index.json: {index}");
         let manifest = json(blob(&files, &index["manifests"][0], oci::MANIFEST)?)?;
+        let version = &manifest["schemaVersion"];
+        ensure!(*version == 2, "schemaVersion of the manifest: {version}");
         let config = json(blob(&files, &manifest["config"], oci::CONFIG)?)?;
         let described = manifest["layers"].as_array().context("no layers")?;
         let ids = config["rootfs"]["diff_ids"].as_array();
@@ -58,7 +59,6 @@ impl Opened {
         }
         Ok(Self {
             index,
-            manifest,
             config,
             layers,
         })

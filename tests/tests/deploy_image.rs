@@ -19,6 +19,8 @@ fn deployed(name: &str) -> String {
 #[test]
 fn the_image_installs_every_program_that_the_agent_calls() {
     let image = deployed("Dockerfile");
+    // `cargo xtask image --check` runs each of them in the image.
+    let check = source("xtask/src/image/check.rs");
     let installed: Vec<&str> = image
         .lines()
         .filter(|line| line.contains("apt-get install"))
@@ -32,6 +34,7 @@ fn the_image_installs_every_program_that_the_agent_calls() {
         let owner = run(Command::new("dpkg-query").arg("-S").arg(&real));
         let package = owner.split(':').next().unwrap();
         assert!(installed.contains(&package), "{program} is in {package}");
+        assert!(check.contains(&format!("(\"{program}\", ")), "{program}");
     }
 }
 
@@ -97,10 +100,11 @@ fn the_image_starts_what_it_has() {
     assert!(places.contains(&&*entry[0]), "{entry:?}");
 }
 
-/// Only what Debian has everywhere, and only files that the image or a mount brings.
+/// Only what Debian has everywhere, of packages that `cargo xtask image` takes as well, and only files that the image or a mount brings.
 #[test]
 fn the_manifests_commands_run_in_the_image() {
     let image = deployed("Dockerfile");
+    let base = source("xtask/src/image/debian.rs");
     let objects = shipped();
     let pod = &object(&objects, "DaemonSet")["spec"]["template"]["spec"];
     // What the image starts by itself.
@@ -127,6 +131,10 @@ fn the_manifests_commands_run_in_the_image() {
             let show = "--showformat=${Essential}";
             let essential = run(Command::new("dpkg-query").args(["--show", show, owner]));
             assert_eq!(essential.trim(), "yes", "{program} is in {owner}");
+            assert!(
+                base.contains(&format!("\"{owner}\"")),
+                "{program} is in {owner}"
+            );
         }
     }
 }

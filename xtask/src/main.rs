@@ -1,5 +1,7 @@
 //! `cargo xtask`: everything that builds, tests and shows flannel-ebpf, one file per verb.
 
+mod apt;
+mod archive;
 mod bench;
 mod build_cni;
 mod build_ebpf;
@@ -10,6 +12,7 @@ mod demo;
 mod docs;
 mod floors;
 mod fuzz;
+mod image;
 mod kernels;
 mod llvm;
 mod outcomes;
@@ -47,6 +50,8 @@ enum Verb {
     BuildEbpf(build_ebpf::BuildEbpf),
     /// Compile the CNI plugin, static, into target/cni/flannel
     BuildCni(build_cni::BuildCni),
+    /// Build and write the container image, without a container engine, into target/image/flannel-ebpf.tar
+    Image(image::Image),
     /// Set up, build, and show two nodes whose pods talk (needs root; leaves nothing behind)
     Demo(demo::Demo),
     /// Set up, build, and run the unit, packet and end-to-end tests (needs root)
@@ -78,6 +83,7 @@ fn run() -> anyhow::Result<()> {
         Verb::Setup(verb) => verb.run(&workspace),
         Verb::BuildEbpf(verb) => verb.run(&workspace),
         Verb::BuildCni(verb) => verb.run(&workspace),
+        Verb::Image(verb) => verb.run(&workspace),
         Verb::Demo(verb) => verb.run(&workspace),
         Verb::Test(verb) => verb.run(&workspace),
         Verb::Fuzz(verb) => verb.run(&workspace),

@@ -48,6 +48,11 @@ impl Workspace {
         self.root.join("target/cni/flannel")
     }
 
+    /// The container image, as `image` writes it.
+    pub(crate) fn image(&self) -> PathBuf {
+        self.root.join("target/image/flannel-ebpf.tar")
+    }
+
     /// What `setup` gets for this checkout alone; git-ignored.
     pub(crate) fn cache_dir(&self) -> PathBuf {
         self.root.join(".cache")

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::apt::Apt;
-use super::archive;
+use crate::apt::Apt;
+use crate::archive;
 use crate::process;
 
 /// The package whose versions are the kernels there are.
@@ -58,7 +58,7 @@ impl Kernel {
         let tree = tree.path();
         let packages = packages(&version, |package| apt.depends(package, &version))?;
         for package in apt.exactly(&packages)? {
-            archive::unpack(&package, tree)?;
+            archive::unpack(&package, tree, archive::UNREAD)?;
         }
         apt.forget_downloads()?;
         let release = Release::of(tree)?;

@@ -3,8 +3,6 @@
 //! Debian's cloud kernel boots with a root of Debian packages as its initramfs; the test programs, built
 //! here, are on a disk. What they print comes back over a serial line and is reported as one test run.
 
-mod apt;
-mod archive;
 mod disk;
 mod kernel;
 mod machine;

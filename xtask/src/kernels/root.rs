@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
-use super::apt::Apt;
-use super::archive;
+use crate::apt::Apt;
+use crate::archive;
 
 const INIT: &str = include_str!("init.sh");
 
@@ -75,7 +75,7 @@ pub(super) fn get(cache: &Path) -> Result<PathBuf> {
         symlink(format!("usr/{folder}"), tree.join(folder)).context("link into usr")?;
     }
     for package in apt.closure(PACKAGES)? {
-        archive::unpack(&package, tree)?;
+        archive::unpack(&package, tree, archive::UNREAD)?;
     }
     apt.forget_downloads()?;
     for (link, target) in ALTERNATIVES {

@@ -22,19 +22,19 @@ struct Source {
 
 /// One private set of package lists.
 #[derive(Debug)]
-pub(super) struct Apt {
+pub(crate) struct Apt {
     config: PathBuf,
     downloads: PathBuf,
 }
 
 impl Apt {
     /// The releases that the machine itself installs from.
-    pub(super) fn own(folder: &Path) -> Result<Self> {
+    pub(crate) fn own(folder: &Path) -> Result<Self> {
         Self::open(&folder.join("apt-own"), &own_sources()?)
     }
 
     /// Releases before and after it, at the same mirror.
-    pub(super) fn others(folder: &Path) -> Result<Self> {
+    pub(crate) fn others(folder: &Path) -> Result<Self> {
         Self::open(&folder.join("apt-others"), &others(&own_sources()?))
     }
 
@@ -85,7 +85,7 @@ impl Apt {
     }
 
     /// `packages` and everything they depend on, as files.
-    pub(super) fn closure(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+    pub(crate) fn closure(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
         process::read(
             self.command("apt-get")
                 .args(["--quiet", "--yes", "--download-only", "install"])
@@ -95,7 +95,7 @@ impl Apt {
     }
 
     /// `packages` (`name=version`) and nothing else.
-    pub(super) fn exactly(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
+    pub(crate) fn exactly(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
         process::read(
             self.command("apt-get")
                 .current_dir(&self.downloads)
@@ -116,20 +116,20 @@ impl Apt {
     }
 
     /// What has been downloaded is used up.
-    pub(super) fn forget_downloads(&self) -> Result<()> {
+    pub(crate) fn forget_downloads(&self) -> Result<()> {
         self.downloaded()?
             .iter()
             .try_for_each(|file| fs::remove_file(file).context("remove a package"))
     }
 
     /// Every version of `package`, the highest first.
-    pub(super) fn versions(&self, package: &str) -> Result<Vec<String>> {
+    pub(crate) fn versions(&self, package: &str) -> Result<Vec<String>> {
         let printed = process::read(self.command("apt-cache").args(["madison", package]))?;
         Ok(parse_madison(&printed))
     }
 
     /// What `package` of this version depends on, as apt writes it.
-    pub(super) fn depends(&self, package: &str, version: &str) -> Result<String> {
+    pub(crate) fn depends(&self, package: &str, version: &str) -> Result<String> {
         let printed = process::read(
             self.command("apt-cache")
                 .args(["show", &format!("{package}={version}")]),

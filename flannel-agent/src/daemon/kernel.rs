@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
 use super::firewall::Firewall;
+use super::glance::Glance;
 use super::look_ups::are_due;
 use super::node::{Change, Done, Node, Wanted};
 use super::own_ports::{self, OwnPorts};
@@ -60,6 +61,11 @@ pub(super) struct Kernel {
     looked_up: Option<Instant>,
     /// Since then.
     announced: Changes,
+    /// Of that, what nobody has judged yet: whether it is urgent.
+    unjudged: Changes,
+    glance: Glance,
+    /// The cluster's Network, as of the last look.
+    cluster: Option<Ipv4Net>,
     port: Port,
     /// Of whom it was said that he has the port.
     port_holder: Option<String>,
@@ -105,6 +111,9 @@ impl Kernel {
             pod_ports: PodPorts::default(),
             looked_up: None,
             announced: Changes::default(),
+            unjudged: Changes::default(),
+            glance: Glance::default(),
+            cluster: None,
             port: Port::default(),
             port_holder: None,
             senders: senders::Watch::default(),
@@ -196,6 +205,8 @@ impl Kernel {
     /// Looks at what is true of the node, as thoroughly as what was announced since demands.
     async fn look(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         let announced = std::mem::take(&mut self.announced);
+        self.unjudged = Changes::default();
+        self.glance.forget();
         let again = are_due(announced, self.looked_up.map(|at| at.elapsed()));
         let mut facts = std::mem::take(&mut self.facts);
         if again {
@@ -207,6 +218,7 @@ impl Kernel {
         let netlink = self.dataplane.netlink();
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
+        self.cluster = Some(wanted.network.network);
         self.facts.refused = self.by_stack.refused();
         let filters = self.dataplane.attaches_filters();
         self.pod_ports.settle(&mut self.facts, filters);
@@ -283,6 +295,39 @@ impl Kernel {
         if let Ok(view) = View::open(&self.bpffs, Some(&self.network)) {
             self.senders.look(&view);
         }
+    }
+
+    /// Whether what was announced may not wait until the last look has paid off.
+    async fn judge(&mut self) -> Change {
+        if self.unjudged.links && self.has_another_mtu() {
+            return Change::Urgent;
+        }
+        match self.has_new_outlets().await {
+            true => {
+                tracing::info!(
+                    "there is another device or address to leave by: looking at everything at once"
+                );
+                Change::Urgent
+            }
+            false => Change::Any,
+        }
+    }
+
+    /// Packets of pods may leave by a device, or as an address, that the programs do not know yet. What cannot be found out
+    /// waits for the next look at everything.
+    async fn has_new_outlets(&mut self) -> bool {
+        let (Some(cluster), Some(uplink)) = (self.cluster, &self.uplink) else {
+            return false;
+        };
+        if self.snat.is_none() || !self.announced.may_open_outlets() {
+            return false;
+        }
+        let seen = self.glance.take(self.dataplane.netlink()).await;
+        seen.is_some_and(|seen| {
+            let (links, addresses) = (&seen.links, &seen.addresses);
+            self.facts
+                .lack_outlets(links, addresses, cluster, uplink.index)
+        })
     }
 
     /// The uplink has another MTU than when it was last found.
@@ -433,19 +478,22 @@ impl Node for Kernel {
     }
 
     async fn changed(&mut self) -> Change {
-        tokio::select! {
-            changes = self.monitor.changed() => {
-                tracing::debug!(?changes, "the kernel announced changes");
-                self.announced.add(changes);
-                if changes.links && self.has_another_mtu() {
-                    return Change::Lossy;
+        if !self.unjudged.any() {
+            tokio::select! {
+                changes = self.monitor.changed() => {
+                    tracing::debug!(?changes, "the kernel announced changes");
+                    self.announced.add(changes);
+                    self.unjudged = changes;
                 }
+                () = self.firewall.changed() => return Change::Any,
+                () = self.pod_ports.ripe() => return Change::Any,
+                () = self.by_stack.changed() => return Change::Any,
+                () = self.chains.changed() => return Change::Any,
             }
-            () = self.firewall.changed() => {}
-            () = self.pod_ports.ripe() => {}
-            () = self.by_stack.changed() => {}
-            () = self.chains.changed() => {}
         }
-        Change::Any
+        // Whoever stops waiting meanwhile finds it unjudged the next time.
+        let change = self.judge().await;
+        self.unjudged = Changes::default();
+        change
     }
 }

@@ -21,6 +21,7 @@ use crate::base::options::{FastPath, Gro, SourceCheck, UplinkChoice};
 use crate::base::{counters, mac};
 use crate::dataplane::by_stack::{self, ByStack};
 use crate::dataplane::chain;
+use crate::dataplane::moves::Moves;
 use crate::dataplane::view::View;
 use crate::dataplane::{ports, rescue, senders};
 use crate::flannel::backend::TUNNEL_OVERHEAD;
@@ -28,13 +29,15 @@ use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::blackhole;
 use crate::node::direct::{self, Direct};
-use crate::node::net::{self, Changes, Monitor, Netlink};
+use crate::node::net::{self, Changes, Monitor, Netlink, sysctl};
 use crate::node::pod_bridge::{self, Mismatch};
 use crate::node::uplink::{self, Memory, Uplink};
 use crate::reconcile::desired::{self, Desired, Facts, Inputs, Sought, SourceNat};
 use crate::reconcile::unreached::Unreached;
 use crate::reconcile::{Dataplane, ReconcileError, Report, observe};
 use crate::settings::Config;
+
+const NO_FORWARDING: &str = "net.ipv4.ip_forward is 0: no pod reaches another node; set it to 1 (sysctl -w), and in /etc/sysctl.d for the next boot";
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -71,11 +74,13 @@ pub(super) struct Kernel {
     port_holder: Option<String>,
     senders: senders::Watch,
     bridge: Option<Mismatch>,
+    forwards: bool,
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
     firewall: Firewall,
     ports: Option<ports::Keeper>,
+    moves: Option<Moves>,
     by_stack: ByStack,
     chains: chain::Watch,
 }
@@ -118,10 +123,12 @@ impl Kernel {
             port_holder: None,
             senders: senders::Watch::default(),
             bridge: None,
+            forwards: true,
             blackhole: config.blackhole,
             blackhole_held: None,
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
             ports: None,
+            moves: None,
             by_stack: ByStack::default(),
             chains: chain::Watch::default(),
         })
@@ -223,6 +230,7 @@ impl Kernel {
         let filters = self.dataplane.attaches_filters();
         self.pod_ports.settle(&mut self.facts, filters);
         self.name_unserved();
+        self.look_at_forwarding();
         self.unreached.tell(&self.facts, self.longest(wanted));
         self.own_ports
             .judge(self.snat.as_ref(), &self.facts, &wanted.network);
@@ -256,6 +264,20 @@ impl Kernel {
         }
         self.bridge = found;
         Ok(())
+    }
+
+    /// Somebody else's to switch on, as with flanneld: the CNI plugin does with each pod that it makes. Before the first it is no
+    /// news.
+    fn look_at_forwarding(&mut self) {
+        let value = sysctl::read(sysctl::FORWARDING).ok().flatten();
+        let forwards = value.is_none_or(|value| value != "0") || self.facts.pod_ports.is_empty();
+        if self.forwards && !forwards {
+            tracing::warn!("{NO_FORWARDING}");
+        }
+        if !self.forwards && forwards {
+            tracing::info!("the kernel forwards IPv4 again");
+        }
+        self.forwards = forwards;
     }
 
     /// Why there is no anchor, although it is asked for.
@@ -424,6 +446,11 @@ impl Node for Kernel {
             let netlink = self.dataplane.netlink();
             self.ports = ports::Keeper::start(netlink, options).await?;
         }
+        if self.moves.is_none() {
+            let (fast_path, bpffs) = (&self.fast_path, &self.bpffs);
+            let netlink = self.dataplane.netlink();
+            self.moves = Moves::follow(netlink, fast_path, bpffs, &self.network)?;
+        }
         self.hold_port(&wanted.network).await?;
         let elsewhere = self.port.complaint().or_else(|| self.without_anchor());
         self.by_stack
@@ -454,7 +481,10 @@ impl Node for Kernel {
 
     fn complaint(&self) -> Option<String> {
         let bridge = || self.bridge.as_ref().map(ToString::to_string);
-        let others = self.firewall.hindrance().or_else(bridge);
+        let nothing = (!self.forwards).then(|| NO_FORWARDING.to_owned());
+        let others = nothing
+            .or_else(|| self.firewall.hindrance())
+            .or_else(bridge);
         let others = others.or_else(|| self.firewall.complaint());
         let ports = || self.own_ports.complaint();
         let held = || self.port.complaint().or_else(|| self.without_anchor());

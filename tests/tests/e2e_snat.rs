@@ -166,4 +166,17 @@ fn pods_leave_by_another_card_under_its_address(#[values(Mix::Ours, Mix::Flannel
     assert_eq!(leaks.finish(), <[Vec<u8>; 0]>::default());
     let seen = udp::exchange(pod, &world.outside, world.outside.address(), 100);
     assert_eq!(seen.ip(), world.node(), "the uplink's as before");
+    if let Some(agent) = world.pair.one.agent() {
+        // One may come just when the agent looks at everything anyhow.
+        let mut cards = 2..;
+        eventually("the agent does not wait when there is one", SOON, || {
+            let n = cards.next().unwrap();
+            node.ip_batch(&[
+                format!("link add eth{n} type veth peer name peer{n}"),
+                format!("addr add 192.168.{n}.1/24 dev eth{n}"),
+                format!("link set eth{n} up"),
+            ]);
+            agent.log().contains("looking at everything at once")
+        });
+    }
 }

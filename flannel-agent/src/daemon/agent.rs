@@ -20,7 +20,7 @@ use crate::reconcile::logbook::Logbook;
 
 /// How often everything is compared with the kernel, even when nothing was announced.
 const DRIFT_CHECK: Duration = Duration::from_secs(30);
-/// A link that comes up announces itself several times; one look after the last is enough.
+/// A link that comes up announces itself several times; one look after the last is enough. So it is after the first of what is urgent.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Pods that come and go announce links all the time. Looking at everything because of that may take
 /// this share of the time, no more: with thousands of peers a look is not free.
@@ -89,6 +89,8 @@ impl<N: Node> Agent<N> {
         let mut retry = Retry::default();
         let mut settle = None;
         let mut rested = Instant::now();
+        let mut calm = rested;
+        let mut hurried = false;
         let mut drift = interval_at(Instant::now() + DRIFT_CHECK, DRIFT_CHECK);
         drift.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -106,11 +108,12 @@ impl<N: Node> Agent<N> {
                     (Work::Uplink, Cause::Kernel)
                 }
                 change = self.node.changed() => {
-                    let soon = Instant::now() + SETTLE;
+                    let now = Instant::now();
                     let due = match change {
-                        Change::Any => rested.max(soon),
-                        Change::Lossy => soon,
+                        Change::Any => rested.max(now + SETTLE),
+                        Change::Urgent => calm.max(now),
                     };
+                    hurried |= change == Change::Urgent;
                     settle = Some(settle.map_or(due, |settle: Instant| settle.min(due)));
                     continue;
                 }
@@ -127,8 +130,13 @@ impl<N: Node> Agent<N> {
             let begun = Instant::now();
             let outcome = self.attempt(work, &causes).await;
             if work > Work::Peers {
-                let share = begun.elapsed() * (LOOK_ONE_PART_IN - 1);
-                rested = Instant::now() + share.min(REST);
+                let now = Instant::now();
+                calm = now + SETTLE;
+                // What follows something urgent, a route behind an address, waits no longer than without it.
+                if !std::mem::take(&mut hurried) {
+                    let share = begun.elapsed() * (LOOK_ONE_PART_IN - 1);
+                    rested = now + share.min(REST);
+                }
             }
             match outcome {
                 Ok(()) => {

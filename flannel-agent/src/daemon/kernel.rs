@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
 use super::firewall::Firewall;
+use super::glance::Glance;
 use super::look_ups::are_due;
 use super::node::{Change, Done, Node, Wanted};
 use super::own_ports::{self, OwnPorts};
@@ -20,6 +21,7 @@ use crate::base::options::{FastPath, Gro, SourceCheck, UplinkChoice};
 use crate::base::{counters, mac};
 use crate::dataplane::by_stack::{self, ByStack};
 use crate::dataplane::chain;
+use crate::dataplane::moves::Moves;
 use crate::dataplane::view::View;
 use crate::dataplane::{ports, rescue, senders};
 use crate::flannel::backend::{Routed, TUNNEL_OVERHEAD};
@@ -27,13 +29,15 @@ use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::blackhole;
 use crate::node::direct::{self, Direct};
-use crate::node::net::{self, Changes, Monitor, Netlink};
+use crate::node::net::{self, Changes, Monitor, Netlink, sysctl};
 use crate::node::pod_bridge::{self, Mismatch};
 use crate::node::uplink::{self, Memory, Uplink};
 use crate::reconcile::desired::{self, Desired, Facts, Inputs, Sought, SourceNat};
 use crate::reconcile::unreached::Unreached;
 use crate::reconcile::{Dataplane, ReconcileError, Report, observe};
 use crate::settings::Config;
+
+const NO_FORWARDING: &str = "net.ipv4.ip_forward is 0: no pod reaches another node; set it to 1 (sysctl -w), and in /etc/sysctl.d for the next boot";
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -60,16 +64,23 @@ pub(super) struct Kernel {
     looked_up: Option<Instant>,
     /// Since then.
     announced: Changes,
+    /// Of that, what nobody has judged yet: whether it is urgent.
+    unjudged: Changes,
+    glance: Glance,
+    /// The cluster's Network, as of the last look.
+    cluster: Option<Ipv4Net>,
     port: Port,
     /// Of whom it was said that he has the port.
     port_holder: Option<String>,
     senders: senders::Watch,
     bridge: Option<Mismatch>,
+    forwards: bool,
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
     firewall: Firewall,
     ports: Option<ports::Keeper>,
+    moves: Option<Moves>,
     by_stack: ByStack,
     chains: chain::Watch,
 }
@@ -105,14 +116,19 @@ impl Kernel {
             pod_ports: PodPorts::default(),
             looked_up: None,
             announced: Changes::default(),
+            unjudged: Changes::default(),
+            glance: Glance::default(),
+            cluster: None,
             port: Port::default(),
             port_holder: None,
             senders: senders::Watch::default(),
             bridge: None,
+            forwards: true,
             blackhole: config.blackhole,
             blackhole_held: None,
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
             ports: None,
+            moves: None,
             by_stack: ByStack::default(),
             chains: chain::Watch::default(),
         })
@@ -197,6 +213,8 @@ impl Kernel {
     /// Looks at what is true of the node, as thoroughly as what was announced since demands.
     async fn look(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         let announced = std::mem::take(&mut self.announced);
+        self.unjudged = Changes::default();
+        self.glance.forget();
         let again = are_due(announced, self.looked_up.map(|at| at.elapsed()));
         let mut facts = std::mem::take(&mut self.facts);
         if again {
@@ -208,10 +226,12 @@ impl Kernel {
         let netlink = self.dataplane.netlink();
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
+        self.cluster = Some(wanted.network.network);
         self.facts.refused = self.by_stack.refused();
         let filters = self.dataplane.attaches_filters();
         self.pod_ports.settle(&mut self.facts, filters);
         self.name_unserved();
+        self.look_at_forwarding();
         self.unreached.tell(&self.facts, self.longest(wanted));
         self.own_ports
             .judge(self.snat.as_ref(), &self.facts, &wanted.network);
@@ -245,6 +265,20 @@ impl Kernel {
         }
         self.bridge = found;
         Ok(())
+    }
+
+    /// Somebody else's to switch on, as with flanneld: the CNI plugin does with each pod that it makes. Before the first it is no
+    /// news.
+    fn look_at_forwarding(&mut self) {
+        let value = sysctl::read(sysctl::FORWARDING).ok().flatten();
+        let forwards = value.is_none_or(|value| value != "0") || self.facts.pod_ports.is_empty();
+        if self.forwards && !forwards {
+            tracing::warn!("{NO_FORWARDING}");
+        }
+        if !self.forwards && forwards {
+            tracing::info!("the kernel forwards IPv4 again");
+        }
+        self.forwards = forwards;
     }
 
     /// Why there is no anchor, although it is asked for.
@@ -284,6 +318,39 @@ impl Kernel {
         if let Ok(view) = View::open(&self.bpffs, Some(&self.network)) {
             self.senders.look(&view);
         }
+    }
+
+    /// Whether what was announced may not wait until the last look has paid off.
+    async fn judge(&mut self) -> Change {
+        if self.unjudged.links && self.has_another_mtu() {
+            return Change::Urgent;
+        }
+        match self.has_new_outlets().await {
+            true => {
+                tracing::info!(
+                    "there is another device or address to leave by: looking at everything at once"
+                );
+                Change::Urgent
+            }
+            false => Change::Any,
+        }
+    }
+
+    /// Packets of pods may leave by a device, or as an address, that the programs do not know yet. What cannot be found out
+    /// waits for the next look at everything.
+    async fn has_new_outlets(&mut self) -> bool {
+        let (Some(cluster), Some(uplink)) = (self.cluster, &self.uplink) else {
+            return false;
+        };
+        if self.snat.is_none() || !self.announced.may_open_outlets() {
+            return false;
+        }
+        let seen = self.glance.take(self.dataplane.netlink()).await;
+        seen.is_some_and(|seen| {
+            let (links, addresses) = (&seen.links, &seen.addresses);
+            self.facts
+                .lack_outlets(links, addresses, cluster, uplink.index)
+        })
     }
 
     /// The uplink has another MTU than when it was last found.
@@ -383,6 +450,11 @@ impl Node for Kernel {
             let netlink = self.dataplane.netlink();
             self.ports = ports::Keeper::start(netlink, options).await?;
         }
+        if self.moves.is_none() {
+            let (fast_path, bpffs) = (&self.fast_path, &self.bpffs);
+            let netlink = self.dataplane.netlink();
+            self.moves = Moves::follow(netlink, fast_path, bpffs, &self.network)?;
+        }
         self.hold_port(&wanted.network).await?;
         let elsewhere = self.port.complaint().or_else(|| self.without_anchor());
         self.by_stack
@@ -413,7 +485,10 @@ impl Node for Kernel {
 
     fn complaint(&self) -> Option<String> {
         let bridge = || self.bridge.as_ref().map(ToString::to_string);
-        let others = self.firewall.hindrance().or_else(bridge);
+        let nothing = (!self.forwards).then(|| NO_FORWARDING.to_owned());
+        let others = nothing
+            .or_else(|| self.firewall.hindrance())
+            .or_else(bridge);
         let others = others.or_else(|| self.firewall.complaint());
         let ports = || self.own_ports.complaint();
         let held = || self.port.complaint().or_else(|| self.without_anchor());
@@ -437,19 +512,22 @@ impl Node for Kernel {
     }
 
     async fn changed(&mut self) -> Change {
-        tokio::select! {
-            changes = self.monitor.changed() => {
-                tracing::debug!(?changes, "the kernel announced changes");
-                self.announced.add(changes);
-                if changes.links && self.has_another_mtu() {
-                    return Change::Lossy;
+        if !self.unjudged.any() {
+            tokio::select! {
+                changes = self.monitor.changed() => {
+                    tracing::debug!(?changes, "the kernel announced changes");
+                    self.announced.add(changes);
+                    self.unjudged = changes;
                 }
+                () = self.firewall.changed() => return Change::Any,
+                () = self.pod_ports.ripe() => return Change::Any,
+                () = self.by_stack.changed() => return Change::Any,
+                () = self.chains.changed() => return Change::Any,
             }
-            () = self.firewall.changed() => {}
-            () = self.pod_ports.ripe() => {}
-            () = self.by_stack.changed() => {}
-            () = self.chains.changed() => {}
         }
-        Change::Any
+        // Whoever stops waiting meanwhile finds it unjudged the next time.
+        let change = self.judge().await;
+        self.unjudged = Changes::default();
+        change
     }
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod firewall;
+mod glance;
 pub mod health;
 mod kernel;
 mod look_ups;

@@ -22,8 +22,9 @@ pub struct Wanted {
 pub enum Change {
     /// It may wait until the last look has paid off.
     Any,
-    /// Packets of the length that we send are lost until it is followed: the uplink has another MTU.
-    Lossy,
+    /// Until it is followed, packets are lost: the uplink has another MTU; or leave as somebody else than they should: there is
+    /// another device or address to leave by.
+    Urgent,
 }
 
 /// What was done, in words.

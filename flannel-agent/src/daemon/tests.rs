@@ -245,9 +245,48 @@ async fn after_a_slow_look_another_mtu_of_the_uplink_does_not_wait() {
     stage.node.announce_change();
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(stage.node.so_far().len(), 2);
-    stage.node.announce_loss();
+    stage.node.announce_urgent_change();
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(stage.node.so_far().len(), 3);
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_urgent_does_not_wait_for_what_may_follow() {
+    let mut stage = started().await;
+    stage.idle().await;
+    // The clock of the test: it does not go on while somebody has work to do.
+    let begun = tokio::time::Instant::now();
+    stage.node.announce_urgent_change();
+    stage.node.calls(2).await;
+    assert!(begun.elapsed() < Duration::from_millis(50));
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_urgent_again_and_again_leaves_pauses() {
+    let mut stage = started().await;
+    for _ in 0..1000 {
+        stage.node.announce_urgent_change();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let looks = stage.node.so_far().len() - 1;
+    assert!((50..=100).contains(&looks), "{looks} in ten seconds");
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_follows_something_urgent_waits_no_longer_for_it() {
+    let mut stage = started().await;
+    stage.idle().await;
+    stage.node.takes(Duration::from_millis(500));
+    stage.node.announce_urgent_change();
+    stage.node.calls(2).await;
+    stage.node.takes(Duration::ZERO);
+    let begun = tokio::time::Instant::now();
+    stage.node.announce_change();
+    stage.node.calls(3).await;
+    assert!(begun.elapsed() < Duration::from_millis(500));
     stage.end().await.unwrap();
 }
 

@@ -20,6 +20,7 @@ pub(crate) mod events;
 mod globals;
 mod hooks;
 mod maps;
+pub(crate) mod moves;
 mod object;
 mod outlet_maps;
 pub mod outlets;

@@ -63,7 +63,7 @@ pub(super) async fn check(
     {
         offloads::check(patient, device, report);
     }
-    forwarding(sysctl::read("net/ipv4/ip_forward"), report);
+    forwarding(sysctl::read(sysctl::FORWARDING), report);
     reverse_path::check(patient, uplink.as_ref(), network, report).await;
     if let Some(port) = network.and_then(|network| network.backend.udp_port()) {
         udp_port(patient, port, report);

@@ -60,6 +60,12 @@ impl Changes {
         self.routes || self.addresses || self.lost
     }
 
+    /// Whether there may be another address or device to leave by. A device that comes up with its address has a route, too;
+    /// those that only pods' ports or only routes change have no part in it.
+    pub(crate) fn may_open_outlets(self) -> bool {
+        self.addresses || self.links && self.ways || self.lost
+    }
+
     pub(crate) fn add(&mut self, other: Self) {
         self.links |= other.links;
         self.addresses |= other.addresses;
@@ -274,6 +280,29 @@ mod tests {
             ..Changes::default()
         };
         assert!(!links.concern_next_hops(), "a pod came or went");
+    }
+
+    #[test]
+    fn pods_and_routes_by_themselves_open_no_outlet() {
+        let links = Changes {
+            links: true,
+            own_routes: true,
+            ..Changes::default()
+        };
+        let routes = Changes {
+            routes: true,
+            ways: true,
+            ..Changes::default()
+        };
+        assert!(!links.may_open_outlets() && !routes.may_open_outlets());
+        let mut both = links;
+        both.add(routes);
+        assert!(both.may_open_outlets(), "a device came up with its address");
+        let address = Changes {
+            addresses: true,
+            ..Changes::default()
+        };
+        assert!(address.may_open_outlets());
     }
 
     #[test]

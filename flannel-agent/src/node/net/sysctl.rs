@@ -7,6 +7,9 @@ use std::path::PathBuf;
 
 use super::error::NetError;
 
+/// Whether the kernel forwards IPv4.
+pub const FORWARDING: &str = "net/ipv4/ip_forward";
+
 /// A value that was changed, for whoever puts it back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {

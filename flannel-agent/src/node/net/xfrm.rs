@@ -12,6 +12,7 @@ use rtnetlink::sys::protocols::NETLINK_XFRM;
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, TokioSocket};
 
 use super::NetError;
+use super::message::{NLMSG_DONE, NLMSG_ERROR, attribute, dump_request, message};
 
 /// `linux/xfrm.h`.
 const XFRM_MSG_NEWPOLICY: u16 = 0x13;
@@ -26,11 +27,6 @@ const ID: usize = 64;
 const INFO: usize = 168;
 const DIRECTION: usize = 160;
 const ACTION: usize = 161;
-/// `struct nlmsghdr`.
-const HEADER: usize = 16;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const FLAGS_DUMP: u16 = 0x301;
 
 const PROTO_UDP: u8 = 17;
 
@@ -104,12 +100,7 @@ fn open() -> Result<Option<Socket>, NetError> {
 
 fn dump(socket: &mut Socket) -> std::io::Result<Policies> {
     socket.bind_auto()?;
-    let mut request = Vec::with_capacity(HEADER + ID);
-    #[expect(clippy::cast_possible_truncation, reason = "80")]
-    request.extend(((HEADER + ID) as u32).to_ne_bytes());
-    request.extend(XFRM_MSG_GETPOLICY.to_ne_bytes());
-    request.extend(FLAGS_DUMP.to_ne_bytes());
-    request.resize(HEADER + ID, 0);
+    let request = dump_request(XFRM_MSG_GETPOLICY, &[0; ID]);
     socket.send_to(&request, &SocketAddr::new(0, 0), 0)?;
     let mut policies = Policies::default();
     loop {
@@ -130,15 +121,6 @@ fn dump(socket: &mut Socket) -> std::io::Result<Policies> {
             }
         }
     }
-}
-
-/// The first message: its type, what it holds, and what follows it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let len = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-    let body = bytes.get(HEADER..len)?;
-    let next = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, body, next))
 }
 
 /// `None` for what lets pass, what is a socket's own, what is IPv6's, and what is for devices of IPsec (`if_id`), by which
@@ -174,18 +156,6 @@ fn policy(body: &[u8]) -> Option<Policy> {
         proto: info[44],
         port: (word(32), word(34)),
     })
-}
-
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let len = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
-        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
-        let value = bytes.get(4..len)?;
-        if kind == wanted {
-            return Some(value);
-        }
-        bytes = bytes.get(len.next_multiple_of(4)..)?;
-    }
 }
 
 /// The kernel's word that policies changed.

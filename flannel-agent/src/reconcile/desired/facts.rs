@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
+
 use super::{Facts, Outlets, Ports, Underlay, destinations, gro};
 use crate::base::options::{FastPath, Gro, Hook};
 use crate::dataplane::online_cpus;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::Leases;
 use crate::node::direct;
-use crate::node::net::{Link, NetError, Netlink, Policies, RouteTo, Sender, sysctl};
+use crate::node::net::{Address, Link, NetError, Netlink, Policies, RouteTo, Sender, sysctl};
 use crate::node::node_sysctls::NodeSysctls;
 use crate::node::snat_ports::Room;
 use crate::node::uplink::Uplink;
@@ -106,6 +108,20 @@ impl Facts {
             _ => None,
         };
         Ok(())
+    }
+
+    /// Whether packets may leave by a device, or as an address, that was not there at the last look.
+    #[must_use]
+    pub(crate) fn lack_outlets(
+        &self,
+        links: &[Link],
+        addresses: &[Address],
+        network: Ipv4Net,
+        uplink: u32,
+    ) -> bool {
+        let (pods, underlay) = (&self.pod_ports, &self.underlay);
+        let now = Outlets::find(links, addresses, network, uplink, pods, underlay);
+        now.exceed(&self.outlets)
     }
 
     /// What a choice of ports for source NAT depends on; `tunnel` is the network's VXLAN port, 0 without a tunnel.

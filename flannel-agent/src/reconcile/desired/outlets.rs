@@ -90,6 +90,19 @@ impl Outlets {
         all.map(|outlet| (outlet.index, outlet.sources.clone()))
             .collect()
     }
+
+    /// Whether packets may leave by a device, or as an address, that is not among the `known`.
+    #[must_use]
+    pub fn exceed(&self, known: &Self) -> bool {
+        let known = known.by_index();
+        let is_known = |(index, sources): (u32, Sources)| {
+            known.get(&index).is_some_and(|known| {
+                let mut addresses = sources.addresses();
+                addresses.all(|address| known.addresses().any(|known| known == address))
+            })
+        };
+        !self.by_index().into_iter().all(is_known)
+    }
 }
 
 #[cfg(test)]
@@ -195,6 +208,25 @@ mod tests {
         assert_eq!(of(2), "192.0.2.1, 198.51.100.1 to 198.51.100.0/24");
         assert_eq!(of(3), "192.0.2.3");
         assert_eq!(find(&links, &addresses[1..2]).uplink, None);
+    }
+
+    #[test]
+    fn more_than_before_is_told_from_others_and_from_less() {
+        let links = [link(2, "eth0"), link(3, "eth1")];
+        let addresses = [
+            address(2, "192.0.2.1/24"),
+            address(3, "192.0.2.3/24"),
+            address(2, "198.51.100.1/24"),
+        ];
+        let with = |n: usize| find(&links, &addresses[..n]);
+        assert!(with(1).exceed(&with(0)), "the uplink's first address");
+        assert!(with(2).exceed(&with(1)), "another device");
+        assert!(with(3).exceed(&with(2)), "another address");
+        assert!(!with(3).exceed(&with(3)));
+        assert!(!with(1).exceed(&with(3)));
+        let made_again = [link(2, "eth0"), link(4, "eth1")];
+        let again = [address(2, "192.0.2.1/24"), address(4, "192.0.2.3/24")];
+        assert!(find(&made_again, &again).exceed(&with(2)));
     }
 
     #[test]

@@ -41,7 +41,7 @@ struct Kernel {
     taken_over: AtomicBool,
     reached: Mutex<Leases>,
     announced: AtomicBool,
-    lossy: AtomicBool,
+    urgent: AtomicBool,
     announce: Notify,
 }
 
@@ -58,7 +58,7 @@ impl FakeNode {
             taken_over: AtomicBool::default(),
             reached: Mutex::default(),
             announced: AtomicBool::default(),
-            lossy: AtomicBool::default(),
+            urgent: AtomicBool::default(),
             announce: Notify::new(),
         }))
     }
@@ -96,9 +96,9 @@ impl FakeNode {
         self.0.announce.notify_one();
     }
 
-    /// The uplink's MTU.
-    pub(in crate::daemon::tests) fn announce_loss(&self) {
-        self.0.lossy.store(true, Ordering::Relaxed);
+    /// Of the uplink's MTU, or of a device to leave by.
+    pub(in crate::daemon::tests) fn announce_urgent_change(&self) {
+        self.0.urgent.store(true, Ordering::Relaxed);
         self.announce_change();
     }
 
@@ -181,8 +181,8 @@ impl Node for FakeNode {
         while !self.0.announced.swap(false, Ordering::Relaxed) {
             self.0.announce.notified().await;
         }
-        match self.0.lossy.swap(false, Ordering::Relaxed) {
-            true => Change::Lossy,
+        match self.0.urgent.swap(false, Ordering::Relaxed) {
+            true => Change::Urgent,
             false => Change::Any,
         }
     }

@@ -1,0 +1,58 @@
+//! A quick look at links and addresses, to see whether what the kernel announced is urgent.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use crate::node::net::{Address, Link, NetError, Netlink};
+
+/// Addresses and routes may change all the time. Looking may take this share of it, no more.
+const ONE_PART_IN: u32 = 10;
+/// But nothing urgent waits longer for it, on a busy machine.
+const REST: Duration = Duration::from_millis(30);
+
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) links: Vec<Link>,
+    pub(super) addresses: Vec<Address>,
+    took: Duration,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Glance {
+    /// Goes on when nobody waits for it any more: the kernel refuses to list anything until it has listed all of that.
+    task: Option<JoinHandle<Result<Seen, NetError>>>,
+    rested: Option<Instant>,
+}
+
+impl Glance {
+    /// Dropping the future loses nothing: the next call goes on. `None`: the kernel does not say.
+    pub(super) async fn take(&mut self, netlink: &Netlink) -> Option<Seen> {
+        let rested = self.rested;
+        let look = || tokio::spawn(look(netlink.clone(), rested));
+        let seen = self.task.get_or_insert_with(look).await;
+        self.task = None;
+        let seen = seen.ok()?.ok()?;
+        let rest = seen.took * (ONE_PART_IN - 1);
+        self.rested = Some(Instant::now() + rest.min(REST));
+        Some(seen)
+    }
+
+    /// Nobody waits for the one under way: what it is to tell is known.
+    pub(super) fn forget(&mut self) {
+        self.task = None;
+    }
+}
+
+async fn look(netlink: Netlink, rested: Option<Instant>) -> Result<Seen, NetError> {
+    if let Some(rested) = rested {
+        sleep_until(rested).await;
+    }
+    let begun = Instant::now();
+    Ok(Seen {
+        links: netlink.links().await?,
+        addresses: netlink.addresses().await?,
+        took: begun.elapsed(),
+    })
+}

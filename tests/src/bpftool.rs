@@ -40,7 +40,9 @@ pub fn count(agent: &Agent, program: Program, reason: Reason) -> u64 {
         .arg("key")
         .args(&slot));
     let found = json(&text);
-    let cpus = found["formatted"]["values"].as_array().expect("a value per CPU");
+    let cpus = found["formatted"]["values"]
+        .as_array()
+        .expect("a value per CPU");
     cpus.iter()
         .map(|cpu| {
             let counter = &cpu["value"][reason.name()];

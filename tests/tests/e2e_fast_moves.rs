@@ -77,6 +77,20 @@ fn rounds(daemon: &AnyDaemon, client: &UdpSocket, server: &UdpSocket) {
     });
 }
 
+/// As the kernel knows it: the MAC of an address, or the port behind which a MAC is.
+fn holder_of(node: &impl Host, address: Ipv4Addr, mac: &str, with: With) -> Option<String> {
+    let (command, before, after) = match with {
+        With::ItsOwnMac => ("ip neigh show", format!("{address} "), "lladdr "),
+        With::ThatMac => ("bridge fdb show br cni0", format!("{mac} "), "dev "),
+    };
+    let shown = node.exec(command);
+    let line = shown
+        .lines()
+        .find(|line| line.starts_with(&before) && !line.contains("permanent"))?;
+    let (_, rest) = line.split_once(after)?;
+    rest.split(' ').next().map(str::to_owned)
+}
+
 /// How often proofs have ended for this reason.
 fn ended(daemon: &AnyDaemon, why: &str) -> usize {
     let log = daemon.agent().map(Agent::log).unwrap_or_default();
@@ -107,6 +121,8 @@ fn an_address_that_moves_takes_its_flow_along(
 
     let before = ended(&pair.two, MOVED);
     let its = mac(holder).map(|octet| format!("{octet:02x}")).join(":");
+    let held = holder_of(&pair.two, address, &its, with);
+    assert!(held.is_some());
     holder.exec("ip addr flush dev eth0");
     if with == With::ThatMac {
         holder.exec("ip link set eth0 address 02:00:5e:00:01:01");
@@ -119,6 +135,10 @@ fn an_address_that_moves_takes_its_flow_along(
     ]);
     let new = udp::Server::on_port(&heir, port).into_socket();
     announce(&heir, address);
+    eventually("the kernel knows", SOON, || {
+        let now = holder_of(&pair.two, address, &its, with);
+        now.is_some() && now != held
+    });
     if pair.two.agent().is_some() {
         eventually("the agent knows", SOON, || ended(&pair.two, MOVED) > before);
     }

@@ -130,11 +130,13 @@ impl<N: Node> Agent<N> {
             let begun = Instant::now();
             let outcome = self.attempt(work, &causes).await;
             if work > Work::Peers {
-                let now = Instant::now();
-                calm = now + SETTLE;
+                let (now, took) = (Instant::now(), begun.elapsed());
+                let hurried = std::mem::take(&mut hurried);
+                // Urgent looks in a row take half of the time, no more.
+                calm = now + if hurried { SETTLE.max(took) } else { SETTLE };
                 // What follows something urgent, a route behind an address, waits no longer than without it.
-                if !std::mem::take(&mut hurried) {
-                    let share = begun.elapsed() * (LOOK_ONE_PART_IN - 1);
+                if !hurried || outcome.is_err() {
+                    let share = took * (LOOK_ONE_PART_IN - 1);
                     rested = now + share.min(REST);
                 }
             }

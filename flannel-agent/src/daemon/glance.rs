@@ -7,10 +7,11 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::node::net::{Address, Link, NetError, Netlink};
 
-/// Addresses and routes may change all the time. Looking may take this share of it, no more.
-const ONE_PART_IN: u32 = 10;
-/// But nothing urgent waits longer for it, on a busy machine.
+/// Addresses and routes may change all the time. Looking may take one part in ten of it.
+const PAUSES: u32 = 9;
+/// But on a busy machine nothing urgent waits longer for it than this, if looking takes no more than one part in four.
 const REST: Duration = Duration::from_millis(30);
+const PAUSES_AT_LEAST: u32 = 3;
 
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
@@ -34,8 +35,8 @@ impl Glance {
         let seen = self.task.get_or_insert_with(look).await;
         self.task = None;
         let seen = seen.ok()?.ok()?;
-        let rest = seen.took * (ONE_PART_IN - 1);
-        self.rested = Some(Instant::now() + rest.min(REST));
+        let most = REST.max(seen.took * PAUSES_AT_LEAST);
+        self.rested = Some(Instant::now() + most.min(seen.took * PAUSES));
         Some(seen)
     }
 

@@ -215,6 +215,8 @@ impl Kernel {
         let announced = std::mem::take(&mut self.announced);
         self.unjudged = Changes::default();
         self.glance.forget();
+        // Until the look succeeds nobody knows what is new.
+        self.cluster = None;
         let again = are_due(announced, self.looked_up.map(|at| at.elapsed()));
         let mut facts = std::mem::take(&mut self.facts);
         if again {
@@ -279,6 +281,15 @@ impl Kernel {
             tracing::info!("the kernel forwards IPv4 again");
         }
         self.forwards = forwards;
+    }
+
+    /// Without it flows follow with their renewals.
+    fn follow_moves(&mut self) {
+        let netlink = self.dataplane.netlink();
+        match Moves::follow(netlink, &self.fast_path, &self.bpffs, &self.network) {
+            Ok(moves) => self.moves = moves,
+            Err(error) => tracing::debug!("addresses that move are followed in 5 s: {error}"),
+        }
     }
 
     /// Why there is no anchor, although it is asked for.
@@ -450,10 +461,8 @@ impl Node for Kernel {
             let netlink = self.dataplane.netlink();
             self.ports = ports::Keeper::start(netlink, options).await?;
         }
-        if self.moves.is_none() {
-            let (fast_path, bpffs) = (&self.fast_path, &self.bpffs);
-            let netlink = self.dataplane.netlink();
-            self.moves = Moves::follow(netlink, fast_path, bpffs, &self.network)?;
+        if self.moves.is_none() && !desired.node.programs.is_empty() {
+            self.follow_moves();
         }
         self.hold_port(&wanted.network).await?;
         let elsewhere = self.port.complaint().or_else(|| self.without_anchor());

@@ -20,8 +20,12 @@ use crate::node::net::{NeighbourEvents, NetError, Netlink, News};
 
 /// As often as each flow is renewed anyhow.
 const EVERY: Duration = Duration::from_secs(5);
+/// So often without a pause.
+const AT_ONCE: u32 = 4;
 /// Between two portions of news: a flood of them takes a small part of a CPU.
 const PAUSE: Duration = Duration::from_millis(20);
+/// After a flood that was too much: all that is known had to be listed.
+const RELIEF: Duration = Duration::from_secs(1);
 /// Addresses, and stations, that are remembered: of so many no bridge knows the pods.
 const ROOM: usize = 16384;
 
@@ -74,21 +78,38 @@ struct Follower {
 impl Follower {
     async fn run(mut self, mut events: NeighbourEvents) {
         let mut pace = Pace::default();
+        let mut waiting = None;
         loop {
-            let news = events.next().await;
-            if let Some(change) = self.concerning(news).await {
-                // What comes meanwhile waits in the socket, as far as there is room.
-                pace.turn().await;
-                match self.end_proofs() {
-                    Ok(()) => tracing::info!("{}: proofs of flows end", change.words()),
-                    Err(error) => tracing::warn!("{}: {error}", change.words()),
-                }
+            let news = match waiting {
+                None => events.next().await,
+                Some(change) => tokio::select! {
+                    () = pace.turn() => {
+                        pace.took();
+                        self.end_proofs_after(change);
+                        waiting = None;
+                        continue;
+                    }
+                    news = events.next() => news,
+                },
+            };
+            let lost = news.contains(&News::Lost);
+            match self.concerning(news).await {
+                // Not for pods to bring about, so they do not make it wait either.
+                Some(change @ Change::ForwardsNothing) => self.end_proofs_after(change),
+                change => waiting = waiting.or(change),
             }
-            sleep(PAUSE).await;
+            sleep(if lost { RELIEF } else { PAUSE }).await;
         }
     }
 
-    /// The first after which a proof may say what is not true any more.
+    fn end_proofs_after(&self, change: Change) {
+        match self.end_proofs() {
+            Ok(()) => tracing::info!("{}: proofs of flows end", change.words()),
+            Err(error) => tracing::warn!("{}: {error}", change.words()),
+        }
+    }
+
+    /// After which a proof may say what is not true any more: the first, but rather that nothing is forwarded.
     async fn concerning(&mut self, news: Vec<News>) -> Option<Change> {
         let mut changes = Vec::new();
         for news in news {
@@ -104,7 +125,9 @@ impl Follower {
             // In doubt it does.
             (Change::Moved { .. }, Err(_)) | (Change::ForwardsNothing | Change::Unknown, _) => true,
         };
-        changes.into_iter().find(concerns)
+        let mut changes: Vec<_> = changes.into_iter().filter(concerns).collect();
+        changes.sort_by_key(|change| *change != Change::ForwardsNothing);
+        changes.first().copied()
     }
 
     fn end_proofs(&self) -> Result<(), DataplaneError> {
@@ -112,16 +135,28 @@ impl Follower {
     }
 }
 
-/// However often something moves, proofs end for it at once, and then once in a while.
+/// However often something moves, proofs end for it a few times at once, and then once in a while: what moves by mistake moves
+/// back.
 #[derive(Debug, Default)]
-struct Pace(Option<Instant>);
+struct Pace {
+    /// When there are as many turns at once again.
+    full: Option<Instant>,
+}
 
 impl Pace {
-    async fn turn(&mut self) {
-        if let Some(rested) = self.0 {
-            sleep_until(rested).await;
+    /// Waits until there is one.
+    async fn turn(&self) {
+        let due = self
+            .full
+            .and_then(|full| full.checked_sub(EVERY * (AT_ONCE - 1)));
+        if let Some(due) = due {
+            sleep_until(due).await;
         }
-        self.0 = Some(Instant::now() + EVERY);
+    }
+
+    fn took(&mut self) {
+        let now = Instant::now();
+        self.full = Some(self.full.map_or(now, |full| full.max(now)) + EVERY);
     }
 }
 
@@ -170,7 +205,8 @@ impl Known {
             } => is_another(&mut self.stations, (bridge, station), port)
                 .then_some(Change::Moved { device: bridge }),
             News::ForwardsNothing => Some(Change::ForwardsNothing),
-            News::Lost => Some(Change::Unknown),
+            News::Lost => None,
+            News::Unknown => Some(Change::Unknown),
         }
     }
 }
@@ -220,19 +256,31 @@ mod tests {
                 "and back"
             );
         }
-        assert_eq!(known.learn(News::Lost), Some(Change::Unknown));
+        assert_eq!(known.learn(News::Lost), None, "a list follows");
+        assert_eq!(known.learn(News::Unknown), Some(Change::Unknown));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_moves_an_address_without_end_ends_proofs_now_and_then() {
         let mut pace = Pace::default();
         let begun = Instant::now();
-        pace.turn().await;
-        assert!(begun.elapsed() < EVERY, "the first time at once");
+        for _ in 0..AT_ONCE {
+            pace.turn().await;
+            pace.took();
+        }
+        assert!(begun.elapsed() < EVERY, "the first ones at once");
         for _ in 0..4 {
             pace.turn().await;
+            pace.took();
         }
         assert!(begun.elapsed() >= 4 * EVERY);
+        sleep(EVERY * AT_ONCE).await;
+        let begun = Instant::now();
+        for _ in 0..AT_ONCE {
+            pace.turn().await;
+            pace.took();
+        }
+        assert!(begun.elapsed() < EVERY, "and again after quiet times");
     }
 
     #[test]

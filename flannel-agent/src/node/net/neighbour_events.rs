@@ -4,14 +4,14 @@
 //! portions, and whose messages may be lost.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, TokioSocket};
 
-use super::NetError;
+use super::batch::widen;
 use super::message::{NLMSG_DONE, NLMSG_ERROR, attribute, dump_request, message};
+use super::{NetError, sysctl};
 
 /// `linux/socket.h`, `linux/rtnetlink.h`, `linux/neighbour.h`, `linux/netconf.h`.
 const AF_INET: u8 = 2;
@@ -53,8 +53,10 @@ pub(crate) enum News {
     },
     /// `net.ipv4.ip_forward` is 0.
     ForwardsNothing,
-    /// There were more than were read.
+    /// There were more than were read. What follows is a list of all.
     Lost,
+    /// There is no list.
+    Unknown,
 }
 
 /// Ends when dropped.
@@ -80,16 +82,17 @@ impl NeighbourEvents {
                 .add_membership(group)
                 .map_err(|error| NetError::io("follow the neighbours", &error))?;
         }
+        if let Err(error) = widen(&*ready) {
+            tracing::debug!("little room for news of neighbours: {error}");
+        }
         let mut known = Vec::new();
-        for family in [AF_INET, AF_BRIDGE] {
-            if let Err(error) = list(family, &mut known) {
-                tracing::debug!("neighbours are known once they change: {error}");
-            }
+        if let Err(error) = list_all(&mut known) {
+            tracing::debug!("neighbours are known once they change: {error}");
         }
         Ok((Self(socket), known))
     }
 
-    /// Waits for some.
+    /// Waits for some. Dropping the future loses none.
     pub(crate) async fn next(&mut self) -> Vec<News> {
         let mut news = Vec::new();
         let mut answer = self.0.recv_from_full().await;
@@ -99,8 +102,7 @@ impl NeighbourEvents {
                 Err(error) => {
                     tracing::debug!("neighbours changed that nobody told of: {error}");
                     news.push(News::Lost);
-                    // Should the socket be broken, this is no loop without end.
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    news.extend(instead());
                     break;
                 }
             }
@@ -111,6 +113,25 @@ impl NeighbourEvents {
         }
         news
     }
+}
+
+/// What is known now, in place of what was announced and not read: anybody on the uplink's link can fill a socket.
+fn instead() -> Vec<News> {
+    let mut news = Vec::new();
+    if let Err(error) = list_all(&mut news) {
+        tracing::debug!("cannot list the neighbours: {error}");
+        news.push(News::Unknown);
+    }
+    if sysctl::read(sysctl::FORWARDING).is_ok_and(|value| value.as_deref() == Some("0")) {
+        news.push(News::ForwardsNothing);
+    }
+    news
+}
+
+fn list_all(news: &mut Vec<News>) -> std::io::Result<()> {
+    [AF_INET, AF_BRIDGE]
+        .into_iter()
+        .try_for_each(|family| list(family, news))
 }
 
 fn list(family: u8, news: &mut Vec<News>) -> std::io::Result<()> {

@@ -45,6 +45,7 @@ const BRIEF: &[(&str, &[&str])] = &[
     ("packet_overlay_tx", &[]),
     ("packet_uplink_rx", &[]),
     ("packet_bridge", &[]),
+    ("packet_gbp", &[]),
     (
         "e2e_two_nodes",
         &[

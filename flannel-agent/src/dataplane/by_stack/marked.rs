@@ -7,9 +7,17 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use crate::node::net::sockopt;
 
-/// Has each frame's mark come with it (kernel 5.19).
+/// Has each frame's mark come with it. A kernel before 5.19 tells none: frames go on without, rather than not at all.
 pub(super) fn ask(socket: &impl AsRawFd) -> io::Result<()> {
-    sockopt::set(socket, libc::SOL_SOCKET, libc::SO_RCVMARK, 1)
+    match sockopt::set(socket, libc::SOL_SOCKET, libc::SO_RCVMARK, 1) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+            tracing::warn!(
+                "GBP: this kernel tells no marks (5.19 does); packets to peers that IPsec or a rule is about go without"
+            );
+            Ok(())
+        }
+        outcome => outcome,
+    }
 }
 
 /// A frame's length and mark: 0 on a socket that has not [asked](ask).

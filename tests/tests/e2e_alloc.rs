@@ -15,6 +15,10 @@ fn a_lease_and_nothing_else(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let net = lab.network(Network::alloc("/coreos.com/network", "10.244.0.0/16"));
     let node = lab.node("one");
     let look = |on: &Node| ["ip -br link", "ip route"].map(|command| on.exec(command));
+    // The kernel tells of a carrier when it gets to it (`net/core/link_watch.c`).
+    eventually("the uplink has its carrier", SOON, || {
+        node.exec("ip -br link show dev eth0").contains(" UP ")
+    });
     let before = look(&node);
     let other = r#"{"PublicIP":"172.30.0.61","PublicIPv6":null}"#;
     lab.etcd()

@@ -36,7 +36,12 @@ fn sigterm_exits_with_0_and_leaves_forwarding_in_place(
     #[values(Mix::Ours, Mix::Flanneld)] mix: Mix,
 ) {
     let mut pair = Pair::of_daemons(mix, &[]);
-    let before = pair.one.exec("ip -brief link show dev flannel.1");
+    let look = || pair.one.exec("ip -brief link show dev flannel.1");
+    // The kernel tells of a carrier when it gets to it (`net/core/link_watch.c`).
+    eventually("flannel.1 has its carrier", SOON, || {
+        !look().contains("DOWN")
+    });
+    let before = look();
     let flows = pair.flows();
     let status = pair.one.terminate();
     assert_eq!(status.code(), Some(0), "{}", pair.one.log());

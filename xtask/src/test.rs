@@ -23,6 +23,9 @@ use crate::workspace::Workspace;
 /// libtest's.
 const THREADS: &str = "RUST_TEST_THREADS";
 
+/// So many tests may fail without a reason that is seen, and pass alone. More have one.
+const MAY_BE_UNSTEADY: usize = 3;
+
 #[derive(Debug, Args)]
 pub(crate) struct Test {
     /// Not on this machine's kernel but on Debian's of this series, in a virtual machine: 6.1, 6.12, newest, or all
@@ -78,16 +81,9 @@ impl Test {
         failed.iter().for_each(|failed| print!("{failed}"));
         // With arguments of the caller's own it would be another run.
         let may_repeat = self.passed_on.is_empty() && outcomes.is_complete();
-        if tested.is_err() && !failed.is_empty() && may_repeat {
-            let stood =
-                |failed: &Failed| Some((failed.file.clone()?, stalls.longest(failed.span)?));
-            let stood: Option<Vec<_>> = failed.iter().map(stood).collect();
-            if let Some(stood) = stood {
-                tested = failed
-                    .iter()
-                    .zip(stood)
-                    .try_for_each(|(failed, (file, long))| again(workspace, failed, &file, long));
-            }
+        if tested.is_err() && may_repeat {
+            tested =
+                tested.or_else(|error| repeat(workspace, failed, &stalls).unwrap_or(Err(error)));
         }
         tested
     }
@@ -102,16 +98,46 @@ fn threads() -> OsString {
     })
 }
 
-/// Runs once more what failed while the machine stood still for `long`: its clocks went on, and deadlines of protocols passed
-/// that no test set. Who failed on a machine that went on, has failed.
-fn again(workspace: &Workspace, failed: &Failed, file: &str, long: Duration) -> Result<()> {
-    println!(
-        "test: the machine stood still for {:.1} s while {file} ran; once more: {}",
-        long.as_secs_f32(),
-        failed.tests.join(" ")
-    );
+/// Runs once more what failed, if that may say something: `None` if not, because too much failed, or unit tests.
+///
+/// # Errors
+/// If anything fails again.
+fn repeat(workspace: &Workspace, failed: &[Failed], stalls: &Stalls) -> Option<Result<()>> {
+    let stood: Vec<_> = failed.iter().map(|f| stalls.longest(f.span)).collect();
+    let unexplained = failed.iter().zip(&stood);
+    let unexplained = unexplained.filter(|(_, stood)| stood.is_none());
+    let unexplained: usize = unexplained.map(|(failed, _)| failed.tests.len()).sum();
+    if failed.is_empty() || unexplained > MAY_BE_UNSTEADY {
+        return None;
+    }
+    let files: Option<Vec<_>> = failed.iter().map(|failed| failed.file.as_deref()).collect();
+    let each = failed.iter().zip(files?).zip(stood);
+    Some(
+        each.into_iter()
+            .try_for_each(|((failed, file), stood)| again(workspace, failed, file, stood)),
+    )
+}
+
+/// Runs a program's failed tests once more, one by one and with nothing beside them. Two things make a sound test fail: the
+/// machine stood still for `stood`, its clocks went on, and deadlines of protocols passed that no test set; or many
+/// tests at once starved it. The result says so: an unsteady test is a thing to mend.
+fn again(
+    workspace: &Workspace,
+    failed: &Failed,
+    file: &str,
+    stood: Option<Duration>,
+) -> Result<()> {
+    let tests = failed.tests.join(" ");
+    match stood {
+        Some(long) => println!(
+            "test: the machine stood still for {:.1} s while {file} ran; once more: {tests}",
+            long.as_secs_f32()
+        ),
+        None => println!("test: few failed; once more, alone: {tests} of {file}"),
+    }
     let mut command = workspace.cargo();
     command
+        .env(THREADS, "1")
         .args(["test", "--locked", "--package", "flannel-tests"])
         .args(["--test", file, "--", "--exact"])
         .args(&failed.tests);
@@ -119,12 +145,9 @@ fn again(workspace: &Workspace, failed: &Failed, file: &str, long: Duration) -> 
     let mut ran = false;
     process::run_reading(command, |line| ran |= line.starts_with(&all))?;
     if !ran {
-        bail!("not all of {} ran once more", failed.tests.join(" "));
+        bail!("not all of {tests} ran once more");
     }
-    println!(
-        "test: passed only the second time: {}",
-        failed.tests.join(" ")
-    );
+    println!("test: UNSTEADY, passed only the second time: {tests} of {file}");
     Ok(())
 }
 

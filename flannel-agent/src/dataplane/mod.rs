@@ -44,6 +44,7 @@ mod syscall;
 mod teller;
 pub(crate) mod unfit;
 mod verdicts;
+pub mod verifier;
 pub mod view;
 mod wire;
 mod xdp;

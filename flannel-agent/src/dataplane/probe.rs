@@ -9,6 +9,7 @@ use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT, YOUNG};
 use flannel_common::program::Program;
 
 use super::object::Object;
+use super::verifier::patiently;
 use super::{DataplaneError, requirements};
 
 /// Tables of flows take their memory at once; a probe needs none of it.
@@ -56,11 +57,11 @@ pub(crate) fn programs(object: Option<&Path>) -> Result<Tried, DataplaneError> {
         let known = Program::ALL.iter().find(|program| program.name() == name);
         let name = known.map_or(TELLER, |program| program.name());
         match program {
-            Loaded::SchedClassifier(program) => program
-                .load()
-                .map_err(|error| requirements::explain(name, error))?,
+            Loaded::SchedClassifier(program) => {
+                patiently(|| program.load()).map_err(|error| requirements::explain(name, error))?
+            }
             Loaded::Xdp(program) => {
-                if let Err(error) = program.load() {
+                if let Err(error) = patiently(|| program.load()) {
                     tried.no_xdp = Some(without_xdp(name, error));
                     continue;
                 }

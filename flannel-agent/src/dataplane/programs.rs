@@ -4,6 +4,7 @@ use aya::Ebpf;
 use aya::programs::{SchedClassifier, Xdp};
 use flannel_common::program::Program;
 
+use super::verifier::patiently;
 use super::{DataplaneError, requirements};
 
 /// Loads one program. Returns its kernel id.
@@ -11,11 +12,11 @@ pub(super) fn load(ebpf: &mut Ebpf, program: Program) -> Result<u32, DataplaneEr
     let explain = |error| requirements::explain(program.name(), error);
     let info = if program.is_xdp() {
         let xdp = at_driver(ebpf, program)?;
-        xdp.load().map_err(explain)?;
+        patiently(|| xdp.load()).map_err(explain)?;
         xdp.info()
     } else {
         let classifier = classifier(ebpf, program)?;
-        classifier.load().map_err(explain)?;
+        patiently(|| classifier.load()).map_err(explain)?;
         classifier.info()
     };
     let info = info.map_err(|error| DataplaneError::load(program.name(), error))?;

@@ -12,6 +12,7 @@ use flannel_common::program::Program;
 
 use super::programs::{at_driver, classifier};
 use super::rodata::constants;
+use super::verifier::patiently;
 use super::{DataplaneError, requirements};
 
 /// The programs of one object with one set of constants.
@@ -40,8 +41,7 @@ impl Shadow {
     ) -> Result<&mut SchedClassifier, DataplaneError> {
         let classifier = classifier(&mut self.ebpf, program)?;
         if classifier.fd().is_err() {
-            classifier
-                .load()
+            patiently(|| classifier.load())
                 .map_err(|error| requirements::explain(program.name(), error))?;
         }
         Ok(classifier)
@@ -50,7 +50,7 @@ impl Shadow {
     fn at_driver(&mut self, program: Program) -> Result<&mut Xdp, DataplaneError> {
         let xdp = at_driver(&mut self.ebpf, program)?;
         if xdp.fd().is_err() {
-            xdp.load()
+            patiently(|| xdp.load())
                 .map_err(|error| requirements::explain(program.name(), error))?;
         }
         Ok(xdp)

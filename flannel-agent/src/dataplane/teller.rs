@@ -15,6 +15,7 @@ use flannel_common::maps::{
 };
 
 use super::embedded::EMBEDDED;
+use super::verifier::patiently;
 use super::view::View;
 use super::{DataplaneError, requirements};
 
@@ -69,8 +70,7 @@ impl Teller {
             .ok_or_else(|| {
                 DataplaneError::Object(format!("it has no program {}", event::TELLER))
             })?;
-        program
-            .load()
+        patiently(|| program.load())
             .map_err(|error| requirements::explain(event::TELLER, error))?;
         let fd = program
             .fd()

@@ -4,6 +4,7 @@ use aya::maps::{Array, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::SchedClassifier;
 use bytemuck::pod_read_unaligned;
 use flannel_agent::dataplane::Wire;
+use flannel_agent::dataplane::verifier::patiently;
 use flannel_common::event::{DROPS_ONLY, Event, Filter, Listen, TELLER};
 use flannel_common::maps;
 
@@ -32,7 +33,7 @@ impl Fixture {
         let program = self.ebpf.program_mut(TELLER).unwrap();
         let program: &mut SchedClassifier = program.try_into().unwrap();
         if program.fd().is_err() {
-            program.load().unwrap();
+            patiently(|| program.load()).unwrap();
         }
         program
     }

@@ -9,6 +9,7 @@ use aya::{Ebpf, EbpfLoader};
 use bytemuck::Zeroable as _;
 use flannel_agent::base::options::Gro;
 use flannel_agent::dataplane::Wire;
+use flannel_agent::dataplane::verifier::patiently;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::globals;
 use flannel_common::maps::{self, PEER_DIRECT, PEER_VXLAN, Peer, Vtep};
@@ -279,7 +280,7 @@ impl Fixture {
         let name = Program::UplinkXdp.name();
         let xdp: &mut Xdp = self.ebpf.program_mut(name).unwrap().try_into().unwrap();
         if !self.names.contains(&name) {
-            xdp.load().expect("the verifier accepts the program");
+            patiently(|| xdp.load()).expect("the verifier accepts the program");
             self.names.push(name);
         }
         xdp
@@ -310,7 +311,7 @@ impl Fixture {
             .try_into()
             .unwrap();
         if !self.names.contains(&program.name()) {
-            classifier.load().expect("the verifier accepts the program");
+            patiently(|| classifier.load()).expect("the verifier accepts the program");
             self.names.push(program.name());
         }
         classifier

@@ -19,6 +19,7 @@ mod outcomes;
 mod process;
 mod reproducible;
 mod setup;
+mod side_by_side;
 mod stalls;
 mod test;
 mod toolchain;

@@ -1,7 +1,7 @@
 //! Running other programs, with errors that say which.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -48,6 +48,29 @@ pub(crate) fn run_reading(mut command: Command, mut read: impl FnMut(&str)) -> R
         bail!("`{shown}` failed: {status}");
     }
     Ok(())
+}
+
+/// Runs `command` and returns what it printed, errors and all in their order, and how it ended.
+pub(crate) fn capture(mut command: Command) -> Result<(Vec<u8>, ExitStatus)> {
+    let (mut output, input) = std::io::pipe().context("cannot make a pipe")?;
+    command
+        .stdin(Stdio::null())
+        .stderr(input.try_clone().context("cannot make a pipe")?)
+        .stdout(input);
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", show(&command)))?;
+    let shown = show(&command);
+    // It holds our ends, see above.
+    drop(command);
+    let mut printed = Vec::new();
+    output
+        .read_to_end(&mut printed)
+        .with_context(|| format!("cannot read from `{shown}`"))?;
+    let status = child
+        .wait()
+        .with_context(|| format!("cannot wait for `{shown}`"))?;
+    Ok((printed, status))
 }
 
 /// Runs `command` and returns what it printed, without the last line feed.

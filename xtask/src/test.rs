@@ -1,11 +1,9 @@
 //! `test`: unit, packet and end-to-end tests, after the set-up they need.
 
 use std::ffi::OsString;
-use std::num::NonZero;
+use std::fs;
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -17,11 +15,9 @@ use crate::kernels;
 use crate::outcomes::{Failed, Outcomes};
 use crate::process;
 use crate::setup::{self, Setup};
+use crate::side_by_side::{self, THREADS};
 use crate::stalls::Stalls;
 use crate::workspace::Workspace;
-
-/// libtest's.
-const THREADS: &str = "RUST_TEST_THREADS";
 
 /// So many tests may fail without a reason that is seen, and pass alone. More have one.
 const MAY_BE_UNSTEADY: usize = 3;
@@ -67,15 +63,14 @@ impl Test {
         let mut controls = Controls::default();
         let mut outcomes = Outcomes::new(Instant::now());
         let stalls = Stalls::watch();
-        let mut command = workspace.cargo();
-        command
-            .env(THREADS, threads())
-            .args(["test", "--locked", "--no-fail-fast"])
-            .args(&self.passed_on);
-        let mut tested = process::run_reading(command, |line| {
+        let read = |line: &str, when| {
             controls.read(line);
-            outcomes.read(line, Instant::now());
-        });
+            outcomes.read(line, when);
+        };
+        let mut tested = match self.passed_on.as_slice() {
+            [] => side_by_side::run(workspace, read),
+            arguments => chosen(workspace, arguments, read),
+        };
         println!("test: {controls}");
         let failed = outcomes.failed();
         failed.iter().for_each(|failed| print!("{failed}"));
@@ -89,13 +84,17 @@ impl Test {
     }
 }
 
-/// How many tests of a program run at once, unless who calls has said so: they wait more than they compute, and with one for
-/// each core the cores are idle for four fifths of the time.
-fn threads() -> OsString {
-    env::var_os(THREADS).unwrap_or_else(|| {
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        (3 * cores).to_string().into()
-    })
+/// The caller's choice, by `cargo test` itself.
+fn chosen(
+    workspace: &Workspace,
+    arguments: &[OsString],
+    mut read: impl FnMut(&str, Instant),
+) -> Result<()> {
+    let mut command = workspace.cargo();
+    command
+        .args(["test", "--locked", "--no-fail-fast"])
+        .args(arguments);
+    process::run_reading(command, |line| read(line, Instant::now()))
 }
 
 /// Runs once more what failed, if that may say something: `None` if not, because too much failed, or unit tests.

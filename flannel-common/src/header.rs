@@ -5,6 +5,10 @@ use bytemuck::{Pod, Zeroable};
 use crate::{Ipv4, Mac};
 
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+/// 802.1Q.
+pub const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
+/// 802.1ad, the outer of two.
+pub const ETHERTYPE_SERVICE_VLAN: [u8; 2] = [0x88, 0xa8];
 pub const PROTO_ICMP: u8 = 1;
 pub const PROTO_TCP: u8 = 6;
 pub const PROTO_UDP: u8 = 17;

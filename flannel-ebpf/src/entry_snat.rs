@@ -16,6 +16,7 @@ use crate::skb::Skb;
 use crate::verdict::{finish, finish_both};
 use crate::{
     frame_rx, outlets, outside_rx, outside_tx, snat_odd, snat_open, snat_room, snat_rx, snat_tx,
+    tracked,
 };
 
 /// Egress of the uplink, and of other devices by which packets leave the node.
@@ -38,7 +39,7 @@ pub(crate) fn uplink_snat_rx(ctx: TcContext) -> i32 {
             || words[0] == words[2]
             || !cluster().has(address) && outlets::is_lent(0, address)
     };
-    let outcome = snat_rx::run(&skb, is_ours, Some(Program::OutsideRx));
+    let outcome = snat_rx::run::<true>(&skb, is_ours, Some(Program::OutsideRx));
     finish(&skb, Program::UplinkSnatRx, outcome)
 }
 
@@ -54,7 +55,7 @@ pub(crate) fn overlay_snat_tx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn overlay_snat_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_rx::run(&skb, |address| address == overlay_ip(), None);
+    let outcome = snat_rx::run::<false>(&skb, |address| address == overlay_ip(), None);
     finish(&skb, Program::OverlaySnatRx, outcome)
 }
 
@@ -134,7 +135,10 @@ pub(crate) fn outside_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let outcome = outside_rx::run(&skb);
     let before = (Program::UplinkSnatRx, Reason::SnatReply);
-    finish_both(&skb, before, Program::OutsideRx, outcome)
+    match finish_both(&skb, before, Program::OutsideRx, outcome) {
+        TC_ACT_UNSPEC => tracked::arrive_again(skb.raw()),
+        taken => taken,
+    }
 }
 
 /// The address of `flannel.<VNI>`: the first of our subnet.

@@ -26,7 +26,8 @@ pub(crate) fn check(skb: &Skb, packet: &Packet) -> Result<(), Reason> {
     check_odd(skb)
 }
 
-/// What may be one, with a priority tag and options or without.
+/// What may be one, with a VLAN tag and options or without. A tag has an id if the bridge filters VLANs and takes off that of the
+/// port.
 #[inline(always)]
 pub(crate) fn check_odd(skb: &Skb) -> Result<(), Reason> {
     match is_odd_tunnel(skb.raw()) {
@@ -41,11 +42,14 @@ pub(crate) fn check_odd(skb: &Skb) -> Result<(), Reason> {
 #[inline(never)]
 extern "C" fn is_odd_tunnel(ctx: *mut __sk_buff) -> u8 {
     let skb = Skb::new(TcContext::new(ctx));
+    if !skb.carries_ipv4() {
+        return u8::from(skb.has_nested_priority());
+    }
     let Some(ip) = skb.load::<Ip>(headers::IP) else {
         return 0;
     };
     // What follows a first fragment is nothing without it.
-    if !skb.is_ipv4_for_us() || ip.proto != PROTO_UDP || ip.fragment_offset() != 0 {
+    if ip.proto != PROTO_UDP || ip.fragment_offset() != 0 {
         return 0;
     }
     let ports = headers::IP + usize::from(ip.version_ihl & 0xf) * 4;

@@ -109,6 +109,8 @@ mod snat_work;
 #[cfg(target_arch = "bpf")]
 mod teller;
 #[cfg(target_arch = "bpf")]
+mod tracked;
+#[cfg(target_arch = "bpf")]
 mod tunnelled;
 #[cfg(target_arch = "bpf")]
 mod uplink_rx;

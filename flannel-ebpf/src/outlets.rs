@@ -83,6 +83,12 @@ extern "C" fn address_is_lent(ifindex: u32, address: u32) -> u32 {
     u32::from(LENT.get_ptr(Lent { ifindex, address }).is_some())
 }
 
+/// Whether netfilter sees what arrives by the device before we do.
+#[inline(always)]
+pub(crate) fn is_tracked(ifindex: u32) -> bool {
+    choices(ifindex).is_some_and(|choices| choices.tracked != 0)
+}
+
 #[inline(always)]
 fn choices(index: u32) -> Option<&'static Choices> {
     // SAFETY: the agent replaces entries, it does not change them; a replaced one is not freed while a program

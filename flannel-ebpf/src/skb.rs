@@ -20,7 +20,7 @@ use bytemuck::Pod;
 use core::mem::MaybeUninit;
 use flannel_common::Ipv4;
 use flannel_common::event::HEAD;
-use flannel_common::header::{ETHERTYPE_IPV4, Eth};
+use flannel_common::header::{ETHERTYPE_IPV4, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Eth};
 use flannel_common::program::Program;
 use flannel_common::vxlan::Outer;
 use flannel_common::xdp::Meta;
@@ -29,9 +29,13 @@ use crate::maps::SNAT_STEPS;
 
 /// Value of `tc_index`, which is 0 or small otherwise.
 const PAST_STACK: u32 = 0x666c;
+/// Another one.
+const TRANSLATED: u32 = 0x666d;
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
+/// `linux/if_vlan.h`.
+const VLAN_VID_MASK: u32 = 0xfff;
 const AF_INET: u32 = 2;
 const EALREADY: i64 = 114;
 pub(crate) const ENODEV: i64 = 19;
@@ -168,6 +172,21 @@ impl Skb {
         protocol == IPV4
     }
 
+    /// Whether a tag without an id lies behind another. The kernel takes any number of those off (`__netif_receive_skb_core`), and
+    /// none has a use for anybody but who hides something behind it.
+    #[inline(always)]
+    pub(crate) fn has_nested_priority(&self) -> bool {
+        // SAFETY: as in `new`.
+        let protocol = unsafe { (*self.raw()).protocol };
+        let [vlan, service] =
+            [ETHERTYPE_VLAN, ETHERTYPE_SERVICE_VLAN].map(|tag| u32::from(u16::from_ne_bytes(tag)));
+        if protocol != vlan && protocol != service {
+            return false;
+        }
+        let tag = self.load::<[u8; 2]>(Eth::LEN).map(u16::from_be_bytes);
+        tag.is_some_and(|tag| u32::from(tag) & VLAN_VID_MASK == 0)
+    }
+
     #[inline(always)]
     fn is_tagged(&self) -> bool {
         // SAFETY: as in `new`.
@@ -177,7 +196,6 @@ impl Skb {
 
     #[inline(always)]
     fn vlan_id(&self) -> u32 {
-        const VLAN_VID_MASK: u32 = 0xfff;
         // SAFETY: as in `new`.
         let tag = unsafe { (*self.raw()).vlan_tci };
         tag & VLAN_VID_MASK
@@ -326,6 +344,17 @@ impl Skb {
             self.set_passes(0);
         }
         told
+    }
+
+    /// For the hook that it arrives at once more.
+    #[inline(always)]
+    pub(crate) fn tell_translated(&self) {
+        self.set_passes(TRANSLATED);
+    }
+
+    #[inline(always)]
+    pub(crate) fn was_translated(&self) -> bool {
+        self.passes() == TRANSLATED
     }
 
     /// Copies as much of the packet as there is room for; returns how much. Of a packet without Ethernet header it is less,

@@ -12,7 +12,7 @@ use crate::snat_table::Snat;
 use crate::snat_tx::{knows_pods, leave, odd};
 use crate::snat_work::{self, Odd, Work};
 use crate::verdict::Verdict;
-use crate::{flows, outlets, snat_fragments, snat_icmp, snat_rewrite, snat_room};
+use crate::{flows, outlets, snat_fragments, snat_icmp, snat_rewrite, snat_room, tracked};
 
 #[inline(always)]
 pub(crate) fn leaving(skb: &Skb) -> Result<Verdict, Reason> {
@@ -117,7 +117,7 @@ fn error_arrives(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
         Reason::SnatError => snat_rewrite::address(skb, work, false, to.addr, Reason::SnatError),
         failed => failed,
     };
-    Err(done)
+    tracked::once_more(skb, done)
 }
 
 /// How often a follower whose first fragment has not come yet goes back to the end of the CPU's queue. The first is
@@ -133,13 +133,10 @@ const WAITS: u32 = 32;
 fn follower_arrives(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
     let passes = skb.passes();
     match snat_fragments::recall(work, WAY_IN) {
-        Some(First::Translated(addr)) => Err(snat_rewrite::address(
-            skb,
-            work,
-            false,
-            addr,
-            Reason::SnatReply,
-        )),
+        Some(First::Translated(addr)) => {
+            let done = snat_rewrite::address(skb, work, false, addr, Reason::SnatReply);
+            tracked::once_more(skb, done)
+        }
         None if passes < PATIENCE && work.waits.spend(flows::now(), WAITS) => {
             skb.set_passes(passes + 1);
             Ok(Verdict::Again(skb::redirect_ingress(skb.ifindex())))

@@ -13,11 +13,12 @@ use crate::snat_read::{self, Content};
 use crate::snat_table::{self, Snat};
 use crate::snat_work::{self, Odd};
 use crate::verdict::Verdict;
-use crate::{flows, snat_rewrite};
+use crate::{flows, snat_rewrite, tracked};
 
-/// `is_ours` tells the addresses that replies may come to here; `deliver` takes them to the pod if it can.
+/// `is_ours` tells the addresses that replies may come to here; `deliver` takes them to the pod if it can. `MAY_BE_TRACKED`: the
+/// device may be a bridge.
 #[inline(always)]
-pub(crate) fn run(
+pub(crate) fn run<const MAY_BE_TRACKED: bool>(
     skb: &Skb,
     is_ours: impl FnOnce(Ipv4) -> bool,
     deliver: Option<Program>,
@@ -28,6 +29,9 @@ pub(crate) fn run(
     let Some(ip) = snat_read::header(skb) else {
         return Ok(Verdict::Untouched);
     };
+    if MAY_BE_TRACKED && tracked::came_again(skb, ip.dst) {
+        return Ok(Verdict::Untouched);
+    }
     // Would an answer be translated, if nobody knew that it is one?
     let answered = decide(&cluster(), ip.dst, ip.src, 0).translates();
     let to_us = is_ours(ip.dst);
@@ -55,7 +59,10 @@ pub(crate) fn run(
                 {
                     skb.step(deliver.step());
                 }
-                return Err(done);
+                return match MAY_BE_TRACKED {
+                    true => tracked::once_more(skb, done),
+                    false => Err(done),
+                };
             }
             if answered {
                 work.odd = Odd::CameIn;

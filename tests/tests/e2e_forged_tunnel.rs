@@ -101,7 +101,7 @@ fn is_dropped_by_its_own_node(#[case] flags: &[&str], #[case] at_the_pod: bool) 
     );
 }
 
-/// A priority tag, which the kernel ignores, hides nothing.
+/// Tags that the kernel takes off hide nothing.
 #[rstest]
 #[case::at_the_port("--pod-hook=port")]
 #[case::at_the_bridge("--pod-hook=bridge")]
@@ -111,13 +111,28 @@ fn a_tag_hides_nothing(#[case] flag: &str) {
     hooked(agent);
     let from = SocketAddrV4::new(pair.pod1.address(), 50_000);
     let to = SocketAddrV4::new(pair.two.node().address(), 8472);
-    // Behind the Ethernet addresses: 802.1Q with VLAN id 0 and priority 1.
-    let mut frame = datagram([mac(&pair.pod1), bridge_mac(&pair.one)], from, to);
-    frame.splice(12..12, [0x81, 0, 0x20, 0]);
-    let socket = pair.pod1.netns().enter(|| PacketSocket::on("eth0"));
-    socket.unwrap().send(&frame).unwrap();
-    eventually("it is dropped", SOON, || {
-        count(agent, PodTx, Reason::PodTunnel) == 1
+    let socket = pair
+        .pod1
+        .netns()
+        .enter(|| PacketSocket::on("eth0"))
+        .unwrap();
+    // 802.1Q with VLAN id 0 and priority 1, with that of a bridge's ports, and 802.1ad.
+    let [priority, port, service] = [[0x81, 0, 0x20, 0], [0x81, 0, 0, 1], [0x88, 0xa8, 0, 0]];
+    let stacks: [&[[u8; 4]]; 5] = [
+        &[priority],
+        &[port],
+        &[service, priority],
+        &[port, priority],
+        &[service, priority, priority, priority],
+    ];
+    for tags in stacks {
+        // Behind the Ethernet addresses.
+        let mut frame = datagram([mac(&pair.pod1), bridge_mac(&pair.one)], from, to);
+        frame.splice(12..12, tags.concat());
+        socket.send(&frame).unwrap();
+    }
+    eventually("all are dropped", SOON, || {
+        count(agent, PodTx, Reason::PodTunnel) == stacks.len() as u64
     });
 }
 

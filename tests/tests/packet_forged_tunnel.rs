@@ -29,11 +29,23 @@ fn with_options(mut packet: Vec<u8>) -> Vec<u8> {
     packet
 }
 
+/// Without an id, so that the kernel takes them off. A test run leaves the first where it is: what would be the second.
+const VLAN: [u8; 4] = [0x81, 0, 0, 0];
+const SERVICE_VLAN: [u8; 4] = [0x88, 0xa8, 0, 0];
+
+fn behind(tags: &[[u8; 4]], mut packet: Vec<u8>) -> Vec<u8> {
+    packet.splice(12..12, tags.concat());
+    packet
+}
+
 #[rstest]
 #[case::for_a_peer(to(Node::PEER_IP))]
 #[case::for_its_own_node(to(Node::default().uplink_ip))]
 #[case::with_options(with_options(to(Node::PEER_IP)))]
 #[case::in_fragments(patched(to(Node::PEER_IP), IP + 6, &[0x20, 0]))]
+#[case::behind_a_tag(behind(&[VLAN], to(Node::PEER_IP)))]
+#[case::behind_a_service_tag(behind(&[SERVICE_VLAN], with_options(to(Node::PEER_IP))))]
+#[case::behind_more_tags_than_anybody_needs(behind(&[SERVICE_VLAN, VLAN], to(Node::PEER_IP)))]
 fn is_dropped(#[case] packet: Vec<u8>) {
     let mut node = Node::default().load();
     assert_eq!(node.run(PodTx, &packet).action, SHOT);
@@ -44,6 +56,7 @@ fn is_dropped(#[case] packet: Vec<u8>) {
 #[case::to_another_port(patched(to(Node::PEER_IP), L4 + 2, &[0, 53]))]
 #[case::to_whoever_is_no_node(to([192, 0, 2, 1]))]
 #[case::of_another_protocol(patched(to(Node::PEER_IP), IP + 9, &[6]))]
+#[case::behind_a_tag_that_the_kernel_leaves(behind(&[[0x81, 0, 0, 7]], to(Node::PEER_IP)))]
 #[case::behind_a_first_fragment(patched(to(Node::PEER_IP), IP + 6, &[0, 8]))]
 fn what_is_none_passes(#[case] packet: Vec<u8>) {
     let mut node = Node::default().load();

@@ -3,7 +3,7 @@
 use flannel_common::program::Program::{SnatOpen, UplinkSnatRx, UplinkTx};
 use flannel_common::reason::Reason;
 use flannel_tests::packet::outside::{ACK, Plain, SYN, SYN_ACK, US, source, with_options};
-use flannel_tests::packet::{Fixture, Node, Run, UNSPEC};
+use flannel_tests::packet::{Fixture, Node, REDIRECT, Run, UNSPEC};
 use rstest::rstest;
 
 type Make = fn(Plain) -> Vec<u8>;
@@ -64,6 +64,34 @@ fn a_port_outside_the_range_is_changed(#[case] ask: Make, #[case] answer: Make) 
         let back = node.run(UplinkSnatRx, &answer(packet.from(US, port).answer()));
         assert_eq!(back.packet, answer(packet.answer()));
     }
+}
+
+/// br_netfilter has shown it to conntrack as it was: without what that made of it, it arrives once more.
+#[rstest]
+#[case::tcp(|p: Plain| p.tcp(SYN), |p: Plain| p.tcp(SYN_ACK))]
+#[case::udp(Plain::udp, Plain::udp)]
+#[case::esp(|p: Plain| p.other(50), |p: Plain| p.other(50))]
+#[case::ping(Plain::ping, Plain::pong)]
+fn by_a_bridge_an_answer_arrives_twice(#[case] ask: Make, #[case] answer: Make) {
+    let mut node = Node::default().load_snat();
+    node.lends(&[(US, 24)]);
+    let packet = Plain {
+        sport: 50_000,
+        ..Plain::default()
+    };
+    let seen = packet.from(US, 50_000);
+    for (tracked, action) in [(false, UNSPEC), (true, REDIRECT)] {
+        if tracked {
+            node.device_is_tracked();
+        }
+        node.run(UplinkTx, &ask(packet));
+        let back = node.run(UplinkSnatRx, &answer(seen.answer()));
+        assert_eq!(
+            (back.action, back.packet),
+            (action, answer(packet.answer()))
+        );
+    }
+    assert_eq!(node.counted(UplinkSnatRx), [(Reason::SnatReply, 2)]);
 }
 
 /// A pod that could choose would get what a server sends to somebody else on the node who has that port.

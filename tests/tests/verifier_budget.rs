@@ -24,7 +24,7 @@ use rstest::rstest;
 #[case(Program::DirectRx, 3_000)]
 #[case(Program::DirectTx, 1_450)]
 #[case(Program::OutsideTx, 1_950)]
-#[case(Program::OutsideRx, 2_000)]
+#[case(Program::OutsideRx, 2_050)]
 #[case(Program::BridgeRx, 800)]
 #[case(Program::AnchorRx, 1_700)]
 #[case(Program::FrameRx, 200)]

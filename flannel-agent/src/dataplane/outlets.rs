@@ -12,7 +12,12 @@ use crate::node::net::Address;
 /// Those of one device, in the kernel's order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Sources(Vec<Source>);
+pub struct Sources {
+    all: Vec<Source>,
+    /// See [`Choices::tracked`].
+    #[serde(skip)]
+    tracked: bool,
+}
 
 /// An address, and whom a next hop has to be among so that it is chosen, unless it is the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -39,41 +44,58 @@ impl Sources {
                 all.push(source);
             }
         }
-        (!all.is_empty()).then_some(Self(all))
+        (!all.is_empty()).then_some(Self::untracked(all))
     }
 
     /// Of one that borrows its only address from another device.
     #[must_use]
     pub fn only(address: Ipv4Addr) -> Self {
         let link = address.into();
-        Self(vec![Source { address, link }])
+        Self::untracked(vec![Source { address, link }])
+    }
+
+    const fn untracked(all: Vec<Source>) -> Self {
+        let tracked = false;
+        Self { all, tracked }
+    }
+
+    /// Of a device that is a bridge or on one, if `tracked`.
+    #[must_use]
+    pub(crate) fn tracked(self, tracked: bool) -> Self {
+        Self { tracked, ..self }
     }
 
     pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.0.iter().map(|source| source.address)
+        self.all.iter().map(|source| source.address)
     }
 
     /// As the programs read them; `None` if there are none.
     pub(crate) fn choices(&self) -> Option<Choices> {
-        let (first, others) = self.0.split_first()?;
+        let (first, others) = self.all.split_first()?;
         let others = others.iter().map(Source::choice);
-        Some(Choices::new(first.choice(), others))
+        Some(Choices::new(first.choice(), others).tracked(self.tracked))
     }
 
     /// What [`Sources::choices`] wrote; nothing for anything else.
     pub(crate) fn read(choices: &Choices) -> Self {
         let read: Option<Vec<Source>> = choices.distinct().map(Source::read).collect();
-        Self(read.unwrap_or_default())
+        Self {
+            all: read.unwrap_or_default(),
+            tracked: choices.tracked != 0,
+        }
     }
 }
 
 impl fmt::Display for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (nth, source) in self.0.iter().enumerate() {
+        for (nth, source) in self.all.iter().enumerate() {
             match nth {
                 0 => write!(f, "{}", source.address)?,
                 _ => write!(f, ", {} to {}", source.address, source.link)?,
             }
+        }
+        if self.tracked {
+            f.write_str(", by a bridge")?;
         }
         Ok(())
     }

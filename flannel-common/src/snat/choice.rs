@@ -23,6 +23,8 @@ pub struct Choice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 pub struct Choices {
     pub all: [Choice; MAX_CHOICES],
+    /// 1: netfilter sees what arrives by the device before our hook does, because it is a bridge or is on one.
+    pub tracked: u32,
 }
 
 impl Choices {
@@ -31,7 +33,16 @@ impl Choices {
         let mut all = [first; MAX_CHOICES];
         let rest = all.iter_mut().skip(1);
         rest.zip(others).for_each(|(slot, other)| *slot = other);
-        Self { all }
+        Self { all, tracked: 0 }
+    }
+
+    /// Of a device whose packets are tracked at a bridge's port, if `tracked`.
+    #[must_use]
+    pub fn tracked(self, tracked: bool) -> Self {
+        Self {
+            tracked: tracked.into(),
+            ..self
+        }
     }
 
     /// Whom a flow leaves as if nothing fits better.
@@ -81,7 +92,7 @@ pub struct Lent {
     pub address: Ipv4,
 }
 
-const _: () = assert!(size_of::<Choices>() == 12 * MAX_CHOICES && size_of::<Lent>() == 8);
+const _: () = assert!(size_of::<Choices>() == 12 * MAX_CHOICES + 4 && size_of::<Lent>() == 8);
 
 #[cfg(test)]
 mod tests {

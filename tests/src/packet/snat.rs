@@ -164,6 +164,14 @@ impl Fixture {
         }
     }
 
+    /// The device of a test run, which lends already, is a bridge.
+    pub fn device_is_tracked(&mut self) {
+        let map = self.ebpf.map_mut(maps::OUTLETS).unwrap();
+        let mut outlets = HashMap::<_, u32, Wire<Choices>>::try_from(map).unwrap();
+        let Wire(choices) = outlets.get(&1, 0).unwrap();
+        outlets.insert(1, Wire(choices.tracked(true)), 0).unwrap();
+    }
+
     /// Moves what the device of a test run lends to another one, of which it knows nothing.
     pub fn lent_elsewhere(&mut self) {
         let map = self.ebpf.map_mut(maps::OUTLETS).unwrap();

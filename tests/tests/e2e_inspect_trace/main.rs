@@ -330,7 +330,7 @@ fn a_device_besides_the_uplink_translates_to_its_own_address() {
         "link set side up".to_owned(),
     ]);
     let outlets = || {
-        let map: HashMap<MapData, u32, [u8; 96]> = pinned(node, flannel_common::maps::OUTLETS)
+        let map: HashMap<MapData, u32, [u8; 100]> = pinned(node, flannel_common::maps::OUTLETS)
             .try_into()
             .unwrap();
         map.keys().count()

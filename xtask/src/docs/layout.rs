@@ -365,6 +365,7 @@ fn layouts() -> [Layout; 28] {
         }),
         layout!(Choices {
             all: [Choice; MAX_CHOICES] = "primary addresses of the device in the kernel's order, then the first again and again",
+            tracked: u32 = "1: netfilter sees what arrives by the device before our hook does, because it is a bridge or is on one",
         }),
         layout!(Choice {
             address: [u8; 4] = "a flow leaves as this address",

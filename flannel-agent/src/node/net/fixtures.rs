@@ -22,6 +22,7 @@ pub(crate) fn link(index: u32, name: &str) -> Link {
         peer: None,
         xdp_program: None,
         controller: None,
+        lower: None,
         blocked: false,
     }
 }

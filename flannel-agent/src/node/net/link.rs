@@ -38,6 +38,8 @@ pub struct Link {
     pub xdp_program: Option<u32>,
     /// ifindex of the bridge (or other device) that this one is a port of.
     pub controller: Option<u32>,
+    /// ifindex of the device in this network namespace that this one is on: a VLAN's, a macvlan's.
+    pub lower: Option<u32>,
     /// As a port of a bridge: in a state in which that forwards nothing by it.
     pub blocked: bool,
 }
@@ -56,6 +58,13 @@ pub enum Kind {
     Other(String),
     /// Hardware, or anything else that names no kind.
     Plain,
+}
+
+impl Kind {
+    #[must_use]
+    pub fn is_bridge(&self) -> bool {
+        matches!(self, Self::Other(kind) if kind == "bridge")
+    }
 }
 
 /// The pair to create, with its MACs from the first moment: systemd's MACAddressPolicy gives another
@@ -266,6 +275,7 @@ impl From<&LinkMessage> for Link {
             peer: None,
             xdp_program: None,
             controller: None,
+            lower: None,
             blocked: false,
         };
         let (mut lower, mut elsewhere) = (None, false);
@@ -286,8 +296,10 @@ impl From<&LinkMessage> for Link {
                 _ => {}
             }
         }
-        if link.kind == Kind::Veth && !elsewhere {
-            link.peer = lower;
+        let lower = lower.filter(|_| !elsewhere);
+        match link.kind {
+            Kind::Veth => link.peer = lower,
+            _ => link.lower = lower,
         }
         link
     }

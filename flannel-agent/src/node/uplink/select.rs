@@ -84,9 +84,11 @@ impl Snapshot {
         })
     }
 
-    /// `--iface` values in order, then `--iface-regex`, then `--iface-can-reach`.
+    /// `--iface` values in order, then `--iface-regex`, then `--iface-can-reach`; as flanneld, on to the next where there is no
+    /// address: one list serves nodes where the card is a port of a bridge and nodes where it is not.
     fn as_asked(&self, choice: &UplinkChoice, memory: &Memory) -> Result<Found<'_>, UplinkError> {
         let mut tried = Vec::new();
+        let mut without_address = None;
         for value in &choice.interfaces {
             let address = value.parse().ok();
             let link = match address {
@@ -94,13 +96,19 @@ impl Snapshot {
                 None => self.by_name(value),
             };
             let why = format!("--iface={value}");
-            if let Some(link) = link {
-                return Ok(Found { link, address, why });
+            match link {
+                Some(link) if address.is_some() || self.has_address(link) => {
+                    return Ok(Found { link, address, why });
+                }
+                Some(link) => {
+                    tried.push(format!("{why}: it has no IPv4 address"));
+                    without_address.get_or_insert(Found { link, address, why });
+                }
+                None if address.is_some() => {
+                    tried.push(format!("{why}: no interface holds this address"));
+                }
+                None => tried.push(format!("{why}: no such interface")),
             }
-            tried.push(match address {
-                Some(_) => format!("{why}: no interface holds this address"),
-                None => format!("{why}: no such interface"),
-            });
         }
         for regex in &choice.regexes {
             let why = format!("--iface-regex={regex}");
@@ -110,15 +118,21 @@ impl Snapshot {
                 .filter(|a| regex.is_match(&a.ip().to_string()))
                 .find_map(|a| Some((self.by_index(a.index)?, Some(a.ip()))));
             let by_name = || {
-                let mut links = self.links().filter(|link| regex.is_match(&link.name));
-                links.next().map(|link| (link, None))
+                let links = || self.links().filter(|link| regex.is_match(&link.name));
+                let link = links().find(|link| self.has_address(link));
+                link.or_else(|| links().next()).map(|link| (link, None))
             };
             if let Some((link, address)) = by_address.or_else(by_name) {
                 // Several of its addresses may match.
                 let matching = |a: &&Address| regex.is_match(&a.ip().to_string());
                 let held: Vec<_> = self.held(link).filter(matching).collect();
                 let address = address.map(|first| memory.kept(&held).unwrap_or(first));
-                return Ok(Found { link, address, why });
+                if address.is_some() || self.has_address(link) {
+                    return Ok(Found { link, address, why });
+                }
+                tried.push(format!("{why}: {} has no IPv4 address", link.name));
+                without_address.get_or_insert(Found { link, address, why });
+                continue;
             }
             tried.push(format!("{why}: matches no address and no name"));
         }
@@ -136,10 +150,16 @@ impl Snapshot {
                 Err(error) => tried.push(format!("{why}: {error}")),
             }
         }
-        Err(UplinkError::NoneFits {
+        // The error of the only one says more.
+        let only = without_address.filter(|_| tried.len() == 1);
+        only.ok_or_else(|| UplinkError::NoneFits {
             tried,
             candidates: self.candidates(),
         })
+    }
+
+    fn has_address(&self, link: &Link) -> bool {
+        self.held(link).next().is_some()
     }
 
     /// The default route of lowest metric; of several next hops the first whose link is up.
@@ -316,7 +336,7 @@ impl Snapshot {
 
     /// Ports of a bridge, and a bridge that has none but containers' (`cni0`, `docker0`): no other node is there.
     fn leads_to_containers(&self, link: &Link) -> bool {
-        let is_bridge = |link: &Link| link.kind == Kind::Other("bridge".to_owned());
+        let is_bridge = |link: &Link| link.kind.is_bridge();
         let controller = link.controller.and_then(|index| self.by_index(index));
         let mut ports = self.links().filter(|l| l.controller == Some(link.index));
         controller.is_some_and(is_bridge)

@@ -3,6 +3,7 @@
 //! iptables masquerades whatever device a packet leaves by, under an address of that device; so do we.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
@@ -58,11 +59,12 @@ impl Outlets {
                 && link.kind != Kind::Other("dummy".to_owned())
                 && !pods.contains_key(&link.name)
                 && !held().any(inside);
+            let tracked = is_tracked(link, links);
             let own = Sources::of(held());
             if link.index == uplink {
                 outlets.uplink = own.clone().map(|sources| Outlet {
                     index: uplink,
-                    sources,
+                    sources: sources.tracked(tracked),
                 });
             }
             let lent = borrowed.filter(|_| underlay.others.contains_key(&link.name));
@@ -73,7 +75,7 @@ impl Outlets {
             if link.is_served() {
                 let outlet = Outlet {
                     index: link.index,
-                    sources,
+                    sources: sources.tracked(tracked),
                 };
                 outlets.devices.insert(link.name.clone(), outlet);
             } else {
@@ -103,6 +105,14 @@ impl Outlets {
         };
         !self.by_index().into_iter().all(is_known)
     }
+}
+
+/// Whether netfilter sees what arrives by the device at the port of a bridge: it is one, or on one, as a VLAN may be.
+fn is_tracked(link: &Link, links: &[Link]) -> bool {
+    let on = |link: &&Link| links.iter().find(|lower| link.lower == Some(lower.index));
+    // The kernel allows no deeper nesting (`MAX_NEST_DEV`).
+    let chain = iter::successors(Some(link), on).take(8);
+    chain.into_iter().any(|link| link.kind.is_bridge())
 }
 
 #[cfg(test)]
@@ -168,6 +178,37 @@ mod tests {
         };
         assert_eq!(outlets.devices["eth1"], outlet);
         assert!(outlets.unserved.is_empty());
+    }
+
+    #[test]
+    fn behind_a_bridge_netfilter_looks_first() {
+        let bridge = Link {
+            kind: Kind::Other("bridge".to_owned()),
+            ..link(2, "br0")
+        };
+        let vlan = Link {
+            kind: Kind::Other("vlan".to_owned()),
+            lower: Some(2),
+            ..link(3, "br0.7")
+        };
+        let of_card = Link {
+            kind: Kind::Other("vlan".to_owned()),
+            lower: Some(5),
+            ..link(4, "eth1.7")
+        };
+        let nets = ["192.0.2.1/24", "192.0.3.1/24", "192.0.4.1/24"];
+        let addresses: Vec<_> = (2..)
+            .zip(nets)
+            .map(|(index, net)| address(index, net))
+            .collect();
+        let outlets = find(&[bridge, vlan, of_card, link(5, "eth1")], &addresses);
+        let tracked = |outlet: &Outlet| outlet.sources.choices().unwrap().tracked == 1;
+        assert!(tracked(&outlets.uplink.unwrap()));
+        let devices = outlets.devices.iter();
+        let devices: Vec<_> = devices
+            .map(|(name, of)| (name.as_str(), tracked(of)))
+            .collect();
+        assert_eq!(devices, [("br0.7", true), ("eth1.7", false)]);
     }
 
     #[test]

@@ -1,0 +1,51 @@
+//! What a bridge has shown netfilter before our hook saw it.
+//!
+//! br_netfilter has PREROUTING run at the bridge's port, and conntrack with it. Of an answer to a flow that we translated it sees the
+//! node's address there, so that it finds a new connection, or an invalid packet; and the stack goes by that, for it does not look
+//! twice (`ip_sabotage_in`). So such an answer arrives once more when it is translated: a redirect takes off what
+//! conntrack and the bridge have noted (`skb_scrub_packet`).
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
+use aya_ebpf::programs::TcContext;
+use flannel_common::Ipv4;
+use flannel_common::reason::{Class, Reason};
+
+use crate::cluster::cluster;
+use crate::outlets;
+use crate::skb::{self, Skb};
+use crate::verdict::Verdict;
+
+/// What becomes of a packet that was translated back and is for the stack; not of what is dropped.
+#[inline(always)]
+pub(crate) fn once_more(skb: &Skb, done: Reason) -> Result<Verdict, Reason> {
+    if matches!(done.class(), Class::Drop) {
+        return Err(done);
+    }
+    match arrive_again(skb.raw()) {
+        TC_ACT_UNSPEC => Err(done),
+        action => Ok(Verdict::Taken(action, done)),
+    }
+}
+
+/// The action; none if nobody has seen the packet before us. A global function, which the verifier looks at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn arrive_again(ctx: *mut __sk_buff) -> i32 {
+    let skb = Skb::new(TcContext::new(ctx));
+    let device = skb.ifindex();
+    if !outlets::is_tracked(device) {
+        return TC_ACT_UNSPEC;
+    }
+    skb.tell_translated();
+    skb::redirect_ingress(device)
+}
+
+/// Whether [`arrive_again`] had the packet to `dst` arrive again. Another network's programs leave the note to those it is for.
+#[inline(always)]
+pub(crate) fn came_again(skb: &Skb, dst: Ipv4) -> bool {
+    let again = skb.was_translated() && cluster().has(dst);
+    if again {
+        skb.set_passes(0);
+    }
+    again
+}

@@ -59,7 +59,8 @@ impl Odd {
 fn recent(senders: &[(SenderKey, Sender)], peers: &BTreeMap<Ipv4Net, Peer>, now: u64) -> Vec<Odd> {
     let odd = senders.iter().map(|(key, sender)| {
         let inner = Ipv4Addr::from(sender.inner);
-        let covers = peers.iter().find(|(subnet, _)| subnet.contains(&inner));
+        let covers = peers.iter().filter(|(subnet, _)| subnet.contains(&inner));
+        let covers = covers.max_by_key(|(subnet, _)| subnet.prefix_len());
         let by_mac = || {
             let mut all = peers.iter();
             all.find(|(_, peer)| key.reason == TAKEN && peer.vtep_mac == sender.mac)
@@ -101,6 +102,11 @@ impl fmt::Display for Odd {
             (None, None) => write!(
                 f,
                 "packets from {from}, the address of no lease, are taken by their VTEP MAC {mac}"
+            ),
+            (Some(_), Some((subnet, public_ip))) if from == public_ip => write!(
+                f,
+                "packets from {from} were dropped: their inner source {inner} is in {subnet}, which is leased to it now, \
+                 and was not when they came"
             ),
             (Some(_), Some((subnet, public_ip))) if self.mac_of_lease => write!(
                 f,
@@ -219,6 +225,7 @@ mod tests {
             sender(Err(Reason::UnknownVtep), 67, [172, 16, 0, 1], [9; 6], 960),
             sender(Err(Reason::SpoofedSource), 22, [10, 244, 1, 7], MAC, 950),
             sender(Err(Reason::UnknownVtep), 12, elsewhere, MAC, 940),
+            sender(Err(Reason::UnknownVtep), 22, elsewhere, MAC, 930),
             sender(Err(Reason::UnknownVtep), 99, elsewhere, [9; 6], 100),
         ];
         let odd = recent(&all, &peers(), 1000 * SECOND);
@@ -232,6 +239,7 @@ mod tests {
                 "packets from 192.0.2.67 are dropped: no lease has this address or the MAC 09:09:09:09:09:09 (inner source 172.16.0.1)",
                 "packets from 192.0.2.22 are dropped: their inner source 10.244.1.7 is in this node's own subnet",
                 "packets from 192.0.2.12 are dropped: their inner source 10.244.2.7 is in 10.244.2.0/24, which is leased to 192.0.2.22; their MAC 02:00:00:00:00:02 is that node's, but --source-check=strict asks for its address",
+                "packets from 192.0.2.22 were dropped: their inner source 10.244.2.7 is in 10.244.2.0/24, which is leased to it now, and was not when they came",
             ]
         );
         assert_eq!((odd[0].ago_s, odd[0].packets), (10, 7));

@@ -24,6 +24,22 @@ pub struct NetworkConfig {
 }
 
 impl NetworkConfig {
+    /// Whether another node may have `subnet`, where this one has `own`. A part of that would lead our own pods' packets away (flanneld's
+    /// route to it fails, since its gateway is an address of the node).
+    ///
+    /// # Errors
+    /// If not: why.
+    pub fn check_peer(&self, subnet: Ipv4Net, own: Ipv4Net) -> Result<(), String> {
+        let network = self.network;
+        if !network.contains(&subnet) {
+            return Err(format!("the subnet is not inside the network {network}"));
+        }
+        if own.contains(&subnet) {
+            return Err(format!("the subnet is a part of this node's own, {own}"));
+        }
+        Ok(())
+    }
+
     /// Reads the JSON of `<prefix>/config` by the rules flannel applies when its datastore is etcd:
     /// field names in any case, unknown fields ignored.
     ///

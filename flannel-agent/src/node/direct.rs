@@ -103,7 +103,8 @@ impl Direct {
                 Routed::Neighbours | Routed::Nobody => None,
             };
             let Some(index) = index else { continue };
-            match usable(config, *subnet, attrs, uplink) {
+            let place = config.check_peer(*subnet, own);
+            match place.and_then(|()| usable(config, attrs, uplink)) {
                 Ok(via) => {
                     direct.routes.insert(*subnet, Hop { via, index });
                 }
@@ -120,16 +121,8 @@ impl Direct {
     }
 }
 
-fn usable(
-    config: &NetworkConfig,
-    subnet: Ipv4Net,
-    attrs: &LeaseAttrs,
-    uplink: &Uplink,
-) -> Result<Ipv4Addr, String> {
-    let (network, backend) = (config.network, config.backend.name());
-    if !network.contains(&subnet) {
-        return Err(format!("the subnet is not inside the network {network}"));
-    }
+fn usable(config: &NetworkConfig, attrs: &LeaseAttrs, uplink: &Uplink) -> Result<Ipv4Addr, String> {
+    let backend = config.backend.name();
     if attrs.backend_type != backend {
         let other = &attrs.backend_type;
         return Err(format!(

@@ -78,6 +78,7 @@ fn every_host_gw_lease_gets_a_route_over_the_uplink() {
 #[rstest]
 #[case::another_backend("10.1.2.0/24", vxlan("192.0.2.2"), "vxlan")]
 #[case::outside("10.2.2.0/24", host_gw("192.0.2.2"), "10.1.0.0/16")]
+#[case::a_part_of_our_own("10.1.1.0/25", host_gw("192.0.2.2"), "10.1.1.0/24")]
 #[case::our_own_address("10.1.2.0/24", host_gw("192.0.2.1"), "this node")]
 #[case::no_address("10.1.2.0/24", host_gw("0.0.0.0"), "0.0.0.0")]
 #[case::loopback("10.1.2.0/24", host_gw("127.0.0.1"), "127.0.0.1")]

@@ -23,6 +23,7 @@ impl Netlink {
     pub async fn silent_neighbours(&self) -> Result<BTreeSet<(u32, Ipv4Addr)>, NetError> {
         let request = self.handle.neighbours().get();
         let request = request.set_address_family(AddressFamily::Inet);
+        let _turn = self.turn_to_dump().await;
         let messages: Vec<NeighbourMessage> = request
             .execute()
             .try_collect()

@@ -15,6 +15,7 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses the dump.
     pub async fn ingress_qdiscs(&self) -> Result<BTreeSet<u32>, NetError> {
+        let _turn = self.turn_to_dump().await;
         let found: Result<Vec<TcMessage>, _> = {
             let mut handle = self.handle.qdisc();
             handle.get().execute().try_collect().await

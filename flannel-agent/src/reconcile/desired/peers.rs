@@ -82,10 +82,7 @@ fn is_for_stack(inputs: &Inputs<'_>, peer: Ipv4Addr) -> bool {
 }
 
 fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer, String> {
-    let network = inputs.config.network;
-    if !network.contains(&subnet) {
-        return Err(format!("the subnet is not inside the network {network}"));
-    }
+    inputs.config.check_peer(subnet, inputs.subnet)?;
     let data = attrs.vxlan_data().map_err(|error| error.to_string())?;
     let public_ip = attrs.public_ip;
     let way = inputs.facts.ways.get(&public_ip);

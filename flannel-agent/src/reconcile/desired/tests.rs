@@ -337,6 +337,7 @@ fn leases_that_cannot_be_used_are_ignored_with_a_reason() {
         .with("10.244.3.0/24", lease("192.168.0.1"))
         .with("10.245.0.0/24", lease("192.168.0.5"))
         .with("10.244.4.0/24", lease("0.0.0.0"))
+        .with("10.244.1.128/25", lease("192.168.0.6"))
         .build()
         .unwrap()
         .peers;
@@ -349,6 +350,7 @@ fn leases_that_cannot_be_used_are_ignored_with_a_reason() {
     assert!(why("10.244.3.0/24").contains("address of this node"));
     assert!(why("10.245.0.0/24").contains("10.244.0.0/16"));
     assert!(why("10.244.4.0/24").contains("0.0.0.0"));
+    assert!(why("10.244.1.128/25").contains("this node's own, 10.244.1.0/24"));
 }
 
 #[test]

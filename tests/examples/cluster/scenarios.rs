@@ -1,0 +1,379 @@
+//! What is tried, by name and in this order: each begins with what the one before has left.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use flannel_tests::prelude::*;
+use serde_json::json;
+
+use crate::cluster::Cluster;
+use crate::kubectl::{Kubectl, LONG};
+use crate::manifests::{flannels, ours, with_bandwidth};
+use crate::pods::{self, PORT, limited_pod, list, pod, pod_with_host_port, service};
+use crate::traffic::{Ended, Traffic};
+
+/// Of Services.
+const WEB: &str = "10.96.1.1";
+const ALONE: &str = "10.96.1.2";
+const NODE_PORT: u16 = 30080;
+const LOCAL_PORT: u16 = 30081;
+const HOST_PORT: u16 = 8888;
+
+/// A node's own switch, in packets of twenty a second: neither daemon does better with kube-proxy's and kubelet's load beside it.
+const OWN_SWITCH: usize = 20;
+
+type Scenario = fn(&mut Cluster);
+
+const SCENARIOS: &[(&str, Scenario)] = &[
+    ("flannel_serves", flannel_serves),
+    ("ours_over_flannel_under_traffic", ours_over_flannel),
+    ("nodes_have_a_network", nodes_have_a_network),
+    ("pods_reach_each_other", pods_reach_each_other),
+    ("tcp_in_bulk", tcp_in_bulk),
+    ("pods_reach_the_outside_as_their_node", masquerade),
+    ("pods_reach_the_api_server", api_from_a_pod),
+    ("cluster_ip", cluster_ip),
+    ("node_port", node_port),
+    ("external_traffic_policy_local", local_policy),
+    ("host_port", host_port),
+    ("bandwidth", bandwidth),
+    ("status_and_doctor_in_the_pod", status),
+    ("rollout_restart_under_traffic", rollout_restart),
+    ("pods_that_come_later", later_pods),
+    ("reboot_of_a_node", reboot),
+    ("back_to_flannel_under_traffic", back_to_flannel),
+];
+
+/// What needs flannel's manifest before it.
+const WITH_FLANNEL: usize = 2;
+
+/// Those with a wanted part in their names, or all.
+pub(crate) fn run(wanted: &[String]) -> ExitCode {
+    let mode = std::env::var("FLANNEL_CLUSTER_PROXY").unwrap_or_else(|_| "iptables".to_owned());
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    let chosen: Vec<_> = SCENARIOS.iter().filter(|(name, _)| is_wanted(name)).collect();
+    assert!(!chosen.is_empty(), "no scenario is called so: {wanted:?}");
+    let begun = Instant::now();
+    let took = |since: Instant| format!("{:.1} s", since.elapsed().as_secs_f32());
+    let mut cluster = Cluster::start(&mode);
+    println!("cluster: two nodes with kube-proxy in mode {mode} ({})", took(begun));
+    let mut failed = Vec::new();
+    let first = catch_unwind(AssertUnwindSafe(|| {
+        let flannel_first = SCENARIOS[..WITH_FLANNEL].iter().any(|(name, _)| is_wanted(name));
+        install(&cluster.kubectl, &if flannel_first { flannels() } else { ours() });
+        populate(&cluster.kubectl);
+    }));
+    if first.is_err() {
+        println!("cluster: no network\n{}", cluster.logs());
+        return ExitCode::FAILURE;
+    }
+    println!("cluster: pods are ready ({})", took(begun));
+    for (name, scenario) in chosen {
+        let since = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| scenario(&mut cluster)));
+        let said = if outcome.is_ok() { "ok" } else { "FAILED" };
+        println!("test cluster::{name} … {said} ({})", took(since));
+        if outcome.is_err() {
+            failed.push(*name);
+        }
+    }
+    if !failed.is_empty() {
+        println!("{}\ncluster: failed: {}", cluster.logs(), failed.join(" "));
+        return ExitCode::FAILURE;
+    }
+    println!("cluster: all passed ({})", took(begun));
+    ExitCode::SUCCESS
+}
+
+fn install(kubectl: &Kubectl, manifest: &str) {
+    kubectl.apply(&with_bandwidth(manifest));
+    kubectl.rolled_out();
+    kubectl.nodes_ready();
+}
+
+fn populate(kubectl: &Kubectl) {
+    // Made by the controller manager after the namespace.
+    eventually("pods have an account", LONG, || {
+        kubectl.try_run(&["get", "serviceaccount", "default"]).is_ok()
+    });
+    let local = json!({
+        "type": "NodePort",
+        "externalTrafficPolicy": "Local",
+        "ports": [{"port": PORT, "targetPort": PORT, "nodePort": LOCAL_PORT}],
+    });
+    let anywhere = json!({
+        "type": "NodePort",
+        "ports": [{"port": PORT, "targetPort": PORT, "nodePort": NODE_PORT}],
+    });
+    kubectl.apply(&list(&[
+        pod("first", "one"),
+        pod("second", "two"),
+        service("web", &json!({"app": "web"}), WEB, &json!({})),
+        service("alone", &json!({"pod": "first"}), ALONE, &local),
+        service("far", &json!({"pod": "second"}), "10.96.1.3", &anywhere),
+    ]));
+    kubectl.pods_ready();
+}
+
+fn flannel_serves(cluster: &mut Cluster) {
+    pods_reach_each_other(cluster);
+    cluster_ip(cluster);
+}
+
+fn ours_over_flannel(cluster: &mut Cluster) {
+    change(cluster, &ours());
+}
+
+fn back_to_flannel(cluster: &mut Cluster) {
+    change(cluster, &flannels());
+    pods_reach_each_other(cluster);
+}
+
+/// Applies `manifest` over what is there.
+fn change(cluster: &Cluster, manifest: &str) {
+    let ended = under_traffic(cluster, || install(&cluster.kubectl, manifest));
+    for ended in ended {
+        assert!(ended.lost.len() <= OWN_SWITCH * cluster.machines.len(), "{ended:?}");
+        assert!(ended.lines.is_some(), "a connection broke: {ended:?}");
+    }
+}
+
+/// Traffic begun by either node's pod, while `work` is done.
+fn under_traffic(cluster: &Cluster, work: impl FnOnce()) -> [Ended; 2] {
+    let kubectl = &cluster.kubectl;
+    let [first, second] = ["first", "second"].map(|pod| kubectl.address(pod));
+    let traffic = [
+        Traffic::start(kubectl, "first", &second),
+        Traffic::start(kubectl, "second", &first),
+    ];
+    work();
+    let ended = traffic.map(Traffic::end);
+    for ended in &ended {
+        println!(
+            "   {} pings answered, {} lost {:?}; lines by one connection: {:?}",
+            ended.answered,
+            ended.lost.len(),
+            ended.lost,
+            ended.lines
+        );
+    }
+    ended
+}
+
+/// What the agent says of it to Kubernetes.
+fn nodes_have_a_network(cluster: &mut Cluster) {
+    for machine in &cluster.machines {
+        let node = cluster.kubectl.get(&["node", machine.name()]);
+        let conditions = node["status"]["conditions"].as_array().expect("conditions");
+        let network = conditions.iter().find(|it| it["type"] == "NetworkUnavailable");
+        assert_eq!(network.expect("NetworkUnavailable")["status"], "False");
+        let annotations = &node["metadata"]["annotations"];
+        let address = &annotations["flannel.alpha.coreos.com/public-ip"];
+        assert_eq!(*address, machine.address().to_string());
+        assert!(node["spec"]["taints"].is_null(), "{}", node["spec"]);
+    }
+}
+
+fn pods_reach_each_other(cluster: &mut Cluster) {
+    for (from, to) in [("first", "second"), ("second", "first")] {
+        let [source, address] = [from, to].map(|pod| cluster.kubectl.address(pod));
+        cluster.kubectl.exec(from, &format!("ping -c 3 -i 0.2 -W 5 {address}"));
+        // By its own address.
+        assert_eq!(asked(&cluster.kubectl, from, &address, PORT), format!("{to} {source}"));
+    }
+}
+
+fn tcp_in_bulk(cluster: &mut Cluster) {
+    let kubectl = &cluster.kubectl;
+    let rate = iperf(kubectl, "first", "second");
+    println!("   {:.1} Gb/s", rate / 1e9);
+    assert!(rate > 1e8, "{rate} b/s");
+}
+
+/// Bits a second that arrive.
+fn iperf(kubectl: &Kubectl, from: &str, to: &str) -> f64 {
+    let address = kubectl.address(to);
+    kubectl.exec(to, "iperf3 --server --one-off --daemon --logfile /tmp/iperf; sleep 1");
+    let said = kubectl.exec(from, &format!("iperf3 --client {address} --time 3 --json"));
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let rate = &said["end"]["sum_received"]["bits_per_second"];
+    rate.as_f64().expect("a rate")
+}
+
+fn masquerade(cluster: &mut Cluster) {
+    let outside = cluster.lab.outside();
+    let mut server = outside.netns().command("perl");
+    server.args(["-e", include_str!("server.pl")]).env("HOSTNAME", "outside");
+    let log = cluster.lab.folder().join("outside.log");
+    let _server = flannel_tests::process::Process::spawn("server", server, &log);
+    let address = outside.address().to_string();
+    for (pod, machine) in ["first", "second"].iter().zip(&cluster.machines) {
+        let said = eventually_some("the server outside answers", SOON, || {
+            try_ask(&cluster.kubectl, pod, &address, PORT).ok()
+        });
+        assert_eq!(said, format!("outside {}", machine.address()));
+    }
+}
+
+/// By its Service, with the certificate that pods are given.
+fn api_from_a_pod(cluster: &mut Cluster) {
+    let account = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+    for pod in ["first", "second"] {
+        let script = format!("curl --silent --show-error --max-time 20 --cacert {account} https://10.96.0.1/version");
+        assert!(cluster.kubectl.exec(pod, &script).contains("gitVersion"));
+    }
+}
+
+fn cluster_ip(cluster: &mut Cluster) {
+    for pod in ["first", "second"] {
+        // By chance either: as often as it takes to have met both.
+        let mut met = std::collections::BTreeSet::new();
+        eventually("both pods answer for the Service", LONG, || {
+            let said = asked(&cluster.kubectl, pod, WEB, PORT);
+            met.extend(said.split(' ').next().map(str::to_owned));
+            ["first", "second"].iter().all(|name| met.contains(*name))
+        });
+        // Itself too, for the first.
+        assert!(asked(&cluster.kubectl, pod, ALONE, PORT).starts_with("first "));
+    }
+}
+
+fn node_port(cluster: &mut Cluster) {
+    let outside = cluster.lab.outside();
+    for machine in &cluster.machines {
+        let said = from_outside(&outside, &machine.address().to_string(), NODE_PORT);
+        assert!(said.as_deref().is_ok_and(|it| it.starts_with("second ")), "{said:?}");
+    }
+}
+
+/// The node with the pod serves, and shows who asks; the other does not.
+fn local_policy(cluster: &mut Cluster) {
+    let outside = cluster.lab.outside();
+    let [one, two] = &cluster.machines;
+    let said = from_outside(&outside, &one.address().to_string(), LOCAL_PORT);
+    assert_eq!(said, Ok(format!("first {}", outside.address())));
+    let said = from_outside(&outside, &two.address().to_string(), LOCAL_PORT);
+    assert!(said.is_err(), "{said:?}");
+}
+
+fn host_port(cluster: &mut Cluster) {
+    let kubectl = &cluster.kubectl;
+    kubectl.apply(&list(&[pod_with_host_port("reached", "two", HOST_PORT)]));
+    kubectl.pods_ready();
+    let outside = cluster.lab.outside();
+    let [_, two] = &cluster.machines;
+    let address = two.address().to_string();
+    let said = from_outside(&outside, &address, HOST_PORT);
+    assert_eq!(said, Ok(format!("reached {}", outside.address())));
+    assert!(asked(kubectl, "first", &address, HOST_PORT).starts_with("reached "));
+    kubectl.run(&["delete", "pod", "reached", "--wait"]);
+    eventually("the port is closed", LONG, || {
+        from_outside(&outside, &address, HOST_PORT).is_err()
+    });
+}
+
+fn bandwidth(cluster: &mut Cluster) {
+    let kubectl = &cluster.kubectl;
+    kubectl.apply(&list(&[limited_pod("slow", "two", "10M")]));
+    kubectl.pods_ready();
+    for (from, to) in [("first", "slow"), ("slow", "first")] {
+        let rate = iperf(kubectl, from, to);
+        println!("   {from} to {to}: {:.1} Mb/s of 10", rate / 1e6);
+        // The bucket is full at first.
+        assert!(rate < 3e7, "{from} to {to}: {rate} b/s");
+    }
+    kubectl.run(&["delete", "pod", "slow", "--wait"]);
+}
+
+fn status(cluster: &mut Cluster) {
+    let kubectl = &cluster.kubectl;
+    let pods = kubectl.run(&["--namespace=kube-flannel", "get", "pods", "--output=name"]);
+    for pod in pods.lines() {
+        let ask = |verb: &[&str]| {
+            let exec = ["--namespace=kube-flannel", "exec", "--container=kube-flannel", pod, "--"];
+            kubectl.run(&[&exec, verb].concat())
+        };
+        let said = ask(&["flannel-agent", "status"]);
+        assert!(said.contains("10.244."), "{said}");
+        println!("{said}");
+    }
+}
+
+fn rollout_restart(cluster: &mut Cluster) {
+    let kubectl = cluster.kubectl.clone();
+    let ended = under_traffic(cluster, || {
+        let set = "daemonset/kube-flannel-ds";
+        kubectl.run(&["--namespace=kube-flannel", "rollout", "restart", set]);
+        kubectl.rolled_out();
+    });
+    for ended in ended {
+        assert_eq!(ended.lost, Vec::<u32>::new());
+        assert!(ended.lines.is_some(), "a connection broke: {ended:?}");
+    }
+}
+
+/// Put there by the plugin that the restarted pods have installed.
+fn later_pods(cluster: &mut Cluster) {
+    let kubectl = &cluster.kubectl;
+    kubectl.apply(&list(&[pod("third", "one"), pod("fourth", "two")]));
+    kubectl.pods_ready();
+    let [third, fourth] = ["third", "fourth"].map(|pod| kubectl.address(pod));
+    assert_eq!(asked(kubectl, "third", &fourth, PORT), format!("fourth {third}"));
+    assert!(asked(kubectl, "first", &third, PORT).starts_with("third "));
+    kubectl.run(&["delete", "pod", "third", "fourth", "--wait"]);
+}
+
+/// Everything of it but its disk is new.
+fn reboot(cluster: &mut Cluster) {
+    cluster.machines[1].reboot();
+    cluster.machines[1].wait_until_up();
+    let kubectl = cluster.kubectl.clone();
+    // The pods are the same for the API server, which hears only later that they were away.
+    eventually("pods of both nodes reach each other again", LONG, || {
+        let second = &kubectl.get(&["pod", "second"])["status"]["podIP"];
+        let second = second.as_str().unwrap_or_default().to_owned();
+        let there = try_ask(&kubectl, "first", &second, PORT);
+        let back = try_ask(&kubectl, "second", ALONE, PORT);
+        there.is_ok_and(|it| it.starts_with("second ")) && back.is_ok_and(|it| it.starts_with("first "))
+    });
+    kubectl.rolled_out();
+    kubectl.pods_ready();
+    pods_reach_each_other(cluster);
+    node_port(cluster);
+}
+
+/// Who answers, and whom he sees.
+fn try_ask(kubectl: &Kubectl, pod: &str, address: &str, port: u16) -> Result<String, String> {
+    let said = kubectl.try_exec(pod, &question(address, port))?;
+    Ok(said.trim().to_owned())
+}
+
+#[track_caller]
+fn asked(kubectl: &Kubectl, pod: &str, address: &str, port: u16) -> String {
+    try_ask(kubectl, pod, address, port).unwrap_or_else(|e| panic!("{pod} asks {address}:{port}: {e}"))
+}
+
+fn from_outside(outside: &Outside, address: &str, port: u16) -> Result<String, String> {
+    let mut command: Command = outside.netns().command("bash");
+    let output = command.args(["-c", &question(address, port)]).output();
+    let output = output.expect("start bash");
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn question(address: &str, port: u16) -> String {
+    let ask = format!("exec 3<> /dev/tcp/{address}/{port} && read -r line <&3 && echo \"$line\"");
+    format!("timeout 15 bash -c '{ask}'")
+}
+
+/// For the demo.
+pub(crate) fn bring_up(cluster: &Cluster) {
+    cluster.kubectl.apply(&ours());
+    cluster.kubectl.rolled_out();
+    cluster.kubectl.nodes_ready();
+    populate(&cluster.kubectl);
+    let _ = pods::PORT;
+}

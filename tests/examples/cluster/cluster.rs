@@ -48,11 +48,22 @@ impl Cluster {
             Ok(said) | Err(said) => said,
         };
         let mut text = ask(&["get", "--all-namespaces", "--output=wide", "nodes,pods"]);
-        text += &ask(&["get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"]);
+        text += &ask(&[
+            "get",
+            "events",
+            "--all-namespaces",
+            "--sort-by=.lastTimestamp",
+        ]);
         let pods = ask(&["--namespace=kube-flannel", "get", "pods", "--output=name"]);
         for pod in pods.lines() {
             text += &format!("---- {pod}\n");
-            text += &ask(&["--namespace=kube-flannel", "logs", "--all-containers", "--tail=30", pod]);
+            text += &ask(&[
+                "--namespace=kube-flannel",
+                "logs",
+                "--all-containers",
+                "--tail=30",
+                pod,
+            ]);
         }
         for machine in &self.machines {
             text += &machine.logs();
@@ -86,7 +97,14 @@ fn controllers(lab: &Lab, api: &KubeApi, kubeconfig: &Path) -> [Process; 2] {
 
 fn images() -> Vec<PathBuf> {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    let names = ["cluster/pod.tar", "image/flannel-ebpf.tar", "cluster/flannel-0.tar", "cluster/flannel-1.tar"];
+    let names = [
+        "cluster/pod.tar",
+        "image/flannel-ebpf.tar",
+        "cluster/flannel-0.tar",
+        "cluster/flannel-1.tar",
+    ];
     let paths = names.map(|name| target.join(name).canonicalize());
-    paths.map(|path| path.expect("`cargo xtask test --cluster` makes it")).to_vec()
+    paths
+        .map(|path| path.expect("`cargo xtask test --cluster` makes it"))
+        .to_vec()
 }

@@ -22,7 +22,15 @@ pub(crate) fn show() {
 
     step("What the agents say");
     let set = "daemonset/kube-flannel-ds";
-    show(&["--namespace=kube-flannel", "exec", set, "--container=kube-flannel", "--", "flannel-agent", "status"]);
+    show(&[
+        "--namespace=kube-flannel",
+        "exec",
+        set,
+        "--container=kube-flannel",
+        "--",
+        "flannel-agent",
+        "status",
+    ]);
 
     step("A ping from pod to pod, and the Service of both");
     let second = cluster.kubectl.address("second");

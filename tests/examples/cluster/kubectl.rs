@@ -86,15 +86,33 @@ impl Kubectl {
     /// Until flannel's DaemonSet is as it was last applied, and ready, on every node.
     pub(crate) fn rolled_out(&self) {
         let set = "daemonset/kube-flannel-ds";
-        self.run(&["--namespace=kube-flannel", "rollout", "status", "--timeout=240s", set]);
+        self.run(&[
+            "--namespace=kube-flannel",
+            "rollout",
+            "status",
+            "--timeout=240s",
+            set,
+        ]);
     }
 
     pub(crate) fn nodes_ready(&self) {
-        self.run(&["wait", "--for=condition=Ready", "--timeout=240s", "node", "--all"]);
+        self.run(&[
+            "wait",
+            "--for=condition=Ready",
+            "--timeout=240s",
+            "node",
+            "--all",
+        ]);
     }
 
     pub(crate) fn pods_ready(&self) {
-        self.run(&["wait", "--for=condition=Ready", "--timeout=240s", "pod", "--all"]);
+        self.run(&[
+            "wait",
+            "--for=condition=Ready",
+            "--timeout=240s",
+            "pod",
+            "--all",
+        ]);
     }
 
     /// Until `pod` has an address.

@@ -90,7 +90,9 @@ impl Machine {
     pub(crate) fn reboot(&mut self) {
         self.power_off();
         let links = self.node.exec("ip -brief link");
-        let names = links.lines().filter_map(|line| line.split([' ', '@']).next());
+        let names = links
+            .lines()
+            .filter_map(|line| line.split([' ', '@']).next());
         for name in names.filter(|name| ![Node::UPLINK, "lo"].contains(name)) {
             // One end of a pair takes the other along.
             let _ = self.node.try_exec(&format!("ip link del {name}"));
@@ -120,11 +122,6 @@ impl Machine {
 
     pub(crate) fn address(&self) -> Ipv4Addr {
         self.node.address()
-    }
-
-    /// In its network's namespace alone.
-    pub(crate) fn node(&self) -> &Node {
-        &self.node
     }
 
     /// The ends of its logs, for who has to find out.

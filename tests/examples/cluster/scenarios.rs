@@ -51,17 +51,29 @@ const WITH_FLANNEL: usize = 2;
 /// Those with a wanted part in their names, or all.
 pub(crate) fn run(wanted: &[String]) -> ExitCode {
     let mode = std::env::var("FLANNEL_CLUSTER_PROXY").unwrap_or_else(|_| "iptables".to_owned());
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
-    let chosen: Vec<_> = SCENARIOS.iter().filter(|(name, _)| is_wanted(name)).collect();
+    let is_wanted =
+        |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    let chosen: Vec<_> = SCENARIOS
+        .iter()
+        .filter(|(name, _)| is_wanted(name))
+        .collect();
     assert!(!chosen.is_empty(), "no scenario is called so: {wanted:?}");
     let begun = Instant::now();
     let took = |since: Instant| format!("{:.1} s", since.elapsed().as_secs_f32());
     let mut cluster = Cluster::start(&mode);
-    println!("cluster: two nodes with kube-proxy in mode {mode} ({})", took(begun));
+    println!(
+        "cluster: two nodes with kube-proxy in mode {mode} ({})",
+        took(begun)
+    );
     let mut failed = Vec::new();
     let first = catch_unwind(AssertUnwindSafe(|| {
-        let flannel_first = SCENARIOS[..WITH_FLANNEL].iter().any(|(name, _)| is_wanted(name));
-        install(&cluster.kubectl, &if flannel_first { flannels() } else { ours() });
+        let flannel_first = SCENARIOS[..WITH_FLANNEL]
+            .iter()
+            .any(|(name, _)| is_wanted(name));
+        install(
+            &cluster.kubectl,
+            &if flannel_first { flannels() } else { ours() },
+        );
         populate(&cluster.kubectl);
     }));
     if first.is_err() {
@@ -95,7 +107,9 @@ fn install(kubectl: &Kubectl, manifest: &str) {
 fn populate(kubectl: &Kubectl) {
     // Made by the controller manager after the namespace.
     eventually("pods have an account", LONG, || {
-        kubectl.try_run(&["get", "serviceaccount", "default"]).is_ok()
+        kubectl
+            .try_run(&["get", "serviceaccount", "default"])
+            .is_ok()
     });
     let local = json!({
         "type": "NodePort",
@@ -134,7 +148,10 @@ fn back_to_flannel(cluster: &mut Cluster) {
 fn change(cluster: &Cluster, manifest: &str) {
     let ended = under_traffic(cluster, || install(&cluster.kubectl, manifest));
     for ended in ended {
-        assert!(ended.lost.len() <= OWN_SWITCH * cluster.machines.len(), "{ended:?}");
+        assert!(
+            ended.lost.len() <= OWN_SWITCH * cluster.machines.len(),
+            "{ended:?}"
+        );
         assert!(ended.lines.is_some(), "a connection broke: {ended:?}");
     }
 }
@@ -166,7 +183,9 @@ fn nodes_have_a_network(cluster: &mut Cluster) {
     for machine in &cluster.machines {
         let node = cluster.kubectl.get(&["node", machine.name()]);
         let conditions = node["status"]["conditions"].as_array().expect("conditions");
-        let network = conditions.iter().find(|it| it["type"] == "NetworkUnavailable");
+        let network = conditions
+            .iter()
+            .find(|it| it["type"] == "NetworkUnavailable");
         assert_eq!(network.expect("NetworkUnavailable")["status"], "False");
         let annotations = &node["metadata"]["annotations"];
         let address = &annotations["flannel.alpha.coreos.com/public-ip"];
@@ -178,9 +197,14 @@ fn nodes_have_a_network(cluster: &mut Cluster) {
 fn pods_reach_each_other(cluster: &mut Cluster) {
     for (from, to) in [("first", "second"), ("second", "first")] {
         let [source, address] = [from, to].map(|pod| cluster.kubectl.address(pod));
-        cluster.kubectl.exec(from, &format!("ping -c 3 -i 0.2 -W 5 {address}"));
+        cluster
+            .kubectl
+            .exec(from, &format!("ping -c 3 -i 0.2 -W 5 {address}"));
         // By its own address.
-        assert_eq!(asked(&cluster.kubectl, from, &address, PORT), format!("{to} {source}"));
+        assert_eq!(
+            asked(&cluster.kubectl, from, &address, PORT),
+            format!("{to} {source}")
+        );
     }
 }
 
@@ -194,7 +218,10 @@ fn tcp_in_bulk(cluster: &mut Cluster) {
 /// Bits a second that arrive.
 fn iperf(kubectl: &Kubectl, from: &str, to: &str) -> f64 {
     let address = kubectl.address(to);
-    kubectl.exec(to, "iperf3 --server --one-off --daemon --logfile /tmp/iperf; sleep 1");
+    kubectl.exec(
+        to,
+        "iperf3 --server --one-off --daemon --logfile /tmp/iperf; sleep 1",
+    );
     let said = kubectl.exec(from, &format!("iperf3 --client {address} --time 3 --json"));
     let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
     let rate = &said["end"]["sum_received"]["bits_per_second"];
@@ -204,7 +231,9 @@ fn iperf(kubectl: &Kubectl, from: &str, to: &str) -> f64 {
 fn masquerade(cluster: &mut Cluster) {
     let outside = cluster.lab.outside();
     let mut server = outside.netns().command("perl");
-    server.args(["-e", include_str!("server.pl")]).env("HOSTNAME", "outside");
+    server
+        .args(["-e", include_str!("server.pl")])
+        .env("HOSTNAME", "outside");
     let log = cluster.lab.folder().join("outside.log");
     let _server = flannel_tests::process::Process::spawn("server", server, &log);
     let address = outside.address().to_string();
@@ -220,7 +249,9 @@ fn masquerade(cluster: &mut Cluster) {
 fn api_from_a_pod(cluster: &mut Cluster) {
     let account = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
     for pod in ["first", "second"] {
-        let script = format!("curl --silent --show-error --max-time 20 --cacert {account} https://10.96.0.1/version");
+        let script = format!(
+            "curl --silent --show-error --max-time 20 --cacert {account} https://10.96.0.1/version"
+        );
         assert!(cluster.kubectl.exec(pod, &script).contains("gitVersion"));
     }
 }
@@ -243,7 +274,10 @@ fn node_port(cluster: &mut Cluster) {
     let outside = cluster.lab.outside();
     for machine in &cluster.machines {
         let said = from_outside(&outside, &machine.address().to_string(), NODE_PORT);
-        assert!(said.as_deref().is_ok_and(|it| it.starts_with("second ")), "{said:?}");
+        assert!(
+            said.as_deref().is_ok_and(|it| it.starts_with("second ")),
+            "{said:?}"
+        );
     }
 }
 
@@ -291,7 +325,13 @@ fn status(cluster: &mut Cluster) {
     let pods = kubectl.run(&["--namespace=kube-flannel", "get", "pods", "--output=name"]);
     for pod in pods.lines() {
         let ask = |verb: &[&str]| {
-            let exec = ["--namespace=kube-flannel", "exec", "--container=kube-flannel", pod, "--"];
+            let exec = [
+                "--namespace=kube-flannel",
+                "exec",
+                "--container=kube-flannel",
+                pod,
+                "--",
+            ];
             kubectl.run(&[&exec, verb].concat())
         };
         let said = ask(&["flannel-agent", "status"]);
@@ -319,7 +359,10 @@ fn later_pods(cluster: &mut Cluster) {
     kubectl.apply(&list(&[pod("third", "one"), pod("fourth", "two")]));
     kubectl.pods_ready();
     let [third, fourth] = ["third", "fourth"].map(|pod| kubectl.address(pod));
-    assert_eq!(asked(kubectl, "third", &fourth, PORT), format!("fourth {third}"));
+    assert_eq!(
+        asked(kubectl, "third", &fourth, PORT),
+        format!("fourth {third}")
+    );
     assert!(asked(kubectl, "first", &third, PORT).starts_with("third "));
     kubectl.run(&["delete", "pod", "third", "fourth", "--wait"]);
 }
@@ -335,7 +378,8 @@ fn reboot(cluster: &mut Cluster) {
         let second = second.as_str().unwrap_or_default().to_owned();
         let there = try_ask(&kubectl, "first", &second, PORT);
         let back = try_ask(&kubectl, "second", ALONE, PORT);
-        there.is_ok_and(|it| it.starts_with("second ")) && back.is_ok_and(|it| it.starts_with("first "))
+        there.is_ok_and(|it| it.starts_with("second "))
+            && back.is_ok_and(|it| it.starts_with("first "))
     });
     kubectl.rolled_out();
     kubectl.pods_ready();
@@ -351,7 +395,8 @@ fn try_ask(kubectl: &Kubectl, pod: &str, address: &str, port: u16) -> Result<Str
 
 #[track_caller]
 fn asked(kubectl: &Kubectl, pod: &str, address: &str, port: u16) -> String {
-    try_ask(kubectl, pod, address, port).unwrap_or_else(|e| panic!("{pod} asks {address}:{port}: {e}"))
+    try_ask(kubectl, pod, address, port)
+        .unwrap_or_else(|e| panic!("{pod} asks {address}:{port}: {e}"))
 }
 
 fn from_outside(outside: &Outside, address: &str, port: u16) -> Result<String, String> {

@@ -56,8 +56,10 @@ impl Traffic {
 
     fn read(&self, ending: &str) -> String {
         let name = &self.name;
-        self.kubectl
-            .exec(&self.pod, &format!("cat {name}.{ending} 2> /dev/null || true"))
+        self.kubectl.exec(
+            &self.pod,
+            &format!("cat {name}.{ending} 2> /dev/null || true"),
+        )
     }
 
     pub(crate) fn end(self) -> Ended {

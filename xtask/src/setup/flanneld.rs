@@ -98,7 +98,9 @@ pub(super) fn manifest(workspace: &Workspace) -> Result<String> {
     let told = process::read(&mut download)?;
     let told: serde_json::Value =
         serde_json::from_str(&told).context("`go mod download` told no JSON")?;
-    let folder = told["Dir"].as_str().context("no folder of flannel's module")?;
+    let folder = told["Dir"]
+        .as_str()
+        .context("no folder of flannel's module")?;
     let file = Path::new(folder).join("Documentation/kube-flannel.yml");
     fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
 }

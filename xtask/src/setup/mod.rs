@@ -91,9 +91,9 @@ pub(crate) fn cluster(workspace: &Workspace) -> Result<()> {
     let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     match system(&os_release) {
         System::Debian12 => debian::cluster()?,
-        System::Other(name) => bail!(
-            "this is {name}; the cluster runs on Debian 12, with its containerd and runc"
-        ),
+        System::Other(name) => {
+            bail!("this is {name}; the cluster runs on Debian 12, with its containerd and runc")
+        }
     }
     kube_cluster::KUBE_CLUSTER.ensure(workspace, false)
 }

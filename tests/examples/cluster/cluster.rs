@@ -9,6 +9,7 @@ use flannel_tests::process::Process;
 
 use crate::kubectl::{Kubectl, LONG};
 use crate::machine::{Machine, tools};
+use crate::pods::SERVER;
 
 /// Nodes and controllers go before what they talk to.
 #[derive(Debug)]
@@ -16,7 +17,10 @@ pub(crate) struct Cluster {
     pub(crate) machines: [Machine; 2],
     _controllers: [Process; 2],
     pub(crate) kubectl: Kubectl,
-    pub(crate) lab: Lab,
+    /// It serves as the pods do.
+    pub(crate) outside: Outside,
+    _server: Process,
+    _lab: Lab,
 }
 
 impl Cluster {
@@ -34,11 +38,16 @@ impl Cluster {
             let nodes = kubectl.try_run(&["get", "nodes", "--output=name"]);
             nodes.is_ok_and(|nodes| nodes.lines().count() == machines.len())
         });
+        let outside = lab.outside();
+        let mut server = outside.netns().command("perl");
+        server.args(["-e", SERVER]).env("HOSTNAME", "outside");
         Self {
             machines,
             _controllers: controllers,
             kubectl,
-            lab,
+            outside,
+            _server: Process::spawn("server", server, &lab.folder().join("server.log")),
+            _lab: lab,
         }
     }
 

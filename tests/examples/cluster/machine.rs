@@ -124,6 +124,10 @@ impl Machine {
         self.node.address()
     }
 
+    /// In its network's namespace alone.
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
     /// The ends of its logs, for who has to find out.
     pub(crate) fn logs(&self) -> String {
         let logs = ["import", "containerd", "kubelet", "kube-proxy"];

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 /// Where every pod serves.
 pub(crate) const PORT: u16 = 8080;
 
-const SERVER: &str = include_str!("server.pl");
+pub(crate) const SERVER: &str = include_str!("server.pl");
 
 /// A pod on `node` that serves, with what the machine has in `/usr`.
 pub(crate) fn pod(name: &str, node: &str) -> Value {

@@ -16,6 +16,7 @@ use crate::traffic::{Ended, Traffic};
 /// Of Services.
 const WEB: &str = "10.96.1.1";
 const ALONE: &str = "10.96.1.2";
+const FAR: &str = "10.96.1.3";
 const NODE_PORT: u16 = 30080;
 const LOCAL_PORT: u16 = 30081;
 const HOST_PORT: u16 = 8888;
@@ -43,20 +44,24 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("pods_that_come_later", later_pods),
     ("reboot_of_a_node", reboot),
     ("back_to_flannel_under_traffic", back_to_flannel),
+    ("cleanup_after_it", cleanup),
 ];
 
-/// What needs flannel's manifest before it.
-const WITH_FLANNEL: usize = 2;
+/// The number of the one that ours comes by.
+const CHANGE: usize = 1;
 
 /// Those with a wanted part in their names, or all.
 pub(crate) fn run(wanted: &[String]) -> ExitCode {
     let mode = std::env::var("FLANNEL_CLUSTER_PROXY").unwrap_or_else(|_| "iptables".to_owned());
     let is_wanted =
         |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
-    let chosen: Vec<_> = SCENARIOS
-        .iter()
-        .filter(|(name, _)| is_wanted(name))
-        .collect();
+    // Whoever wants flannel first wants ours over it, or the others would try flannel.
+    let flannel_first = SCENARIOS[..=CHANGE].iter().any(|(name, _)| is_wanted(name));
+    let is_chosen = |&(number, (name, _)): &(usize, &(&str, Scenario))| {
+        is_wanted(name) || (flannel_first && number == CHANGE)
+    };
+    let numbered = SCENARIOS.iter().enumerate();
+    let chosen: Vec<_> = numbered.filter(is_chosen).map(|(_, it)| it).collect();
     assert!(!chosen.is_empty(), "no scenario is called so: {wanted:?}");
     let begun = Instant::now();
     let took = |since: Instant| format!("{:.1} s", since.elapsed().as_secs_f32());
@@ -67,9 +72,6 @@ pub(crate) fn run(wanted: &[String]) -> ExitCode {
     );
     let mut failed = Vec::new();
     let first = catch_unwind(AssertUnwindSafe(|| {
-        let flannel_first = SCENARIOS[..WITH_FLANNEL]
-            .iter()
-            .any(|(name, _)| is_wanted(name));
         install(
             &cluster.kubectl,
             &if flannel_first { flannels() } else { ours() },
@@ -125,7 +127,7 @@ fn populate(kubectl: &Kubectl) {
         pod("second", "two"),
         service("web", &json!({"app": "web"}), WEB, &json!({})),
         service("alone", &json!({"pod": "first"}), ALONE, &local),
-        service("far", &json!({"pod": "second"}), "10.96.1.3", &anywhere),
+        service("far", &json!({"pod": "second"}), FAR, &anywhere),
     ]));
     kubectl.pods_ready();
 }
@@ -146,38 +148,85 @@ fn back_to_flannel(cluster: &mut Cluster) {
     pods_reach_each_other(cluster);
 }
 
+/// As docs/kubernetes.md has it: nothing of ours stays, and flannel is not disturbed.
+fn cleanup(cluster: &mut Cluster) {
+    let kubectl = &cluster.kubectl;
+    let ended = under_traffic(cluster, || {
+        for machine in &cluster.machines {
+            let node = format!("node/{}", machine.name());
+            let said = kubectl.run(&[
+                "debug",
+                &node,
+                "--image=flannel-ebpf:latest",
+                "--image-pull-policy=IfNotPresent",
+                "--profile=sysadmin",
+                "--",
+                "flannel-agent",
+                "cleanup",
+                "--bpffs=/host/sys/fs/bpf",
+                "--state-dir=/host/run/flannel",
+                "--subnet-file=/host/run/flannel/subnet.env",
+            ]);
+            let pod = said
+                .split(' ')
+                .find(|word| word.starts_with("node-debugger"));
+            let pod = format!("pod/{}", pod.expect("it says what it makes"));
+            let phase = eventually_some("cleanup has ended", LONG, || {
+                let phase = &kubectl.get(&[&pod])["status"]["phase"];
+                let phase = phase.as_str().unwrap_or_default().to_owned();
+                ["Failed", "Succeeded"].contains(&&*phase).then_some(phase)
+            });
+            let log = kubectl.run(&["logs", &pod]);
+            assert_eq!(phase, "Succeeded", "{log}");
+            kubectl.run(&["delete", &pod, "--wait"]);
+            let attached = machine.node().exec("bpftool net");
+            assert!(!attached.contains("uplink"), "{attached}");
+        }
+    });
+    for ended in ended {
+        assert!(ended.lost.len() <= OWN_SWITCH, "{ended:?}");
+        assert!(ended.lines.is_some(), "a connection broke: {ended:?}");
+    }
+    later_pods(cluster);
+    pods_reach_each_other(cluster);
+}
+
 /// Applies `manifest` over what is there.
 fn change(cluster: &Cluster, manifest: &str) {
-    let ended = under_traffic(cluster, || install(&cluster.kubectl, manifest));
-    for ended in ended {
-        assert!(
-            ended.lost.len() <= OWN_SWITCH * cluster.machines.len(),
-            "{ended:?}"
-        );
+    for ended in under_traffic(cluster, || install(&cluster.kubectl, manifest)) {
+        let allowed = OWN_SWITCH * cluster.machines.len();
+        assert!(ended.lost.len() <= allowed, "{ended:?}");
         assert!(ended.lines.is_some(), "a connection broke: {ended:?}");
     }
 }
 
-/// Traffic begun by either node's pod, while `work` is done.
-fn under_traffic(cluster: &Cluster, work: impl FnOnce()) -> [Ended; 2] {
+/// Traffic of either node's pod with the other, with a Service and with the outside, while `work` is done.
+fn under_traffic(cluster: &Cluster, work: impl FnOnce()) -> Vec<Ended> {
     let kubectl = &cluster.kubectl;
     let [first, second] = ["first", "second"].map(|pod| kubectl.address(pod));
+    let outside = cluster.outside.address().to_string();
     let traffic = [
-        Traffic::start(kubectl, "first", &second),
-        Traffic::start(kubectl, "second", &first),
+        ("first", &*second, true),
+        ("second", &*first, true),
+        ("first", FAR, false),
+        ("second", ALONE, false),
+        ("first", &*outside, true),
+        ("second", &*outside, true),
     ];
+    let traffic = traffic.map(|(pod, to, pings)| Traffic::start(kubectl, pod, to, pings));
     work();
     let ended = traffic.map(Traffic::end);
     for ended in &ended {
         println!(
-            "   {} pings answered, {} lost {:?}; lines by one connection: {:?}",
+            "   {}: {} pings answered, {} lost {:?}; lines by one connection: {:?}",
+            ended.way,
             ended.answered,
             ended.lost.len(),
             ended.lost,
             ended.lines
         );
     }
-    ended
+    ended.into()
 }
 
 /// What the agent says of it to Kubernetes.
@@ -238,13 +287,7 @@ fn shown(rates: &[f64], of: f64) -> String {
 }
 
 fn masquerade(cluster: &mut Cluster) {
-    let outside = cluster.lab.outside();
-    let mut server = outside.netns().command("perl");
-    server
-        .args(["-e", include_str!("server.pl")])
-        .env("HOSTNAME", "outside");
-    let log = cluster.lab.folder().join("outside.log");
-    let _server = flannel_tests::process::Process::spawn("server", server, &log);
+    let outside = &cluster.outside;
     let address = outside.address().to_string();
     for (pod, machine) in ["first", "second"].iter().zip(&cluster.machines) {
         let said = eventually_some("the server outside answers", SOON, || {
@@ -280,9 +323,9 @@ fn cluster_ip(cluster: &mut Cluster) {
 }
 
 fn node_port(cluster: &mut Cluster) {
-    let outside = cluster.lab.outside();
+    let outside = &cluster.outside;
     for machine in &cluster.machines {
-        let said = from_outside(&outside, &machine.address().to_string(), NODE_PORT);
+        let said = from_outside(outside, &machine.address().to_string(), NODE_PORT);
         assert!(
             said.as_deref().is_ok_and(|it| it.starts_with("second ")),
             "{said:?}"
@@ -292,11 +335,11 @@ fn node_port(cluster: &mut Cluster) {
 
 /// The node with the pod serves, and shows who asks; the other does not.
 fn local_policy(cluster: &mut Cluster) {
-    let outside = cluster.lab.outside();
+    let outside = &cluster.outside;
     let [one, two] = &cluster.machines;
-    let said = from_outside(&outside, &one.address().to_string(), LOCAL_PORT);
+    let said = from_outside(outside, &one.address().to_string(), LOCAL_PORT);
     assert_eq!(said, Ok(format!("first {}", outside.address())));
-    let said = from_outside(&outside, &two.address().to_string(), LOCAL_PORT);
+    let said = from_outside(outside, &two.address().to_string(), LOCAL_PORT);
     assert!(said.is_err(), "{said:?}");
 }
 
@@ -304,15 +347,15 @@ fn host_port(cluster: &mut Cluster) {
     let kubectl = &cluster.kubectl;
     kubectl.apply(&list(&[pod_with_host_port("reached", "two", HOST_PORT)]));
     kubectl.pods_ready();
-    let outside = cluster.lab.outside();
+    let outside = &cluster.outside;
     let [_, two] = &cluster.machines;
     let address = two.address().to_string();
-    let said = from_outside(&outside, &address, HOST_PORT);
+    let said = from_outside(outside, &address, HOST_PORT);
     assert_eq!(said, Ok(format!("reached {}", outside.address())));
     assert!(asked(kubectl, "first", &address, HOST_PORT).starts_with("reached "));
     kubectl.run(&["delete", "pod", "reached", "--wait"]);
     eventually("the port is closed", LONG, || {
-        from_outside(&outside, &address, HOST_PORT).is_err()
+        from_outside(outside, &address, HOST_PORT).is_err()
     });
 }
 

@@ -27,6 +27,10 @@ impl Kubectl {
         Self { api, kubeconfig }
     }
 
+    pub(crate) fn api(&self) -> &KubeApi {
+        &self.api
+    }
+
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use flannel_tests::manifest::deployed;
 
-/// The name that the image has in the shipped manifest, which the nodes know it by.
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }

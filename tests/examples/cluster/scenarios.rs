@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cluster::Cluster;
 use crate::kubectl::{Kubectl, LONG};
 use crate::manifests::{flannels, ours, with_bandwidth};
-use crate::pods::{self, PORT, limited_pod, list, pod, pod_with_host_port, service};
+use crate::pods::{PORT, limited_pod, list, pod, pod_with_host_port, service};
 use crate::traffic::{Ended, Traffic};
 
 /// Of Services.
@@ -23,6 +23,9 @@ const HOST_PORT: u16 = 8888;
 
 /// A node's own switch, in packets of twenty a second: neither daemon does better with kube-proxy's and kubelet's load beside it.
 const OWN_SWITCH: usize = 20;
+
+const NAMESPACE: &str = "--namespace=kube-flannel";
+const CONTAINER: &str = "--container=kube-flannel";
 
 type Scenario = fn(&mut Cluster);
 
@@ -39,10 +42,12 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("external_traffic_policy_local", local_policy),
     ("host_port", host_port),
     ("bandwidth", bandwidth),
-    ("status_and_doctor_in_the_pod", status),
+    ("status_in_the_pod", status),
     ("rollout_restart_under_traffic", rollout_restart),
     ("pods_that_come_later", later_pods),
     ("reboot_of_a_node", reboot),
+    ("node_removed_and_made_again", node_removed),
+    ("a_cut_tunnel_is_noticed", cut_tunnel),
     ("back_to_flannel_under_traffic", back_to_flannel),
     ("cleanup_after_it", cleanup),
 ];
@@ -375,21 +380,14 @@ fn bandwidth(cluster: &mut Cluster) {
 
 fn status(cluster: &mut Cluster) {
     let kubectl = &cluster.kubectl;
-    let pods = kubectl.run(&["--namespace=kube-flannel", "get", "pods", "--output=name"]);
+    let pods = kubectl.run(&[NAMESPACE, "get", "pods", "--output=name"]);
     for pod in pods.lines() {
         let ask = |verb: &[&str]| {
-            let exec = [
-                "--namespace=kube-flannel",
-                "exec",
-                "--container=kube-flannel",
-                pod,
-                "--",
-            ];
+            let exec = [NAMESPACE, "exec", CONTAINER, pod, "--"];
             kubectl.run(&[&exec, verb].concat())
         };
         let said = ask(&["flannel-agent", "status"]);
         assert!(said.contains("10.244."), "{said}");
-        println!("{said}");
     }
 }
 
@@ -397,7 +395,7 @@ fn rollout_restart(cluster: &mut Cluster) {
     let kubectl = cluster.kubectl.clone();
     let ended = under_traffic(cluster, || {
         let set = "daemonset/kube-flannel-ds";
-        kubectl.run(&["--namespace=kube-flannel", "rollout", "restart", set]);
+        kubectl.run(&[NAMESPACE, "rollout", "restart", set]);
         kubectl.rolled_out();
     });
     for ended in ended {
@@ -440,6 +438,57 @@ fn reboot(cluster: &mut Cluster) {
     node_port(cluster);
 }
 
+/// It may get another podCIDR: nothing of the old one is in the way.
+fn node_removed(cluster: &mut Cluster) {
+    let kubectl = cluster.kubectl.clone();
+    let peers_of_one = || {
+        let field = "--field-selector=spec.nodeName=one";
+        let pods = kubectl.run(&[NAMESPACE, "get", "pods", "--output=name", field]);
+        let ask = [
+            "exec",
+            CONTAINER,
+            pods.trim(),
+            "--",
+            "flannel-agent",
+            "status",
+        ];
+        kubectl.try_run(&[&[NAMESPACE], &ask[..]].concat())
+    };
+    kubectl.run(&["delete", "node", "two"]);
+    eventually("the other node has forgotten it", LONG, || {
+        peers_of_one().is_ok_and(|said| said.contains(" 0 peers"))
+    });
+    kubectl.run(&["delete", "pod", "second", "--force", "--wait"]);
+    cluster.machines[1].reboot();
+    cluster.machines[1].wait_until_up();
+    eventually("it is registered again", LONG, || {
+        kubectl.try_run(&["get", "node", "two"]).is_ok()
+    });
+    eventually("the other node knows it again", LONG, || {
+        peers_of_one().is_ok_and(|said| said.contains(" 1 peers"))
+    });
+    kubectl.nodes_ready();
+    kubectl.rolled_out();
+    populate(&kubectl);
+    pods_reach_each_other(cluster);
+    nodes_have_a_network(cluster);
+}
+
+/// The control of all that is above: without the tunnel nothing of it holds, and it is not between pods of one node.
+fn cut_tunnel(cluster: &mut Cluster) {
+    let kubectl = &cluster.kubectl;
+    let second = kubectl.address("second");
+    // On the wire: ours takes packets ahead of a node's own rules.
+    let switch = kubectl.api().netns();
+    switch.run("nft add table bridge cut");
+    switch.run("nft add chain bridge cut wire { type filter hook forward priority 0 ; }");
+    switch.run("nft add rule bridge cut wire udp dport 8472 drop");
+    let said = try_ask(kubectl, "first", &second, PORT);
+    switch.run("nft delete table bridge cut");
+    assert!(said.is_err(), "{said:?}");
+    pods_reach_each_other(cluster);
+}
+
 /// Who answers, and whom he sees.
 fn try_ask(kubectl: &Kubectl, pod: &str, address: &str, port: u16) -> Result<String, String> {
     let said = kubectl.try_exec(pod, &question(address, port))?;
@@ -473,5 +522,4 @@ pub(crate) fn bring_up(cluster: &Cluster) {
     cluster.kubectl.rolled_out();
     cluster.kubectl.nodes_ready();
     populate(&cluster.kubectl);
-    let _ = pods::PORT;
 }

@@ -20,6 +20,7 @@ mod traffic;
 use std::process::ExitCode;
 
 use flannel_tests::supervise;
+use flannel_tests::sweep::is_dead;
 
 use crate::machine::remove_cgroups;
 
@@ -34,6 +35,6 @@ fn main() -> ExitCode {
         _ => panic!("`test`, with names of scenarios or without, or `demo`"),
     });
     // Of whoever ended before he could.
-    remove_cgroups(|lab| flannel_tests::sweep::is_dead(lab));
+    remove_cgroups(is_dead);
     ended
 }

@@ -17,6 +17,8 @@ use crate::wait::eventually;
 /// It makes its own objects first, and machines are busy.
 const UP: Duration = Duration::from_secs(120);
 const PORT: u16 = 6443;
+/// The first address of its range of Services: its own, for pods.
+const SERVICE: &str = "10.96.0.1";
 
 /// Of the test itself, in the group system:masters.
 pub(crate) const ADMIN: &str = "admin-token";
@@ -44,14 +46,38 @@ pub struct KubeApi {
     etcd: String,
     process: Mutex<Option<Process>>,
     pub(crate) ca: PathBuf,
+    serves: Serves,
+}
+
+/// Whom an API server is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Serves {
+    /// Agents and tests: Nodes and pods are objects that nobody makes true.
+    Objects,
+    /// Kubelets and controllers.
+    Cluster,
 }
 
 impl KubeApi {
     /// Starts it and waits until it serves, with flannel's rights in place.
     pub fn start(lab: &Lab) -> Self {
+        let api = Self::new(lab, Serves::Objects);
+        let rbac = "/apis/rbac.authorization.k8s.io/v1";
+        api.create(&format!("{rbac}/clusterroles"), ROLE);
+        api.create(&format!("{rbac}/clusterrolebindings"), BINDING);
+        api
+    }
+
+    /// Starts one for a real cluster, whose pods have tokens and reach it by its Service. Nothing of flannel is in place.
+    pub fn of_cluster(lab: &Lab) -> Self {
+        Self::new(lab, Serves::Cluster)
+    }
+
+    fn new(lab: &Lab, serves: Serves) -> Self {
         let folder = lab.folder().join("kube");
         let extensions = format!(
-            "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,digitalSignature\nsubjectAltName=IP:{ETCD}"
+            "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,digitalSignature\n\
+             subjectAltName=IP:{ETCD},IP:{SERVICE}"
         );
         let contents = Contents {
             extensions: &extensions,
@@ -65,13 +91,11 @@ impl KubeApi {
             etcd: lab.etcd().url().to_owned(),
             process: Mutex::default(),
             ca: cert_file,
+            serves,
         };
         api.set_token(FLANNEL);
         api.launch();
         api.wait_until_up();
-        let rbac = "/apis/rbac.authorization.k8s.io/v1";
-        api.create(&format!("{rbac}/clusterroles"), ROLE);
-        api.create(&format!("{rbac}/clusterrolebindings"), BINDING);
         api
     }
 
@@ -130,12 +154,16 @@ impl KubeApi {
             "--audit-log-mode=blocking-strict",
             // Nobody but the test and the daemons: what it does for itself would only cost time.
             "--enable-priority-and-fairness=false",
-            // Pods are objects here, and need no token.
-            "--disable-admission-plugins=ServiceAccount",
             "--profiling=false",
             // As kubeadm, and whoever runs kube-proxy.
             "--allow-privileged=true",
         ]);
+        command.arg(match self.serves {
+            // They need no token.
+            Serves::Objects => "--disable-admission-plugins=ServiceAccount",
+            // By names it would find no kubelet here.
+            Serves::Cluster => "--kubelet-preferred-address-types=InternalIP",
+        });
         let process = Process::spawn("kube-apiserver", command, &self.folder.join("log"));
         *self.process.lock().expect("no panic holds it") = Some(process);
     }
@@ -154,16 +182,32 @@ impl KubeApi {
     /// kubeconfig of flannel's ServiceAccount, with its token in a file that may be replaced.
     pub fn kubeconfig(&self) -> PathBuf {
         let path = self.folder.join("kubeconfig");
-        let (url, ca) = (self.url(), self.ca.display());
         let token = self.folder.join("token");
-        let text = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster:\n    server: {url}\n    \
-             certificate-authority: {ca}\ncontexts:\n- name: c\n  context: {{cluster: c, user: u}}\nusers:\n- name: u\n  \
-             user: {{tokenFile: {}}}\n",
-            token.display()
-        );
+        let text = self.config(&format!("{{tokenFile: {}}}", token.display()));
         std::fs::write(&path, text).expect("write the kubeconfig");
         path
+    }
+
+    /// kubeconfig of the test itself, and of what may do everything.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        let path = self.folder.join("admin");
+        let user = format!("{{token: {ADMIN}}}");
+        std::fs::write(&path, self.config(&user)).expect("write the kubeconfig");
+        path
+    }
+
+    fn config(&self, user: &str) -> String {
+        let (url, ca) = (self.url(), self.ca.display());
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster:\n    server: {url}\n    \
+             certificate-authority: {ca}\ncontexts:\n- name: c\n  context: {{cluster: c, user: u}}\nusers:\n- name: u\n  \
+             user: {user}\n"
+        )
+    }
+
+    /// Where it keeps its certificate, `server.pem`, and the key of tokens, `server.key`.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The flags with which flanneld and ours run in Kubernetes; `net` is what net-conf.json says.

@@ -28,11 +28,11 @@ pub fn folder(lab: &str) -> PathBuf {
 pub fn dead_labs() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        for name in entries(Path::new(netns::FOLDER)).filter(|n| owner_is_dead(n)) {
+        for name in entries(Path::new(netns::FOLDER)).filter(|n| is_dead(n)) {
             // Somebody else may sweep at the same time: whoever comes second finds nothing.
             let _ = Command::new("ip").args(["netns", "del", &name]).output();
         }
-        for name in entries(&std::env::temp_dir()).filter(|n| owner_is_dead(n)) {
+        for name in entries(&std::env::temp_dir()).filter(|n| is_dead(n)) {
             remove_folder(&folder(&name));
         }
     });
@@ -56,8 +56,8 @@ fn entries(folder: &Path) -> impl Iterator<Item = String> {
         .filter_map(|e| e.ok()?.file_name().into_string().ok())
 }
 
-/// Whether `name` is one of ours and its process has ended.
-fn owner_is_dead(name: &str) -> bool {
+/// Whether `name` is of a lab and its process has ended.
+pub fn is_dead(name: &str) -> bool {
     let pid = name
         .strip_prefix(PREFIX)
         .and_then(|rest| rest.split('-').next())
@@ -71,10 +71,10 @@ mod tests {
 
     #[test]
     fn only_labs_of_ended_processes_are_swept() {
-        assert!(!owner_is_dead(&unique_name()));
-        assert!(!owner_is_dead("cni-1234"));
-        assert!(!owner_is_dead("fltx-1"));
+        assert!(!is_dead(&unique_name()));
+        assert!(!is_dead("cni-1234"));
+        assert!(!is_dead("fltx-1"));
         // Beyond the kernel's largest pid (2^22).
-        assert!(owner_is_dead("flt4194305-0-switch"));
+        assert!(is_dead("flt4194305-0-switch"));
     }
 }

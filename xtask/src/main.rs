@@ -7,6 +7,7 @@ mod build_cni;
 mod build_ebpf;
 mod builder;
 mod check;
+mod cluster;
 mod controls;
 mod demo;
 mod docs;

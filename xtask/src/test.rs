@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::build_cni::BuildCni;
 use crate::build_ebpf::BuildEbpf;
+use crate::cluster;
 use crate::controls::Controls;
 use crate::kernels;
 use crate::outcomes::{Failed, Outcomes};
@@ -30,6 +31,10 @@ pub(crate) struct Test {
     /// With --kernel: a choice of the tests that takes a few minutes
     #[arg(long, requires = "kernel")]
     brief: bool,
+    /// Nothing of that, but scenarios in a real Kubernetes cluster of two nodes (Debian 12; its first set-up takes a quarter of
+    /// an hour); ARGS are the names of some
+    #[arg(long, conflicts_with = "kernel")]
+    cluster: bool,
     /// Passed on to `cargo test`: a part of a test's name, `--test FILE`, or `-- --nocapture`
     #[arg(
         trailing_var_arg = true,
@@ -43,6 +48,9 @@ impl Test {
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<()> {
         // Before anything takes minutes. A test that needs root must not pass by not running.
         setup::require_root("cargo xtask test")?;
+        if self.cluster {
+            return cluster::run(workspace, "test", &self.passed_on);
+        }
         Setup::default().run(workspace)?;
         BuildEbpf::default().run(workspace)?;
         build_next_layout(workspace)?;

@@ -34,12 +34,17 @@ impl Layer {
                 .with_context(|| format!("cannot pack {}", tree.join(path).display()))?;
         }
         let plain = archive.into_inner().context("cannot pack a layer")?;
-        Ok(Self {
-            bytes: compress(&plain).context("cannot compress a layer")?,
-            diff_id: format!("sha256:{}", sha256(&plain)),
-            made_by,
-        })
+        of(&plain, made_by)
     }
+}
+
+/// Of a tar file.
+pub(super) fn of(plain: &[u8], made_by: String) -> Result<Layer> {
+    Ok(Layer {
+        bytes: compress(plain).context("cannot compress a layer")?,
+        diff_id: format!("sha256:{}", sha256(plain)),
+        made_by,
+    })
 }
 
 /// Relative to `tree`.

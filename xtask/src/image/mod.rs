@@ -9,6 +9,7 @@ mod layer;
 mod name;
 mod oci;
 mod opened;
+mod stand_ins;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -32,6 +33,8 @@ use crate::build_cni::BuildCni;
 use crate::build_ebpf::BuildEbpf;
 use crate::process;
 use crate::workspace::Workspace;
+
+pub(crate) use self::stand_ins::{flannel, pod};
 
 const DOCKERFILE: &str = "deploy/Dockerfile";
 /// <https://reproducible-builds.org/specs/source-date-epoch/>
@@ -58,6 +61,16 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    /// As `cargo xtask image` without arguments, or with `--no-build`.
+    pub(crate) fn plain(no_build: bool) -> Result<Self> {
+        Ok(Self {
+            output: None,
+            name: "flannel-ebpf".parse().map_err(anyhow::Error::msg)?,
+            no_build,
+            check: false,
+        })
+    }
+
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<()> {
         let recipe = fs::read_to_string(workspace.root().join(DOCKERFILE))
             .map_err(anyhow::Error::from)

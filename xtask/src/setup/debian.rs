@@ -62,6 +62,14 @@ pub(super) fn virtual_machines() -> Result<()> {
     install(&wanted, false)
 }
 
+/// What runs pods. Nothing of it is started: the machine has its own business.
+const CLUSTER: &[&str] = &["containerd", "runc"];
+
+pub(super) fn cluster() -> Result<()> {
+    let wanted: Vec<String> = CLUSTER.iter().map(|&name| name.to_owned()).collect();
+    install(&wanted, false)
+}
+
 fn llvm_package(major: u32) -> String {
     format!("llvm-{major}-dev")
 }

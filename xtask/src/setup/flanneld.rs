@@ -84,6 +84,27 @@ pub(super) fn ensure(workspace: &Workspace, dry_run: bool) -> Result<()> {
     Ok(())
 }
 
+/// `kube-flannel.yml` of the version that `go.mod` asks for.
+pub(super) fn manifest(workspace: &Workspace) -> Result<String> {
+    let recipe = Recipe::read(workspace)?;
+    let go = go::ensure(workspace, &recipe.go)?;
+    let mut download = Command::new(go);
+    download
+        .current_dir(source(workspace))
+        .args(["mod", "download", "-json", MODULE])
+        .env("GOFLAGS", "")
+        .env("GOWORK", "off")
+        .env("GOTOOLCHAIN", "local");
+    let told = process::read(&mut download)?;
+    let told: serde_json::Value =
+        serde_json::from_str(&told).context("`go mod download` told no JSON")?;
+    let folder = told["Dir"]
+        .as_str()
+        .context("no folder of flannel's module")?;
+    let file = Path::new(folder).join("Documentation/kube-flannel.yml");
+    fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
+}
+
 fn source(workspace: &Workspace) -> std::path::PathBuf {
     workspace.root().join("tests/flanneld")
 }

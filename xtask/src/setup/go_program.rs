@@ -12,18 +12,25 @@ use super::go;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Which program, and how its build differs from another's.
+/// Programs that are built together, and how their build differs from another's.
 #[derive(Debug)]
 pub(super) struct Program {
-    /// Also of its folder in `tests`.
+    /// Of its folder in `tests`.
     pub(super) name: &'static str,
     pub(super) module: &'static str,
-    /// What has it print its version.
-    pub(super) ask_version: &'static [&'static str],
-    /// What it then prints, without the version.
-    pub(super) says: &'static str,
+    pub(super) commands: &'static [Asked],
     /// For the linker: what the program is to say of itself.
     pub(super) ldflags: fn(version: &str) -> String,
+}
+
+/// One of the programs, which its module has in `cmd`.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) name: &'static str,
+    /// What has it print its version.
+    pub(super) ask_version: &'static [&'static str],
+    /// What it then prints first, without the version.
+    pub(super) says: &'static str,
 }
 
 /// What go.mod asks for.
@@ -74,7 +81,8 @@ impl Program {
     pub(super) fn ensure(&self, workspace: &Workspace, dry_run: bool) -> Result<()> {
         let recipe = self.recipe(workspace)?;
         let (name, version) = (self.name, &recipe.version);
-        let place = workspace.tool(name);
+        let tools = workspace.tools_dir();
+        let place = tools.join("bin");
         if self.is_here(workspace, &recipe) {
             println!("setup: {name} {version} is in {}", place.display());
             return Ok(());
@@ -86,7 +94,6 @@ impl Program {
         if dry_run {
             return Ok(());
         }
-        let tools = workspace.tools_dir();
         fs::create_dir_all(tools.join("bin"))
             .with_context(|| format!("cannot create {}", tools.display()))?;
         // Somebody else's build in the same cache is waited for, and then there is nothing left to do.
@@ -103,8 +110,12 @@ impl Program {
     }
 
     fn is_here(&self, workspace: &Workspace, recipe: &Recipe) -> bool {
-        let printed = process::read(Command::new(workspace.tool(self.name)).args(self.ask_version));
-        printed.is_ok_and(|printed| printed.trim() == format!("{}{}", self.says, recipe.version))
+        self.commands.iter().all(|it| {
+            let mut command = Command::new(workspace.tool(it.name));
+            let printed = process::read(command.args(it.ask_version)).unwrap_or_default();
+            let wanted = format!("{}{}", it.says, recipe.version);
+            printed.lines().next().is_some_and(|line| line == wanted)
+        })
     }
 
     /// In a folder of its own, which holds Go's cache (up to 2 GB) and goes in the end.
@@ -118,12 +129,17 @@ impl Program {
             .with_context(|| format!("cannot make a folder in {}", tools.display()))?;
         let folder = folder.path();
         copy_tree(&self.source(workspace), folder)?;
+        let names = self.commands.iter().map(|it| it.name);
+        let built = folder.join("built");
         process::run(
             Command::new(&go)
                 .current_dir(folder)
                 .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false"])
-                .args(["-ldflags", &(self.ldflags)(&recipe.version), "-o", name])
-                .arg(format!("{module}/cmd/{name}"))
+                .args(["-ldflags", &(self.ldflags)(&recipe.version)])
+                // A folder, whatever their number.
+                .arg("-o")
+                .arg(built.join(""))
+                .args(names.clone().map(|it| format!("{module}/cmd/{it}")))
                 // go.mod and go.sum alone decide, not what the machine's owner has set.
                 .env("GOFLAGS", "")
                 .env("GOWORK", "off")
@@ -133,10 +149,13 @@ impl Program {
                 .env("GOTMPDIR", folder)
                 .env("CGO_ENABLED", "0"),
         )?;
-        // By a new name: the old one may be running.
-        let place = workspace.tool(name);
-        fs::rename(folder.join(name), &place)
-            .with_context(|| format!("cannot move {name} to {}", place.display()))
+        for name in names {
+            // By a new name: the old one may be running.
+            let place = workspace.tool(name);
+            fs::rename(built.join(name), &place)
+                .with_context(|| format!("cannot move {name} to {}", place.display()))?;
+        }
+        Ok(())
     }
 }
 

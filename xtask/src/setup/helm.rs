@@ -1,12 +1,15 @@
 //! helm, which makes objects of the shipped chart.
 
-use super::go_program::Program;
+use super::go_program::{Asked, Program};
 
 pub(super) const HELM: Program = Program {
     name: "helm",
     module: "helm.sh/helm/v3",
-    ask_version: &["version", "--template={{.Version}}"],
-    says: "",
+    commands: &[Asked {
+        name: "helm",
+        ask_version: &["version", "--template={{.Version}}"],
+        says: "",
+    }],
     ldflags,
 };
 

@@ -1,17 +1,25 @@
 //! A real kube-apiserver, the datastore of the end-to-end scenarios with Kubernetes.
 
-use super::go_program::Program;
+use super::go_program::{Asked, Program};
 
 pub(super) const KUBE_APISERVER: Program = Program {
     name: "kube-apiserver",
     module: "k8s.io/kubernetes",
-    ask_version: &["--version"],
-    says: "Kubernetes ",
+    commands: &[kubernetes("kube-apiserver")],
     ldflags,
 };
 
+/// A program of Kubernetes, but for kubectl.
+pub(super) const fn kubernetes(name: &'static str) -> Asked {
+    Asked {
+        name,
+        ask_version: &["--version"],
+        says: "Kubernetes ",
+    }
+}
+
 /// Without its version clients see v0.0.0.
-fn ldflags(version: &str) -> String {
+pub(super) fn ldflags(version: &str) -> String {
     let mut numbers = version.trim_start_matches('v').split('.');
     let mut next = || numbers.next().unwrap_or_default();
     let (major, minor) = (next(), next());

@@ -7,6 +7,7 @@ mod go_program;
 mod helm;
 mod kernel;
 mod kube_apiserver;
+mod kube_cluster;
 mod needs;
 mod tools;
 
@@ -80,6 +81,26 @@ pub(crate) fn virtual_machines() -> Result<()> {
              packages, and run on Debian 12"
         ),
     }
+}
+
+/// Also installs what runs a real cluster, which only `test --cluster` and `demo --kubernetes` need.
+///
+/// # Errors
+/// On other systems than Debian 12: kubelet is of the version that goes with Debian's containerd.
+pub(crate) fn cluster(workspace: &Workspace) -> Result<()> {
+    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    match system(&os_release) {
+        System::Debian12 => debian::cluster()?,
+        System::Other(name) => {
+            bail!("this is {name}; the cluster runs on Debian 12, with its containerd and runc")
+        }
+    }
+    kube_cluster::KUBE_CLUSTER.ensure(workspace, false)
+}
+
+/// The manifest of the flannel that `setup` builds.
+pub(crate) fn flannels_manifest(workspace: &Workspace) -> Result<String> {
+    flanneld::manifest(workspace)
 }
 
 fn system(os_release: &str) -> System {

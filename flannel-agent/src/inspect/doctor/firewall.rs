@@ -3,6 +3,7 @@
 mod docker;
 mod postrouting;
 mod single;
+mod single_nft;
 mod translated;
 
 use ipnet::Ipv4Net;

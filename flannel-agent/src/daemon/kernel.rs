@@ -298,11 +298,10 @@ impl Kernel {
         if !is_new || self.fast_path.mode != Mode::Verified {
             return;
         }
-        match strict {
-            Some(why) => tracing::warn!("{STRICT}: {why}"),
-            None => {
-                tracing::info!("conntrack need not mind TCP's windows any more: flows may be fast")
-            }
+        if let Some(why) = strict {
+            tracing::warn!("{STRICT}: {why}");
+        } else {
+            tracing::info!("conntrack need not mind TCP's windows any more: flows may be fast");
         }
     }
 

@@ -301,6 +301,41 @@ fn a_rule_that_looks_at_single_packets_is_found() {
     assert_eq!(ward.finds("looks at single packets"), Some(1));
 }
 
+/// By their expressions, where no iptables lists them: those that forwarded packets meet, and each of them.
+#[test]
+fn a_rule_of_nftables_that_looks_at_single_packets_is_found() {
+    let ward = Ward::new();
+    let node = ward.agent.node();
+    let found = "in the nftables chain inet mine";
+    for line in [
+        "add table inet mine",
+        "add chain inet mine input { type filter hook input priority 0 ; }",
+        "add rule inet mine input quota over 1 mbytes drop",
+        "add chain inet mine watched { type filter hook forward priority 0 ; }",
+        "add rule inet mine watched limit rate 1/second log prefix seen",
+        "add rule inet mine watched ct state established accept",
+        "add chain inet mine forward { type filter hook forward priority 1 ; }",
+    ] {
+        node.exec(&format!("nft {line}"));
+    }
+    let (_, lines) = ward.findings(&[]);
+    assert!(
+        !trouble(&lines).iter().any(|what| what.contains(found)),
+        "{lines:#?}"
+    );
+    for rule in [
+        "quota over 9 mbytes drop",
+        "meta length 100 drop",
+        "log group 5",
+        "ct original bytes > 1000000 drop",
+        "limit rate over 9000/second drop",
+    ] {
+        node.exec(&format!("nft add rule inet mine forward {rule}"));
+    }
+    let all = "inet mine forward look at single packets (ct bytes or packets, limit, log group, meta length, quota)";
+    assert_eq!(ward.finds(all), Some(1));
+}
+
 #[test]
 fn a_taken_port_a_missing_bpffs_and_a_tiny_mtu_are_found_before_the_start() {
     let lab = Lab::new();

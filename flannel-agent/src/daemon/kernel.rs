@@ -17,7 +17,7 @@ use super::pod_ports::PodPorts;
 use super::port::Port;
 use super::reached;
 use crate::base::mac::MacAddr;
-use crate::base::options::{FastPath, Gro, SourceCheck, UplinkChoice};
+use crate::base::options::{FastPath, Gro, Mode, SourceCheck, UplinkChoice};
 use crate::base::{counters, mac};
 use crate::dataplane::by_stack::{self, ByStack};
 use crate::dataplane::chain;
@@ -38,6 +38,9 @@ use crate::reconcile::{Dataplane, ReconcileError, Report, observe};
 use crate::settings::Config;
 
 const NO_FORWARDING: &str = "net.ipv4.ip_forward is 0: no pod reaches another node; set it to 1 (sysctl -w), and in /etc/sysctl.d for the next boot";
+
+const STRICT: &str = "conntrack minds TCP's windows and cannot be told not to, so no flow is fast; set \
+    net.netfilter.nf_conntrack_tcp_be_liberal=1 on the node, or make /proc/sys writable for the agent";
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -75,6 +78,8 @@ pub(super) struct Kernel {
     senders: senders::Watch,
     bridge: Option<Mismatch>,
     forwards: bool,
+    /// Whether conntrack is known to be strict.
+    strict: bool,
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
@@ -124,6 +129,7 @@ impl Kernel {
             senders: senders::Watch::default(),
             bridge: None,
             forwards: true,
+            strict: false,
             blackhole: config.blackhole,
             blackhole_held: None,
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
@@ -234,6 +240,7 @@ impl Kernel {
         self.pod_ports.settle(&mut self.facts, filters);
         self.name_unserved();
         self.look_at_forwarding();
+        self.look_at_conntrack();
         self.unreached.tell(&self.facts, self.longest(wanted));
         self.own_ports
             .judge(self.snat.as_ref(), &self.facts, &wanted.network);
@@ -281,6 +288,21 @@ impl Kernel {
             tracing::info!("the kernel forwards IPv4 again");
         }
         self.forwards = forwards;
+    }
+
+    /// Flows that are fast beside a strict conntrack break where a rule drops what it calls INVALID.
+    fn look_at_conntrack(&mut self) {
+        let strict = self.facts.strict.as_ref();
+        let is_new = strict.is_some() != self.strict;
+        self.strict = strict.is_some();
+        if !is_new || self.fast_path.mode != Mode::Verified {
+            return;
+        }
+        if let Some(why) = strict {
+            tracing::warn!("{STRICT}: {why}");
+        } else {
+            tracing::info!("conntrack need not mind TCP's windows any more: flows may be fast");
+        }
     }
 
     /// Without it flows follow with their renewals.

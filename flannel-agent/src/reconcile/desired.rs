@@ -24,6 +24,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 pub use facts::{Base, Sought};
+pub(crate) use fast_path::LIBERAL;
 pub use fast_path::Ports;
 pub use gro::Anchor;
 pub use node::{Node, Pair};
@@ -83,6 +84,9 @@ pub struct Facts {
     /// `net.netfilter.nf_conntrack_tcp_timeout_established`, seconds; `None` without conntrack.
     #[serde(skip)]
     pub(crate) established: Option<String>,
+    /// Why conntrack is strict about TCP's windows and will be, if it is.
+    #[serde(skip)]
+    pub(crate) strict: Option<String>,
     /// CPUs that can run at once.
     pub cpus: u32,
     /// Ways to peers, as the kernel takes them with what we send there; without those to which there is none.
@@ -160,12 +164,11 @@ impl Desired {
             mode: Mode::Off,
             ..inputs.fast_path.clone()
         };
-        let inputs = &match inputs.config.backend.forwards() || inputs.snat.is_some() {
-            true => *inputs,
-            false => Inputs {
-                fast_path: &off,
-                ..*inputs
-            },
+        let possible = inputs.fast_path.beside(inputs.facts.strict.is_some());
+        let forwards = inputs.config.backend.forwards() || inputs.snat.is_some();
+        let inputs = &Inputs {
+            fast_path: if forwards { &possible } else { &off },
+            ..*inputs
         };
         let peers = peers::peers(inputs);
         Ok(Self {

@@ -119,6 +119,24 @@ impl Fixture {
         }
     }
 
+    /// Makes every flow begin long ago, and its last packet come when the next one does, whenever that is.
+    pub fn keep_snat_lasting(&mut self) {
+        for (key, entry) in self.snat_entries() {
+            let lasting = Entry {
+                opened: 1,
+                last_seen: u64::MAX / 2,
+                ..entry
+            };
+            self.set_snat(&key, &lasting);
+        }
+    }
+
+    pub fn clear_snat(&mut self) {
+        for (key, _) in self.snat_entries() {
+            self.evict_snat(&key);
+        }
+    }
+
     /// Runs `uplink_tx` on a pod's packet that must not be dropped; returns the source it leaves with.
     pub fn leaves(&mut self, packet: &[u8]) -> (Ipv4, u16) {
         let out = self.run(Program::UplinkTx, packet);

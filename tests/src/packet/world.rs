@@ -12,8 +12,8 @@ use crate::netns::Netns;
 use crate::sweep;
 
 pub const GATEWAY: Ipv4 = [192, 168, 0, 254];
-const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
-const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+pub const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Interface indexes in the namespace.
 pub const UPLINK: u32 = 10;
 pub const BRIDGE: u32 = 20;
@@ -51,6 +51,15 @@ impl Node {
     /// [`Self::load`], in a namespace in which the calling thread stays: whose packets are routed to peers on the link of the
     /// uplink, 192.168.0.2 with the pods 10.244.2.0/24 and 192.168.0.3 with 10.244.3.0/24.
     pub fn load_among_peers(&self) -> Fixture {
+        self.among_peers(Self::load)
+    }
+
+    /// The same with [`Self::load_snat`].
+    pub fn load_snat_among_peers(&self) -> Fixture {
+        self.among_peers(Self::load_snat)
+    }
+
+    fn among_peers(&self, load: fn(&Self) -> Fixture) -> Fixture {
         let netns = namespace();
         for n in [2, 3] {
             let peer = format!("192.168.0.{n}");
@@ -60,11 +69,10 @@ impl Node {
             ));
         }
         netns.settle();
-        let mut node = Self {
+        let mut node = load(&Self {
             uplink_index: UPLINK,
             ..self.clone()
-        }
-        .load();
+        });
         node.direct_peer([10, 244, 3, 0], 24, [192, 168, 0, 3]);
         node.among_peers = Some(netns);
         node

@@ -1,38 +1,35 @@
 //! Packets as they may come, and what may have happened to them on the way.
 
-use flannel_tests::packet::Node;
-use flannel_tests::packet::way::{WAYS, Way};
 use flannel_tests::packet::world::{BRIDGE, UPLINK};
 
-use super::frame::{Frame, IP, L4, PROTO_UDP, is_out};
+use super::frame::{Frame, IP, L4, PROTO_UDP};
 use super::model::Shown;
+use super::path::{Link, Path};
 use super::random::Random;
 
-/// A test run's device: `flannel.<VNI>`, and a pod's port.
-pub(crate) const LOOPBACK: u32 = Node::FLANNEL;
 const TCP_FLAGS: usize = L4 + 13;
 
-/// One flow, by the tunnel or without, as both directions show it.
+/// One flow, as both directions show it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Talk {
-    pub(crate) is_direct: bool,
+    pub(crate) link: Link,
     pub(crate) proto: u8,
     pub(crate) port: u16,
 }
 
 impl Talk {
-    pub(crate) fn way(self, is_out: bool) -> Way {
-        WAYS.into_iter()
-            .find(|way| {
-                let is_direct = matches!(way, Way::OutDirectly | Way::InDirectly);
-                super::frame::is_out(*way) == is_out && is_direct == self.is_direct
-            })
-            .expect("one of the four")
+    pub(crate) fn path(self, is_out: bool) -> Path {
+        Path {
+            link: self.link,
+            is_out,
+        }
     }
 
     /// A packet at the hook before the stack.
-    pub(crate) fn packet(self, way: Way, random: &mut Random) -> Shown {
-        let mut frame = Frame::of(way, self.proto, self.port);
+    pub(crate) fn packet(self, path: Path, random: &mut Random) -> Shown {
+        // Any route takes the first; of the second only the stack knows.
+        let payload = if random.percent(8) { 700 } else { 32 };
+        let mut frame = Frame::of(path, self.proto, self.port, payload);
         frame.set(IP + 4, &random.bytes::<2>());
         frame.set(L4 + 8, &random.bytes::<4>());
         if random.percent(15) {
@@ -54,12 +51,16 @@ impl Talk {
             frame.set(IP + at, &[byte]);
         }
         frame.seal();
-        let is_of_another_pod = is_out(way) && random.percent(10);
+        let is_of_another_pod = path.is_out && random.percent(10);
         Shown {
             frame,
             mark: if random.percent(10) { 5 } else { 0 },
             priority: random.one_of(&[0, 0, 6]),
-            device: if is_of_another_pod { BRIDGE } else { LOOPBACK },
+            device: if is_of_another_pod {
+                BRIDGE
+            } else {
+                path.enters_by()
+            },
             came_by: 0,
             cpu: 0,
         }
@@ -67,7 +68,7 @@ impl Talk {
 }
 
 /// The packet as the stack lets it out: one hop further, with what a rule wrote, if there is one.
-pub(crate) fn routed(way: Way, before: &Shown, random: &mut Random) -> Shown {
+pub(crate) fn routed(path: Path, before: &Shown, random: &mut Random) -> Shown {
     let writes = random.percent(20);
     let dscp = if writes {
         random.one_of(&[0xb8, 0x28, 0])
@@ -75,14 +76,8 @@ pub(crate) fn routed(way: Way, before: &Shown, random: &mut Random) -> Shown {
         before.frame.tos()
     };
     let mut frame = before.frame.hop(dscp);
-    let macs = way.after();
-    frame.set(0, &macs.dst_mac);
-    frame.set(6, &macs.src_mac);
-    let (came_by, device) = match way {
-        Way::Out => (0, LOOPBACK),
-        Way::OutDirectly => (BRIDGE, UPLINK),
-        Way::In | Way::InDirectly => (LOOPBACK, LOOPBACK),
-    };
+    frame.set(0, &path.macs_after().concat());
+    let (came_by, device) = path.leaves_by();
     Shown {
         frame,
         mark: if writes {
@@ -98,7 +93,7 @@ pub(crate) fn routed(way: Way, before: &Shown, random: &mut Random) -> Shown {
 }
 
 /// Something else happens to it than a hop.
-pub(crate) fn damage(way: Way, shown: &mut Shown, random: &mut Random) {
+pub(crate) fn damage(path: Path, shown: &mut Shown, random: &mut Random) {
     let frame = &mut shown.frame;
     match random.below(8) {
         // Any byte that a hook sees: addresses, ports, id, TTL, sequence, checksums.
@@ -128,16 +123,9 @@ pub(crate) fn damage(way: Way, shown: &mut Shown, random: &mut Random) {
             0,
             &random.one_of(&[[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [2, 0, 0, 0, 0, 0x77]]),
         ),
-        _ => match way {
-            // Made by a pod, by the node; out of another port.
-            Way::In | Way::InDirectly => {
-                if random.percent(50) {
-                    shown.came_by = random.one_of(&[BRIDGE, 0]);
-                } else {
-                    shown.device = random.one_of(&[BRIDGE, UPLINK]);
-                }
-            }
-            Way::Out | Way::OutDirectly => shown.mark ^= 0x100,
-        },
+        _ if path.is_out => shown.mark ^= 0x100,
+        // Made by a pod, by the node; out of another port.
+        _ if random.percent(50) => shown.came_by = random.one_of(&[BRIDGE, 0]),
+        _ => shown.device = random.one_of(&[BRIDGE, UPLINK]),
     }
 }

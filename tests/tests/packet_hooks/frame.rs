@@ -1,7 +1,8 @@
 //! Frames as bytes, for those who know nothing of the code under test.
 
 use flannel_tests::packet::Inner;
-use flannel_tests::packet::way::Way;
+
+use super::path::Path;
 
 pub(crate) const IP: usize = 14;
 pub(crate) const L4: usize = 34;
@@ -30,22 +31,19 @@ pub(crate) enum Control {
     Close,
 }
 
-pub(crate) const fn is_out(way: Way) -> bool {
-    matches!(way, Way::Out | Way::OutDirectly)
-}
-
 impl Frame {
     /// One of the flow between a pod's port of ours, `local_port`, and another's.
-    pub(crate) fn of(way: Way, proto: u8, local_port: u16) -> Self {
+    pub(crate) fn of(path: Path, proto: u8, local_port: u16, payload: usize) -> Self {
         let inner = Inner {
             ttl: 64,
-            ..way.before()
+            payload,
+            ..path.before()
         };
         let mut frame = Self(match proto {
             PROTO_TCP => inner.tcp(),
             _ => inner.udp(),
         });
-        let at = if is_out(way) { L4 } else { L4 + 2 };
+        let at = if path.is_out { L4 } else { L4 + 2 };
         frame.set(at, &local_port.to_be_bytes());
         frame
     }
@@ -140,9 +138,54 @@ impl Frame {
         let body = |frame: &Self| {
             let mut body = frame.0[IP..].to_vec();
             body[10..12].fill(0);
+            // Both are zero, in the arithmetic of checksums.
+            let sum = frame.sum_at() - IP;
+            if body[sum..sum + 2] == [0xff; 2] {
+                body[sum..sum + 2].fill(0);
+            }
             body
         };
         body(self) == body(want) && self.header_sum() == 0xffff
+    }
+
+    /// The same to another address and port, with the checksum that follows from that.
+    pub(crate) fn to(&self, addr: [u8; 4], port: u16) -> Self {
+        let mut other = self.clone();
+        other.set(IP + 16, &addr);
+        other.set(L4 + 2, &port.to_be_bytes());
+        other.seal();
+        let words = |frame: &Self| {
+            [IP + 16, IP + 18, L4 + 2].map(|at| u32::from(u16::from_be_bytes(frame.get(at))))
+        };
+        let before: u32 = words(self).iter().map(|word| 0xffff - word).sum();
+        let after: u32 = words(&other).iter().sum();
+        let sum = u16::from_be_bytes(self.get(self.sum_at()));
+        let sum = !folded(u32::from(!sum) + before + after);
+        // A datagram with 0 would have none.
+        let sum = if sum == 0 { 0xffff } else { sum };
+        other.set(self.sum_at(), &sum.to_be_bytes());
+        other
+    }
+
+    /// Where the checksum of TCP or UDP is.
+    fn sum_at(&self) -> usize {
+        match self.proto() {
+            PROTO_TCP => L4 + 16,
+            _ => L4 + 6,
+        }
+    }
+
+    pub(crate) fn src(&self) -> [u8; 4] {
+        self.get(IP + 12)
+    }
+
+    pub(crate) fn dst(&self) -> [u8; 4] {
+        self.get(IP + 16)
+    }
+
+    /// From the IPv4 header on.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len() - IP
     }
 
     /// Sums up the header.
@@ -154,12 +197,17 @@ impl Frame {
 
     fn header_sum(&self) -> u16 {
         let words = self.0[IP..IP + 20].chunks_exact(2);
-        let mut sum: u32 = words
-            .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
-            .sum();
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        u16::try_from(sum).unwrap()
+        folded(
+            words
+                .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
+                .sum(),
+        )
     }
+}
+
+fn folded(mut sum: u32) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    u16::try_from(sum).unwrap()
 }

@@ -1,18 +1,18 @@
 //! The programs and the reference side by side.
 
+use std::collections::BTreeMap;
+
 use flannel_common::flow::{Flow as Entry, Half as Proven};
-use flannel_common::program::Program::{
-    self, DirectRx, DirectTx, OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx,
-};
-use flannel_common::reason::Reason;
-use flannel_tests::packet::way::{WAYS, Way};
+use flannel_common::program::Program::{OverlayRx, UplinkTx};
+use flannel_tests::packet::outside::{SERVER, US, source};
 use flannel_tests::packet::world::BRIDGE;
-use flannel_tests::packet::{Fixture, Outcome, REDIRECT, Run, cpu, vxlan};
+use flannel_tests::packet::{Fixture, Outcome, REDIRECT, Run, UNSPEC, cpu, vxlan};
 
 use super::clock::{Clock, Unclear};
-use super::draw::{LOOPBACK, Talk, damage, routed};
-use super::frame::{Frame, IP, is_out};
+use super::draw::{Talk, damage, routed};
+use super::frame::{Frame, IP};
 use super::model::{Fate, Half, Model, Proof, Shown};
+use super::path::{LOOPBACK, Link, PROGRAMS, Path};
 use super::random::Random;
 
 const STEPS: usize = 60;
@@ -22,8 +22,8 @@ const ENCAPSULATION: usize = 50;
 /// What was seen, by which one can tell that something was tested.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// Packets past the stack, by [way](WAYS).
-    pub(crate) fast: [u64; WAYS.len()],
+    /// Packets past the stack, by [path](Path::number).
+    pub(crate) fast: [u64; Path::COUNT],
     /// Of which something was written to.
     pub(crate) changed: u64,
     pub(crate) proven: u64,
@@ -42,14 +42,14 @@ pub(crate) struct Hooks {
     pub(crate) tally: Tally,
     /// Of the next flow: none is another case's.
     port: u16,
+    /// The node's port for a pod's, to the outside.
+    leaves_as: BTreeMap<u16, u16>,
 }
 
 impl Hooks {
     pub(crate) fn new(mut node: Fixture, at_bridge: bool) -> Self {
         // Loaded by a first run, which takes its time.
-        for program in [
-            PodTx, OverlayTx, DirectTx, UplinkRx, OverlayRx, DirectRx, PodRx,
-        ] {
+        for program in PROGRAMS {
             node.program(program);
         }
         Self {
@@ -59,6 +59,7 @@ impl Hooks {
             told: Vec::new(),
             tally: Tally::default(),
             port: 1024,
+            leaves_as: BTreeMap::new(),
         }
     }
 
@@ -72,18 +73,43 @@ impl Hooks {
         let talks = [17, 6, 6].map(|proto| {
             self.port = self.port.checked_add(1).unwrap_or(1024);
             Talk {
-                is_direct: random.percent(50),
+                // Of what goes to the outside, the first packets make an entry and no proof.
+                link: random.one_of(&[Link::Tunnel, Link::Direct, Link::Outside, Link::Outside]),
                 proto,
                 port: self.port,
             }
         });
+        self.open(&talks);
         if self.steps(&talks, &mut random).is_err() {
             self.tally.unclear += 1;
         }
     }
 
+    /// Those to the outside get their translation.
+    fn open(&mut self, talks: &[Talk]) {
+        self.model.outside.clear();
+        self.leaves_as.clear();
+        self.node.clear_snat();
+        for talk in talks.iter().filter(|talk| talk.link == Link::Outside) {
+            let path = talk.path(true);
+            let mut frame = Frame::of(path, talk.proto, talk.port, 32);
+            frame.set(0, &path.macs_after().concat());
+            let (came_by, device) = path.leaves_by();
+            let run = Run {
+                packet: &frame.0,
+                came_by,
+                device,
+                ..Run::default()
+            };
+            let gone = self.node.run_with(UplinkTx, &run);
+            assert_eq!((gone.action, source(&gone.packet).0), (UNSPEC, US));
+            self.leaves_as.insert(talk.port, source(&gone.packet).1);
+            self.model.outside.insert(frame.tuple(true));
+        }
+    }
+
     fn steps(&mut self, talks: &[Talk], random: &mut Random) -> Result<(), Unclear> {
-        let mut sent: Vec<(Way, Shown)> = Vec::new();
+        let mut sent: Vec<(Path, Shown)> = Vec::new();
         for _ in 0..STEPS {
             match random.below(100) {
                 0..=2 => self.raise_epoch(),
@@ -92,23 +118,23 @@ impl Hooks {
                 7 => self.toggle(random.one_of(&[LOOPBACK, BRIDGE])),
                 8..=75 => {
                     let talk = random.one_of(talks);
-                    let way = talk.way(random.percent(50));
-                    let mut packet = talk.packet(way, random);
+                    let path = talk.path(random.percent(50));
+                    let mut packet = talk.packet(path, random);
                     packet.cpu = usize::from(random.percent(4));
-                    let is_fast = self.goes_in(way, &packet)?;
-                    sent.push((way, packet.clone()));
+                    let is_fast = self.goes_in(path, &packet)?;
+                    sent.push((path, packet.clone()));
                     if !is_fast && random.percent(75) {
                         let often = 1 + usize::from(random.percent(5));
                         for _ in 0..often {
-                            self.comes_out_of_stack(way, &packet, random, 25)?;
+                            self.comes_out_of_stack(path, &packet, random, 25)?;
                         }
                     }
                 }
                 // One that went in some time ago, with others in between.
                 _ => {
                     if !sent.is_empty() {
-                        let (way, packet) = sent[random.below(sent.len())].clone();
-                        self.comes_out_of_stack(way, &packet, random, 40)?;
+                        let (path, packet) = sent[random.below(sent.len())].clone();
+                        self.comes_out_of_stack(path, &packet, random, 40)?;
                     }
                 }
             }
@@ -167,58 +193,94 @@ impl Hooks {
     }
 
     /// Whether it went past the stack.
-    fn goes_in(&mut self, way: Way, shown: &Shown) -> Result<bool, Unclear> {
+    fn goes_in(&mut self, path: Path, shown: &Shown) -> Result<bool, Unclear> {
+        let wire = self.wire(path, shown);
+        self.keep_lasting(path);
         let node = &mut self.node;
         let ((out, is_fast), now) = self
             .clock
-            .during(|| on(shown.cpu, || before(node, way, shown)));
+            .during(|| on(shown.cpu, || before(node, path, shown, &wire)));
         self.told
-            .push(format!("{way:?} in: {shown:x?} fast: {is_fast}"));
-        let fate = self.model.goes_in(way, shown, now)?;
+            .push(format!("{path:?} in: {shown:x?} fast: {is_fast}"));
+        let fate = self.model.goes_in(path, shown, now)?;
         match (&fate, is_fast) {
             (Fate::Stack, false) => {}
-            (Fate::Fast(proof), true) => self.is_repeated(way, shown, &out, proof),
+            (Fate::Fast(proof), true) => self.is_repeated(path, shown, &out, proof),
             _ => panic!("{fate:?} and {is_fast}: {:#?}", self.told),
         }
         self.agree();
         Ok(is_fast)
     }
 
+    /// A packet as it arrives. What comes from the outside is for the node, until it is translated.
+    fn wire(&self, path: Path, shown: &Shown) -> Vec<u8> {
+        match (path.link, path.is_out) {
+            (Link::Tunnel, false) => vxlan(&shown.frame.0),
+            (Link::Outside, false) => {
+                let pod = u16::from_be_bytes(shown.frame.tuple(false).local.1);
+                let port = self.leaves_as.get(&pod).copied().unwrap_or(pod);
+                shown.frame.to(US, port).0
+            }
+            _ => shown.frame.0.clone(),
+        }
+    }
+
+    /// What is translated is worth a proof: it began long ago, and its last packet came just now.
+    fn keep_lasting(&mut self, path: Path) {
+        if path.link == Link::Outside {
+            self.node.keep_snat_lasting();
+        }
+    }
+
     fn comes_out_of_stack(
         &mut self,
-        way: Way,
+        path: Path,
         packet: &Shown,
         random: &mut Random,
         damaged: usize,
     ) -> Result<(), Unclear> {
-        let mut after = routed(way, packet, random);
+        let mut after = routed(path, packet, random);
         if random.percent(damaged) {
-            damage(way, &mut after, random);
+            damage(path, &mut after, random);
         }
         if random.percent(5) {
             after.cpu ^= 1;
         }
-        let (program, node) = (behind(way), &mut self.node);
-        let ((), now) = self.clock.during(|| {
+        self.keep_lasting(path);
+        let (program, node) = (path.program_behind(), &mut self.node);
+        let (out, now) = self.clock.during(|| {
             on(after.cpu, || {
-                node.run_with(program, &run(&after));
-            });
+                node.run_with(program, &run(&after, &after.frame.0))
+            })
         });
-        self.told.push(format!("{way:?} out: {after:x?}"));
-        match self.model.comes_out(way, &after, now)? {
+        self.told.push(format!("{path:?} out: {after:x?}"));
+        match self.model.comes_out(path, &after, now)? {
             true => self.tally.proven += 1,
             false => self.tally.refused += 1,
+        }
+        if path.link == Link::Outside && path.is_out {
+            self.is_no_pods(&out);
         }
         self.agree();
         Ok(())
     }
 
+    /// Whatever became of it on its way, no packet leaves for the server under a pod's address.
+    fn is_no_pods(&self, out: &Outcome) {
+        let frame = Frame(out.packet.clone());
+        assert!(
+            out.action != UNSPEC || frame.dst() != SERVER || frame.src()[..2] != [10, 244],
+            "{frame:x?}: {:#?}",
+            self.told
+        );
+    }
+
     /// To the byte what the stack made of the packet that proved it.
-    fn is_repeated(&mut self, way: Way, shown: &Shown, out: &Outcome, proof: &Proof) {
+    fn is_repeated(&mut self, path: Path, shown: &Shown, out: &Outcome, proof: &Proof) {
         let after = &proof.after;
         let mut want = shown.frame.hop(after.frame.tos());
-        let packet = match way {
-            Way::Out => &out.packet[ENCAPSULATION..],
+        let packet = match (path.link, path.is_out) {
+            (Link::Tunnel, true) => &out.packet[ENCAPSULATION..],
             _ => &out.packet,
         };
         let got = Frame(packet.to_vec());
@@ -227,7 +289,7 @@ impl Hooks {
             "{got:x?} for {want:x?}: {:#?}",
             self.told
         );
-        let is_inward = !is_out(way);
+        let is_inward = !path.is_out;
         if is_inward {
             want.set(0, &after.frame.0[..12]);
             assert_eq!(got.0[..IP], want.0[..IP], "{:#?}", self.told);
@@ -239,11 +301,7 @@ impl Hooks {
         assert_eq!((out.mark, out.priority), class, "{:#?}", self.told);
         let is_changed = class != (shown.mark, shown.priority) || got.tos() != shown.frame.tos();
         self.tally.changed += u64::from(is_changed);
-        let n = WAYS
-            .iter()
-            .position(|one| *one == way)
-            .expect("one of the four");
-        self.tally.fast[n] += 1;
+        self.tally.fast[path.number()] += 1;
     }
 
     /// What the table says of the case's flows is what the reference says, and it says nothing of others.
@@ -289,9 +347,9 @@ fn on<T>(cpu: usize, run: impl FnOnce() -> T) -> T {
     }
 }
 
-fn run(shown: &Shown) -> Run<'_> {
+fn run<'a>(shown: &Shown, packet: &'a [u8]) -> Run<'a> {
     Run {
-        packet: &shown.frame.0,
+        packet,
         mark: shown.mark,
         priority: shown.priority,
         came_by: shown.came_by,
@@ -300,46 +358,22 @@ fn run(shown: &Shown) -> Run<'_> {
     }
 }
 
-/// The hook before the stack, and whether it went past that.
-fn before(node: &mut Fixture, way: Way, shown: &Shown) -> (Outcome, bool) {
-    let program = match way {
-        Way::Out | Way::OutDirectly => PodTx,
-        Way::InDirectly => DirectRx,
-        Way::In => return from_tunnel(node, shown),
-    };
-    let out = node.run_with(program, &run(shown));
-    let is_fast = out.action == REDIRECT;
-    (out, is_fast)
-}
-
-/// What `uplink_rx` leaves to the stack comes by the tunnel's device.
-fn from_tunnel(node: &mut Fixture, shown: &Shown) -> (Outcome, bool) {
-    let fast = |node: &Fixture| node.count(UplinkRx, Reason::FastRx).packets;
-    let had = fast(node);
-    let mut run = run(shown);
-    let packet = vxlan(run.packet);
-    let out = node.run_with(
-        UplinkRx,
-        &Run {
-            packet: &packet,
-            ..run
-        },
-    );
-    assert_eq!(out.action, REDIRECT, "every packet is for a pod of ours");
-    let is_fast = fast(node) > had;
-    if !is_fast {
-        run.packet = &out.packet;
-        node.run_with(OverlayRx, &run);
+/// The hook before the stack, and whether the packet went past that.
+fn before(node: &mut Fixture, path: Path, shown: &Shown, wire: &[u8]) -> (Outcome, bool) {
+    let (counter, reason) = path.counts_fast();
+    let had = node.count(counter, reason).packets;
+    let mut run = run(shown, wire);
+    let out = node.run_with(path.program_before(), &run);
+    let is_fast = node.count(counter, reason).packets > had;
+    // What `uplink_rx` leaves to the stack comes by the tunnel's device.
+    if path.link == Link::Tunnel && !path.is_out {
+        assert_eq!(out.action, REDIRECT, "every packet is for a pod of ours");
+        if !is_fast {
+            run.packet = &out.packet;
+            node.run_with(OverlayRx, &run);
+        }
     }
     (out, is_fast)
-}
-
-fn behind(way: Way) -> Program {
-    match way {
-        Way::Out => OverlayTx,
-        Way::OutDirectly => DirectTx,
-        Way::In | Way::InDirectly => PodRx,
-    }
 }
 
 /// Milliseconds as the programs count them.

@@ -10,6 +10,7 @@ mod draw;
 mod frame;
 mod hooks;
 mod model;
+mod path;
 mod random;
 
 use std::env;
@@ -33,9 +34,10 @@ fn only_the_packet_that_went_in_proves_and_what_was_seen_is_repeated(#[case] pod
     );
     let node = Node {
         pod_hook,
+        snat_ports: (50_000, 50_063),
         ..Node::default()
     };
-    let mut hooks = Hooks::new(node.load_among_peers(), pod_hook == POD_HOOK_BRIDGE);
+    let mut hooks = Hooks::new(node.load_snat_among_peers(), pod_hook == POD_HOOK_BRIDGE);
     for case in first..first + cases {
         hooks.case(case);
     }

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flannel_common::crossing;
 use flannel_common::flow::{Direction, FlowKey};
-use flannel_tests::packet::way::Way;
 
 use super::clock::{Unclear, When};
-use super::frame::{Control, Frame, Tuple, is_out};
+use super::frame::{Control, Frame, Tuple};
+use super::path::{Link, Path};
 
 const IN_THE_STACK: u64 = 1_000;
 const LIFETIME: u64 = 15_000;
@@ -17,6 +17,8 @@ const PROBE_GAP: u64 = 1_000;
 const CLOSING: u64 = 15_000;
 const DSCP: u8 = 0xfc;
 const PROTO_TCP: u8 = 6;
+/// What every route takes.
+const SHORT: usize = 576;
 
 /// A packet at a hook, as the kernel shows it.
 #[derive(Debug, Clone)]
@@ -60,6 +62,8 @@ pub(crate) struct Flow {
     pub(crate) out: Half,
     pub(crate) into: Half,
     pub(crate) closed: Option<When>,
+    /// To the outside: the longest packet of what proved it, and in which epoch.
+    longest: Option<(u32, usize)>,
 }
 
 /// What has to become of a packet at the hook before the stack.
@@ -77,6 +81,8 @@ pub(crate) struct Model {
     pub(crate) unfit: BTreeSet<u32>,
     notes: BTreeMap<(usize, u32), Note>,
     pub(crate) flows: BTreeMap<Tuple, Flow>,
+    /// Who talks to the outside, and is translated.
+    pub(crate) outside: BTreeSet<Tuple>,
 }
 
 impl Model {
@@ -88,31 +94,41 @@ impl Model {
     }
 
     /// At the hook before the stack.
-    pub(crate) fn goes_in(&mut self, way: Way, shown: &Shown, now: When) -> Result<Fate, Unclear> {
+    pub(crate) fn goes_in(
+        &mut self,
+        path: Path,
+        shown: &Shown,
+        now: When,
+    ) -> Result<Fate, Unclear> {
         let frame = &shown.frame;
         if frame.is_odd() {
             return Ok(Fate::Stack);
         }
-        let tuple = frame.tuple(is_out(way));
+        let is_out = path.is_out;
+        let tuple = frame.tuple(is_out);
         let control = frame.control();
         let both = tuple.proto == PROTO_TCP || self.at_bridge;
-        let is_noted = matches!(control, Control::None | Control::Answer);
+        // To the outside and back only what has an entry, which `uplink_tx` makes.
+        let is_noted = matches!(control, Control::None | Control::Answer)
+            && (path.link != Link::Outside || self.flows.contains_key(&tuple));
         // A renewal at hand is sent whatever the packet is like.
-        let any_renews = way == Way::In;
+        let any_renews = path.link == Link::Tunnel && !is_out;
         if let Some(flow) = self.flows.get_mut(&tuple) {
             if control != Control::None {
-                flow.control(is_out(way), control, shown.device, now, self.epoch)?;
+                flow.control(is_out, control, shown.device, now, self.epoch)?;
             } else {
-                let alike = flow.is_like(is_out(way), shown);
+                let alike = flow.is_like(is_out, shown);
                 if alike || any_renews {
-                    let step = flow.step(is_out(way), both, now, self.epoch)?;
-                    let half = if is_out(way) {
+                    let step = flow.step(is_out, both, now, self.epoch)?;
+                    let carries =
+                        path.link != Link::Outside || !is_out || flow.carries(frame.len());
+                    let half = if is_out {
                         &mut flow.out
                     } else {
                         &mut flow.into
                     };
                     match (step, &half.proof) {
-                        (Step::Fast, Some(proof)) if alike => {
+                        (Step::Fast, Some(proof)) if alike && carries => {
                             return Ok(Fate::Fast(proof.clone()));
                         }
                         (Step::Refresh, _) => half.probed = Some(now),
@@ -128,7 +144,7 @@ impl Model {
                 at: now,
                 out: 0,
             };
-            self.notes.insert((shown.cpu, place(&tuple, way)), note);
+            self.notes.insert((shown.cpu, place(&tuple, path)), note);
         }
         Ok(Fate::Stack)
     }
@@ -142,40 +158,52 @@ impl Model {
     /// At the hook behind it. True if that proves something.
     pub(crate) fn comes_out(
         &mut self,
-        way: Way,
+        path: Path,
         shown: &Shown,
         now: When,
     ) -> Result<bool, Unclear> {
-        let tuple = shown.frame.tuple(is_out(way));
-        let Some(note) = self.notes.get_mut(&(shown.cpu, place(&tuple, way))) else {
+        let tuple = shown.frame.tuple(path.is_out);
+        if path.link == Link::Outside && path.is_out {
+            if shown.frame.is_odd() || shown.frame.control() != Control::None {
+                return Ok(false);
+            }
+            // Whoever translated it before has another tuple.
+            if !self.flows.contains_key(&tuple) && self.outside.contains(&tuple) {
+                self.flows.insert(tuple, Flow::default());
+                return Ok(false);
+            }
+        }
+        let Some(note) = self.notes.get_mut(&(shown.cpu, place(&tuple, path))) else {
             return Ok(false);
         };
         if !note.before.frame.is_before(&shown.frame) || !now.is_within(IN_THE_STACK, note.at)? {
             return Ok(false);
         }
-        let port = match way {
-            Way::Out | Way::OutDirectly => note.before.device,
-            Way::In | Way::InDirectly => {
-                let is_to_group = shown.frame.dst_mac()[0] & 1 != 0;
-                if shown.came_by != note.before.device
-                    || is_to_group
-                    || self.unfit.contains(&note.before.device)
-                {
-                    return Ok(false);
-                }
-                let first = std::mem::replace(&mut note.out, shown.device);
-                if first != 0 && first != shown.device {
-                    if let Some(flow) = self.flows.get_mut(&tuple) {
-                        flow.into.proof = None;
-                    }
-                    return Ok(false);
-                }
-                shown.device
+        let port = if path.is_out {
+            note.before.device
+        } else {
+            let is_to_group = shown.frame.dst_mac()[0] & 1 != 0;
+            if shown.came_by != note.before.device
+                || is_to_group
+                || self.unfit.contains(&note.before.device)
+            {
+                return Ok(false);
             }
+            let first = std::mem::replace(&mut note.out, shown.device);
+            if first != 0 && first != shown.device {
+                if let Some(flow) = self.flows.get_mut(&tuple) {
+                    flow.into.proof = None;
+                }
+                return Ok(false);
+            }
+            shown.device
         };
+        let is_by_tunnel = path.link == Link::Tunnel && path.is_out;
         let is_unfit = self.unfit.contains(&port)
-            || way == Way::Out && self.unfit.contains(&shown.device)
-            || way == Way::OutDirectly && shown.frame.dst_mac() != NEIGHBOUR;
+            || is_by_tunnel && self.unfit.contains(&shown.device)
+            || path
+                .neighbour()
+                .is_some_and(|mac| mac != shown.frame.dst_mac());
         if is_unfit {
             return Ok(false);
         }
@@ -187,12 +215,14 @@ impl Model {
             before: note.before.clone(),
             after: shown.clone(),
         };
-        flow.proves(is_out(way), proof, now)
+        let epoch = proof.epoch;
+        let is_proven = flow.proves(path.is_out, proof, now)?;
+        if is_proven && path.is_out {
+            flow.passed(epoch, shown.frame.len());
+        }
+        Ok(is_proven)
     }
 }
-
-/// MAC of the peers without a tunnel, in the tests' namespace.
-const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -244,6 +274,17 @@ impl Flow {
         })
     }
 
+    fn carries(&self, len: usize) -> bool {
+        self.longest.is_some_and(|(_, longest)| len <= longest)
+    }
+
+    /// In another epoch a route may be another.
+    fn passed(&mut self, epoch: u32, len: usize) {
+        let known = self.longest.filter(|(of, _)| *of == epoch);
+        let longest = known.map_or(SHORT, |(_, longest)| longest).max(len);
+        self.longest = Some((epoch, longest));
+    }
+
     fn is_closing(&self, now: When) -> Result<bool, Unclear> {
         match self.closed {
             Some(at) => now.is_within(CLOSING, at),
@@ -286,8 +327,8 @@ impl Flow {
     }
 }
 
-fn place(tuple: &Tuple, way: Way) -> u32 {
-    let direction = match is_out(way) {
+fn place(tuple: &Tuple, path: Path) -> u32 {
+    let direction = match path.is_out {
         true => Direction::Tx,
         false => Direction::Rx,
     };

@@ -3,6 +3,7 @@
 mod docker;
 mod postrouting;
 mod single;
+mod single_nft;
 mod translated;
 
 use ipnet::Ipv4Net;
@@ -24,7 +25,7 @@ pub(super) async fn check(
     postrouting::check(patient, network, report).await;
     translated::check(patient, network, report).await;
     single::check(patient, report).await;
-    let key = "net/netfilter/nf_conntrack_tcp_be_liberal";
+    let key = crate::reconcile::desired::LIBERAL;
     if let Ok(Some(value)) = sysctl::read(key) {
         report.ok(format!(
             "conntrack is {}",

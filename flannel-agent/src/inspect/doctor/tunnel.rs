@@ -14,6 +14,7 @@ use crate::inspect::Verdict;
 use crate::inspect::status::Status;
 use crate::node::mark;
 use crate::node::net::{Features, Link, NetError, sysctl};
+use crate::reconcile::desired::LIBERAL;
 
 pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow::Result<()> {
     let view = match &patient.view {
@@ -46,15 +47,12 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
     if let Ok(unfit) = Unfit::open(&patient.config.bpffs, view.network()) {
         ports(&unfit.list().unwrap_or_default(), patient.links, report);
     }
-    if status
-        .told
-        .as_ref()
-        .is_some_and(|told| told.fast_path != options::Mode::Off)
-    {
-        liberal(
-            sysctl::read("net/netfilter/nf_conntrack_tcp_be_liberal"),
-            report,
-        );
+    match status.told.as_ref().map(|told| told.fast_path) {
+        Some(options::Mode::Off) if patient.config.fast_path.mode == options::Mode::Verified => {
+            strict(sysctl::may_be(LIBERAL, "1"), report);
+        }
+        None | Some(options::Mode::Off) => {}
+        Some(_) => liberal(sysctl::read(LIBERAL), report),
     }
     if patient.config.fast_path.xdp == Xdp::On {
         at_driver(&status.hooks, report);
@@ -139,6 +137,16 @@ fn liberal(is: Result<Option<String>, NetError>, report: &mut Report) {
     }
 }
 
+/// Why the agent leaves flows to the stack, although it is not told to.
+fn strict(may_be: Result<(), NetError>, report: &mut Report) {
+    if let Err(why) = may_be {
+        report.warning(
+            format!("no flow is fast: conntrack minds TCP's windows, and the agent cannot change that: {why}"),
+            "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1 on the node, or make /proc/sys writable for the agent",
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +167,21 @@ mod tests {
                 "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1; the agent does it within 30 s"
             )
         );
+    }
+
+    #[test]
+    fn one_that_must_be_left_strict_is_named() {
+        let said = |may_be| said(|report| strict(may_be, report));
+        assert_eq!(said(Ok(())), Said::new());
+        let why = NetError::Failed {
+            action: "set it".to_owned(),
+            reason: "it is read-only".to_owned(),
+        };
+        let what = format!(
+            "no flow is fast: conntrack minds TCP's windows, and the agent cannot change that: {why}"
+        );
+        let fix = "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1 on the node, or make /proc/sys writable for the agent";
+        assert_eq!(said(Err(why)), odd(&what, fix));
     }
 
     #[test]

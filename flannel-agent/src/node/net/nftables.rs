@@ -14,7 +14,7 @@ use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 
 use message::{Answer, Request};
-pub use message::{Chain, Family, Rule, Touched};
+pub use message::{Chain, Expression, Family, Rule, Touched};
 
 use super::NetError;
 
@@ -42,6 +42,15 @@ pub fn chain(table: &str, name: &str) -> Result<Option<Chain>, NetError> {
 pub fn chains() -> Result<Vec<Chain>, NetError> {
     let answers = ask(&Request::chains(), "list the chains of nftables")?;
     Ok(answers.iter().filter_map(Chain::parse).collect())
+}
+
+/// Every rule; none without nftables.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN.
+pub fn all_rules() -> Result<Vec<Rule>, NetError> {
+    let answers = ask(&Request::all_rules(), "list the rules of nftables")?;
+    Ok(answers.into_iter().filter_map(Rule::parse).collect())
 }
 
 /// The rules of a chain; none where there is no such chain, or no nftables.

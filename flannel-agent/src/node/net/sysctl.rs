@@ -35,6 +35,22 @@ pub fn read(key: &str) -> Result<Option<String>, NetError> {
     }
 }
 
+/// Whether a parameter has the value, or can be set to it. One that the kernel does not have is missed by nobody.
+///
+/// # Errors
+/// Why not, as in a container with a read-only `/proc/sys`.
+pub fn may_be(key: &str, value: &str) -> Result<(), NetError> {
+    match read(key)? {
+        Some(old) if old != value => {
+            let opened = std::fs::OpenOptions::new().write(true).open(path(key));
+            let failed =
+                |e| NetError::io(format!("set the sysctl {key} to {value} (it is {old})"), &e);
+            opened.map(drop).map_err(failed)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Sets a parameter unless it has the value already; returns what changed. A parameter that the
 /// kernel does not have (IPv6 built out, say) is left alone.
 ///

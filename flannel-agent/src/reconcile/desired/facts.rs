@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Facts, Outlets, Ports, Underlay, destinations, gro};
+use super::{Facts, LIBERAL, Outlets, Ports, Underlay, destinations, gro};
 use crate::base::options::{FastPath, Gro, Hook};
 use crate::dataplane::online_cpus;
 use crate::flannel::config::NetworkConfig;
@@ -68,6 +68,9 @@ impl Facts {
         // What cannot be read is said by whoever writes there.
         self.reserved = sought.sysctls.reserved_ports().unwrap_or_default();
         self.established = sysctl::read(ESTABLISHED).unwrap_or_default();
+        self.strict = sysctl::may_be(LIBERAL, "1")
+            .err()
+            .map(|error| error.to_string());
         self.cpus = online_cpus();
         let bare = links.iter().filter(|link| link.bare);
         self.bare = bare.map(|link| link.name.clone()).collect();

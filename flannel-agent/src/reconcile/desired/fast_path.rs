@@ -9,6 +9,12 @@ use crate::base::options::{FastPath, Hook, Mode, Xdp};
 use crate::dataplane::Attachment;
 use crate::node::node_sysctls::{Wish, Wishes};
 
+/// Whether conntrack minds segments outside of the windows that it has seen.
+pub(crate) const LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
+
+/// How long it keeps a connection whose data nobody has acknowledged.
+const UNACKNOWLEDGED: &str = "net/netfilter/nf_conntrack_tcp_timeout_unacknowledged";
+
 /// How packets get to peers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ways<'a> {
@@ -23,6 +29,20 @@ pub(super) struct Ways<'a> {
 pub type Ports = BTreeMap<String, u32>;
 
 impl FastPath {
+    /// What of it this node can have. A strict conntrack calls most of a fast connection INVALID, and rules drop that (kube-proxy's
+    /// does): then no flow is to be fast. Who asks for no proof has said that there are no such rules.
+    #[must_use]
+    pub(super) fn beside(&self, conntrack_is_strict: bool) -> Self {
+        let mode = match self.mode {
+            Mode::Verified if conntrack_is_strict => Mode::Off,
+            mode => mode,
+        };
+        Self {
+            mode,
+            ..self.clone()
+        }
+    }
+
     /// In the order in which they are put up: nobody but `xdp_rx` knows what to do with what `uplink_xdp` has
     /// stripped.
     pub(super) fn at_uplink(&self, uplink: &str) -> Vec<Attachment> {
@@ -76,12 +96,8 @@ impl FastPath {
         if self.mode == Mode::Off {
             return Wishes::new();
         }
-        let liberal = ("tcp_be_liberal", "1");
-        let idle = established.map(|seconds| ("tcp_timeout_unacknowledged", seconds));
-        let wish = |(key, value): (&str, &str)| {
-            let key = format!("net/netfilter/nf_conntrack_{key}");
-            (key, Wish::Value(value.to_owned()))
-        };
-        [liberal].into_iter().chain(idle).map(wish).collect()
+        let idle = established.map(|seconds| (UNACKNOWLEDGED, seconds));
+        let wish = |(key, value): (&str, &str)| (key.to_owned(), Wish::Value(value.to_owned()));
+        [(LIBERAL, "1")].into_iter().chain(idle).map(wish).collect()
     }
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use flannel_common::program::Program;
 
+use rstest::rstest;
+
 use super::*;
 use crate::base::mac::MacAddr;
 use crate::base::options::Mode;
@@ -192,6 +194,23 @@ fn switched_off_it_leaves_no_trace() {
     assert_eq!(node.attachments.len(), 3);
     assert_eq!(node.programs.len(), 3);
     assert!(node.shared_sysctls.is_empty());
+}
+
+/// Nor beside a conntrack that would call its packets INVALID, unless the user answers for there being no rule about that.
+#[rstest]
+#[case::verified(Mode::Verified, Mode::Off)]
+#[case::always(Mode::Always, Mode::Always)]
+#[case::off(Mode::Off, Mode::Off)]
+fn nothing_is_proven_beside_a_strict_conntrack(#[case] told: Mode, #[case] possible: Mode) {
+    let mut world = World::default();
+    world.fast_path.mode = told;
+    world.facts.pod_ports = Ports::from([("vetha".to_owned(), 7)]);
+    world.facts.strict = Some("/proc/sys is read-only".to_owned());
+    let node = world.build().unwrap().node;
+    assert_eq!(node.globals.fast_path, possible.value());
+    world.fast_path.mode = possible;
+    world.facts.strict = None;
+    assert_eq!(node, world.build().unwrap().node);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Rules that look at single packets of a flow, or count them: of a fast flow they see one in five seconds.
 
-use super::{Patient, Report};
+use super::{Patient, Report, single_nft};
 use crate::base::options::Mode;
 use crate::node::iptables::{Kind, Tool};
 use crate::node::net::{NetError, ip_tables, nftables};
@@ -9,7 +9,7 @@ use crate::node::net::{NetError, ip_tables, nftables};
 const TABLES: [&str; 2] = ["filter", "mangle"];
 
 /// What a rule has that does not judge all packets of a flow alike.
-const SINGLE: [&str; 14] = [
+const SINGLE: [&str; 19] = [
     "-m string ",
     "-m quota ",
     "-m limit ",
@@ -21,9 +21,14 @@ const SINGLE: [&str; 14] = [
     "-m length ",
     "-m u32 ",
     "-m bpf ",
+    "-m nfacct ",
+    "-m rateest ",
     "-j NFQUEUE",
     "-j NFLOG",
     "-j TPROXY",
+    "-j TEE",
+    "-j RATEEST",
+    "-j IDLETIMER",
 ];
 
 pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) {
@@ -33,7 +38,24 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) {
     for (place, rules) in listed().await.unwrap_or_default() {
         judge(&place, &rules, report);
     }
+    // Who may not look has been told so by the look at FORWARD.
+    if let (Ok(chains), Ok(rules)) = (nftables::chains(), nftables::all_rules()) {
+        for (chain, words) in single_nft::found(&chains, &rules) {
+            let words: Vec<&str> = words.into_iter().collect();
+            report.warning(
+                format!(
+                    "rules in the nftables chain {chain} look at single packets ({}), of which they see one in five seconds once \
+                     a flow is fast",
+                    words.join(", ")
+                ),
+                FIX,
+            );
+        }
+    }
 }
+
+const FIX: &str =
+    "--fast-path=off, if the rule is meant for pods: then it sees all packets, as under flannel";
 
 /// By table and kind. What no tool shows is left out: `doctor` has said what is missing.
 async fn listed() -> Result<Vec<(String, String)>, NetError> {
@@ -67,7 +89,7 @@ fn judge(place: &str, rules: &str, report: &mut Report) {
         format!(
             "a rule in {place} looks at single packets, of which it sees one in five seconds once a flow is fast: {rule}{more}"
         ),
-        "--fast-path=off, if the rule is meant for pods: then it sees all packets, as under flannel",
+        FIX,
     );
 }
 
@@ -100,6 +122,7 @@ mod tests {
     )]
     #[case("-A FORWARD -j NFQUEUE --queue-num 1", true)]
     #[case("-A FORWARD -j NFLOG", true)]
+    #[case("-A FORWARD -j TEE --gateway 192.0.2.9", true)]
     #[case("-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT", false)]
     #[case("-A INPUT -m limit --limit 1/sec -j ACCEPT", false)]
     #[case("-A ufw-logging -m limit --limit 3/min -j LOG --log-prefix x", false)]
@@ -111,13 +134,12 @@ mod tests {
     #[test]
     fn the_first_is_shown_and_the_rest_counted() {
         let rules = "-P FORWARD ACCEPT\n-A FORWARD -j NFLOG\n-A FORWARD -m quota --quota 1 -j DROP";
-        let fix = "--fast-path=off, if the rule is meant for pods: then it sees all packets, as under flannel";
         assert_eq!(
             said(|report| judge("filter (iptables-nft)", rules, report)),
             odd(
                 "a rule in filter (iptables-nft) looks at single packets, of which it sees one in five seconds once a flow is \
                  fast: -A FORWARD -j NFLOG, and 1 more like it",
-                fix
+                FIX
             )
         );
         let none = said(|report| judge("filter", "-P FORWARD ACCEPT", report));

@@ -34,6 +34,10 @@ const RULE_CHAIN: u16 = 2;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
+const RULE_EXPRESSIONS: u16 = 4;
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
 const HOOK_NUMBER: u16 = 1;
 const GENERATION_ID: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
@@ -88,6 +92,10 @@ impl Request {
     pub(super) fn rules(family: Family, table: &str, chain: &str) -> Self {
         let names = [(TABLE, table), (RULE_CHAIN, chain)];
         Self::new(GET_RULE, REQUEST | DUMP, family, &names)
+    }
+
+    pub(super) fn all_rules() -> Self {
+        Self::new(GET_RULE, REQUEST | DUMP, Family::Other, &[])
     }
 
     pub(super) fn generation() -> Self {
@@ -158,8 +166,10 @@ pub(super) fn read(mut bytes: &[u8], to: &mut Vec<Answer>) -> io::Result<bool> {
     Ok(false)
 }
 
-/// `NF_INET_FORWARD`
+/// `NF_INET_PRE_ROUTING`, `NF_INET_FORWARD`, `NF_INET_POST_ROUTING`
+const PREROUTING: u32 = 0;
 const FORWARD: u32 = 2;
+const POSTROUTING: u32 = 4;
 
 /// A chain that packets enter by themselves, or that others jump to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +179,8 @@ pub struct Chain {
     pub name: String,
     /// `NF_INET_*` and priority; `None`: only jumped to.
     pub hook: Option<(u32, i32)>,
+    /// Sees the first packet of each connection alone.
+    pub translates: bool,
     /// What no rule decides about is dropped.
     pub drops: bool,
 }
@@ -179,6 +191,14 @@ impl Chain {
     pub fn drops_forwarded(&self) -> bool {
         let forwards = self.hook.is_some_and(|(hook, _)| hook == FORWARD);
         forwards && self.drops && self.family != Family::Other
+    }
+
+    /// Whether packets that the node forwards enter it by themselves, each of them.
+    #[must_use]
+    pub fn sees_forwarded(&self) -> bool {
+        let hook = self.hook.map(|(hook, _)| hook);
+        let forwards = hook.is_some_and(|hook| [PREROUTING, FORWARD, POSTROUTING].contains(&hook));
+        forwards && !self.translates && self.family != Family::Other
     }
 
     pub(super) fn parse(answer: &Answer) -> Option<Self> {
@@ -195,6 +215,7 @@ impl Chain {
             table: attributes.text(TABLE)?,
             name: attributes.text(CHAIN_NAME)?,
             hook,
+            translates: attributes.text(CHAIN_TYPE).as_deref() == Some("nat"),
             drops: attributes.number(CHAIN_POLICY) == Some(NF_DROP),
         })
     }
@@ -215,11 +236,46 @@ impl Rule {
         })
     }
 
+    /// What it consists of, in order: names of the kernel's, and their attributes.
+    pub fn expressions(&self) -> impl Iterator<Item = Expression<'_>> {
+        let list = Attributes(&self.attributes).get(RULE_EXPRESSIONS);
+        let elements = Attributes(list.unwrap_or_default()).all();
+        elements.filter_map(|(_, element)| {
+            let element = Attributes(element);
+            let name = element.get(EXPRESSION_NAME)?;
+            Some(Expression {
+                name: std::str::from_utf8(name).ok()?.trim_end_matches('\0'),
+                data: element.get(EXPRESSION_DATA).unwrap_or_default(),
+            })
+        })
+    }
+
     /// Whether it names a chain, as a rule does that jumps to it.
     #[must_use]
     pub fn names(&self, chain: &str) -> bool {
         let text = [chain.as_bytes(), &[0]].concat();
         self.attributes.windows(text.len()).any(|part| part == text)
+    }
+}
+
+/// A part of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expression<'a> {
+    pub name: &'a str,
+    data: &'a [u8],
+}
+
+impl Expression<'_> {
+    /// One of its numbers.
+    #[must_use]
+    pub fn number(&self, attribute: u16) -> Option<u32> {
+        Attributes(self.data).number(attribute)
+    }
+
+    /// Whether it has that attribute at all.
+    #[must_use]
+    pub fn has(&self, attribute: u16) -> bool {
+        Attributes(self.data).get(attribute).is_some()
     }
 }
 
@@ -263,17 +319,20 @@ impl Touched {
 struct Attributes<'a>(&'a [u8]);
 
 impl<'a> Attributes<'a> {
-    fn get(&self, wanted: u16) -> Option<&'a [u8]> {
+    fn all(self) -> impl Iterator<Item = (u16, &'a [u8])> {
         let mut bytes = self.0;
-        loop {
+        std::iter::from_fn(move || {
             let len = usize::from(half(bytes, 0)?);
             let kind = half(bytes, 2)? & !FLAGS;
             let value = bytes.get(NLATTR..len)?;
-            if kind == wanted {
-                return Some(value);
-            }
-            bytes = bytes.get(aligned(len)..)?;
-        }
+            bytes = bytes.get(aligned(len)..).unwrap_or_default();
+            Some((kind, value))
+        })
+    }
+
+    fn get(&self, wanted: u16) -> Option<&'a [u8]> {
+        let mut all = Attributes(self.0).all();
+        all.find_map(|(kind, value)| (kind == wanted).then_some(value))
     }
 
     fn text(&self, wanted: u16) -> Option<String> {
@@ -347,12 +406,41 @@ mod tests {
             table: "filter".to_owned(),
             name: "FORWARD".to_owned(),
             hook: Some((2, -5)),
+            translates: false,
             drops,
         };
         assert_eq!(chains, [expected(true), expected(false)]);
         let touched = Touched::parse(&answers[0]).unwrap();
         assert!(touched.is(Family::Ipv4, "filter", Some("FORWARD")));
         assert!(!touched.is(Family::Ipv4, "filter", None));
+    }
+
+    #[test]
+    fn rules_are_read_part_by_part() {
+        let part = |name: &str, data: &[u8]| {
+            let inside = [
+                attribute(EXPRESSION_NAME, name.as_bytes()),
+                attribute(EXPRESSION_DATA | 0x8000, data),
+            ];
+            attribute(1 | 0x8000, &inside.concat())
+        };
+        let parts = [
+            part("quota\0", &attribute(1, &7u32.to_be_bytes())),
+            part("counter\0", &[]),
+        ];
+        let body = [
+            vec![1, 0, 0, 9],
+            attribute(TABLE, b"mine\0"),
+            attribute(RULE_CHAIN, b"forward\0"),
+            attribute(RULE_EXPRESSIONS | 0x8000, &parts.concat()),
+        ];
+        let mut answers = Vec::new();
+        read(&message(NEW_RULE, &body.concat()), &mut answers).unwrap();
+        let rule = Rule::parse(answers.remove(0)).unwrap();
+        let [quota, counter] = rule.expressions().collect::<Vec<_>>().try_into().unwrap();
+        assert_eq!((quota.name, counter.name), ("quota", "counter"));
+        assert_eq!((quota.number(1), quota.number(2)), (Some(7), None));
+        assert!(quota.has(1) && !counter.has(1));
     }
 
     #[test]

@@ -1,0 +1,79 @@
+//! A conntrack that minds TCP's windows, and an agent that cannot tell it not to: `/proc/sys` is read-only, as in most containers.
+
+#![cfg(test)]
+
+use std::net::SocketAddrV4;
+
+use flannel_common::program::Program::PodTx;
+use flannel_common::reason::Reason;
+use flannel_tests::bpftool::count;
+use flannel_tests::fast_path::hooked;
+use flannel_tests::pair::{Kind, Pair};
+use flannel_tests::prelude::*;
+use flannel_tests::tcp;
+use flannel_tests::with_daemon::start;
+use rstest::rstest;
+
+const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
+
+/// A wrapper for the agent: see [`Agent::start_under`].
+fn read_only(node: &Node) -> String {
+    let script = node.folder().join("read_only.sh");
+    let text = "mount --bind /proc/sys /proc/sys\n\
+                mount -o remount,bind,ro /proc/sys\n\
+                exec \"$@\"\n";
+    std::fs::write(&script, text).expect("write to the node's folder");
+    format!("unshare --mount bash -e {}", script.display())
+}
+
+fn join(kind: Kind, node: Node, net: &Network) -> AnyDaemon {
+    match kind {
+        Kind::Ours => Box::new(Agent::start_under(&read_only(&node), node, net, &[])),
+        _ => start(kind, node, net, &[]),
+    }
+}
+
+/// More than any window, which a strict conntrack has to have seen all of.
+#[track_caller]
+fn streams(pair: &Pair<AnyDaemon>) {
+    let server = tcp::Server::on(&pair.pod2);
+    let to = SocketAddrV4::new(pair.pod2.address(), server.port());
+    server.exchange(&pair.pod1, to, 4 << 20);
+}
+
+#[rstest]
+fn a_rule_that_drops_what_is_invalid_breaks_nothing(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+    #[values(
+        Network::vxlan("/coreos.com/network", "10.244.0.0/16"),
+        Network::host_gw("/coreos.com/network", "10.244.0.0/16")
+    )]
+    net: Network,
+) {
+    let lab = Lab::new();
+    let net = lab.network(net);
+    let [one, two] = ["one", "two"].map(|name| join(kind, lab.node(name), &net));
+    let pair = Pair::of(lab, net, one, two);
+    for daemon in [&pair.one, &pair.two] {
+        daemon.exec("iptables-nft -A FORWARD -m conntrack --ctstate INVALID -j DROP");
+    }
+    streams(&pair);
+    let Some(agent) = pair.one.agent() else {
+        return;
+    };
+    assert!(
+        agent.log().contains("so no flow is fast"),
+        "{}",
+        agent.log()
+    );
+    assert!(!agent.log().contains("attach pod_tx"), "{}", agent.log());
+
+    // Whoever may changes it, and the agent looks at the node.
+    for daemon in [&pair.one, &pair.two] {
+        daemon.exec(&format!("sysctl -qw {LIBERAL}=1"));
+        daemon.exec("ip link add spare type veth peer name spare-peer");
+        hooked(daemon.agent().expect("ours"));
+    }
+    streams(&pair);
+    assert!(count(agent, PodTx, Reason::FastTx) > 0);
+}

@@ -70,14 +70,18 @@ impl Claim {
 
     #[inline(always)]
     fn judge(&self, leases: &impl Leases, mode: u8) -> Result<Proof, Reason> {
+        let known = leases.has_address(self.outer);
+        // Nobody else speaks for our pods, not by a lease around our subnet either.
+        if leases.is_ours(self.inner) {
+            return Err(unproven(known));
+        }
         let owner = leases.owner(self.inner);
         if let Some(peer) = &owner
             && peer.public_ip == self.outer
         {
             return Ok(Proof::Address);
         }
-        let of_nobody = owner.is_none() && !leases.is_ours(self.inner);
-        let known = leases.has_address(self.outer);
+        let of_nobody = owner.is_none();
         if of_nobody && known {
             return Ok(Proof::Address);
         }
@@ -90,10 +94,15 @@ impl Claim {
                 return Ok(Proof::VtepMac);
             }
         }
-        Err(match known {
-            true => Reason::SpoofedSource,
-            false => Reason::UnknownVtep,
-        })
+        Err(unproven(known))
+    }
+}
+
+#[inline(always)]
+const fn unproven(known: bool) -> Reason {
+    match known {
+        true => Reason::SpoofedSource,
+        false => Reason::UnknownVtep,
     }
 }
 
@@ -165,7 +174,7 @@ mod tests {
     const STRANGER: Ipv4 = [192, 0, 2, 66];
     const POD: Ipv4 = [10, 244, 2, 7];
 
-    /// Two peers: 10.244.2.0/24 at PUBLIC and 10.244.3.0/24 at OTHER; 10.244.1.0/24 is ours.
+    /// Two peers: 10.244.2.0/24 at PUBLIC, and what else is of 10.244.0.0/22 at OTHER; 10.244.1.0/24 is ours.
     struct World;
 
     impl Leases for World {
@@ -179,7 +188,7 @@ mod tests {
             };
             match inner {
                 [10, 244, 2, _] => Some(peer(PUBLIC, MAC)),
-                [10, 244, 3, _] => Some(peer(OTHER, [2, 0, 0, 0, 0, 3])),
+                [10, 244, 0..4, _] => Some(peer(OTHER, [2, 0, 0, 0, 0, 3])),
                 _ => None,
             }
         }
@@ -199,6 +208,14 @@ mod tests {
 
     fn check(outer: Ipv4, inner: Ipv4, mac: Mac, mode: u8) -> Result<Proof, Reason> {
         Claim { outer, inner, mac }.check(&World, mode)
+    }
+
+    #[test]
+    fn a_lease_around_ours_makes_nobody_speak_for_our_pods() {
+        for mode in [CHECK_LEASE, CHECK_STRICT] {
+            let ours = check(OTHER, [10, 244, 1, 7], [2, 0, 0, 0, 0, 3], mode);
+            assert_eq!(ours, Err(Reason::SpoofedSource));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use flannel_common::reason::Reason;
 use crate::cluster::cluster;
 use crate::globals::{SUBNET, uplink_ip};
 use crate::skb::Skb;
-use crate::verdict::{finish, finish_both};
+use crate::verdict::{finish, finish_both, finish_both_by};
 use crate::{
     frame_rx, outlets, outside_rx, outside_tx, snat_odd, snat_open, snat_room, snat_rx, snat_tx,
     tracked,
@@ -135,10 +135,8 @@ pub(crate) fn outside_rx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
     let outcome = outside_rx::run(&skb);
     let before = (Program::UplinkSnatRx, Reason::SnatReply);
-    match finish_both(&skb, before, Program::OutsideRx, outcome) {
-        TC_ACT_UNSPEC => tracked::arrive_again(skb.raw()),
-        taken => taken,
-    }
+    let pass = |skb: &Skb| tracked::arrive_again(skb.raw());
+    finish_both_by(&skb, before, Program::OutsideRx, outcome, pass)
 }
 
 /// The address of `flannel.<VNI>`: the first of our subnet.

@@ -259,6 +259,13 @@ impl Skb {
         unsafe { bpf_skb_change_type(self.raw(), PACKET_OTHERHOST) };
     }
 
+    /// The contrary.
+    #[inline(always)]
+    pub(crate) fn show_to_stack(&self) {
+        // SAFETY: as in `hide_from_stack`.
+        unsafe { bpf_skb_change_type(self.raw(), PACKET_HOST) };
+    }
+
     /// VNI and sender of what a kernel tunnel device in metadata mode has decapsulated; `None` for all else, and for what came
     /// by IPv6.
     #[inline(always)]

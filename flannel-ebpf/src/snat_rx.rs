@@ -23,15 +23,12 @@ pub(crate) fn run<const MAY_BE_TRACKED: bool>(
     is_ours: impl FnOnce(Ipv4) -> bool,
     deliver: Option<Program>,
 ) -> Result<Verdict, Reason> {
-    if !skb.is_ipv4_for_us() || !skb.is_for_host() {
+    if !skb.is_ipv4_for_us() || MAY_BE_TRACKED && tracked::came_again(skb) || !skb.is_for_host() {
         return Ok(Verdict::Untouched);
     }
     let Some(ip) = snat_read::header(skb) else {
         return Ok(Verdict::Untouched);
     };
-    if MAY_BE_TRACKED && tracked::came_again(skb, ip.dst) {
-        return Ok(Verdict::Untouched);
-    }
     // Would an answer be translated, if nobody knew that it is one?
     let answered = decide(&cluster(), ip.dst, ip.src, 0).translates();
     let to_us = is_ours(ip.dst);

@@ -36,6 +36,15 @@ impl Slot for Held {
     }
 
     #[inline(always)]
+    fn tell(&self, nth: usize, side: &Side) {
+        // SAFETY: as in `get`.
+        let sides = unsafe { &mut (*self.0).sides };
+        sides[nth].end = side.end;
+        sides[nth].next = side.next;
+        sides[nth].marks = side.marks;
+    }
+
+    #[inline(always)]
     fn end(&self, shown: Seen) {
         let seen = Seen(self.get().seen).and(shown).0;
         // SAFETY: as in `touch`.

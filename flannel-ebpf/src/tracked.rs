@@ -7,13 +7,13 @@
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use aya_ebpf::programs::TcContext;
-use flannel_common::Ipv4;
+use flannel_common::header::Ip;
 use flannel_common::reason::{Class, Reason};
 
 use crate::cluster::cluster;
-use crate::outlets;
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
+use crate::{headers, outlets};
 
 /// What becomes of a packet that was translated back and is for the stack; not of what is dropped.
 #[inline(always)]
@@ -40,12 +40,18 @@ pub(crate) extern "C" fn arrive_again(ctx: *mut __sk_buff) -> i32 {
     skb::redirect_ingress(device)
 }
 
-/// Whether [`arrive_again`] had the packet to `dst` arrive again. Another network's programs leave the note to those it is for.
+/// Whether [`arrive_again`] had the packet arrive again: then nobody translates it once more, whosever it is. The note is taken off where
+/// the packet is for a pod: what the node sends to another one on this machine keeps it.
 #[inline(always)]
-pub(crate) fn came_again(skb: &Skb, dst: Ipv4) -> bool {
-    let again = skb.was_translated() && cluster().has(dst);
-    if again {
+pub(crate) fn came_again(skb: &Skb) -> bool {
+    if !skb.was_translated() {
+        return false;
+    }
+    // A bridge takes frames for the addresses of its ports as well. It has decided, and the redirect has judged anew.
+    skb.show_to_stack();
+    let dst = skb.load::<Ip>(headers::IP).map(|ip| ip.dst);
+    if dst.is_some_and(|dst| cluster().has(dst)) {
         skb.set_passes(0);
     }
-    again
+    true
 }

@@ -42,15 +42,7 @@ pub(crate) fn finish_both(
 
 #[inline(always)]
 fn end(skb: &Skb, program: Program, outcome: Result<Verdict, Reason>, before: Option<Note>) -> i32 {
-    let (action, decided) = match outcome {
-        Ok(Verdict::Untouched) => (TC_ACT_UNSPEC, None),
-        Ok(Verdict::Again(action)) => (action, None),
-        Ok(Verdict::Taken(action, reason)) => (action, Some(reason)),
-        Err(reason) => match reason.class() {
-            Class::Drop => (TC_ACT_SHOT, Some(reason)),
-            Class::Pass | Class::Forward => (TC_ACT_UNSPEC, Some(reason)),
-        },
-    };
+    let (action, decided) = decide(outcome);
     let note = decided.map(|reason| {
         count(program, reason, skb.len());
         Note::new(program, reason, action)
@@ -60,6 +52,48 @@ fn end(skb: &Skb, program: Program, outcome: Result<Verdict, Reason>, before: Op
         events::tell(skb, last, before);
     }
     action
+}
+
+/// The same where `pass` has the TC action for what they let pass; before a listener is told, who does not come back.
+#[inline(always)]
+pub(crate) fn finish_both_by(
+    skb: &Skb,
+    (before, decided): (Program, Reason),
+    program: Program,
+    outcome: Result<Verdict, Reason>,
+    pass: impl FnOnce(&Skb) -> i32,
+) -> i32 {
+    count(before, decided, skb.len());
+    let (action, reason) = decide(outcome);
+    if let Some(reason) = reason {
+        count(program, reason, skb.len());
+    }
+    let action = match action {
+        TC_ACT_UNSPEC => pass(skb),
+        action => action,
+    };
+    match reason {
+        Some(reason) => {
+            let before = Note::new(before, decided, TC_ACT_UNSPEC);
+            events::tell(skb, Note::new(program, reason, action), Some(before));
+        }
+        None => events::tell(skb, Note::new(before, decided, action), None),
+    }
+    action
+}
+
+/// The TC action, and the reason to count.
+#[inline(always)]
+fn decide(outcome: Result<Verdict, Reason>) -> (i32, Option<Reason>) {
+    match outcome {
+        Ok(Verdict::Untouched) => (TC_ACT_UNSPEC, None),
+        Ok(Verdict::Again(action)) => (action, None),
+        Ok(Verdict::Taken(action, reason)) => (action, Some(reason)),
+        Err(reason) => match reason.class() {
+            Class::Drop => (TC_ACT_SHOT, Some(reason)),
+            Class::Pass | Class::Forward => (TC_ACT_UNSPEC, Some(reason)),
+        },
+    }
 }
 
 /// The same for XDP, where only `uplink_rx` behind it passes anything with a reason.

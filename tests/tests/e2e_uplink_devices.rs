@@ -73,7 +73,15 @@ fn the_programs_take_what_arrives(
 #[rstest]
 #[ignore = "needs WireGuard, ipip, gre, VLAN, bonding: cargo xtask test --kernel 6.12"]
 fn pods_reach_the_outside(
-    #[values(Device::WireGuard, Device::Ipip, Device::Gre)] device: Device,
+    #[values(
+        Device::WireGuard,
+        Device::Ipip,
+        Device::Gre,
+        Device::Vlan,
+        Device::Bond,
+        Device::VlanOnBond
+    )]
+    device: Device,
     #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
 ) {
     let lab = Lab::new();

@@ -52,12 +52,22 @@ struct Ended {
     status: ExitStatus,
 }
 
+/// What is heard of a program.
+enum News {
+    /// Its title: who hangs is known by it.
+    Begins(String),
+    Ended(Ended),
+}
+
 /// Builds and runs all of them, then the tests of the docs. What they print goes to our output and, a line at a time, to `read`, as cargo
-/// would have printed it and with when it was: a program's lines together, when it has ended.
+/// would have printed it and with when it was: a program's lines together, when it has ended. Returns which programs failed.
 ///
 /// # Errors
-/// If a test fails, or a program.
-pub(crate) fn run(workspace: &Workspace, mut read: impl FnMut(&str, Instant)) -> Result<()> {
+/// If one of them cannot be run, or the tests of the docs fail.
+pub(crate) fn run(
+    workspace: &Workspace,
+    mut read: impl FnMut(&str, Instant),
+) -> Result<Vec<String>> {
     let mut programs = build(workspace)?;
     programs.sort_by_key(|program| {
         let long = LONG.iter().position(|long| program.name == *long);
@@ -66,12 +76,10 @@ pub(crate) fn run(workspace: &Workspace, mut read: impl FnMut(&str, Instant)) ->
     });
     let at_once = at_once();
     let threads = OF_A_PROGRAM.min(at_once);
-    println!(
-        "test: {} programs, {at_once} tests at once ({THREADS} says otherwise)",
-        programs.len()
-    );
+    let all = programs.len();
+    println!("test: {all} programs, {at_once} tests at once ({THREADS} says otherwise)");
     let queue = Mutex::new(VecDeque::from(programs));
-    let mut failed = Vec::new();
+    let (mut ended, mut failed) = (0, Vec::new());
     thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
         for _ in 0..at_once.div_ceil(OF_A_PROGRAM) {
@@ -79,18 +87,24 @@ pub(crate) fn run(workspace: &Workspace, mut read: impl FnMut(&str, Instant)) ->
             scope.spawn(move || work(queue, threads, &tell));
         }
         drop(tell);
-        for ended in told {
-            failed.extend(report(ended?, &mut read));
+        for news in told {
+            match news? {
+                News::Begins(title) => println!("test: {title} begins"),
+                News::Ended(one) => {
+                    ended += 1;
+                    failed.extend(report(one, &mut read));
+                }
+            }
         }
         anyhow::Ok(())
     })?;
+    if ended != all {
+        bail!("{ended} of {all} programs were run");
+    }
     let mut docs = workspace.cargo();
     docs.args(["test", "--locked", "--no-fail-fast", "--doc"]);
-    let docs = process::run_reading(docs, |line| read(line, Instant::now()));
-    if !failed.is_empty() {
-        bail!("{} failed", failed.join(", "));
-    }
-    docs
+    process::run_reading(docs, |line| read(line, Instant::now()))?;
+    Ok(failed)
 }
 
 /// How many tests run at once: they wait more than they compute, and with one for each core the cores are idle for four
@@ -139,7 +153,7 @@ fn program(message: &str) -> Option<Program> {
 }
 
 /// Runs one after the other until none is left.
-fn work(queue: &Mutex<VecDeque<Program>>, threads: usize, tell: &Sender<Result<Ended>>) {
+fn work(queue: &Mutex<VecDeque<Program>>, threads: usize, tell: &Sender<Result<News>>) {
     let next = || {
         queue
             .lock()
@@ -147,9 +161,14 @@ fn work(queue: &Mutex<VecDeque<Program>>, threads: usize, tell: &Sender<Result<E
             .pop_front()
     };
     while let Some(program) = next() {
-        let ended = run_one(program, threads);
-        // Nobody listens any more: the others could not be run.
-        if tell.send(ended).is_err() {
+        let begins = News::Begins(program.title.clone());
+        let said = tell.send(Ok(begins));
+        // Nobody listens any more: another one could not be run.
+        if said.is_err()
+            || tell
+                .send(run_one(program, threads).map(News::Ended))
+                .is_err()
+        {
             return;
         }
     }
@@ -181,11 +200,14 @@ fn report(ended: Ended, read: &mut impl FnMut(&str, Instant)) -> Option<String> 
     let announced = format!("     Running {title} ({file})");
     println!("{announced}");
     read(&announced, ended.begun);
+    let mut passed = false;
     for line in String::from_utf8_lossy(&ended.output).lines() {
         println!("{line}");
         read(line, ended.ended);
+        passed |= line.starts_with("test result: ok.");
     }
-    if ended.status.success() {
+    // One that leaves half-way may do so with 0.
+    if ended.status.success() && passed {
         return None;
     }
     let failure = format!("error: test failed: {name}, {}", ended.status);
@@ -228,6 +250,23 @@ mod tests {
             None
         );
         assert_eq!(program("warning: not JSON"), None);
+    }
+
+    #[test]
+    fn a_program_that_leaves_half_way_has_failed() {
+        let now = Instant::now();
+        let end = |output: &str| {
+            let ended = Ended {
+                program: program(MESSAGE).unwrap(),
+                begun: now,
+                ended: now,
+                output: output.into(),
+                status: Command::new("true").status().unwrap(),
+            };
+            report(ended, &mut |_, _| {})
+        };
+        assert_eq!(end("running 1 test\ntest result: ok. 1 passed;"), None);
+        assert!(end("running 1 test\n").is_some());
     }
 
     #[test]

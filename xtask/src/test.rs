@@ -22,6 +22,8 @@ use crate::workspace::Workspace;
 
 /// So many tests may fail without a reason that is seen, and pass alone. More have one.
 const MAY_BE_UNSTEADY: usize = 3;
+/// And so many while the machine stood still.
+const MAY_HAVE_STOOD: usize = 10;
 
 #[derive(Debug, Args)]
 pub(crate) struct Test {
@@ -75,20 +77,28 @@ impl Test {
             controls.read(line);
             outcomes.read(line, when);
         };
-        let mut tested = match self.passed_on.as_slice() {
-            [] => side_by_side::run(workspace, read),
-            arguments => chosen(workspace, arguments, read),
-        };
+        if !self.passed_on.is_empty() {
+            let tested = chosen(workspace, &self.passed_on, read);
+            println!("test: {controls}");
+            outcomes
+                .failed()
+                .iter()
+                .for_each(|failed| print!("{failed}"));
+            return tested;
+        }
+        let programs = side_by_side::run(workspace, read);
         println!("test: {controls}");
         let failed = outcomes.failed();
         failed.iter().for_each(|failed| print!("{failed}"));
-        // With arguments of the caller's own it would be another run.
-        let may_repeat = self.passed_on.is_empty() && outcomes.is_complete();
-        if tested.is_err() && may_repeat {
-            tested =
-                tested.or_else(|error| repeat(workspace, failed, &stalls).unwrap_or(Err(error)));
+        let programs = programs?;
+        if programs.is_empty() {
+            return Ok(());
         }
-        tested
+        // What crashed, or is not known by its name, cannot be repeated.
+        if !outcomes.is_complete() || programs.len() != failed.len() {
+            bail!("{} failed", programs.join(", "));
+        }
+        repeat(workspace, failed, &stalls)
     }
 }
 
@@ -105,24 +115,29 @@ fn chosen(
     process::run_reading(command, |line| read(line, Instant::now()))
 }
 
-/// Runs once more what failed, if that may say something: `None` if not, because too much failed, or unit tests.
-///
-/// # Errors
-/// If anything fails again.
-fn repeat(workspace: &Workspace, failed: &[Failed], stalls: &Stalls) -> Option<Result<()>> {
+/// Runs once more what failed, if that may say something: not if too much failed, or unit tests.
+fn repeat(workspace: &Workspace, failed: &[Failed], stalls: &Stalls) -> Result<()> {
     let stood: Vec<_> = failed.iter().map(|f| stalls.longest(f.span)).collect();
+    let count = |failed: &Failed| failed.tests.len();
     let unexplained = failed.iter().zip(&stood);
     let unexplained = unexplained.filter(|(_, stood)| stood.is_none());
-    let unexplained: usize = unexplained.map(|(failed, _)| failed.tests.len()).sum();
-    if failed.is_empty() || unexplained > MAY_BE_UNSTEADY {
-        return None;
+    let unexplained: usize = unexplained.map(|(failed, _)| count(failed)).sum();
+    let all: usize = failed.iter().map(count).sum();
+    let files: Option<Vec<_>> = failed.iter().map(|f| f.file.as_deref()).collect();
+    let files = files.filter(|_| unexplained <= MAY_BE_UNSTEADY && all <= MAY_HAVE_STOOD);
+    let Some(files) = files else {
+        bail!("{all} tests failed");
+    };
+    let mut unsteady = Vec::new();
+    for ((failed, file), stood) in failed.iter().zip(files).zip(stood) {
+        again(workspace, failed, file, stood)?;
+        unsteady.push(format!("{} of {file}", failed.tests.join(" ")));
     }
-    let files: Option<Vec<_>> = failed.iter().map(|failed| failed.file.as_deref()).collect();
-    let each = failed.iter().zip(files?).zip(stood);
-    Some(
-        each.into_iter()
-            .try_for_each(|((failed, file), stood)| again(workspace, failed, file, stood)),
-    )
+    println!(
+        "test: UNSTEADY, passed only the second time: {}",
+        unsteady.join(", ")
+    );
+    Ok(())
 }
 
 /// Runs a program's failed tests once more, one by one and with nothing beside them. Two things make a sound test fail: the
@@ -154,7 +169,6 @@ fn again(
     if !ran {
         bail!("not all of {tests} ran once more");
     }
-    println!("test: UNSTEADY, passed only the second time: {tests} of {file}");
     Ok(())
 }
 

@@ -18,6 +18,15 @@ pub struct UplinkChoice {
     pub public_ip: Option<Ipv4Addr>,
 }
 
+impl UplinkChoice {
+    /// Whether `--iface` or `--iface-regex` is about the device of that name.
+    #[must_use]
+    pub fn names(&self, device: &str) -> bool {
+        self.interfaces.iter().any(|name| name == device)
+            || self.regexes.iter().any(|regex| regex.is_match(device))
+    }
+}
+
 /// `--tunnel-firewall`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -31,6 +31,8 @@ pub trait Slot {
     /// One of [`Entry::sides`].
     fn side(&self, nth: usize) -> Side;
     fn note(&self, nth: usize, side: &Side);
+    /// All of it but [`Side::asked`], which stays. The verifier of kernels before 6.7 leaves no stack to carry that along.
+    fn tell(&self, nth: usize, side: &Side);
     /// One more packet.
     fn touch(&self, packet: Seen, now: u64);
     /// Something of the state that another packet showed.
@@ -119,7 +121,7 @@ pub fn hear<S: Slot>(packet: &Packet, (slot, other): (&S, &S), reopens: u32, now
     judge(&mut heard);
     slot.note(nth, &heard.own);
     if heard.tells_other != 0 {
-        other.note(1 - nth, &heard.other);
+        other.tell(1 - nth, &heard.other);
         if heard.anew | heard.reopens != 0 {
             let both = match heard.anew {
                 0 => Seen::default(),

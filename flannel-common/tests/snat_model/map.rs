@@ -116,6 +116,11 @@ impl Slot for Held {
         self.0.set(entry);
     }
 
+    fn tell(&self, nth: usize, side: &Side) {
+        let asked = self.side(nth).asked;
+        self.note(nth, &Side { asked, ..*side });
+    }
+
     fn end(&self, shown: Seen) {
         let entry = self.0.get();
         self.0.set(Entry {

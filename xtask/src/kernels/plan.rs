@@ -46,6 +46,7 @@ const BRIEF: &[(&str, &[&str])] = &[
     ("packet_uplink_rx", &[]),
     ("packet_bridge", &[]),
     ("packet_gbp", &[]),
+    ("verifier_budget", &["every_program_is_taken"]),
     (
         "e2e_two_nodes",
         &[

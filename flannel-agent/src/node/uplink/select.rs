@@ -66,6 +66,15 @@ impl Snapshot {
         known: &Uplink,
     ) -> Result<Uplink, UplinkError> {
         let selected = self.select(choice, memory);
+        // A wish gives way when the agent starts. A device in use that has no address for a moment stays it.
+        let waits = |link: &&Link| !self.has_address(link) && choice.names(&link.name);
+        let known_link = self.by_index(known.index).filter(waits);
+        if let (Ok(other), Some(link)) = (&selected, known_link)
+            && other.index != link.index
+        {
+            let name = link.name.clone();
+            return Err(UplinkError::NoAddress { name });
+        }
         let (Err(UplinkError::NoDefaultRoute { .. } | UplinkError::NoneFits { .. }), Some(found)) =
             (&selected, self.still(known))
         else {

@@ -432,6 +432,36 @@ fn without_the_route_it_was_told_by_the_uplink_stays_what_it_was() {
     assert_eq!(other.name, "eth1");
 }
 
+/// One list is for nodes where the card is a port of a bridge and nodes where it is not.
+#[test]
+fn a_device_without_address_gives_way_at_the_start_and_not_later() {
+    let memory = Memory::default();
+    let mut node = node();
+    let choices = [iface(&["eth1", "eth0"]), regex("^eth1$")];
+    let known = node.select(&choices[0], &memory).unwrap();
+    assert_eq!(known.name, "eth1");
+    let with_regex = UplinkChoice {
+        interfaces: vec!["192.168.0.2".to_owned()],
+        ..regex("^eth1$")
+    };
+    node.addresses.retain(|address| address.index != 3);
+    let first = node.select(&choices[0], &memory).unwrap();
+    assert_eq!(first.name, "eth0");
+    for choice in [&choices[0], &choices[1], &with_regex] {
+        let now = node.select_again(choice, &memory, &known);
+        assert!(matches!(now, Err(UplinkError::NoAddress { .. })), "{now:?}");
+    }
+    // Of the only one the error says what is wrong with it.
+    let only = node.select(&iface(&["eth1"]), &memory);
+    assert!(matches!(only, Err(UplinkError::NoAddress { .. })));
+    let none = node.select(&iface(&["eth1", "eth7"]), &memory);
+    let none = none.unwrap_err().to_string();
+    assert!(
+        none.contains("--iface=eth1: it has no IPv4 address; --iface=eth7: no such"),
+        "{none}"
+    );
+}
+
 #[test]
 fn a_link_that_goes_down_changes_why_and_nothing_else() {
     let mut node = node();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use nix::errno::Errno;
 
 use super::{Facts, LIBERAL, Outlets, Ports, Underlay, destinations, gro};
 use crate::base::options::{FastPath, Gro, Hook};
@@ -68,9 +69,13 @@ impl Facts {
         // What cannot be read is said by whoever writes there.
         self.reserved = sought.sysctls.reserved_ports().unwrap_or_default();
         self.established = sysctl::read(ESTABLISHED).unwrap_or_default();
-        self.strict = sysctl::may_be(LIBERAL, "1")
-            .err()
-            .map(|error| error.to_string());
+        // What failed for another reason is no answer, and is asked again.
+        let denied = |error: &NetError| {
+            let errno = error.errno();
+            matches!(errno, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM))
+        };
+        let strict = sysctl::may_be(LIBERAL, "1").err().filter(denied);
+        self.strict = strict.map(|error| error.to_string());
         self.cpus = online_cpus();
         let bare = links.iter().filter(|link| link.bare);
         self.bare = bare.map(|link| link.name.clone()).collect();

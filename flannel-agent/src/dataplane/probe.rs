@@ -58,7 +58,8 @@ pub(crate) fn programs(object: Option<&Path>) -> Result<Tried, DataplaneError> {
         let name = known.map_or(TELLER, |program| program.name());
         match program {
             Loaded::SchedClassifier(program) => {
-                patiently(|| program.load()).map_err(|error| requirements::explain(name, error))?
+                let loaded = patiently(|| program.load());
+                loaded.map_err(|error| requirements::explain(name, error))?;
             }
             Loaded::Xdp(program) => {
                 if let Err(error) = patiently(|| program.load()) {

@@ -45,7 +45,6 @@ mod tests {
 
     use super::*;
     use crate::dataplane::embedded::EMBEDDED;
-    use crate::dataplane::programs::classifier;
 
     fn attempts(mut answer: impl FnMut(u32) -> Result<(), i32>) -> (u32, Result<(), i32>) {
         let mut calls = 0;
@@ -82,7 +81,11 @@ mod tests {
         // SAFETY: the handler does nothing, and nobody else in this process uses the signal.
         unsafe { signal(Signal::SIGVTALRM, SigHandler::Handler(heard)) }.unwrap();
         let mut ebpf: Ebpf = EbpfLoader::new().btf(None).load(EMBEDDED).unwrap();
-        let program: &mut SchedClassifier = classifier(&mut ebpf, Program::UplinkRx).unwrap();
+        let program: &mut SchedClassifier = ebpf
+            .program_mut(Program::UplinkRx.name())
+            .unwrap()
+            .try_into()
+            .unwrap();
         let loader = pthread_self();
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {

@@ -1,7 +1,7 @@
 //! Running other programs, with errors that say which.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::process::{Command, ExitStatus, Stdio};
+use std::io::{BufRead as _, BufReader, PipeReader, Read as _, Write as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -17,18 +17,8 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 }
 
 /// As [`run`]; what it prints also goes to `read`, a line at a time and without the line feed.
-pub(crate) fn run_reading(mut command: Command, mut read: impl FnMut(&str)) -> Result<()> {
-    // One pipe for both, so that the order stays.
-    let (output, input) = std::io::pipe().context("cannot make a pipe")?;
-    command
-        .stderr(input.try_clone().context("cannot make a pipe")?)
-        .stdout(input);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start `{}`", show(&command)))?;
-    let shown = show(&command);
-    // It holds our ends, and as long as they are open the output has no end.
-    drop(command);
+pub(crate) fn run_reading(command: Command, mut read: impl FnMut(&str)) -> Result<()> {
+    let (output, mut child, shown) = start(command)?;
     let mut lines = BufReader::new(output);
     let mut line = Vec::new();
     // Bytes, because a test may print any.
@@ -52,17 +42,8 @@ pub(crate) fn run_reading(mut command: Command, mut read: impl FnMut(&str)) -> R
 
 /// Runs `command` and returns what it printed, errors and all in their order, and how it ended.
 pub(crate) fn capture(mut command: Command) -> Result<(Vec<u8>, ExitStatus)> {
-    let (mut output, input) = std::io::pipe().context("cannot make a pipe")?;
-    command
-        .stdin(Stdio::null())
-        .stderr(input.try_clone().context("cannot make a pipe")?)
-        .stdout(input);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start `{}`", show(&command)))?;
-    let shown = show(&command);
-    // It holds our ends, see above.
-    drop(command);
+    command.stdin(Stdio::null());
+    let (mut output, mut child, shown) = start(command)?;
     let mut printed = Vec::new();
     output
         .read_to_end(&mut printed)
@@ -71,6 +52,20 @@ pub(crate) fn capture(mut command: Command) -> Result<(Vec<u8>, ExitStatus)> {
         .wait()
         .with_context(|| format!("cannot wait for `{shown}`"))?;
     Ok((printed, status))
+}
+
+/// Starts `command`. Gives what it will print, by one pipe for both outputs, so that the order stays; and the command line.
+fn start(mut command: Command) -> Result<(PipeReader, Child, String)> {
+    let (output, input) = std::io::pipe().context("cannot make a pipe")?;
+    command
+        .stderr(input.try_clone().context("cannot make a pipe")?)
+        .stdout(input);
+    let shown = show(&command);
+    let child = command
+        .spawn()
+        .with_context(|| format!("cannot start `{shown}`"))?;
+    // `command` holds our ends of the pipe and goes here: as long as they are open the output has no end.
+    Ok((output, child, shown))
 }
 
 /// Runs `command` and returns what it printed, without the last line feed.

@@ -7,7 +7,6 @@ mod room;
 use std::sync::Arc;
 
 use flannel_common::program::Program;
-
 use rstest::rstest;
 
 use super::*;

@@ -96,6 +96,14 @@ impl Net {
         self.put(key, &attrs(n).to_json().unwrap()).await;
     }
 
+    /// Has node `n` take a lease that its owner, behind `gate`, has lost without seeing it.
+    pub(crate) async fn hand_over(&self, gate: &Gate, key: &str, n: u8) {
+        gate.close();
+        self.delete(key).await;
+        self.put_lease(key, n).await;
+        gate.open();
+    }
+
     pub(crate) async fn delete(&self, key: &str) {
         let key = format!("{PREFIX}/subnets/{key}");
         self.client.clone().delete(key, None).await.unwrap();

@@ -44,6 +44,8 @@ pub(super) struct Keeper<'a> {
 /// A state of our key that is as it should be.
 #[derive(Debug, Clone, Copy)]
 struct Known {
+    /// When the key came into being; a write to a key that is there leaves it.
+    created: i64,
     mod_revision: i64,
     hold: Hold,
 }
@@ -105,6 +107,9 @@ impl<'a> Keeper<'a> {
             let (revision, entry) = self.store.get(key).await?;
             let settled = match entry {
                 None => self.restore(key, &wanted).await?,
+                Some(entry) if self.is_overwritten(&entry, &wanted) => {
+                    self.reclaim(&entry, &wanted).await?
+                }
                 Some(entry) if self.is_ours(&entry, &wanted) => self.tend(&entry, &wanted).await?,
                 Some(entry) => {
                     self.move_away(&entry, &wanted).await?;
@@ -122,18 +127,44 @@ impl<'a> Keeper<'a> {
         let untouched = self
             .known
             .is_some_and(|known| known.mod_revision == entry.mod_revision);
+        untouched || !self.names_another(entry, wanted)
+    }
+
+    fn names_another(&self, entry: &Entry, wanted: &LeaseAttrs) -> bool {
         let published = self.own.borrow().attrs.public_ip;
-        untouched
-            || entry.attrs.as_ref().map_or(true, |attrs| {
-                [wanted.public_ip, published].contains(&attrs.public_ip)
-            })
+        entry
+            .attrs
+            .as_ref()
+            .is_ok_and(|attrs| ![wanted.public_ip, published].contains(&attrs.public_ip))
+    }
+
+    /// Whether somebody wrote another address into our key. No node takes a subnet that way: it creates the key, which the
+    /// one before must have lost. A reservation is the admin's, who gives it to whom he likes.
+    fn is_overwritten(&self, entry: &Entry, wanted: &LeaseAttrs) -> bool {
+        let was_ours = self
+            .known
+            .is_some_and(|known| known.created == entry.created && known.hold != Hold::Forever);
+        was_ours && self.names_another(entry, wanted)
     }
 
     /// Our key is gone: takes the same subnet again.
     async fn restore(&mut self, key: SubnetKey, wanted: &LeaseAttrs) -> Result<bool, EtcdError> {
         tracing::warn!(lease = %key, "our lease was deleted or has expired: taking the same subnet again");
-        let created = create(self.store, key, wanted).await?;
-        Ok(self.accept(wanted, created))
+        let written = create(self.store, key, wanted).await?;
+        let created = written.map_or(0, |(_, revision)| revision);
+        Ok(self.accept(wanted, created, written))
+    }
+
+    /// Our key names another node that has not taken it: writes it anew, for as long as it was ours.
+    async fn reclaim(&mut self, entry: &Entry, wanted: &LeaseAttrs) -> Result<bool, EtcdError> {
+        let (key, revision) = (entry.key, entry.mod_revision);
+        if !self.may_correct(entry) {
+            self.postponed = true;
+            return Ok(true);
+        }
+        // What the key hangs on now is the writer's, if anything.
+        let written = renew(self.store, key, revision, wanted).await?;
+        Ok(self.accept(wanted, entry.created, written))
     }
 
     /// Our key is there: accepts it, corrects it or renews it.
@@ -156,36 +187,40 @@ impl<'a> Keeper<'a> {
         let (key, revision) = (entry.key, entry.mod_revision);
         if self.renew_at(hold).is_some_and(|at| at <= Instant::now()) {
             let renewed = renew(self.store, key, revision, wanted).await?;
-            return Ok(self.accept(wanted, renewed));
+            return Ok(self.accept(wanted, entry.created, renewed));
         }
         if entry.attrs.as_ref().is_ok_and(|attrs| attrs == wanted) {
-            return Ok(self.accept(wanted, Some((hold, revision))));
+            return Ok(self.accept(wanted, entry.created, Some((hold, revision))));
         }
         if untouched.is_none() && self.known.is_some() && !self.may_correct(entry) {
             self.postponed = true;
             self.known = Some(Known {
+                created: entry.created,
                 mod_revision: revision,
                 hold,
             });
             return Ok(true);
         }
         let written = self.store.replace(key, revision, wanted, hold).await?;
-        Ok(self.accept(wanted, written.map(|revision| (hold, revision))))
+        let written = written.map(|revision| (hold, revision));
+        Ok(self.accept(wanted, entry.created, written))
     }
 
-    /// Somebody else overwrote our key with something else that names us.
+    /// Somebody else overwrote our key.
     fn may_correct(&mut self, entry: &Entry) -> bool {
         let now = Instant::now();
+        let holder = entry.attrs.as_ref().map(|attrs| attrs.public_ip).ok();
         let often = self
             .corrected
             .is_some_and(|last| now.duration_since(last) < RETRY);
         if often {
             tracing::error!(
                 lease = %entry.key,
+                ?holder,
                 "somebody else keeps writing our lease: does another node use our PublicIP, or does a second agent run here?"
             );
         } else {
-            tracing::warn!(lease = %entry.key, "somebody else wrote our lease: correcting it");
+            tracing::warn!(lease = %entry.key, ?holder, "somebody else wrote our lease: correcting it");
             self.corrected = Some(now);
         }
         !often
@@ -210,11 +245,15 @@ impl<'a> Keeper<'a> {
     }
 
     /// Remembers and publishes what was written. `None`: somebody was quicker, look again.
-    fn accept(&mut self, attrs: &LeaseAttrs, written: Option<(Hold, i64)>) -> bool {
+    fn accept(&mut self, attrs: &LeaseAttrs, created: i64, written: Option<(Hold, i64)>) -> bool {
         let Some((hold, mod_revision)) = written else {
             return false;
         };
-        self.known = Some(Known { mod_revision, hold });
+        self.known = Some(Known {
+            created,
+            mod_revision,
+            hold,
+        });
         self.postponed = false;
         let expires = hold.expires();
         self.own.send_if_modified(|own| {

@@ -87,6 +87,7 @@ mod tests {
         Entry {
             key: key.parse().unwrap(),
             attrs: LeaseAttrs::from_json(json.as_bytes()),
+            created: 1,
             mod_revision: 1,
             etcd_lease: ends.then_some(1),
         }

@@ -93,6 +93,7 @@ mod tests {
         Entry {
             key: key.parse().unwrap(),
             attrs: Ok(attrs),
+            created: 1,
             mod_revision: 1,
             etcd_lease: Some(1),
         }

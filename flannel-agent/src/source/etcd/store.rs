@@ -23,6 +23,8 @@ pub(super) struct Entry {
     pub(super) key: SubnetKey,
     /// A value nobody can read still takes the subnet.
     pub(super) attrs: Result<LeaseAttrs, ValueError>,
+    /// The revision at which the key came into being.
+    pub(super) created: i64,
     pub(super) mod_revision: i64,
     /// The etcd lease that ends this one; `None` for a reservation.
     pub(super) etcd_lease: Option<i64>,
@@ -287,6 +289,7 @@ pub(super) fn entry(key: SubnetKey, kv: &KeyValue) -> Entry {
     Entry {
         key,
         attrs: LeaseAttrs::from_json(kv.value()),
+        created: kv.create_revision(),
         mod_revision: kv.mod_revision(),
         etcd_lease: (kv.lease() != 0).then(|| kv.lease()),
     }

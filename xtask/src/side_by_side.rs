@@ -34,7 +34,7 @@ const LONG: [&str; 6] = [
 
 /// One executable with tests.
 #[derive(Debug, PartialEq, Eq)]
-struct Program {
+pub(crate) struct Program {
     executable: PathBuf,
     /// Its package's, where cargo runs it.
     folder: PathBuf,
@@ -59,16 +59,16 @@ enum News {
     Ended(Ended),
 }
 
-/// Builds and runs all of them, then the tests of the docs. What they print goes to our output and, a line at a time, to `read`, as cargo
+/// Runs all of them, then the tests of the docs. What they print goes to our output and, a line at a time, to `read`, as cargo
 /// would have printed it and with when it was: a program's lines together, when it has ended. Returns which programs failed.
 ///
 /// # Errors
 /// If one of them cannot be run, or the tests of the docs fail.
 pub(crate) fn run(
     workspace: &Workspace,
+    mut programs: Vec<Program>,
     mut read: impl FnMut(&str, Instant),
 ) -> Result<Vec<String>> {
-    let mut programs = build(workspace)?;
     programs.sort_by_key(|program| {
         let long = LONG.iter().position(|long| program.name == *long);
         // The others in cargo's order.
@@ -115,7 +115,11 @@ fn at_once() -> usize {
     wish.unwrap_or_else(|| 3 * thread::available_parallelism().map_or(1, NonZero::get))
 }
 
-fn build(workspace: &Workspace) -> Result<Vec<Program>> {
+/// Builds all of them.
+///
+/// # Errors
+/// If that fails, or there is none.
+pub(crate) fn build(workspace: &Workspace) -> Result<Vec<Program>> {
     let mut command = workspace.cargo();
     command.args(["test", "--locked", "--no-run"]);
     // Shown as it goes; the answer to the second is all there already.

@@ -53,11 +53,14 @@ impl Test {
         if self.cluster {
             return cluster::run(workspace, "test", &self.passed_on);
         }
-        Setup::default().run(workspace)?;
-        BuildEbpf::default().run(workspace)?;
-        build_next_layout(workspace)?;
-        build_agent(workspace)?;
+        let build = || {
+            BuildEbpf::default().run(workspace)?;
+            build_next_layout(workspace)?;
+            build_agent(workspace)
+        };
         if !self.kernel.is_empty() {
+            Setup::default().run(workspace)?;
+            build()?;
             setup::virtual_machines()?;
             return kernels::test(
                 workspace,
@@ -68,7 +71,15 @@ impl Test {
                 },
             );
         }
-        BuildCni::default().run(workspace)?;
+        let programs = Setup::run_beside(workspace, || {
+            build()?;
+            BuildCni::default().run(workspace)?;
+            // A choice is cargo's, also of what is built.
+            match self.passed_on.is_empty() {
+                true => side_by_side::build(workspace),
+                false => Ok(Vec::new()),
+            }
+        })?;
         println!("test: unit, packet and end-to-end tests");
         let mut controls = Controls::default();
         let mut outcomes = Outcomes::new(Instant::now());
@@ -86,7 +97,7 @@ impl Test {
                 .for_each(|failed| print!("{failed}"));
             return tested;
         }
-        let programs = side_by_side::run(workspace, read);
+        let programs = side_by_side::run(workspace, programs, read);
         println!("test: {controls}");
         let failed = outcomes.failed();
         failed.iter().for_each(|failed| print!("{failed}"));

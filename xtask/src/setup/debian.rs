@@ -20,7 +20,8 @@ const EXPECTED_LLVM: u32 = 22;
 
 const INSTALL_SCRIPT: &str = include_str!("install.sh");
 
-pub(super) fn setup(workspace: &Workspace, dry_run: bool) -> Result<()> {
+/// All packages, LLVM among them.
+pub(super) fn packages(workspace: &Workspace, dry_run: bool) -> Result<()> {
     // LLVM goes along in the same apt run, guessed while there is no compiler to ask.
     let guess = llvm_package(llvm_major().unwrap_or(EXPECTED_LLVM));
     let wanted = NEEDS
@@ -36,19 +37,26 @@ pub(super) fn setup(workspace: &Workspace, dry_run: bool) -> Result<()> {
     let wanted = wanted.chain(pip).map(str::to_owned);
     let wanted: Vec<String> = wanted.chain([guess.clone()]).collect();
     install(&wanted, dry_run)?;
-
-    let llvm = match (llvm_major(), dry_run) {
-        (Some(major), _) => major,
-        (None, true) => EXPECTED_LLVM,
-        (None, false) => {
-            bail!("Debian's /usr/bin/rustc does not run, though rustc-web is installed")
-        }
-    };
-    let package = llvm_package(llvm);
+    let package = llvm_package(installed_llvm(dry_run)?);
     if package != guess {
         install(&[package], dry_run)?;
     }
+    Ok(())
+}
+
+pub(super) fn bpf_linker(workspace: &Workspace, dry_run: bool) -> Result<()> {
+    let llvm = installed_llvm(dry_run)?;
     tools::ensure(workspace, &tools::bpf_linker(llvm), dry_run)
+}
+
+fn installed_llvm(dry_run: bool) -> Result<u32> {
+    match (llvm_major(), dry_run) {
+        (Some(major), _) => Ok(major),
+        (None, true) => Ok(EXPECTED_LLVM),
+        (None, false) => {
+            bail!("Debian's /usr/bin/rustc does not run, though rustc-web is installed")
+        }
+    }
 }
 
 /// What `test --kernel` calls: the machine itself, and what packs its root, its modules and its disk.

@@ -11,7 +11,7 @@ mod kube_cluster;
 mod needs;
 mod tools;
 
-use std::fs;
+use std::{fs, thread};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -37,31 +37,60 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<()> {
-        let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-        match system(&os_release) {
-            System::Debian12 => {
-                debian::setup(workspace, self.dry_run)?;
-                flanneld::ensure(workspace, self.dry_run)?;
-                go_programs(workspace, self.dry_run)?;
-                kernel::ensure_br_netfilter(self.dry_run)
+        self.packages(workspace)?;
+        self.bpf_linker(workspace)?;
+        self.of_others(workspace)
+    }
+
+    /// As [`Setup::run`], and `work` meanwhile, which needs packages and bpf-linker alone: compilers of Go and Rust wait for
+    /// network, disk and their linkers in turn.
+    pub(crate) fn run_beside<T>(
+        workspace: &Workspace,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let setup = Self::default();
+        setup.packages(workspace)?;
+        thread::scope(|scope| {
+            let others = scope.spawn(|| setup.of_others(workspace));
+            let done = setup.bpf_linker(workspace).and_then(|()| work());
+            let others = others.join().unwrap_or_else(|_| bail!("setup broke"));
+            // Both are said: what failed first may be the smaller evil.
+            match (done, others) {
+                (Err(error), Err(other)) => Err(error.context(format!("and: {other:#}"))),
+                (done, others) => others.and(done),
             }
-            System::Other(name) => {
-                explain(workspace, &name)?;
-                flanneld::ensure(workspace, self.dry_run)?;
-                go_programs(workspace, self.dry_run)
-            }
+        })
+    }
+
+    fn packages(&self, workspace: &Workspace) -> Result<()> {
+        match this_system() {
+            System::Debian12 => debian::packages(workspace, self.dry_run),
+            System::Other(name) => explain(workspace, &name),
+        }
+    }
+
+    fn bpf_linker(&self, workspace: &Workspace) -> Result<()> {
+        match this_system() {
+            System::Debian12 => debian::bpf_linker(workspace, self.dry_run),
+            System::Other(_) => Ok(()),
+        }
+    }
+
+    /// Other people's programs that tests run, and the module of the kernel that they need.
+    fn of_others(&self, workspace: &Workspace) -> Result<()> {
+        flanneld::ensure(workspace, self.dry_run)?;
+        GO_PROGRAMS
+            .iter()
+            .try_for_each(|program| program.ensure(workspace, self.dry_run))?;
+        match this_system() {
+            System::Debian12 => kernel::ensure_br_netfilter(self.dry_run),
+            System::Other(_) => Ok(()),
         }
     }
 }
 
 /// What tests need of Kubernetes.
 const GO_PROGRAMS: &[go_program::Program] = &[kube_apiserver::KUBE_APISERVER, helm::HELM];
-
-fn go_programs(workspace: &Workspace, dry_run: bool) -> Result<()> {
-    GO_PROGRAMS
-        .iter()
-        .try_for_each(|program| program.ensure(workspace, dry_run))
-}
 
 /// Also installs cargo-deny, which takes minutes and which only `check` needs.
 pub(crate) fn cargo_deny(workspace: &Workspace) -> Result<()> {
@@ -73,8 +102,7 @@ pub(crate) fn cargo_deny(workspace: &Workspace) -> Result<()> {
 /// # Errors
 /// On other systems than Debian 12: the guest runs programs that were built for its C library.
 pub(crate) fn virtual_machines() -> Result<()> {
-    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    match system(&os_release) {
+    match this_system() {
         System::Debian12 => debian::virtual_machines(),
         System::Other(name) => bail!(
             "this is {name}; tests on other kernels take kernels and the guest's programs from Debian's \
@@ -88,8 +116,7 @@ pub(crate) fn virtual_machines() -> Result<()> {
 /// # Errors
 /// On other systems than Debian 12: kubelet is of the version that goes with Debian's containerd.
 pub(crate) fn cluster(workspace: &Workspace) -> Result<()> {
-    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    match system(&os_release) {
+    match this_system() {
         System::Debian12 => debian::cluster()?,
         System::Other(name) => {
             bail!("this is {name}; the cluster runs on Debian 12, with its containerd and runc")
@@ -101,6 +128,10 @@ pub(crate) fn cluster(workspace: &Workspace) -> Result<()> {
 /// The manifest of the flannel that `setup` builds.
 pub(crate) fn flannels_manifest(workspace: &Workspace) -> Result<String> {
     flanneld::manifest(workspace)
+}
+
+fn this_system() -> System {
+    system(&fs::read_to_string("/etc/os-release").unwrap_or_default())
 }
 
 fn system(os_release: &str) -> System {

@@ -11,7 +11,7 @@ use flannel_common::source::Claim;
 use flannel_common::vxlan::{self, Outer};
 use flannel_common::xdp::Meta;
 
-use crate::globals::{self, UPLINK_MAC, VNI, VXLAN_PORT, is_vtep};
+use crate::globals::{self, UPLINK_MAC, VNI, VTEP_MAC, VXLAN_PORT, is_vtep};
 use crate::xdp_frame::Frame;
 use crate::{ours, senders};
 
@@ -76,6 +76,6 @@ fn decapsulate(frame: &Frame, front: &Front) -> Result<(), Reason> {
     };
     frame.store(0, &eth).ok_or(Reason::Mangled)?;
     frame
-        .write_meta(Meta::new(front.outer.ip.src))
+        .write_meta(Meta::new(front.outer.ip.src, VTEP_MAC.load(), &front.inner))
         .ok_or(Reason::Mangled)
 }

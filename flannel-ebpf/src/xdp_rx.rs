@@ -6,7 +6,7 @@ use flannel_common::header::Eth;
 use flannel_common::reason::Reason;
 
 use crate::fast_rx::{Destination, Merged};
-use crate::globals::FLANNEL_IFINDEX;
+use crate::globals::{FLANNEL_IFINDEX, VTEP_MAC};
 use crate::headers;
 use crate::skb::{self, Skb};
 use crate::tunnelled::Tunnelled;
@@ -15,13 +15,16 @@ use crate::{decap, deliver, fast_rx, flows};
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
-    let Some(meta) = skb.meta().filter(|meta| meta.is_ours()) else {
+    let Some(meta) = skb.meta() else {
+        return Ok(Verdict::Untouched);
+    };
+    let mut room = MaybeUninit::uninit();
+    let inner = headers::load(skb, headers::IP, &mut room);
+    let Some(inner) = inner.filter(|inner| meta.is_of(VTEP_MAC.load(), &inner.ip)) else {
         return Ok(Verdict::Untouched);
     };
     // The driver's own tag: XDP has not seen it.
     skb.untag();
-    let mut room = MaybeUninit::uninit();
-    let inner = headers::load(skb, headers::IP, &mut room).ok_or(Reason::Truncated)?;
     let packet = Tunnelled {
         outer_src: meta.outer_src,
         src_mac: None,

@@ -187,6 +187,30 @@ fn two_networks_on_one_uplink_do_not_disturb_each_other() {
     assert!(log.contains("another XDP program is on"), "{log}");
 }
 
+/// The first node gets a packet by the tunnel and sends it on to the second as it is; the pair of devices between them keeps what the first
+/// node's driver program noted.
+#[test]
+fn a_note_counts_at_the_node_that_made_it() {
+    const SERVICE: &str = "203.0.113.12";
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let [one, two, three] =
+        ["one", "two", "three"].map(|name| Agent::start_with(lab.node(name), &net, &["--xdp=on"]));
+    let (pod1, pod3) = (Pod::on(&one, "pod1"), Pod::on(&three, "pod3"));
+    pod3.reaches(&pod1);
+    let (first, second) = (one.subnet().address(0), two.node().address());
+    let node = |agent: &Agent, line: String| agent.node().exec(&line);
+    node(&two, format!("ip addr add {SERVICE}/32 dev lo"));
+    node(&one, format!("ip route add {SERVICE} via {second}"));
+    let by_tunnel = format!("via {first} dev flannel.1 onlink");
+    node(&three, format!("ip route add {SERVICE} {by_tunnel}"));
+    let taken = |agent: &Agent| count(agent, XdpRx, Reason::DecapDirect);
+    let before = taken(&one);
+    pod3.ping(SERVICE.parse().unwrap()).succeeds();
+    assert!(taken(&one) > before, "nothing was noted");
+    assert_eq!(taken(&two), 0);
+}
+
 /// A page holds no frame of 9000 bytes with room in front.
 #[test]
 fn an_mtu_too_large_for_the_driver_is_named() {

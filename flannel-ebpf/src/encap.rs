@@ -52,6 +52,9 @@ pub(crate) fn send(
     skb.grow().map_err(|_| Reason::EncapRefused)?;
     skb.store(Eth::LEN, outer.bytes())
         .map_err(|_| Reason::Mangled)?;
+    if globals::masquerades() {
+        skb.tell_tunnelled();
+    }
     let action = match at {
         // Marks may be routed by.
         At::Pod if peer.next_hop != ROUTED && skb.mark() == 0 => {

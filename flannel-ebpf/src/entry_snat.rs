@@ -23,7 +23,7 @@ use crate::{
 #[classifier]
 pub(crate) fn uplink_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_tx::run(&skb, outlets::usual(&skb), Some(Program::OutsideTx));
+    let outcome = snat_tx::run::<true>(&skb, outlets::usual(&skb), Some(Program::OutsideTx));
     finish(&skb, Program::UplinkTx, outcome)
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn uplink_snat_rx(ctx: TcContext) -> i32 {
         let words = [address, uplink_ip(), overlay_ip()].map(u32::from_ne_bytes);
         words[0] == words[1]
             || words[0] == words[2]
-            || !cluster().has(address) && outlets::is_lent(0, address)
+            || !cluster().owns(address) && outlets::is_lent(0, address)
     };
     let outcome = snat_rx::run::<true>(&skb, is_ours, Some(Program::OutsideRx));
     finish(&skb, Program::UplinkSnatRx, outcome)
@@ -47,7 +47,7 @@ pub(crate) fn uplink_snat_rx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn overlay_snat_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = snat_tx::run(&skb, overlay_ip(), None);
+    let outcome = snat_tx::run::<false>(&skb, overlay_ip(), None);
     finish(&skb, Program::OverlaySnatTx, outcome)
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn frame_rx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn uplink_tx_ip(ctx: TcContext) -> i32 {
     let skb = Skb::without_frame(ctx);
-    let outcome = snat_tx::run(&skb, outlets::usual(&skb), None);
+    let outcome = snat_tx::run::<true>(&skb, outlets::usual(&skb), None);
     finish(&skb, Program::UplinkTxIp, outcome)
 }
 

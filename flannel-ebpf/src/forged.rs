@@ -4,13 +4,15 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use flannel_common::Ipv4;
-use flannel_common::header::{Ip, PROTO_UDP, VERSION_IHL};
+use flannel_common::header::{Ip, PROTO_UDP, Udp, VERSION_IHL};
 use flannel_common::reason::Reason;
+use flannel_common::vxlan::Vxlan;
 
-use crate::globals::{self, VXLAN_PORT};
+use crate::globals::{self, FLANNEL_IFINDEX, VNI, VXLAN_PORT};
 use crate::headers::{self, Packet};
 use crate::maps::VTEPS;
-use crate::skb::Skb;
+use crate::ours::Word;
+use crate::skb::{self, Skb};
 
 /// A packet of a pod that is not for the overlay.
 #[inline(always)]
@@ -55,6 +57,72 @@ extern "C" fn is_odd_tunnel(ctx: *mut __sk_buff) -> u8 {
     let ports = headers::IP + usize::from(ip.version_ihl & 0xf) * 4;
     match skb.load::<[[u8; 2]; 2]>(ports) {
         Some([_, port]) => u8::from(is_for_node(ip.dst, u16::from_be_bytes(port))),
+        None => 0,
+    }
+}
+
+/// What leaves the node, in whosever name: a rule of the host's may have given a pod's packet the node's (kube-proxy does, for a Service whose
+/// endpoint is a node's tunnel port).
+#[inline(always)]
+pub(crate) fn check_sent(skb: &Skb, packet: &Packet) -> Result<(), Reason> {
+    let ip = &packet.ip;
+    if VXLAN_PORT.load() == 0 || ip.proto != PROTO_UDP {
+        return Ok(());
+    }
+    let port = [packet.l4[2], packet.l4[3]];
+    if ip.version_ihl == VERSION_IHL && port != VXLAN_PORT.load().to_be_bytes() {
+        return Ok(());
+    }
+    match is_sent_tunnel(skb.raw(), skb.missing()) {
+        0 => Ok(()),
+        _ => Err(Reason::PodTunnel),
+    }
+}
+
+/// When this load of the programs first saw a tunnel packet with their note, in nanoseconds of the coarse clock.
+static FIRST_NOTED: Word = Word::new();
+
+/// How long others may go on without: programs of a build that makes no note, while they are changed one by one, or flanneld's device
+/// during a takeover. Nanoseconds.
+const CHANGE: u64 = 5_000_000_000;
+
+/// What is behind the outer IPv4 header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Front {
+    udp: Udp,
+    vxlan: Vxlan,
+}
+
+/// Another network's kernel device may use our port: the VNI tells. Where our pair is gone, somebody else serves ours.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_sent_tunnel(ctx: *mut __sk_buff, missing: u32) -> u8 {
+    let skb = Skb::again(ctx, missing);
+    let now = skb::coarse_ns();
+    let first = FIRST_NOTED.load();
+    if skb.take_tunnelled() {
+        if first == 0 {
+            FIRST_NOTED.store(now);
+        }
+        return 0;
+    }
+    // What the node sends itself has come by no device.
+    if skb.came_by() == 0 || first == 0 || now.wrapping_sub(first) < CHANGE {
+        return 0;
+    }
+    let Some(ip) = skb.load::<Ip>(headers::IP) else {
+        return 0;
+    };
+    if VTEPS.get_ptr(ip.dst).is_none() || !skb.has_device(FLANNEL_IFINDEX.load()) {
+        return 0;
+    }
+    let at = headers::IP + usize::from(ip.version_ihl & 0xf) * 4;
+    match skb.load::<Front>(at) {
+        Some(Front { udp, vxlan }) => {
+            let vni = (VNI.load() << 8).to_be_bytes();
+            u8::from(udp.dst == VXLAN_PORT.load().to_be_bytes() && vxlan.vni[..3] == vni[..3])
+        }
         None => 0,
     }
 }

@@ -24,23 +24,27 @@ pub(crate) fn check(skb: &Skb) -> Result<(), Reason> {
 }
 
 /// When the pair was last seen, in jiffies. Of one load of the programs, as the index of the pair is.
-static SEEN: Word = Word(UnsafeCell::new(0));
+static SEEN: Word = Word::new();
 
 /// A word that all CPUs read and write as a whole. (For an atomic one the compiler has no load.)
-struct Word(UnsafeCell<u64>);
+pub(crate) struct Word(UnsafeCell<u64>);
 
 // SAFETY: it is aligned, so that loads and stores are whole, and any value somebody wrote will do.
 unsafe impl Sync for Word {}
 
 impl Word {
+    pub(crate) const fn new() -> Self {
+        Self(UnsafeCell::new(0))
+    }
+
     #[inline(always)]
-    fn load(&self) -> u64 {
+    pub(crate) fn load(&self) -> u64 {
         // SAFETY: as above.
         unsafe { self.0.get().read_volatile() }
     }
 
     #[inline(always)]
-    fn store(&self, value: u64) {
+    pub(crate) fn store(&self, value: u64) {
         // SAFETY: as above.
         unsafe { self.0.get().write_volatile(value) }
     }

@@ -29,7 +29,8 @@ use crate::maps::SNAT_STEPS;
 
 /// Value of `tc_index`, which is 0 or small otherwise.
 const PAST_STACK: u32 = 0x666c;
-/// Another one.
+/// Others.
+const TUNNELLED: u32 = 0x666e;
 const TRANSLATED: u32 = 0x666d;
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
@@ -347,6 +348,22 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn take_past_stack(&self) -> bool {
         let told = self.passes() == PAST_STACK;
+        if told {
+            self.set_passes(0);
+        }
+        told
+    }
+
+    /// For the hook by which it leaves: we have made this tunnel packet.
+    #[inline(always)]
+    pub(crate) fn tell_tunnelled(&self) {
+        self.set_passes(TUNNELLED);
+    }
+
+    /// As [`Self::take_past_stack`].
+    #[inline(always)]
+    pub(crate) fn take_tunnelled(&self) -> bool {
+        let told = self.passes() == TUNNELLED;
         if told {
             self.set_passes(0);
         }

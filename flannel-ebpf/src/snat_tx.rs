@@ -8,7 +8,7 @@ use flannel_common::header::{PROTO_UDP, VERSION_IHL};
 use flannel_common::outside;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Entry, Outbound, Rule, Seen, Transport, WAY_OUT, Whose, decide, known};
+use flannel_common::snat::{Entry, Outbound, Seen, Transport, WAY_OUT, Whose, decide, known};
 
 use crate::cluster::cluster;
 use crate::globals::VXLAN_PORT;
@@ -18,11 +18,16 @@ use crate::snat_read::{self, Content};
 use crate::snat_table::{self, Snat};
 use crate::snat_work::{self, Odd, Work};
 use crate::verdict::Verdict;
-use crate::{flows, headers, outlets, snat_rewrite};
+use crate::{flows, forged, headers, outlets, snat_rewrite};
 
-/// `local` is the address that most packets get on this device; `proves` is told of those that the stack let out.
+/// `local` is the address that most packets get on this device; `proves` is told of those that the stack let out. `LEAVES_NODE`: not by the
+/// tunnel.
 #[inline(always)]
-pub(crate) fn run(skb: &Skb, local: Ipv4, proves: Option<Program>) -> Result<Verdict, Reason> {
+pub(crate) fn run<const LEAVES_NODE: bool>(
+    skb: &Skb,
+    local: Ipv4,
+    proves: Option<Program>,
+) -> Result<Verdict, Reason> {
     if !skb.is_ipv4() {
         return Ok(Verdict::Untouched);
     }
@@ -31,16 +36,26 @@ pub(crate) fn run(skb: &Skb, local: Ipv4, proves: Option<Program>) -> Result<Ver
     let headers = headers::load(skb, headers::IP, &mut room).ok_or(Reason::SnatMalformed)?;
     let ip = &headers.ip;
     let whose = if ip.src == local {
+        if LEAVES_NODE {
+            forged::check_sent(skb, headers)?;
+        }
         if never_clashes(headers) {
             return Ok(Verdict::Untouched);
         }
         Whose::Own
     } else {
         match decide(&cluster(), ip.src, ip.dst, skb.mark()) {
-            Rule::ClusterToOutside | Rule::OutsideToCluster => Whose::Pod,
-            _ if cluster().has(ip.src) || never_clashes(headers) => return Ok(Verdict::Untouched),
-            _ if outlets::is_lent(skb.ifindex(), ip.src) => Whose::Own,
-            _ => return Ok(Verdict::Untouched),
+            rule if rule.translates() => Whose::Pod,
+            _ if cluster().has(ip.src) => return Ok(Verdict::Untouched),
+            _ => {
+                if LEAVES_NODE {
+                    forged::check_sent(skb, headers)?;
+                }
+                if never_clashes(headers) || !outlets::is_lent(skb.ifindex(), ip.src) {
+                    return Ok(Verdict::Untouched);
+                }
+                Whose::Own
+            }
         }
     };
     let work = snat_work::get().ok_or(Reason::SnatUnready)?;

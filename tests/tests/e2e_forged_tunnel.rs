@@ -47,6 +47,12 @@ fn bridge_mac(daemon: &AnyDaemon) -> Mac {
 
 /// From pod 1 to the tunnel of the second node, 100 datagrams in the name of `from`. How many reach pod 2?
 fn reach(pair: &Pair<AnyDaemon>, from: SocketAddrV4) -> usize {
+    let node = SocketAddrV4::new(pair.two.node().address(), 8472);
+    reach_by(pair, from, node)
+}
+
+/// The same, sent to `node`.
+fn reach_by(pair: &Pair<AnyDaemon>, from: SocketAddrV4, node: SocketAddrV4) -> usize {
     let server = udp::Server::on(&pair.pod2);
     let to = SocketAddrV4::new(pair.pod2.address(), server.port());
     // All that a pod may come to know, and more.
@@ -58,7 +64,6 @@ fn reach(pair: &Pair<AnyDaemon>, from: SocketAddrV4) -> usize {
     let socket = pair.pod1.netns().enter(|| UdpSocket::bind("0.0.0.0:0"));
     let socket = socket.expect("a socket");
     for _ in 0..100 {
-        let node = SocketAddrV4::new(pair.two.node().address(), 8472);
         let _ = socket.send_to(&payload, node);
     }
     // Behind all of them.
@@ -99,6 +104,41 @@ fn is_dropped_by_its_own_node(#[case] flags: &[&str], #[case] at_the_pod: bool) 
         (dropped, count(agent, UplinkTx, Reason::PodTunnel)),
         (200, 0)
     );
+}
+
+/// Whoever may make Services gives one a node's tunnel port as its endpoint, and the first node's rules do the rest: they give what pods send
+/// there the node's own address (`--masquerade-all`, NodePorts, hairpins).
+fn service(pair: &Pair<AnyDaemon>) -> SocketAddrV4 {
+    let service: SocketAddrV4 = "10.96.0.10:4000".parse().unwrap();
+    let (one, two) = (pair.one.node(), pair.two.node().address());
+    let (to, port) = (service.ip(), service.port());
+    one.exec(&format!(
+        "iptables -t nat -A PREROUTING -p udp -d {to} --dport {port} -j DNAT --to-destination {two}:8472"
+    ));
+    one.exec("iptables -t nat -A POSTROUTING -p udp -s 10.244.0.0/16 --dport 8472 -j MASQUERADE");
+    service
+}
+
+#[rstest]
+#[case::flanneld_believes_it(Kind::Flanneld, 100)]
+#[case::ours(Kind::Ours, 0)]
+fn in_the_node_s_name_by_a_service(#[case] kind: Kind, #[case] arrive: usize) {
+    let pair = pair([kind, kind], &["--ip-masq"]);
+    let service = service(&pair);
+    // Programs that have just come first wait for the others.
+    eventually("it is known who makes tunnel packets", SOON, || {
+        reach_by(&pair, nobody(), service) == arrive
+    });
+    let dropped = || {
+        pair.one
+            .agent()
+            .map(|agent| count(agent, UplinkTx, Reason::PodTunnel))
+    };
+    let before = dropped();
+    for from in [nobody(), another_pod(&pair)] {
+        assert_eq!(reach_by(&pair, from, service), arrive);
+    }
+    assert_eq!(dropped(), before.map(|before| before + 200));
 }
 
 /// Tags that the kernel takes off hide nothing.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::node::net::{Address, Link, NetError, Netlink};
+use crate::node::net::{Address, Leads, Link, NetError, Netlink};
+use crate::reconcile::desired::Devices;
 
 /// Addresses and routes may change all the time. Looking may take one part in ten of it.
 const PAUSES: u32 = 9;
@@ -17,6 +19,8 @@ const PAUSES_AT_LEAST: u32 = 3;
 pub(super) struct Seen {
     pub(super) links: Vec<Link>,
     pub(super) addresses: Vec<Address>,
+    /// See [`Netlink::leads`]; only where something depends on them.
+    pub(super) leads: Leads,
     took: Duration,
 }
 
@@ -29,9 +33,9 @@ pub(super) struct Glance {
 
 impl Glance {
     /// Dropping the future loses nothing: the next call goes on. `None`: the kernel does not say.
-    pub(super) async fn take(&mut self, netlink: &Netlink) -> Option<Seen> {
+    pub(super) async fn take(&mut self, netlink: &Netlink, cluster: Ipv4Net) -> Option<Seen> {
         let rested = self.rested;
-        let look = || tokio::spawn(look(netlink.clone(), rested));
+        let look = || tokio::spawn(look(netlink.clone(), cluster, rested));
         let seen = self.task.get_or_insert_with(look).await;
         self.task = None;
         let seen = seen.ok()?.ok()?;
@@ -46,14 +50,29 @@ impl Glance {
     }
 }
 
-async fn look(netlink: Netlink, rested: Option<Instant>) -> Result<Seen, NetError> {
+async fn look(
+    netlink: Netlink,
+    network: Ipv4Net,
+    rested: Option<Instant>,
+) -> Result<Seen, NetError> {
     if let Some(rested) = rested {
         sleep_until(rested).await;
     }
     let begun = Instant::now();
+    let (links, addresses) = (netlink.links().await?, netlink.addresses().await?);
+    let devices = Devices {
+        links: &links,
+        addresses: &addresses,
+        network,
+    };
+    let leads = match devices.depend_on_routes() {
+        true => netlink.leads(network).await?,
+        false => Leads::default(),
+    };
     Ok(Seen {
-        links: netlink.links().await?,
-        addresses: netlink.addresses().await?,
+        links,
+        addresses,
+        leads,
         took: begun.elapsed(),
     })
 }

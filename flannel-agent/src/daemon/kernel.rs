@@ -32,7 +32,7 @@ use crate::node::direct::{self, Direct};
 use crate::node::net::{self, Changes, Monitor, Netlink, sysctl};
 use crate::node::pod_bridge::{self, Mismatch};
 use crate::node::uplink::{self, Memory, Uplink};
-use crate::reconcile::desired::{self, Desired, Facts, Inputs, Sought, SourceNat};
+use crate::reconcile::desired::{self, Desired, Devices, Facts, Inputs, Sought, SourceNat};
 use crate::reconcile::unreached::Unreached;
 use crate::reconcile::{Dataplane, ReconcileError, Report, observe};
 use crate::settings::Config;
@@ -375,14 +375,18 @@ impl Kernel {
         let (Some(cluster), Some(uplink)) = (self.cluster, &self.uplink) else {
             return false;
         };
-        if self.snat.is_none() || !self.announced.may_open_outlets() {
+        let by_routes = self.facts.depend_on_routes;
+        if self.snat.is_none() || !self.announced.may_open_outlets(by_routes) {
             return false;
         }
-        let seen = self.glance.take(self.dataplane.netlink()).await;
+        let seen = self.glance.take(self.dataplane.netlink(), cluster).await;
         seen.is_some_and(|seen| {
-            let (links, addresses) = (&seen.links, &seen.addresses);
-            self.facts
-                .lack_outlets(links, addresses, cluster, uplink.index)
+            let devices = Devices {
+                links: &seen.links,
+                addresses: &seen.addresses,
+                network: cluster,
+            };
+            self.facts.lack_outlets(devices, uplink.index, &seen.leads)
         })
     }
 

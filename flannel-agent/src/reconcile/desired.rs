@@ -28,6 +28,7 @@ pub(crate) use fast_path::LIBERAL;
 pub use fast_path::Ports;
 pub use gro::Anchor;
 pub use node::{Node, Pair};
+pub(crate) use outlets::Devices;
 pub use outlets::{Outlet, Outlets};
 pub use peers::Peers;
 pub use routes::{Routes, TUNNEL, Way};
@@ -115,6 +116,9 @@ pub struct Facts {
     pub underlay: Underlay,
     /// By which devices besides the uplink packets leave the node.
     pub outlets: Outlets,
+    /// Whether there are devices of which routes alone say whether packets leave by them.
+    #[serde(skip)]
+    pub depend_on_routes: bool,
     /// What IPsec is asked to do.
     #[serde(skip)]
     pub policies: Policies,

@@ -21,7 +21,7 @@ impl Cluster {
     }
 
     #[inline(always)]
-    pub(super) const fn owns(&self, addr: Ipv4) -> bool {
+    pub const fn owns(&self, addr: Ipv4) -> bool {
         cidr::contains(self.subnet, self.subnet_mask, addr)
     }
 }

@@ -45,7 +45,7 @@ pub use lookup::NextHop;
 pub use monitor::{Changes, Monitor};
 pub use namespace::namespace;
 pub(crate) use neighbour_events::{NeighbourEvents, News};
-pub use route::{PROTOCOL, Path, Route};
+pub use route::{Leads, PROTOCOL, Path, Route};
 pub use way::{Branch, RouteTo, Sender, Towards};
 pub use xfrm::{Policies, Policy};
 

@@ -61,9 +61,10 @@ impl Changes {
     }
 
     /// Whether there may be another address or device to leave by. A device that comes up with its address has a route, too;
-    /// those that only pods' ports or only routes change have no part in it.
-    pub(crate) fn may_open_outlets(self) -> bool {
-        self.addresses || self.links && self.ways || self.lost
+    /// those that only pods' ports change have no part in it, and those that only routes change if there are devices which
+    /// depend on them (`by_routes`).
+    pub(crate) fn may_open_outlets(self, by_routes: bool) -> bool {
+        self.addresses || (self.links || by_routes) && self.ways || self.lost
     }
 
     pub(crate) fn add(&mut self, other: Self) {
@@ -294,15 +295,19 @@ mod tests {
             ways: true,
             ..Changes::default()
         };
-        assert!(!links.may_open_outlets() && !routes.may_open_outlets());
+        assert!(!links.may_open_outlets(false) && !routes.may_open_outlets(false));
+        assert!(!links.may_open_outlets(true) && routes.may_open_outlets(true));
         let mut both = links;
         both.add(routes);
-        assert!(both.may_open_outlets(), "a device came up with its address");
+        assert!(
+            both.may_open_outlets(false),
+            "a device came up with its address"
+        );
         let address = Changes {
             addresses: true,
             ..Changes::default()
         };
-        assert!(address.may_open_outlets());
+        assert!(address.may_open_outlets(false));
     }
 
     #[test]

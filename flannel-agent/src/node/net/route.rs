@@ -1,5 +1,6 @@
 //! IPv4 routes.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use futures_util::TryStreamExt;
@@ -42,6 +43,13 @@ pub struct Route {
     pub mtu: Option<u32>,
 }
 
+/// The interfaces that routes lead by: to single addresses inside a network, and out of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leads {
+    pub pods: BTreeSet<u32>,
+    pub outside: BTreeSet<u32>,
+}
+
 impl Route {
     /// Whether one of its paths leads out by this interface.
     #[must_use]
@@ -65,6 +73,34 @@ impl Netlink {
     /// If the kernel refuses the dump.
     pub async fn our_routes(&self) -> Result<Vec<Route>, NetError> {
         self.dump(PROTOCOL.into()).await
+    }
+
+    /// Where the interfaces lead that unicast routes of any table name.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn leads(&self, network: Ipv4Net) -> Result<Leads, NetError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        let _turn = self.turn_to_dump().await;
+        let mut dump = self.handle.route().get(message).execute();
+        let mut leads = Leads::default();
+        while let Some(message) = dump
+            .try_next()
+            .await
+            .map_err(|e| NetError::netlink("list the routes of all tables", &e))?
+        {
+            let Some((_, route)) = parse_any(&message) else {
+                continue;
+            };
+            let devices = route.paths.iter().map(|path| path.index);
+            if !network.contains(&route.destination) {
+                leads.outside.extend(devices);
+            } else if route.destination.prefix_len() == 32 {
+                leads.pods.extend(devices);
+            }
+        }
+        Ok(leads)
     }
 
     async fn dump(&self, protocol: RouteProtocol) -> Result<Vec<Route>, NetError> {
@@ -139,6 +175,12 @@ pub(super) fn ipv4(address: &RouteAddress) -> Option<Ipv4Addr> {
 }
 
 fn parse(message: &RouteMessage) -> Option<Route> {
+    let (table, route) = parse_any(message)?;
+    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
+}
+
+/// A unicast route, and which table it is in.
+fn parse_any(message: &RouteMessage) -> Option<(u32, Route)> {
     if message.header.kind != RouteType::Unicast
         || message.header.address_family != AddressFamily::Inet
     {
@@ -171,9 +213,6 @@ fn parse(message: &RouteMessage) -> Option<Route> {
             _ => {}
         }
     }
-    if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
-        return None;
-    }
     if let Some(index) = index {
         // The flags of a single path stand in the lowest byte of the route's own.
         let flags = message.header.flags.bits().to_le_bytes()[0];
@@ -184,12 +223,13 @@ fn parse(message: &RouteMessage) -> Option<Route> {
             dead,
         });
     }
-    Some(Route {
+    let route = Route {
         destination: Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?,
         paths,
         source,
         metric,
         protocol: message.header.protocol.into(),
         mtu,
-    })
+    };
+    Some((table, route))
 }

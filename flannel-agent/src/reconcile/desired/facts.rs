@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
 use nix::errno::Errno;
 
-use super::{Facts, LIBERAL, Outlets, Ports, Underlay, destinations, gro};
+use super::{Devices, Facts, LIBERAL, Outlets, Ports, Underlay, destinations, gro};
 use crate::base::options::{FastPath, Gro, Hook};
 use crate::dataplane::online_cpus;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::Leases;
 use crate::node::direct;
-use crate::node::net::{Address, Link, NetError, Netlink, Policies, RouteTo, Sender, sysctl};
+use crate::node::net::{Leads, Link, NetError, Netlink, Policies, RouteTo, Sender, sysctl};
 use crate::node::node_sysctls::NodeSysctls;
 use crate::node::snat_ports::Room;
 use crate::node::uplink::Uplink;
@@ -99,13 +98,22 @@ impl Facts {
         };
         let (ways, pods) = (self.ways.values(), &self.pod_ports);
         self.underlay = Underlay::find(&links, uplink, ways, &routes, pods);
+        let devices = Devices {
+            links: &links,
+            addresses: &net.addresses().await?,
+            network: sought.config.network,
+        };
+        self.depend_on_routes = devices.depend_on_routes();
+        let leads = match self.depend_on_routes {
+            true => net.leads(sought.config.network).await?,
+            false => Leads::default(),
+        };
         self.outlets = Outlets::find(
-            &links,
-            &net.addresses().await?,
-            sought.config.network,
+            devices,
             sought.uplink.index,
             &self.pod_ports,
             &self.underlay,
+            &leads,
         );
         let silent = net.silent_neighbours().await?;
         self.doubt(&sought, &links, &silent);
@@ -120,15 +128,9 @@ impl Facts {
 
     /// Whether packets may leave by a device, or as an address, that was not there at the last look.
     #[must_use]
-    pub(crate) fn lack_outlets(
-        &self,
-        links: &[Link],
-        addresses: &[Address],
-        network: Ipv4Net,
-        uplink: u32,
-    ) -> bool {
+    pub(crate) fn lack_outlets(&self, devices: Devices<'_>, uplink: u32, leads: &Leads) -> bool {
         let (pods, underlay) = (&self.pod_ports, &self.underlay);
-        let now = Outlets::find(links, addresses, network, uplink, pods, underlay);
+        let now = Outlets::find(devices, uplink, pods, underlay, leads);
         now.exceed(&self.outlets)
     }
 

@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use super::{Ports, Underlay};
 use crate::dataplane::outlets::{Sources, is_lent};
-use crate::node::net::{Address, Kind, Link};
+use crate::node::mark;
+use crate::node::net::{Address, Kind, Leads, Link};
 
-/// The devices that have an address outside the network.
+/// The devices by which packets leave.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Outlets {
     /// Those besides the uplink, by name.
@@ -29,46 +30,89 @@ pub struct Outlet {
     pub sources: Sources,
 }
 
+/// What a node has, as far as it decides about packets that leave.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Devices<'a> {
+    pub(crate) links: &'a [Link],
+    pub(crate) addresses: &'a [Address],
+    /// The cluster's network.
+    pub(crate) network: Ipv4Net,
+}
+
+impl<'a> Devices<'a> {
+    fn held(self, link: &Link) -> impl Iterator<Item = &'a Address> + use<'a> {
+        let index = link.index;
+        let of_it = move |address: &&Address| address.index == index;
+        self.addresses.iter().filter(of_it)
+    }
+
+    fn is_inside(self, link: &Link) -> bool {
+        let mut held = self.held(link);
+        held.any(|address| self.network.contains(&address.ip()))
+    }
+
+    /// Whether packets may leave by it. Ports of a bridge lead nowhere by themselves.
+    fn may_send(link: &Link) -> bool {
+        // The kernel sends nothing by a dummy, where kube-proxy and DNS caches keep addresses; and by an ifb only once
+        // more, what a pod has sent.
+        let goes_nowhere = ["dummy", "ifb"].map(|kind| Kind::Other(kind.to_owned()));
+        link.up && !link.loopback && link.controller.is_none() && !goes_nowhere.contains(&link.kind)
+    }
+
+    /// Whether its address says that packets leave by it.
+    fn leads_out(self, link: &Link) -> bool {
+        Self::may_send(link) && !self.is_inside(link) && self.held(link).any(is_lent)
+    }
+
+    /// Whether that is for routes to say. A bridge inside the network is one of pods.
+    fn is_for_routes(self, link: &Link) -> bool {
+        let ours = mark::network_of(link).is_some() || mark::is_anchor(link);
+        let of_pods = link.kind.is_bridge() && self.is_inside(link);
+        Self::may_send(link) && !self.leads_out(link) && !ours && !of_pods
+    }
+
+    /// What they say. Without an address and without routes it may still be how answers come in. With routes to pods alone
+    /// (point-to-point, as Calico makes them) it is a pod's.
+    fn is_led_to(self, link: &Link, leads: &Leads) -> bool {
+        let idle = !self.is_inside(link) && !leads.pods.contains(&link.index);
+        self.is_for_routes(link) && (leads.outside.contains(&link.index) || idle)
+    }
+
+    /// Whether there is a device for routes to tell of.
+    pub(crate) fn depend_on_routes(self) -> bool {
+        self.links.iter().any(|link| self.is_for_routes(link))
+    }
+}
+
 impl Outlets {
-    /// `network` is the cluster's: whoever has an address of it – our own device, the bridge of the pods – is
-    /// inside. Ports of a bridge lead nowhere by themselves; `pods` are those that packets of pods come from.
+    /// `pods` are the ports that packets of pods come from.
     pub(crate) fn find(
-        links: &[Link],
-        addresses: &[Address],
-        network: Ipv4Net,
+        devices: Devices<'_>,
         uplink: u32,
         pods: &Ports,
         underlay: &Underlay,
+        leads: &Leads,
     ) -> Self {
+        let Devices { links, .. } = devices;
         let mut outlets = Self::default();
         // A device without an address borrows one, of the loopback device if that has any (`inet_select_addr`).
-        let of = |link: &Link| {
-            addresses
-                .iter()
-                .find(|a| a.index == link.index && is_lent(a))
-        };
+        let of = |link: &Link| devices.held(link).find(|address| is_lent(address));
         let borrowed = links.iter().find_map(of);
         for link in links {
-            let inside = |address: &Address| network.contains(&address.ip());
-            let held = || addresses.iter().filter(|a| a.index == link.index);
-            let leads_out = link.up
-                && !link.loopback
-                && link.index != uplink
-                && link.controller.is_none()
-                // The kernel sends nothing by it; kube-proxy and DNS caches keep addresses there.
-                && link.kind != Kind::Other("dummy".to_owned())
+            let leads_out = link.index != uplink
                 && !pods.contains_key(&link.name)
-                && !held().any(inside);
+                && (devices.leads_out(link)
+                    || devices.is_led_to(link, leads)
+                    || underlay.others.contains_key(&link.name) && !devices.is_inside(link));
             let tracked = is_tracked(link, links);
-            let own = Sources::of(held());
+            let own = Sources::of(devices.held(link));
             if link.index == uplink {
                 outlets.uplink = own.clone().map(|sources| Outlet {
                     index: uplink,
                     sources: sources.tracked(tracked),
                 });
             }
-            let lent = borrowed.filter(|_| underlay.others.contains_key(&link.name));
-            let sources = own.or_else(|| lent.map(|lender| Sources::only(lender.ip())));
+            let sources = own.or_else(|| borrowed.map(|lender| Sources::only(lender.ip())));
             let Some(sources) = sources.filter(|_| leads_out) else {
                 continue;
             };
@@ -118,7 +162,7 @@ fn is_tracked(link: &Link, links: &[Link]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::net::fixtures::{address, link};
+    use crate::node::net::fixtures::{address, link, veth};
 
     fn find(links: &[Link], addresses: &[Address]) -> Outlets {
         let pods = Ports::from([("vethpod".to_owned(), 20)]);
@@ -126,8 +170,80 @@ mod tests {
             others: [("bare".to_owned(), 6)].into(),
             mtu: None,
         };
-        let network = "10.244.0.0/16".parse().unwrap();
-        Outlets::find(links, addresses, network, 2, &pods, &underlay)
+        let leads = Leads {
+            pods: [11, 14].into(),
+            outside: [9, 10, 11].into(),
+        };
+        Outlets::find(devices(links, addresses), 2, &pods, &underlay, &leads)
+    }
+
+    fn devices<'a>(links: &'a [Link], addresses: &'a [Address]) -> Devices<'a> {
+        Devices {
+            links,
+            addresses,
+            network: "10.244.0.0/16".parse().unwrap(),
+        }
+    }
+
+    fn names(outlets: &Outlets) -> Vec<&str> {
+        outlets.devices.keys().map(String::as_str).collect()
+    }
+
+    /// Routed virtual machines, point-to-point pods of others, PPP, the second leg of an uplink: MASQUERADE has what leaves by
+    /// them leave as somebody, and knows what comes in.
+    #[test]
+    fn a_device_without_an_address_outside_the_network() {
+        let linked = Address {
+            global: false,
+            ..address(10, "169.254.7.1/30")
+        };
+        let links = [
+            link(2, "eth0"),
+            link(9, "tap0"),
+            link(10, "linked"),
+            link(11, "inside"),
+            link(12, "idle"),
+            link(13, "ptp"),
+            link(14, "cali"),
+        ];
+        let addresses = [
+            address(2, "192.0.2.11/24"),
+            linked,
+            address(11, "10.244.255.1/30"),
+            address(13, "10.244.1.1/32"),
+        ];
+        let outlets = find(&links, &addresses);
+        let all = outlets.devices.iter();
+        let all: Vec<_> = all
+            .map(|(name, of)| format!("{name} {}", of.sources))
+            .collect();
+        let expected = [
+            "idle 192.0.2.11",
+            "inside 10.244.255.1",
+            "linked 192.0.2.11",
+            "tap0 192.0.2.11",
+        ];
+        assert_eq!(all, expected);
+        assert!(devices(&links[..2], &addresses).depend_on_routes());
+        assert!(!devices(&links[..1], &addresses).depend_on_routes());
+    }
+
+    /// The bridge of the pods, our own pair, the intermediate device of the bandwidth plugin: whatever routes there are.
+    #[test]
+    fn what_no_route_leads_out_by() {
+        let bridge = Link {
+            kind: Kind::Other("bridge".to_owned()),
+            ..link(9, "cni0")
+        };
+        let ours = veth(10, "flgro.1", None, Some("flannel-ebpf:coreos_com-network"));
+        let ifb = Link {
+            kind: Kind::Other("ifb".to_owned()),
+            ..link(11, "bwp0123456789ab")
+        };
+        let addresses = [address(2, "192.0.2.11/24"), address(9, "10.244.1.1/24")];
+        let links = [link(2, "eth0"), bridge, ours, ifb];
+        assert_eq!(names(&find(&links, &addresses)), Vec::<&str>::new());
+        assert!(!devices(&links, &addresses).depend_on_routes());
     }
 
     /// Unnumbered: the loopback device has the address, or whoever comes first.
@@ -140,15 +256,11 @@ mod tests {
         let links = [loopback, link(6, "bare"), link(7, "idle"), link(8, "eth1")];
         let own = address(8, "192.0.2.8/24");
         let outlets = find(&links, &[own.clone(), address(1, "192.0.2.1/32")]);
-        assert_eq!(names(&outlets), ["bare", "eth1"]);
+        assert_eq!(names(&outlets), ["bare", "eth1", "idle"]);
         let of_bare = |outlets: &Outlets| outlets.devices["bare"].sources.to_string();
         assert_eq!(of_bare(&outlets), "192.0.2.1");
         let outlets = find(&links, &[own]);
         assert_eq!(of_bare(&outlets), "192.0.2.8");
-    }
-
-    fn names(outlets: &Outlets) -> Vec<&str> {
-        outlets.devices.keys().map(String::as_str).collect()
     }
 
     #[test]
@@ -171,7 +283,7 @@ mod tests {
             address(20, "192.0.2.1/32"),
         ];
         let outlets = find(&links, &addresses);
-        assert_eq!(names(&outlets), ["docker0", "eth1"]);
+        assert_eq!(names(&outlets), ["docker0", "eth1", "idle"]);
         let outlet = Outlet {
             index: 1,
             sources: Sources::of([&address(1, "192.168.7.9/24")]).unwrap(),
@@ -208,7 +320,10 @@ mod tests {
         let devices: Vec<_> = devices
             .map(|(name, of)| (name.as_str(), tracked(of)))
             .collect();
-        assert_eq!(devices, [("br0.7", true), ("eth1.7", false)]);
+        assert_eq!(
+            devices,
+            [("br0.7", true), ("eth1", false), ("eth1.7", false)]
+        );
     }
 
     #[test]
@@ -264,7 +379,8 @@ mod tests {
         assert!(with(2).exceed(&with(1)), "another device");
         assert!(with(3).exceed(&with(2)), "another address");
         assert!(!with(3).exceed(&with(3)));
-        assert!(!with(1).exceed(&with(3)));
+        assert!(!with(2).exceed(&with(3)));
+        assert!(with(1).exceed(&with(3)), "eth1 borrows an address");
         let made_again = [link(2, "eth0"), link(4, "eth1")];
         let again = [address(2, "192.0.2.1/24"), address(4, "192.0.2.3/24")];
         assert!(find(&made_again, &again).exceed(&with(2)));

@@ -156,6 +156,7 @@ mod tests {
         Entry {
             key: key.parse().unwrap(),
             attrs: Ok(LeaseAttrs::host_gw(Ipv4Addr::new(192, 0, 2, host))),
+            created: 1,
             mod_revision: revision,
             etcd_lease: Some(1),
         }

@@ -54,7 +54,7 @@ pub(crate) fn programs(object: Option<&Path>) -> Result<Tried, DataplaneError> {
         no_xdp: None,
     };
     for (name, program) in ebpf.programs_mut() {
-        let known = Program::ALL.iter().find(|program| program.name() == name);
+        let known = Program::of_symbol(name);
         let name = known.map_or(TELLER, |program| program.name());
         match program {
             Loaded::SchedClassifier(program) => {

@@ -4,8 +4,12 @@
 
 use std::net::SocketAddrV4;
 
-use flannel_tests::pair::{Mix, Pair, Way};
+use flannel_tests::fast_path::{agents_of, fast_both_ways, goes_on_without_its_agent, received};
+use flannel_tests::lab::Options;
+use flannel_tests::pair::{Kind, Mix, Pair, Way};
 use flannel_tests::prelude::*;
+use flannel_tests::stage::{Stage, seen};
+use flannel_tests::udp::assert_nothing_lost;
 use flannel_tests::{tcp, udp};
 use rstest::rstest;
 
@@ -53,12 +57,59 @@ fn talk(pair: &Pair<AnyDaemon>) {
 }
 
 #[rstest]
-#[case::the_default(network())]
-#[case::another_port(network().port(18_285))]
-fn pods_of_both_kinds_talk(
-    #[case] net: Network,
-    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
+#[case::ours(network(), Mix::Ours)]
+#[case::mixed(network(), Mix::OursAndFlanneld)]
+#[case::mixed_by_another_port(network().port(18_285), Mix::FlanneldAndOurs)]
+#[case::flanneld(network(), Mix::Flanneld)]
+fn pods_of_both_kinds_talk(#[case] net: Network, #[case] mix: Mix) {
+    talk(&pair(net, mix));
+}
+
+/// To the byte.
+#[test]
+fn leases_of_both_kinds_are_equal() {
+    let pair = pair(network(), Mix::OursAndFlanneld);
+    let [ours, theirs] = [&pair.one, &pair.two].map(|member| {
+        let key = pair.net.lease_key(member.subnet());
+        let lease = pair.lab.etcd().get(&key).expect("a lease");
+        lease.replace(&member.node().address().to_string(), "IP")
+    });
+    assert_eq!(ours, r#"{"PublicIP":"IP","PublicIPv6":null}"#);
+    assert_eq!(ours, theirs);
+}
+
+/// By whatever end. flanneld, which carries every packet itself, loses those meanwhile; it is only the peer here.
+#[rstest]
+fn a_restart_of_ours_loses_no_packet(#[values(Mix::Ours, Mix::OursAndFlanneld)] mix: Mix) {
+    let mut pair = pair(network(), mix);
+    let subnet = pair.one.subnet();
+    let flows = pair.flows();
+    pair.one.kill();
+    pair.one.restart();
+    assert!(pair.one.terminate().success());
+    pair.one.restart();
+    pair.pod1.ping(pair.pod2.address()).succeeds();
+    assert_nothing_lost(flows);
+    assert_eq!(pair.one.subnet(), subnet);
+}
+
+#[test]
+fn flows_are_fast_with_and_without_the_agent() {
+    let mut pair = agents_of(network(), Options::default(), &[]);
+    fast_both_ways(&pair, received).close();
+    goes_on_without_its_agent(&mut pair);
+}
+
+/// The stage watches the wire for what leaves under a pod's address.
+#[rstest]
+fn pods_leave_as_the_node_and_reach_each_other_as_themselves(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
 ) {
-    let pair = pair(net, mix);
-    talk(&pair);
+    let stage = Stage::on_net(kind, network());
+    let outside = &stage.outside;
+    let address = seen(&stage.pod, outside, outside.address());
+    assert_eq!(address, stage.address());
+    let other = stage.neighbour();
+    let address = seen(&other.pod, &stage.pod, stage.pod.address());
+    assert_eq!(address, other.pod.address());
 }

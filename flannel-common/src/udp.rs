@@ -97,7 +97,8 @@ pub const fn check(outer: &Outer, packet_len: u32) -> Result<(), Reason> {
     if total as u32 > packet_len {
         return Err(Reason::Truncated);
     }
-    if u16::from_be_bytes(outer.udp.len) as u32 + Ip::LEN as u32 != total as u32 {
+    let behind = total.saturating_sub(OVERHEAD - UDP_OVERHEAD);
+    if u16::from_be_bytes(outer.udp.len) != behind {
         return Err(Reason::LengthMismatch);
     }
     Ok(())

@@ -96,6 +96,9 @@ fn classify<'a>(pair: &Pair, near: Option<&'a Link>, far: Option<&'a Link>) -> F
             });
         }
         Kind::Veth => {}
+        Kind::Other(kind) if kind == "tun" => {
+            return foreign("it is flanneld's: end that, and it goes as well".to_owned());
+        }
         Kind::Other(kind) => return foreign(format!("it is a {kind} device: rename it")),
         Kind::Plain => return foreign("it is no veth device: rename it".to_owned()),
     }

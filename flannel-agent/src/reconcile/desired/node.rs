@@ -317,8 +317,9 @@ fn features(pair: &Pair, wire: Wire) -> BTreeMap<String, BTreeMap<String, bool>>
         "tx-gso-list",
     ];
     /// Without the first the kernel switches the others off as well (`netdev_fix_features`).
-    const UNFINISHED: [&str; 6] = [
+    const UNFINISHED: [&str; 7] = [
         "tx-checksum-ip-generic",
+        "tx-checksum-sctp",
         "tx-tcp-segmentation",
         "tx-tcp-ecn-segmentation",
         "tx-tcp-mangleid-segmentation",

@@ -23,8 +23,13 @@ fn a_node_as_flannel_makes_it() {
     assert_eq!(node.tag, crate::node::mark::tag("coreos_com_network"));
     // What is left to a device would never be done.
     let near = &node.features["flannel0"];
-    assert_eq!(near.get("tx-checksum-ip-generic"), Some(&false));
-    assert_eq!(near.get("tx-tcp-segmentation"), Some(&false));
+    for offload in [
+        "tx-checksum-ip-generic",
+        "tx-checksum-sctp",
+        "tx-tcp-segmentation",
+    ] {
+        assert_eq!(near.get(offload), Some(&false), "{offload}");
+    }
     let other = world(r#","Port":7000"#).build().unwrap();
     assert_eq!(other.node.globals.port, 7000);
 }

@@ -15,13 +15,15 @@ pub const UPLINK_MAC: &str = "UPLINK_MAC";
 pub const FLANNEL_IFINDEX: &str = "FLANNEL_IFINDEX";
 /// ifindex of `flgro.<VNI>` (`u32`).
 pub const GRO_IFINDEX: &str = "GRO_IFINDEX";
-/// Outer headers of this node ([`crate::vxlan::Template`]).
+/// Outer headers of this node ([`crate::vxlan::Template`]; with [`WIRE_UDP`] as [`crate::udp::template`] makes it).
 pub const OUTER_TEMPLATE: &str = "OUTER_TEMPLATE";
 /// MAC of `flannel.<VNI>`, published in our lease ([`crate::Mac`]).
 pub const VTEP_MAC: &str = "VTEP_MAC";
 /// VXLAN network identifier, 24 bits (`u32`).
 pub const VNI: &str = "VNI";
-/// VXLAN UDP port, host order (`u16`).
+/// How packets look on the wire: a value of [`WIRE_VXLAN`] and its like (`u8`).
+pub const WIRE: &str = "WIRE";
+/// The tunnel's UDP port, host order (`u16`).
 pub const VXLAN_PORT: &str = "VXLAN_PORT";
 /// Whether VXLAN headers carry netfilter's mark, see [`crate::gbp`]: 0 or 1 (`u8`).
 pub const GBP: &str = "GBP";
@@ -55,6 +57,9 @@ pub const SNAT_PORT_MAX: &str = "SNAT_PORT_MAX";
 /// Entries of [`crate::maps::YOUNG`] (`u32`).
 pub const SNAT_PLACES: &str = "SNAT_PLACES";
 
+/// Values of [`WIRE`].
+pub const WIRE_VXLAN: u8 = 0;
+pub const WIRE_UDP: u8 = 1;
 /// Values of [`FAST_PATH`].
 pub const FAST_PATH_OFF: u8 = 0;
 pub const FAST_PATH_VERIFIED: u8 = 1;

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::reason::Reason;
 use crate::{Ipv4, Mac};
 
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
@@ -81,6 +82,22 @@ impl Ip {
     pub const fn front(&self) -> [u8; Self::FRONT] {
         let [a, b, c, _, _]: [u32; Self::LEN / 4] = bytemuck::must_cast(*self);
         bytemuck::must_cast([a, b, c])
+    }
+
+    /// Whether it can be the header of a packet inside of another, which leaves it `room` bytes.
+    ///
+    /// # Errors
+    /// [`Reason::NotIpv4`] or [`Reason::LengthMismatch`].
+    #[inline(always)]
+    pub const fn check_within(&self, room: u16) -> Result<(), Reason> {
+        if !self.is_ipv4() {
+            return Err(Reason::NotIpv4);
+        }
+        let header_len = (self.version_ihl & 0xf) as u16 * 4;
+        if self.total_len() > room || self.total_len() < header_len {
+            return Err(Reason::LengthMismatch);
+        }
+        Ok(())
     }
 
     /// Version 4 and a plausible header length.

@@ -30,6 +30,7 @@ pub mod source_port;
 pub mod stats;
 pub mod tick;
 pub mod transport;
+pub mod udp;
 pub mod unfit;
 pub mod vxlan;
 pub mod xdp;

@@ -1,5 +1,9 @@
 //! The programs, numbered as they index the statistics map.
 
+use crate::globals::{WIRE_UDP, WIRE_VXLAN};
+
+const WIRES: [u8; 2] = [WIRE_VXLAN, WIRE_UDP];
+
 /// One program of the object. The number is its key in [`crate::maps::STATS`] and is never reused.
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,7 +150,24 @@ impl Program {
         matches!(self, Self::UplinkXdp)
     }
 
-    /// Symbol in the object and name in `bpftool prog`.
+    /// Symbol in the object and name in `bpftool prog`, for a tunnel whose packets look like this (a value of
+    /// [`crate::globals::WIRE`]). The backend udp has some programs of its own; all else calls them by [`Self::name`].
+    pub const fn symbol(self, wire: u8) -> &'static str {
+        match (wire, self) {
+            (WIRE_UDP, Self::OverlayTx) => "overlay_tx_udp",
+            (WIRE_UDP, Self::OverlayCatch) => "catch_udp",
+            (WIRE_UDP, Self::UplinkRx) => "uplink_rx_udp",
+            (WIRE_UDP, Self::PodTx) => "pod_tx_udp",
+            _ => self.name(),
+        }
+    }
+
+    /// The one with this symbol.
+    pub fn of_symbol(symbol: &str) -> Option<Self> {
+        let has = |program: &Self| WIRES.iter().any(|wire| program.symbol(*wire) == symbol);
+        Self::ALL.into_iter().find(has)
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::OverlayTx => "overlay_tx",

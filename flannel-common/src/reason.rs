@@ -113,4 +113,5 @@ reasons! {
     49 SnatRedirect snat_redirect Drop "an ICMP redirect about a translated flow: who follows it would send past the translation" "nothing: a router on the way that should not send them, or somebody who tries";
     50 ByStack by_stack Pass "the node's own stack has it to judge: IPsec or a rule about tunnel packets concerns this peer" "nothing: `flannel-agent peers` says which (`stack`); it is slow";
     51 SnatShare snat_share Drop "the pod has more unanswered flows than others, or half of the SNAT table, and there is no place for one more" "`flannel-agent status` names the pod: find out what it opens connections to; raise --snat-entries if it is meant to";
+    52 TtlExpired ttl_expired Drop "its last hop was in the tunnel, where nobody is told of it (backend udp)" "nothing: traceroute does this";
 }

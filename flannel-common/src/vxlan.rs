@@ -9,7 +9,7 @@ use crate::{Ipv4, Mac, csum, ecn, gbp};
 /// The kernel's default port, which flannel's `Port: 0` means (not IANA's 4789).
 pub const DEFAULT_PORT: u16 = 8472;
 /// Time to live of the outer header: `IPDEFTTL`.
-const TTL: u8 = 64;
+pub(crate) const TTL: u8 = 64;
 
 /// RFC 7348 section 5.
 #[repr(C)]
@@ -164,7 +164,7 @@ impl Template {
 
 /// Sum of the four 16-bit words.
 #[inline(always)]
-const fn words(w: u64) -> u32 {
+pub(crate) const fn words(w: u64) -> u32 {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "four 16-bit words make at most 18 bits"
@@ -234,16 +234,8 @@ pub fn check(outer: &Outer, vni: u32, packet_len: u32, gbp: bool) -> Result<Opti
 /// [`Reason::NotIpv4`] or [`Reason::LengthMismatch`].
 #[inline(always)]
 pub fn check_inner(outer: &Outer, inner: &Ip) -> Result<u16, Reason> {
-    if !inner.is_ipv4() {
-        return Err(Reason::NotIpv4);
-    }
-    let inner_len = inner.total_len();
-    let header_len = u16::from(inner.version_ihl & 0xf) * 4;
-    let room = outer.ip.total_len().saturating_sub(OVERHEAD);
-    if inner_len > room || inner_len < header_len {
-        return Err(Reason::LengthMismatch);
-    }
-    Ok(inner_len)
+    inner.check_within(outer.ip.total_len().saturating_sub(OVERHEAD))?;
+    Ok(inner.total_len())
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub(crate) fn uplink_rx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn pod_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = pod_tx::run(&skb);
+    let outcome = pod_tx::run::<false>(&skb);
     finish(&skb, Program::PodTx, outcome)
 }
 

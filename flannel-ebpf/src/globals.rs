@@ -1,7 +1,9 @@
 //! Constants of the node, set by the agent at load; see [`flannel_common::globals`] for their units.
 
 use aya_ebpf::Global;
-use flannel_common::vxlan::Template;
+use flannel_common::globals::WIRE_UDP;
+use flannel_common::udp;
+use flannel_common::vxlan::{self, Template};
 use flannel_common::{Ipv4, Mac};
 
 macro_rules! globals {
@@ -22,6 +24,7 @@ globals! {
     GRO_IFINDEX: u32 = 0;
     OUTER_TEMPLATE: Template = Template([0; 7]);
     VTEP_MAC: Mac = [0; 6];
+    WIRE: u8 = 0;
     VNI: u32 = 0;
     VXLAN_PORT: u16 = 0;
     GBP: u8 = 0;
@@ -47,6 +50,15 @@ globals! {
 #[inline(always)]
 pub(crate) fn masquerades() -> bool {
     SNAT_PORT_MAX.load() != 0
+}
+
+/// What the tunnel puts in front of a packet, bytes.
+#[inline(always)]
+pub(crate) fn overhead() -> usize {
+    match WIRE.load() {
+        WIRE_UDP => udp::Outer::LEN,
+        _ => vxlan::Outer::LEN,
+    }
 }
 
 /// Whether VXLAN headers carry netfilter's mark.

@@ -39,6 +39,8 @@ mod entry;
 #[cfg(target_arch = "bpf")]
 mod entry_snat;
 #[cfg(target_arch = "bpf")]
+mod entry_udp;
+#[cfg(target_arch = "bpf")]
 mod events;
 #[cfg(target_arch = "bpf")]
 mod fast_rx;
@@ -112,6 +114,10 @@ mod teller;
 mod tracked;
 #[cfg(target_arch = "bpf")]
 mod tunnelled;
+#[cfg(target_arch = "bpf")]
+mod udp_rx;
+#[cfg(target_arch = "bpf")]
+mod udp_tx;
 #[cfg(target_arch = "bpf")]
 mod uplink_rx;
 #[cfg(target_arch = "bpf")]

@@ -58,7 +58,7 @@ fn send(skb: &Skb, ask: u8) -> Result<Verdict, Reason> {
 
 /// Whom somebody's own route by this device leads through: `ip route add 10.8.0.0/24 via 10.244.2.0 dev flannel.1 onlink`.
 #[inline(always)]
-fn routed(skb: &Skb, packet: &Packet) -> Result<&'static Peer, Reason> {
+pub(crate) fn routed(skb: &Skb, packet: &Packet) -> Result<&'static Peer, Reason> {
     let gateway = route::overlay_gateway(
         skb,
         &Forwarded {
@@ -82,7 +82,7 @@ pub(crate) fn run_last(skb: &Skb) -> Result<Verdict, Reason> {
 
 /// A packet of a pod of ours came out of the stack as it went in: that proves its flow.
 #[inline(always)]
-fn note_passed(skb: &Skb, packet: &Packet, peer: &Peer) {
+pub(crate) fn note_passed(skb: &Skb, packet: &Packet, peer: &Peer) {
     if !flows::enabled() || flows::always() {
         return;
     }

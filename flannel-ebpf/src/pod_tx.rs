@@ -18,10 +18,11 @@ use crate::globals::{
 use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{asked, crossing, flows, forged, ours, peers};
+use crate::{asked, crossing, flows, forged, ours, peers, udp_tx};
 
+/// `UDP`: the tunnel is the backend udp's.
 #[inline(always)]
-pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
+pub(crate) fn run<const UDP: bool>(skb: &Skb) -> Result<Verdict, Reason> {
     if !flows::enabled() {
         return Ok(Verdict::Untouched);
     }
@@ -72,7 +73,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
             priority: skb.priority(),
             ..Change::NONE
         };
-        return send(skb, &peer, packet, &change);
+        return send::<UDP>(skb, &peer, packet, &change);
     }
     let key = FlowKey::outbound(&packet.ip, &packet.l4);
     let control = transport::control(tcp);
@@ -101,7 +102,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     }
     if step == Step::Fast && may_skip(&flow.peer, outside, len) {
         let (peer, change) = (flow.peer, flow.tx.change);
-        return send(skb, &peer, packet, &change);
+        return send::<UDP>(skb, &peer, packet, &change);
     }
     crossing::enters(skb, packet, &key, Direction::Tx, at);
     if step == Step::Refresh {
@@ -156,7 +157,12 @@ fn has_route() -> bool {
 
 /// Skipping the stack is still a hop: the TTL goes down by one, and what rules write is written.
 #[inline(always)]
-fn send(skb: &Skb, peer: &Peer, packet: &Packet, change: &Change) -> Result<Verdict, Reason> {
+fn send<const UDP: bool>(
+    skb: &Skb,
+    peer: &Peer,
+    packet: &Packet,
+    change: &Change,
+) -> Result<Verdict, Reason> {
     let ip = change.hop(&packet.ip);
     skb.set_class(change.mark, change.priority);
     if peer.kind == PEER_DIRECT || peer.kind == PEER_OUTSIDE {
@@ -170,6 +176,9 @@ fn send(skb: &Skb, peer: &Peer, packet: &Packet, change: &Change) -> Result<Verd
             skb::redirect_to_neighbour(uplink, peer.next_hop)
         };
         return Ok(Verdict::Taken(action, Reason::FastTx));
+    }
+    if UDP {
+        return udp_tx::past_stack(skb, &ip);
     }
     let at = match has_route() {
         true => At::Stack,

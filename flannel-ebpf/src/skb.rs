@@ -5,8 +5,8 @@ mod notes;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
-    BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup, bpf_redir_neigh,
-    bpf_redir_neigh__bindgen_ty_1, bpf_tunnel_key,
+    BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup,
+    bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, bpf_tunnel_key,
 };
 use aya_ebpf::helpers::{
     bpf_check_mtu, bpf_csum_level, bpf_fib_lookup as bpf_fib_lookup_helper, bpf_get_hash_recalc,
@@ -20,8 +20,10 @@ use bytemuck::Pod;
 use core::mem::MaybeUninit;
 use flannel_common::Ipv4;
 use flannel_common::event::HEAD;
-use flannel_common::header::{ETHERTYPE_IPV4, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Eth};
+use flannel_common::header::{ETHERTYPE_IPV4, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Eth, Ip};
 use flannel_common::program::Program;
+use flannel_common::reason::Reason;
+use flannel_common::udp;
 use flannel_common::vxlan::Outer;
 use flannel_common::xdp::Meta;
 
@@ -487,6 +489,38 @@ impl Skb {
             .map_err(|_| Refused)?;
         // SAFETY: a plain helper call with the live context. Its error only says that there was no
         // hardware verdict to lower.
+        unsafe { bpf_csum_level(self.raw(), u64::from(BPF_CSUM_LEVEL_DEC)) };
+        Ok(())
+    }
+
+    /// Makes room for [`udp::Outer`] behind the Ethernet header, in front of one packet, whose checksums are done: nobody has to
+    /// know that there is one inside.
+    #[inline(always)]
+    pub(crate) fn grow_bare(&self) -> Result<(), Refused> {
+        self.adjust(udp::Outer::LEN as i32, ROOM)
+            .map_err(|_| Refused)
+    }
+
+    /// Removes [`udp::Outer`] from behind the Ethernet header, and `arrived` comes behind that.
+    ///
+    /// The inner header's front goes along and is put back. A datagram that a socket has sent, on a wire that is none (veth,
+    /// virtio), leaves its outer checksum to a device yet to come. Nobody may write that any more: the kernel drops the order
+    /// if what is taken off reaches behind the UDP header's place in the frame that is left (`__skb_postpull_rcsum`), which is
+    /// 34 bytes.
+    #[inline(always)]
+    pub(crate) fn shrink_bare(&self, arrived: &Ip) -> Result<(), Reason> {
+        const BACK: usize = 8;
+        const { assert!(udp::Outer::LEN + BACK > Eth::LEN + Ip::LEN) };
+        let off = (udp::Outer::LEN + BACK) as i32;
+        self.adjust(-off, ROOM).map_err(|_| Reason::DecapRefused)?;
+        self.adjust(BACK as i32, ROOM)
+            .map_err(|_| Reason::Mangled)?;
+        let [a, b, _, _, _]: [u32; Ip::LEN / 4] = bytemuck::must_cast(*arrived);
+        // What hardware has summed up has to have them again.
+        let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+        let stored = self.ctx.skb.store(Eth::LEN, &[a, b], flags);
+        stored.map_err(|_| Reason::Mangled)?;
+        // SAFETY: as in `shrink`.
         unsafe { bpf_csum_level(self.raw(), u64::from(BPF_CSUM_LEVEL_DEC)) };
         Ok(())
     }

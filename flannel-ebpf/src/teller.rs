@@ -5,8 +5,8 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use flannel_common::event::{About, DROPS_ONLY, Filter, Note, WHOLE, found, ports};
 use flannel_common::header::{ETHERTYPE_IPV4, Eth};
-use flannel_common::vxlan::Outer;
 
+use crate::globals;
 use crate::headers::{self, Packet};
 use crate::maps::{EVENTS, FILTER, LISTEN, LOST};
 use crate::skb::{self, Skb};
@@ -72,7 +72,7 @@ fn is_wanted(skb: &Skb, filter: &Filter, is_bare: bool) -> bool {
     let (outer, ports) = look(skb, at);
     let is_tunnel = filter.vxlan_port != 0 && ports & 0xffff == u32::from(filter.vxlan_port);
     let inner = match is_tunnel {
-        true => look(skb, at + Outer::LEN).0,
+        true => look(skb, at + globals::overhead()).0,
         false => 0,
     };
     (asked_for_none | outer | inner) == found::ALL

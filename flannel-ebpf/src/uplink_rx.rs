@@ -50,7 +50,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
 
 /// The kernel takes options off as well.
 #[inline(always)]
-fn with_options(skb: &Skb, ip: &Ip, port: [u8; 2]) -> Result<Verdict, Reason> {
+pub(crate) fn with_options(skb: &Skb, ip: &Ip, port: [u8; 2]) -> Result<Verdict, Reason> {
     let at = headers::IP + usize::from(ip.version_ihl & 0xf) * 4;
     match skb.load::<Udp>(at) {
         Some(udp) if udp.dst == port => Err(Reason::OuterOptions),
@@ -108,7 +108,7 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
 /// What may merge crosses the pair. Not so a GSO packet, which the GRO end would cut up, nor one longer than the
 /// pair's MTU, which the pair would drop and the stack will fragment.
 #[inline(always)]
-fn is_for_pair(skb: &Skb, packet: &Packet) -> bool {
+pub(crate) fn is_for_pair(skb: &Skb, packet: &Packet) -> bool {
     transport::may_merge(&packet.ip, &packet.l4)
         && !skb.is_gso()
         && u32::from(packet.ip.total_len()) <= PAIR_MTU.load()

@@ -29,7 +29,6 @@ pub enum Backend {
     HostGw,
     /// Leases, and no way to anybody.
     Alloc,
-    /// Real flanneld's alone: what others do with leases of a backend they do not have.
     Udp,
 }
 
@@ -39,8 +38,7 @@ impl Backend {
         match self {
             Self::Vxlan | Self::DirectRouting => "vxlan",
             Self::HostGw => "host-gw",
-            Self::Alloc => "",
-            Self::Udp => "udp",
+            Self::Alloc | Self::Udp => "",
         }
     }
 }
@@ -76,7 +74,7 @@ impl Network {
         }
     }
 
-    /// A udp network: flanneld carries every packet itself. Ours has no such backend.
+    /// A udp network.
     pub fn udp(prefix: &str, cidr: &str) -> Self {
         Self {
             backend: Backend::Udp,
@@ -119,7 +117,10 @@ impl Network {
 
     /// Name of flannel's device.
     pub fn device(&self) -> String {
-        format!("flannel.{}", self.vni)
+        match self.backend {
+            Backend::Udp => "flannel0".to_owned(),
+            _ => format!("flannel.{}", self.vni),
+        }
     }
 
     /// The value of `<prefix>/config`.

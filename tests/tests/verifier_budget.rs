@@ -1,5 +1,6 @@
 //! How much work each program is for the verifier: growth is a decision, not an accident.
 
+use flannel_common::globals::WIRE_UDP;
 use flannel_common::program::Program;
 use flannel_tests::packet::Node;
 use rstest::rstest;
@@ -54,16 +55,33 @@ fn verified_instructions_stay_below_the_ceiling(#[case] program: Program, #[case
     assert!(ceiling < 4_500);
 }
 
+/// Those that the backend udp has of its own.
+#[rstest]
+#[case(Program::OverlayTx, 600)]
+#[case(Program::OverlayCatch, 1_500)]
+#[case(Program::UplinkRx, 4_300)]
+#[case(Program::PodTx, 2_950)]
+fn udp_s_own_stay_below_theirs(#[case] program: Program, #[case] ceiling: u32) {
+    let mut node = Node::udp().load();
+    let info = node.program(program).info().unwrap();
+    let verified = info.verified_instruction_count().unwrap();
+    let name = program.symbol(WIRE_UDP);
+    println!("{name}: {verified} verified instructions, ceiling {ceiling}");
+    assert!(verified <= ceiling, "{name}: {verified} > {ceiling}");
+}
+
 /// Also on kernels before 6.7, which count the stack of each function in steps of 32 bytes.
 #[test]
 fn every_program_is_taken() {
-    let mut node = Node::default().load_snat();
-    for program in Program::ALL {
-        match program {
-            Program::UplinkXdp => node.xdp().info(),
-            program => node.program(program).info(),
+    for node in [Node::default(), Node::udp()] {
+        let mut node = node.load_snat();
+        for program in Program::ALL {
+            match program {
+                Program::UplinkXdp => node.xdp().info(),
+                program => node.program(program).info(),
+            }
+            .unwrap();
         }
-        .unwrap();
     }
 }
 

@@ -24,7 +24,7 @@ use crate::dataplane::chain;
 use crate::dataplane::moves::Moves;
 use crate::dataplane::view::View;
 use crate::dataplane::{ports, rescue, senders};
-use crate::flannel::backend::{Routed, TUNNEL_OVERHEAD};
+use crate::flannel::backend::{Routed, Wire};
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::blackhole;
@@ -141,14 +141,15 @@ impl Kernel {
     }
 
     async fn hold_port(&mut self, network: &NetworkConfig) -> anyhow::Result<()> {
-        let Some(port) = network.backend.udp_port() else {
+        let Some(tunnel) = network.backend.tunnel() else {
             return Ok(());
         };
         if self.fast_path.gro == Gro::Anchor {
             return Ok(());
         }
         let options = rescue::Options {
-            port,
+            port: tunnel.port,
+            wire: tunnel.wire,
             source_check: self.source_check,
             bpffs: self.bpffs.clone(),
         };
@@ -156,8 +157,8 @@ impl Kernel {
     }
 
     /// What cannot be sent that way is not sent at all.
-    async fn serve_stack(&mut self, node: &desired::Node) {
-        let Some(pair) = &node.pair else {
+    async fn serve_stack(&mut self, node: &desired::Node, wire: Option<Wire>) {
+        let (Some(pair), Some(wire)) = (&node.pair, wire) else {
             return;
         };
         let Ok(Some(device)) = self.dataplane.netlink().link(&pair.gro_name).await else {
@@ -167,7 +168,7 @@ impl Kernel {
             device: device.index,
             bpffs: self.bpffs.clone(),
             network: self.network.clone(),
-            vni: node.globals.vni,
+            wire,
             port: node.globals.port,
             from: node.globals.uplink_ip,
             mac: pair.mac,
@@ -181,7 +182,7 @@ impl Kernel {
 
     fn desired(&self, wanted: &Wanted, direct: &Direct) -> anyhow::Result<Desired> {
         // Our own lease says it, so that it never differs from what peers send to.
-        let vtep_mac = wanted.network.backend.vtep_mac(&wanted.own.attrs);
+        let device_mac = wanted.network.backend.device_mac(&wanted.own.attrs);
         let mut desired = Desired::new(&Inputs {
             network: &self.network,
             config: &wanted.network,
@@ -189,7 +190,7 @@ impl Kernel {
             leases: &wanted.leases,
             uplink: &wanted.uplink,
             direct: &direct.routes,
-            vtep_mac: vtep_mac.context("this node's own lease is damaged")?,
+            vtep_mac: device_mac.context("this node's own lease is damaged")?,
             facts: &self.facts,
             source_check: self.source_check,
             fast_path: &self.fast_path,
@@ -213,7 +214,7 @@ impl Kernel {
     /// The longest tunnel packet.
     fn longest(&self, wanted: &Wanted) -> Option<u32> {
         let tunnel = wanted.network.backend.tunnel();
-        tunnel.map(|_| self.mtu(wanted) + TUNNEL_OVERHEAD)
+        tunnel.map(|tunnel| self.mtu(wanted) + tunnel.wire.overhead())
     }
 
     /// Looks at what is true of the node, as thoroughly as what was announced since demands.
@@ -413,13 +414,13 @@ pub(crate) async fn attrs(
     published: Option<&LeaseAttrs>,
 ) -> anyhow::Result<LeaseAttrs> {
     let backend = &network.backend;
-    let Some(vxlan) = backend.tunnel() else {
+    let Some(tunnel) = backend.tunnel() else {
         if backend.routed() == Routed::All {
             direct::check_uplink(uplink)?;
         }
         return Ok(backend.attrs(uplink.public_ip, MacAddr([0; 6])));
     };
-    let device = observe::vtep_mac(net, vxlan.vni).await?;
+    let device = observe::vtep_mac(net, tunnel.wire).await?;
     // A lease of another backend, or one that somebody damaged, just has no MAC to keep.
     let published = published.and_then(|attrs| backend.vtep_mac(attrs).ok());
     let mac = mac::choose(device, published);
@@ -494,7 +495,8 @@ impl Node for Kernel {
         let elsewhere = self.port.complaint().or_else(|| self.without_anchor());
         self.by_stack
             .hear(self.asks_firewall && elsewhere.is_none());
-        self.serve_stack(&desired.node).await;
+        let wire = wanted.network.backend.tunnel().map(|tunnel| tunnel.wire);
+        self.serve_stack(&desired.node, wire).await;
         let subnet = self.blackhole.then_some(wanted.own.subnet);
         let network = wanted.network.network;
         let held = blackhole::keep(self.dataplane.netlink(), network, subnet).await?;

@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 
 use crate::base::mac::MacAddr;
 use crate::dataplane::view::View;
+use crate::flannel::backend::Wire;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::net::{Netlink, PROTOCOL, Route};
@@ -20,10 +21,10 @@ pub(super) async fn reached(
     config: &NetworkConfig,
 ) -> Leases {
     let leases = match config.backend.tunnel() {
-        Some(vxlan) => {
+        Some(tunnel) => {
             let view = View::open(bpffs, Some(name));
             let peers = view.and_then(|view| view.peers()).unwrap_or_default();
-            by_peers(vxlan.vni, peers)
+            by_peers(tunnel.wire, peers)
         }
         None => by_routes(net.routes().await.unwrap_or_default()),
     };
@@ -32,11 +33,19 @@ pub(super) async fn reached(
     leases.collect::<BTreeMap<_, _>>().into()
 }
 
-fn by_peers(vni: u32, peers: BTreeMap<Ipv4Net, maps::Peer>) -> Vec<(Ipv4Net, LeaseAttrs)> {
+fn by_peers(wire: Wire, peers: BTreeMap<Ipv4Net, maps::Peer>) -> Vec<(Ipv4Net, LeaseAttrs)> {
     let lease = |(subnet, peer): (Ipv4Net, maps::Peer)| {
-        let attrs = LeaseAttrs::vxlan(peer.public_ip.into(), vni, MacAddr(peer.vtep_mac));
-        // Those of host-gw, which this network had before.
-        (peer.vtep_mac != [0; 6]).then_some((subnet, attrs))
+        let public_ip = peer.public_ip.into();
+        let has_mac = peer.vtep_mac != [0; 6];
+        // Not those of host-gw, or of another tunnel, which this network had before.
+        let attrs = match wire {
+            Wire::Vxlan { vni } if has_mac => {
+                LeaseAttrs::vxlan(public_ip, vni, MacAddr(peer.vtep_mac))
+            }
+            Wire::Udp if !has_mac && peer.kind != maps::PEER_DIRECT => LeaseAttrs::udp(public_ip),
+            Wire::Vxlan { .. } | Wire::Udp => return None,
+        };
+        Some((subnet, attrs))
     };
     peers.into_iter().filter_map(lease).collect()
 }
@@ -78,7 +87,7 @@ mod tests {
         let mac = [2, 0, 0, 0, 0, 2];
         let peers = BTreeMap::from([(subnet, peer(mac)), (other, peer([0; 6]))]);
         let lease = LeaseAttrs::vxlan(Ipv4Addr::new(192, 0, 2, 2), 7, MacAddr(mac));
-        assert_eq!(by_peers(7, peers), [(subnet, lease)]);
+        assert_eq!(by_peers(Wire::Vxlan { vni: 7 }, peers), [(subnet, lease)]);
     }
 
     #[test]

@@ -101,7 +101,9 @@ impl Bpf {
 
     /// The programs that [`Self::load`] would load, with maps of their own.
     pub(crate) fn shadow(&self, told: &Loaded) -> Result<Shadow, DataplaneError> {
-        self.object.load_alone(told).map(Shadow::new)
+        let wire = told.globals.wire;
+        let ebpf = self.object.load_alone(told)?;
+        Ok(Shadow::new(ebpf, wire))
     }
 
     /// Pinned maps that [`Self::load`] would make anew.
@@ -123,7 +125,7 @@ impl Bpf {
         let mut ebpf = self.object.load(told, &self.pins)?;
         let mut ids = BTreeMap::new();
         for program in programs.iter().copied() {
-            match load(&mut ebpf, program) {
+            match load(&mut ebpf, told.globals.wire, program) {
                 Ok(id) => {
                     ids.insert(program, id);
                 }
@@ -149,17 +151,26 @@ impl Bpf {
         if !program.is_xdp() {
             // The first device of its kind came after the start.
             if !running.ids.contains_key(&program) {
-                let id = load(&mut running.ebpf, program)?;
+                let id = load(&mut running.ebpf, running.told.globals.wire, program)?;
                 running.ids.insert(program, id);
             }
-            let program = classifier(&mut running.ebpf, program)?;
+            let program = classifier(&mut running.ebpf, running.told.globals.wire, program)?;
             return hooks::attach(program, to, &self.pins, &self.made, &mut self.way);
         }
         let attached = if running.ids.contains_key(&to.attachment.program) {
-            let program = at_driver(&mut running.ebpf, to.attachment.program)?;
+            let program = at_driver(
+                &mut running.ebpf,
+                running.told.globals.wire,
+                to.attachment.program,
+            )?;
             xdp::attach(program, to, &self.pins, link)
         } else {
-            load(&mut running.ebpf, to.attachment.program).map(drop)
+            load(
+                &mut running.ebpf,
+                running.told.globals.wire,
+                to.attachment.program,
+            )
+            .map(drop)
         };
         self.xdp_refusal = attached.is_err().then(|| Refusal::by(link));
         if attached.is_err() {
@@ -218,7 +229,7 @@ impl Bpf {
     pub(crate) fn set_steps(&mut self) -> Result<(), DataplaneError> {
         let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
         for step in Program::STEPS {
-            let program = classifier(&mut running.ebpf, step)?;
+            let program = classifier(&mut running.ebpf, running.told.globals.wire, step)?;
             running.snat.set_step(step, program)?;
         }
         Ok(())

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip};
 use flannel_common::vxlan::Vxlan;
-use flannel_common::{ecn, gbp, maps};
+use flannel_common::{ecn, gbp, maps, udp as bare};
 use ipnet::Ipv4Net;
 use nix::sys::socket::sockopt::RcvBuf;
 use nix::sys::socket::{
@@ -27,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::base::mac::MacAddr;
 use crate::dataplane::{DataplaneError, Peer, Sources};
+use crate::flannel::backend::Wire;
 use crate::node::net::sockopt;
 use refusals::Refusals;
 pub(crate) use segments::segments;
@@ -43,7 +44,7 @@ pub(crate) struct Options {
     pub(crate) device: u32,
     pub(crate) bpffs: PathBuf,
     pub(crate) network: String,
-    pub(crate) vni: u32,
+    pub(crate) wire: Wire,
     pub(crate) port: u16,
     /// The node's outer address.
     pub(crate) from: Ipv4Addr,
@@ -179,15 +180,25 @@ impl Way {
         let Some(packet) = frame.get(Eth::LEN..) else {
             return;
         };
-        let Some(ip) = packet.get(..Ip::LEN) else {
+        let Some(head) = packet.get(..Ip::LEN) else {
             return;
         };
-        let ip: Ip = bytemuck::pod_read_unaligned(ip);
+        let ip: Ip = bytemuck::pod_read_unaligned(head);
         let Some(peer) = self.sources.owner(ip.dst) else {
             return;
         };
-        for packet in segments(packet, self.options.mtu) {
-            let sent = self.send_to(&peer, ecn::encapsulate(ip.tos), mark, &packet);
+        let mut packet = packet.to_vec();
+        let mut tos = ecn::encapsulate(ip.tos);
+        if self.options.wire == Wire::Udp {
+            // As the program would have done.
+            let Ok(hop) = bare::hop(&ip) else {
+                return;
+            };
+            packet[..Ip::FRONT].copy_from_slice(&hop.front());
+            tos = 0;
+        }
+        for packet in segments(&packet, self.options.mtu) {
+            let sent = self.send_to(&peer, tos, mark, &packet);
             self.refusals.sent(peer.public_ip.into(), &sent);
             if let Err(error) = sent {
                 let peer = Ipv4Addr::from(peer.public_ip);
@@ -196,21 +207,26 @@ impl Way {
         }
     }
 
-    fn send_to(&self, peer: &maps::Peer, tos: u8, mark: u32, packet: &[u8]) -> io::Result<()> {
+    /// Between the UDP header and the packet.
+    fn headers(&self, vni: u32, peer: &maps::Peer, mark: u32) -> Vec<u8> {
         let vxlan = Vxlan {
             flags: gbp::flags(mark),
-            vni: (self.options.vni << 8).to_be_bytes(),
+            vni: (vni << 8).to_be_bytes(),
         };
         let eth = Eth {
             dst: peer.vtep_mac,
             src: self.options.mac.0,
             ethertype: ETHERTYPE_IPV4,
         };
-        let parts = [
-            IoSlice::new(bytemuck::bytes_of(&vxlan)),
-            IoSlice::new(bytemuck::bytes_of(&eth)),
-            IoSlice::new(packet),
-        ];
+        [bytemuck::bytes_of(&vxlan), bytemuck::bytes_of(&eth)].concat()
+    }
+
+    fn send_to(&self, peer: &maps::Peer, tos: u8, mark: u32, packet: &[u8]) -> io::Result<()> {
+        let headers = match self.options.wire {
+            Wire::Vxlan { vni } => self.headers(vni, peer, mark),
+            Wire::Udp => Vec::new(),
+        };
+        let parts = [IoSlice::new(&headers), IoSlice::new(packet)];
         let from = libc::in_pktinfo {
             ipi_ifindex: 0,
             ipi_spec_dst: libc::in_addr {

@@ -18,6 +18,8 @@ pub struct Globals {
     pub public_ip: Ipv4Addr,
     pub uplink_mac: MacAddr,
     pub vtep_mac: MacAddr,
+    /// Value of [`flannel_common::globals::WIRE`].
+    pub wire: u8,
     pub vni: u32,
     pub port: u16,
     /// VXLAN headers carry netfilter's mark.

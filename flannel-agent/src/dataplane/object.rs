@@ -8,7 +8,7 @@ use aya::{Ebpf, EbpfLoader};
 use flannel_common::maps::{CAPTURE, FLOWS, FRAGMENTS, SNAT, YOUNG};
 use flannel_common::snat;
 use flannel_common::vxlan::{Constant, Template};
-use flannel_common::{Ipv4, Mac, cidr, globals};
+use flannel_common::{Ipv4, Mac, cidr, globals, udp};
 
 use super::bpffs::Pins;
 use super::carry;
@@ -186,6 +186,7 @@ struct Constants {
     gro_ifindex: u32,
     outer_template: [u64; 7],
     vtep_mac: Mac,
+    wire: u8,
     vni: u32,
     vxlan_port: u16,
     gbp: u8,
@@ -213,12 +214,16 @@ impl From<&Loaded> for Constants {
             index,
             gro_index,
         } = told;
-        let template = Template::new(&Constant {
-            local: node.uplink_ip.octets(),
-            port: node.port,
-            vni: node.vni,
-            vtep_mac: node.vtep_mac.0,
-        });
+        let local = node.uplink_ip.octets();
+        let template = match node.wire {
+            globals::WIRE_UDP => udp::template(local, node.port),
+            _ => Template::new(&Constant {
+                local,
+                port: node.port,
+                vni: node.vni,
+                vtep_mac: node.vtep_mac.0,
+            }),
+        };
         Self {
             uplink_ifindex: node.uplink_index,
             uplink_ip: node.uplink_ip.octets(),
@@ -228,6 +233,7 @@ impl From<&Loaded> for Constants {
             gro_ifindex: *gro_index,
             outer_template: template.0,
             vtep_mac: node.vtep_mac.0,
+            wire: node.wire,
             vni: node.vni,
             vxlan_port: node.port,
             gbp: node.gbp.into(),
@@ -261,6 +267,7 @@ impl Constants {
             .override_global(globals::GRO_IFINDEX, &self.gro_ifindex, true)
             .override_global(globals::OUTER_TEMPLATE, &self.outer_template, true)
             .override_global(globals::VTEP_MAC, &self.vtep_mac, true)
+            .override_global(globals::WIRE, &self.wire, true)
             .override_global(globals::VNI, &self.vni, true)
             .override_global(globals::VXLAN_PORT, &self.vxlan_port, true)
             .override_global(globals::GBP, &self.gbp, true)

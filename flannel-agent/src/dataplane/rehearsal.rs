@@ -13,6 +13,7 @@ use aya::maps::{HashMap, Map, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions};
 use bytemuck::Pod;
 use flannel_common::flow::{Flow, FlowKey};
+use flannel_common::globals::WIRE;
 use flannel_common::maps::{
     EPOCH, EXEMPT, FLOWS, LENT, MACS, OUTLETS, PEERS, SNAT, STATS, STEPS, UNFIT, VTEPS, YOUNG,
 };
@@ -120,8 +121,10 @@ impl Rehearsal {
             .load(EMBEDDED)
             .map_err(|error| DataplaneError::Maps(Box::new(error)))?;
         let steps = ebpf.take_map(STEPS);
+        let wire = values.get(WIRE).and_then(|value| value.first());
+        let wire = wire.copied().unwrap_or_default();
         Ok(Self {
-            shadow: Shadow::new(ebpf),
+            shadow: Shadow::new(ebpf, wire),
             counted: BTreeMap::new(),
             steps,
         })

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::options::SourceCheck;
 use crate::dataplane::by_stack::segments;
+use crate::flannel::backend::Wire;
 use crate::node::net::{NetError, Netlink};
 use complaints::Complaints;
 use fit::Fit;
@@ -53,8 +54,9 @@ pub enum RescueError {
 /// How the socket is opened.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The VXLAN port.
+    /// The tunnel's port, and what its packets look like.
     pub port: u16,
+    pub wire: Wire,
     /// As for the programs: drop what does not come from the peer it claims to come from.
     pub source_check: SourceCheck,
     pub bpffs: PathBuf,
@@ -100,6 +102,7 @@ pub struct Rescue {
     socket: Socket,
     injector: Injector,
     networks: Networks,
+    wire: Wire,
     source_check: SourceCheck,
     stats: Arc<Stats>,
     complaints: Complaints,
@@ -134,6 +137,7 @@ impl Rescue {
             socket,
             injector,
             networks: Networks::new(net, options.bpffs.clone()),
+            wire: options.wire,
             source_check: options.source_check,
             stats: Arc::default(),
             complaints: Complaints::default(),
@@ -205,7 +209,9 @@ impl Rescue {
             By::Network => None,
             By::Source => Some(self.heard.all()),
         };
-        if let Err(error) = self.socket.only(&self.networks.vnis(), sources) {
+        // Packets without a VNI are all of one network.
+        let vnis = self.wire.vni().map(|_| self.networks.vnis());
+        if let Err(error) = self.socket.only(vnis.as_ref(), sources) {
             tracing::debug!("no filter at the VXLAN port: {error}");
         }
     }
@@ -218,8 +224,15 @@ impl Rescue {
     }
 
     async fn deliver(&mut self, datagram: &Datagram, payload: &[u8]) -> Result<(), Reason> {
-        let frame = Frame::parse(payload)?;
-        let network = self.networks.get(frame.vni).await.ok_or(Reason::OtherVni)?;
+        let frame = match self.wire {
+            Wire::Vxlan { .. } => Frame::parse(payload)?,
+            Wire::Udp => Frame::bare(payload)?,
+        };
+        let network = self
+            .networks
+            .get(frame.wire)
+            .await
+            .ok_or(Reason::OtherVni)?;
         let claim = Claim {
             outer: datagram.source.octets(),
             inner: frame.ip.src,

@@ -19,6 +19,7 @@ use super::{DataplaneError, requirements};
 #[derive(Debug)]
 pub(crate) struct Shadow {
     ebpf: Ebpf,
+    wire: u8,
 }
 
 /// What makes two loaded programs the same: code and constants, whatever their maps are.
@@ -30,8 +31,8 @@ pub(crate) struct Likeness {
 }
 
 impl Shadow {
-    pub(super) fn new(ebpf: Ebpf) -> Self {
-        Self { ebpf }
+    pub(super) fn new(ebpf: Ebpf, wire: u8) -> Self {
+        Self { ebpf, wire }
     }
 
     /// Loads a program, unless that was done before.
@@ -39,7 +40,7 @@ impl Shadow {
         &mut self,
         program: Program,
     ) -> Result<&mut SchedClassifier, DataplaneError> {
-        let classifier = classifier(&mut self.ebpf, program)?;
+        let classifier = classifier(&mut self.ebpf, self.wire, program)?;
         if classifier.fd().is_err() {
             patiently(|| classifier.load())
                 .map_err(|error| requirements::explain(program.name(), error))?;
@@ -48,7 +49,7 @@ impl Shadow {
     }
 
     fn at_driver(&mut self, program: Program) -> Result<&mut Xdp, DataplaneError> {
-        let xdp = at_driver(&mut self.ebpf, program)?;
+        let xdp = at_driver(&mut self.ebpf, self.wire, program)?;
         if xdp.fd().is_err() {
             patiently(|| xdp.load())
                 .map_err(|error| requirements::explain(program.name(), error))?;

@@ -108,7 +108,7 @@ fn look(id: u32) -> io::Result<Option<Stranger>> {
     let name = first.name.iter().map(|c| c.to_ne_bytes()[0]);
     let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
     let name = String::from_utf8_lossy(&name).into_owned();
-    if Program::ALL.iter().any(|program| program.name() == name) {
+    if Program::of_symbol(&name).is_some() {
         return Ok(None);
     }
     let length = Some(first.xlated_prog_len / 8).filter(|length| *length <= MOST);

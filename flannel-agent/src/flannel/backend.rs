@@ -3,6 +3,8 @@
 
 mod alloc;
 mod host_gw;
+mod tunnel;
+mod udp;
 mod vxlan;
 
 use std::net::Ipv4Addr;
@@ -12,12 +14,15 @@ use serde::{Deserialize, Serialize};
 use crate::base::mac::MacAddr;
 use crate::flannel::lease::LeaseAttrs;
 
+pub use tunnel::{Tunnel, Wire};
+pub use udp::UdpOptions;
 pub use vxlan::{TUNNEL_OVERHEAD, VtepError, VxlanData, VxlanOptions};
 
 /// The backend section of a network's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Backend {
     Vxlan(VxlanOptions),
+    Udp(UdpOptions),
     HostGw,
     /// Leases alone.
     Alloc,
@@ -38,6 +43,7 @@ impl Backend {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Vxlan(_) => vxlan::NAME,
+            Self::Udp(_) => udp::NAME,
             Self::HostGw => host_gw::NAME,
             Self::Alloc => alloc::NAME,
         }
@@ -48,6 +54,7 @@ impl Backend {
     pub const fn lease_type(&self) -> &'static str {
         match self {
             Self::Alloc => alloc::TYPE,
+            Self::Udp(_) => udp::TYPE,
             _ => self.name(),
         }
     }
@@ -60,9 +67,18 @@ impl Backend {
 
     /// The tunnel between nodes, if they have one.
     #[must_use]
-    pub const fn tunnel(&self) -> Option<&VxlanOptions> {
+    pub const fn tunnel(&self) -> Option<Tunnel> {
         match self {
-            Self::Vxlan(options) => Some(options),
+            Self::Vxlan(options) => Some(Tunnel {
+                wire: Wire::Vxlan { vni: options.vni },
+                port: options.port,
+                gbp: options.gbp,
+            }),
+            Self::Udp(options) => Some(Tunnel {
+                wire: Wire::Udp,
+                port: options.port,
+                gbp: false,
+            }),
             Self::HostGw | Self::Alloc => None,
         }
     }
@@ -78,6 +94,7 @@ impl Backend {
     pub fn mtu(&self, underlay: u32) -> u32 {
         match self {
             Self::Vxlan(options) => options.mtu(underlay),
+            Self::Udp(_) => underlay.saturating_sub(Wire::Udp.overhead()),
             Self::HostGw | Self::Alloc => underlay,
         }
     }
@@ -86,29 +103,42 @@ impl Backend {
     pub const fn routed(&self) -> Routed {
         match self {
             Self::Vxlan(options) if options.direct_routing => Routed::Neighbours,
-            Self::Vxlan(_) | Self::Alloc => Routed::Nobody,
+            Self::Vxlan(_) | Self::Udp(_) | Self::Alloc => Routed::Nobody,
             Self::HostGw => Routed::All,
         }
     }
 
-    /// What a node at `public_ip` publishes. Only a tunnel's end has a MAC.
+    /// What a node at `public_ip` publishes. Only the end of vxlan's tunnel has a MAC.
     #[must_use]
     pub fn attrs(&self, public_ip: Ipv4Addr, vtep_mac: MacAddr) -> LeaseAttrs {
         match self {
             Self::Vxlan(options) => LeaseAttrs::vxlan(public_ip, options.vni, vtep_mac),
+            Self::Udp(_) => LeaseAttrs::udp(public_ip),
             Self::HostGw => LeaseAttrs::host_gw(public_ip),
             Self::Alloc => LeaseAttrs::alloc(public_ip),
         }
     }
 
-    /// The MAC of the tunnel's end as a lease says it, and zero without a tunnel.
+    /// The MAC of the tunnel's end as a lease says it, and zero where it says none.
     ///
     /// # Errors
     /// When the lease is of another backend or carries no usable MAC.
     pub fn vtep_mac(&self, lease: &LeaseAttrs) -> Result<MacAddr, VtepError> {
         match self {
             Self::Vxlan(_) => lease.vxlan_data().map(|data| data.vtep_mac),
+            Self::Udp(_) => lease.check_udp().map(|()| MacAddr([0; 6])),
             Self::HostGw | Self::Alloc => Ok(MacAddr([0; 6])),
+        }
+    }
+
+    /// MAC of the device of the node that has this lease; zero without a tunnel.
+    ///
+    /// # Errors
+    /// As [`Self::vtep_mac`].
+    pub fn device_mac(&self, own: &LeaseAttrs) -> Result<MacAddr, VtepError> {
+        match self {
+            Self::Udp(_) => Ok(udp::mac(own.public_ip)),
+            _ => self.vtep_mac(own),
         }
     }
 }

@@ -20,6 +20,7 @@ use super::{Look, Verdict, maps, stats};
 use crate::base::mac::MacAddr;
 use crate::dataplane::senders::Odd;
 use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
+use crate::flannel::backend::Wire;
 use crate::node::mark;
 use crate::node::net::{Address, Kind, Link, Netlink, Path};
 use crate::reconcile::desired::TUNNEL;
@@ -192,8 +193,15 @@ impl Status {
             lines.push([
                 "Overlay".to_owned(),
                 format!(
-                    "{}, this node {}, VNI {}, UDP port {}, MTU {}",
-                    told.network, told.subnet, told.vni, told.port, told.overlay_mtu
+                    "{}, this node {}, {}UDP port {}, MTU {}",
+                    told.network,
+                    told.subnet,
+                    match told.wire {
+                        Some(Wire::Udp) => "backend udp, ".to_owned(),
+                        _ => format!("VNI {}, ", told.vni),
+                    },
+                    told.port,
+                    told.overlay_mtu
                 ),
             ]);
             lines.push([
@@ -313,7 +321,7 @@ impl Device {
 }
 
 fn taken_over_by(told: &Told, links: &[Link]) -> Option<String> {
-    let name = mark::device(told.vni);
+    let name = mark::device(told.wire?);
     let theirs = |link: &&Link| link.name == name && matches!(link.kind, Kind::Vxlan { .. });
     links.iter().find(theirs).map(|link| link.name.clone())
 }

@@ -1,5 +1,6 @@
 //! How we recognise what is ours: names, aliases and folders. Nothing without our mark is ever removed.
 
+use crate::flannel::backend::Wire;
 use crate::node::net::{Kind, Link};
 
 /// Every alias of ours starts with this; the network's name follows.
@@ -7,20 +8,28 @@ const ALIAS: &str = "flannel-ebpf:";
 
 /// The device that users, routes and other software see.
 #[must_use]
-pub fn device(vni: u32) -> String {
-    format!("flannel.{vni}")
+pub fn device(wire: Wire) -> String {
+    named("flannel", wire)
+}
+
+/// `flannel.<VNI>` and its like; for the backend udp as flanneld's first device.
+fn named(what: &str, wire: Wire) -> String {
+    match wire {
+        Wire::Vxlan { vni } => format!("{what}.{vni}"),
+        Wire::Udp => format!("{what}0"),
+    }
 }
 
 /// Its other end, where decapsulated packets are pushed in.
 #[must_use]
-pub fn gro_device(vni: u32) -> String {
-    format!("flgro.{vni}")
+pub fn gro_device(wire: Wire) -> String {
+    named("flgro", wire)
 }
 
 /// Where a kernel vxlan device of the same VNI waits while ours takes over.
 #[must_use]
-pub fn aside_device(vni: u32) -> String {
-    format!("flold.{vni}")
+pub fn aside_device(wire: Wire) -> String {
+    named("flold", wire)
 }
 
 /// The device by which the kernel's first GRO pass knows a VXLAN port (`--gro=anchor`); of all networks with that port.
@@ -38,16 +47,26 @@ pub fn alias(network: &str) -> String {
     format!("{ALIAS}{network}")
 }
 
-/// The VNI in the name of one of our devices.
+/// The tunnel that the name of one of our devices is about.
+#[must_use]
+pub fn wire_of(link: &Link) -> Option<Wire> {
+    if link.name == device(Wire::Udp) {
+        return Some(Wire::Udp);
+    }
+    let vni = link.name.strip_prefix("flannel.")?.parse().ok()?;
+    Some(Wire::Vxlan { vni })
+}
+
+/// Its VNI, if it has one.
 #[must_use]
 pub fn vni_of(link: &Link) -> Option<u32> {
-    link.name.strip_prefix("flannel.")?.parse().ok()
+    wire_of(link)?.vni()
 }
 
 /// The first number that is no VNI of ours: `flannel.<VNI>` has at most seven digits.
 const FIRST_TAG: u32 = 10_000_000;
 
-/// What stands for the VNI of a network without a tunnel, in 24 bits: a hash of its name (FNV-1a).
+/// What stands for the VNI of a network without one, in 24 bits: a hash of its name (FNV-1a).
 #[must_use]
 pub fn tag(network: &str) -> u32 {
     let hash = network.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
@@ -85,7 +104,7 @@ pub(crate) fn is_anchor(link: &Link) -> bool {
 
 /// Devices of ours, without those that go with another: people know the near end of a pair.
 pub(crate) fn near_ends<'a>(ours: &[&'a Link]) -> Vec<&'a Link> {
-    let is_near = |link: &Link| vni_of(link).is_some();
+    let is_near = |link: &Link| wire_of(link).is_some();
     let goes_along = |link: &Link| {
         !is_near(link)
             && ours
@@ -129,6 +148,9 @@ mod tests {
         };
         assert_eq!(names(&[&far, &near]), ["flannel.1"]);
         assert_eq!(names(&[&far]), ["flgro.1"]);
+        let udp = (link(7, "flannel0", Some(8)), link(8, "flgro0", Some(7)));
+        assert_eq!(names(&[&udp.1, &udp.0]), ["flannel0"]);
+        assert_eq!(wire_of(&udp.0), Some(Wire::Udp));
         let other = link(9, "flgro.2", Some(8));
         assert_eq!(names(&[&other, &near]), ["flannel.1", "flgro.2"]);
     }

@@ -142,6 +142,11 @@ pub enum DesiredError {
          give --gro=pair"
     )]
     AnchorWithGbp,
+    #[error("{given} is for the backend vxlan, and this network's is udp: give {fix}")]
+    NotWithUdp {
+        given: &'static str,
+        fix: &'static str,
+    },
     #[error("the subnet {subnet} is not inside the network {network}")]
     SubnetOutside { subnet: Ipv4Net, network: Ipv4Net },
     #[error(

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::mac::MacAddr;
 use crate::dataplane::{Bpf, DataplaneError};
+use crate::flannel::backend::Wire;
 use crate::node::mark;
 use crate::node::net::{Features, Kind, Link, NetError, Netlink, PROTOCOL, sysctl};
 use crate::node::node_sysctls::{Difference, NodeSysctls};
@@ -52,12 +53,12 @@ pub(crate) async fn observe(
     })
 }
 
-/// MAC of an existing `flannel.<VNI>`, ours or the kernel's: what peers send to.
+/// MAC of an existing device of the tunnel, ours or the kernel's: what peers send to.
 ///
 /// # Errors
 /// If the kernel does not answer.
-pub async fn vtep_mac(net: &Netlink, vni: u32) -> Result<Option<MacAddr>, NetError> {
-    let link = net.link(&mark::device(vni)).await?;
+pub async fn vtep_mac(net: &Netlink, wire: Wire) -> Result<Option<MacAddr>, NetError> {
+    let link = net.link(&mark::device(wire)).await?;
     Ok(link
         .filter(|link| link.kind == Kind::Veth || is_vxlan(link))
         .and_then(|link| link.mac)
@@ -95,6 +96,9 @@ fn classify<'a>(pair: &Pair, near: Option<&'a Link>, far: Option<&'a Link>) -> F
             });
         }
         Kind::Veth => {}
+        Kind::Other(kind) if kind == "tun" => {
+            return foreign("it is flanneld's: end that, and it goes as well".to_owned());
+        }
         Kind::Other(kind) => return foreign(format!("it is a {kind} device: rename it")),
         Kind::Plain => return foreign("it is no veth device: rename it".to_owned()),
     }

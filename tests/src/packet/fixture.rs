@@ -19,7 +19,7 @@ use flannel_common::snat::places;
 use flannel_common::source::{CHECK_LEASE, Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 use flannel_common::vxlan::{Constant, Template};
-use flannel_common::{Ipv4, Mac, cidr};
+use flannel_common::{Ipv4, Mac, cidr, udp};
 
 use super::cpu;
 use super::world::{BRIDGE, UPLINK};
@@ -34,6 +34,8 @@ pub struct Node {
     /// Of `flannel.<VNI>`, the near end of the pair.
     pub pair_index: u32,
     pub vtep_mac: Mac,
+    /// A value of [`globals::WIRE`].
+    pub wire: u8,
     pub vni: u32,
     pub port: u16,
     pub gbp: bool,
@@ -61,6 +63,7 @@ impl Default for Node {
             uplink_index: 1,
             pair_index: Self::FLANNEL,
             vtep_mac: [2, 0, 0, 0, 0, 1],
+            wire: globals::WIRE_VXLAN,
             vni: 1,
             port: 8472,
             gbp: false,
@@ -90,11 +93,23 @@ impl Node {
     pub const PEER_IP: Ipv4 = [192, 168, 0, 2];
     pub const PEER_MAC: Mac = [2, 0, 0, 0, 0, 2];
 
+    /// One of a network with the backend udp.
+    pub fn udp() -> Self {
+        Self {
+            wire: globals::WIRE_UDP,
+            vni: 0,
+            port: 8285,
+            overlay_mtu: 1472,
+            ..Self::default()
+        }
+    }
+
     pub fn load(&self) -> Fixture {
         // One packet is one CPU's from hook to hook; a test is not to move between them.
         cpu::stay();
         let mut fixture = Fixture {
             ebpf: self.loader(),
+            wire: self.wire,
             names: Vec::new(),
             steps: None,
             teller: None,
@@ -114,12 +129,15 @@ impl Node {
         let network = u32::from_be_bytes(self.network.0);
         let mask = cidr::mask(self.network.1);
         let subnet = u32::from_be_bytes(Self::SUBNET);
-        let template = Template::new(&Constant {
-            local: self.uplink_ip,
-            port: self.port,
-            vni: self.vni,
-            vtep_mac: self.vtep_mac,
-        });
+        let template = match self.wire {
+            globals::WIRE_UDP => udp::template(self.uplink_ip, self.port),
+            _ => Template::new(&Constant {
+                local: self.uplink_ip,
+                port: self.port,
+                vni: self.vni,
+                vtep_mac: self.vtep_mac,
+            }),
+        };
         let (pair_mtu, bulk_len) = (
             self.gro.pair_mtu(self.overlay_mtu),
             self.gro.bulk_len(self.overlay_mtu),
@@ -139,6 +157,7 @@ impl Node {
             .override_global(globals::FAST_PATH, &self.fast_path, true)
             .override_global(globals::POD_HOOK, &self.pod_hook, true)
             .override_global(globals::VTEP_MAC, &self.vtep_mac, true)
+            .override_global(globals::WIRE, &self.wire, true)
             .override_global(globals::VNI, &self.vni, true)
             .override_global(globals::VXLAN_PORT, &self.port, true)
             .override_global(globals::GBP, &u8::from(self.gbp), true)
@@ -170,6 +189,7 @@ fn object_path() -> PathBuf {
 #[derive(Debug)]
 pub struct Fixture {
     pub(super) ebpf: Ebpf,
+    wire: u8,
     names: Vec<&'static str>,
     pub(super) steps: Option<Map>,
     /// Holds the listener's program.
@@ -306,7 +326,7 @@ impl Fixture {
     pub fn program(&mut self, program: Program) -> &mut SchedClassifier {
         let classifier: &mut SchedClassifier = self
             .ebpf
-            .program_mut(program.name())
+            .program_mut(program.symbol(self.wire))
             .unwrap()
             .try_into()
             .unwrap();

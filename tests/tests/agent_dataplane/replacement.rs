@@ -1,6 +1,7 @@
 //! A node that ran flanneld: its kernel vxlan device gives way to our pair.
 
 use flannel_agent::base::mac::MacAddr;
+use flannel_agent::flannel::backend::Wire;
 use flannel_agent::reconcile::observe;
 use flannel_tests::netns::output;
 use flannel_tests::wait::{SOON, eventually};
@@ -27,7 +28,7 @@ fn a_kernel_vxlan_device_gives_way_and_leaves_its_mac() {
     let rig = Rig::new();
     flanneld(&rig);
     rig.agent(async |agent| {
-        let found = observe::vtep_mac(agent.dataplane.netlink(), 1)
+        let found = observe::vtep_mac(agent.dataplane.netlink(), Wire::Vxlan { vni: 1 })
             .await
             .unwrap();
         assert_eq!(found, Some(MAC));
@@ -42,7 +43,7 @@ fn a_kernel_vxlan_device_gives_way_and_leaves_its_mac() {
         );
         let route = sh("ip route get 10.244.2.5");
         assert!(route.contains("dev flannel.1 src 10.244.1.0"), "{route}");
-        let found = observe::vtep_mac(agent.dataplane.netlink(), 1)
+        let found = observe::vtep_mac(agent.dataplane.netlink(), Wire::Vxlan { vni: 1 })
             .await
             .unwrap();
         assert_eq!(found, Some(MAC));
@@ -105,7 +106,7 @@ fn no_device_no_mac() {
     rig.netns.run("ip link add flannel.7 type bridge");
     rig.agent(async |agent| {
         let mac = async |vni| {
-            observe::vtep_mac(agent.dataplane.netlink(), vni)
+            observe::vtep_mac(agent.dataplane.netlink(), Wire::Vxlan { vni })
                 .await
                 .unwrap()
         };

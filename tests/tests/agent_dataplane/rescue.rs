@@ -11,6 +11,7 @@ use flannel_agent::base::options::SourceCheck;
 use flannel_agent::dataplane::rescue::{Options, Rescue, RescueError, Stats};
 use flannel_agent::dataplane::senders::Odd;
 use flannel_agent::dataplane::view::View;
+use flannel_agent::flannel::backend::Wire;
 use flannel_agent::flannel::lease::LeaseAttrs;
 use flannel_agent::node::net::Netlink;
 use flannel_common::reason::Reason;
@@ -25,6 +26,7 @@ use crate::rig::{Agent, PEER_MAC, Rig, meanwhile};
 fn options(rig: &Rig) -> Options {
     Options {
         port: 8472,
+        wire: Wire::Vxlan { vni: 1 },
         source_check: SourceCheck::Lease,
         bpffs: rig.bpffs(),
     }

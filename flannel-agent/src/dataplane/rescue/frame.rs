@@ -3,17 +3,20 @@
 use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip};
 use flannel_common::reason::Reason;
 use flannel_common::vxlan::Vxlan;
-use flannel_common::{Mac, csum, ecn};
+use flannel_common::{Mac, ecn, udp};
+
+use crate::flannel::backend::Wire;
 
 const VXLAN: usize = size_of::<Vxlan>();
 
 /// A checked inner frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
-    pub vni: u32,
+    pub wire: Wire,
+    /// Zero where it is in no Ethernet frame.
     pub src_mac: Mac,
     pub ip: Ip,
-    vxlan: Vxlan,
+    vxlan: Option<Vxlan>,
     /// The IPv4 packet, without what Ethernet padded.
     packet: &'a [u8],
 }
@@ -27,21 +30,29 @@ impl<'a> Frame<'a> {
         if eth.ethertype != ETHERTYPE_IPV4 {
             return Err(Reason::NotIpv4);
         }
-        let (ip, _) = split::<Ip>(packet, Ip::LEN)?;
-        if !ip.is_ipv4() {
-            return Err(Reason::NotIpv4);
-        }
-        let header = usize::from(ip.version_ihl & 0xf) * 4;
-        let total = usize::from(ip.total_len());
-        if total < header {
-            return Err(Reason::LengthMismatch);
-        }
+        let (ip, packet) = inner(packet)?;
+        let vni = u32::from_be_bytes(vxlan.vni) >> 8;
         Ok(Self {
-            vni: u32::from_be_bytes(vxlan.vni) >> 8,
+            wire: Wire::Vxlan { vni },
             src_mac: eth.src,
             ip,
-            vxlan,
-            packet: packet.get(..total).ok_or(Reason::Truncated)?,
+            vxlan: Some(vxlan),
+            packet,
+        })
+    }
+
+    /// The same of the backend udp's, which is nothing but the packet.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn bare(payload: &'a [u8]) -> Result<Self, Reason> {
+        let (ip, packet) = inner(payload)?;
+        Ok(Self {
+            wire: Wire::Udp,
+            src_mac: [0; 6],
+            ip,
+            vxlan: None,
+            packet,
         })
     }
 
@@ -51,27 +62,50 @@ impl<'a> Frame<'a> {
     /// [`Reason::BadVxlanFlags`], by whether the network has GBP.
     pub fn mark(&self, gbp: bool) -> Result<u32, Reason> {
         // That of the outer packet nobody tells a socket.
-        self.vxlan.mark(gbp).map(Option::unwrap_or_default)
+        let mark = self.vxlan.map(|vxlan| vxlan.mark(gbp)).transpose()?;
+        Ok(mark.flatten().unwrap_or_default())
     }
 
     /// The inner packet as it goes on, with the outer congestion mark merged in.
     ///
     /// # Errors
-    /// [`Reason::EcnCe`], by RFC 6040.
+    /// [`Reason::EcnCe`], by RFC 6040; [`Reason::TtlExpired`] where the tunnel is a hop.
     pub fn decapsulate(&self, outer_tos: u8) -> Result<Vec<u8>, Reason> {
-        let mut packet = self.packet.to_vec();
-        let bits = match ecn::decapsulate(outer_tos, self.ip.tos) {
-            ecn::Decap::Keep => return Ok(packet),
-            ecn::Decap::Drop => return Err(Reason::EcnCe),
-            ecn::Decap::Set(bits) => bits,
+        let ip = match self.wire {
+            Wire::Vxlan { .. } => self.merge(outer_tos)?,
+            // Whose peers let nobody mark.
+            Wire::Udp => udp::hop(&self.ip)?,
         };
-        let tos = (self.ip.tos & !ecn::MASK) | bits;
-        let word = |tos| [self.ip.version_ihl, tos];
-        let check = csum::replace(self.ip.check, word(self.ip.tos), word(tos));
-        packet[1] = tos;
-        packet[10..12].copy_from_slice(&check);
+        let mut packet = self.packet.to_vec();
+        packet[..Ip::FRONT].copy_from_slice(&ip.front());
         Ok(packet)
     }
+}
+
+impl Frame<'_> {
+    fn merge(&self, outer_tos: u8) -> Result<Ip, Reason> {
+        let mut ip = self.ip;
+        match ecn::decapsulate(outer_tos, ip.tos) {
+            ecn::Decap::Keep => {}
+            ecn::Decap::Drop => return Err(Reason::EcnCe),
+            ecn::Decap::Set(bits) => ecn::set(&mut ip, bits),
+        }
+        Ok(ip)
+    }
+}
+
+/// A packet's header, and the packet without what follows it.
+fn inner(bytes: &[u8]) -> Result<(Ip, &[u8]), Reason> {
+    let (ip, _) = split::<Ip>(bytes, Ip::LEN)?;
+    if !ip.is_ipv4() {
+        return Err(Reason::NotIpv4);
+    }
+    let header = usize::from(ip.version_ihl & 0xf) * 4;
+    let total = usize::from(ip.total_len());
+    if total < header {
+        return Err(Reason::LengthMismatch);
+    }
+    Ok((ip, bytes.get(..total).ok_or(Reason::Truncated)?))
 }
 
 fn split<T: bytemuck::Pod>(bytes: &[u8], len: usize) -> Result<(T, &[u8]), Reason> {
@@ -103,8 +137,29 @@ pub(super) mod tests {
         let plain = bytes[22..].to_vec();
         bytes.extend([0; 7]);
         let frame = Frame::parse(&bytes).unwrap();
-        assert_eq!((frame.vni, frame.src_mac), (1, [2, 0, 0, 0, 0, 2]));
+        assert_eq!(frame.wire, Wire::Vxlan { vni: 1 });
+        assert_eq!(frame.src_mac, [2, 0, 0, 0, 0, 2]);
         assert_eq!(frame.decapsulate(0).unwrap(), plain);
+    }
+
+    #[test]
+    fn a_bare_packet_is_a_hop_older() {
+        let plain = &payload(100)[22..];
+        let frame = Frame::bare(plain).unwrap();
+        assert_eq!((frame.wire, frame.src_mac), (Wire::Udp, [0; 6]));
+        assert_eq!(frame.mark(false), Ok(0));
+        let packet = frame.decapsulate(0).unwrap();
+        let (header, rest) = Ipv4Header::from_slice(&packet).unwrap();
+        assert_eq!(header.time_to_live, 62);
+        assert_eq!(header.header_checksum, header.calc_header_checksum());
+        assert_eq!(rest, &plain[20..]);
+        for len in 0..plain.len() {
+            assert_eq!(Frame::bare(&plain[..len]), Err(Reason::Truncated), "{len}");
+        }
+        let mut last = plain.to_vec();
+        last[8] = 1;
+        let frame = Frame::bare(&last).unwrap();
+        assert_eq!(frame.decapsulate(0), Err(Reason::TtlExpired));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which network a VNI is, on this node: its pair, and who may send into it.
+//! Which network a tunnel's is, on this node: its pair, and who may send into it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::base::options::SourceCheck;
 use crate::dataplane::Sources;
 use crate::dataplane::view::{Told, View};
+use crate::flannel::backend::Wire;
 use crate::node::mark;
 use crate::node::net::{NetError, Netlink};
 
@@ -25,9 +26,9 @@ const FRESH: Duration = Duration::from_secs(1);
 pub(super) struct Networks {
     net: Netlink,
     bpffs: PathBuf,
-    known: BTreeMap<u32, (Instant, Option<Network>)>,
-    /// VNIs that are on this node at all, and since when that is known.
-    vnis: Option<(Instant, BTreeSet<u32>)>,
+    known: BTreeMap<Wire, (Instant, Option<Network>)>,
+    /// Tunnels that are on this node at all, and since when that is known.
+    wires: Option<(Instant, BTreeSet<Wire>)>,
 }
 
 /// One network of this node.
@@ -54,55 +55,58 @@ impl Networks {
             net,
             bpffs,
             known: BTreeMap::new(),
-            vnis: None,
+            wires: None,
         }
     }
 
-    /// Those of this node, as of the last packet.
-    pub(super) fn vnis(&self) -> BTreeSet<u32> {
-        let vnis = self.vnis.as_ref();
-        vnis.map(|(_, vnis)| vnis.clone()).unwrap_or_default()
+    fn wires(&self) -> impl Iterator<Item = Wire> {
+        self.wires.iter().flat_map(|(_, wires)| wires).copied()
     }
 
-    async fn list(&self) -> Result<BTreeSet<u32>, NetError> {
+    /// VNIs of this node, as of the last packet.
+    pub(super) fn vnis(&self) -> BTreeSet<u32> {
+        self.wires().filter_map(Wire::vni).collect()
+    }
+
+    async fn list(&self) -> Result<BTreeSet<Wire>, NetError> {
         let links = self.net.links().await?;
         let ours = links.iter().filter(|l| mark::network_of(l).is_some());
-        Ok(ours.filter_map(mark::vni_of).collect())
+        Ok(ours.filter_map(mark::wire_of).collect())
     }
 
-    /// The network of a VNI, if it is one of an agent of ours on this node.
-    pub(super) async fn get(&mut self, vni: u32) -> Option<&mut Network> {
+    /// The network of a tunnel, if it is one of an agent of ours on this node.
+    pub(super) async fn get(&mut self, wire: Wire) -> Option<&mut Network> {
         let now = Instant::now();
         // Whoever sends VNIs at random must not make us ask the kernel for each.
-        if self.vnis.as_ref().is_none_or(|(at, _)| now - *at >= FRESH) {
-            let vnis = self.list().await.unwrap_or_else(|error| {
+        if self.wires.as_ref().is_none_or(|(at, _)| now - *at >= FRESH) {
+            let wires = self.list().await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "cannot list the networks of this node");
                 BTreeSet::new()
             });
-            self.known.retain(|vni, _| vnis.contains(vni));
-            self.vnis = Some((now, vnis));
+            self.known.retain(|wire, _| wires.contains(wire));
+            self.wires = Some((now, wires));
         }
-        if !self.vnis().contains(&vni) {
+        if !self.wires().any(|known| known == wire) {
             return None;
         }
         self.known.retain(|_, (at, _)| now - *at < FRESH);
-        if !self.known.contains_key(&vni) {
+        if !self.known.contains_key(&wire) {
             let network = self
-                .look_up(vni)
+                .look_up(wire)
                 .await
                 .inspect_err(
-                    |error| tracing::warn!(vni, %error, "cannot look up the pair of a VNI"),
+                    |error| tracing::warn!(?wire, %error, "cannot look up the pair of a tunnel"),
                 )
                 // Not remembered: the next packet may be luckier.
                 .ok()?;
-            self.known.insert(vni, (now, network));
+            self.known.insert(wire, (now, network));
         }
-        self.known.get_mut(&vni)?.1.as_mut()
+        self.known.get_mut(&wire)?.1.as_mut()
     }
 
-    async fn look_up(&self, vni: u32) -> Result<Option<Network>, NetError> {
-        let near = self.net.link(&mark::device(vni)).await?;
-        let far = self.net.link(&mark::gro_device(vni)).await?;
+    async fn look_up(&self, wire: Wire) -> Result<Option<Network>, NetError> {
+        let near = self.net.link(&mark::device(wire)).await?;
+        let far = self.net.link(&mark::gro_device(wire)).await?;
         let (Some(near), Some(far)) = (near, far) else {
             return Ok(None);
         };

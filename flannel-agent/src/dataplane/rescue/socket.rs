@@ -59,7 +59,7 @@ impl Socket {
     /// Has the kernel throw away what is not of these networks, and from one of these sources.
     pub(super) fn only(
         &self,
-        vnis: &BTreeSet<u32>,
+        vnis: Option<&BTreeSet<u32>>,
         sources: Option<&BTreeSet<Ipv4Addr>>,
     ) -> io::Result<()> {
         let mut filter = filter(vnis, sources)?;
@@ -100,9 +100,9 @@ impl Socket {
     }
 }
 
-/// Classic BPF: it begins at the UDP header, and a load behind the end refuses the packet.
+/// Classic BPF, `vnis` for packets that have one: it begins at the UDP header, and a load behind the end refuses the packet.
 fn filter(
-    vnis: &BTreeSet<u32>,
+    vnis: Option<&BTreeSet<u32>>,
     sources: Option<&BTreeSet<Ipv4Addr>>,
 ) -> io::Result<Vec<libc::sock_filter>> {
     /// Behind the UDP header and the flags.
@@ -139,6 +139,10 @@ fn filter(
         }
         filter.push(instruction(RETURN, 0)?);
     }
+    let Some(vnis) = vnis else {
+        filter.push(instruction(RETURN, u32::MAX)?);
+        return Ok(filter);
+    };
     filter.push(instruction(LOAD_WORD, VNI)?);
     // The VNI is in the upper three bytes.
     filter.push(instruction(SHIFT_RIGHT, 8)?);

@@ -14,11 +14,14 @@ use crate::base::mac::MacAddr;
 use crate::base::options;
 use crate::dataplane::embedded::EMBEDDED;
 use crate::dataplane::rodata::constants;
+use crate::flannel::backend::Wire;
 use crate::node::snat_ports::PortRange;
 
 /// Constants of the node; see [`flannel_common::globals`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Told {
+    /// `None`: no tunnel.
+    pub wire: Option<Wire>,
     pub vni: u32,
     pub port: u16,
     /// VXLAN headers carry netfilter's mark.
@@ -125,6 +128,10 @@ impl Layout {
         };
         Some(Told {
             snat_ports: (ports.max > 0).then_some(ports),
+            wire: match (u8(globals::WIRE)?, u32(globals::VNI)?) {
+                (globals::WIRE_VXLAN, 0) => None,
+                (wire, vni) => Wire::of_value(wire, vni),
+            },
             vni: u32(globals::VNI)?,
             port: u16::from_ne_bytes(self.get(rodata, globals::VXLAN_PORT)?),
             gbp: u8(globals::GBP)? != 0,

@@ -49,8 +49,10 @@ pub struct VxlanData {
 /// Why a lease gives no tunnel endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VtepError {
-    #[error("BackendType is {0:?}, not \"vxlan\": all nodes of a network must use one backend")]
-    OtherBackend(String),
+    #[error(
+        "BackendType is {found:?}, not {wanted:?}: all nodes of a network must use one backend"
+    )]
+    OtherBackend { found: String, wanted: &'static str },
     #[error("BackendData is {0}: no object with a VtepMAC")]
     NoData(String),
     #[error(transparent)]
@@ -79,7 +81,10 @@ impl LeaseAttrs {
     /// When the lease is of another backend or carries no usable MAC.
     pub fn vxlan_data(&self) -> Result<VxlanData, VtepError> {
         if self.backend_type != NAME {
-            return Err(VtepError::OtherBackend(self.backend_type.clone()));
+            return Err(VtepError::OtherBackend {
+                found: self.backend_type.clone(),
+                wanted: NAME,
+            });
         }
         let data = self.backend_data.as_ref().unwrap_or(&Value::Null);
         let no_data = || VtepError::NoData(data.to_string());

@@ -53,13 +53,11 @@ pub enum ConfigError {
     #[error("SubnetMin {min} is above SubnetMax {max}: exchange them or correct one")]
     MinAboveMax { min: Ipv4Addr, max: Ipv4Addr },
     #[error(
-        "Backend is missing, which flannel takes as type udp, and that is not supported: add \"Backend\":{{\"Type\":\"vxlan\"}} or \"host-gw\""
-    )]
-    BackendMissing,
-    #[error(
         "Backend has no Type: add \"Type\":\"vxlan\" or \"Type\":\"host-gw\" to the Backend object"
     )]
     BackendTypeMissing,
-    #[error("Backend Type is {0:?}: not supported, write \"vxlan\", \"host-gw\" or \"alloc\"")]
+    #[error(
+        "Backend Type is {0:?}: not supported, write \"vxlan\", \"host-gw\", \"udp\" or \"alloc\""
+    )]
     BackendNotSupported(String),
 }

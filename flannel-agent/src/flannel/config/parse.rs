@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{ConfigError, NetworkConfig};
 use crate::base::json_fields::{FieldError, Fields};
-use crate::flannel::backend::{Backend, TUNNEL_OVERHEAD, VxlanOptions};
+use crate::flannel::backend::{Backend, TUNNEL_OVERHEAD, UdpOptions, VxlanOptions};
 
 /// The port the Linux vxlan driver uses unless told otherwise; older than the IANA's 4789.
 const KERNEL_VXLAN_PORT: u16 = 8472;
@@ -153,19 +153,29 @@ fn first_address(address: Ipv4Addr, subnet_len: u8) -> Ipv4Addr {
 }
 
 fn backend(fields: &Fields<'_>) -> Result<Backend, ConfigError> {
-    let options = fields
-        .object("Backend")?
-        .ok_or(ConfigError::BackendMissing)?;
+    // flannel's oldest backend is its default.
+    let Some(options) = fields.object("Backend")? else {
+        return Ok(Backend::Udp(UdpOptions::default()));
+    };
     let backend_type = options
         .str("Type")?
         .filter(|name| !name.is_empty())
         .ok_or(ConfigError::BackendTypeMissing)?;
     match backend_type.to_lowercase().as_str() {
         "vxlan" => vxlan(&options).map(Backend::Vxlan),
+        "udp" => udp(&options).map(Backend::Udp),
         "host-gw" => Ok(Backend::HostGw),
         "alloc" => Ok(Backend::Alloc),
         _ => Err(ConfigError::BackendNotSupported(backend_type.to_owned())),
     }
+}
+
+fn udp(options: &Fields<'_>) -> Result<UdpOptions, ConfigError> {
+    let port = options.uint("Port", u16::MAX.into())?.unwrap_or(0);
+    Ok(match u16::try_from(port) {
+        Ok(port) if port != 0 => UdpOptions { port },
+        _ => UdpOptions::default(),
+    })
 }
 
 fn vxlan(options: &Fields<'_>) -> Result<VxlanOptions, ConfigError> {

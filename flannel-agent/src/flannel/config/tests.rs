@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::flannel::backend::VxlanOptions;
+use crate::flannel::backend::{UdpOptions, VxlanOptions};
 
 fn parse(json: &str) -> Result<NetworkConfig, ConfigError> {
     NetworkConfig::parse(json)
@@ -137,7 +137,6 @@ fn cf_unset_values_take_defaults() {
     r#"{"Network":"10.3.0.0/16","SubnetMin":"10.3.9.0","SubnetMax":"10.3.5.0"}"#,
     "SubnetMin 10.3.9.0 is above SubnetMax 10.3.5.0"
 )]
-#[case::no_backend(r#"{"Network":"10.3.0.0/16"}"#, "type udp")]
 #[case::no_type(r#"{"Network":"10.3.0.0/16","Backend":{}}"#, "Backend has no Type")]
 #[case::backend_text(
     r#"{"Network":"10.3.0.0/16","Backend":"vxlan"}"#,
@@ -164,6 +163,15 @@ fn cf_backend_type_and_keys_in_any_case() {
     assert_eq!((options.vni, options.port), (7, 4789));
     let json = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"Host-GW"}}"#;
     assert_eq!(parse(json).unwrap().backend, Backend::HostGw);
+    for (udp, port) in [
+        ("", 8285),
+        (r#","Backend":{"Type":"udp"}"#, 8285),
+        (r#","Backend":{"Type":"UDP","Port":7000}"#, 7000),
+    ] {
+        let json = format!(r#"{{"Network":"10.3.0.0/16"{udp}}}"#);
+        let backend = parse(&json).unwrap().backend;
+        assert_eq!(backend, Backend::Udp(UdpOptions { port }), "{json}");
+    }
     let json = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"alloc"}}"#;
     assert_eq!(parse(json).unwrap().backend, Backend::Alloc);
 }

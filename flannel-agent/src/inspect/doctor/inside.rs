@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use tokio::time::timeout;
 
 use super::{Patient, Report};
+use crate::flannel::backend::Wire;
 use crate::flannel::config::NetworkConfig;
 use crate::node::mark;
 use crate::node::net::Route;
@@ -92,6 +93,7 @@ fn own(patient: &Patient<'_>) -> Vec<Ipv4Addr> {
         link.is_some_and(|link| {
             link.name == patient.config.fast_path.bridge
                 || link.name.starts_with("flannel.")
+                || link.name == mark::device(Wire::Udp)
                 || mark::network_of(link).is_some()
         })
     };

@@ -1,6 +1,5 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
-use crate::flannel::backend::TUNNEL_OVERHEAD;
 use crate::flannel::config::NetworkConfig;
 use crate::node::mark;
 use crate::node::mark::is_anchor;
@@ -108,12 +107,14 @@ fn source_nat(
 fn mtu(uplink: &Uplink, underlay: &Underlay, network: &NetworkConfig, report: &mut Report) {
     let wire = underlay.mtu(uplink);
     let mtu = network.backend.mtu(wire);
+    let tunnel = network.backend.tunnel();
+    let tunnel = tunnel.map_or(0, |tunnel| tunnel.wire.overhead());
     let others: Vec<&str> = underlay.others.keys().map(String::as_str).collect();
     let beside = match others.is_empty() {
         true => String::new(),
         false => format!("; packets to peers also by {}", others.join(", ")),
     };
-    let text = format!("MTU for pods: {mtu} (uplink {wire}, tunnel {TUNNEL_OVERHEAD}){beside}");
+    let text = format!("MTU for pods: {mtu} (uplink {wire}, tunnel {tunnel}){beside}");
     if mtu < MTU_MIN {
         report.failure(text, format!("raise the MTU of {} to 1500", uplink.name));
     } else {

@@ -8,7 +8,7 @@ use flannel_common::maps::{PEER_STACK, PEER_VXLAN};
 
 use super::Report;
 use crate::dataplane::view::{Told, View};
-use crate::flannel::backend::TUNNEL_OVERHEAD;
+use crate::flannel::backend::Wire;
 use crate::node::path_mtu::{Found, probe};
 
 /// More are a sample.
@@ -28,7 +28,7 @@ pub(super) fn check(view: &View, told: &Told, report: &mut Report) {
     if asked.is_empty() {
         return;
     }
-    let size = told.overlay_mtu + TUNNEL_OVERHEAD;
+    let size = told.overlay_mtu + told.wire.map_or(0, Wire::overhead);
     judge(probe(&asked, size), size, report);
 }
 

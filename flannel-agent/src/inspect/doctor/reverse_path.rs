@@ -34,10 +34,10 @@ pub(super) async fn check(
 /// What enters by the tunnel and is no pod's (a client that another node forwards, say) has its way back
 /// elsewhere.
 fn tunnel(patient: &Patient<'_>, network: &NetworkConfig, report: &mut Report) {
-    let Some(options) = network.backend.tunnel() else {
+    let Some(tunnel) = network.backend.tunnel() else {
         return;
     };
-    let device = mark::device(options.vni);
+    let device = mark::device(tunnel.wire);
     // Before the first start it is what a new device gets.
     let setting = match patient.link(&device) {
         Some(_) => &device,

@@ -101,7 +101,7 @@ fn offloads(patient: &Patient<'_>, view: &View, report: &mut Report) {
         .iter()
         .filter(|link| mark::network_of(link) == Some(view.network()));
     for link in ours {
-        let (feature, wanted) = match link.name.starts_with("flgro.") {
+        let (feature, wanted) = match link.name.starts_with("flgro") {
             true => ("tx-tcp-segmentation", false),
             false => ("rx-gro", true),
         };

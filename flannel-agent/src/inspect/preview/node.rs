@@ -79,7 +79,7 @@ impl Preview {
             let what = format!("mount a BPF file system on {}", config.bpffs.display());
             self.steps.push(Step::new("kernel", "mount_bpffs", what));
         }
-        let vtep_mac = leased.network.backend.vtep_mac(&leased.attrs)?;
+        let vtep_mac = leased.network.backend.device_mac(&leased.attrs)?;
         let desired = Desired::new(&Inputs {
             network: &self.network,
             config: &leased.network,

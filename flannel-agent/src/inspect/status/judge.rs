@@ -108,7 +108,7 @@ impl Status {
         let without_programs = self.maps.is_empty() && self.hooks.is_empty();
         let is_only_a_lease = || self.past.as_ref().is_some_and(Past::is_only_a_lease);
         match &self.told {
-            Some(told) => told.vni == 0,
+            Some(told) => told.wire.is_none(),
             None => without_programs && (self.direct_routes > 0 || is_only_a_lease()),
         }
     }
@@ -211,6 +211,7 @@ fn finding(verdict: Verdict, what: String, fix: &'static str) -> Finding {
 mod tests {
     use super::*;
     use crate::dataplane::view::{Hook, Mode, Told};
+    use crate::flannel::backend::Wire;
     use crate::inspect::maps::Row;
     use crate::node::net::Direction;
     use crate::node::snat_ports::PortRange;
@@ -307,6 +308,7 @@ mod tests {
 
     fn told(vni: u32) -> Told {
         Told {
+            wire: (vni != 0).then_some(Wire::Vxlan { vni }),
             vni,
             port: 8472,
             gbp: false,

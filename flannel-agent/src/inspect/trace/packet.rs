@@ -10,7 +10,9 @@ use flannel_common::header::{
 };
 use flannel_common::transport::L4;
 use flannel_common::vxlan::Outer;
-use flannel_common::{Mac, csum, gbp};
+use flannel_common::{Mac, csum, gbp, udp};
+
+use crate::flannel::backend::Wire;
 
 const TTL: u8 = 64;
 const TTL_AT: usize = Eth::LEN + 8;
@@ -188,12 +190,22 @@ pub(super) struct Wrapping {
     pub(super) src: Ipv4Addr,
     pub(super) dst: Ipv4Addr,
     pub(super) port: u16,
-    pub(super) vni: u32,
+    pub(super) wire: Wire,
 }
 
 /// A frame as a peer's node sends it to the MAC `dst`.
 pub(super) fn wrapped(frame: &[u8], wrapping: &Wrapping, dst: Mac) -> Vec<u8> {
-    let udp_len = 16 + frame.len();
+    let (inside, from) = match wrapping.wire {
+        Wire::Vxlan { vni } => {
+            let vxlan = [[0x08, 0, 0, 0], (vni << 8).to_be_bytes()].concat();
+            ([&vxlan, frame].concat(), 45_678)
+        }
+        Wire::Udp => (
+            frame.get(Eth::LEN..).unwrap_or_default().to_vec(),
+            wrapping.port,
+        ),
+    };
+    let udp_len = Udp::LEN + inside.len();
     let mut ip = Ip {
         version_ihl: VERSION_IHL,
         total_len: u16::try_from(Ip::LEN + udp_len)
@@ -207,7 +219,7 @@ pub(super) fn wrapped(frame: &[u8], wrapping: &Wrapping, dst: Mac) -> Vec<u8> {
     };
     set_check(&mut ip);
     let udp = Udp {
-        src: 45_678_u16.to_be_bytes(),
+        src: from.to_be_bytes(),
         dst: wrapping.port.to_be_bytes(),
         len: u16::try_from(udp_len).unwrap_or(u16::MAX).to_be_bytes(),
         check: [0; 2],
@@ -217,8 +229,7 @@ pub(super) fn wrapped(frame: &[u8], wrapping: &Wrapping, dst: Mac) -> Vec<u8> {
         src: [2, 0, 0, 0, 0, 1],
         ethertype: ETHERTYPE_IPV4,
     };
-    let vxlan = [[0x08, 0, 0, 0], (wrapping.vni << 8).to_be_bytes()].concat();
-    [bytes_of(&eth), bytes_of(&ip), bytes_of(&udp), &vxlan, frame].concat()
+    [bytes_of(&eth), bytes_of(&ip), bytes_of(&udp), &inside].concat()
 }
 
 /// A packet in words.
@@ -269,8 +280,28 @@ fn is_tunnel(outer: &Outer) -> bool {
     outer.ip.proto == PROTO_UDP && flags == gbp::flags(mark.unwrap_or(0))
 }
 
+/// Addresses and port of a datagram that is an IPv4 packet and nothing else, as the backend udp has them.
+fn bare(frame: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr, u16)> {
+    let outer: udp::Outer = pod_read_unaligned(frame.get(Eth::LEN..Eth::LEN + udp::Outer::LEN)?);
+    let at = Eth::LEN + udp::Outer::LEN;
+    let inner: Ip = pod_read_unaligned(frame.get(at..at + Ip::LEN)?);
+    let udp = outer.udp;
+    let room = u16::from_be_bytes(udp.len).checked_sub(8)?;
+    let is = outer.ip.proto == PROTO_UDP
+        && udp.src == udp.dst
+        && inner.is_ipv4()
+        && inner.total_len() == room;
+    let port = u16::from_be_bytes(udp.dst);
+    is.then_some((outer.ip.src.into(), outer.ip.dst.into(), port))
+}
+
 /// A frame in words, with its tunnel headers if it has any.
 pub(in crate::inspect) fn describe(frame: &[u8]) -> String {
+    if let Some((src, dst, port)) = bare(frame)
+        && let Some(inner) = Described::of(frame, Eth::LEN + udp::Outer::LEN)
+    {
+        return format!("udp tunnel {src} → {dst}, port {port} [{inner}]");
+    }
     let inner = Described::of(frame, Eth::LEN + Outer::LEN);
     match (outer(frame), inner) {
         (Some(outer), Some(inner)) if is_tunnel(&outer) => {
@@ -346,13 +377,28 @@ mod tests {
     }
 
     #[test]
+    fn a_bare_packet_is_read_back() {
+        let frame = tuple(Proto::Tcp).frame([2; 6], [4; 6]);
+        let wrapping = Wrapping {
+            src: Ipv4Addr::new(192, 0, 2, 2),
+            dst: Ipv4Addr::new(192, 0, 2, 1),
+            port: 8285,
+            wire: Wire::Udp,
+        };
+        assert_eq!(
+            describe(&wrapped(&frame, &wrapping, [0; 6])),
+            "udp tunnel 192.0.2.2 → 192.0.2.1, port 8285 [tcp 10.244.1.5:40000 → 10.244.2.7:80, TTL 64]"
+        );
+    }
+
+    #[test]
     fn a_wrapped_frame_is_read_back() {
         let frame = tuple(Proto::Tcp).frame([2; 6], [4; 6]);
         let wrapping = Wrapping {
             src: Ipv4Addr::new(192, 0, 2, 2),
             dst: Ipv4Addr::new(192, 0, 2, 1),
             port: 8472,
-            vni: 77,
+            wire: Wire::Vxlan { vni: 77 },
         };
         let wire = wrapped(&frame, &wrapping, [0; 6]);
         let outer = outer(&wire).unwrap();

@@ -13,6 +13,7 @@ use super::place::{End, Next, Place, behind, dropped, end};
 use super::{Hop, Report, Scene};
 use crate::dataplane::view::{Hook, Mode, in_order};
 use crate::dataplane::{About, Outcome};
+use crate::flannel::backend::Wire;
 use crate::node::net::{Direction, Link, Sender};
 use crate::reconcile::desired::TUNNEL;
 
@@ -87,11 +88,14 @@ impl Scene {
         if back != self.told.flannel_index {
             return Ok((Place::In(self.entry(back)), frame));
         }
+        let Some(wire) = self.told.wire else {
+            bail!("there is no tunnel to {peer}");
+        };
         let wrapping = Wrapping {
             src: peer,
             dst: self.told.uplink_ip,
             port: self.told.port,
-            vni: self.told.vni,
+            wire,
         };
         let device = self.device_towards(peer).await;
         let place = Place::In(self.entry(device));
@@ -263,9 +267,17 @@ impl Scene {
         found
     }
 
+    /// Whether a peer's pod is what it is for, and not somebody outside.
+    fn is_tunnelled(&self) -> bool {
+        self.told.network.contains(&self.tuple.dst)
+    }
+
     /// Where a redirect leads, which its reason says.
     fn redirected(&self, reason: Option<Reason>, frame: &mut Vec<u8>) -> Next {
         match reason {
+            Some(Reason::FastTx) if self.told.wire == Some(Wire::Udp) && self.is_tunnelled() => {
+                Next::Place(Place::IntoOverlay)
+            }
             Some(Reason::Encap | Reason::FastTx) => Next::Place(Place::Out(self.told.uplink_index)),
             Some(Reason::DecapGro | Reason::DecapDirect) => {
                 *frame = addressed(frame, ELSEWHERE, HERE);

@@ -118,8 +118,8 @@ impl Facts {
         let silent = net.silent_neighbours().await?;
         self.doubt(&sought, &links, &silent);
         self.port_holder = match sought.config.backend.tunnel() {
-            Some(vxlan) if sought.fast_path.gro == Gro::Anchor => {
-                gro::holder(&links, vxlan.vni, vxlan.port)
+            Some(tunnel) if sought.fast_path.gro == Gro::Anchor => {
+                gro::holder(&links, tunnel.wire, tunnel.port)
             }
             _ => None,
         };

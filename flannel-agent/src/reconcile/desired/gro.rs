@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::Pair;
 use crate::base::options::{FastPath, Gro, Hook, Mode};
 use crate::dataplane::rescue;
+use crate::flannel::backend::Wire;
 use crate::node::mark;
 use crate::node::mark::is_anchor;
 use crate::node::net::{Kind, Link};
@@ -42,8 +43,8 @@ pub(super) fn left_to(anchor: Option<&Anchor>, fast_path: &FastPath) -> u8 {
 
 /// Who else has the port, in words: a vxlan device that is neither an anchor nor one of those that the pair replaces, or, while
 /// there is no anchor, a process.
-pub(super) fn holder(links: &[Link], vni: u32, port: u16) -> Option<String> {
-    let replaced = [mark::device(vni), mark::aside_device(vni)];
+pub(super) fn holder(links: &[Link], wire: Wire, port: u16) -> Option<String> {
+    let replaced = [mark::device(wire), mark::aside_device(wire)];
     let has_port =
         |link: &&Link| matches!(link.kind, Kind::Vxlan { port: Some(p), .. } if p == port);
     let mut devices = links.iter().filter(has_port).filter(|link| link.up);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use flannel_common::globals::WIRE_VXLAN;
 use flannel_common::program::Program;
 use ipnet::Ipv4Net;
 use serde::Serialize;
@@ -9,10 +10,10 @@ use serde::Serialize;
 use super::fast_path::Ways;
 use super::{Anchor, DesiredError, Inputs, Outlets, Ports, SourceNat, gro};
 use crate::base::mac::MacAddr;
-use crate::base::options::{Gro, Mode, Xdp};
+use crate::base::options::{FastPath, Gro, Mode, Xdp};
 use crate::dataplane::outlets::Sources;
 use crate::dataplane::{Attachment, Globals, Places};
-use crate::flannel::backend::Routed;
+use crate::flannel::backend::{Routed, Wire};
 use crate::node::mark;
 use crate::node::net::{Direction, Policies};
 use crate::node::node_sysctls::Wishes;
@@ -110,10 +111,14 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     let overlay = inputs.config.network;
     let backend = &inputs.config.backend;
     let mtu = backend.mtu(inputs.facts.underlay.mtu(inputs.uplink));
-    let vni = backend.tunnel().map(|options| options.vni);
-    let pair = vni.map(|vni| pair(inputs, vni, mtu)).transpose()?;
+    let wire = backend.tunnel().map(|tunnel| tunnel.wire);
+    let vni = wire.and_then(Wire::vni);
+    let pair = wire.map(|wire| pair(inputs, wire, mtu)).transpose()?;
     let port = backend.udp_port().unwrap_or(0);
-    let gbp = backend.tunnel().is_some_and(|options| options.gbp);
+    let gbp = backend.tunnel().is_some_and(|tunnel| tunnel.gbp);
+    if wire == Some(Wire::Udp) {
+        check_udp(inputs.fast_path)?;
+    }
     if gbp && inputs.fast_path.gro == Gro::Anchor {
         return Err(DesiredError::AnchorWithGbp);
     }
@@ -157,7 +162,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     }
     put_frames(&mut attachments, is_bare);
     let steps = inputs.snat.map_or(&[][..], |_| SourceNat::programs());
-    if let (Some(uplink), Some(_)) = (with_frames, &pair) {
+    if let (Some(uplink), Some(_)) = (with_frames, vni) {
         attachments.extend(inputs.fast_path.at_uplink(uplink));
     }
     Ok(Node {
@@ -168,13 +173,18 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         overlay,
         sysctls: pair.as_ref().map(sysctls).unwrap_or_default(),
         shared_sysctls: shared_sysctls(inputs, snat_ports),
-        features: pair.as_ref().map(features).unwrap_or_default(),
+        features: pair
+            .as_ref()
+            .zip(wire)
+            .map(|(pair, wire)| features(pair, wire))
+            .unwrap_or_default(),
         globals: Globals {
             uplink_index: inputs.uplink.index,
             uplink_ip: inputs.uplink.address,
             public_ip: inputs.uplink.public_ip,
             uplink_mac: MacAddr(inputs.uplink.mac),
             vtep_mac: inputs.vtep_mac,
+            wire: wire.map_or(WIRE_VXLAN, Wire::value),
             vni: vni.unwrap_or(0),
             port,
             gbp,
@@ -210,11 +220,22 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     })
 }
 
-fn pair(inputs: &Inputs<'_>, vni: u32, mtu: u32) -> Result<Pair, DesiredError> {
+/// What is for VXLAN packets alone.
+fn check_udp(fast_path: &FastPath) -> Result<(), DesiredError> {
+    let none = match (fast_path.gro, fast_path.xdp) {
+        (Gro::Anchor, _) => ("--gro=anchor", "--gro=pair"),
+        (_, Xdp::On) => ("--xdp=on", "--xdp=auto"),
+        _ => return Ok(()),
+    };
+    let (given, fix) = none;
+    Err(DesiredError::NotWithUdp { given, fix })
+}
+
+fn pair(inputs: &Inputs<'_>, wire: Wire, mtu: u32) -> Result<Pair, DesiredError> {
     let pair = Pair {
-        name: mark::device(vni),
-        gro_name: mark::gro_device(vni),
-        aside_name: mark::aside_device(vni),
+        name: mark::device(wire),
+        gro_name: mark::gro_device(wire),
+        aside_name: mark::aside_device(wire),
         mac: inputs.vtep_mac,
         gro_mac: other_mac(inputs.vtep_mac),
         mtu,
@@ -222,8 +243,9 @@ fn pair(inputs: &Inputs<'_>, vni: u32, mtu: u32) -> Result<Pair, DesiredError> {
         alias: mark::alias(inputs.network),
         queues: inputs.facts.cpus.clamp(1, QUEUES_MAX),
     };
-    if pair.name.len() > NAME_MAX {
-        return Err(DesiredError::VniTooLong(vni));
+    match wire {
+        Wire::Vxlan { vni } if pair.name.len() > NAME_MAX => Err(DesiredError::VniTooLong(vni))?,
+        _ => {}
     }
     Ok(pair)
 }
@@ -274,8 +296,9 @@ fn sysctls(pair: &Pair) -> BTreeMap<String, String> {
 
 /// The veth driver hands packets to NAPI, where GRO merges them, only when the sending end has every kind
 /// of TSO off. On the way out the device keeps plain TSO and UDP segmentation, which encapsulation can
-/// carry; whatever else a socket may produce is segmented in software before it gets to the far end.
-fn features(pair: &Pair) -> BTreeMap<String, BTreeMap<String, bool>> {
+/// carry; whatever else a socket may produce is segmented in software before it gets to the far end. With the backend udp that is
+/// everything, and its checksums are summed up.
+fn features(pair: &Pair, wire: Wire) -> BTreeMap<String, BTreeMap<String, bool>> {
     const FAR_OFF: [&str; 5] = [
         "tx-tcp-segmentation",
         "tx-tcp6-segmentation",
@@ -293,11 +316,24 @@ fn features(pair: &Pair) -> BTreeMap<String, BTreeMap<String, bool>> {
         "tx-sctp-segmentation",
         "tx-gso-list",
     ];
+    /// Without the first the kernel switches the others off as well (`netdev_fix_features`).
+    const UNFINISHED: [&str; 7] = [
+        "tx-checksum-ip-generic",
+        "tx-checksum-sctp",
+        "tx-tcp-segmentation",
+        "tx-tcp-ecn-segmentation",
+        "tx-tcp-mangleid-segmentation",
+        "tx-tcp6-segmentation",
+        "tx-udp-segmentation",
+    ];
     let off = |names: &[&str]| -> BTreeMap<String, bool> {
         names.iter().map(|n| ((*n).to_owned(), false)).collect()
     };
     let mut near = off(&NEAR_OFF);
     near.insert("rx-gro".to_owned(), true);
+    if wire == Wire::Udp {
+        near.extend(off(&UNFINISHED));
+    }
     [
         (pair.name.clone(), near),
         (pair.gro_name.clone(), off(&FAR_OFF)),

@@ -10,7 +10,6 @@ use serde::Serialize;
 use super::Inputs;
 use crate::base::mac::MacAddr;
 use crate::dataplane::{Peer, ROUTED};
-use crate::flannel::backend::TUNNEL_OVERHEAD;
 use crate::flannel::lease::LeaseAttrs;
 use crate::node::net::RouteTo;
 
@@ -42,7 +41,10 @@ pub(super) fn peers(inputs: &Inputs<'_>) -> Peers {
                 if is_for_stack(inputs, peer.public_ip) {
                     *vtep |= maps::BY_STACK;
                 }
-                *peers.macs.entry(peer.vtep_mac).or_default() += 1;
+                // Without one a peer is known by its address alone.
+                if peer.vtep_mac != MacAddr([0; 6]) {
+                    *peers.macs.entry(peer.vtep_mac).or_default() += 1;
+                }
                 peers.table.insert(*subnet, peer);
             }
             Err(why) => {
@@ -83,7 +85,8 @@ fn is_for_stack(inputs: &Inputs<'_>, peer: Ipv4Addr) -> bool {
 
 fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer, String> {
     inputs.config.check_peer(subnet, inputs.subnet)?;
-    let data = attrs.vxlan_data().map_err(|error| error.to_string())?;
+    let vtep_mac = inputs.config.backend.vtep_mac(attrs);
+    let vtep_mac = vtep_mac.map_err(|error| error.to_string())?;
     let public_ip = attrs.public_ip;
     let way = inputs.facts.ways.get(&public_ip);
     let own = public_ip == inputs.uplink.address
@@ -108,7 +111,7 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
                 .and_then(|way| way.next_hop(public_ip, inputs.uplink.index))
                 .unwrap_or(ROUTED),
         },
-        vtep_mac: data.vtep_mac,
+        vtep_mac,
         mtu: mtu(inputs, way.filter(|_| direct.is_none())),
     })
 }
@@ -117,11 +120,10 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
 fn mtu(inputs: &Inputs<'_>, way: Option<&RouteTo>) -> Option<u32> {
     /// A little more than what every way carries (RFC 791: 68).
     const LEAST: u32 = 80;
-    let overlay = inputs
-        .config
-        .backend
-        .mtu(inputs.facts.underlay.mtu(inputs.uplink));
+    let backend = &inputs.config.backend;
+    let overhead = backend.tunnel()?.wire.overhead();
+    let overlay = backend.mtu(inputs.facts.underlay.mtu(inputs.uplink));
     let outer = way.and_then(|way| way.mtu).filter(|outer| *outer > 0)?;
-    let inner = outer.saturating_sub(TUNNEL_OVERHEAD).max(LEAST);
+    let inner = outer.saturating_sub(overhead).max(LEAST);
     (inner < overlay).then(|| maps::narrow(inner).1)
 }

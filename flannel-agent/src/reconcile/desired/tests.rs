@@ -3,6 +3,7 @@ mod bridge;
 mod direct;
 mod gro;
 mod room;
+mod udp;
 
 use std::sync::Arc;
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use flannel_common::globals::WIRE_UDP;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -197,6 +198,11 @@ impl fmt::Display for Action {
                 }
                 Ok(())
             }
+            Self::Load { globals } if globals.wire == WIRE_UDP => write!(
+                f,
+                "load the programs for the backend udp, port {} at {}",
+                globals.port, globals.uplink_ip
+            ),
             Self::Load { globals } if globals.vni == 0 => {
                 write!(f, "load the programs at {}", globals.uplink_ip)
             }

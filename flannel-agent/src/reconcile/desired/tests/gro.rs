@@ -5,8 +5,11 @@ use flannel_common::globals::{ANCHOR_FORWARDED, ANCHOR_NONE, ANCHOR_STACK};
 use super::*;
 use crate::base::options::{Gro, Hook, Mode};
 use crate::dataplane::Attachment;
+use crate::flannel::backend::Wire;
 use crate::node::net::fixtures::link;
 use crate::node::net::{Kind, Link};
+
+const WIRE: Wire = Wire::Vxlan { vni: 1 };
 
 fn node(change: impl FnOnce(&mut World)) -> Node {
     let mut world = World::default();
@@ -97,14 +100,14 @@ fn vxlan(name: &str, port: u16) -> Link {
 
 #[test]
 fn the_port_is_somebody_else_s_if_neither_we_nor_flanneld_made_the_device() {
-    let held = |link: Link| super::super::gro::holder(&[link], 1, 8472);
+    let held = |link: Link| super::super::gro::holder(&[link], WIRE, 8472);
     assert_eq!(
         held(vxlan("other", 8472)).as_deref(),
         Some("the kernel vxlan device other")
     );
     assert_eq!(held(vxlan("other", 4789)), None);
     let beside = [vxlan("flanchor.8472", 8472), vxlan("other", 8472)];
-    assert_eq!(super::super::gro::holder(&beside, 1, 8472), None);
+    assert_eq!(super::super::gro::holder(&beside, WIRE, 8472), None);
     for ours in ["flannel.1", "flold.1", "flanchor.8472"] {
         assert_eq!(held(vxlan(ours, 8472)), None, "{ours}");
     }

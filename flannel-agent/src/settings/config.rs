@@ -8,6 +8,7 @@ use regex::Regex;
 
 use super::ConfigError;
 use super::flags::Flags;
+use super::networks::{self, Networks};
 use super::snat;
 use crate::base::options::{FastPath, SourceCheck, TunnelFirewall, UplinkChoice};
 use crate::base::redact::without_login;
@@ -23,6 +24,8 @@ const KUBERNETES: &str = "kubernetes";
 /// The agent's settings, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// `None`: the daemon serves one network, without a name.
+    pub networks: Option<Networks>,
     /// `None`: etcd is the datastore.
     pub kube: Option<KubeOptions>,
     /// Its prefix names the network, also beside Kubernetes.
@@ -100,6 +103,7 @@ impl Config {
     /// The first flag whose value makes no sense.
     pub fn new(flags: &Flags) -> Result<Self, ConfigError> {
         Ok(Self {
+            networks: Networks::new(flags)?,
             kube: kube(flags)?,
             etcd: etcd(flags)?,
             uplink: uplink(flags)?,
@@ -143,7 +147,7 @@ impl Config {
                 hook: flags.pod_hook,
                 xdp: flags.xdp,
                 gro: flags.gro,
-                bridge: bridge(flags)?,
+                bridge: networks::pod_bridge(flags)?,
             },
             flow_entries: table_entries(
                 "flow-entries",
@@ -157,12 +161,12 @@ impl Config {
 /// `IFNAMSIZ` without the terminating zero.
 const NAME_MAX: usize = 15;
 
-fn bridge(flags: &Flags) -> Result<String, ConfigError> {
-    let name = flags.pod_bridge.trim();
+pub(super) fn bridge(text: &str) -> Result<String, ConfigError> {
+    let name = text.trim();
     if name.is_empty() || name.len() > NAME_MAX || name.contains('/') {
         return Err(ConfigError::new(
             "pod-bridge",
-            &flags.pod_bridge,
+            text,
             "no interface name",
             "give the bridge of your CNI configuration, usually cni0",
         ));
@@ -373,7 +377,11 @@ fn path(text: &str) -> Option<PathBuf> {
     (!text.is_empty()).then(|| PathBuf::from(text))
 }
 
-fn absolute(flag: &'static str, text: &str, fix: &'static str) -> Result<PathBuf, ConfigError> {
+pub(super) fn absolute(
+    flag: &'static str,
+    text: &str,
+    fix: &'static str,
+) -> Result<PathBuf, ConfigError> {
     path(text)
         .filter(|dir| dir.is_absolute())
         .ok_or_else(|| ConfigError::new(flag, text, "not an absolute path", fix))

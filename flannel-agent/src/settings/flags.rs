@@ -4,6 +4,8 @@ use crate::base::options::{Gro, Hook, LogFormat, Mode, Secret, SourceCheck, Tunn
 
 use clap::{ArgAction, Args};
 
+use super::networks::NetworksFlags;
+
 /// What was typed: flanneld's flags with flanneld's defaults, and ours.
 #[derive(Debug, Clone, Args)]
 pub struct Flags {
@@ -232,7 +234,7 @@ pub struct Flags {
         help_heading = "Fast path"
     )]
     pub pod_hook: Hook,
-    /// The bridge that pods hang on; --cni-conf-dir names it, too
+    /// The bridge that pods hang on; --cni-conf-dir names it, too. With several networks, {network} is the name of each
     #[arg(
         long,
         value_name = "NAME",
@@ -317,6 +319,8 @@ pub struct Flags {
     pub version: bool,
 
     #[command(flatten)]
+    pub several: NetworksFlags,
+    #[command(flatten)]
     pub inert: InertFlags,
 }
 
@@ -344,7 +348,7 @@ pub struct InertFlags {
 }
 
 /// The spellings that Go's `strconv.ParseBool` takes.
-fn go_bool(text: &str) -> Result<bool, &'static str> {
+pub(super) fn go_bool(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

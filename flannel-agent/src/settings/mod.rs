@@ -3,9 +3,11 @@
 pub mod config;
 mod error;
 pub mod flags;
+mod networks;
 mod secrets;
 mod snat;
 
 pub use config::Config;
 pub use error::ConfigError;
+pub use networks::Networks;
 pub use secrets::Secrets;

@@ -81,6 +81,12 @@ impl Config {
             .filter_map(|source| self.snapshot_of(source))
     }
 
+    /// Where the names of several networks are kept for a start without the datastore.
+    pub(crate) fn names_file(&self) -> Option<PathBuf> {
+        let name = format!("{}.networks.json", mark::network_name(&self.etcd.prefix));
+        self.snapshot_dir.as_ref().map(|folder| folder.join(name))
+    }
+
     fn snapshot_of(&self, source: &str) -> Option<PathBuf> {
         let name = format!("{}.{source}.json", mark::network_name(&self.etcd.prefix));
         self.snapshot_dir.as_ref().map(|folder| folder.join(name))

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::config::{absolute, bridge};
-use super::flags::Flags;
+use super::flags::{Flags, go_bool};
 use super::{Config, ConfigError};
 use crate::node::mark;
 
@@ -14,7 +14,8 @@ use crate::node::mark;
 const NAME: &str = "{network}";
 /// Keys of the network that has none of these names are there.
 const TAKEN: [&str; 2] = ["config", "subnets"];
-/// As long as a file name of a DNS label.
+const FIX_NAME: &str = "give names such as blue,green";
+/// As long as a DNS label.
 const LONGEST: usize = 63;
 
 /// flannel's flags of the time before 0.8, as they were.
@@ -30,6 +31,11 @@ pub struct NetworksFlags {
         help_heading = "Several networks"
     )]
     pub networks: String,
+    /// Serve all networks that have a configuration in etcd under the prefix, also those that come later; with --networks only
+    /// those named there. One whose configuration is deleted is taken off the node
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Several networks")]
+    pub watch_networks: bool,
     /// Folder of each network's subnet file, NAME.env
     #[arg(
         long,
@@ -43,7 +49,9 @@ pub struct NetworksFlags {
 /// The networks of a daemon that serves several.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Networks {
+    /// With `watch` those that may come and go; then none: all may.
     pub names: Vec<String>,
+    pub watch: bool,
     subnet_dir: PathBuf,
 }
 
@@ -53,10 +61,16 @@ impl Networks {
         let given = &flags.several.networks;
         let names = given.split(',').map(str::trim).filter(|n| !n.is_empty());
         let names: Vec<String> = names.map(str::to_owned).collect();
-        if names.is_empty() {
+        let watch = flags.several.watch_networks;
+        if names.is_empty() && !watch {
             return Ok(None);
         }
-        let unusable = |problem, fix| Err(ConfigError::new("networks", given, problem, fix));
+        let unusable = |problem, fix| {
+            Err(match names.is_empty() {
+                true => ConfigError::new("watch-networks", "true", problem, fix),
+                false => ConfigError::new("networks", given, problem, fix),
+            })
+        };
         if flags.kube_subnet_mgr {
             return unusable(
                 "a Kubernetes cluster is one network".to_owned(),
@@ -72,7 +86,7 @@ impl Networks {
         let mut known = BTreeMap::new();
         for name in &names {
             if let Err(why) = check_name(name) {
-                return unusable(why, "give names such as blue,green");
+                return unusable(why, FIX_NAME);
             }
             if let Some(other) = known.insert(mark::network_name(name), name) {
                 let why = format!("{other} and {name} are one name to the bpf file system");
@@ -87,7 +101,16 @@ impl Networks {
             &flags.several.subnet_dir,
             "leave the flag out for /run/flannel/networks",
         )?;
-        Ok(Some(Self { names, subnet_dir }))
+        Ok(Some(Self {
+            names,
+            watch,
+            subnet_dir,
+        }))
+    }
+
+    /// Whether the daemon serves a network of this name, once it is there.
+    pub(crate) fn allow(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|named| named == name)
     }
 }
 
@@ -128,8 +151,9 @@ impl Config {
     /// The settings of one of the networks.
     ///
     /// # Errors
-    /// No bridge can have the name that `--pod-bridge` makes of this one.
+    /// The name is none, or no bridge can have the one that `--pod-bridge` makes of it.
     pub(crate) fn of_network(&self, networks: &Networks, name: &str) -> Result<Self, ConfigError> {
+        check_name(name).map_err(|why| ConfigError::new("networks", name, why, FIX_NAME))?;
         let mut config = self.clone();
         config.networks = None;
         config.etcd.prefix = format!("{}/{name}", self.etcd.prefix);

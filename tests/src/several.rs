@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 
-use crate::agent::{Daemon, http_get, http_status};
+use crate::agent::{Daemon, command, http_get, http_status};
 use crate::member::{AnyMember, Member};
+use crate::netns::output;
 use crate::network::Network;
 use crate::node::Node;
 use crate::pair::Kind;
@@ -155,5 +156,34 @@ pub fn serve(
             (None, nets.iter().map(start).collect())
         }
         Kind::Kernel => panic!("the kernel way has no daemon"),
+    }
+}
+
+impl Several {
+    /// What another command of ours prints, run with the same flags; and its exit status.
+    pub fn ask(&self, words: &[&str]) -> (Option<i32>, String) {
+        let node = &self.node;
+        let folders = [
+            format!("--bpffs={}", node.bpffs().display()),
+            format!("--state-dir={}", node.state_dir().display()),
+            format!("--snapshot-dir={}", node.snapshot_dir().display()),
+            format!("--etcd-prefix={}", self.all.prefix),
+            format!("--etcd-endpoints={}", node.etcd()),
+            format!("--iface={}", Node::UPLINK),
+        ];
+        let flags = folders.iter().chain(&self.flags).map(String::as_str);
+        // The later one of two counts.
+        let (verb, rest) = words.split_first().expect("a command");
+        let all: Vec<&str> = [*verb]
+            .into_iter()
+            .chain(flags)
+            .chain(rest.iter().copied())
+            .collect();
+        let output = output(&mut command(&**node, &all));
+        let text = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
     }
 }

@@ -140,3 +140,78 @@ fn one_that_fails_does_not_stop_the_others() {
     );
     pod1.reaches(&pod2);
 }
+
+/// With `--watch-networks` the daemon follows etcd, and takes off the node what was deleted there, but nothing because etcd is away.
+#[test]
+fn networks_come_and_go() {
+    let lab = Lab::new();
+    let [blue, green] = [blue(), green()].map(|net| lab.network(net));
+    let (etcd, red) = (lab.etcd(), red());
+    let host = Arc::new(lab.node("one"));
+    // First, so that it is in whatever is kept for a start without etcd.
+    let peer = RealFlanneld::start(lab.node("two"), &blue);
+    let flags = ["--watch-networks", "--networks=blue,red"];
+    let mut several = Several::spawn(&host, PREFIX, &flags);
+    several.serves("blue");
+    let (pod1, pod2) = (
+        Pod::behind(&several.part(&blue), "b1", "br-blue"),
+        Pod::on(&peer, "b2"),
+    );
+    pod1.reaches(&pod2);
+    let flow = flannel_tests::udp::Flow::start(&pod1, &pod2, pod2.address());
+
+    let has = |device: &str| {
+        !host
+            .try_exec(&format!("ip link show {device}"))
+            .stdout
+            .is_empty()
+    };
+    lab.network(red.clone());
+    several.serves("red");
+    assert!(has("flannel.9"));
+    let (status, text) = several.ask(&["status", "-o", "json"]);
+    assert!(matches!(status, Some(0 | 1)), "{status:?} {text}");
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for network in ["many_blue", "many_red"] {
+        assert_eq!(status[network]["agent_running"], true, "{text}");
+    }
+    let (_, text) = several.ask(&["plan"]);
+    for network in ["── blue ──\nmany_blue: ", "── red ──\nmany_red: "] {
+        assert!(text.contains(network), "{text}");
+    }
+    etcd.delete("/many/red/config");
+    eventually("red is off the node", SOON, || {
+        let (status, _) = several.page("/readyz/red").unwrap();
+        !has("flannel.9") && !several.part(&red).subnet_file().exists() && status == 404
+    });
+    assert_eq!(several.page("/readyz").unwrap().0, 200);
+    assert_eq!(
+        several.page(&format!("/readyz/{}", "green")).unwrap().0,
+        404,
+        "{} is none of those that may come",
+        green.prefix
+    );
+    lab.network(red);
+    several.serves("red");
+
+    etcd.kill();
+    several.kill();
+    several.restart();
+    eventually("it has noticed that etcd is away", SOON, || {
+        several
+            .log()
+            .contains("cannot list the networks under /many/")
+    });
+    assert!(has("flannel.7") && has("flannel.9"));
+    etcd.restart();
+    several.serves("blue");
+    several.serves("red");
+    flow.finish().assert_complete();
+
+    assert!(several.terminate().success());
+    let (status, text) = several.ask(&["cleanup", "--networks=red"]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(has("flannel.7") && !has("flannel.9"), "{text}");
+    let (_, text) = several.ask(&["cleanup"]);
+    assert!(!has("flannel.7"), "{text}");
+}

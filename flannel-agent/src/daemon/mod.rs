@@ -2,6 +2,7 @@
 
 mod agent;
 mod claims;
+mod extension;
 mod firewall;
 mod glance;
 pub mod health;

@@ -2,6 +2,7 @@
 //! each has a file here.
 
 mod alloc;
+mod extension;
 mod host_gw;
 mod vxlan;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::mac::MacAddr;
 use crate::flannel::lease::LeaseAttrs;
 
+pub use extension::{CommandLine, ExtensionOptions};
 pub use vxlan::{TUNNEL_OVERHEAD, VtepError, VxlanData, VxlanOptions};
 
 /// The backend section of a network's configuration.
@@ -21,6 +23,8 @@ pub enum Backend {
     HostGw,
     /// Leases alone.
     Alloc,
+    /// Commands of the operator's.
+    Extension(ExtensionOptions),
 }
 
 /// Which nodes' subnets the main routing table leads to by the nodes themselves.
@@ -40,6 +44,7 @@ impl Backend {
             Self::Vxlan(_) => vxlan::NAME,
             Self::HostGw => host_gw::NAME,
             Self::Alloc => alloc::NAME,
+            Self::Extension(_) => extension::NAME,
         }
     }
 
@@ -58,12 +63,21 @@ impl Backend {
         self.tunnel().is_some() || self.routed() != Routed::Nobody
     }
 
+    /// The commands that bring packets to peers, if there are any.
+    #[must_use]
+    pub const fn commands(&self) -> Option<&ExtensionOptions> {
+        match self {
+            Self::Extension(options) => Some(options),
+            _ => None,
+        }
+    }
+
     /// The tunnel between nodes, if they have one.
     #[must_use]
     pub const fn tunnel(&self) -> Option<&VxlanOptions> {
         match self {
             Self::Vxlan(options) => Some(options),
-            Self::HostGw | Self::Alloc => None,
+            Self::HostGw | Self::Alloc | Self::Extension(_) => None,
         }
     }
 
@@ -78,7 +92,7 @@ impl Backend {
     pub fn mtu(&self, underlay: u32) -> u32 {
         match self {
             Self::Vxlan(options) => options.mtu(underlay),
-            Self::HostGw | Self::Alloc => underlay,
+            Self::HostGw | Self::Alloc | Self::Extension(_) => underlay,
         }
     }
 
@@ -86,7 +100,7 @@ impl Backend {
     pub const fn routed(&self) -> Routed {
         match self {
             Self::Vxlan(options) if options.direct_routing => Routed::Neighbours,
-            Self::Vxlan(_) | Self::Alloc => Routed::Nobody,
+            Self::Vxlan(_) | Self::Alloc | Self::Extension(_) => Routed::Nobody,
             Self::HostGw => Routed::All,
         }
     }
@@ -98,6 +112,7 @@ impl Backend {
             Self::Vxlan(options) => LeaseAttrs::vxlan(public_ip, options.vni, vtep_mac),
             Self::HostGw => LeaseAttrs::host_gw(public_ip),
             Self::Alloc => LeaseAttrs::alloc(public_ip),
+            Self::Extension(_) => LeaseAttrs::extension(public_ip, None),
         }
     }
 
@@ -108,7 +123,7 @@ impl Backend {
     pub fn vtep_mac(&self, lease: &LeaseAttrs) -> Result<MacAddr, VtepError> {
         match self {
             Self::Vxlan(_) => lease.vxlan_data().map(|data| data.vtep_mac),
-            Self::HostGw | Self::Alloc => Ok(MacAddr([0; 6])),
+            Self::HostGw | Self::Alloc | Self::Extension(_) => Ok(MacAddr([0; 6])),
         }
     }
 }

@@ -60,6 +60,13 @@ pub enum ConfigError {
         "Backend has no Type: add \"Type\":\"vxlan\" or \"Type\":\"host-gw\" to the Backend object"
     )]
     BackendTypeMissing,
-    #[error("Backend Type is {0:?}: not supported, write \"vxlan\", \"host-gw\" or \"alloc\"")]
+    #[error(
+        "Backend Type is {0:?}: not supported, write \"vxlan\", \"host-gw\", \"alloc\" or \"extension\""
+    )]
     BackendNotSupported(String),
+    #[error("Backend Type is {backend:?}, which is not supported: {way_out}")]
+    BackendLeftOut {
+        backend: String,
+        way_out: &'static str,
+    },
 }

@@ -42,8 +42,8 @@ async fn clean_each(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
     };
     let mut outcome = Outcome::NothingToDo;
     let mut failed = Vec::new();
-    for name in &networks.names {
-        let cleaned = match config.of_network(networks, name) {
+    for name in networks.known(config)? {
+        let cleaned = match config.of_network(networks, &name) {
             Ok(config) => clean(&config, dry_run).await,
             Err(error) => Err(error.into()),
         };

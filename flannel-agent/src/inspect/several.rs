@@ -19,11 +19,11 @@ pub(super) fn each(
     let Some(networks) = &config.networks else {
         return look(config, out);
     };
-    let names = networks.names.iter();
-    let looks = names.map(|name| {
-        let config = config.of_network(networks, name);
-        let look = |out: &mut dyn Write| look(&config?, out);
-        (name.clone(), look)
+    let look = &look;
+    let looks = networks.known(config)?.into_iter().map(|name| {
+        let config = config.of_network(networks, &name);
+        let look = move |out: &mut dyn Write| look(&config?, out);
+        (name, look)
     });
     sections(format, out, looks)
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{ArgAction, Args};
 
 use super::config::{absolute, bridge};
 use super::flags::{Flags, go_bool};
 use super::{Config, ConfigError};
 use crate::node::mark;
+use crate::source::remembered::names;
 
 /// What stands for a network's name in `--pod-bridge`.
 const NAME: &str = "{network}";
@@ -106,6 +108,22 @@ impl Networks {
             watch,
             subnet_dir,
         }))
+    }
+
+    /// Those that a command is about: the named ones, or what the daemon served last.
+    ///
+    /// # Errors
+    /// None is named, and nothing says what it served.
+    pub(crate) fn known(&self, config: &Config) -> anyhow::Result<Vec<String>> {
+        if !self.names.is_empty() {
+            return Ok(self.names.clone());
+        }
+        let served = config.names_file().map(|file| names::read(&file));
+        let served = served.transpose()?.flatten();
+        let served = served.context(
+            "which networks the daemon serves is not written down (--snapshot-dir): name them with --networks",
+        )?;
+        Ok(served.into_iter().collect())
     }
 
     /// Whether the daemon serves a network of this name, once it is there.

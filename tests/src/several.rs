@@ -172,10 +172,12 @@ impl Several {
             format!("--iface={}", Node::UPLINK),
         ];
         let flags = folders.iter().chain(&self.flags).map(String::as_str);
-        // The later one of two counts.
-        let (verb, rest) = words.split_first().expect("a command");
-        let all: Vec<&str> = [*verb]
-            .into_iter()
+        // The command's own are behind it, and where a flag is there twice the later one counts.
+        let verbs = words.iter().take_while(|word| !word.starts_with('-'));
+        let (verbs, rest) = words.split_at(verbs.count());
+        let all: Vec<&str> = verbs
+            .iter()
+            .copied()
             .chain(flags)
             .chain(rest.iter().copied())
             .collect();

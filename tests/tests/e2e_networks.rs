@@ -179,6 +179,16 @@ fn networks_come_and_go() {
     for network in ["── blue ──\nmany_blue: ", "── red ──\nmany_red: "] {
         assert!(text.contains(network), "{text}");
     }
+    let bundle = format!("--to={}", host.folder().join("bundle").display());
+    assert_eq!(several.ask(&["debug", "bundle", &bundle]).0, Some(0));
+    for piece in [
+        "config.toml",
+        "blue.status.txt",
+        "red.doctor.txt",
+        "red.subnet.env",
+    ] {
+        assert!(host.folder().join("bundle").join(piece).exists(), "{piece}");
+    }
     etcd.delete("/many/red/config");
     eventually("red is off the node", SOON, || {
         let (status, _) = several.page("/readyz/red").unwrap();

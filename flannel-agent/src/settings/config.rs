@@ -10,6 +10,7 @@ use super::ConfigError;
 use super::flags::Flags;
 use super::networks::{self, Networks};
 use super::snat;
+use super::values::{absolute, path};
 use crate::base::options::{FastPath, SourceCheck, TunnelFirewall, UplinkChoice};
 use crate::base::redact::without_login;
 use crate::dataplane::{AttachMode, Options};
@@ -162,22 +163,6 @@ impl Config {
             )?,
         })
     }
-}
-
-/// `IFNAMSIZ` without the terminating zero.
-const NAME_MAX: usize = 15;
-
-pub(super) fn bridge(text: &str) -> Result<String, ConfigError> {
-    let name = text.trim();
-    if name.is_empty() || name.len() > NAME_MAX || name.contains('/') {
-        return Err(ConfigError::new(
-            "pod-bridge",
-            text,
-            "no interface name",
-            "give the bridge of your CNI configuration, usually cni0",
-        ));
-    }
-    Ok(name.to_owned())
 }
 
 /// Every CPU hoards up to 128 free entries of an LRU map (kernels before 6.16, commit d4adf1c9ee77): a
@@ -377,18 +362,4 @@ fn health(flags: &Flags) -> Result<Option<SocketAddr>, ConfigError> {
         )
     })?;
     Ok(Some(SocketAddr::new(ip, flags.healthz_port)))
-}
-
-fn path(text: &str) -> Option<PathBuf> {
-    (!text.is_empty()).then(|| PathBuf::from(text))
-}
-
-pub(super) fn absolute(
-    flag: &'static str,
-    text: &str,
-    fix: &'static str,
-) -> Result<PathBuf, ConfigError> {
-    path(text)
-        .filter(|dir| dir.is_absolute())
-        .ok_or_else(|| ConfigError::new(flag, text, "not an absolute path", fix))
 }

@@ -4,8 +4,6 @@ use crate::base::options::{Gro, Hook, LogFormat, Mode, Secret, SourceCheck, Tunn
 
 use clap::{ArgAction, Args};
 
-use super::networks::NetworksFlags;
-
 /// What was typed: flanneld's flags with flanneld's defaults, and ours.
 #[derive(Debug, Clone, Args)]
 pub struct Flags {
@@ -324,6 +322,34 @@ pub struct Flags {
     pub inert: InertFlags,
 }
 
+/// flannel's flags of the time before 0.8, as they were.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Several networks")]
+pub struct NetworksFlags {
+    /// Names of networks, separated by commas, all of which this daemon serves: blue has its configuration and leases in etcd under
+    /// PREFIX/blue/
+    #[arg(
+        long,
+        value_name = "NAMES",
+        default_value = "",
+        help_heading = "Several networks"
+    )]
+    pub networks: String,
+    /// Serve all networks that have a configuration in etcd under the prefix, also those that come later; with --networks only
+    /// those named there. One whose configuration is deleted is taken off the node
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Several networks")]
+    pub watch_networks: bool,
+    /// Folder of each network's subnet file, NAME.env
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/flannel/networks",
+        help_heading = "Several networks"
+    )]
+    pub subnet_dir: String,
+}
+
 /// flanneld's flags that do nothing here; accepted so that no unit file or manifest has to change.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Accepted for flanneld's sake")]
@@ -348,7 +374,7 @@ pub struct InertFlags {
 }
 
 /// The spellings that Go's `strconv.ParseBool` takes.
-pub(super) fn go_bool(text: &str) -> Result<bool, &'static str> {
+fn go_bool(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

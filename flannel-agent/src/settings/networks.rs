@@ -3,50 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
-use clap::{ArgAction, Args};
-
-use super::config::{absolute, bridge};
-use super::flags::{Flags, go_bool};
-use super::{Config, ConfigError};
+use super::error::ConfigError;
+use super::flags::Flags;
+use super::values::{absolute, bridge};
 use crate::node::mark;
-use crate::source::remembered::names;
 
 /// What stands for a network's name in `--pod-bridge`.
 const NAME: &str = "{network}";
 /// Keys of the network that has none of these names are there.
 const TAKEN: [&str; 2] = ["config", "subnets"];
-const FIX_NAME: &str = "give names such as blue,green";
+pub(super) const FIX_NAME: &str = "give names such as blue,green";
 /// As long as a DNS label.
 const LONGEST: usize = 63;
-
-/// flannel's flags of the time before 0.8, as they were.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Several networks")]
-pub struct NetworksFlags {
-    /// Names of networks, separated by commas, all of which this daemon serves: blue has its configuration and leases in etcd under
-    /// PREFIX/blue/
-    #[arg(
-        long,
-        value_name = "NAMES",
-        default_value = "",
-        help_heading = "Several networks"
-    )]
-    pub networks: String,
-    /// Serve all networks that have a configuration in etcd under the prefix, also those that come later; with --networks only
-    /// those named there. One whose configuration is deleted is taken off the node
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Several networks")]
-    pub watch_networks: bool,
-    /// Folder of each network's subnet file, NAME.env
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/run/flannel/networks",
-        help_heading = "Several networks"
-    )]
-    pub subnet_dir: String,
-}
 
 /// The networks of a daemon that serves several.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +22,7 @@ pub struct Networks {
     /// With `watch` those that may come and go; then none: all may.
     pub names: Vec<String>,
     pub watch: bool,
-    subnet_dir: PathBuf,
+    pub(super) subnet_dir: PathBuf,
 }
 
 impl Networks {
@@ -110,22 +78,6 @@ impl Networks {
         }))
     }
 
-    /// Those that a command is about: the named ones, or what the daemon served last.
-    ///
-    /// # Errors
-    /// None is named, and nothing says what it served.
-    pub(crate) fn known(&self, config: &Config) -> anyhow::Result<Vec<String>> {
-        if !self.names.is_empty() {
-            return Ok(self.names.clone());
-        }
-        let served = config.names_file().map(|file| names::read(&file));
-        let served = served.transpose()?.flatten();
-        let served = served.context(
-            "which networks the daemon serves is not written down (--snapshot-dir): name them with --networks",
-        )?;
-        Ok(served.into_iter().collect())
-    }
-
     /// Whether the daemon serves a network of this name, once it is there.
     pub(crate) fn allow(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|named| named == name)
@@ -133,7 +85,7 @@ impl Networks {
 }
 
 /// Names are parts of keys in etcd and of file names, words of labels and lists.
-fn check_name(name: &str) -> Result<(), String> {
+pub(super) fn check_name(name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     if !begins || !name.chars().all(plain) {
@@ -161,24 +113,8 @@ pub(super) fn pod_bridge(flags: &Flags) -> Result<String, ConfigError> {
     }
 }
 
-fn bridge_of(given: &str, name: &str) -> Result<String, ConfigError> {
+pub(super) fn bridge_of(given: &str, name: &str) -> Result<String, ConfigError> {
     bridge(&given.replace(NAME, name))
-}
-
-impl Config {
-    /// The settings of one of the networks.
-    ///
-    /// # Errors
-    /// The name is none, or no bridge can have the one that `--pod-bridge` makes of it.
-    pub(crate) fn of_network(&self, networks: &Networks, name: &str) -> Result<Self, ConfigError> {
-        check_name(name).map_err(|why| ConfigError::new("networks", name, why, FIX_NAME))?;
-        let mut config = self.clone();
-        config.networks = None;
-        config.etcd.prefix = format!("{}/{name}", self.etcd.prefix);
-        config.subnet_file = networks.subnet_dir.join(format!("{name}.env"));
-        config.fast_path.bridge = bridge_of(&self.fast_path.bridge, name)?;
-        Ok(config)
-    }
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ mod tests {
     #[case("$ a$ $/ a$.b", &["$", "a$", "$/", "a$.b"])]
     #[case("a${}b a${SUBNET a$1b a$$b", &["ab", "aSUBNET", "a<1>b", "a<$>b"])]
     #[case("$SUBNETS ${no name}", &["", "no", "name}"])]
-    fn words(#[case] command: &str, #[case] words: &[&str]) {
+    fn as_go_has_them(#[case] command: &str, #[case] expected: &[&str]) {
         let value = |name: &str| match name {
             "SUBNET" => "10.1.2.0/24".to_owned(),
             "PUBLIC_IP" => "1.2.3.4".to_owned(),
@@ -102,7 +102,7 @@ mod tests {
             "1" | "$" => format!("<{name}>"),
             _ => String::new(),
         };
-        assert_eq!(CommandLine::new(command).unwrap().words(value), words);
+        assert_eq!(CommandLine::new(command).unwrap().words(value), expected);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use super::read_with;
+use super::{config, read_with};
 use crate::cli::layers::{self, Origin};
 use crate::cli::show::{self, Output};
 use crate::cli::{Task, command};

@@ -15,7 +15,7 @@ const PREFIX: &str = "/coreos.com/network";
 const CIDR: &str = "10.244.0.0/16";
 
 /// A network whose configuration names these commands. For the rest it is as `alloc`.
-fn network(lab: &Lab, commands: serde_json::Value) -> Network {
+fn network(lab: &Lab, commands: &serde_json::Value) -> Network {
     let mut backend = json!({ "Type": "extension" });
     let backend = backend.as_object_mut().unwrap();
     backend.extend(commands.as_object().unwrap().clone());
@@ -44,7 +44,7 @@ fn commands_get_the_same_as_from_flanneld(#[values(Kind::Ours, Kind::Flanneld)] 
     let run = |rest: &str| format!("sh {} {rest}", script.display());
     let net = network(
         &lab,
-        json!({
+        &json!({
             "PreStartupCommand": run("pre $SUBNET"),
             "PostStartupCommand": run("post $NETWORK '${SUBNET}' $PUBLIC_IP"),
             "SubnetAddCommand": run("add x$SUBNET/y via ${PUBLIC_IP}"),
@@ -120,7 +120,7 @@ fn routes_by_commands_forward(
     let lab = Lab::new();
     let net = network(
         &lab,
-        json!({
+        &json!({
             "SubnetAddCommand": "ip route replace $SUBNET via $PUBLIC_IP",
             "SubnetRemoveCommand": "ip route del $SUBNET via $PUBLIC_IP",
         }),
@@ -145,7 +145,7 @@ fn routes_by_commands_forward(
 #[test]
 fn a_command_that_fails_is_named() {
     let lab = Lab::new();
-    let net = network(&lab, json!({ "PreStartupCommand": "ls /no/such/device" }));
+    let net = network(&lab, &json!({ "PreStartupCommand": "ls /no/such/device" }));
     let node = lab.node("one");
     let mut daemon = flannel_tests::agent::Daemon::spawn(&node, &net, &[]);
     assert!(!daemon.process().wait(SOON).success());
@@ -160,7 +160,7 @@ fn a_command_that_fails_is_named() {
 
     let net = network(
         &lab,
-        json!({ "SubnetAddCommand": "ip route add $SUBNET via 203.0.113.1" }),
+        &json!({ "SubnetAddCommand": "ip route add $SUBNET via 203.0.113.1" }),
     );
     let lease = r#"{"PublicIP":"172.30.0.99","PublicIPv6":null,"BackendType":"extension"}"#;
     let key = format!("{PREFIX}/subnets/10.244.99.0-24");

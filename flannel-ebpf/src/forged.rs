@@ -4,11 +4,12 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use flannel_common::Ipv4;
+use flannel_common::globals::WIRE_UDP;
 use flannel_common::header::{Ip, PROTO_UDP, Udp, VERSION_IHL};
 use flannel_common::reason::Reason;
 use flannel_common::vxlan::Vxlan;
 
-use crate::globals::{self, FLANNEL_IFINDEX, VNI, VXLAN_PORT};
+use crate::globals::{self, FLANNEL_IFINDEX, VNI, VXLAN_PORT, WIRE};
 use crate::headers::{self, Packet};
 use crate::maps::VTEPS;
 use crate::ours::Word;
@@ -121,7 +122,8 @@ extern "C" fn is_sent_tunnel(ctx: *mut __sk_buff, missing: u32) -> u8 {
     match skb.load::<Front>(at) {
         Some(Front { udp, vxlan }) => {
             let vni = (VNI.load() << 8).to_be_bytes();
-            u8::from(udp.dst == VXLAN_PORT.load().to_be_bytes() && vxlan.vni[..3] == vni[..3])
+            let of_network = WIRE.load() == WIRE_UDP || vxlan.vni[..3] == vni[..3];
+            u8::from(udp.dst == VXLAN_PORT.load().to_be_bytes() && of_network)
         }
         None => 0,
     }

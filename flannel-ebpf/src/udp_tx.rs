@@ -77,6 +77,9 @@ fn encapsulate(skb: &Skb, peer: &Peer, ip: &Ip) -> Result<Verdict, Reason> {
     }
     skb.grow_bare().map_err(|_| Reason::UnhandledTx)?;
     skb.store(Eth::LEN, &outer).map_err(|_| Reason::Mangled)?;
+    if globals::masquerades() {
+        skb.tell_tunnelled();
+    }
     let port = VXLAN_PORT.load().to_be_bytes();
     let to = Outer {
         from: globals::uplink_ip(),

@@ -84,6 +84,7 @@ pub mod raw;
 pub mod real_flanneld;
 pub mod refusal;
 pub mod setups;
+pub mod several;
 pub mod snat_table;
 pub mod sniffer;
 pub mod sockopt;

@@ -1,6 +1,7 @@
 //! What the agent did since its start, counted where it is done. [`crate::daemon::metrics`] shows it.
 
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::cell::RefCell;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
@@ -17,7 +18,7 @@ pub(crate) type Labels = Vec<(&'static str, String)>;
 /// From a change of one peer to the first start on a busy node.
 const RECONCILE_BUCKETS: [f64; 8] = [0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0];
 
-/// What this process did. A process is one agent, so there is one of these.
+/// What was done for one network.
 #[derive(Debug)]
 struct Done {
     reconciles: Histogram,
@@ -35,83 +36,134 @@ struct Done {
     snat_swept: Counter,
 }
 
-static DONE: LazyLock<Done> = LazyLock::new(|| Done {
-    reconciles: Histogram::new(RECONCILE_BUCKETS),
-    failures: Counter::default(),
-    succeeded: Mutex::default(),
-    actions: Family::default(),
-    drift: Family::default(),
-    peers: Family::default(),
-    lease_ends: Mutex::default(),
-    datastore_troubles: Counter::default(),
-    netlink_overruns: Counter::default(),
-    next_hop_lookups: Counter::default(),
-    snat_entries: Gauge::default(),
-    snat_swept: Counter::default(),
-});
+impl Default for Done {
+    fn default() -> Self {
+        Self {
+            reconciles: Histogram::new(RECONCILE_BUCKETS),
+            failures: Counter::default(),
+            succeeded: Mutex::default(),
+            actions: Family::default(),
+            drift: Family::default(),
+            peers: Family::default(),
+            lease_ends: Mutex::default(),
+            datastore_troubles: Counter::default(),
+            netlink_overruns: Counter::default(),
+            next_hop_lookups: Counter::default(),
+            snat_entries: Gauge::default(),
+            snat_swept: Counter::default(),
+        }
+    }
+}
+
+/// The counters of a network, or of all that a process of one network did.
+#[derive(Debug, Clone, Default)]
+pub struct Counters(Arc<Done>);
+
+static OF_THE_PROCESS: LazyLock<Counters> = LazyLock::new(Counters::default);
+
+thread_local! {
+    /// Where what this thread does is counted; `None`: for the process.
+    static OF_THE_THREAD: RefCell<Option<Counters>> = const { RefCell::new(None) };
+}
+
+impl Counters {
+    /// Those of a process that serves one network.
+    #[must_use]
+    pub fn of_the_process() -> Self {
+        OF_THE_PROCESS.clone()
+    }
+
+    /// What the calling thread does from now on counts here: each network of a process has threads of its own.
+    pub fn count_in_this_thread(&self) {
+        OF_THE_THREAD.set(Some(self.clone()));
+    }
+
+    /// Puts them all into `registry`.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        self.0.register(registry);
+    }
+}
+
+fn count(count: impl FnOnce(&Done)) {
+    OF_THE_THREAD.with_borrow(|counters| count(&counters.as_ref().unwrap_or(&OF_THE_PROCESS).0));
+}
 
 /// The node was compared with what is wanted, and brought there or not.
 pub fn reconciled(took: Duration, succeeded: bool) {
-    DONE.reconciles.observe(took.as_secs_f64());
-    if succeeded {
-        *locked(&DONE.succeeded) = Some(Instant::now());
-    } else {
-        DONE.failures.inc();
-    }
+    count(|done| {
+        done.reconciles.observe(took.as_secs_f64());
+        if succeeded {
+            *locked(&done.succeeded) = Some(Instant::now());
+        } else {
+            done.failures.inc();
+        }
+    });
 }
 
 /// One step of that was done, or failed.
 pub fn acted(action: &'static str, succeeded: bool) {
     let outcome = if succeeded { "done" } else { "failed" };
-    DONE.actions
-        .get_or_create(&vec![
-            ("action", action.to_owned()),
-            ("outcome", outcome.to_owned()),
-        ])
-        .inc();
+    let labels = vec![
+        ("action", action.to_owned()),
+        ("outcome", outcome.to_owned()),
+    ];
+    count(|done| {
+        done.actions.get_or_create(&labels).inc();
+    });
 }
 
 /// This node's lease was acquired or renewed; a reservation never expires.
 pub fn lease_expires(at: Option<Instant>) {
-    *locked(&DONE.lease_ends) = at;
+    count(|done| *locked(&done.lease_ends) = at);
 }
 
 /// Something was put right that nobody asked to be otherwise.
 pub fn drift_repaired(action: &'static str) {
-    DONE.drift
-        .get_or_create(&vec![("action", action.to_owned())])
-        .inc();
+    let labels = vec![("action", action.to_owned())];
+    count(|done| {
+        done.drift.get_or_create(&labels).inc();
+    });
 }
 
 /// The leases of others, by what they are for this node.
 pub fn count_peers(states: &PeerStates) {
-    for (state, count) in states.by_name() {
-        DONE.peers
-            .get_or_create(&vec![("state", state.to_owned())])
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    for (state, peers) in states.by_name() {
+        let labels = vec![("state", state.to_owned())];
+        let peers = i64::try_from(peers).unwrap_or(i64::MAX);
+        count(|done| {
+            done.peers.get_or_create(&labels).set(peers);
+        });
     }
 }
 
 /// Following leases was interrupted and begins anew.
 pub fn datastore_troubled() {
-    DONE.datastore_troubles.inc();
+    count(|done| {
+        done.datastore_troubles.inc();
+    });
 }
 
 /// The kernel was asked for the way to so many peers.
 pub fn looked_up(peers: usize) {
-    DONE.next_hop_lookups.inc_by(peers as u64);
+    count(|done| {
+        done.next_hop_lookups.inc_by(peers as u64);
+    });
 }
 
 /// The kernel announced more than fits into the socket.
 pub fn netlink_overrun() {
-    DONE.netlink_overruns.inc();
+    count(|done| {
+        done.netlink_overruns.inc();
+    });
 }
 
 /// The SNAT table was walked: so many entries were there, so many flows were over.
 pub fn swept(entries: usize, flows: usize) {
-    DONE.snat_entries
-        .set(i64::try_from(entries).unwrap_or(i64::MAX));
-    DONE.snat_swept.inc_by(flows as u64);
+    count(|done| {
+        done.snat_entries
+            .set(i64::try_from(entries).unwrap_or(i64::MAX));
+        done.snat_swept.inc_by(flows as u64);
+    });
 }
 
 fn locked(instant: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
@@ -128,11 +180,6 @@ fn named(instant: &Mutex<Option<Instant>>) -> Gauge {
 
 fn unix_seconds(moment: Moment) -> i64 {
     i64::try_from(moment.unix().as_secs()).unwrap_or(i64::MAX)
-}
-
-/// Puts them all into `registry`.
-pub(crate) fn register(registry: &mut Registry) {
-    DONE.register(registry);
 }
 
 impl Done {

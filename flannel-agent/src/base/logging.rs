@@ -1,9 +1,11 @@
 //! Logs go to stderr only, as flanneld's do: text for people, JSON lines for collectors.
 
+use std::cell::RefCell;
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
 
 use tracing::level_filters::LevelFilter;
+use tracing::span::EnteredSpan;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
@@ -50,6 +52,21 @@ fn stepped(verbosity: i32, change: Change) -> i32 {
     STEPS.get(next).copied().unwrap_or(STEPS[now])
 }
 
+thread_local! {
+    static NETWORK: RefCell<Option<EnteredSpan>> = const { RefCell::new(None) };
+}
+
+/// From here on each line of this thread names the network: where a process serves several, each has threads of its own.
+pub fn enter_network(network: &str) {
+    let span = tracing::error_span!(parent: None, "of", network).entered();
+    NETWORK.set(Some(span));
+}
+
+/// Before the thread ends: its place among the spans is somebody else's then.
+pub fn leave_network() {
+    NETWORK.take();
+}
+
 /// Starts logging. Later calls change nothing: a process has one logger.
 pub fn init(verbosity: i32, format: LogFormat) {
     let json = match format {
@@ -62,7 +79,7 @@ pub fn init(verbosity: i32, format: LogFormat) {
         layer
             .json()
             .flatten_event(true)
-            .with_current_span(false)
+            .with_current_span(true)
             .with_span_list(false)
             .boxed()
     } else {

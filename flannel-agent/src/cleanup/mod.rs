@@ -6,6 +6,7 @@ mod step;
 
 use anyhow::{Context as _, bail};
 
+use crate::base::logging::describe;
 use crate::dataplane;
 use crate::node::mark;
 use crate::node::net::Netlink;
@@ -31,7 +32,56 @@ pub fn main(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(clean(config, dry_run))
+        .block_on(clean_each(config, dry_run))
+}
+
+/// What one refuses is no reason to leave the others.
+async fn clean_each(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
+    let Some(networks) = &config.networks else {
+        return clean(config, dry_run).await;
+    };
+    let mut outcome = Outcome::NothingToDo;
+    let mut failed = Vec::new();
+    for name in networks.known(config)? {
+        let cleaned = match config.of_network(networks, &name) {
+            Ok(config) => clean(&config, dry_run).await,
+            Err(error) => Err(error.into()),
+        };
+        match cleaned {
+            Ok(Outcome::NothingToDo) => {}
+            Ok(done) => outcome = done,
+            Err(error) => failed.push(describe(&error)),
+        }
+    }
+    match failed.as_slice() {
+        [] => Ok(outcome),
+        failed => bail!("{}", failed.join("; ")),
+    }
+}
+
+/// Takes a network off this node whose agent has ended; says so in the log.
+///
+/// # Errors
+/// As [`main`].
+pub async fn take_down(config: &Config) -> anyhow::Result<()> {
+    let net = Netlink::open()?;
+    let mut failures = 0;
+    for step in find::steps(&net, config).await? {
+        match step.perform(&net, config).await {
+            Ok(()) => tracing::info!("removed {step}"),
+            Err(error) => {
+                tracing::warn!("cannot remove {step}: {}", describe(&error));
+                failures += 1;
+            }
+        }
+    }
+    if failures > 0 {
+        bail!(
+            "{failures} things of {} are still there",
+            config.etcd.prefix
+        );
+    }
+    Ok(())
 }
 
 async fn clean(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
@@ -53,10 +103,7 @@ async fn clean(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
         match step.perform(&net, config).await {
             Ok(()) => println!("removed {step}"),
             Err(error) => {
-                eprintln!(
-                    "cannot remove {step}: {}",
-                    crate::base::logging::describe(&error)
-                );
+                eprintln!("cannot remove {step}: {}", describe(&error));
                 failures += 1;
             }
         }

@@ -67,6 +67,17 @@ pub(super) fn notices(flags: &Flags, origins: &Origins) -> Vec<String> {
             ))
         }));
     }
+    let files = match several(flags) {
+        true => ("subnet-file", "each network has a file in --subnet-dir"),
+        false => (
+            "subnet-dir",
+            "neither --networks nor --watch-networks is given",
+        ),
+    };
+    if let Some(origin) = given(files.0) {
+        let (flag, why) = files;
+        notices.push(format!("--{flag} (from the {origin}) has no effect: {why}"));
+    }
     if without_logins(&flags.etcd_endpoints) != flags.etcd_endpoints {
         notices.push(
             "a user name in --etcd-endpoints has no effect: give --etcd-username and FLANNELD_ETCD_PASSWORD"
@@ -74,4 +85,8 @@ pub(super) fn notices(flags: &Flags, origins: &Origins) -> Vec<String> {
         );
     }
     notices
+}
+
+fn several(flags: &Flags) -> bool {
+    !flags.several.networks.is_empty() || flags.several.watch_networks
 }

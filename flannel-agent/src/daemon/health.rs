@@ -1,5 +1,6 @@
 //! `/healthz` and `/readyz`, with flanneld's texts (manifests and load balancers compare them), and `/metrics`.
 
+mod board;
 mod body;
 mod guest;
 
@@ -17,8 +18,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::metrics::{self, Exporter};
+pub(super) use board::Board;
 use body::Shared;
 use guest::Door;
+
+const NOT_YET: &str = "flanneld is not ready yet";
 
 /// Set once everything is in place; shared with `/readyz`.
 #[derive(Debug, Clone, Default)]
@@ -64,34 +68,48 @@ impl Ready {
 #[derive(Debug)]
 pub struct Health {
     listener: TcpListener,
-    ready: Ready,
-    exporter: Option<Exporter>,
+    asked: Asked,
+}
+
+/// Who is asked.
+#[derive(Debug)]
+enum Asked {
+    One(Ready, Option<Exporter>),
+    Several(Board),
 }
 
 impl Health {
     /// # Errors
     /// The port is taken or the address is not this node's.
     pub async fn bind(address: SocketAddr, ready: Ready) -> anyhow::Result<Self> {
+        Self::bind_for(address, Asked::One(ready, None)).await
+    }
+
+    /// The same for several networks.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub(super) async fn of_several(address: SocketAddr, board: Board) -> anyhow::Result<Self> {
+        Self::bind_for(address, Asked::Several(board)).await
+    }
+
+    async fn bind_for(address: SocketAddr, asked: Asked) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!(
                 "cannot serve health on {address}: give a free port with --healthz-port \
                  (0 turns it off) and an address of this node with --healthz-ip"
             )
         })?;
-        Ok(Self {
-            listener,
-            ready,
-            exporter: None,
-        })
+        Ok(Self { listener, asked })
     }
 
     /// Answers `/metrics`, too.
     #[must_use]
-    pub fn with_metrics(self, exporter: Exporter) -> Self {
-        Self {
-            exporter: Some(exporter),
-            ..self
+    pub fn with_metrics(mut self, exporter: Exporter) -> Self {
+        if let Asked::One(_, of) = &mut self.asked {
+            *of = Some(exporter);
         }
+        self
     }
 
     /// # Errors
@@ -105,17 +123,28 @@ impl Health {
     /// # Errors
     /// The listening socket broke.
     pub async fn serve(self, cancel: CancellationToken) -> anyhow::Result<()> {
-        let app = Router::new()
-            .route("/healthz", get(|| async { "flanneld is running" }))
-            .route("/readyz", get(readyz))
-            .with_state(self.ready);
-        let app = match self.exporter {
-            Some(exporter) => {
-                let shared = Arc::new(Shared::default());
-                let answer = move || metrics(exporter.clone(), Arc::clone(&shared));
-                app.route("/metrics", get(answer))
+        let app = Router::new().route("/healthz", get(|| async { "flanneld is running" }));
+        let app = match self.asked {
+            Asked::One(ready, exporter) => {
+                let app = app.route("/readyz", get(move || async move { ready.answer() }));
+                match exporter {
+                    Some(exporter) => with_metrics(app, move || exporter.text().ok()),
+                    None => app,
+                }
             }
-            None => app,
+            Asked::Several(board) => {
+                let (each, all) = (board.clone(), board.clone());
+                let one = |extract::Path(name): extract::Path<String>| async move {
+                    match each.answer_of(&name) {
+                        Some(answer) => answer,
+                        None => (StatusCode::NOT_FOUND, format!("no network {name}\n")),
+                    }
+                };
+                let app = app
+                    .route("/readyz", get(move || async move { all.answer() }))
+                    .route("/readyz/{network}", get(one));
+                with_metrics(app, move || board.metrics().ok())
+            }
         };
         // Dropping the server closes what is open: a prober's kept-alive connection must not hold up
         // the end of the agent.
@@ -126,20 +155,42 @@ impl Health {
     }
 }
 
-async fn readyz(extract::State(ready): extract::State<Ready>) -> (StatusCode, String) {
-    let not_yet = "flanneld is not ready yet";
-    match ready.state() {
-        State::Ready => (StatusCode::OK, "flanneld is ready".to_owned()),
-        State::NotYet => (StatusCode::SERVICE_UNAVAILABLE, not_yet.to_owned()),
-        State::Hindered(why) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("{not_yet}: {why}\n"),
-        ),
+impl Ready {
+    fn answer(&self) -> (StatusCode, String) {
+        match self.why_not() {
+            None => (StatusCode::OK, "flanneld is ready".to_owned()),
+            Some(why) if why.is_empty() => (StatusCode::SERVICE_UNAVAILABLE, NOT_YET.to_owned()),
+            Some(why) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{NOT_YET}: {why}\n"),
+            ),
+        }
+    }
+
+    /// `None`: it is. Empty: everything takes its time.
+    pub(super) fn why_not(&self) -> Option<String> {
+        match self.state() {
+            State::Ready => None,
+            State::NotYet => Some(String::new()),
+            State::Hindered(why) => Some(why),
+        }
     }
 }
 
-async fn metrics(exporter: Exporter, shared: Arc<Shared>) -> Result<impl IntoResponse, StatusCode> {
-    match shared.get(move || exporter.text().ok()).await {
+fn with_metrics(
+    app: Router,
+    text: impl FnOnce() -> Option<String> + Clone + Send + Sync + 'static,
+) -> Router {
+    let shared = Arc::new(Shared::default());
+    let answer = move || metrics(text.clone(), Arc::clone(&shared));
+    app.route("/metrics", get(answer))
+}
+
+async fn metrics(
+    text: impl FnOnce() -> Option<String> + Send + 'static,
+    shared: Arc<Shared>,
+) -> Result<impl IntoResponse, StatusCode> {
+    match shared.get(text).await {
         Some(text) => Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)),
         None => Err(StatusCode::INTERNAL_SERVER_ERROR),
     }

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
+use super::extension::Extension;
 use super::firewall::Firewall;
 use super::glance::Glance;
 use super::look_ups::are_due;
@@ -88,6 +89,7 @@ pub(super) struct Kernel {
     moves: Option<Moves>,
     by_stack: ByStack,
     chains: chain::Watch,
+    extension: Option<Extension>,
 }
 
 impl Kernel {
@@ -137,6 +139,7 @@ impl Kernel {
             moves: None,
             by_stack: ByStack::default(),
             chains: chain::Watch::default(),
+            extension: None,
         })
     }
 
@@ -418,7 +421,13 @@ pub(crate) async fn attrs(
         if backend.routed() == Routed::All {
             direct::check_uplink(uplink)?;
         }
-        return Ok(backend.attrs(uplink.public_ip, MacAddr([0; 6])));
+        let attrs = backend.attrs(uplink.public_ip, MacAddr([0; 6]));
+        // What a command of the operator's printed: nobody who only looks runs it.
+        let printed = published.filter(|_| backend.commands().is_some());
+        return Ok(LeaseAttrs {
+            backend_data: printed.and_then(|lease| lease.backend_data.clone()),
+            ..attrs
+        });
     };
     let device = observe::vtep_mac(net, tunnel.wire).await?;
     // A lease of another backend, or one that somebody damaged, just has no MAC to keep.
@@ -460,7 +469,14 @@ impl Node for Kernel {
         uplink: &Uplink,
         published: Option<&LeaseAttrs>,
     ) -> anyhow::Result<LeaseAttrs> {
-        attrs(self.dataplane.netlink(), network, uplink, published).await
+        let mut attrs = attrs(self.dataplane.netlink(), network, uplink, published).await?;
+        if let Some(commands) = network.backend.commands() {
+            let extension = self
+                .extension
+                .get_or_insert_with(|| Extension::new(commands));
+            attrs = LeaseAttrs::extension(attrs.public_ip, extension.data().await?);
+        }
+        Ok(attrs)
     }
 
     fn mtu(&self, wanted: &Wanted) -> u32 {
@@ -513,6 +529,9 @@ impl Node for Kernel {
         self.by_stack.tell(&desired.peers.table);
         self.count_peers(&desired, &direct);
         self.name_senders();
+        if let Some(extension) = &mut self.extension {
+            extension.settle(wanted).await?;
+        }
         Ok(done)
     }
 
@@ -545,6 +564,9 @@ impl Node for Kernel {
         let done = words(&self.dataplane.update_peers(&desired).await?);
         self.by_stack.tell(&desired.peers.table);
         self.count_peers(&desired, &direct);
+        if let Some(extension) = &self.extension {
+            extension.follow(&wanted.network, wanted.own.subnet, &wanted.leases);
+        }
         Ok(done)
     }
 

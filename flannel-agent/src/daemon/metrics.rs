@@ -2,16 +2,20 @@
 //!
 //! Names and alerts are in docs/metrics.md.
 
+mod families;
 mod peers;
 mod pinned;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
-use crate::base::counters;
+use crate::base::counters::Counters;
 use crate::dataplane::view::View;
+use crate::settings::Config;
+use families::Families;
 
 const PREFIX: &str = "flannel_ebpf";
 
@@ -23,16 +27,26 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Exporter {
     pub bpffs: PathBuf,
     pub network: String,
+    pub counters: Counters,
 }
 
 impl Exporter {
+    #[must_use]
+    pub fn new(config: &Config, counters: Counters) -> Self {
+        Self {
+            bpffs: config.bpffs.clone(),
+            network: config.etcd.prefix.clone(),
+            counters,
+        }
+    }
+
     /// Everything as text. Blocks for as long as it takes to read the maps.
     ///
     /// # Errors
     /// If the text cannot be made, which only memory could cause.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::with_prefix(PREFIX);
-        counters::register(&mut registry);
+        self.counters.register(&mut registry);
         // Before the first reconcile, and of a host-gw network, nothing is pinned.
         if let Ok(view) = View::open(&self.bpffs, Some(&self.network)) {
             pinned::register(&view, &mut registry);
@@ -40,6 +54,18 @@ impl Exporter {
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
+    }
+
+    /// The same of several networks, of which each sample names its own.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn text_of(networks: &BTreeMap<String, Self>) -> Result<String, std::fmt::Error> {
+        let mut families = Families::default();
+        for (name, exporter) in networks {
+            families.add(name, &exporter.text()?);
+        }
+        Ok(families.text())
     }
 }
 
@@ -56,6 +82,7 @@ mod tests {
         let exporter = Exporter {
             bpffs: folder.path().to_owned(),
             network: "/coreos.com/network".to_owned(),
+            counters: Counters::of_the_process(),
         };
         (folder, exporter)
     }

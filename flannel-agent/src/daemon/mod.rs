@@ -1,12 +1,15 @@
 //! The agent's life: start in flanneld's order, follow changes, end without taking anything down.
 
 mod agent;
+mod claims;
+mod extension;
 mod firewall;
 mod glance;
 pub mod health;
 mod kernel;
 mod look_ups;
 pub mod metrics;
+mod networks;
 pub mod node;
 mod own_ports;
 mod pod_ports;
@@ -20,9 +23,12 @@ mod systemd;
 #[cfg(test)]
 mod tests;
 
+use std::pin::Pin;
+
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::base::counters::Counters;
 use crate::daemon::health::{Health, Ready};
 use crate::daemon::metrics::Exporter;
 use crate::dataplane::sweep::Sweeper;
@@ -58,22 +64,35 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     tracing::info!("flannel-agent v{} starts", env!("CARGO_PKG_VERSION"));
     let cancel = CancellationToken::new();
     tokio::spawn(Signals::install()?.watch(cancel.clone()));
+    if let Some(networks) = &config.networks {
+        return networks::run(config, networks, cancel).await;
+    }
     let ready = Ready::default();
     if let Some(address) = config.health {
-        let exporter = Exporter {
-            bpffs: config.bpffs.clone(),
-            network: config.etcd.prefix.clone(),
-        };
+        let exporter = Exporter::new(config, Counters::of_the_process());
         let health = Health::bind(address, ready.clone())
             .await?
             .with_metrics(exporter);
-        let cancel = cancel.clone();
-        tokio::spawn(async move {
-            if let Err(error) = health.serve(cancel).await {
-                tracing::error!("{error:#}");
-            }
-        });
+        serve(health, cancel.clone());
     }
+    serve_network(config, config.into(), ready, cancel).await
+}
+
+fn serve(health: Health, cancel: CancellationToken) {
+    tokio::spawn(async move {
+        if let Err(error) = health.serve(cancel).await {
+            tracing::error!("{error:#}");
+        }
+    });
+}
+
+/// Starts one network, and follows it until cancelled.
+async fn serve_network(
+    config: &Config,
+    options: start::Options,
+    ready: Ready,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
     if config.snat.is_some() {
         let sweeper = Sweeper {
             bpffs: config.bpffs.clone(),
@@ -81,16 +100,18 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         };
         tokio::spawn(sweeper.run(cancel.clone()));
     }
-    match &config.kube {
+    // Boxed, or the type of what waits for it is deeper than the compiler looks.
+    let life: Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>> = match &config.kube {
         Some(kube) => {
             let (source, node) = (KubeSource::new(kube)?, Kernel::open(config)?);
             let source = Remembered::new(source, config.snapshot());
-            start::run(config.into(), source, node, ready, cancel).await
+            Box::pin(start::run(options, source, node, ready, cancel))
         }
         None => {
             let (source, node) = (EtcdSource::new(&config.etcd)?, Kernel::open(config)?);
             let source = Remembered::new(source, config.snapshot());
-            start::run(config.into(), source, node, ready, cancel).await
+            Box::pin(start::run(options, source, node, ready, cancel))
         }
-    }
+    };
+    life.await
 }

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::agent::Agent;
 use super::node::{Node, Wanted};
 use super::subnet_file::{CniNetwork, SubnetFile};
-use super::systemd::Systemd;
+use super::systemd::{Spokesman, Systemd};
+use crate::daemon::claims::Claim;
 use crate::daemon::health::Ready;
 use crate::flannel::lease::{self, Leases};
 use crate::node::mark;
@@ -32,6 +33,9 @@ pub(super) struct Options {
     pub(super) cni: Option<CniNetwork>,
     pub(super) ip_masq: bool,
     pub(super) logbook: Logbook,
+    pub(super) spokesman: Spokesman,
+    /// Where several networks of this process see what the others have; `None`: it has only this one.
+    pub(super) claim: Option<Claim>,
 }
 
 impl From<&Config> for Options {
@@ -49,6 +53,8 @@ impl From<&Config> for Options {
                 lease::usable_margin(config.etcd.renew_margin),
             )
             .of(config.source()),
+            spokesman: Spokesman::Network,
+            claim: None,
         }
     }
 }
@@ -65,8 +71,9 @@ pub(super) async fn run<S: LeaseSource, N: Node>(
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
+    let systemd = Systemd::of_network(options.spokesman);
     let outcome = live(options, Arc::new(source), node, ready, &cancel, &mut tasks).await;
-    Systemd::stopping();
+    systemd.stopping();
     cancel.cancel();
     let farewell = async { while tasks.join_next().await.is_some() {} };
     // What does not end in time is dropped with the set.
@@ -115,6 +122,9 @@ async fn start<S: LeaseSource, N: Node>(
 ) -> anyhow::Result<Agent<N>> {
     let network = source.network_config(cancel).await?;
     tracing::info!(network = %network.network, backend = network.backend.name(), "network configuration read");
+    if let Some(claim) = &options.claim {
+        claim.stake(&network)?;
+    }
     let subnet_file = SubnetFile::new(options.subnet_file, options.cni, options.ip_masq);
     let previous = subnet_file.previous_subnet();
     let leases = source.leases(cancel).await?;
@@ -197,7 +207,7 @@ async fn start<S: LeaseSource, N: Node>(
         address,
         subnet_file,
         ready,
-        systemd: Systemd::from_env(),
+        systemd: Systemd::of_network(options.spokesman),
         logbook: options.logbook.resting_on(source.rests_on()),
     };
     agent.bring_up().await?;

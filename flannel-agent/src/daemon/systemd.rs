@@ -5,9 +5,19 @@ use std::time::Duration;
 use sd_notify::{NotifyState, notify};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+/// Who speaks to the service manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spokesman {
+    /// The only network of this process.
+    Network,
+    /// Whoever starts several networks: each of them keeps silent.
+    Supervisor,
+}
+
 /// Readiness, state and signs of life.
 #[derive(Debug)]
 pub(super) struct Systemd {
+    silent: bool,
     ready: bool,
     status: String,
     /// Half the time after which the manager takes us for dead.
@@ -24,9 +34,23 @@ impl Systemd {
             alive
         });
         Self {
+            silent: false,
             ready: false,
             status: String::new(),
             alive,
+        }
+    }
+
+    /// What a network has to say.
+    pub(super) fn of_network(spokesman: Spokesman) -> Self {
+        match spokesman {
+            Spokesman::Network => Self::from_env(),
+            Spokesman::Supervisor => Self {
+                silent: true,
+                ready: false,
+                status: String::new(),
+                alive: None,
+            },
         }
     }
 
@@ -34,21 +58,21 @@ impl Systemd {
     pub(super) fn ready(&mut self) {
         if !self.ready {
             self.ready = true;
-            tell(&[NotifyState::Ready]);
+            self.tell(NotifyState::Ready);
         }
     }
 
     /// One line for `systemctl status`.
     pub(super) fn status(&mut self, status: String) {
         if self.status != status {
-            tell(&[NotifyState::Status(&status)]);
+            self.tell(NotifyState::Status(&status));
             self.status = status;
         }
     }
 
     /// Whatever the reason for the end.
-    pub(super) fn stopping() {
-        tell(&[NotifyState::Stopping]);
+    pub(super) fn stopping(&self) {
+        self.tell(NotifyState::Stopping);
     }
 
     /// Waits until the manager wants to hear from us.
@@ -61,12 +85,15 @@ impl Systemd {
 
     /// Called from the run loop: a loop that hangs falls silent, and is started anew.
     pub(super) fn alive(&self) {
-        tell(&[NotifyState::Watchdog]);
+        self.tell(NotifyState::Watchdog);
     }
-}
 
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = notify(state) {
-        tracing::debug!("the service manager does not listen: {error}");
+    fn tell(&self, state: NotifyState<'_>) {
+        if self.silent {
+            return;
+        }
+        if let Err(error) = notify(&[state]) {
+            tracing::debug!("the service manager does not listen: {error}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! each has a file here.
 
 mod alloc;
+mod extension;
 mod host_gw;
 mod tunnel;
 mod udp;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::mac::MacAddr;
 use crate::flannel::lease::LeaseAttrs;
 
+pub use extension::{CommandLine, ExtensionOptions};
 pub use tunnel::{Tunnel, Wire};
 pub use udp::UdpOptions;
 pub use vxlan::{TUNNEL_OVERHEAD, VtepError, VxlanData, VxlanOptions};
@@ -26,6 +28,8 @@ pub enum Backend {
     HostGw,
     /// Leases alone.
     Alloc,
+    /// Commands of the operator's.
+    Extension(ExtensionOptions),
 }
 
 /// Which nodes' subnets the main routing table leads to by the nodes themselves.
@@ -46,6 +50,7 @@ impl Backend {
             Self::Udp(_) => udp::NAME,
             Self::HostGw => host_gw::NAME,
             Self::Alloc => alloc::NAME,
+            Self::Extension(_) => extension::NAME,
         }
     }
 
@@ -65,6 +70,15 @@ impl Backend {
         self.tunnel().is_some() || self.routed() != Routed::Nobody
     }
 
+    /// The commands that bring packets to peers, if there are any.
+    #[must_use]
+    pub const fn commands(&self) -> Option<&ExtensionOptions> {
+        match self {
+            Self::Extension(options) => Some(options),
+            _ => None,
+        }
+    }
+
     /// The tunnel between nodes, if they have one.
     #[must_use]
     pub const fn tunnel(&self) -> Option<Tunnel> {
@@ -79,7 +93,7 @@ impl Backend {
                 port: options.port,
                 gbp: false,
             }),
-            Self::HostGw | Self::Alloc => None,
+            Self::HostGw | Self::Alloc | Self::Extension(_) => None,
         }
     }
 
@@ -95,7 +109,7 @@ impl Backend {
         match self {
             Self::Vxlan(options) => options.mtu(underlay),
             Self::Udp(_) => underlay.saturating_sub(Wire::Udp.overhead()),
-            Self::HostGw | Self::Alloc => underlay,
+            Self::HostGw | Self::Alloc | Self::Extension(_) => underlay,
         }
     }
 
@@ -103,7 +117,7 @@ impl Backend {
     pub const fn routed(&self) -> Routed {
         match self {
             Self::Vxlan(options) if options.direct_routing => Routed::Neighbours,
-            Self::Vxlan(_) | Self::Udp(_) | Self::Alloc => Routed::Nobody,
+            Self::Vxlan(_) | Self::Udp(_) | Self::Alloc | Self::Extension(_) => Routed::Nobody,
             Self::HostGw => Routed::All,
         }
     }
@@ -116,6 +130,7 @@ impl Backend {
             Self::Udp(_) => LeaseAttrs::udp(public_ip),
             Self::HostGw => LeaseAttrs::host_gw(public_ip),
             Self::Alloc => LeaseAttrs::alloc(public_ip),
+            Self::Extension(_) => LeaseAttrs::extension(public_ip, None),
         }
     }
 
@@ -127,7 +142,7 @@ impl Backend {
         match self {
             Self::Vxlan(_) => lease.vxlan_data().map(|data| data.vtep_mac),
             Self::Udp(_) => lease.check_udp().map(|()| MacAddr([0; 6])),
-            Self::HostGw | Self::Alloc => Ok(MacAddr([0; 6])),
+            Self::HostGw | Self::Alloc | Self::Extension(_) => Ok(MacAddr([0; 6])),
         }
     }
 

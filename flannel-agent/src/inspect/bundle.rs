@@ -70,6 +70,26 @@ struct Index<'a> {
 }
 
 impl Bundle {
+    /// The networks of a daemon that serves several, each with flags and settings of its own.
+    fn parts(
+        &self,
+        config: Result<&Config, &anyhow::Error>,
+    ) -> Option<Vec<(String, Flags, Config)>> {
+        let config = config.ok()?;
+        let networks = config.networks.as_ref()?;
+        let names = networks.known(config).unwrap_or_default();
+        let part = |name: String| {
+            let part = config.of_network(networks, &name).ok()?;
+            let flags = Flags {
+                etcd_prefix: part.etcd.prefix.clone(),
+                subnet_file: part.subnet_file.display().to_string(),
+                ..self.flags.clone()
+            };
+            Some((name, flags, part))
+        };
+        Some(names.into_iter().filter_map(part).collect())
+    }
+
     /// `config`: what these flags mean, or why they cannot be used; `shown`: as `config show` prints them.
     pub(super) fn make(
         &self,
@@ -83,7 +103,19 @@ impl Bundle {
         let mut outlet = Outlet::open(&path).with_context(cannot)?;
         let begun = Instant::now();
         let mut index = Vec::new();
-        for piece in pieces::all(&self.flags, config, shown) {
+        let parts = self.parts(config);
+        let mut all = pieces::of_node(config, shown);
+        match &parts {
+            None => all.extend(pieces::of_network(&self.flags, config)),
+            Some(parts) => all.extend(parts.iter().flat_map(|(name, flags, config)| {
+                let mut pieces = pieces::of_network(flags, Ok(config));
+                for piece in &mut pieces {
+                    piece.name = format!("{name}.{}", piece.name);
+                }
+                pieces
+            })),
+        }
+        for piece in all {
             let (entry, text) = collect(piece, &secrets, begun.elapsed() < AT_MOST);
             if !text.is_empty() {
                 outlet

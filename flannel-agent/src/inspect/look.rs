@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::output::Format;
-use crate::dataplane::view::{View, ViewError};
+use crate::dataplane::view::{self, View, ViewError};
+use crate::node::mark;
 
 /// What to look at, and how to show it.
 #[derive(Debug, Clone, Args)]
@@ -36,9 +37,43 @@ impl Look {
     }
 
     pub(super) fn view(&self) -> Result<View, ViewError> {
+        let folder = Path::new(&self.bpffs);
+        if let (Some(network), Some(prefix)) = (&self.network, &self.etcd_prefix) {
+            // One of several that have their keys under the prefix.
+            let whole = mark::network_name(&format!("{prefix}/{network}"));
+            if view::networks(folder)?.contains(&whole) {
+                return View::open(folder, Some(&whole));
+            }
+        }
         let network = self.network.as_ref().or(self.etcd_prefix.as_ref());
-        View::open(Path::new(&self.bpffs), network.map(String::as_str))
+        View::open(folder, network.map(String::as_str))
     }
+
+    /// Each network that this node has, where none is chosen and there are several.
+    pub(super) fn each(&self) -> Result<Vec<Self>, ViewError> {
+        let only = |network: &str| Self {
+            network: Some(network.to_owned()),
+            etcd_prefix: None,
+            ..self.clone()
+        };
+        match (self.view(), &self.network, &self.etcd_prefix) {
+            (Err(ViewError::Several(found)), ..) => Ok(found.iter().map(|n| only(n)).collect()),
+            // The prefix of several.
+            (Err(ViewError::NoSuchNetwork { found, wanted, .. }), None, Some(_))
+                if found.iter().any(|network| is_below(network, &wanted)) =>
+            {
+                let below = found.iter().filter(|network| is_below(network, &wanted));
+                Ok(below.map(|network| only(network)).collect())
+            }
+            (view, ..) => view.map(|_| vec![self.clone()]),
+        }
+    }
+}
+
+/// Whether a network's keys may be under the prefix of this name.
+fn is_below(network: &str, prefix: &str) -> bool {
+    let rest = network.strip_prefix(prefix);
+    rest.is_some_and(|rest| rest.starts_with('_'))
 }
 
 /// Runs what has to ask the kernel over netlink, in this thread's network namespace.

@@ -13,6 +13,7 @@ mod output;
 mod peers;
 mod preview;
 mod routes;
+mod several;
 mod stats;
 mod status;
 mod trace;
@@ -90,7 +91,8 @@ pub fn run(inspect: &Inspect) -> ExitCode {
 #[must_use]
 pub fn examine(doctor: &Doctor, config: &Config) -> ExitCode {
     let mut out = io::stdout().lock();
-    end(doctor.examine(config, &mut out))
+    let examine = |config: &Config, out: &mut dyn Write| doctor.examine(config, out);
+    end(several::each(config, doctor.output, &mut out, examine))
 }
 
 /// Runs a `debug` command; `config`: what its flags mean, `shown`: as `config show` prints them.
@@ -105,7 +107,8 @@ pub fn debug(task: &DebugTask, config: Result<&Config, &anyhow::Error>, shown: &
 #[must_use]
 pub fn preview(plan: &Plan, config: &Config) -> ExitCode {
     let mut out = io::stdout().lock();
-    end(plan.show(config, &mut out))
+    let show = |config: &Config, out: &mut dyn Write| plan.show(config, out);
+    end(several::each(config, plan.output, &mut out, show))
 }
 
 fn end(outcome: anyhow::Result<Verdict>) -> ExitCode {

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::look::asking;
 use super::output::{Format, json, or_dash, table};
-use super::{Look, Verdict, maps, stats};
+use super::{Look, Verdict, maps, several, stats};
 use crate::base::mac::MacAddr;
 use crate::dataplane::senders::Odd;
 use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
@@ -96,6 +96,20 @@ pub(super) struct Finding {
 
 impl Command {
     pub(super) fn show(&self, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+        let each = self.look.each()?;
+        if let [_] = each.as_slice() {
+            return self.show_one(out);
+        }
+        let sections = each.into_iter().map(|look| {
+            let (name, state_dir) = (look.network.clone(), self.state_dir.clone());
+            let command = Self { look, state_dir };
+            let show = move |out: &mut dyn Write| command.show_one(out);
+            (name.unwrap_or_default(), show)
+        });
+        several::sections(self.look.output, out, sections)
+    }
+
+    fn show_one(&self, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         let view = self.look.view()?;
         let status = asking(async || Status::read(&view, &self.state_dir).await)?;
         match self.look.output {

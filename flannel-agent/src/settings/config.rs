@@ -8,7 +8,9 @@ use regex::Regex;
 
 use super::ConfigError;
 use super::flags::Flags;
+use super::networks::{self, Networks};
 use super::snat;
+use super::values::{absolute, path};
 use crate::base::options::{FastPath, SourceCheck, TunnelFirewall, UplinkChoice};
 use crate::base::redact::without_login;
 use crate::dataplane::{AttachMode, Options};
@@ -23,6 +25,8 @@ const KUBERNETES: &str = "kubernetes";
 /// The agent's settings, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// `None`: the daemon serves one network, without a name.
+    pub networks: Option<Networks>,
     /// `None`: etcd is the datastore.
     pub kube: Option<KubeOptions>,
     /// Its prefix names the network, also beside Kubernetes.
@@ -78,6 +82,12 @@ impl Config {
             .filter_map(|source| self.snapshot_of(source))
     }
 
+    /// Where the names of several networks are kept for a start without the datastore.
+    pub(crate) fn names_file(&self) -> Option<PathBuf> {
+        let name = format!("{}.networks.json", mark::network_name(&self.etcd.prefix));
+        self.snapshot_dir.as_ref().map(|folder| folder.join(name))
+    }
+
     fn snapshot_of(&self, source: &str) -> Option<PathBuf> {
         let name = format!("{}.{source}.json", mark::network_name(&self.etcd.prefix));
         self.snapshot_dir.as_ref().map(|folder| folder.join(name))
@@ -100,6 +110,7 @@ impl Config {
     /// The first flag whose value makes no sense.
     pub fn new(flags: &Flags) -> Result<Self, ConfigError> {
         Ok(Self {
+            networks: Networks::new(flags)?,
             kube: kube(flags)?,
             etcd: etcd(flags)?,
             uplink: uplink(flags)?,
@@ -143,7 +154,7 @@ impl Config {
                 hook: flags.pod_hook,
                 xdp: flags.xdp,
                 gro: flags.gro,
-                bridge: bridge(flags)?,
+                bridge: networks::pod_bridge(flags)?,
             },
             flow_entries: table_entries(
                 "flow-entries",
@@ -152,22 +163,6 @@ impl Config {
             )?,
         })
     }
-}
-
-/// `IFNAMSIZ` without the terminating zero.
-const NAME_MAX: usize = 15;
-
-fn bridge(flags: &Flags) -> Result<String, ConfigError> {
-    let name = flags.pod_bridge.trim();
-    if name.is_empty() || name.len() > NAME_MAX || name.contains('/') {
-        return Err(ConfigError::new(
-            "pod-bridge",
-            &flags.pod_bridge,
-            "no interface name",
-            "give the bridge of your CNI configuration, usually cni0",
-        ));
-    }
-    Ok(name.to_owned())
 }
 
 /// Every CPU hoards up to 128 free entries of an LRU map (kernels before 6.16, commit d4adf1c9ee77): a
@@ -367,14 +362,4 @@ fn health(flags: &Flags) -> Result<Option<SocketAddr>, ConfigError> {
         )
     })?;
     Ok(Some(SocketAddr::new(ip, flags.healthz_port)))
-}
-
-fn path(text: &str) -> Option<PathBuf> {
-    (!text.is_empty()).then(|| PathBuf::from(text))
-}
-
-fn absolute(flag: &'static str, text: &str, fix: &'static str) -> Result<PathBuf, ConfigError> {
-    path(text)
-        .filter(|dir| dir.is_absolute())
-        .ok_or_else(|| ConfigError::new(flag, text, "not an absolute path", fix))
 }

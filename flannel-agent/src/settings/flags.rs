@@ -232,7 +232,7 @@ pub struct Flags {
         help_heading = "Fast path"
     )]
     pub pod_hook: Hook,
-    /// The bridge that pods hang on; --cni-conf-dir names it, too
+    /// The bridge that pods hang on; --cni-conf-dir names it, too. With several networks, {network} is the name of each
     #[arg(
         long,
         value_name = "NAME",
@@ -317,7 +317,37 @@ pub struct Flags {
     pub version: bool,
 
     #[command(flatten)]
+    pub several: NetworksFlags,
+    #[command(flatten)]
     pub inert: InertFlags,
+}
+
+/// flannel's flags of the time before 0.8, as they were.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Several networks")]
+pub struct NetworksFlags {
+    /// Names of networks, separated by commas, all of which this daemon serves: blue has its configuration and leases in etcd under
+    /// PREFIX/blue/
+    #[arg(
+        long,
+        value_name = "NAMES",
+        default_value = "",
+        help_heading = "Several networks"
+    )]
+    pub networks: String,
+    /// Serve all networks that have a configuration in etcd under the prefix, also those that come later; with --networks only
+    /// those named there. One whose configuration is deleted is taken off the node
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Several networks")]
+    pub watch_networks: bool,
+    /// Folder of each network's subnet file, NAME.env
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/flannel/networks",
+        help_heading = "Several networks"
+    )]
+    pub subnet_dir: String,
 }
 
 /// flanneld's flags that do nothing here; accepted so that no unit file or manifest has to change.

@@ -3,9 +3,13 @@
 pub mod config;
 mod error;
 pub mod flags;
+mod networks;
+mod of_network;
 mod secrets;
 mod snat;
+mod values;
 
 pub use config::Config;
 pub use error::ConfigError;
+pub use networks::Networks;
 pub use secrets::Secrets;

@@ -5,6 +5,7 @@ mod endpoint;
 mod error;
 mod follow;
 mod keep;
+mod networks;
 mod options;
 mod paths;
 pub(super) mod patience;
@@ -29,6 +30,7 @@ use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 
 pub use error::{EtcdError, OptionsError};
+pub use networks::{EtcdNetworks, Found};
 pub use options::{ClientIdentity, EtcdOptions, Login, Tls};
 use patience::Patience;
 pub use preview::{LeaseChange, LeasePreview};
@@ -93,6 +95,14 @@ impl EtcdSource {
         let entries = self.store.list().await?.entries.into_iter();
         let leases = entries.filter_map(|entry| Some((entry.key.v4, entry.attrs.ok()?)));
         Ok(leases.collect::<BTreeMap<_, _>>().into())
+    }
+
+    /// Whether there is a network configuration, usable or not.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn has_network_config(&self) -> Result<bool, EtcdError> {
+        Ok(self.store.read_config().await?.is_some())
     }
 
     /// The lease that already names `public_ip`, asked for once.

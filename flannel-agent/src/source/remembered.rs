@@ -5,6 +5,7 @@
 
 mod file;
 mod look;
+pub mod names;
 mod writer;
 
 use std::net::Ipv4Addr;

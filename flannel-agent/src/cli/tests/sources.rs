@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use super::read_with;
+use super::{config, read_with};
 use crate::cli::layers::{self, Origin};
 use crate::cli::show::{self, Output};
 use crate::cli::{Task, command};
@@ -218,4 +218,38 @@ fn commands_that_look_take_the_agents_flags(
     assert!(!help.contains("--etcd-endpoints"), "{help}");
     let typo = read_with(&[command, &["--etcd-endpoint=x"]].concat(), &[]).unwrap_err();
     assert!(typo.contains("--etcd-endpoints"), "{typo}");
+}
+
+#[test]
+fn several_networks_are_named_or_watched() {
+    let one = config(&["--subnet-dir=/x"]).unwrap();
+    assert_eq!(one.networks, None);
+    let several = config(&["--networks=blue, green,", "--pod-bridge=br-{network}"]).unwrap();
+    let networks = several.networks.as_ref().unwrap();
+    assert_eq!(networks.names, ["blue", "green"]);
+    assert!(networks.allow("blue") && !networks.allow("red") && !networks.watch);
+    let green = several.of_network(networks, "green").unwrap();
+    assert_eq!(green.etcd.prefix, "/coreos.com/network/green");
+    let file = std::path::Path::new("/run/flannel/networks/green.env");
+    assert_eq!(green.subnet_file, file);
+    assert_eq!(green.fast_path.bridge, "br-green");
+    let error = several.of_network(networks, "much-too-long").unwrap_err();
+    assert!(error.to_string().contains("br-much-too-long"), "{error}");
+    let watched = config(&["--watch-networks"]).unwrap().networks.unwrap();
+    assert!(watched.watch && watched.allow("red"));
+}
+
+#[rstest]
+#[case(&["--networks=blue", "--kube-subnet-mgr"], "--networks=blue: a Kubernetes cluster is one network")]
+#[case(&["--watch-networks", "--kube-subnet-mgr"], "--watch-networks=true: a Kubernetes cluster")]
+#[case(&["--networks=blue", "--cni-conf-dir=/etc/cni/net.d"], "writes one CNI network")]
+#[case(&["--networks=a.b,a_b"], "a.b and a_b are one name")]
+#[case(&["--networks=a/b"], "no name of a network")]
+#[case(&["--networks=blue", "--subnet-dir=x"], "--subnet-dir=x: not an absolute path")]
+fn several_networks_that_cannot_be(#[case] argv: &[&str], #[case] expected: &str) {
+    let error = config(argv).unwrap_err();
+    assert!(
+        error.contains(expected),
+        "{error:?} does not say {expected:?}"
+    );
 }

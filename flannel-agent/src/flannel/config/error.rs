@@ -57,7 +57,12 @@ pub enum ConfigError {
     )]
     BackendTypeMissing,
     #[error(
-        "Backend Type is {0:?}: not supported, write \"vxlan\", \"host-gw\", \"udp\" or \"alloc\""
+        "Backend Type is {0:?}: not supported, write \"vxlan\", \"host-gw\", \"udp\", \"alloc\" or \"extension\""
     )]
     BackendNotSupported(String),
+    #[error("Backend Type is {backend:?}, which is not supported: {way_out}")]
+    BackendLeftOut {
+        backend: String,
+        way_out: &'static str,
+    },
 }

@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use super::{ConfigError, NetworkConfig};
 use crate::base::json_fields::{FieldError, Fields};
-use crate::flannel::backend::{Backend, TUNNEL_OVERHEAD, UdpOptions, VxlanOptions};
+use crate::flannel::backend::{
+    Backend, CommandLine, ExtensionOptions, TUNNEL_OVERHEAD, UdpOptions, VxlanOptions,
+};
 
 /// The port the Linux vxlan driver uses unless told otherwise; older than the IANA's 4789.
 const KERNEL_VXLAN_PORT: u16 = 8472;
@@ -166,6 +168,14 @@ fn backend(fields: &Fields<'_>) -> Result<Backend, ConfigError> {
         "udp" => udp(&options).map(Backend::Udp),
         "host-gw" => Ok(Backend::HostGw),
         "alloc" => Ok(Backend::Alloc),
+        "extension" => extension(&options).map(Backend::Extension),
+        "ipsec" | "tencent-vpc" => Err(ConfigError::BackendLeftOut {
+            backend: backend_type.to_owned(),
+            way_out: match backend_type.to_lowercase().as_str() {
+                "ipsec" => IPSEC_WAY_OUT,
+                _ => TENCENT_WAY_OUT,
+            },
+        }),
         _ => Err(ConfigError::BackendNotSupported(backend_type.to_owned())),
     }
 }
@@ -175,6 +185,22 @@ fn udp(options: &Fields<'_>) -> Result<UdpOptions, ConfigError> {
     Ok(match u16::try_from(port) {
         Ok(port) if port != 0 => UdpOptions { port },
         _ => UdpOptions::default(),
+    })
+}
+
+/// What encrypts is the kernel's, and any tunnel of ours goes through it.
+const IPSEC_WAY_OUT: &str = "it encrypts by a strongSwan daemon of its own; write \"vxlan\", and have IPsec on the node encrypt what goes \
+    to UDP port 8472 (policies of the kernel are honoured)";
+const TENCENT_WAY_OUT: &str = "it writes to the cloud's own route table; write \"vxlan\", which works in any VPC, or \"host-gw\" where \
+    all nodes are in one subnet of it";
+
+fn extension(options: &Fields<'_>) -> Result<ExtensionOptions, ConfigError> {
+    let command = |field| Ok::<_, FieldError>(options.str(field)?.and_then(CommandLine::new));
+    Ok(ExtensionOptions {
+        pre_startup: command("PreStartupCommand")?,
+        post_startup: command("PostStartupCommand")?,
+        subnet_add: command("SubnetAddCommand")?,
+        subnet_remove: command("SubnetRemoveCommand")?,
     })
 }
 

@@ -177,6 +177,35 @@ fn cf_backend_type_and_keys_in_any_case() {
 }
 
 #[test]
+fn cf_extension_has_commands_and_what_is_left_out_has_a_way_out() {
+    let parse = |backend: &str| {
+        parse(&format!(
+            r#"{{"Network":"10.3.0.0/16","Backend":{backend}}}"#
+        ))
+    };
+    let json = r#"{"Type":"extension","preStartupCommand":"a $B","SubnetAddCommand":" ","ShutdownCommand":"x"}"#;
+    let Backend::Extension(options) = parse(json).unwrap().backend else {
+        panic!("asked for extension");
+    };
+    assert_eq!(options.pre_startup.unwrap().to_string(), "a $B");
+    assert_eq!((options.subnet_add, options.subnet_remove), (None, None));
+    for (backend, way_out) in [("ipsec", "IPsec on the node"), ("tencent-vpc", "host-gw")] {
+        let error = parse(&format!(r#"{{"Type":"{backend}"}}"#))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(backend) && error.contains(way_out),
+            "{error}"
+        );
+    }
+    let error = parse(r#"{"Type":"extension","SubnetAddCommand":7}"#).unwrap_err();
+    assert!(
+        error.to_string().contains("SubnetAddCommand is 7"),
+        "{error}"
+    );
+}
+
+#[test]
 fn cf_vxlan_options() {
     let options = vxlan_options(
         r#","VNI":16777215,"Port":0,"MTU":1400,"DirectRouting":true,"GBP":true,"Learning":true"#,

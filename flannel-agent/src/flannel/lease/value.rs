@@ -44,13 +44,26 @@ impl LeaseAttrs {
     /// # Errors
     /// None in practice: every part has a JSON form.
     pub fn to_json(&self) -> serde_json::Result<String> {
-        serde_json::to_string(&Fixed {
+        let text = serde_json::to_string(&Fixed {
             public_ip: self.public_ip,
             public_ipv6: self.public_ipv6,
             backend_type: &self.backend_type,
             backend_data: self.backend_data.as_ref(),
             backend_v6_data: self.backend_v6_data.as_ref(),
-        })
+        })?;
+        // As Go escapes them; outside of strings JSON has none of these.
+        const ESCAPED: [(char, &str); 5] = [
+            ('<', "\\u003c"),
+            ('>', "\\u003e"),
+            ('&', "\\u0026"),
+            ('\u{2028}', "\\u2028"),
+            ('\u{2029}', "\\u2029"),
+        ];
+        let replace = |text: String, (char, escape)| match text.contains(char) {
+            true => text.replace(char, escape),
+            false => text,
+        };
+        Ok(ESCAPED.into_iter().fold(text, replace))
     }
 
     /// Reads a value; field names match in any case and unknown fields are ignored, as in Go.

@@ -56,16 +56,29 @@ struct Scene<'a> {
     config: Result<&'a Config, &'a anyhow::Error>,
 }
 
-pub(super) fn all<'a>(
-    flags: &'a Flags,
+/// Once for the whole node.
+pub(super) fn of_node<'a>(
     config: Result<&'a Config, &'a anyhow::Error>,
     shown: &'a str,
 ) -> Vec<Piece<'a>> {
-    let scene = Scene { flags, config };
-    let mut pieces = ours(&scene, shown);
-    pieces.extend(files(&scene));
+    let mut pieces = vec![Piece::new("config.toml", move |out| {
+        Ok(out.write_all(shown.as_bytes())?)
+    })];
+    let health = config.ok().and_then(|config| config.health);
+    pieces.push(Piece::new("metrics.txt", move |out| metrics(health, out)));
     pieces.extend(kernel());
     pieces.extend(tools());
+    pieces
+}
+
+/// For each network.
+pub(super) fn of_network<'a>(
+    flags: &'a Flags,
+    config: Result<&'a Config, &'a anyhow::Error>,
+) -> Vec<Piece<'a>> {
+    let scene = Scene { flags, config };
+    let mut pieces = ours(&scene);
+    pieces.extend(files(&scene));
     let look = scene.look(Format::Table);
     pieces.push(Piece::new("tc-filters.txt", move |out| filters(&look, out)));
     pieces
@@ -91,11 +104,9 @@ impl Scene<'_> {
 }
 
 /// Our own commands, as they would print.
-fn ours<'a>(scene: &Scene<'a>, shown: &'a str) -> Vec<Piece<'a>> {
+fn ours<'a>(scene: &Scene<'a>) -> Vec<Piece<'a>> {
     let look = || scene.look(Format::Table);
-    let mut pieces = vec![Piece::new("config.toml", move |out| {
-        Ok(out.write_all(shown.as_bytes())?)
-    })];
+    let mut pieces = Vec::new();
     for (name, format) in [("status.txt", Format::Table), ("status.json", Format::Json)] {
         let command = scene.status(format);
         pieces.push(Piece::new(name, move |out| command.show(out).map(drop)));
@@ -138,8 +149,6 @@ fn ours<'a>(scene: &Scene<'a>, shown: &'a str) -> Vec<Piece<'a>> {
         look: look(),
     };
     pieces.push(Piece::new("maps.txt", move |out| maps.show(out).map(drop)));
-    let health = config.ok().and_then(|config| config.health);
-    pieces.push(Piece::new("metrics.txt", move |out| metrics(health, out)));
     let (folder, network) = page_of(scene.flags);
     pieces.push(Piece::new("log.txt", move |out| {
         log::copy(&folder, &network, out)

@@ -98,10 +98,10 @@ impl Past {
         }
     }
 
-    /// Whether the node has a lease of the backend `alloc`, and so nothing else.
+    /// Whether the node has a lease of the backend `alloc` or `extension`, and so nothing else of ours.
     pub(super) fn is_only_a_lease(&self) -> bool {
         let backend = self.lease.as_ref().and_then(|lease| lease.backend.as_ref());
-        backend.is_some_and(String::is_empty)
+        backend.is_some_and(|backend| matches!(backend.as_str(), "" | "extension"))
     }
 
     pub(super) fn lines(&self) -> Vec<[String; 2]> {

@@ -32,6 +32,18 @@ impl Paths {
         Self { folder }
     }
 
+    /// Where everything is, with a slash at the end.
+    pub(super) fn folder(&self) -> &str {
+        &self.folder
+    }
+
+    /// The network among several whose configuration is at `key`.
+    pub(super) fn network_of(&self, key: &[u8]) -> Option<String> {
+        let key = std::str::from_utf8(key).ok()?;
+        let name = key.strip_prefix(&self.folder)?.strip_suffix("/config")?;
+        (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
+    }
+
     pub(super) fn config(&self) -> String {
         format!("{}config", self.folder)
     }
@@ -58,6 +70,18 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    #[rstest]
+    #[case("/many/blue/config", Some("blue"))]
+    #[case("/many/config", None)]
+    #[case("/many//config", None)]
+    #[case("/many/blue/subnets/10.1.1.0-24", None)]
+    #[case("/many/blue/x/config", None)]
+    #[case("/other/blue/config", None)]
+    fn networks_are_known_by_their_configuration(#[case] key: &str, #[case] name: Option<&str>) {
+        let found = Paths::new("/many/").network_of(key.as_bytes());
+        assert_eq!(found.as_deref(), name);
+    }
 
     #[rstest]
     #[case("/coreos.com/network", "/coreos.com/network/config")]

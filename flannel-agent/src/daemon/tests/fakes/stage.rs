@@ -10,6 +10,7 @@ use super::{FakeNode, FakeSource, until};
 use crate::daemon::health::Ready;
 use crate::daemon::start::{self, Options};
 use crate::daemon::subnet_file::CniNetwork;
+use crate::daemon::systemd::Spokesman;
 use crate::reconcile::logbook::{Logbook, Page};
 
 /// An agent between the two.
@@ -43,6 +44,8 @@ impl Stage {
             }),
             ip_masq: true,
             logbook: Logbook::new(self.folder.path(), "played", Duration::from_hours(1)),
+            spokesman: Spokesman::Network,
+            claim: None,
         };
         self.agent = Some(tokio::spawn(start::run(
             options,

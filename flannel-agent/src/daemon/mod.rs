@@ -13,10 +13,10 @@ mod pod_ports;
 mod port;
 mod reached;
 mod retry;
-mod signals;
+pub(crate) mod signals;
 mod start;
 mod subnet_file;
-mod systemd;
+pub(crate) mod systemd;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +31,7 @@ use crate::settings::Config;
 use crate::source::etcd::EtcdSource;
 use crate::source::kube::KubeSource;
 use crate::source::remembered::Remembered;
+use crate::source::remote::RemoteSource;
 use kernel::Kernel;
 pub(crate) use kernel::attrs as node_attrs;
 use signals::Signals;
@@ -81,13 +82,18 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         };
         tokio::spawn(sweeper.run(cancel.clone()));
     }
-    match &config.kube {
-        Some(kube) => {
+    match (&config.kube, &config.remote) {
+        (Some(kube), _) => {
             let (source, node) = (KubeSource::new(kube)?, Kernel::open(config)?);
             let source = Remembered::new(source, config.snapshot());
             start::run(config.into(), source, node, ready, cancel).await
         }
-        None => {
+        (None, Some(remote)) => {
+            let (source, node) = (RemoteSource::new(remote)?, Kernel::open(config)?);
+            let source = Remembered::new(source, config.snapshot());
+            start::run(config.into(), source, node, ready, cancel).await
+        }
+        (None, None) => {
             let (source, node) = (EtcdSource::new(&config.etcd)?, Kernel::open(config)?);
             let source = Remembered::new(source, config.snapshot());
             start::run(config.into(), source, node, ready, cancel).await

@@ -7,7 +7,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 /// Readiness, state and signs of life.
 #[derive(Debug)]
-pub(super) struct Systemd {
+pub(crate) struct Systemd {
     ready: bool,
     status: String,
     /// Half the time after which the manager takes us for dead.
@@ -16,7 +16,7 @@ pub(super) struct Systemd {
 
 impl Systemd {
     /// Reads what the manager asked for in the environment.
-    pub(super) fn from_env() -> Self {
+    pub(crate) fn from_env() -> Self {
         let alive = sd_notify::watchdog_enabled().map(|patience| {
             let period = (patience / 2).max(Duration::from_millis(1));
             let mut alive = interval_at(Instant::now() + period, period);
@@ -31,7 +31,7 @@ impl Systemd {
     }
 
     /// The first time: what depends on us may start.
-    pub(super) fn ready(&mut self) {
+    pub(crate) fn ready(&mut self) {
         if !self.ready {
             self.ready = true;
             tell(&[NotifyState::Ready]);
@@ -39,7 +39,7 @@ impl Systemd {
     }
 
     /// One line for `systemctl status`.
-    pub(super) fn status(&mut self, status: String) {
+    pub(crate) fn status(&mut self, status: String) {
         if self.status != status {
             tell(&[NotifyState::Status(&status)]);
             self.status = status;
@@ -47,12 +47,12 @@ impl Systemd {
     }
 
     /// Whatever the reason for the end.
-    pub(super) fn stopping() {
+    pub(crate) fn stopping() {
         tell(&[NotifyState::Stopping]);
     }
 
     /// Waits until the manager wants to hear from us.
-    pub(super) async fn due(&mut self) {
+    pub(crate) async fn due(&mut self) {
         match &mut self.alive {
             Some(alive) => drop(alive.tick().await),
             None => std::future::pending().await,
@@ -60,7 +60,7 @@ impl Systemd {
     }
 
     /// Called from the run loop: a loop that hangs falls silent, and is started anew.
-    pub(super) fn alive(&self) {
+    pub(crate) fn alive(&self) {
         tell(&[NotifyState::Watchdog]);
     }
 }

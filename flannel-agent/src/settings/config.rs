@@ -8,6 +8,7 @@ use regex::Regex;
 
 use super::ConfigError;
 use super::flags::Flags;
+use super::remote::{self, ServerOptions};
 use super::snat;
 use crate::base::options::{FastPath, SourceCheck, TunnelFirewall, UplinkChoice};
 use crate::base::redact::without_login;
@@ -16,16 +17,22 @@ use crate::node::mark;
 use crate::reconcile::desired::SourceNat;
 use crate::source::etcd::{ClientIdentity, EtcdOptions, Login, Tls};
 use crate::source::kube::{KubeOptions, Names};
+use crate::source::remote::RemoteOptions;
 
 const ETCD: &str = "etcd";
 const KUBERNETES: &str = "kubernetes";
+const REMOTE: &str = "remote";
 
 /// The agent's settings, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `None`: etcd is the datastore.
+    /// The Kubernetes API is the datastore.
     pub kube: Option<KubeOptions>,
-    /// Its prefix names the network, also beside Kubernetes.
+    /// A server is, which has etcd behind it. With neither, etcd is.
+    pub remote: Option<RemoteOptions>,
+    /// This is such a server.
+    pub server: Option<ServerOptions>,
+    /// Its prefix names the network, also beside the others.
     pub etcd: EtcdOptions,
     pub uplink: UplinkChoice,
     pub subnet_file: PathBuf,
@@ -60,9 +67,10 @@ const RENEW_MARGIN_MINUTES: std::ops::RangeInclusive<i64> = 1..=1439;
 impl Config {
     /// Name of the datastore.
     pub(crate) fn source(&self) -> &'static str {
-        match self.kube {
-            Some(_) => KUBERNETES,
-            None => ETCD,
+        match (&self.kube, &self.remote) {
+            (Some(_), _) => KUBERNETES,
+            (None, Some(_)) => REMOTE,
+            (None, None) => ETCD,
         }
     }
 
@@ -73,7 +81,7 @@ impl Config {
 
     /// The same for whichever datastore.
     pub(crate) fn snapshots(&self) -> impl Iterator<Item = PathBuf> {
-        [ETCD, KUBERNETES]
+        [ETCD, KUBERNETES, REMOTE]
             .into_iter()
             .filter_map(|source| self.snapshot_of(source))
     }
@@ -101,6 +109,8 @@ impl Config {
     pub fn new(flags: &Flags) -> Result<Self, ConfigError> {
         Ok(Self {
             kube: kube(flags)?,
+            remote: remote::client(flags)?,
+            server: remote::server(flags)?,
             etcd: etcd(flags)?,
             uplink: uplink(flags)?,
             subnet_file: path(&flags.subnet_file).ok_or_else(|| {
@@ -339,7 +349,7 @@ fn ipv4(flag: &'static str, text: &str) -> Result<Option<Ipv4Addr>, ConfigError>
     })
 }
 
-fn renew_margin(minutes: i64) -> Result<Duration, ConfigError> {
+pub(super) fn renew_margin(minutes: i64) -> Result<Duration, ConfigError> {
     u64::try_from(minutes)
         .ok()
         .filter(|_| RENEW_MARGIN_MINUTES.contains(&minutes))

@@ -3,6 +3,7 @@
 pub mod config;
 mod error;
 pub mod flags;
+pub mod remote;
 mod secrets;
 mod snat;
 

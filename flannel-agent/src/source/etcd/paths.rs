@@ -32,6 +32,24 @@ impl Paths {
         Self { folder }
     }
 
+    /// Those of the network `name` below this one.
+    pub(super) fn network(&self, name: &str) -> Self {
+        Self {
+            folder: format!("{}{name}/", self.folder),
+        }
+    }
+
+    /// What all keys of all networks start with.
+    pub(super) fn folder(&self) -> &str {
+        &self.folder
+    }
+
+    /// The network whose configuration has this key, if it is one with a name.
+    pub(super) fn parse_network<'a>(&self, key: &'a str) -> Option<&'a str> {
+        let name = key.strip_prefix(&self.folder)?.strip_suffix("/config")?;
+        (!name.is_empty() && !name.contains('/')).then_some(name)
+    }
+
     pub(super) fn config(&self) -> String {
         format!("{}config", self.folder)
     }
@@ -93,6 +111,22 @@ mod tests {
             paths.parse_lease(key.as_bytes()).unwrap_err();
         }
         paths.parse_lease(b"/n/subnets/\xff").unwrap_err();
+    }
+
+    #[test]
+    fn networks_below_the_prefix() {
+        let paths = Paths::new("/coreos.com/network");
+        let blue = paths.network("blue");
+        assert_eq!(blue.config(), "/coreos.com/network/blue/config");
+        assert_eq!(paths.parse_network(&blue.config()), Some("blue"));
+        for key in [
+            "/coreos.com/network/config",
+            "/coreos.com/network/blue/subnets/10.1.5.0-24",
+            "/coreos.com/network/a/b/config",
+            "/other/blue/config",
+        ] {
+            assert_eq!(paths.parse_network(key), None, "{key}");
+        }
     }
 
     proptest! {

@@ -2,8 +2,10 @@
 
 #![cfg(test)]
 
+mod activation;
 mod calls;
 mod crowd;
+mod figures;
 mod source;
 mod support;
 mod tls;

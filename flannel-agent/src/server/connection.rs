@@ -1,6 +1,7 @@
 //! One client's connection: slow ones hold nobody but themselves, and those that are gone are noticed.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::caller::Caller;
 use super::networks::Networks;
@@ -54,27 +56,19 @@ impl Door {
         networks: Arc<Networks>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let (tls, authorize) = (self.tls.clone(), self.authorize);
+        // Each step in a box of its own: thousands of connections are in the last one.
         async move {
+            prepare(&stream);
             let served = match tls {
-                None => {
-                    let caller = Caller::new(authorize, None);
-                    prepare(&stream);
-                    http(stream, caller, networks).await
-                }
+                None => http(stream, Caller::new(authorize, None), networks).await,
                 Some(tls) => {
-                    prepare(&stream);
-                    let accepted = TlsAcceptor::from(tls).accept(stream);
-                    let Ok(accepted) = tokio::time::timeout(HASTE, accepted).await else {
-                        return tracing::debug!(%peer, "no TLS handshake in {} s", HASTE.as_secs());
-                    };
-                    let stream = match accepted {
-                        Ok(stream) => stream,
-                        Err(error) => return tracing::info!(%peer, "no TLS: {error}"),
+                    let Some(stream) = Box::pin(encrypted(tls, stream, peer)).await else {
+                        return;
                     };
                     let certificates = stream.get_ref().1.peer_certificates();
                     let certificate = certificates.and_then(<[_]>::first);
                     let caller = Caller::new(authorize, certificate);
-                    Box::pin(http(stream, caller, networks)).await
+                    http(stream, caller, networks).await
                 }
             };
             if let Err(error) = served {
@@ -84,17 +78,41 @@ impl Door {
     }
 }
 
-async fn http<S>(stream: S, caller: Caller, networks: Arc<Networks>) -> Result<(), hyper::Error>
+async fn encrypted(
+    tls: Arc<ServerConfig>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Option<Box<TlsStream<TcpStream>>> {
+    let accepted = TlsAcceptor::from(tls).accept(stream);
+    match tokio::time::timeout(HASTE, accepted).await {
+        Ok(Ok(stream)) => Some(Box::new(stream)),
+        Ok(Err(error)) => {
+            tracing::info!(%peer, "no TLS: {error}");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "no TLS handshake in {} s", HASTE.as_secs());
+            None
+        }
+    }
+}
+
+fn http<S>(
+    stream: S,
+    caller: Caller,
+    networks: Arc<Networks>,
+) -> Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| answer(Arc::clone(&networks), caller.clone(), request));
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HASTE)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
+    Box::pin(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HASTE)
+            .max_buf_size(BUFFER)
+            .serve_connection(TokioIo::new(stream), service),
+    )
 }
 
 /// What the kernel refuses of it is no reason to refuse the client.

@@ -85,7 +85,9 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    Ok(match respond(&networks, &caller, request).await {
+    // The connection keeps room for this future as long as it lives, and what waits for etcd is large.
+    let responded = Box::pin(async { respond(&networks, &caller, request).await }).await;
+    Ok(match responded {
         Ok(answer) => answer,
         Err(refusal) => {
             tracing::debug!("{method} {path}: {refusal}");

@@ -107,11 +107,13 @@ impl Config {
     /// # Errors
     /// The first flag whose value makes no sense.
     pub fn new(flags: &Flags) -> Result<Self, ConfigError> {
+        let kube = kube(flags)?;
+        let etcd = etcd(flags)?;
         Ok(Self {
-            kube: kube(flags)?,
-            remote: remote::client(flags)?,
+            kube,
+            remote: remote::client(flags, etcd.renew_margin)?,
             server: remote::server(flags)?,
-            etcd: etcd(flags)?,
+            etcd,
             uplink: uplink(flags)?,
             subnet_file: path(&flags.subnet_file).ok_or_else(|| {
                 ConfigError::new(
@@ -349,7 +351,7 @@ fn ipv4(flag: &'static str, text: &str) -> Result<Option<Ipv4Addr>, ConfigError>
     })
 }
 
-pub(super) fn renew_margin(minutes: i64) -> Result<Duration, ConfigError> {
+fn renew_margin(minutes: i64) -> Result<Duration, ConfigError> {
     u64::try_from(minutes)
         .ok()
         .filter(|_| RENEW_MARGIN_MINUTES.contains(&minutes))

@@ -2,6 +2,7 @@
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::ConfigError;
 use super::flags::Flags;
@@ -107,7 +108,10 @@ fn listen(text: &str) -> Result<Listen, ConfigError> {
 }
 
 /// `None`: no server is asked.
-pub(super) fn client(flags: &Flags) -> Result<Option<RemoteOptions>, ConfigError> {
+pub(super) fn client(
+    flags: &Flags,
+    renew_margin: Duration,
+) -> Result<Option<RemoteOptions>, ConfigError> {
     let servers: Vec<String> = flags
         .remote
         .split(',')
@@ -139,7 +143,7 @@ pub(super) fn client(flags: &Flags) -> Result<Option<RemoteOptions>, ConfigError
     }
     Ok(Some(RemoteOptions {
         tls,
-        renew_margin: super::config::renew_margin(flags.subnet_lease_renew_margin)?,
+        renew_margin,
         ..RemoteOptions::new(servers)
     }))
 }

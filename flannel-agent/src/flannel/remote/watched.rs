@@ -10,7 +10,7 @@ use super::{Lease, MessageError, fields, subnet};
 /// One lease's change.
 #[derive(Debug)]
 pub enum Event {
-    Added(Lease),
+    Added(Box<Lease>),
     Removed(Ipv4Net),
 }
 
@@ -122,7 +122,7 @@ fn event(value: &Value) -> Result<Event, MessageError> {
     let event = fields(value)?;
     let lease = event.get("lease").ok_or(MessageError::Missing("lease"))?;
     Ok(match event.str("type")? {
-        Some("added") => Event::Added(Lease::from_value(lease)?),
+        Some("added") => Event::Added(Box::new(Lease::from_value(lease)?)),
         Some("removed") => Event::Removed(subnet(&fields(lease)?)?),
         _ => return Err(MessageError::Missing("type, added or removed,")),
     })

@@ -108,7 +108,7 @@ impl<'a> Follower<'a> {
     fn apply(&mut self, watched: Watched) {
         let before = self.cursor.replace(watched.cursor);
         if watched.events.is_empty() {
-            self.replace(watched.snapshot, before);
+            self.replace(watched.snapshot, before.as_deref());
             return;
         }
         let mut touched = BTreeSet::new();
@@ -116,7 +116,7 @@ impl<'a> Follower<'a> {
             touched.insert(match event {
                 Event::Added(lease) => {
                     self.notice(lease.subnet, || seen(&lease));
-                    let entry = self.entry(lease);
+                    let entry = self.entry(*lease);
                     self.table.put(entry)
                 }
                 Event::Removed(subnet) => {
@@ -129,14 +129,14 @@ impl<'a> Follower<'a> {
     }
 
     /// All leases; `before`: the cursor that is out of range, if there was one.
-    fn replace(&mut self, all: Vec<Lease>, before: Option<String>) {
+    fn replace(&mut self, all: Vec<Lease>, before: Option<&str>) {
         let own = self.own.borrow().subnet;
         let mine = all.iter().find(|lease| lease.subnet == own);
         let mine = mine.map_or(Seen::Missing, seen);
         self.notice(own, || mine);
         let entries: Vec<Entry> = all.into_iter().map(|lease| self.entry(lease)).collect();
-        let number = |cursor: &Option<String>| cursor.as_ref()?.parse::<i64>().ok();
-        if number(&self.cursor) < number(&before) {
+        let number = |cursor: &str| cursor.parse::<i64>().ok();
+        if self.cursor.as_deref().and_then(number) < before.and_then(number) {
             tracing::warn!(
                 "the server knows less than before: was its etcd restored from a backup? leases that are missing count for another \
                  {} s",

@@ -206,7 +206,15 @@ impl Client {
                     return Ok(answer);
                 }
                 Err(Broken::Failed(why)) => failures.push(why),
-                Err(Broken::Last(error)) => return Err(error),
+                Err(Broken::Last(error)) => {
+                    if let RemoteError::WatchEnded { .. } = error {
+                        // It may be silent still: the next one is asked first.
+                        let next = (index + 1) % self.servers.len();
+                        self.current.store(next, Ordering::Relaxed);
+                        line.open = None;
+                    }
+                    return Err(error);
+                }
             }
             line.open = None;
         }

@@ -12,5 +12,6 @@ pub mod flannel;
 pub mod inspect;
 pub mod node;
 pub mod reconcile;
+pub mod server;
 pub mod settings;
 pub mod source;

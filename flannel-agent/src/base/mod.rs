@@ -10,6 +10,7 @@ pub mod logging;
 pub mod mac;
 pub mod options;
 pub mod redact;
+pub mod rfc3339;
 pub mod wall;
 
 pub(crate) use checksum::checksum;

@@ -56,6 +56,14 @@ impl SourceCheck {
     }
 }
 
+/// `--remote-authorize`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Authorize {
+    #[default]
+    None,
+    PublicIp,
+}
+
 /// `--log-format`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {

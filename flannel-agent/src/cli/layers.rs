@@ -160,7 +160,7 @@ impl Flag {
                 let name = arg.get_long()?.to_owned();
                 let shape = match arg.get_action() {
                     ArgAction::Append => Shape::Repeatable,
-                    _ if name == "etcd-endpoints" => Shape::Commas,
+                    _ if ["etcd-endpoints", "remote"].contains(&&*name) => Shape::Commas,
                     _ => Shape::One,
                 };
                 let id = arg.get_id().to_string();

@@ -21,8 +21,10 @@ use crate::flannel::docker_opts::{self, DockerOpts};
 use crate::inspect::{DebugTask, Doctor, Inspect, Plan};
 use crate::settings::Config;
 use crate::settings::flags::Flags;
+use crate::settings::remote::ServerOptions;
 use crate::source::etcd::EtcdSource;
 use crate::source::kube::KubeSource;
+use crate::source::remote::{RemoteSource, server_config};
 use layers::Origins;
 use show::Output;
 
@@ -257,7 +259,10 @@ fn run(flags: &Flags, origins: &Origins) -> ExitCode {
             tracing::warn!("{notice}");
         }
         tracing::debug!(?config, "settings");
-        crate::daemon::main(&config)
+        match &config.server {
+            Some(server) => crate::server::main(&config, server),
+            None => crate::daemon::main(&config),
+        }
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -283,10 +288,17 @@ fn configure(flags: &Flags, origins: &Origins) -> anyhow::Result<Config> {
 fn show_config(show: &Show, matches: &ArgMatches, origins: &Origins) -> ExitCode {
     let text = show::show(layers::innermost(matches), origins, show.output);
     let printed = print(text.as_bytes());
-    let usable = configure(&show.flags, origins).and_then(|config| match &config.kube {
-        Some(kube) => Ok(KubeSource::new(kube).map(drop)?),
-        None => Ok(EtcdSource::new(&config.etcd).map(drop)?),
-    });
+    let usable =
+        configure(&show.flags, origins).and_then(|config| match (&config.kube, &config.remote) {
+            (Some(kube), _) => Ok(KubeSource::new(kube).map(drop)?),
+            (None, Some(remote)) => Ok(RemoteSource::new(remote).map(drop)?),
+            (None, None) => {
+                if let Some(ServerOptions { tls: Some(tls), .. }) = &config.server {
+                    server_config(tls)?;
+                }
+                Ok(EtcdSource::new(&config.etcd).map(drop)?)
+            }
+        });
     match usable {
         Ok(()) => printed,
         Err(error) => {

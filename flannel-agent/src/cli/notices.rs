@@ -7,6 +7,9 @@ use crate::settings::flags::Flags;
 const ONLY_KUBERNETES: &str = "it concerns the Kubernetes datastore (--kube-subnet-mgr)";
 const ONLY_ETCD: &str = "the Kubernetes API is the datastore (--kube-subnet-mgr)";
 
+const NOT_AT_A_SERVER: &str = "the leases come from a server (--remote), which has etcd behind it";
+const ONLY_BETWEEN_THEM: &str = "it concerns client and server (--remote, --listen)";
+
 /// Each flag without effect, and why it has none.
 const INERT: [(&str, &str); 4] = [
     ("public-ipv6", "IPv6 is not supported yet"),
@@ -28,15 +31,17 @@ const OF_KUBERNETES: [&str; 5] = [
 ];
 
 /// And without. `etcd-prefix` names the network's pins and devices either way.
-const OF_ETCD: [&str; 7] = [
+const OF_ETCD: [&str; 6] = [
     "etcd-endpoints",
     "etcd-keyfile",
     "etcd-certfile",
     "etcd-cafile",
     "etcd-username",
     "etcd-password",
-    "subnet-lease-renew-margin",
 ];
+
+/// Flags that only mean something between client and server.
+const OF_CLIENT_AND_SERVER: [&str; 3] = ["remote-keyfile", "remote-certfile", "remote-cafile"];
 
 /// Flags that only mean something beside `--ip-masq`.
 const WITH_IP_MASQ: [&str; 3] = ["snat-exempt", "snat-ports", "snat-entries"];
@@ -51,14 +56,26 @@ pub(super) fn notices(flags: &Flags, origins: &Origins) -> Vec<String> {
             Some(format!("--{flag} (from the {origin}) has no effect: {why}"))
         })
         .collect();
-    let (others, why): (&[&str], _) = match flags.kube_subnet_mgr {
-        true => (&OF_ETCD, ONLY_ETCD),
-        false => (&OF_KUBERNETES, ONLY_KUBERNETES),
-    };
-    notices.extend(others.iter().filter_map(|flag| {
-        let origin = given(flag)?;
-        Some(format!("--{flag} (from the {origin}) has no effect: {why}"))
-    }));
+    let (remote, kube) = (!flags.remote.is_empty(), flags.kube_subnet_mgr);
+    let mut others: Vec<(&[&str], &str)> = Vec::new();
+    if !kube {
+        others.push((&OF_KUBERNETES, ONLY_KUBERNETES));
+    }
+    if kube {
+        others.push((&OF_ETCD, ONLY_ETCD));
+        others.push((&["subnet-lease-renew-margin"], ONLY_ETCD));
+    } else if remote {
+        others.push((&OF_ETCD, NOT_AT_A_SERVER));
+    }
+    if !remote && flags.listen.is_empty() {
+        others.push((&OF_CLIENT_AND_SERVER, ONLY_BETWEEN_THEM));
+    }
+    for (flags, why) in others {
+        notices.extend(flags.iter().filter_map(|flag| {
+            let origin = given(flag)?;
+            Some(format!("--{flag} (from the {origin}) has no effect: {why}"))
+        }));
+    }
     if !flags.ip_masq {
         notices.extend(WITH_IP_MASQ.iter().filter_map(|flag| {
             let origin = given(flag)?;

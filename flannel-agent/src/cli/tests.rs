@@ -1,5 +1,6 @@
 //! Every flag: typed each way, from the environment, its default, and what is wrong about bad values.
 
+mod remote;
 mod sources;
 
 use rstest::rstest;

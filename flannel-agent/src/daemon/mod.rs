@@ -16,10 +16,10 @@ mod pod_ports;
 mod port;
 mod reached;
 mod retry;
-mod signals;
+pub(crate) mod signals;
 mod start;
 mod subnet_file;
-mod systemd;
+pub(crate) mod systemd;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +37,7 @@ use crate::settings::Config;
 use crate::source::etcd::EtcdSource;
 use crate::source::kube::KubeSource;
 use crate::source::remembered::Remembered;
+use crate::source::remote::RemoteSource;
 use kernel::Kernel;
 pub(crate) use kernel::attrs as node_attrs;
 use signals::Signals;
@@ -101,17 +102,23 @@ async fn serve_network(
         tokio::spawn(sweeper.run(cancel.clone()));
     }
     // Boxed, or the type of what waits for it is deeper than the compiler looks.
-    let life: Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>> = match &config.kube {
-        Some(kube) => {
-            let (source, node) = (KubeSource::new(kube)?, Kernel::open(config)?);
-            let source = Remembered::new(source, config.snapshot());
-            Box::pin(start::run(options, source, node, ready, cancel))
-        }
-        None => {
-            let (source, node) = (EtcdSource::new(&config.etcd)?, Kernel::open(config)?);
-            let source = Remembered::new(source, config.snapshot());
-            Box::pin(start::run(options, source, node, ready, cancel))
-        }
-    };
+    let life: Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>> =
+        match (&config.kube, &config.remote) {
+            (Some(kube), _) => {
+                let (source, node) = (KubeSource::new(kube)?, Kernel::open(config)?);
+                let source = Remembered::new(source, config.snapshot());
+                Box::pin(start::run(options, source, node, ready, cancel))
+            }
+            (None, Some(remote)) => {
+                let (source, node) = (RemoteSource::new(remote)?, Kernel::open(config)?);
+                let source = Remembered::new(source, config.snapshot());
+                Box::pin(start::run(options, source, node, ready, cancel))
+            }
+            (None, None) => {
+                let (source, node) = (EtcdSource::new(&config.etcd)?, Kernel::open(config)?);
+                let source = Remembered::new(source, config.snapshot());
+                Box::pin(start::run(options, source, node, ready, cancel))
+            }
+        };
     life.await
 }

@@ -9,7 +9,7 @@ use crate::base::logging::{self, Change};
 
 /// The signals the agent answers to.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -22,7 +22,7 @@ impl Signals {
     ///
     /// # Errors
     /// The kernel refuses the handlers.
-    pub(super) fn install() -> anyhow::Result<Self> {
+    pub(crate) fn install() -> anyhow::Result<Self> {
         let handler = |kind| signal(kind).context("cannot handle signals");
         Ok(Self {
             interrupt: handler(SignalKind::interrupt())?,
@@ -34,7 +34,7 @@ impl Signals {
     }
 
     /// Cancels on the first signal and ends the process on the second.
-    pub(super) async fn watch(mut self, cancel: CancellationToken) {
+    pub(crate) async fn watch(mut self, cancel: CancellationToken) {
         let first = self.next().await;
         tracing::info!("{first}: ending; what forwards stays in place");
         cancel.cancel();

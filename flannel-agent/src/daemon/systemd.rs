@@ -16,7 +16,7 @@ pub(super) enum Spokesman {
 
 /// Readiness, state and signs of life.
 #[derive(Debug)]
-pub(super) struct Systemd {
+pub(crate) struct Systemd {
     silent: bool,
     ready: bool,
     status: String,
@@ -26,7 +26,7 @@ pub(super) struct Systemd {
 
 impl Systemd {
     /// Reads what the manager asked for in the environment.
-    pub(super) fn from_env() -> Self {
+    pub(crate) fn from_env() -> Self {
         let alive = sd_notify::watchdog_enabled().map(|patience| {
             let period = (patience / 2).max(Duration::from_millis(1));
             let mut alive = interval_at(Instant::now() + period, period);
@@ -55,7 +55,7 @@ impl Systemd {
     }
 
     /// The first time: what depends on us may start.
-    pub(super) fn ready(&mut self) {
+    pub(crate) fn ready(&mut self) {
         if !self.ready {
             self.ready = true;
             self.tell(NotifyState::Ready);
@@ -63,7 +63,7 @@ impl Systemd {
     }
 
     /// One line for `systemctl status`.
-    pub(super) fn status(&mut self, status: String) {
+    pub(crate) fn status(&mut self, status: String) {
         if self.status != status {
             self.tell(NotifyState::Status(&status));
             self.status = status;
@@ -71,12 +71,12 @@ impl Systemd {
     }
 
     /// Whatever the reason for the end.
-    pub(super) fn stopping(&self) {
+    pub(crate) fn stopping(&self) {
         self.tell(NotifyState::Stopping);
     }
 
     /// Waits until the manager wants to hear from us.
-    pub(super) async fn due(&mut self) {
+    pub(crate) async fn due(&mut self) {
         match &mut self.alive {
             Some(alive) => drop(alive.tick().await),
             None => std::future::pending().await,
@@ -84,7 +84,7 @@ impl Systemd {
     }
 
     /// Called from the run loop: a loop that hangs falls silent, and is started anew.
-    pub(super) fn alive(&self) {
+    pub(crate) fn alive(&self) {
         self.tell(NotifyState::Watchdog);
     }
 

@@ -49,6 +49,14 @@ impl NetworkConfig {
         parse::network_config(json)
     }
 
+    /// The same for whoever hands out subnets of the network: the backend is not looked at.
+    ///
+    /// # Errors
+    /// Names the field, its value and what to write instead.
+    pub fn parse_subnets(json: &str) -> Result<Self, ConfigError> {
+        parse::subnets(json)
+    }
+
     /// Reads net-conf.json as flannel does when its datastore is Kubernetes: subnets are podCIDRs, so nothing that concerns
     /// their choice is looked at. Also tells whether IPv6 is asked for, which is left out.
     ///

@@ -6,4 +6,5 @@ pub mod cni;
 pub mod config;
 pub mod docker_opts;
 pub mod lease;
+pub mod remote;
 pub mod subnet_env;

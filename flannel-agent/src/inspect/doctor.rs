@@ -10,6 +10,7 @@ mod kubernetes;
 mod node;
 mod offloads;
 mod paths;
+mod remote;
 mod reverse_path;
 mod snapshot;
 mod snat_ports;
@@ -106,9 +107,10 @@ impl Doctor {
         report.group("kernel");
         kernel::check(&patient, &mut report);
         report.group("datastore");
-        let network = match &patient.config.kube {
-            Some(kube) => kubernetes::check(kube, &mut report).await,
-            None => datastore::check(&patient, &mut report).await,
+        let network = match (&config.kube, &config.remote) {
+            (Some(kube), _) => kubernetes::check(kube, &mut report).await,
+            (None, Some(remote)) => remote::check(remote, &mut report).await,
+            (None, None) => datastore::check(&patient, &mut report).await,
         };
         snapshot::check(config.snapshot().as_deref(), network.as_ref(), &mut report);
         report.group("node");

@@ -29,6 +29,7 @@ use crate::source::LeaseRequest;
 use crate::source::etcd::{EtcdSource, LeasePreview};
 use crate::source::kube::{KubeOptions, KubeSource};
 use crate::source::remembered::look;
+use crate::source::remote::{RemoteOptions, RemoteSource};
 use step::Step;
 
 /// Long enough for a cluster that elects a leader.
@@ -152,10 +153,38 @@ struct Leased {
 impl Leased {
     /// The daemon's start, up to the lease.
     async fn ask(config: &Config, net: &Netlink) -> anyhow::Result<Self> {
-        match &config.kube {
-            Some(kube) => Self::ask_kubernetes(config, kube, net).await,
-            None => Self::ask_etcd(config, net).await,
+        match (&config.kube, &config.remote) {
+            (Some(kube), _) => Self::ask_kubernetes(config, kube, net).await,
+            (None, Some(remote)) => Self::ask_server(config, remote, net).await,
+            (None, None) => Self::ask_etcd(config, net).await,
         }
+    }
+
+    async fn ask_server(
+        config: &Config,
+        remote: &RemoteOptions,
+        net: &Netlink,
+    ) -> anyhow::Result<Self> {
+        let source = RemoteSource::new(remote)?;
+        let network = source.read_network_config().await?;
+        let previous = subnet_env::read(&config.subnet_file)?.subnet;
+        let leases = source.read_leases().await?;
+        let memory = Memory::of_leases(leases.iter(), previous);
+        let uplink = uplink::find(net, &config.uplink, &memory, None).await?;
+        let published = source.find_lease(uplink.public_ip).await?;
+        let published = published.as_ref().map(|lease| &lease.attrs);
+        let attrs = daemon::node_attrs(net, &network, &uplink, published).await?;
+        let request = LeaseRequest {
+            attrs: attrs.clone(),
+            previous,
+        };
+        let lease = source.preview(&network, &request).await?;
+        Ok(Self {
+            uplink,
+            network,
+            attrs,
+            lease,
+        })
     }
 
     async fn ask_kubernetes(

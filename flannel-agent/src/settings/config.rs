@@ -9,6 +9,7 @@ use regex::Regex;
 use super::ConfigError;
 use super::flags::Flags;
 use super::networks::{self, Networks};
+use super::remote::{self, ServerOptions};
 use super::snat;
 use super::values::{absolute, path};
 use crate::base::options::{FastPath, SourceCheck, TunnelFirewall, UplinkChoice};
@@ -18,18 +19,24 @@ use crate::node::mark;
 use crate::reconcile::desired::SourceNat;
 use crate::source::etcd::{ClientIdentity, EtcdOptions, Login, Tls};
 use crate::source::kube::{KubeOptions, Names};
+use crate::source::remote::RemoteOptions;
 
 const ETCD: &str = "etcd";
 const KUBERNETES: &str = "kubernetes";
+const REMOTE: &str = "remote";
 
 /// The agent's settings, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `None`: the daemon serves one network, without a name.
     pub networks: Option<Networks>,
-    /// `None`: etcd is the datastore.
+    /// The Kubernetes API is the datastore.
     pub kube: Option<KubeOptions>,
-    /// Its prefix names the network, also beside Kubernetes.
+    /// A server is, which has etcd behind it. With neither, etcd is.
+    pub remote: Option<RemoteOptions>,
+    /// This is such a server.
+    pub server: Option<ServerOptions>,
+    /// Its prefix names the network, also beside the others.
     pub etcd: EtcdOptions,
     pub uplink: UplinkChoice,
     pub subnet_file: PathBuf,
@@ -64,9 +71,10 @@ const RENEW_MARGIN_MINUTES: std::ops::RangeInclusive<i64> = 1..=1439;
 impl Config {
     /// Name of the datastore.
     pub(crate) fn source(&self) -> &'static str {
-        match self.kube {
-            Some(_) => KUBERNETES,
-            None => ETCD,
+        match (&self.kube, &self.remote) {
+            (Some(_), _) => KUBERNETES,
+            (None, Some(_)) => REMOTE,
+            (None, None) => ETCD,
         }
     }
 
@@ -77,7 +85,7 @@ impl Config {
 
     /// The same for whichever datastore.
     pub(crate) fn snapshots(&self) -> impl Iterator<Item = PathBuf> {
-        [ETCD, KUBERNETES]
+        [ETCD, KUBERNETES, REMOTE]
             .into_iter()
             .filter_map(|source| self.snapshot_of(source))
     }
@@ -109,10 +117,14 @@ impl Config {
     /// # Errors
     /// The first flag whose value makes no sense.
     pub fn new(flags: &Flags) -> Result<Self, ConfigError> {
+        let kube = kube(flags)?;
+        let etcd = etcd(flags)?;
         Ok(Self {
             networks: Networks::new(flags)?,
-            kube: kube(flags)?,
-            etcd: etcd(flags)?,
+            kube,
+            remote: remote::client(flags, etcd.renew_margin)?,
+            server: remote::server(flags)?,
+            etcd,
             uplink: uplink(flags)?,
             subnet_file: path(&flags.subnet_file).ok_or_else(|| {
                 ConfigError::new(

@@ -1,6 +1,8 @@
 //! Every flag, once: name, default and help. What the values mean is decided in [`super::config`].
 
-use crate::base::options::{Gro, Hook, LogFormat, Mode, Secret, SourceCheck, TunnelFirewall, Xdp};
+use crate::base::options::{
+    Authorize, Gro, Hook, LogFormat, Mode, Secret, SourceCheck, TunnelFirewall, Xdp,
+};
 
 use clap::{ArgAction, Args};
 
@@ -114,6 +116,57 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "true", value_parser = go_bool, action = ArgAction::Set, help_heading = "Kubernetes")]
     pub set_node_network_unavailable: bool,
+
+    /// Take leases from these servers (flannel-agent --listen) instead of etcd: host:port, with commas between; the next one is
+    /// asked when one does not answer
+    #[arg(
+        long,
+        value_name = "SERVERS",
+        default_value = "",
+        help_heading = "Client and server"
+    )]
+    pub remote: String,
+    /// Serve the networks in etcd to other nodes at this address, or at a socket of systemd (fd://, fd://5), and do nothing else
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "",
+        help_heading = "Client and server"
+    )]
+    pub listen: String,
+    /// Key for TLS between client and server (needs --remote-certfile)
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "",
+        help_heading = "Client and server"
+    )]
+    pub remote_keyfile: String,
+    /// Certificate for TLS between client and server (needs --remote-keyfile)
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "",
+        help_heading = "Client and server"
+    )]
+    pub remote_certfile: String,
+    /// Authority that signed the other side's certificate; a server then asks clients for one
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "",
+        help_heading = "Client and server"
+    )]
+    pub remote_cafile: String,
+    /// Who may write at the server. none: everybody that may connect; public-ip: only whoever shows a certificate for the lease's
+    /// PublicIP (an IP address among its subject alternative names)
+    #[arg(
+        long,
+        value_name = "WHO",
+        default_value = "none",
+        help_heading = "Client and server"
+    )]
+    pub remote_authorize: Authorize,
 
     /// Interface (name or address) towards the other nodes; the first that exists is used (repeatable)
     #[arg(long, value_name = "NAME|IP", action = ArgAction::Append, help_heading = "Uplink")]

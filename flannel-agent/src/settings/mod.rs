@@ -5,6 +5,7 @@ mod error;
 pub mod flags;
 mod networks;
 mod of_network;
+pub mod remote;
 mod secrets;
 mod snat;
 mod values;

@@ -33,8 +33,9 @@ impl Secrets {
             let login = authority.rsplit_once('@')?.0;
             Some(login.split_once(':')?.1.to_owned())
         }));
-        let key = std::fs::read_to_string(&flags.etcd_keyfile).unwrap_or_default();
-        let lines = key.lines().map(str::trim);
+        let keys = [&flags.etcd_keyfile, &flags.remote_keyfile];
+        let keys = keys.map(|file| std::fs::read_to_string(file).unwrap_or_default());
+        let lines = keys.iter().flat_map(|key| key.lines().map(str::trim));
         words.extend(
             lines
                 .filter(|line| line.len() >= KEY_LINE && !line.starts_with('-'))

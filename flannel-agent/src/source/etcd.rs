@@ -10,10 +10,11 @@ mod options;
 mod paths;
 pub(super) mod patience;
 mod plan;
-mod preview;
+pub(super) mod preview;
+pub mod registry;
 mod session;
-mod store;
-mod table;
+pub(super) mod store;
+pub(super) mod table;
 pub(super) mod tls;
 mod usage;
 

@@ -1,8 +1,9 @@
-//! Where leases come from: etcd, or the Kubernetes API.
+//! Where leases come from: etcd, the Kubernetes API, or a server that has etcd behind it.
 
 pub mod etcd;
 pub mod kube;
 pub mod remembered;
+pub mod remote;
 
 use std::future::Future;
 use std::net::Ipv4Addr;

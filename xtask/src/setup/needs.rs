@@ -51,7 +51,11 @@ pub(crate) const NEEDS: &[Need] = &[
     need("traceroute", "traceroute", "tests of time to live"),
     need("ethtool", "ethtool", "tests of offloads"),
     need("conntrack", "conntrack", "tests beside kube-proxy's rules"),
-    need("curl", "curl", "tests with a kube-apiserver"),
+    need(
+        "curl",
+        "curl",
+        "tests with a kube-apiserver, or with client certificates",
+    ),
     need("iptables", "iptables", "tests beside kube-proxy's rules"),
     need("nftables", "nft", "tests beside a firewall"),
     need("procps", "sysctl", "settings of the tests' namespaces"),

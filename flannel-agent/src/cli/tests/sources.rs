@@ -241,6 +241,8 @@ fn several_networks_are_named_or_watched() {
 
 #[rstest]
 #[case(&["--networks=blue", "--kube-subnet-mgr"], "--networks=blue: a Kubernetes cluster is one network")]
+#[case(&["--networks=blue", "--remote=10.0.0.3:8888"], "--networks=blue: with --remote the agent serves the server's network without a name")]
+#[case(&["--watch-networks", "--listen=:8888"], "--watch-networks=true: a server (--listen) has all networks")]
 #[case(&["--watch-networks", "--kube-subnet-mgr"], "--watch-networks=true: a Kubernetes cluster")]
 #[case(&["--networks=blue", "--cni-conf-dir=/etc/cni/net.d"], "writes one CNI network")]
 #[case(&["--networks=a.b,a_b"], "a.b and a_b are one name")]

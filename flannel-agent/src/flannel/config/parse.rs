@@ -31,15 +31,31 @@ pub(super) fn network_config(json: &str) -> Result<NetworkConfig, ConfigError> {
             fix: "write false or leave it out",
         });
     }
-    let network = network(&fields)?;
-    let subnet_len = subnet_len(&fields, network)?;
-    let (subnet_min, subnet_max) = subnet_range(&fields, network, subnet_len)?;
+    let config = with_subnets(&fields, Backend::Alloc)?;
+    Ok(NetworkConfig {
+        backend: backend(&fields)?,
+        ..config
+    })
+}
+
+/// Whatever the backend: who hands out subnets needs none.
+pub(super) fn subnets(json: &str) -> Result<NetworkConfig, ConfigError> {
+    let value: Value = serde_json::from_str(json)?;
+    let fields = object(&value)?;
+    require_ipv4(&fields)?;
+    with_subnets(&fields, Backend::Alloc)
+}
+
+fn with_subnets(fields: &Fields<'_>, backend: Backend) -> Result<NetworkConfig, ConfigError> {
+    let network = network(fields)?;
+    let subnet_len = subnet_len(fields, network)?;
+    let (subnet_min, subnet_max) = subnet_range(fields, network, subnet_len)?;
     Ok(NetworkConfig {
         network,
         subnet_len,
         subnet_min,
         subnet_max,
-        backend: backend(&fields)?,
+        backend,
     })
 }
 

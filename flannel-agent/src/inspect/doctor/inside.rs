@@ -31,11 +31,15 @@ pub(super) async fn check(patient: &Patient<'_>, network: &NetworkConfig, report
     for address in nameservers(&resolvers) {
         needed.insert(address, "the DNS server");
     }
-    let etcd_is_asked = patient.config.kube.is_none();
-    let endpoints = &patient.config.etcd.endpoints;
-    for endpoint in endpoints.iter().filter(|_| etcd_is_asked) {
-        for address in etcd(endpoint).await {
-            needed.insert(address, "etcd");
+    let config = patient.config;
+    let (asked, what): (&[String], _) = match (&config.kube, &config.remote) {
+        (Some(_), _) => (&[], ""),
+        (None, Some(remote)) => (&remote.servers, "the server"),
+        (None, None) => (&config.etcd.endpoints, "etcd"),
+    };
+    for endpoint in asked {
+        for address in addresses(endpoint).await {
+            needed.insert(address, what);
         }
     }
     let peers = patient.view.as_ref().ok().and_then(|v| v.peers().ok());
@@ -116,7 +120,7 @@ fn nameservers(resolv_conf: &str) -> Vec<Ipv4Addr> {
     resolv_conf.lines().filter_map(server).collect()
 }
 
-async fn etcd(endpoint: &str) -> Vec<Ipv4Addr> {
+async fn addresses(endpoint: &str) -> Vec<Ipv4Addr> {
     let host = endpoint.split("://").last().unwrap_or(endpoint);
     let host = host.split('/').next().unwrap_or(host);
     let host = match host.contains(':') {
@@ -214,7 +218,7 @@ mod tests {
             "10.0.0.3:2379/x",
         ] {
             assert_eq!(
-                etcd(endpoint).await,
+                addresses(endpoint).await,
                 [Ipv4Addr::new(10, 0, 0, 3)],
                 "{endpoint}"
             );

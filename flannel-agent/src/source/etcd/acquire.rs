@@ -61,7 +61,11 @@ pub(super) async fn acquire(
 }
 
 /// Makes a lease that names us ours for another day. A reservation stays one.
-async fn take(store: &Store, entry: &Entry, attrs: &LeaseAttrs) -> Result<Option<Hold>, EtcdError> {
+pub(super) async fn take(
+    store: &Store,
+    entry: &Entry,
+    attrs: &LeaseAttrs,
+) -> Result<Option<Hold>, EtcdError> {
     let (key, revision) = (entry.key, entry.mod_revision);
     let written = if entry.etcd_lease.is_none() {
         if entry.attrs.as_ref().is_ok_and(|old| old == attrs) {

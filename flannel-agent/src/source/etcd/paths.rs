@@ -32,7 +32,14 @@ impl Paths {
         Self { folder }
     }
 
-    /// Where everything is, with a slash at the end.
+    /// Those of the network `name` below this one.
+    pub(super) fn network(&self, name: &str) -> Self {
+        Self {
+            folder: format!("{}{name}/", self.folder),
+        }
+    }
+
+    /// What all keys of all networks start with, a slash at the end.
     pub(super) fn folder(&self) -> &str {
         &self.folder
     }
@@ -40,8 +47,13 @@ impl Paths {
     /// The network among several whose configuration is at `key`.
     pub(super) fn network_of(&self, key: &[u8]) -> Option<String> {
         let key = std::str::from_utf8(key).ok()?;
+        self.parse_network(key).map(str::to_owned)
+    }
+
+    /// The network whose configuration has this key, if it is one with a name.
+    pub(super) fn parse_network<'a>(&self, key: &'a str) -> Option<&'a str> {
         let name = key.strip_prefix(&self.folder)?.strip_suffix("/config")?;
-        (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
+        (!name.is_empty() && !name.contains('/')).then_some(name)
     }
 
     pub(super) fn config(&self) -> String {
@@ -117,6 +129,22 @@ mod tests {
             paths.parse_lease(key.as_bytes()).unwrap_err();
         }
         paths.parse_lease(b"/n/subnets/\xff").unwrap_err();
+    }
+
+    #[test]
+    fn networks_below_the_prefix() {
+        let paths = Paths::new("/coreos.com/network");
+        let blue = paths.network("blue");
+        assert_eq!(blue.config(), "/coreos.com/network/blue/config");
+        assert_eq!(paths.parse_network(&blue.config()), Some("blue"));
+        for key in [
+            "/coreos.com/network/config",
+            "/coreos.com/network/blue/subnets/10.1.5.0-24",
+            "/coreos.com/network/a/b/config",
+            "/other/blue/config",
+        ] {
+            assert_eq!(paths.parse_network(key), None, "{key}");
+        }
     }
 
     proptest! {

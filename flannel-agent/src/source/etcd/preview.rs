@@ -35,7 +35,16 @@ pub(super) async fn preview(
     attrs: &LeaseAttrs,
     previous: Option<Ipv4Net>,
 ) -> Result<LeasePreview, EtcdError> {
-    let mut entries = store.list().await?.entries;
+    preview_of(store.list().await?.entries, config, attrs, previous)
+}
+
+/// The same where these are all leases.
+pub(in crate::source) fn preview_of(
+    mut entries: Vec<Entry>,
+    config: &NetworkConfig,
+    attrs: &LeaseAttrs,
+    previous: Option<Ipv4Net>,
+) -> Result<LeasePreview, EtcdError> {
     let (subnet, given_up, change) = choose(config, attrs, previous, &mut entries)?;
     let mut table = Table::new(subnet);
     table.replace(entries);

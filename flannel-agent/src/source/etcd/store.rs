@@ -1,5 +1,8 @@
 //! The operations on one network's keys, each a single round trip unless it says otherwise.
 
+mod networks;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
@@ -11,23 +14,23 @@ use super::session::{Session, Watch};
 use crate::flannel::lease::{self, KeyError, LeaseAttrs, SubnetKey, ValueError};
 
 /// One network's keys in etcd.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Store {
-    session: Session,
+    session: Arc<Session>,
     paths: Paths,
 }
 
 /// A lease as it is in etcd.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) key: SubnetKey,
+pub(in crate::source) struct Entry {
+    pub(in crate::source) key: SubnetKey,
     /// A value nobody can read still takes the subnet.
-    pub(super) attrs: Result<LeaseAttrs, ValueError>,
+    pub(in crate::source) attrs: Result<LeaseAttrs, ValueError>,
     /// The revision at which the key came into being.
-    pub(super) created: i64,
-    pub(super) mod_revision: i64,
+    pub(in crate::source) created: i64,
+    pub(in crate::source) mod_revision: i64,
     /// The etcd lease that ends this one; `None` for a reservation.
-    pub(super) etcd_lease: Option<i64>,
+    pub(in crate::source) etcd_lease: Option<i64>,
 }
 
 /// All leases at one revision.
@@ -66,7 +69,7 @@ impl Hold {
 impl Store {
     pub(super) fn new(options: &EtcdOptions) -> Result<Self, OptionsError> {
         Ok(Self {
-            session: Session::new(options)?,
+            session: Arc::new(Session::new(options)?),
             paths: Paths::new(&options.prefix),
         })
     }

@@ -9,7 +9,7 @@ use crate::flannel::lease::{LeaseAttrs, Leases, SubnetKey};
 
 /// All leases by key, our own among them.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(in crate::source) struct Table {
     own: Ipv4Net,
     entries: BTreeMap<SubnetKey, Known>,
     /// Keys whose trouble was logged, so that it is logged once.
@@ -20,10 +20,11 @@ pub(super) struct Table {
 struct Known {
     mod_revision: i64,
     attrs: LeaseAttrs,
+    etcd_lease: Option<i64>,
 }
 
 impl Table {
-    pub(super) fn new(own: Ipv4Net) -> Self {
+    pub(in crate::source) fn new(own: Ipv4Net) -> Self {
         Self {
             own,
             entries: BTreeMap::new(),
@@ -32,21 +33,25 @@ impl Table {
     }
 
     /// Everything anew. A lease whose value became unreadable keeps what it said before.
-    pub(super) fn replace(&mut self, listed: Vec<Entry>) {
+    pub(in crate::source) fn replace(&mut self, listed: Vec<Entry>) {
         let present: BTreeSet<_> = listed.iter().map(|entry| entry.key).collect();
         self.entries.retain(|key, _| present.contains(key));
         self.add(listed);
     }
 
     /// What is listed anew, and what was known before.
-    pub(super) fn add(&mut self, listed: Vec<Entry>) {
+    pub(in crate::source) fn add(&mut self, listed: Vec<Entry>) {
         for entry in listed {
             self.put(entry);
         }
     }
 
     /// Leases of `known` that `listed` lacks, unless one that is listed has a part of the same subnet. Gives their subnets.
-    pub(super) fn remember_missing(&mut self, known: &Leases, listed: &[Entry]) -> Vec<Ipv4Net> {
+    pub(in crate::source) fn remember_missing(
+        &mut self,
+        known: &Leases,
+        listed: &[Entry],
+    ) -> Vec<Ipv4Net> {
         let readable = listed.iter().filter(|entry| entry.attrs.is_ok());
         let taken: BTreeSet<Ipv4Net> = readable.map(|entry| entry.key.v4).collect();
         let overlaps = |subnet: &Ipv4Net| {
@@ -66,6 +71,7 @@ impl Table {
                 // Before whatever is written from here on.
                 mod_revision: 0,
                 attrs: (*attrs).clone(),
+                etcd_lease: None,
             };
             self.entries.insert(SubnetKey::from(**subnet), known);
         }
@@ -73,13 +79,14 @@ impl Table {
     }
 
     /// A lease was written. Gives the subnet whose answer may have changed.
-    pub(super) fn put(&mut self, entry: Entry) -> Ipv4Net {
+    pub(in crate::source) fn put(&mut self, entry: Entry) -> Ipv4Net {
         match entry.attrs {
             Ok(attrs) => {
                 self.forgive(&entry.key.to_string());
                 let known = Known {
                     mod_revision: entry.mod_revision,
                     attrs,
+                    etcd_lease: entry.etcd_lease,
                 };
                 self.entries.insert(entry.key, known);
             }
@@ -92,14 +99,19 @@ impl Table {
         entry.key.v4
     }
 
-    pub(super) fn delete(&mut self, key: SubnetKey) -> Ipv4Net {
+    pub(in crate::source) fn delete(&mut self, key: SubnetKey) -> Ipv4Net {
         self.entries.remove(&key);
         self.forgive(&key.to_string());
         key.v4
     }
 
     /// Says once that a key or its value is not a lease's, and how it is treated.
-    pub(super) fn blame(&mut self, key: &str, kept: bool, error: &dyn std::fmt::Display) {
+    pub(in crate::source) fn blame(
+        &mut self,
+        key: &str,
+        kept: bool,
+        error: &dyn std::fmt::Display,
+    ) {
         if self.blamed.insert(key.to_owned()) {
             let instead = if kept {
                 "keeping what it said before"
@@ -110,18 +122,23 @@ impl Table {
         }
     }
 
-    pub(super) fn forgive(&mut self, key: &str) {
+    pub(in crate::source) fn forgive(&mut self, key: &str) {
         self.blamed.remove(key);
     }
 
     /// Our lease is now `own`. Gives the subnets whose answer may have changed.
-    pub(super) fn set_own(&mut self, own: Ipv4Net) -> [Ipv4Net; 2] {
+    pub(in crate::source) fn set_own(&mut self, own: Ipv4Net) -> [Ipv4Net; 2] {
         [std::mem::replace(&mut self.own, own), own]
     }
 
     /// Another node's lease of `subnet`. Of two keys for it (with and without an IPv6 part), the
     /// one written last.
-    pub(super) fn other(&self, subnet: Ipv4Net) -> Option<&LeaseAttrs> {
+    pub(in crate::source) fn other(&self, subnet: Ipv4Net) -> Option<&LeaseAttrs> {
+        self.held(subnet).map(|(attrs, _)| attrs)
+    }
+
+    /// The same with the etcd lease that ends it.
+    pub(in crate::source) fn held(&self, subnet: Ipv4Net) -> Option<(&LeaseAttrs, Option<i64>)> {
         if subnet == self.own {
             return None;
         }
@@ -129,11 +146,16 @@ impl Table {
             .range(SubnetKey::from(subnet)..)
             .take_while(|(key, _)| key.v4 == subnet)
             .max_by_key(|(_, known)| known.mod_revision)
-            .map(|(_, known)| &known.attrs)
+            .map(|(_, known)| (&known.attrs, known.etcd_lease))
+    }
+
+    /// All subnets that somebody has.
+    pub(in crate::source) fn subnets(&self) -> BTreeSet<Ipv4Net> {
+        self.entries.keys().map(|key| key.v4).collect()
     }
 
     /// All leases of other nodes.
-    pub(super) fn others(&self) -> BTreeMap<Ipv4Net, LeaseAttrs> {
+    pub(in crate::source) fn others(&self) -> BTreeMap<Ipv4Net, LeaseAttrs> {
         self.entries
             .keys()
             .filter_map(|key| Some((key.v4, self.other(key.v4)?.clone())))

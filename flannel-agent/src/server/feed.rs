@@ -1,0 +1,356 @@
+//! What has changed since a cursor, for any number of clients: each change is kept once, and written as JSON once.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hyper::body::Bytes;
+use tokio::sync::watch;
+
+use crate::flannel::remote::{events, snapshot};
+
+/// So many changes are kept for clients that come late.
+const LOG: usize = 4096;
+
+/// One thing of which clients hear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Item {
+    /// As it is in a snapshot.
+    pub(super) json: String,
+    /// What of it matters to others; the rest is a renewal.
+    pub(super) meaning: String,
+}
+
+/// An answer to a client with a cursor.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Now(Bytes),
+    /// Nothing has happened up to this revision.
+    Wait(i64),
+    /// The cursor is of a revision that was not heard of yet.
+    Ahead,
+}
+
+/// Changes and state of the things named by `K`.
+#[derive(Debug)]
+pub(super) struct Feed<K> {
+    /// `lease` or `network`.
+    noun: &'static str,
+    state: Mutex<State<K>>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct State<K> {
+    /// `None` until the first list.
+    revision: Option<i64>,
+    /// The log has all that happened after this revision.
+    since: i64,
+    /// How often all cursors have lost their meaning.
+    epoch: u64,
+    items: BTreeMap<K, Item>,
+    log: VecDeque<Change<K>>,
+    /// The snapshot of now.
+    whole: Option<Bytes>,
+    /// What was last told of all things, and after which revision.
+    recent: Option<(i64, Bytes)>,
+}
+
+#[derive(Debug)]
+struct Change<K> {
+    revision: i64,
+    key: K,
+    /// Of interest to whoever watches this one alone.
+    renewal: bool,
+    json: String,
+}
+
+impl<K: Ord + Clone> Feed<K> {
+    pub(super) fn new(noun: &'static str) -> Self {
+        Self {
+            noun,
+            state: Mutex::new(State {
+                revision: None,
+                since: 0,
+                epoch: 0,
+                items: BTreeMap::new(),
+                log: VecDeque::new(),
+                whole: None,
+                recent: None,
+            }),
+            changed: watch::Sender::default(),
+        }
+    }
+
+    /// Told of whatever is heard.
+    pub(super) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Whether anything was heard yet.
+    pub(super) fn is_ready(&self) -> bool {
+        self.state().revision.is_some()
+    }
+
+    pub(super) fn has(&self, key: &K) -> bool {
+        self.state().items.contains_key(key)
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.state().epoch
+    }
+
+    /// Everything as it is at `revision`. `anew`: no cursor from before means anything.
+    pub(super) fn replace(&self, revision: i64, items: BTreeMap<K, Item>, anew: bool) {
+        let mut state = self.state();
+        if anew || state.revision.is_none() {
+            state.epoch += u64::from(state.revision.is_some());
+            state.log.clear();
+            state.items = items;
+            state.since = revision;
+            state.revision = Some(revision);
+            state.forget_answers();
+        } else {
+            let gone = state.items.keys().filter(|key| !items.contains_key(key));
+            let mut changes: Vec<_> = gone.map(|key| (key.clone(), None)).collect();
+            let items = items.into_iter();
+            let new = items.filter(|(key, item)| state.items.get(key) != Some(item));
+            changes.extend(new.map(|(key, item)| (key, Some(item))));
+            self.apply(&mut state, revision, changes);
+        }
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// These, and no others, have changed up to `revision`.
+    pub(super) fn change(&self, revision: i64, changes: Vec<(K, Option<Item>)>) {
+        let none = changes.is_empty();
+        self.apply(&mut self.state(), revision, changes);
+        // Whoever waits takes a new revision along when there is more to hear.
+        if !none {
+            self.changed.send_replace(());
+        }
+    }
+
+    fn apply(&self, state: &mut State<K>, revision: i64, changes: Vec<(K, Option<Item>)>) {
+        for (key, item) in changes {
+            let before = match &item {
+                Some(item) => state.items.insert(key.clone(), item.clone()),
+                None => state.items.remove(&key),
+            };
+            let (kind, told) = match (&item, &before) {
+                (Some(item), _) => ("added", item),
+                (None, Some(before)) => ("removed", before),
+                (None, None) => continue,
+            };
+            let meaning = |item: &Option<Item>| item.as_ref().map(|it| it.meaning.clone());
+            let json = format!(r#"{{"type":"{kind}","{}":{}}}"#, self.noun, told.json);
+            state.log.push_back(Change {
+                revision,
+                renewal: meaning(&item) == meaning(&before),
+                key,
+                json,
+            });
+        }
+        while state.log.len() > LOG {
+            // All of one revision: half of it is no answer.
+            let Some(revision) = state.log.front().map(|change| change.revision) else {
+                break;
+            };
+            while state.log.front().is_some_and(|it| it.revision == revision) {
+                state.log.pop_front();
+            }
+            state.since = state.since.max(revision);
+        }
+        state.revision = state.revision.max(Some(revision));
+        state.forget_answers();
+    }
+
+    /// What to tell whoever knows all up to `cursor`, and asked in this `epoch`. `only`: of this thing alone.
+    pub(super) fn answer(&self, cursor: Option<i64>, epoch: u64, only: Option<&K>) -> Answer {
+        let mut state = self.state();
+        let Some(revision) = state.revision else {
+            return Answer::Wait(cursor.unwrap_or_default());
+        };
+        let Some(cursor) = cursor.filter(|it| *it >= state.since && epoch == state.epoch) else {
+            return Answer::Now(state.snapshot(revision, only));
+        };
+        if cursor > revision {
+            return Answer::Ahead;
+        }
+        if only.is_none()
+            && let Some((_, told)) = state.recent.as_ref().filter(|(since, _)| *since == cursor)
+        {
+            return Answer::Now(told.clone());
+        }
+        let first = state.log.partition_point(|it| it.revision <= cursor);
+        let mut news = state.log.range(first..).filter(|change| match only {
+            Some(key) => change.key == *key,
+            None => !change.renewal,
+        });
+        let Some(next) = news.next() else {
+            return Answer::Wait(revision);
+        };
+        let news = std::iter::once(next).chain(news);
+        let text = events(news.map(|change| &*change.json), revision);
+        let told = Bytes::from(text);
+        if only.is_none() {
+            state.recent = Some((cursor, told.clone()));
+        }
+        Answer::Now(told)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<K>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Ord> State<K> {
+    fn forget_answers(&mut self) {
+        self.whole = None;
+        self.recent = None;
+    }
+
+    fn snapshot(&mut self, revision: i64, only: Option<&K>) -> Bytes {
+        if let Some(key) = only {
+            let item = self.items.get(key).map(|item| &*item.json);
+            return snapshot(item, revision).into();
+        }
+        let items = &self.items;
+        let whole = self.whole.get_or_insert_with(|| {
+            let items = items.values().map(|item| &*item.json);
+            snapshot(items, revision).into()
+        });
+        whole.clone()
+    }
+}
+
+/// A feed that more than one task has.
+pub(super) type SharedFeed<K> = Arc<Feed<K>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(json: &str) -> Item {
+        Item {
+            json: json.to_owned(),
+            meaning: json.trim_end_matches('\'').to_owned(),
+        }
+    }
+
+    /// Has 1 and 2 at revision 10.
+    fn feed() -> Feed<u8> {
+        let feed = Feed::new("lease");
+        let items = [(1, item("one")), (2, item("two"))];
+        feed.replace(10, items.into(), false);
+        feed
+    }
+
+    fn told(feed: &Feed<u8>, cursor: Option<i64>) -> String {
+        told_of(feed, cursor, None)
+    }
+
+    fn told_of(feed: &Feed<u8>, cursor: Option<i64>, only: Option<&u8>) -> String {
+        match feed.answer(cursor, 0, only) {
+            Answer::Now(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    const ALL: &str = r#"{"events":null,"snapshot":[one,two],"cursor":"10"}"#;
+
+    #[test]
+    fn without_a_cursor_all_is_told_and_with_one_what_came_since() {
+        let feed = feed();
+        assert_eq!(told(&feed, None), ALL);
+        assert_eq!(told(&feed, Some(10)), "Wait(10)");
+        feed.change(12, vec![(3, Some(item("three"))), (1, None)]);
+        feed.change(15, vec![(4, Some(item("four")))]);
+        let added = r#"{"type":"added","lease":three}"#;
+        let removed = r#"{"type":"removed","lease":one}"#;
+        let later = r#"{"type":"added","lease":four}"#;
+        assert_eq!(
+            told(&feed, Some(10)),
+            format!(r#"{{"events":[{added},{removed},{later}],"snapshot":null,"cursor":"15"}}"#)
+        );
+        for cursor in [12, 14] {
+            let expected = format!(r#"{{"events":[{later}],"snapshot":null,"cursor":"15"}}"#);
+            assert_eq!(told(&feed, Some(cursor)), expected);
+        }
+        assert_eq!(told(&feed, Some(15)), "Wait(15)");
+    }
+
+    #[test]
+    fn a_cursor_out_of_range_gets_everything() {
+        let feed = feed();
+        assert_eq!(told(&feed, Some(9)), ALL);
+        assert_eq!(told(&feed, Some(-1)), ALL);
+        assert_eq!(told(&feed, Some(11)), "Ahead");
+    }
+
+    #[test]
+    fn an_old_cursor_falls_out_of_the_log_by_whole_revisions() {
+        let feed = feed();
+        for revision in 11..11 + i64::try_from(LOG).unwrap() {
+            let value = item(&revision.to_string());
+            let other = item(&format!("-{revision}"));
+            feed.change(revision, vec![(1, Some(value)), (2, Some(other))]);
+        }
+        assert!(told(&feed, Some(10)).contains(r#""events":null"#));
+        let kept = i64::try_from(LOG / 2).unwrap();
+        let oldest = 10 + i64::try_from(LOG).unwrap() - kept;
+        assert!(told(&feed, Some(oldest - 1)).contains(r#""events":null"#));
+        let all = told(&feed, Some(oldest));
+        assert_eq!(all.matches("added").count(), LOG);
+    }
+
+    #[test]
+    fn a_renewal_is_told_to_whoever_watches_that_lease_alone() {
+        let feed = feed();
+        feed.change(11, vec![(1, Some(item("one'")))]);
+        assert_eq!(told(&feed, Some(10)), "Wait(11)");
+        assert_eq!(
+            told_of(&feed, Some(10), Some(&1)),
+            r#"{"events":[{"type":"added","lease":one'}],"snapshot":null,"cursor":"11"}"#
+        );
+        assert_eq!(told_of(&feed, Some(10), Some(&2)), "Wait(11)");
+        assert_eq!(
+            told_of(&feed, None, Some(&1)),
+            r#"{"events":null,"snapshot":[one'],"cursor":"11"}"#
+        );
+    }
+
+    #[test]
+    fn a_list_after_a_compaction_is_told_as_its_differences() {
+        let feed = feed();
+        let items = [(2, item("two")), (3, item("three"))];
+        feed.replace(20, items.into(), false);
+        let news = told(&feed, Some(10));
+        assert!(
+            news.contains(r#"{"type":"removed","lease":one},{"type":"added","lease":three}"#),
+            "{news}"
+        );
+        assert!(
+            !news.contains("two") && news.ends_with(r#""cursor":"20"}"#),
+            "{news}"
+        );
+    }
+
+    #[test]
+    fn an_etcd_from_a_backup_takes_every_cursor_its_meaning() {
+        let feed = feed();
+        feed.replace(5, [(2, item("two"))].into(), true);
+        let whole = r#"{"events":null,"snapshot":[two],"cursor":"5"}"#;
+        // Whoever waits since before, though the revision would do.
+        assert_eq!(told(&feed, Some(5)), whole);
+        assert_eq!(feed.answer(Some(5), feed.epoch(), None), Answer::Wait(5));
+    }
+
+    #[test]
+    fn nothing_is_told_before_the_first_list() {
+        let feed: Feed<u8> = Feed::new("lease");
+        assert!(!feed.is_ready());
+        assert_eq!(told(&feed, Some(3)), "Wait(3)");
+        assert_eq!(told(&feed, None), "Wait(0)");
+    }
+}

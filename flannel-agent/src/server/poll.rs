@@ -1,0 +1,107 @@
+//! An answer that may take long: blanks until there is something to say.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use hyper::body::{Bytes, Frame};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::feed::{Answer, SharedFeed};
+use crate::source::etcd::registry::Registry;
+
+/// So often a client that waits is told that somebody is there.
+pub(super) const ALIVE: Duration = Duration::from_secs(10);
+/// Between two questions to an etcd that does not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// One client's question.
+#[derive(Debug)]
+pub(super) struct Poll<K> {
+    feed: SharedFeed<K>,
+    registry: Registry,
+    changed: watch::Receiver<()>,
+    cursor: Option<i64>,
+    only: Option<K>,
+    epoch: u64,
+    /// etcd has said that it has come as far as the cursor, though we have not heard of it.
+    trusted: bool,
+}
+
+impl<K: Ord + Clone> Poll<K> {
+    pub(super) fn new(
+        feed: &SharedFeed<K>,
+        registry: Registry,
+        cursor: Option<i64>,
+        only: Option<K>,
+    ) -> Self {
+        Self {
+            // Before the first look, or a change meanwhile would never be seen.
+            changed: feed.subscribe(),
+            epoch: feed.epoch(),
+            feed: Arc::clone(feed),
+            registry,
+            cursor,
+            only,
+            trusted: false,
+        }
+    }
+
+    /// Waits until there is anything to tell at all; `false`: not in time.
+    pub(super) async fn ready(&mut self, patience: Duration) -> bool {
+        let feed = Arc::clone(&self.feed);
+        let ready = self.changed.wait_for(|()| feed.is_ready());
+        tokio::time::timeout(patience, ready)
+            .await
+            .is_ok_and(|ready| ready.is_ok())
+    }
+
+    /// The answer's body, frame by frame.
+    pub(super) fn frames(self) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
+        futures_util::stream::unfold(Some(self), |poll| async move {
+            let mut poll = poll?;
+            Some(match poll.next().await {
+                Some(answer) => (Ok(Frame::data(answer)), None),
+                None => (Ok(Frame::data(Bytes::from_static(b" "))), Some(poll)),
+            })
+        })
+    }
+
+    /// The answer; `None`: not yet.
+    async fn next(&mut self) -> Option<Bytes> {
+        let silence = sleep_until(Instant::now() + ALIVE);
+        tokio::pin!(silence);
+        loop {
+            self.changed.borrow_and_update();
+            match self
+                .feed
+                .answer(self.cursor, self.epoch, self.only.as_ref())
+            {
+                Answer::Now(answer) => return Some(answer),
+                Answer::Wait(revision) => {
+                    self.cursor = self.cursor.max(self.feed.is_ready().then_some(revision));
+                }
+                Answer::Ahead if self.trusted => {}
+                Answer::Ahead => {
+                    // Another server has told it, and we hear of it in a moment; or etcd is not what it was.
+                    match self.registry.revision().await {
+                        Ok(revision) if Some(revision) < self.cursor => self.cursor = Some(-1),
+                        Ok(_) => self.trusted = true,
+                        Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+                    }
+                    continue;
+                }
+            }
+            tokio::select! {
+                changed = self.changed.changed() => {
+                    if changed.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+                () = &mut silence => return None,
+            }
+        }
+    }
+}

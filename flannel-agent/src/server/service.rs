@@ -1,0 +1,256 @@
+//! From a request to its answer.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::BoxStream;
+use http_body_util::{BodyExt as _, Either, Full, Limited, StreamBody};
+use hyper::body::{Body as _, Bytes, Frame, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderName};
+use hyper::{Method, Request, Response, StatusCode};
+use ipnet::Ipv4Net;
+
+use super::call::{Call, Wrong};
+use super::caller::Caller;
+use super::feed::SharedFeed;
+use super::networks::Networks;
+use super::poll::{ALIVE, Poll};
+use crate::base::wall::Moment;
+use crate::flannel::lease::{LeaseAttrs, OwnLease, ValueError};
+use crate::flannel::remote::{self, Lease, MessageError, Reservation, lease_value};
+use crate::source::etcd::EtcdError;
+use crate::source::etcd::registry::{Registry, RegistryError};
+
+/// A lease is a few hundred bytes.
+const LARGEST_BODY: usize = 64 << 10;
+/// So much of a body that is too large is read and thrown away: who is still sending hears no answer.
+const LARGEST_WASTE: usize = 16 << 20;
+/// For a request's body, and for the first word of etcd.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+type Frames = BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
+pub(super) type Answer = Response<Either<Full<Bytes>, StreamBody<Frames>>>;
+
+/// A request that is refused.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Wrong(#[from] Wrong),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("the body: {0}")]
+    Message(#[from] MessageError),
+    #[error("the body: {0}")]
+    Attrs(#[from] ValueError),
+    #[error("the body has more than {LARGEST_BODY} bytes")]
+    TooLarge,
+    #[error("the body did not arrive: {0}")]
+    Lost(String),
+    #[error("the body is about {said}, and the path about {path}")]
+    TwoSubnets { said: Ipv4Net, path: Ipv4Net },
+    #[error("PublicIP is {0}, and the certificate does not name that address")]
+    Forbidden(std::net::Ipv4Addr),
+    #[error("the leases are not known yet: etcd does not answer")]
+    NotYet,
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Wrong(Wrong::Path(_)) => StatusCode::NOT_FOUND,
+            Self::Wrong(Wrong::Method(_)) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Forbidden(_) | Self::Registry(RegistryError::Forbidden { .. }) => {
+                StatusCode::FORBIDDEN
+            }
+            Self::Registry(RegistryError::Held { .. } | RegistryError::NotAdmitted(_)) => {
+                StatusCode::CONFLICT
+            }
+            Self::Registry(RegistryError::Etcd(EtcdError::OutOfSubnets { .. })) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Registry(RegistryError::Etcd(_)) | Self::NotYet => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+/// Answers `request`, whatever it is.
+pub(super) async fn answer(
+    networks: Arc<Networks>,
+    caller: Caller,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    // The connection keeps room for this future as long as it lives, and what waits for etcd is large.
+    let responded = Box::pin(async { respond(&networks, &caller, request).await }).await;
+    Ok(match responded {
+        Ok(answer) => answer,
+        Err(refusal) => {
+            tracing::debug!("{method} {path}: {refusal}");
+            let text = format!("{refusal}\n");
+            response(refusal.status(), "text/plain; charset=utf-8", text)
+        }
+    })
+}
+
+async fn respond(
+    networks: &Networks,
+    caller: &Caller,
+    request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    let uri = request.uri();
+    let parsed = Call::parse(request.method(), uri.path(), uri.query());
+    // Also of a call that is refused: see `LARGEST_WASTE`.
+    let body = body(request).await;
+    let (name, call) = parsed?;
+    let body = body?;
+    let name = name.as_deref();
+    let registry = || networks.registry(name);
+    match call {
+        Call::Config => Ok(json(registry().config().await?)),
+        Call::Acquire { previous } => {
+            let attrs = LeaseAttrs::from_json(&body)?;
+            require(caller, &attrs)?;
+            let own = registry().acquire(&attrs, previous).await?;
+            tracing::info!(network = name, lease = %own.subnet, node = %attrs.public_ip, "lease given");
+            Ok(own_lease(&own))
+        }
+        Call::Renew { subnet, was } => {
+            let lease = Lease::from_json(&body)?;
+            if lease.subnet != subnet {
+                let (said, path) = (lease.subnet, subnet);
+                return Err(Refusal::TwoSubnets { said, path });
+            }
+            let attrs = lease.attrs?;
+            require(caller, &attrs)?;
+            let may = |holder| caller.may(holder);
+            let own = registry().renew(subnet, &attrs, was, &may).await?;
+            Ok(own_lease(&own))
+        }
+        Call::Revoke(subnet) => {
+            let may = |holder| caller.may(holder);
+            registry().revoke(subnet, &may).await?;
+            tracing::info!(network = name, lease = %subnet, "lease ended");
+            Ok(json(String::new()))
+        }
+        Call::Leases { cursor } => {
+            let network = networks.follow(name).await?;
+            poll(&network.leases, registry(), cursor, None).await
+        }
+        Call::Lease { subnet, cursor } => {
+            let network = networks.follow(name).await?;
+            let mut first = Poll::new(&network.leases, registry(), None, None);
+            if cursor.is_none() && first.ready(PATIENCE).await && !network.leases.has(&subnet) {
+                return Err(RegistryError::NoLease(subnet).into());
+            }
+            poll(&network.leases, registry(), cursor, Some(subnet)).await
+        }
+        Call::Networks { cursor } => poll(&networks.names(), registry(), cursor, None).await,
+        Call::Reservations => {
+            registry().config().await?;
+            let reservations = registry().reservations().await?.into_iter();
+            let values: Vec<_> = reservations.map(Reservation::to_value).collect();
+            Ok(json(serde_json::Value::from(values).to_string()))
+        }
+        Call::Reserve => {
+            let reservation = Reservation::from_json(&body)?;
+            if !caller.may(reservation.public_ip) {
+                return Err(Refusal::Forbidden(reservation.public_ip));
+            }
+            registry().reserve(reservation).await?;
+            Ok(json(String::new()))
+        }
+        Call::Unreserve(subnet) => {
+            let may = |holder| caller.may(holder);
+            registry().unreserve(subnet, &may).await?;
+            Ok(json(String::new()))
+        }
+    }
+}
+
+fn require(caller: &Caller, attrs: &LeaseAttrs) -> Result<(), Refusal> {
+    match caller.may(attrs.public_ip) {
+        true => Ok(()),
+        false => Err(Refusal::Forbidden(attrs.public_ip)),
+    }
+}
+
+async fn poll<K: Ord + Clone + Send + Sync + 'static>(
+    feed: &SharedFeed<K>,
+    registry: Registry,
+    cursor: Option<i64>,
+    only: Option<K>,
+) -> Result<Answer, Refusal> {
+    let mut poll = Poll::new(feed, registry, cursor, only);
+    // From here on no status can be given any more.
+    if !poll.ready(PATIENCE).await {
+        return Err(Refusal::NotYet);
+    }
+    let frames: Frames = Box::pin(poll.frames());
+    let mut response = Response::new(Either::Right(StreamBody::new(frames)));
+    headers(&mut response, "application/json");
+    Ok(response)
+}
+
+/// The whole body, if it is not too large; else what is still on its way is taken and thrown away.
+async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+    let (head, body) = request.into_parts();
+    if head.method == Method::GET && body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let said = body.size_hint().lower();
+    let mut body = Limited::new(body, LARGEST_WASTE);
+    let read = async {
+        let mut whole = Vec::new();
+        let mut too_large = said > LARGEST_BODY as u64;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Refusal::Lost(error.to_string()))?;
+            let Some(data) = frame.data_ref() else {
+                continue;
+            };
+            too_large |= whole.len() + data.len() > LARGEST_BODY;
+            if !too_large {
+                whole.extend_from_slice(data);
+            }
+        }
+        match too_large {
+            true => Err(Refusal::TooLarge),
+            false => Ok(Bytes::from(whole)),
+        }
+    };
+    match tokio::time::timeout(PATIENCE, read).await {
+        Ok(whole) => whole,
+        Err(_) => Err(Refusal::Lost(format!("not in {} s", PATIENCE.as_secs()))),
+    }
+}
+
+/// A reservation has no end, and old clients renew at the end: in a year of theirs.
+fn own_lease(own: &OwnLease) -> Answer {
+    let ends = own
+        .expires
+        .unwrap_or_else(|| Instant::now() + remote::FOREVER);
+    let value = lease_value(own.subnet, &own.attrs, Some(Moment::of(ends)));
+    json(value.to_string())
+}
+
+fn json(text: String) -> Answer {
+    response(StatusCode::OK, "application/json", text)
+}
+
+fn response(status: StatusCode, kind: &'static str, text: String) -> Answer {
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
+    *response.status_mut() = status;
+    headers(&mut response, kind);
+    response
+}
+
+fn headers(response: &mut Answer, kind: &'static str) {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    let alive = HeaderName::from_static(remote::ALIVE);
+    headers.insert(alive, ALIVE.as_secs().into());
+}

@@ -1,0 +1,233 @@
+//! One watch of a network's leases, told as news.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::time::Instant;
+
+use etcd_client::{Event, EventType, WatchResponse};
+use futures_util::StreamExt as _;
+use ipnet::Ipv4Net;
+
+use super::Registry;
+use crate::flannel::lease::{self, LeaseAttrs, SubnetKey};
+use crate::source::etcd::error::EtcdError;
+use crate::source::etcd::follow::next;
+use crate::source::etcd::patience::Patience;
+use crate::source::etcd::store;
+use crate::source::etcd::table::Table;
+
+/// So many etcd leases are asked at a time when they end.
+const LOOK_UPS: usize = 32;
+
+/// A lease of which a server may tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub attrs: LeaseAttrs,
+    /// `None`: a reservation.
+    pub expires: Option<Instant>,
+}
+
+/// What is heard of etcd, in order of its revisions.
+#[derive(Debug)]
+pub enum News {
+    /// All leases. `anew`: etcd counts less than before, so that what was told has no meaning any more.
+    All {
+        revision: i64,
+        leases: BTreeMap<Ipv4Net, Held>,
+        anew: bool,
+    },
+    /// These subnets' leases, and nothing else, have changed.
+    Some {
+        revision: i64,
+        leases: Vec<(Ipv4Net, Option<Held>)>,
+    },
+}
+
+impl Registry {
+    /// Follows the leases and tells of them; never ends.
+    pub async fn follow(&self, mut tell: impl FnMut(News) + Send) -> Infallible {
+        let mut follower = Follower {
+            registry: self,
+            // Nobody's: a server has no lease.
+            table: Table::new(Ipv4Net::default()),
+            ends: BTreeMap::new(),
+            revision: None,
+        };
+        let mut patience = Patience::growing();
+        loop {
+            let Err(error) = follower.run(&mut tell, &mut patience).await;
+            if let EtcdError::Compacted(_) = error {
+                follower.revision = None;
+            }
+            crate::base::counters::datastore_troubled();
+            patience.lost("following leases", &error).await;
+        }
+    }
+
+    /// The names of the networks, each time that they change, and the revision; never ends.
+    pub async fn follow_networks(
+        &self,
+        mut tell: impl FnMut(i64, BTreeSet<String>) + Send,
+    ) -> Infallible {
+        let mut patience = Patience::growing();
+        loop {
+            let Err(error) = self.networks_once(&mut tell, &mut patience).await;
+            patience.lost("following networks", &error).await;
+        }
+    }
+
+    async fn networks_once(
+        &self,
+        tell: &mut (impl FnMut(i64, BTreeSet<String>) + Send),
+        patience: &mut Patience,
+    ) -> Result<Infallible, EtcdError> {
+        loop {
+            let (revision, names) = self.store.networks().await?;
+            tell(revision, names);
+            let mut watch = self.store.watch_networks(revision + 1).await?;
+            loop {
+                let response = next(&mut watch).await?;
+                patience.over();
+                let mut keys = response.events().iter().filter_map(Event::kv);
+                // Rare, so that all are listed again.
+                if keys.any(|kv| {
+                    let key = kv.key_str().unwrap_or_default();
+                    self.store.parse_network(key).is_some()
+                }) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+struct Follower<'a> {
+    registry: &'a Registry,
+    table: Table,
+    /// When each etcd lease ends, as far as it is known.
+    ends: BTreeMap<i64, Instant>,
+    revision: Option<i64>,
+}
+
+impl Follower<'_> {
+    async fn run(
+        &mut self,
+        tell: &mut (impl FnMut(News) + Send),
+        patience: &mut Patience,
+    ) -> Result<Infallible, EtcdError> {
+        let store = &self.registry.store;
+        let revision = match self.revision {
+            // An etcd restored from a backup would stay silent until it has counted up to ours.
+            Some(revision) if store.revision().await? >= revision => revision,
+            before => {
+                let listing = store.list().await?;
+                for error in &listing.foreign {
+                    self.table.blame(&error.key, false, error);
+                }
+                self.table.replace(listing.entries);
+                self.look_up().await;
+                self.revision = Some(listing.revision);
+                let subnets = self.table.subnets().into_iter();
+                tell(News::All {
+                    revision: listing.revision,
+                    leases: subnets
+                        .filter_map(|it| Some((it, self.held(it)?)))
+                        .collect(),
+                    anew: before.is_some(),
+                });
+                listing.revision
+            }
+        };
+        let mut watch = store.watch_leases(revision + 1).await?;
+        loop {
+            let response = next(&mut watch).await?;
+            patience.over();
+            self.apply(&response, tell);
+        }
+    }
+
+    /// Asks when the etcd leases end of which that is not known. What cannot be found out counts as written now.
+    async fn look_up(&mut self) {
+        let subnets = self.table.subnets().into_iter();
+        let named: BTreeSet<i64> = subnets
+            .filter_map(|subnet| self.table.held(subnet)?.1)
+            .collect();
+        self.ends.retain(|id, _| named.contains(id));
+        let unknown: Vec<i64> = named
+            .into_iter()
+            .filter(|id| !self.ends.contains_key(id))
+            .collect();
+        let store = &self.registry.store;
+        let asked = futures_util::stream::iter(unknown)
+            .map(|id| async move { (id, store.look_up(id).await) })
+            .buffer_unordered(LOOK_UPS);
+        let answers: Vec<_> = asked.collect().await;
+        for (id, answer) in answers {
+            if let Ok(Some(grant)) = answer {
+                self.ends.insert(id, grant.until);
+            }
+        }
+    }
+
+    fn held(&self, subnet: Ipv4Net) -> Option<Held> {
+        let (attrs, etcd_lease) = self.table.held(subnet)?;
+        let ends = |id| self.ends.get(&id).copied();
+        Some(Held {
+            attrs: attrs.clone(),
+            expires: etcd_lease.map(|id| ends(id).unwrap_or_else(|| Instant::now() + lease::TTL)),
+        })
+    }
+
+    fn apply(&mut self, response: &WatchResponse, tell: &mut impl FnMut(News)) {
+        let events = response.events().iter();
+        let touched: BTreeSet<_> = events.filter_map(|event| self.apply_one(event)).collect();
+        let last = match response.events().last().and_then(Event::kv) {
+            Some(kv) => Some(kv.mod_revision()),
+            None => response.header().map(etcd_client::ResponseHeader::revision),
+        };
+        self.revision = self.revision.max(last);
+        tell(News::Some {
+            revision: self.revision.unwrap_or_default(),
+            leases: touched
+                .into_iter()
+                .map(|subnet| (subnet, self.held(subnet)))
+                .collect(),
+        });
+    }
+
+    fn apply_one(&mut self, event: &Event) -> Option<Ipv4Net> {
+        let kv = event.kv()?;
+        let deleted = event.event_type() == EventType::Delete;
+        match self.registry.store.parse_key(kv.key()) {
+            Ok(key) if deleted => Some(self.delete(key)),
+            Ok(key) => {
+                // Whoever writes a lease does so on a new etcd lease.
+                if kv.lease() != 0 {
+                    let end = Instant::now() + lease::TTL;
+                    self.ends.entry(kv.lease()).or_insert(end);
+                }
+                let before = self.table.held(key.v4).and_then(|(_, id)| id);
+                let subnet = self.table.put(store::entry(key, kv));
+                if let Some(id) = before.filter(|id| *id != kv.lease()) {
+                    self.ends.remove(&id);
+                }
+                Some(subnet)
+            }
+            Err(error) if deleted => {
+                self.table.forgive(&error.key);
+                None
+            }
+            Err(error) => {
+                self.table.blame(&error.key, false, &error);
+                None
+            }
+        }
+    }
+
+    fn delete(&mut self, key: SubnetKey) -> Ipv4Net {
+        if let Some((_, Some(id))) = self.table.held(key.v4) {
+            self.ends.remove(&id);
+        }
+        self.table.delete(key)
+    }
+}

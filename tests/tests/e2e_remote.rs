@@ -1,0 +1,86 @@
+//! Client–server mode between nodes: two that only a server tells of leases, and flanneld that asks etcd itself.
+
+#![cfg(test)]
+
+use flannel_tests::agent::{self, http_status};
+use flannel_tests::prelude::*;
+use flannel_tests::process::Process;
+
+const HEALTH: u16 = 8889;
+
+/// Starts the server and waits until clients may come.
+fn serve(node: &Node, net: &Network) -> Process {
+    let flags = [
+        format!("--listen={}:8888", node.address()),
+        format!("--etcd-endpoints={}", node.etcd()),
+        format!("--etcd-prefix={}", net.prefix),
+        format!("--healthz-port={HEALTH}"),
+    ];
+    let flags = flags.each_ref().map(String::as_str);
+    let process = node.spawn("server", agent::command(node, &flags));
+    eventually("the server is ready", SOON, || {
+        http_status(node, HEALTH, "/readyz") == Some(200)
+    });
+    process
+}
+
+#[test]
+fn nodes_behind_a_server_and_flanneld_with_etcd_are_one_network() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let host = lab.node("server");
+    let server = serve(&host, &net);
+    let remote = format!("--remote={}:8888", host.address());
+    // Nobody is there: what they know they have from the server.
+    let flags = [&*remote, "--etcd-endpoints=http://127.0.0.1:1"];
+    let (one, two) = ("one", "two");
+    let [one, two] = [one, two].map(|name| Agent::start_with(lab.node(name), &net, &flags));
+    let three = RealFlanneld::start(lab.node("three"), &net);
+    let pods = [
+        Pod::on(&one, "pod"),
+        Pod::on(&two, "pod"),
+        Pod::on(&three, "pod"),
+    ];
+    for from in &pods {
+        for to in &pods {
+            from.reaches(to);
+        }
+    }
+
+    let ask = |words: &[&str]| {
+        let prefix = format!("--etcd-prefix={}", net.prefix);
+        let bpffs = format!("--bpffs={}", one.node().bpffs().display());
+        let state = format!("--state-dir={}", one.node().state_dir().display());
+        let subnet_file = format!("--subnet-file={}", Member::subnet_file(&one).display());
+        let own = [
+            &*remote,
+            &prefix,
+            &bpffs,
+            &state,
+            &subnet_file,
+            "--iface=eth0",
+        ];
+        let words = [words, &own].concat();
+        let output = agent::command(one.node(), &words).output().expect("run it");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let said = ask(&["doctor"]);
+    let expected = format!("the server {}:8888", host.address());
+    assert!(said.contains(&expected), "{said}");
+    let said = ask(&["plan"]);
+    assert!(said.contains("nothing to do"), "{said}");
+
+    drop(server);
+    pods[0].reaches(&pods[1]);
+    pods[2].reaches(&pods[0]);
+    let four = RealFlanneld::start(lab.node("four"), &net);
+    let late = Pod::on(&four, "pod");
+    let said = ask(&["doctor"]);
+    assert!(said.contains("no server answers"), "{said}");
+    let _server = serve(&host, &net);
+    // Agents ask a server that is away every ten seconds at worst.
+    eventually("the node that came meanwhile is reached", 3 * SOON, || {
+        pods[0].ping(late.address()).count(1).send().received == 1
+    });
+    late.reaches(&pods[1]);
+}

@@ -1,0 +1,177 @@
+//! TLS, and who may write.
+
+use std::path::Path;
+
+use flannel_agent::base::options::Authorize;
+use flannel_agent::source::remote::{RemoteSource, RemoteTls};
+use flannel_agent::source::{LeaseRequest, LeaseSource};
+use flannel_tests::certificate::{Certificate, Contents};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Net, Served, attrs, options, source_with};
+
+/// An authority, and certificates that it signed.
+struct Pki {
+    folder: tempfile::TempDir,
+    authority: Certificate,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Contents {
+            extensions: "basicConstraints=critical,CA:true",
+            expired: false,
+        };
+        let authority = authority.self_signed(folder.path(), "authority");
+        Self { folder, authority }
+    }
+
+    fn signed(&self, name: &str, extensions: &str) -> Certificate {
+        let contents = Contents {
+            extensions,
+            expired: false,
+        };
+        contents.signed_by(&self.authority, self.folder.path(), name)
+    }
+
+    fn server(&self) -> Certificate {
+        self.signed("server", "subjectAltName=IP:127.0.0.1")
+    }
+
+    /// What node `n` shows.
+    fn node(&self, n: u8) -> Certificate {
+        let extensions = format!("subjectAltName=IP:192.0.2.{n}\nextendedKeyUsage=clientAuth");
+        self.signed(&format!("node{n}"), &extensions)
+    }
+
+    fn tls(&self, identity: Option<&Certificate>, asks: bool) -> RemoteTls {
+        let file = |path: &Path| path.to_owned();
+        RemoteTls {
+            ca_file: asks.then(|| file(&self.authority.cert_file)),
+            identity: identity.map(|it| (file(&it.cert_file), file(&it.key_file))),
+        }
+    }
+}
+
+async fn serve(net: &Net, tls: RemoteTls, authorize: Authorize) -> Served {
+    let mut options = options("127.0.0.1:0");
+    options.tls = Some(tls);
+    options.authorize = authorize;
+    Served::start(&net.options(), options).await
+}
+
+async fn acquire(source: &RemoteSource, net: &Net, n: u8, previous: &str) -> Result<(), String> {
+    let request = LeaseRequest {
+        attrs: attrs(n),
+        previous: Some(crate::support::net(previous)),
+    };
+    let cancel = CancellationToken::new();
+    let acquired = source.acquire(&net.config, &request, &cancel).await;
+    acquired.map(drop).map_err(|error| format!("{error:#}"))
+}
+
+#[tokio::test]
+async fn a_client_trusts_the_authority_it_was_told() {
+    let net = Net::new().await;
+    let pki = Pki::new();
+    let server = serve(&net, pki.tls(Some(&pki.server()), false), Authorize::None).await;
+    let trusting = source_with(&[server.name()], Some(pki.tls(None, true)));
+    acquire(&trusting, &net, 1, "10.3.1.0/24").await.unwrap();
+    let other = Pki::new();
+    let doubting = source_with(&[server.name()], Some(other.tls(None, true)));
+    let error = format!("{:#}", doubting.read_network_config().await.unwrap_err());
+    assert!(error.contains("certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_with_an_authority_asks_for_certificates() {
+    let net = Net::new().await;
+    let pki = Pki::new();
+    let server = serve(&net, pki.tls(Some(&pki.server()), true), Authorize::None).await;
+    let known = source_with(&[server.name()], Some(pki.tls(Some(&pki.node(1)), true)));
+    // Without --remote-authorize any certificate will do.
+    acquire(&known, &net, 2, "10.3.2.0/24").await.unwrap();
+    let stranger = Pki::new();
+    let forged = stranger.tls(Some(&stranger.node(1)), false);
+    let forged = RemoteTls {
+        ca_file: pki.tls(None, true).ca_file,
+        ..forged
+    };
+    for tls in [pki.tls(None, true), forged] {
+        let source = source_with(&[server.name()], Some(tls));
+        assert!(source.read_network_config().await.is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_may_write_the_lease_of_its_own_address_only() {
+    let net = Net::new().await;
+    let pki = Pki::new();
+    let tls = pki.tls(Some(&pki.server()), true);
+    let server = serve(&net, tls, Authorize::PublicIp).await;
+    let as_node = |n| {
+        let tls = pki.tls(Some(&pki.node(n)), true);
+        source_with(&[server.name()], Some(tls))
+    };
+    let (one, two) = (as_node(1), as_node(2));
+    acquire(&one, &net, 1, "10.3.1.0/24").await.unwrap();
+    let error = acquire(&one, &net, 2, "10.3.2.0/24").await.unwrap_err();
+    assert!(error.contains("PublicIP is 192.0.2.2"), "{error}");
+    acquire(&two, &net, 2, "10.3.2.0/24").await.unwrap();
+    let before = net.leases().await;
+    // By each call that writes, and also by saying that the address is a new one of the same node.
+    let (own, foreign) = ("10.3.1.0-24", "10.3.2.0-24");
+    let lease = |key: &str, n: u8| {
+        let attrs = crate::support::attrs_json(n);
+        let subnet = key.replace("-24", "/24");
+        format!(r#"{{"Subnet":"{subnet}","Attrs":{attrs}}}"#)
+    };
+    let node = pki.node(1);
+    for (method, path, body) in [
+        ("PUT", format!("leases/{foreign}"), lease(foreign, 2)),
+        (
+            "PUT",
+            format!("leases/{foreign}?was=192.0.2.2"),
+            lease(foreign, 1),
+        ),
+        ("PUT", format!("leases/{own}?was=192.0.2.1"), lease(own, 2)),
+        ("DELETE", format!("leases/{foreign}"), String::new()),
+        (
+            "POST",
+            "reservations".to_owned(),
+            r#"{"Subnet":"10.3.9.0/24","PublicIP":"192.0.2.2"}"#.to_owned(),
+        ),
+    ] {
+        let said = curl(&pki, &node, &server, method, &path, &body);
+        assert!(said.ends_with("403"), "{method} {path}: {said}");
+    }
+    assert_eq!(net.leases().await, before);
+    let said = curl(&pki, &node, &server, "DELETE", &format!("leases/{own}"), "");
+    assert!(said.ends_with("200"), "{said}");
+}
+
+/// The answer's body, with the status behind it.
+fn curl(
+    pki: &Pki,
+    identity: &Certificate,
+    server: &Served,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> String {
+    let (mine, authority) = (identity, &pki.authority);
+    let output = std::process::Command::new("curl")
+        .args(["--silent", "--show-error", "--write-out", "%{http_code}"])
+        .args(["--request", method, "--data", body])
+        .arg("--cert")
+        .arg(&mine.cert_file)
+        .arg("--key")
+        .arg(&mine.key_file)
+        .arg("--cacert")
+        .arg(&authority.cert_file)
+        .arg(format!("https://{}/v1/_/{path}", server.name()))
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr)
+}

@@ -13,6 +13,7 @@ use crate::globals::{self, FLANNEL_IFINDEX, VNI, VXLAN_PORT, WIRE};
 use crate::headers::{self, Packet};
 use crate::maps::VTEPS;
 use crate::ours::Word;
+use crate::outlets;
 use crate::skb::{self, Skb};
 
 /// A packet of a pod that is not for the overlay.
@@ -87,22 +88,15 @@ static FIRST_NOTED: Word = Word::new();
 /// during a takeover. Nanoseconds.
 const CHANGE: u64 = 5_000_000_000;
 
-/// What is behind the outer IPv4 header.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Front {
-    udp: Udp,
-    vxlan: Vxlan,
-}
-
-/// Another network's kernel device may use our port: the VNI tells. Where our pair is gone, somebody else serves ours.
+/// Another network's kernel device may use our port: the VNI tells. Other nodes may have us route what they send: that is in their name.
+/// Where our pair is gone, somebody else serves the network.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn is_sent_tunnel(ctx: *mut __sk_buff, missing: u32) -> u8 {
     let skb = Skb::again(ctx, missing);
     let now = skb::coarse_ns();
     let first = FIRST_NOTED.load();
-    if skb.take_tunnelled() {
+    if skb.is_tunnelled() {
         if first == 0 {
             FIRST_NOTED.store(now);
         }
@@ -115,18 +109,28 @@ extern "C" fn is_sent_tunnel(ctx: *mut __sk_buff, missing: u32) -> u8 {
     let Some(ip) = skb.load::<Ip>(headers::IP) else {
         return 0;
     };
-    if VTEPS.get_ptr(ip.dst).is_none() || !skb.has_device(FLANNEL_IFINDEX.load()) {
+    let of_pod = outlets::is_lent(0, ip.src) && VTEPS.get_ptr(ip.dst).is_some();
+    if !of_pod || !skb.has_device(FLANNEL_IFINDEX.load()) {
         return 0;
     }
     let at = headers::IP + usize::from(ip.version_ihl & 0xf) * 4;
-    match skb.load::<Front>(at) {
+    let vni = (VNI.load() << 8).to_be_bytes();
+    u8::from(match skb.load::<Front>(at) {
         Some(Front { udp, vxlan }) => {
-            let vni = (VNI.load() << 8).to_be_bytes();
             let of_network = WIRE.load() == WIRE_UDP || vxlan.vni[..3] == vni[..3];
-            u8::from(udp.dst == VXLAN_PORT.load().to_be_bytes() && of_network)
+            udp.dst == VXLAN_PORT.load().to_be_bytes() && of_network
         }
-        None => 0,
-    }
+        // Cut behind the UDP header, for nobody to look behind it.
+        None => ip.is_fragment(),
+    })
+}
+
+/// What is behind the outer IPv4 header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Front {
+    udp: Udp,
+    vxlan: Vxlan,
 }
 
 /// The same of UDP, where the port is known.

@@ -42,6 +42,16 @@ pub(crate) fn load<'a>(
     at: usize,
     room: &'a mut MaybeUninit<Packet>,
 ) -> Option<&'a Packet> {
+    load_mut(skb, at, room).map(|packet| &*packet)
+}
+
+/// As [`load`], for who changes it in its place: a copy would be more than the stack has room for.
+#[inline(always)]
+pub(crate) fn load_mut<'a>(
+    skb: &Skb,
+    at: usize,
+    room: &'a mut MaybeUninit<Packet>,
+) -> Option<&'a mut Packet> {
     let (packet, whole) = skb.read(at, room);
     if !whole {
         if !skb.read_first::<{ Ip::LEN }, _>(at, packet) {

@@ -35,6 +35,8 @@ pub(crate) fn run<const UDP: bool>(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
         return Ok(Verdict::Untouched);
     };
+    // What a pod's own filters have left there (a classid) is no note of ours.
+    skb.set_passes(0);
     let outside = !leaves_for_overlay(packet);
     if outside {
         forged::check(skb, packet)?;

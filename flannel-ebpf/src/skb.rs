@@ -362,14 +362,11 @@ impl Skb {
         self.set_passes(TUNNELLED);
     }
 
-    /// As [`Self::take_past_stack`].
+    /// Whether it was told so. It stays until the packet arrives somewhere: another network's program may ask first, and a macvlan has its
+    /// lower device send the same packet once more.
     #[inline(always)]
-    pub(crate) fn take_tunnelled(&self) -> bool {
-        let told = self.passes() == TUNNELLED;
-        if told {
-            self.set_passes(0);
-        }
-        told
+    pub(crate) fn is_tunnelled(&self) -> bool {
+        self.passes() == TUNNELLED
     }
 
     /// For the hook that it arrives at once more.
@@ -508,14 +505,14 @@ impl Skb {
     /// if what is taken off reaches behind the UDP header's place in the frame that is left (`__skb_postpull_rcsum`), which is
     /// 34 bytes.
     #[inline(always)]
-    pub(crate) fn shrink_bare(&self, arrived: &Ip) -> Result<(), Reason> {
+    pub(crate) fn shrink_bare(&self, inner: &Ip) -> Result<(), Reason> {
         const BACK: usize = 8;
         const { assert!(udp::Outer::LEN + BACK > Eth::LEN + Ip::LEN) };
         let off = (udp::Outer::LEN + BACK) as i32;
         self.adjust(-off, ROOM).map_err(|_| Reason::DecapRefused)?;
         self.adjust(BACK as i32, ROOM)
             .map_err(|_| Reason::Mangled)?;
-        let [a, b, _, _, _]: [u32; Ip::LEN / 4] = bytemuck::must_cast(*arrived);
+        let [a, b, _, _, _]: [u32; Ip::LEN / 4] = bytemuck::must_cast(*inner);
         // What hardware has summed up has to have them again.
         let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
         let stored = self.ctx.skb.store(Eth::LEN, &[a, b], flags);

@@ -54,18 +54,17 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     }
     udp::check(outer, skb.len().wrapping_sub(Eth::LEN as u32))?;
     let mut room = MaybeUninit::uninit();
-    let arrived = headers::load(skb, INNER, &mut room).ok_or(Reason::Truncated)?;
-    udp::check_inner(outer, &arrived.ip)?;
+    let inner = headers::load_mut(skb, INNER, &mut room).ok_or(Reason::Truncated)?;
+    udp::check_inner(outer, &inner.ip)?;
     skb.untag();
-    let inner = Packet {
-        ip: udp::hop(&arrived.ip)?,
-        l4: arrived.l4,
-    };
+    skb.set_passes(0);
+    inner.ip = udp::hop(&inner.ip)?;
+    let inner: &Packet = inner;
     let packet = Tunnelled {
         outer_src: outer.ip.src,
         // There is none: a peer is known by its address alone.
         src_mac: Some(&[0; 6]),
-        inner: &inner,
+        inner,
         mark: None,
     };
 
@@ -75,13 +74,13 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         true => fast_rx::destination(skb, &packet, Merged::NotYet),
     };
     if let Ok(Destination::Pod(target)) = destination {
-        skb.shrink_bare(&arrived.ip)?;
+        skb.shrink_bare(&inner.ip)?;
         return deliver::to_pod(skb, &inner.ip, &target, Reason::FastRx);
     }
     let at_once = matches!(destination?, Destination::StackAtOnce);
-    skb.shrink_bare(&arrived.ip)?;
+    skb.shrink_bare(&inner.ip)?;
     decap::address_to_stack(skb, eth.src, &inner.ip)?;
-    Ok(if !at_once && is_for_pair(skb, &inner) {
+    Ok(if !at_once && is_for_pair(skb, inner) {
         Verdict::Taken(skb::redirect(GRO_IFINDEX.load()), Reason::DecapGro)
     } else {
         Verdict::Taken(

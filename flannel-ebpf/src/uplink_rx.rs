@@ -65,6 +65,7 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
     let mark = vxlan::check(outer, VNI.load(), packet_len, globals::gbp())?;
     vxlan::check_inner(outer, &inner.ip)?;
     skb.untag();
+    skb.set_passes(0);
     let packet = Tunnelled {
         outer_src: outer.ip.src,
         src_mac: Some(&outer.eth.src),

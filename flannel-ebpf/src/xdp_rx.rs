@@ -25,6 +25,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     };
     // The driver's own tag: XDP has not seen it.
     skb.untag();
+    skb.set_passes(0);
     let packet = Tunnelled {
         outer_src: meta.outer_src,
         src_mac: None,

@@ -60,6 +60,33 @@ fn two_networks_on_the_same_hosts_do_not_disturb_each_other(
     b1.ping(b2.address()).succeeds();
 }
 
+/// On one port: each sees the other's packets leave, and knows them for no pod's. The second comes while the first one forwards.
+#[rstest]
+fn both_may_masquerade(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let lab = Lab::new();
+    let ([red, blue], hosts) = lab.red_and_blue();
+    let start = |net: &Network| {
+        hosts
+            .each_ref()
+            .map(|host| start(kind, host.clone(), net, &["--ip-masq"]))
+    };
+    let pod =
+        |agent: &AnyDaemon, name| Pod::behind(agent, name, &format!("br-{}", agent.net().vni));
+    let [red1, red2] = start(&red);
+    let (r1, r2) = (pod(&red1, "r1"), pod(&red2, "r2"));
+    r1.reaches(&r2);
+    let [blue1, blue2] = start(&blue);
+    let (b1, b2) = (pod(&blue1, "b1"), pod(&blue2, "b2"));
+    b1.reaches(&b2);
+    // Until then programs that have just come let pass what others may still send.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    for (one, two) in [(&r1, &r2), (&b1, &b2)] {
+        one.ping(two.address()).succeeds();
+        two.ping(one.address()).succeeds();
+        flannel_tests::udp::exchange(one, two, two.address(), 8192);
+    }
+}
+
 /// As flannel's own test has it: one network of each backend.
 #[rstest]
 fn f5_host_gw_and_vxlan_on_the_same_hosts(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {

@@ -13,6 +13,7 @@ use super::retry::Retry;
 use super::subnet_file::SubnetFile;
 use super::systemd::Systemd;
 use crate::base::counters;
+use crate::daemon::claims::Claim;
 use crate::daemon::health::Ready;
 use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 use crate::reconcile::ReconcileError;
@@ -79,6 +80,8 @@ pub(super) struct Agent<N> {
     pub(super) ready: Ready,
     pub(super) systemd: Systemd,
     pub(super) logbook: Logbook,
+    /// Held as long as the network is served.
+    pub(super) _claim: Option<Claim>,
 }
 
 impl<N: Node> Agent<N> {

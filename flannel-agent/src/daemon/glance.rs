@@ -21,6 +21,7 @@ pub(super) struct Seen {
     pub(super) addresses: Vec<Address>,
     /// See [`Netlink::leads`]; only where something depends on them.
     pub(super) leads: Leads,
+    with_routes: bool,
     took: Duration,
 }
 
@@ -39,7 +40,12 @@ impl Glance {
         let seen = self.task.get_or_insert_with(look).await;
         self.task = None;
         let seen = seen.ok()?.ok()?;
-        let most = REST.max(seen.took * PAUSES_AT_LEAST);
+        // A routing daemon may change thousands of routes, of which few matter.
+        let least = match seen.with_routes {
+            true => PAUSES,
+            false => PAUSES_AT_LEAST,
+        };
+        let most = REST.max(seen.took * least);
         self.rested = Some(Instant::now() + most.min(seen.took * PAUSES));
         Some(seen)
     }
@@ -65,7 +71,8 @@ async fn look(
         addresses: &addresses,
         network,
     };
-    let leads = match devices.depend_on_routes() {
+    let with_routes = devices.depend_on_routes();
+    let leads = match with_routes {
         true => netlink.leads(network).await?,
         false => Leads::default(),
     };
@@ -73,6 +80,7 @@ async fn look(
         links,
         addresses,
         leads,
+        with_routes,
         took: begun.elapsed(),
     })
 }

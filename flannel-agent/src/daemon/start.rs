@@ -209,6 +209,7 @@ async fn start<S: LeaseSource, N: Node>(
         ready,
         systemd: Systemd::of_network(options.spokesman),
         logbook: options.logbook.resting_on(source.rests_on()),
+        _claim: options.claim,
     };
     agent.bring_up().await?;
     source.forwards();

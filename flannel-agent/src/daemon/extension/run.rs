@@ -116,9 +116,12 @@ mod tests {
     use super::*;
 
     async fn ran(command: &str, input: &str) -> Result<String, String> {
+        ran_for(Duration::from_secs(600), command, input).await
+    }
+
+    async fn ran_for(patience: Duration, command: &str, input: &str) -> Result<String, String> {
         let command = CommandLine::new(command).unwrap();
         let variables = [("SUBNET", "10.1.2.0/24".to_owned())];
-        let patience = Duration::from_secs(1);
         let outcome = run_for(patience, &command, &variables, input).await;
         outcome.map_err(|error| format!("{error:#}"))
     }
@@ -155,7 +158,8 @@ mod tests {
             error.contains("cannot run /no/such/program $SUBNET: "),
             "{error}"
         );
-        let error = ran(&script(&folder, "echo begun; sleep 600"), "").await;
+        let command = script(&folder, "echo begun; sleep 600");
+        let error = ran_for(Duration::from_secs(1), &command, "").await;
         let error = error.unwrap_err();
         assert!(
             error.contains("was ended after 1 s, having printed: begun"),

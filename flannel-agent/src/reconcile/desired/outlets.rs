@@ -71,11 +71,18 @@ impl<'a> Devices<'a> {
         Self::may_send(link) && !self.leads_out(link) && !ours && !of_pods
     }
 
-    /// What they say. Without an address and without routes it may still be how answers come in. With routes to pods alone
-    /// (point-to-point, as Calico makes them) it is a pod's.
+    /// What they say. Without an address and without routes it may still be how answers come in, unless it is there for a device on it (a
+    /// VLAN, a macvlan) or leads to another device of the node. With routes to pods alone (point-to-point, as Calico makes them) it
+    /// is a pod's.
     fn is_led_to(self, link: &Link, leads: &Leads) -> bool {
-        let idle = !self.is_inside(link) && !leads.pods.contains(&link.index);
-        self.is_for_routes(link) && (leads.outside.contains(&link.index) || idle)
+        let carries = || self.links.iter().any(|on| on.lower == Some(link.index));
+        let idle = || {
+            !self.is_inside(link)
+                && !leads.pods.contains(&link.index)
+                && link.peer.is_none()
+                && !carries()
+        };
+        self.is_for_routes(link) && (leads.outside.contains(&link.index) || idle())
     }
 
     /// Whether there is a device for routes to tell of.
@@ -320,10 +327,7 @@ mod tests {
         let devices: Vec<_> = devices
             .map(|(name, of)| (name.as_str(), tracked(of)))
             .collect();
-        assert_eq!(
-            devices,
-            [("br0.7", true), ("eth1", false), ("eth1.7", false)]
-        );
+        assert_eq!(devices, [("br0.7", true), ("eth1.7", false)]);
     }
 
     #[test]

@@ -286,6 +286,8 @@ impl<'a> Keeper<'a> {
         let mut watch = self.store.watch_lease(self.key(), revision + 1).await?;
         let known = self.known.map_or(0, |known| known.mod_revision);
         let renew = self.known.and_then(|known| self.renew_at(known.hold));
+        // What is postponed waits for its own time, not for that of a renewal that would be postponed again.
+        let renew = renew.filter(|_| !self.postponed);
         let correct = self
             .corrected
             .filter(|_| self.postponed)

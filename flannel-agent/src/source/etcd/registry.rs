@@ -165,9 +165,7 @@ impl Registry {
         let key = SubnetKey::from(subnet);
         let (_, entry) = self.store.get(key).await?;
         let entry = entry.ok_or(RegistryError::NoLease(subnet))?;
-        if let Ok(attrs) = &entry.attrs {
-            require(may, subnet, attrs.public_ip)?;
-        }
+        require(may, subnet, holder_or_nobody(&entry))?;
         Ok(self.store.delete(key, entry.mod_revision).await?)
     }
 
@@ -215,6 +213,12 @@ fn own_or_nobodys(
     match entry.attrs.as_ref().map(|attrs| attrs.public_ip) {
         Ok(holder) if holder != public_ip && Some(holder) != was => Err(held(subnet, entry)),
         Ok(holder) => require(may, subnet, holder),
-        Err(_) => Ok(()),
+        Err(_) => require(may, subnet, holder_or_nobody(entry)),
     }
+}
+
+/// Whose lease it is. One that cannot be read is nobody's that could show a certificate.
+fn holder_or_nobody(entry: &Entry) -> Ipv4Addr {
+    let holder = entry.attrs.as_ref().map(|attrs| attrs.public_ip);
+    holder.unwrap_or(Ipv4Addr::UNSPECIFIED)
 }

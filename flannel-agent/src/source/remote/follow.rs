@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::Seen;
 use super::api::Api;
@@ -20,6 +21,9 @@ use crate::source::etcd::table::Table;
 
 /// As with etcd: nodes that live take their leases again within seconds, if it was restored from a backup.
 const RESTORED: Duration = Duration::from_mins(1);
+
+/// Before a server is asked again that has told all anew.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Keeps `leases` equal to what other nodes hold.
 pub(super) struct Follower<'a> {
@@ -93,7 +97,12 @@ impl<'a> Follower<'a> {
             match watched {
                 Some(watched) => {
                     patience.over();
+                    // Whoever has all anew for each question, a proxy that keeps answers say, would be asked without a pause.
+                    let again = self.cursor.is_some() && watched.events.is_empty();
                     self.apply(watched);
+                    if again {
+                        sleep(AGAIN.mul_f64(rand::random_range(0.9..1.1))).await;
+                    }
                 }
                 None => {
                     // Everything, as it is now; whoever waits for an answer gets none.

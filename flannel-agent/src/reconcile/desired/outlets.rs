@@ -129,7 +129,7 @@ impl Outlets {
                     sources: sources.tracked(tracked),
                 };
                 outlets.devices.insert(link.name.clone(), outlet);
-            } else {
+            } else if devices.leads_out(link) || leads.outside.contains(&link.index) {
                 outlets.unserved.insert(link.name.clone());
             }
         }
@@ -397,10 +397,16 @@ mod tests {
             bare,
             ..link(index, name)
         };
-        let links = [other(3, "wg0", true), other(4, "ib0", false)];
+        // The last two have no address: one leads out by a route, and nothing leaves by the other.
+        let links = [
+            other(3, "wg0", true),
+            other(4, "ib0", false),
+            other(10, "ib1", false),
+            other(12, "can0", false),
+        ];
         let held = [3, 4].map(|index| address(index, "192.0.2.1/24"));
         let outlets = find(&links, &held);
         assert_eq!(names(&outlets), ["wg0"]);
-        assert_eq!(outlets.unserved, ["ib0".to_owned()].into());
+        assert_eq!(outlets.unserved, ["ib0", "ib1"].map(str::to_owned).into());
     }
 }

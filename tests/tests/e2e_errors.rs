@@ -69,6 +69,7 @@ fn an_unknown_flag_is_named() {
 
 #[rstest]
 #[case::bpf("bpf,-sys_admin", "CAP_BPF")]
+#[case::perfmon("perfmon,-sys_admin", "CAP_PERFMON")]
 #[case::net_admin("net_admin", "CAP_NET_ADMIN")]
 fn a_missing_capability_is_named(#[case] dropped: &str, #[case] named: &str) {
     let (pair, flows) = orphaned();

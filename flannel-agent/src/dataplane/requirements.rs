@@ -16,6 +16,7 @@ pub(crate) const OLDEST_KERNEL: &str = "6.1";
 const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
 const SYS_ADMIN: u64 = 1 << 21;
+const PERFMON: u64 = 1 << 38;
 const BPF: u64 = 1 << 39;
 
 /// 0: off; 2: with a trace for its developers.
@@ -41,10 +42,12 @@ fn effective(status: &str) -> Option<u64> {
 }
 
 fn missing(effective: u64) -> Vec<&'static str> {
-    // Before 5.8 CAP_SYS_ADMIN stood for CAP_BPF, and still does.
+    // Before 5.8 CAP_SYS_ADMIN stood for CAP_BPF and CAP_PERFMON, and still does. Without the latter the verifier takes no program
+    // that writes where a variable says, and only says where.
     [
         (NET_ADMIN, "CAP_NET_ADMIN"),
         (BPF | SYS_ADMIN, "CAP_BPF"),
+        (PERFMON | SYS_ADMIN, "CAP_PERFMON"),
         (NET_RAW, "CAP_NET_RAW"),
     ]
     .into_iter()
@@ -207,11 +210,12 @@ mod tests {
 
     #[test]
     fn missing_capabilities_are_named() {
-        assert_eq!(missing(0), ["CAP_NET_ADMIN", "CAP_BPF", "CAP_NET_RAW"]);
+        let all = ["CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON", "CAP_NET_RAW"];
+        assert_eq!(missing(0), all);
         assert_eq!(missing(SYS_ADMIN | NET_RAW), ["CAP_NET_ADMIN"]);
-        assert_eq!(missing(NET_ADMIN | NET_RAW), ["CAP_BPF"]);
+        assert_eq!(missing(NET_ADMIN | NET_RAW | BPF), ["CAP_PERFMON"]);
         let error = DataplaneError::Capabilities {
-            missing: missing(NET_ADMIN | NET_RAW),
+            missing: missing(NET_ADMIN | NET_RAW | PERFMON),
         };
         assert!(error.to_string().contains("lacks CAP_BPF: "), "{error}");
     }

@@ -35,7 +35,7 @@ pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
 
 fn capabilities(rights: Result<(), DataplaneError>, report: &mut Report) {
     match rights {
-        Ok(()) => report.ok("capabilities: NET_ADMIN, NET_RAW, BPF"),
+        Ok(()) => report.ok("capabilities: NET_ADMIN, NET_RAW, BPF, PERFMON"),
         Err(error) => report.failure(error.to_string(), "run it as root, as the agent is run"),
     }
 }
@@ -170,7 +170,7 @@ mod tests {
         let said_of = |rights| said(|report| capabilities(rights, report));
         assert_eq!(
             said_of(Ok(())),
-            fine("capabilities: NET_ADMIN, NET_RAW, BPF")
+            fine("capabilities: NET_ADMIN, NET_RAW, BPF, PERFMON")
         );
         let (text, fix) = (missing.to_string(), "run it as root, as the agent is run");
         assert!(text.contains("CAP_BPF"), "{text}");

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use etcd_client::{EventType, GetOptions, WatchResponse};
+use etcd_client::{EventType, WatchResponse};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{EtcdError, OptionsError};
 use super::follow::next;
 use super::options::EtcdOptions;
-use super::paths::Paths;
 use super::patience::Patience;
-use super::session::Session;
+use super::store::Store;
 
 /// What is known of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,8 +24,7 @@ pub struct Found {
 /// The networks under one prefix in etcd.
 #[derive(Debug)]
 pub struct EtcdNetworks {
-    session: Session,
-    paths: Paths,
+    store: Store,
 }
 
 impl EtcdNetworks {
@@ -36,8 +34,7 @@ impl EtcdNetworks {
     /// When an endpoint is no URL or a certificate file cannot be used.
     pub fn new(options: &EtcdOptions) -> Result<Self, OptionsError> {
         Ok(Self {
-            session: Session::new(options)?,
-            paths: Paths::new(&options.prefix),
+            store: Store::new(options)?,
         })
     }
 
@@ -49,29 +46,6 @@ impl EtcdNetworks {
             revision: None,
         };
         cancel.run_until_cancelled(follower.run()).await;
-    }
-
-    /// Names and the revision at which they were read.
-    async fn list(&self) -> Result<(BTreeSet<String>, i64), EtcdError> {
-        let folder = self.paths.folder();
-        let what = format!("list the networks under {folder}");
-        let answer = self
-            .session
-            .call(&what, |client| async move {
-                let options = GetOptions::new().with_prefix().with_keys_only();
-                client
-                    .kv_client()
-                    .max_decoding_message_size(usize::MAX)
-                    .get(folder, Some(options))
-                    .await
-            })
-            .await?;
-        let keys = answer.kvs().iter().map(etcd_client::KeyValue::key);
-        let names = keys.filter_map(|key| self.paths.network_of(key)).collect();
-        let revision = answer
-            .header()
-            .map_or(0, etcd_client::ResponseHeader::revision);
-        Ok((names, revision))
     }
 }
 
@@ -96,17 +70,12 @@ impl Follower<'_> {
         patience: &mut Patience,
     ) -> Result<std::convert::Infallible, EtcdError> {
         // A list each time: what was compacted meanwhile is in no watch.
-        let (names, revision) = self.networks.list().await?;
+        let (revision, names) = self.networks.store.networks().await?;
         let is_restored = self.revision.is_some_and(|before| revision < before);
         self.found
             .send_if_modified(|found| listed(found, names, is_restored));
         self.revision = Some(revision);
-        let folder = self.networks.paths.folder();
-        let mut watch = self
-            .networks
-            .session
-            .watch(folder, true, revision + 1)
-            .await?;
+        let mut watch = self.networks.store.watch_networks(revision + 1).await?;
         loop {
             let response = next(&mut watch).await?;
             patience.over();
@@ -116,7 +85,8 @@ impl Follower<'_> {
 
     fn apply(&mut self, response: &WatchResponse) {
         let changes = response.events().iter().filter_map(|event| {
-            let name = self.networks.paths.network_of(event.kv()?.key())?;
+            let key = event.kv()?.key_str().ok()?;
+            let name = self.networks.store.parse_network(key)?.to_owned();
             Some((name, event.event_type() == EventType::Put))
         });
         let changes: Vec<_> = changes.collect();

@@ -44,12 +44,6 @@ impl Paths {
         &self.folder
     }
 
-    /// The network among several whose configuration is at `key`.
-    pub(super) fn network_of(&self, key: &[u8]) -> Option<String> {
-        let key = std::str::from_utf8(key).ok()?;
-        self.parse_network(key).map(str::to_owned)
-    }
-
     /// The network whose configuration has this key, if it is one with a name.
     pub(super) fn parse_network<'a>(&self, key: &'a str) -> Option<&'a str> {
         let name = key.strip_prefix(&self.folder)?.strip_suffix("/config")?;
@@ -91,8 +85,8 @@ mod tests {
     #[case("/many/blue/x/config", None)]
     #[case("/other/blue/config", None)]
     fn networks_are_known_by_their_configuration(#[case] key: &str, #[case] name: Option<&str>) {
-        let found = Paths::new("/many/").network_of(key.as_bytes());
-        assert_eq!(found.as_deref(), name);
+        let paths = Paths::new("/many/");
+        assert_eq!(paths.parse_network(key), name);
     }
 
     #[rstest]

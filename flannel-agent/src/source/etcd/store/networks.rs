@@ -29,7 +29,7 @@ impl Store {
         let options = GetOptions::new().with_prefix().with_keys_only();
         let answer = self
             .session
-            .call(&format!("list {folder}"), |client| {
+            .call(&format!("list the networks under {folder}"), |client| {
                 let options = options.clone();
                 async move {
                     client

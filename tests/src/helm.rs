@@ -22,14 +22,24 @@ impl Helm {
         }
     }
 
-    /// What the chart makes of these values (YAML) for an installation in kube-flannel.
+    /// What the chart makes of these values (YAML) for an installation in kube-flannel, in a cluster as recent as our API server.
     ///
     /// # Errors
     /// What helm says when it refuses.
     pub fn template(&self, values: &str) -> Result<Vec<Value>, String> {
+        self.template_for("v1.34.4", values)
+    }
+
+    /// The same for a cluster of another version.
+    ///
+    /// # Errors
+    /// What helm says when it refuses.
+    pub fn template_for(&self, kubernetes: &str, values: &str) -> Result<Vec<Value>, String> {
         let file = self.home.path().join("values.yaml");
         std::fs::write(&file, values).expect("write the values");
-        let output = self.run(&["template", "flannel", "--namespace=kube-flannel"], &file);
+        let version = format!("--kube-version={kubernetes}");
+        let verb = ["template", "flannel", "--namespace=kube-flannel", &version];
+        let output = self.run(&verb, &file);
         if output.status.success() {
             return Ok(objects(&String::from_utf8_lossy(&output.stdout)));
         }

@@ -69,6 +69,24 @@ ebpf: {fastPath: \"off\", podHook: bridge, xdp: \"on\", gro: none, sourceCheck: 
   snatExempt: [192.0.2.0/24, 198.51.100.7/32]}
 ";
 
+/// The field came with Kubernetes 1.30, and an API server refuses what it does not know.
+#[test]
+fn an_older_cluster_gets_an_annotation() {
+    let template = |version| {
+        let objects = Helm::new().template_for(version, "").unwrap();
+        object(&objects, "DaemonSet")["spec"]["template"].clone()
+    };
+    let profile =
+        |pod: &Value| pod["spec"]["containers"][0]["securityContext"]["appArmorProfile"].clone();
+    let old = template("v1.29.15");
+    let annotation = "container.apparmor.security.beta.kubernetes.io/kube-flannel";
+    assert_eq!(old["metadata"]["annotations"][annotation], "unconfined");
+    assert_eq!(profile(&old), Value::Null);
+    let new = template("v1.30.0");
+    assert_eq!(new["metadata"]["annotations"], Value::Null);
+    assert_eq!(profile(&new)["type"], "Unconfined");
+}
+
 #[test]
 fn values_are_where_they_belong() {
     let pod = pod(MANY);

@@ -7,6 +7,7 @@ use flannel_tests::manifest::{create, name, object, shipped};
 use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::with_daemon::start;
+use serde_json::{Value, json};
 
 /// flannel's own names and labels: an apply over it changes those objects and adds none.
 #[test]
@@ -34,6 +35,24 @@ fn the_objects_are_flannels() {
 }
 
 /// Every field is one that the API server knows, and the agent runs with the rights, the arguments and the network of the manifest.
+/// Capabilities in the place of `privileged`, and what a container has no right to otherwise: the host's sysctls.
+#[test]
+fn the_agent_has_what_it_needs_and_no_more() {
+    let objects = shipped();
+    let pod = &object(&objects, "DaemonSet")["spec"]["template"]["spec"];
+    let agent = &pod["containers"][0];
+    let context = &agent["securityContext"];
+    assert_eq!(context["privileged"], Value::Null);
+    let wanted = json!({"drop": ["ALL"], "add": ["BPF", "PERFMON", "NET_ADMIN", "NET_RAW"]});
+    assert_eq!(context["capabilities"], wanted);
+    let found = |list: &Value, value| list.as_array().expect("a list").contains(&value);
+    let mount = json!({"name": "proc-sys-net", "mountPath": "/host/proc/sys/net"});
+    assert!(found(&agent["volumeMounts"], mount), "{agent}");
+    let volume =
+        json!({"name": "proc-sys-net", "hostPath": {"path": "/proc/sys/net", "type": "Directory"}});
+    assert!(found(&pod["volumes"], volume), "{pod}");
+}
+
 #[test]
 fn a_real_api_server_takes_it_and_the_agent_runs_by_it() {
     let lab = Lab::new();

@@ -26,6 +26,31 @@ fn read_only(node: &Node) -> String {
     format!("unshare --mount bash -e {}", script.display())
 }
 
+/// The same as a container has it that shares the node's network and is given the host's `/proc/sys/net` beside.
+fn with_the_hosts_beside(node: &Node) -> String {
+    let script = node.folder().join("host_beside.sh");
+    let root = node.folder().join("root");
+    // All that is there, and one folder that is not: a root of its own.
+    let text = format!(
+        "mkdir -p {root}\n\
+         mount -t tmpfs tmpfs {root}\n\
+         for path in /*; do\n\
+             if [ -L \"$path\" ]; then cp -P \"$path\" {root}/; continue; fi\n\
+             [ -d \"$path\" ] || continue\n\
+             mkdir {root}\"$path\"\n\
+             mount --rbind \"$path\" {root}\"$path\"\n\
+         done\n\
+         mkdir -p {root}/host/proc/sys/net\n\
+         mount --bind /proc/sys/net {root}/host/proc/sys/net\n\
+         mount --bind /proc/sys {root}/proc/sys\n\
+         mount -o remount,bind,ro {root}/proc/sys\n\
+         exec chroot {root} \"$@\"\n",
+        root = root.display()
+    );
+    std::fs::write(&script, text).expect("write to the node's folder");
+    format!("unshare --mount bash -e {}", script.display())
+}
+
 fn join(kind: Kind, node: Node, net: &Network) -> AnyDaemon {
     match kind {
         Kind::Ours => Box::new(Agent::start_under(&read_only(&node), node, net, &[])),
@@ -76,4 +101,28 @@ fn a_rule_that_drops_what_is_invalid_breaks_nothing(
     }
     streams(&pair);
     assert!(count(agent, PodTx, Reason::FastTx) > 0);
+}
+
+/// What the shipped manifest gives it in the place of privileges.
+#[test]
+fn a_container_with_the_hosts_sysctls_has_fast_flows() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let [one, two] = ["one", "two"].map(|name| {
+        let node = lab.node(name);
+        node.exec(&format!("sysctl -qw {LIBERAL}=0"));
+        Agent::start_under(&with_the_hosts_beside(&node), node, &net, &[])
+    });
+    for agent in [&one, &two] {
+        assert!(!agent.log().contains("no flow is fast"), "{}", agent.log());
+        assert_eq!(
+            agent.node().exec(&format!("sysctl -n {LIBERAL}")).trim(),
+            "1"
+        );
+    }
+    let pods = [Pod::on(&one, "pod1"), Pod::on(&two, "pod2")];
+    let server = tcp::Server::on(&pods[1]);
+    let to = SocketAddrV4::new(pods[1].address(), server.port());
+    server.exchange(&pods[0], to, 4 << 20);
+    assert!(count(&one, PodTx, Reason::FastTx) > 0);
 }

@@ -1,9 +1,12 @@
 //! Kernel parameters under `/proc/sys`.
 //!
-//! `/proc/sys/net` shows the network namespace of the thread that opens it, whoever mounted `/proc`.
+//! `/proc/sys/net` shows the network namespace of the thread that opens it, whoever mounted `/proc`. So a container that may
+//! not write to its own, which runtimes mount read-only unless it is privileged, may have the host's by another path.
 
+use std::fs::OpenOptions;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::error::NetError;
 
@@ -18,8 +21,34 @@ pub struct Changed {
     pub new: String,
 }
 
+const OWN: &str = "/proc/sys";
+
+/// Where a container finds the host's `/proc/sys/net`, by the name that other networks' manifests give it.
+const OF_THE_HOST: &str = "/host/proc/sys";
+
 fn path(key: &str) -> PathBuf {
-    PathBuf::from("/proc/sys").join(key)
+    static PLACE: OnceLock<&str> = OnceLock::new();
+    // The rest of /proc/sys is nobody's business, and is not mounted there.
+    let place = if key.starts_with("net/") {
+        PLACE.get_or_init(|| place(is_writable(OWN), is_writable(OF_THE_HOST)))
+    } else {
+        OWN
+    };
+    Path::new(place).join(key)
+}
+
+/// Which is used: the own one, unless only the other can be written to.
+fn place(own: bool, of_the_host: bool) -> &'static str {
+    if of_the_host && !own {
+        OF_THE_HOST
+    } else {
+        OWN
+    }
+}
+
+fn is_writable(place: &str) -> bool {
+    let path = Path::new(place).join(FORWARDING);
+    OpenOptions::new().write(true).open(path).is_ok()
 }
 
 /// Reads a parameter, written as its path below `/proc/sys` (device names have dots, so dots do not
@@ -42,7 +71,7 @@ pub fn read(key: &str) -> Result<Option<String>, NetError> {
 pub fn may_be(key: &str, value: &str) -> Result<(), NetError> {
     match read(key)? {
         Some(old) if old != value => {
-            let opened = std::fs::OpenOptions::new().write(true).open(path(key));
+            let opened = OpenOptions::new().write(true).open(path(key));
             let failed =
                 |e| NetError::io(format!("set the sysctl {key} to {value} (it is {old})"), &e);
             opened.map(drop).map_err(failed)
@@ -112,6 +141,14 @@ mod tests {
         assert_eq!(parse_range("1 2 3"), None);
         assert_eq!(parse_range("9 1"), None);
         assert_eq!(parse_range(""), None);
+    }
+
+    #[test]
+    fn a_container_writes_where_it_may() {
+        assert_eq!(place(true, true), OWN);
+        assert_eq!(place(true, false), OWN);
+        assert_eq!(place(false, true), OF_THE_HOST);
+        assert_eq!(place(false, false), OWN, "it says what is missing");
     }
 
     #[test]

@@ -85,8 +85,8 @@ pub const LOST: &str = "fl_lost";
 /// Room for two thousand events; a power of two of pages.
 pub const EVENTS_BYTES: usize = 256 << 10;
 
-/// Default size of [`SNAT`]: two entries a flow.
-pub const MAX_SNAT: usize = 262_144;
+/// Default size of [`SNAT`]: two entries a flow, for as many as `nf_conntrack_max` admits by default.
+pub const MAX_SNAT: usize = 524_288;
 /// Default size of [`YOUNG`].
 pub const MAX_YOUNG: usize = MAX_SNAT / crate::snat::ENTRIES_A_PLACE as usize;
 /// Flows that are being ended at one moment: one a CPU, and the agent's.

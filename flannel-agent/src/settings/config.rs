@@ -142,11 +142,7 @@ impl Config {
             snapshot_dir: path(&flags.snapshot_dir),
             cni_conf_dir: path(&flags.cni_conf_dir),
             snat: snat::source_nat(flags)?,
-            snat_entries: table_entries(
-                "snat-entries",
-                flags.snat_entries,
-                "leave the flag out for 262144; each flow takes two",
-            )?,
+            snat_entries: snat::entries(&flags.snat_entries)?,
             forward_rules: flags.iptables_forward_rules,
             iptables_resync: Duration::from_secs(
                 u64::try_from(flags.iptables_resync).unwrap_or(0).max(1),

@@ -334,14 +334,15 @@ pub struct Flags {
         help_heading = "Source NAT"
     )]
     pub snat_ports: String,
-    /// Size of the table of translated flows, two entries a flow; the least recently used makes room
+    /// Size of the table of translated flows, two entries a flow; the least recently used makes room. auto: 524288, which is as many
+    /// flows as the kernel's conntrack has room for, and 262144 on a node with less than 4 GiB of memory
     #[arg(
         long,
         value_name = "COUNT",
-        default_value_t = 262_144,
+        default_value = "auto",
         help_heading = "Source NAT"
     )]
-    pub snat_entries: u32,
+    pub snat_entries: String,
 
     /// TOML file with further settings: flags' names as keys
     #[arg(long, value_name = "FILE", default_value = "", help_heading = "Node")]

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use flannel_common::maps::MAX_EXEMPT;
+use flannel_common::maps::{MAX_EXEMPT, MAX_SNAT};
 use ipnet::Ipv4Net;
 
 use super::ConfigError;
+use super::config::table_entries;
 use super::flags::Flags;
 use crate::node::snat_ports::{PortChoice, PortRange};
 use crate::reconcile::desired::SourceNat;
@@ -51,6 +52,27 @@ fn ports(text: &str) -> Result<PortChoice, ConfigError> {
         return Err(wrong("services listen on ports below 1024"));
     }
     Ok(PortChoice::Fixed(PortRange { min, max }))
+}
+
+/// Size of the table of flows.
+pub(super) fn entries(text: &str) -> Result<u32, ConfigError> {
+    let fix = "leave the flag out for a size that suits the node; each flow takes two";
+    if text.trim() == AUTO {
+        // Who cannot tell has not little.
+        let memory = nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |node| node.ram_total());
+        return Ok(entries_for(memory));
+    }
+    let wrong = |_| ConfigError::new("snat-entries", text, "neither a number nor auto", fix);
+    table_entries("snat-entries", text.trim().parse().map_err(wrong)?, fix)
+}
+
+/// A table is taken at once, 130 bytes an entry: 68 MB, or half of it for a node with so little `memory` in bytes.
+fn entries_for(memory: u64) -> u32 {
+    const LITTLE: u64 = 4 << 30;
+    // What a node of four gigabytes has left after its kernel's own.
+    let is_little = memory < LITTLE - (LITTLE >> 3);
+    let entries = if is_little { MAX_SNAT / 2 } else { MAX_SNAT };
+    u32::try_from(entries).unwrap_or(u32::MAX)
 }
 
 fn exempt(texts: &[String]) -> Result<BTreeSet<Ipv4Net>, ConfigError> {
@@ -110,6 +132,18 @@ mod tests {
             "{error}"
         );
         assert!(error.contains(why), "{error}");
+    }
+
+    #[test]
+    fn a_table_suits_the_node() {
+        assert_eq!(entries_for(1 << 30), 262_144);
+        // Of four gigabytes the kernel keeps some.
+        assert_eq!(entries_for((4 << 30) - (200 << 20)), 524_288);
+        assert_eq!(entries_for(u64::MAX), 524_288);
+        assert_eq!(entries(" 8192 ").unwrap(), 8_192);
+        assert!(entries("auto").unwrap() >= 262_144);
+        let error = entries("many").unwrap_err().to_string();
+        assert!(error.starts_with("--snat-entries=many: neither"), "{error}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -80,12 +80,55 @@ impl Document {
     /// When the file cannot be read or is not one of ours, naming it.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        Self::parse(&text).map_err(|e| {
+        let document = Self::parse(&text).map_err(|e| {
             format!(
                 "{} holds no results of this version's bench ({e}); measure again",
                 path.display()
             )
-        })
+        });
+        document.map(Self::of_this_plan)
+    }
+
+    /// Without what was measured where it is no longer asked for.
+    fn of_this_plan(mut self) -> Self {
+        for series in &mut self.series {
+            let group = &series.group;
+            for round in &mut series.rounds {
+                round.retain(|mode, _| group.admits(*mode));
+            }
+            series.failed.retain(|mode, _| group.admits(*mode));
+        }
+        self
+    }
+
+    /// Of several runs, in their order.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn read_all(paths: &[PathBuf]) -> Result<Self, String> {
+        let mut runs = paths.iter().map(|path| Self::read(path));
+        let first = runs.next().ok_or("no file")??;
+        runs.try_fold(first, |all, run| Ok(all.followed_by(run?)))
+    }
+
+    /// With what a later run measured in the place of the same.
+    fn followed_by(mut self, later: Self) -> Self {
+        for series in later.series {
+            let is_same = |it: &&mut Series| {
+                it.group.name() == series.group.name() && it.traffic == series.traffic
+            };
+            match self.series.iter_mut().find(is_same) {
+                Some(same) => *same = series,
+                None => self.series.push(series),
+            }
+        }
+        if !later.programs.is_empty() {
+            self.programs = later.programs;
+            self.failures.retain(|line| !line.starts_with("programs"));
+        }
+        self.failures.extend(later.failures);
+        self.seconds += later.seconds;
+        self
     }
 
     /// With medians and quartiles for those who do not want to compute them; they are not read back.
@@ -161,6 +204,34 @@ mod tests {
         assert!(failed[0].ends_with(": the client: connect: timed out"));
         assert_eq!(again.again().len(), 1);
         assert!(again.again()[0].ends_with("; udp-rr: the server ended"));
+    }
+
+    /// The rest is the first one's.
+    #[test]
+    fn a_later_run_counts_where_it_measured() {
+        let mut first = fixture::document();
+        first.series[2]
+            .failed
+            .insert(Mode::Verified, "timed out".to_owned());
+        first
+            .failures
+            .push("programs on their own: no time".to_owned());
+        let mut later = fixture::document();
+        later.series = vec![later.series.swap_remove(2)];
+        let rows = first.series.len();
+        assert_eq!(first.failed().len(), 2);
+        let both = first.followed_by(later);
+        assert_eq!((both.series.len(), both.failed()), (rows, vec![]));
+    }
+
+    #[test]
+    fn a_column_that_is_not_asked_for_is_left_out() {
+        let mut document = fixture::document();
+        let many = document.series.iter_mut().find(|it| it.group.flows > 1);
+        let round = &mut many.unwrap().rounds[0];
+        let sample = round[&Mode::Verified].clone();
+        round.insert(Mode::Udp, sample);
+        assert_eq!(document.of_this_plan(), fixture::document());
     }
 
     #[test]

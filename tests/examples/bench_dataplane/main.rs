@@ -53,8 +53,8 @@ fn main() -> ExitCode {
         worker::run(role);
         return ExitCode::SUCCESS;
     }
-    if let Some(file) = &options.from {
-        return told(Document::read(file).and_then(|document| finish(&options, &document)));
+    if !options.from.is_empty() {
+        return told(Document::read_all(&options.from).and_then(|it| finish(&options, &it)));
     }
     supervise::run(|| told(measure(&options)))
 }

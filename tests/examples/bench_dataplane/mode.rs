@@ -33,11 +33,15 @@ pub(crate) enum Mode {
     Xdp,
     /// ours with --gro=anchor
     Anchor,
+    /// ours with the backend udp
+    Udp,
+    /// flannel: real flanneld's backend udp, its proxy in user space
+    FlanneldUdp,
 }
 
 impl Mode {
     /// All that one build can show: not [`Mode::Before`].
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Bare,
         Self::Kernel,
         Self::KernelHostGw,
@@ -48,6 +52,8 @@ impl Mode {
         Self::HostGw,
         Self::Xdp,
         Self::Anchor,
+        Self::Udp,
+        Self::FlanneldUdp,
     ];
     /// What others are compared with, and what the goals are for.
     pub(crate) const JUDGED: [Self; 3] = [Self::Bare, Self::Kernel, Self::Verified];
@@ -68,8 +74,8 @@ impl Mode {
     /// The agent's flags, for modes with an agent.
     pub(crate) fn flags(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Bare | Self::Kernel | Self::KernelHostGw => None,
-            Self::Verified | Self::Before | Self::HostGw => {
+            Self::Bare | Self::Kernel | Self::KernelHostGw | Self::FlanneldUdp => None,
+            Self::Verified | Self::Before | Self::HostGw | Self::Udp => {
                 Some(&["--fast-path=verified", "--pod-hook=port"])
             }
             Self::Bridge => Some(&["--fast-path=verified", "--pod-hook=bridge"]),
@@ -80,13 +86,19 @@ impl Mode {
         }
     }
 
+    /// Those of the backend udp: one flow on one core of a usual node shows what they cost.
+    pub(crate) fn is_udp(self) -> bool {
+        matches!(self, Self::Udp | Self::FlanneldUdp)
+    }
+
     /// Whether it is measured under these circumstances.
     pub(crate) fn fits(self, condition: Condition) -> bool {
         // A veth whose peer runs XDP takes nothing above its MTU (`veth_xdp_set`): there is no such wire. On one of 64 KiB there is
         // nothing to merge.
         let has_wire =
             !matches!(self, Self::Xdp | Self::Anchor) || condition.wire == Wire::Segmented;
-        has_wire && self.is_built(condition.beside)
+        let is_usual = condition.br_netfilter || !self.is_udp();
+        has_wire && is_usual && self.is_built(condition.beside)
     }
 
     /// Whether it has nodes in such a lab: the way out and kube-proxy's rules are the same for many. `off` and

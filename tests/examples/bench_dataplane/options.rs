@@ -45,9 +45,9 @@ pub(crate) struct Options {
     /// Where the numbers go as JSON; a picture goes beside it [default: bench-results/dataplane.json, of `programs` programs.json]
     #[arg(long, global = true)]
     out: Option<PathBuf>,
-    /// Measure nothing: take the numbers of an earlier run
+    /// Measure nothing: take the numbers of an earlier run; of several, the last one's where more than one has them
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "time", "only", "modes", "out"])]
-    pub(crate) from: Option<PathBuf>,
+    pub(crate) from: Vec<PathBuf>,
     /// Write docs/bench.md and docs/bench.svg
     #[arg(long)]
     pub(crate) write_docs: bool,

@@ -113,8 +113,13 @@ impl Group {
 
     /// Those of `modes` that are measured in it.
     pub(crate) fn modes(&self, modes: &[Mode]) -> Vec<Mode> {
-        let fits = modes.iter().copied();
-        fits.filter(|mode| mode.fits(self.condition)).collect()
+        let modes = modes.iter().copied();
+        modes.filter(|mode| self.admits(*mode)).collect()
+    }
+
+    pub(crate) fn admits(&self, mode: Mode) -> bool {
+        let is_one = self.cores == Cores::One && self.flows == 1;
+        mode.fits(self.condition) && (is_one || !mode.is_udp())
     }
 
     /// Rounds for it: with many flows most of the time goes into making them live.

@@ -25,6 +25,8 @@ fn color(mode: Mode) -> RGBColor {
         Mode::HostGw => RGBColor(40, 90, 160),
         Mode::Xdp => RGBColor(190, 110, 160),
         Mode::Anchor => RGBColor(70, 140, 70),
+        Mode::Udp => RGBColor(60, 150, 160),
+        Mode::FlanneldUdp => RGBColor(200, 140, 110),
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn measure(
     };
     let mut stages: Vec<&mut Stage> = stages
         .iter_mut()
-        .filter(|stage| stage.mode.fits(group.condition))
+        .filter(|stage| group.admits(stage.mode))
         .collect();
     for stage in &mut stages {
         let set = || {

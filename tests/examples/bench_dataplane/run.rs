@@ -205,7 +205,7 @@ impl Run<'_> {
             &mut self.progress,
         );
         for (mode, why) in &self.broken {
-            if mode.fits(group.condition) {
+            if group.admits(*mode) {
                 for series in &mut series {
                     series.failed.insert(*mode, why.clone());
                 }

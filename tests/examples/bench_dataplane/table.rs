@@ -156,12 +156,15 @@ fn goal_lines(all: &[Series]) -> String {
         "of bare"
     );
     for series in all {
-        if let Some(v) = goals::verdict(series) {
-            let reached = cell(series, JUDGED, Some(v.reached));
+        for v in goals::verdicts(series) {
+            let reached = cell(series, v.judged, Some(v.reached));
             let of_bare = v.of_bare.map_or(String::new(), |s| format!("{s:.2}"));
+            let whose = v
+                .whose()
+                .map_or(String::new(), |whose| format!("  {whose}"));
             let _ = writeln!(
                 text,
-                "{:<88}{:<16}{:>8}{reached:>18}{of_bare:>9}  {}",
+                "{:<88}{:<16}{:>8}{reached:>18}{of_bare:>9}  {}{whose}",
                 series.group.name(),
                 series.traffic.name(),
                 v.goal.to_string(),
@@ -218,8 +221,8 @@ mod tests {
     fn the_outcome_lists_goals_and_failures() {
         let mut document = document();
         let text = outcome(&document);
-        assert_eq!(text.matches("MISSED").count(), 7, "{text}");
-        assert!(text.contains("7 of 56 goals are missed") && !text.contains("failed"));
+        assert_eq!(text.matches("MISSED").count(), 9, "{text}");
+        assert!(text.contains("9 of 60 goals are missed") && !text.contains("failed"));
         document.failures.push("programs: no memory".to_owned());
         assert!(outcome(&document).contains("1 failed:\n  programs: no memory"));
     }

@@ -91,6 +91,7 @@ impl Stage {
         let prefix = format!("/bench/{name}");
         let net = lab.network(match mode {
             Mode::HostGw | Mode::KernelHostGw => Network::host_gw(&prefix, CLUSTER),
+            Mode::Udp | Mode::FlanneldUdp => Network::udp(&prefix, CLUSTER),
             _ => Network::vxlan(&prefix, CLUSTER),
         });
         if beside == Beside::KubeProxy {
@@ -219,6 +220,8 @@ impl Members {
                 }
             }
             Box::new(agent)
+        } else if mode == Mode::FlanneldUdp {
+            Box::new(RealFlanneld::start(node.clone(), net))
         } else {
             let member: AnyMember = if mode == Mode::KernelHostGw {
                 Box::new(KernelHostGw::join(node.clone(), net))

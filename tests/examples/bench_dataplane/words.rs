@@ -2,7 +2,7 @@
 
 use flannel_tests::prelude::Wire;
 
-use crate::goals::{self, BASE, JUDGED};
+use crate::goals::{self, BASE};
 use crate::job::Traffic;
 use crate::mode::Mode;
 use crate::rounds::Series;
@@ -14,9 +14,11 @@ pub(crate) fn cell(series: &Series, mode: Mode) -> String {
         return if failed { "failed" } else { "–" }.to_owned();
     };
     let number = format!("{:.2}", ratio.median);
-    match goals::verdict(series) {
-        Some(verdict) if mode == JUDGED && !verdict.is_met() => format!("**{number}**"),
-        _ => number,
+    let missed = goals::verdicts(series).any(|v| v.judged == mode && v.base == BASE && !v.is_met());
+    if missed {
+        format!("**{number}**")
+    } else {
+        number
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_tests::kube_api::KubeApi;
+use flannel_tests::netns::run;
 use flannel_tests::prelude::*;
 use serde_json::Value;
 
@@ -42,6 +43,20 @@ impl Kubectl {
             .arg(format!("--cache-dir={}", self.api.folder().display()))
             .args(args);
         command
+    }
+
+    /// helm, for flannel's namespace.
+    #[track_caller]
+    pub(crate) fn helm(&self, args: &[&str]) {
+        let mut command = self.api.netns().command(&format!("{}/helm", tools()));
+        command
+            .arg(format!("--kubeconfig={}", self.kubeconfig.display()))
+            .arg("--namespace=kube-flannel")
+            .args(args);
+        for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            command.env(variable, self.api.folder());
+        }
+        run(&mut command);
     }
 
     /// # Errors

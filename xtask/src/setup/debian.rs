@@ -70,8 +70,8 @@ pub(super) fn virtual_machines() -> Result<()> {
     install(&wanted, false)
 }
 
-/// What runs pods. Nothing of it is started: the machine has its own business.
-const CLUSTER: &[&str] = &["containerd", "runc"];
+/// What runs pods, and what an engine for NetworkPolicy calls. Nothing of it is started: the machine has its own business.
+const CLUSTER: &[&str] = &["containerd", "ipset", "runc"];
 
 pub(super) fn cluster() -> Result<()> {
     let wanted: Vec<String> = CLUSTER.iter().map(|&name| name.to_owned()).collect();

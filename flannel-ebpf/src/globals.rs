@@ -43,6 +43,11 @@ globals! {
     POD_HOOK: u8 = 0;
     SNAT_PORT_MIN: u16 = 0;
     SNAT_PORT_MAX: u16 = 0;
+    SNAT_MORE_MIN: u16 = 0;
+    SNAT_MORE_MAX: u16 = 0;
+    SNAT_KEEP: u8 = 0;
+    SNAT_BOTH_MIN: u16 = 0;
+    SNAT_BOTH_MAX: u16 = 0;
     SNAT_PLACES: u32 = 1;
 }
 

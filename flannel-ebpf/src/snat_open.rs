@@ -16,6 +16,7 @@ use crate::verdict::Verdict;
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let work = snat_work::get().ok_or(Reason::SnatUnready)?;
+    work.node.ports = snat_table::ports_of(work.rounds, work.node.device);
     match open_flow() {
         TRANSLATE => {
             if node_sockets::needs_port(skb) {

@@ -15,15 +15,15 @@ use crate::snat_work::{self, Odd};
 use crate::verdict::Verdict;
 use crate::{flows, snat_rewrite, tracked};
 
-/// `is_ours` tells the addresses that replies may come to here; `deliver` takes them to the pod if it can. `MAY_BE_TRACKED`: the
-/// device may be a bridge.
+/// `is_ours` tells the addresses that replies may come to here; `deliver` takes them to the pod if it can. `IS_OUTLET`: it is not the
+/// overlay's device, so it may be a bridge, and flows may have more ports there.
 #[inline(always)]
-pub(crate) fn run<const MAY_BE_TRACKED: bool>(
+pub(crate) fn run<const IS_OUTLET: bool>(
     skb: &Skb,
     is_ours: impl FnOnce(Ipv4) -> bool,
     deliver: Option<Program>,
 ) -> Result<Verdict, Reason> {
-    if !skb.is_ipv4_for_us() || MAY_BE_TRACKED && tracked::came_again(skb) || !skb.is_for_host() {
+    if !skb.is_ipv4_for_us() || IS_OUTLET && tracked::came_again(skb) || !skb.is_for_host() {
         return Ok(Verdict::Untouched);
     }
     let Some(ip) = snat_read::header(skb) else {
@@ -42,7 +42,7 @@ pub(crate) fn run<const MAY_BE_TRACKED: bool>(
     match snat_read::content(skb, work, WAY_IN) {
         Content::Flow => {
             let now = skb::coarse_ns();
-            let half = match to_us && may_be_ours(&work.packet) {
+            let half = match to_us && may_be_ours::<IS_OUTLET>(&work.packet) {
                 true => find_half(now),
                 false => 0,
             };
@@ -56,7 +56,7 @@ pub(crate) fn run<const MAY_BE_TRACKED: bool>(
                 {
                     skb.step(deliver.step());
                 }
-                return match MAY_BE_TRACKED {
+                return match IS_OUTLET {
                     true => tracked::once_more(skb, done),
                     false => Err(done),
                 };
@@ -107,6 +107,11 @@ fn may_be_proven(half: &Entry, packet: &Packet, now: u64) -> bool {
 
 /// Whether the table can know the port at all: one glance instead of a look-up for the node's own traffic.
 #[inline(always)]
-fn may_be_ours(packet: &Packet) -> bool {
-    !packet.transport.has_port_range() || snat_table::ports().has(packet.key.dst_port)
+fn may_be_ours<const HAS_MORE: bool>(packet: &Packet) -> bool {
+    let port = packet.key.dst_port;
+    !packet.transport.has_port_range()
+        || match HAS_MORE {
+            true => snat_table::may_have(port),
+            false => snat_table::ports_of_both().has(port),
+        }
 }

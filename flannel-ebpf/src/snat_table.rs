@@ -5,7 +5,10 @@ use aya_ebpf::btf_maps::lpm_trie::Key as Prefix;
 use flannel_common::Ipv4;
 use flannel_common::snat::{self, Claim, Entry, Key, Node, Packet, Ports, Seen, Side, Slot, Table};
 
-use crate::globals::{SNAT_PORT_MAX, SNAT_PORT_MIN};
+use crate::globals::{
+    FLANNEL_IFINDEX, SNAT_BOTH_MAX, SNAT_BOTH_MIN, SNAT_KEEP, SNAT_MORE_MAX, SNAT_MORE_MIN,
+    SNAT_PORT_MAX, SNAT_PORT_MIN,
+};
 use crate::maps::{ENDING, EXEMPT, SNAT};
 use crate::skb::{self, Skb};
 use crate::{outlets, snat_shares, snat_work};
@@ -81,6 +84,11 @@ impl Table for Snat {
     #[inline(always)]
     fn find(&self, key: &Key) -> Option<Held> {
         SNAT.get_ptr_mut(key).map(Held)
+    }
+
+    #[inline(always)]
+    fn keeps_ports(&self) -> bool {
+        SNAT_KEEP.load() != 0
     }
 
     #[inline(always)]
@@ -170,6 +178,48 @@ pub(crate) fn ports() -> Ports {
     Ports {
         min: SNAT_PORT_MIN.load(),
         max: SNAT_PORT_MAX.load(),
+    }
+}
+
+#[inline(always)]
+fn more_ports() -> Ports {
+    Ports {
+        min: SNAT_MORE_MIN.load(),
+        max: SNAT_MORE_MAX.load(),
+    }
+}
+
+/// In a round of a flow's search. On the overlay's device there are no more: few flows are translated there, to the nodes' own addresses.
+#[inline(always)]
+pub(crate) fn ports_of(round: u32, device: u32) -> Ports {
+    if device == FLANNEL_IFINDEX.load() {
+        return ports();
+    }
+    ports().or(more_ports(), round)
+}
+
+/// Whether a pod's flow may have the port, on a device that is not the overlay's.
+#[inline(always)]
+pub(crate) fn may_have(port: [u8; 2]) -> bool {
+    may_have_port(u16::from_ne_bytes(port).into()) != 0
+}
+
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one: what follows is one path, whichever range it is in.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn may_have_port(port: u32) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "it was one")]
+    let port = (port as u16).to_ne_bytes();
+    u32::from(ports_of_both().has(port) || more_ports().has(port))
+}
+
+/// Those that a pod's flow and a later one of the node itself may have both: not [`more_ports`], which the kernel does not draw from
+/// and of which those of the node's servers are not given away.
+#[inline(always)]
+pub(crate) fn ports_of_both() -> Ports {
+    Ports {
+        min: SNAT_BOTH_MIN.load(),
+        max: SNAT_BOTH_MAX.load(),
     }
 }
 

@@ -197,5 +197,5 @@ fn never_clashes(headers: &headers::Packet) -> bool {
     if ip.proto == PROTO_UDP && [l4[2], l4[3]] == VXLAN_PORT.load().to_be_bytes() {
         return true;
     }
-    ip.fragment_offset() == 0 && !snat_table::ports().has([l4[0], l4[1]])
+    ip.fragment_offset() == 0 && !snat_table::ports_of_both().has([l4[0], l4[1]])
 }

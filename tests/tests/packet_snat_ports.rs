@@ -51,6 +51,68 @@ fn no_two_flows_leave_as_one() {
     assert_eq!(node.leaves(&elsewhere.tcp(SYN)).0, US);
 }
 
+/// And where those are taken as well, there is no room.
+#[test]
+fn who_finds_none_free_gets_one_of_more() {
+    let mut node = Node {
+        snat_ports: (50_000, 50_003),
+        snat_more: (2_000, 2_003),
+        ..Node::default()
+    }
+    .load_snat();
+    let flow = |pod: u8| Plain::default().from([10, 244, 1, pod], 50_000);
+    let ports: Vec<u16> = (1..=8)
+        .map(|pod| node.leaves(&flow(pod).tcp(SYN)).1)
+        .collect();
+    assert!(
+        ports[..4]
+            .iter()
+            .all(|port| (50_000..=50_003).contains(port)),
+        "{ports:?}"
+    );
+    assert!(
+        ports[4..].iter().all(|port| (2_000..=2_003).contains(port)),
+        "{ports:?}"
+    );
+    assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), 8);
+    for (pod, port) in (1..=8).zip(ports) {
+        let answer = flow(pod).from(US, port).answer().tcp(SYN_ACK);
+        let inner = flow(pod).answer().tcp(SYN_ACK);
+        assert_eq!(node.run(UplinkSnatRx, &answer).packet, inner);
+    }
+    assert_eq!(node.run(UplinkTx, &flow(9).tcp(SYN)).action, SHOT);
+    assert_eq!(node.count(SnatOpen, Reason::SnatExhausted).packets, 1);
+}
+
+/// flannel's `--ip-masq-fully-random-disable`, for whoever tells others his port: hole punching, SIP, IKE.
+#[test]
+fn a_flow_keeps_its_port_where_it_is_asked_to_and_nobody_has_it() {
+    let mut node = Node {
+        snat_ports: (50_000, 50_003),
+        snat_keep: true,
+        ..Node::default()
+    }
+    .load_snat();
+    let flow = |pod: u8| Plain::default().from([10, 244, 1, pod], 4_500);
+    assert_eq!(node.leaves(&flow(1).udp()), (US, 4_500));
+    let elsewhere = Plain {
+        dport: 80,
+        ..flow(1)
+    };
+    assert_eq!(
+        node.leaves(&elsewhere.udp()),
+        (US, 4_500),
+        "one port is one port"
+    );
+    let (_, port) = node.leaves(&flow(2).udp());
+    assert!((50_000..=50_003).contains(&port), "{port}");
+    let answer = flow(2).from(US, port).answer().udp();
+    assert_eq!(
+        node.run(UplinkSnatRx, &answer).packet,
+        flow(2).answer().udp()
+    );
+}
+
 /// With nobody sweeping, a flow that has outlived its time gives its port to a new one.
 #[test]
 fn the_dead_make_room_when_the_range_is_exhausted() {

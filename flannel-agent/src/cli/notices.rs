@@ -11,12 +11,8 @@ const NOT_AT_A_SERVER: &str = "the leases come from a server (--remote), which h
 const ONLY_BETWEEN_THEM: &str = "it concerns client and server (--remote, --listen)";
 
 /// Each flag without effect, and why it has none.
-const INERT: [(&str, &str); 4] = [
+const INERT: [(&str, &str); 3] = [
     ("public-ipv6", "IPv6 is not supported yet"),
-    (
-        "ip-masq-fully-random-disable",
-        "a flow keeps its port if it is in --snat-ports and free, and gets another only if it is not",
-    ),
     ("vmodule", "only -v sets the verbosity"),
     ("log_backtrace_at", "stack traces are not logged"),
 ];
@@ -44,7 +40,12 @@ const OF_ETCD: [&str; 6] = [
 const OF_CLIENT_AND_SERVER: [&str; 3] = ["remote-keyfile", "remote-certfile", "remote-cafile"];
 
 /// Flags that only mean something beside `--ip-masq`.
-const WITH_IP_MASQ: [&str; 3] = ["snat-exempt", "snat-ports", "snat-entries"];
+const WITH_IP_MASQ: [&str; 4] = [
+    "ip-masq-fully-random-disable",
+    "snat-exempt",
+    "snat-ports",
+    "snat-entries",
+];
 
 /// One sentence for each flag that somebody set and that changes nothing.
 pub(super) fn notices(flags: &Flags, origins: &Origins) -> Vec<String> {

@@ -48,7 +48,7 @@ fn defaults_are_flannelds() {
     );
     assert!(!flags.ip_masq && !flags.version && !flags.kube_subnet_mgr);
     assert!(flags.iptables_forward_rules && flags.set_node_network_unavailable);
-    assert!(!flags.ip_blackhole_route && !flags.inert.ip_masq_fully_random_disable);
+    assert!(!flags.ip_blackhole_route && !flags.ip_masq_fully_random_disable);
     assert_eq!(flags.iptables_resync, 5);
     assert_eq!(flags.kube_annotation_prefix, "flannel.alpha.coreos.com");
     assert_eq!(flags.net_config_path, "/etc/kube-flannel/net-conf.json");
@@ -117,7 +117,7 @@ type Get = fn(&Flags) -> String;
 #[case("kube-annotation-prefix", "x.y", |f: &Flags| f.kube_annotation_prefix.clone())]
 #[case("net-config-path", "/n", |f: &Flags| f.net_config_path.clone())]
 #[case("set-node-network-unavailable", "false", |f: &Flags| f.set_node_network_unavailable.to_string())]
-#[case("ip-masq-fully-random-disable", "true", |f: &Flags| f.inert.ip_masq_fully_random_disable.to_string())]
+#[case("ip-masq-fully-random-disable", "true", |f: &Flags| f.ip_masq_fully_random_disable.to_string())]
 #[case("iptables-forward-rules", "false", |f: &Flags| f.iptables_forward_rules.to_string())]
 #[case("iptables-resync", "7", |f: &Flags| f.iptables_resync.to_string())]
 #[case("ip-blackhole-route", "true", |f: &Flags| f.ip_blackhole_route.to_string())]

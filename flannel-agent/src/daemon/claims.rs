@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::bail;
 use tokio::sync::watch;
 
-use crate::flannel::backend::Backend;
+use crate::flannel::backend::{Backend, Wire};
 use crate::flannel::config::NetworkConfig;
 use crate::node::mark;
 
@@ -74,8 +74,13 @@ fn conflict(one: &NetworkConfig, other: &NetworkConfig) -> Option<String> {
         ));
     }
     let device = device(&one.backend)?;
-    (Some(&device) == self::device(&other.backend).as_ref())
-        .then(|| format!("both would have the device {device}: give one of them another VNI"))
+    (Some(&device) == self::device(&other.backend).as_ref()).then(|| {
+        let fix = match one.backend.tunnel().map(|tunnel| tunnel.wire) {
+            Some(Wire::Vxlan { .. }) => "another VNI",
+            _ => "another backend, of which a node can have several",
+        };
+        format!("both would have the device {device}: give one of them {fix}")
+    })
 }
 
 /// The backend's device that others look for.

@@ -37,6 +37,10 @@ pub struct Globals {
     pub pod_hook: u8,
     /// `None`: source NAT is off.
     pub snat_ports: Option<PortRange>,
+    /// Where flows that find none of these free get theirs.
+    pub snat_more: Option<PortRange>,
+    /// Whether a flow keeps its port where it can.
+    pub snat_keep: bool,
 }
 
 /// What the loaded programs were told.

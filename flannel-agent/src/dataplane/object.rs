@@ -16,6 +16,7 @@ use super::definition::{Definition, ReplacedMap, Shape, UNUSED_ENTRIES};
 use super::embedded::EMBEDDED;
 use super::{DataplaneError, Options};
 use crate::dataplane::Loaded;
+use crate::node::snat_ports::PortRange;
 
 /// An object file in memory.
 #[derive(Debug)]
@@ -205,6 +206,11 @@ struct Constants {
     pod_hook: u8,
     snat_port_min: u16,
     snat_port_max: u16,
+    snat_more_min: u16,
+    snat_more_max: u16,
+    snat_keep: u8,
+    snat_both_min: u16,
+    snat_both_max: u16,
 }
 
 impl From<&Loaded> for Constants {
@@ -223,6 +229,10 @@ impl From<&Loaded> for Constants {
                 vni: node.vni,
                 vtep_mac: node.vtep_mac.0,
             }),
+        };
+        let both = match node.snat_keep {
+            true => Some(PortRange::ALL),
+            false => node.snat_ports,
         };
         Self {
             uplink_ifindex: node.uplink_index,
@@ -252,6 +262,11 @@ impl From<&Loaded> for Constants {
             pod_hook: node.pod_hook,
             snat_port_min: node.snat_ports.map_or(0, |ports| ports.min),
             snat_port_max: node.snat_ports.map_or(0, |ports| ports.max),
+            snat_more_min: node.snat_more.map_or(0, |ports| ports.min),
+            snat_keep: node.snat_keep.into(),
+            snat_both_min: both.map_or(0, |ports| ports.min),
+            snat_both_max: both.map_or(0, |ports| ports.max),
+            snat_more_max: node.snat_more.map_or(0, |ports| ports.max),
         }
     }
 }
@@ -285,7 +300,12 @@ impl Constants {
             .override_global(globals::FAST_PATH, &self.fast_path, true)
             .override_global(globals::POD_HOOK, &self.pod_hook, true)
             .override_global(globals::SNAT_PORT_MIN, &self.snat_port_min, true)
-            .override_global(globals::SNAT_PORT_MAX, &self.snat_port_max, true);
+            .override_global(globals::SNAT_PORT_MAX, &self.snat_port_max, true)
+            .override_global(globals::SNAT_MORE_MIN, &self.snat_more_min, true)
+            .override_global(globals::SNAT_MORE_MAX, &self.snat_more_max, true)
+            .override_global(globals::SNAT_KEEP, &self.snat_keep, true)
+            .override_global(globals::SNAT_BOTH_MIN, &self.snat_both_min, true)
+            .override_global(globals::SNAT_BOTH_MAX, &self.snat_both_max, true);
     }
 }
 

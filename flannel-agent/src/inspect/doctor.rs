@@ -14,6 +14,7 @@ mod remote;
 mod reverse_path;
 mod snapshot;
 mod snat_ports;
+mod snat_times;
 mod tunnel;
 mod ways;
 

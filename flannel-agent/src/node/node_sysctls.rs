@@ -15,6 +15,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use serde::Serialize;
@@ -25,6 +26,12 @@ use ledger::Ledger;
 pub use ledger::{Reserved, Wish};
 use lock::Turn;
 pub use ports::PortSet;
+
+/// The lock, and the place among this process's own that comes before it. They end in this order.
+struct Held {
+    turn: Turn,
+    _place: MutexGuard<'static, ()>,
+}
 
 /// Each network namespace has sysctls of its own, and agents in several may be given the same folder.
 fn file(namespace: u64) -> String {
@@ -118,7 +125,7 @@ impl NodeSysctls {
     /// # Errors
     /// If file or sysctl cannot be read or written.
     pub fn release(&self, key: &str) -> Result<bool, NetError> {
-        let turn = self.lock()?;
+        let held = self.lock()?;
         let mut ledger = self.read()?;
         let current = sysctl::read(key)?.unwrap_or_default();
         let released = ledger.release(key, &self.network, &current);
@@ -127,7 +134,7 @@ impl NodeSysctls {
             self.write(&ledger)?;
         }
         if ledger.is_empty() {
-            let ended = turn.end_for_good();
+            let ended = held.turn.end_for_good();
             ended.map_err(|error| NetError::io("remove the lock file", &error))?;
         }
         Ok(released.is_some())
@@ -137,14 +144,22 @@ impl NodeSysctls {
         Ok(self.folder.join(file(namespace()?)))
     }
 
-    /// One agent at a time.
-    fn lock(&self) -> Result<Turn, NetError> {
+    /// One agent at a time, and of an agent's networks one after the other: those wait for as long as it takes, and only for somebody else
+    /// is patience limited.
+    fn lock(&self) -> Result<Held, NetError> {
+        static QUEUE: Mutex<()> = Mutex::new(());
+        // It guards nothing that a panic could have left half done.
+        let place = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
         let made = DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(&self.folder);
         made.map_err(|error| NetError::io(format!("make {}", self.folder.display()), &error))?;
-        Turn::take(&self.path()?.with_extension("lock"), lock::PATIENCE)
+        let turn = Turn::take(&self.path()?.with_extension("lock"), lock::PATIENCE)?;
+        Ok(Held {
+            turn,
+            _place: place,
+        })
     }
 
     fn read(&self) -> Result<Ledger, NetError> {

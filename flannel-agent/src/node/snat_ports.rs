@@ -23,6 +23,8 @@ impl fmt::Display for PortRange {
 }
 
 impl PortRange {
+    pub(crate) const ALL: Self = Self::of(0, u16::MAX);
+
     const fn of(min: u16, max: u16) -> Self {
         Self { min, max }
     }
@@ -109,6 +111,33 @@ impl PortChoice {
             .or_else(|| free.iter().max_by_key(|p| room.left(&p.set())));
         // At least two of three are without the tunnel's port.
         first.copied().unwrap_or(CHOICES[0])
+    }
+}
+
+/// Below Kubernetes' node ports, whose packets kube-proxy has to see, and above those of services that everybody knows.
+const MORE: PortRange = PortRange::of(1_024, 29_999);
+
+impl PortChoice {
+    /// Ports for flows that find none of [`settle`](Self::settle)'s free, of which there are but so many towards one port of one
+    /// address. The node's sockets are asked for each (`flannel-ebpf/src/node_sockets.rs`), and the kernel draws none from there; so
+    /// nothing is reserved. Beside another network there are none: its flows have not been asked.
+    #[must_use]
+    pub fn more(self, room: &Room<'_>) -> Option<PortRange> {
+        if self != Self::Auto || !room.reserved.by_networks.is_empty() {
+            return None;
+        }
+        let chosen = self.settle(room);
+        let below = chosen.min.min(room.local.0).saturating_sub(1);
+        let (min, max) = (MORE.min, MORE.max.min(below));
+        // A reply to a tunnel's port would be taken for a tunnel packet.
+        let sides = if (min..=max).contains(&room.tunnel) {
+            [(min, room.tunnel - 1), (room.tunnel + 1, max)]
+        } else {
+            [(min, max), (1, 0)]
+        };
+        let sides = sides.into_iter().filter(|(min, max)| min <= max);
+        let (min, max) = sides.max_by_key(|(min, max)| max - min)?;
+        Some(PortRange { min, max })
     }
 }
 
@@ -231,6 +260,30 @@ mod tests {
     #[case::others_reservations_count(reserved("", "", "32768-49151"), 8472, "32768-49151")]
     fn among_others(#[case] reserved: Reserved, #[case] tunnel: u16, #[case] chosen: &str) {
         assert_eq!(auto((32_768, 60_999), &reserved, tunnel), chosen);
+    }
+
+    #[rstest]
+    #[case::around_the_tunnels((32_768, 60_999), 8_472, "", Some("8473-29999"))]
+    #[case::without_a_tunnel((32_768, 60_999), 0, "", Some("1024-29999"))]
+    #[case::below_the_nodes_own((10_000, 65_535), 8_472, "", Some("1024-8471"))]
+    #[case::the_node_has_all((1_024, 65_535), 8_472, "", None)]
+    #[case::another_network((32_768, 60_999), 8_472, "32768-49151", None)]
+    fn more_are_those_that_nobody_draws(
+        #[case] local: (u16, u16),
+        #[case] tunnel: u16,
+        #[case] networks: &str,
+        #[case] more: Option<&str>,
+    ) {
+        let reserved = reserved("", networks, "");
+        let room = Room {
+            local,
+            reserved: &reserved,
+            tunnel,
+        };
+        let found = PortChoice::Auto.more(&room).map(|it| it.to_string());
+        assert_eq!(found.as_deref(), more);
+        let fixed = PortChoice::Fixed(PortRange::of(50_000, 50_001));
+        assert_eq!(fixed.more(&room), None);
     }
 
     #[test]

@@ -334,6 +334,10 @@ pub struct Flags {
         help_heading = "Source NAT"
     )]
     pub snat_ports: String,
+    /// A flow keeps its own port, in --snat-ports or not, where nobody else has it; without this, ports are drawn at random
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = go_bool, action = ArgAction::Set, help_heading = "Source NAT")]
+    pub ip_masq_fully_random_disable: bool,
     /// Size of the table of translated flows, two entries a flow; the least recently used makes room. auto: 524288, which is as many
     /// flows as the kernel's conntrack has room for, and 262144 on a node with less than 4 GiB of memory
     #[arg(
@@ -411,10 +415,6 @@ pub struct InertFlags {
     /// IPv6 is not supported yet
     #[arg(long, value_name = "IP", default_value = "")]
     pub public_ipv6: String,
-    /// Ports are not drawn at random: a flow keeps its own where it can (see --snat-ports)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "false", value_parser = go_bool, action = ArgAction::Set)]
-    pub ip_masq_fully_random_disable: bool,
     /// Per-module verbosity of Go's klog
     #[arg(long, value_name = "PATTERNS", default_value = "")]
     pub vmodule: String,

@@ -21,6 +21,7 @@ const PORT_MIN: u16 = 1_024;
 pub(super) fn source_nat(flags: &Flags) -> Result<Option<SourceNat>, ConfigError> {
     let snat = SourceNat {
         ports: ports(&flags.snat_ports)?,
+        keeps_ports: flags.ip_masq_fully_random_disable,
         exempt: exempt(&flags.snat_exempt)?,
     };
     Ok(flags.ip_masq.then_some(snat))

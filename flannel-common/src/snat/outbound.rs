@@ -207,8 +207,8 @@ fn claim_port<T: Table>(
     let mut order = Order::new(packet.transport, node.ports, table.random());
     to.addr = node.local;
     to.port = packet.key.src_port;
-    // Never the pod's choice: it would get what comes for whoever else has that port.
-    if packet.transport.has_port_range() {
+    // Never the pod's choice, unless the operator wants it: it would get what comes for whoever else has that port.
+    if packet.transport.has_port_range() && !table.keeps_ports() {
         to.port = order.next();
     }
     let mut half = packet.key.reply_to(*to);

@@ -29,6 +29,17 @@ impl Ports {
         self.min <= port && port <= self.max
     }
 
+    /// Those that are searched in a round: `more`, if there are any, once half of the [`ROUNDS`] have found none free.
+    #[inline(always)]
+    #[must_use]
+    pub const fn or(self, more: Self, round: u32) -> Self {
+        if round >= ROUNDS / 2 && more.max != 0 {
+            more
+        } else {
+            self
+        }
+    }
+
     #[inline(always)]
     const fn count(self) -> u64 {
         self.max.saturating_sub(self.min) as u64 + 1
@@ -115,6 +126,17 @@ mod tests {
             let tried: BTreeSet<_> = (0..PROBES).map(|_| order.next()).collect();
             prop_assert!(tried.len() >= 15);
         }
+    }
+
+    #[test]
+    fn more_ports_are_for_whoever_found_none() {
+        let few = Ports { min: 5, max: 9 };
+        let more = Ports { min: 1, max: 3 };
+        assert_eq!(
+            [0, 3, 4, 7].map(|round| few.or(more, round)),
+            [few, few, more, more]
+        );
+        assert_eq!(few.or(Ports { min: 0, max: 0 }, 7), few);
     }
 
     #[test]

@@ -55,6 +55,10 @@ pub trait Table {
     fn hold(&self, key: &Key, now: u64) -> bool;
     fn let_go(&self, key: &Key);
     fn random(&self) -> u32;
+    /// Whether a flow keeps its own port where that is free, and whatever it is.
+    fn keeps_ports(&self) -> bool {
+        false
+    }
     /// [`locate`] and then [`hear`]: once for all that ask, for the verifier's sake.
     fn hear(&self, packet: &Packet, slots: (&Self::Slot, &Self::Slot), reopens: u32, now: u64);
     /// Whether flows may leave as `address` by the device of that index.

@@ -52,6 +52,8 @@ pub struct Node {
     pub fast_path: u8,
     pub pod_hook: u8,
     pub snat_ports: (u16, u16),
+    pub snat_more: (u16, u16),
+    pub snat_keep: bool,
     pub snat_entries: u32,
     pub flow_entries: u32,
 }
@@ -77,6 +79,8 @@ impl Default for Node {
             fast_path: globals::FAST_PATH_VERIFIED,
             pod_hook: globals::POD_HOOK_PORT,
             snat_ports: (50_000, 50_000),
+            snat_more: (0, 0),
+            snat_keep: false,
             snat_entries: 8192,
             flow_entries: 131_072,
         }
@@ -142,6 +146,11 @@ impl Node {
             self.gro.pair_mtu(self.overlay_mtu),
             self.gro.bulk_len(self.overlay_mtu),
         );
+        let both = if self.snat_keep {
+            (0, u16::MAX)
+        } else {
+            self.snat_ports
+        };
         // The loopback device stands for all: that is where a test run has its packets.
         EbpfLoader::new()
             .btf(None)
@@ -172,6 +181,11 @@ impl Node {
             .override_global(globals::ANCHOR, &self.anchor, true)
             .override_global(globals::SNAT_PORT_MIN, &self.snat_ports.0, true)
             .override_global(globals::SNAT_PORT_MAX, &self.snat_ports.1, true)
+            .override_global(globals::SNAT_MORE_MIN, &self.snat_more.0, true)
+            .override_global(globals::SNAT_MORE_MAX, &self.snat_more.1, true)
+            .override_global(globals::SNAT_KEEP, &u8::from(self.snat_keep), true)
+            .override_global(globals::SNAT_BOTH_MIN, &both.0, true)
+            .override_global(globals::SNAT_BOTH_MAX, &both.1, true)
             .override_global(globals::SNAT_PLACES, &places(self.snat_entries), true)
             .map_max_entries(maps::SNAT, self.snat_entries)
             .map_max_entries(maps::FLOWS, self.flow_entries)

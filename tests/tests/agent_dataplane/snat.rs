@@ -28,6 +28,7 @@ pub(crate) fn source_nat(exempt: &[&str]) -> SourceNat {
             min: 49_152,
             max: 65_535,
         }),
+        keeps_ports: false,
         exempt: exempt.iter().map(|net| net.parse().unwrap()).collect(),
     }
 }

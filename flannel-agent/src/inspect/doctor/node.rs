@@ -7,7 +7,7 @@ use crate::node::net::{NetError, sysctl};
 use crate::node::uplink::{Memory, Uplink};
 use crate::reconcile::desired::{Outlets, Underlay};
 
-use super::{Patient, Report, offloads, reverse_path, snat_ports, ways};
+use super::{Patient, Report, offloads, reverse_path, snat_ports, snat_times, ways};
 
 /// IPv4 hosts have to take this much (RFC 791); below it DNS and TLS break.
 const MTU_MIN: u32 = 576;
@@ -96,6 +96,7 @@ fn source_nat(
         .join(", ");
     let tunnel = network.backend.udp_port().unwrap_or(0);
     snat_ports::check(patient, snat, tunnel, &devices, report);
+    snat_times::check(report);
     for device in &outlets.unserved {
         report.warning(
             format!("what pods send by {device} leaves under their own addresses: it has a link-layer header that is not known here"),

@@ -227,3 +227,15 @@ proptest! {
         prop_assert_eq!(set.to_string().parse::<PortSet>().unwrap(), set);
     }
 }
+
+/// A daemon's networks are no strangers to each other, and none is told to end the others.
+#[test]
+fn networks_of_one_process_wait_for_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let [red, blue] = ["red", "blue"].map(|name| NodeSysctls::new(folder.path(), name));
+    let held = red.lock().unwrap();
+    let other = std::thread::spawn(move || blue.lock().map(drop));
+    std::thread::sleep(lock::PATIENCE + lock::PATIENCE / 8);
+    drop(held);
+    other.join().unwrap().unwrap();
+}

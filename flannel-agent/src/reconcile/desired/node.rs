@@ -148,10 +148,12 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     attachments.extend(inputs.fast_path.attachments(&ways, ports));
     let none = Outlets::default();
     let outlets = inputs.snat.map_or(&none, |_| &inputs.facts.outlets);
+    let room = inputs.facts.room(port);
     let snat_ports = match inputs.snat {
-        Some(snat) => Some(snat.ports(&inputs.facts.room(port))?),
+        Some(snat) => Some(snat.ports(&room)?),
         None => None,
     };
+    let snat_more = inputs.snat.and_then(|snat| snat.ports.more(&room));
     if snat_ports.is_some() {
         let overlay = pair.as_ref().map(|pair| pair.name.as_str());
         attachments.extend(SourceNat::on_overlay(overlay));
@@ -198,6 +200,8 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
             fast_path: inputs.fast_path.mode.value(),
             pod_hook: inputs.fast_path.hook.value(),
             snat_ports,
+            snat_more,
+            snat_keep: inputs.snat.is_some_and(|snat| snat.keeps_ports),
         },
         programs: attachments
             .iter()

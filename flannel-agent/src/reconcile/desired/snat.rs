@@ -15,6 +15,8 @@ use crate::node::snat_ports::{PortChoice, PortRange, Room};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SourceNat {
     pub ports: PortChoice,
+    /// A flow keeps its own port where that is free.
+    pub keeps_ports: bool,
     /// Destinations to which pods keep their address.
     pub exempt: BTreeSet<Ipv4Net>,
 }

@@ -227,6 +227,7 @@ fn ports_of_source_nat_are_reserved() {
 pub(crate) fn source_nat(min: u16, max: u16, exempt: &[&str]) -> SourceNat {
     SourceNat {
         ports: PortChoice::Fixed(PortRange { min, max }),
+        keeps_ports: false,
         exempt: exempt.iter().map(|text| net(text)).collect(),
     }
 }

@@ -5,6 +5,7 @@ mod datastore;
 mod firewall;
 mod foreign;
 mod inside;
+mod ipip;
 mod kernel;
 mod kubernetes;
 mod node;

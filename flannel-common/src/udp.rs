@@ -313,7 +313,7 @@ mod tests {
             prop_assert_eq!((ip.source, ip.destination, ip.time_to_live), (from, src, 8));
             prop_assert_eq!(usize::from(ip.total_len), packet.len());
             let Some(TransportHeader::Icmpv4(icmp)) = parsed.transport else { panic!("not ICMP") };
-            prop_assert_eq!(icmp.icmp_type, NETWORK);
+            prop_assert_eq!(&icmp.icmp_type, &NETWORK);
             prop_assert_eq!(icmp.checksum, icmp.icmp_type.calc_checksum(&packet[28..]));
         }
     }

@@ -2,7 +2,7 @@
 
 use flannel_common::header::PROTO_IPIP;
 
-use super::node::is_bound;
+use super::bound::is_bound;
 use super::{Patient, Report};
 use crate::node::net::{KIND_IPIP, Kind, Link};
 

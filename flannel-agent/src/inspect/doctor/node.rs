@@ -8,6 +8,7 @@ use crate::node::net::{NetError, sysctl};
 use crate::node::uplink::{Memory, Uplink};
 use crate::reconcile::desired::{Outlets, Underlay};
 
+use super::bound::is_bound;
 use super::{Patient, Report, ipip, offloads, reverse_path, snat_ports, ways};
 
 /// IPv4 hosts have to take this much (RFC 791); below it DNS and TLS break.
@@ -174,15 +175,6 @@ fn holder(port: u16, bound: bool, agent_runs: bool, report: &mut Report) {
             format!("nothing if flanneld runs and is to be replaced; else find it: ss -lunp sport = {port}"),
         ),
     }
-}
-
-/// Second column: local address and port (of a raw socket the protocol) in hexadecimal.
-pub(super) fn is_bound(table: &str, port: u16) -> bool {
-    table.lines().skip(1).any(|line| {
-        let local = line.split_whitespace().nth(1).unwrap_or_default();
-        let number = local.rsplit(':').next().unwrap_or_default();
-        u16::from_str_radix(number, 16) == Ok(port)
-    })
 }
 
 /// A bridge left from an earlier lease keeps its pods from everybody: the classic of flannel's trouble.

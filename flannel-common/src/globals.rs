@@ -15,7 +15,8 @@ pub const UPLINK_MAC: &str = "UPLINK_MAC";
 pub const FLANNEL_IFINDEX: &str = "FLANNEL_IFINDEX";
 /// ifindex of `flgro.<VNI>` (`u32`).
 pub const GRO_IFINDEX: &str = "GRO_IFINDEX";
-/// Outer headers of this node ([`crate::vxlan::Template`]; with [`WIRE_UDP`] as [`crate::udp::template`] makes it).
+/// Outer headers of this node ([`crate::vxlan::Template`]; with [`WIRE_UDP`] as [`crate::udp::template`] makes it, with [`WIRE_IPIP`] as
+/// [`crate::ipip::template`] does).
 pub const OUTER_TEMPLATE: &str = "OUTER_TEMPLATE";
 /// MAC of `flannel.<VNI>`, published in our lease ([`crate::Mac`]).
 pub const VTEP_MAC: &str = "VTEP_MAC";
@@ -23,7 +24,7 @@ pub const VTEP_MAC: &str = "VTEP_MAC";
 pub const VNI: &str = "VNI";
 /// How packets look on the wire: a value of [`WIRE_VXLAN`] and its like (`u8`).
 pub const WIRE: &str = "WIRE";
-/// The tunnel's UDP port, host order (`u16`).
+/// The tunnel's UDP port, host order; 0: it has none (`u16`).
 pub const VXLAN_PORT: &str = "VXLAN_PORT";
 /// Whether VXLAN headers carry netfilter's mark, see [`crate::gbp`]: 0 or 1 (`u8`).
 pub const GBP: &str = "GBP";
@@ -68,6 +69,7 @@ pub const SNAT_PLACES: &str = "SNAT_PLACES";
 /// Values of [`WIRE`].
 pub const WIRE_VXLAN: u8 = 0;
 pub const WIRE_UDP: u8 = 1;
+pub const WIRE_IPIP: u8 = 2;
 /// Values of [`FAST_PATH`].
 pub const FAST_PATH_OFF: u8 = 0;
 pub const FAST_PATH_VERIFIED: u8 = 1;

@@ -11,6 +11,8 @@ pub const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
 /// 802.1ad, the outer of two.
 pub const ETHERTYPE_SERVICE_VLAN: [u8; 2] = [0x88, 0xa8];
 pub const PROTO_ICMP: u8 = 1;
+/// IPv4 in IPv4 (RFC 2003).
+pub const PROTO_IPIP: u8 = 4;
 pub const PROTO_TCP: u8 = 6;
 pub const PROTO_UDP: u8 = 17;
 

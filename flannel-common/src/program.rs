@@ -1,8 +1,8 @@
 //! The programs, numbered as they index the statistics map.
 
-use crate::globals::{WIRE_UDP, WIRE_VXLAN};
+use crate::globals::{WIRE_IPIP, WIRE_UDP, WIRE_VXLAN};
 
-const WIRES: [u8; 2] = [WIRE_VXLAN, WIRE_UDP];
+const WIRES: [u8; 3] = [WIRE_VXLAN, WIRE_UDP, WIRE_IPIP];
 
 /// One program of the object. The number is its key in [`crate::maps::STATS`] and is never reused.
 #[repr(u32)]
@@ -151,13 +151,17 @@ impl Program {
     }
 
     /// Symbol in the object and name in `bpftool prog`, for a tunnel whose packets look like this (a value of
-    /// [`crate::globals::WIRE`]). The backend udp has some programs of its own; all else calls them by [`Self::name`].
+    /// [`crate::globals::WIRE`]). The backends udp and ipip have some programs of their own; all else calls them by [`Self::name`].
     pub const fn symbol(self, wire: u8) -> &'static str {
         match (wire, self) {
             (WIRE_UDP, Self::OverlayTx) => "overlay_tx_udp",
             (WIRE_UDP, Self::OverlayCatch) => "catch_udp",
             (WIRE_UDP, Self::UplinkRx) => "uplink_rx_udp",
             (WIRE_UDP, Self::PodTx) => "pod_tx_udp",
+            (WIRE_IPIP, Self::OverlayTx) => "overlay_tx_ipip",
+            (WIRE_IPIP, Self::OverlayCatch) => "catch_ipip",
+            (WIRE_IPIP, Self::UplinkRx) => "uplink_rx_ipip",
+            (WIRE_IPIP, Self::PodTx) => "pod_tx_ipip",
             _ => self.name(),
         }
     }

@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::change::Change;
-use crate::header::{Ip, PROTO_UDP, Udp, VERSION_IHL};
+use crate::header::{Ip, PROTO_ICMP, PROTO_UDP, Udp, VERSION_IHL};
 use crate::reason::Reason;
 use crate::vxlan::{TTL, Template, words};
 use crate::{Ipv4, csum};
@@ -125,9 +125,82 @@ pub const fn hop(ip: &Ip) -> Result<Ip, Reason> {
     Ok(Change::NONE.hop(ip))
 }
 
+/// What of a packet an answer says again: RFC 792, for headers without options.
+#[repr(C, align(4))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub struct Quoted {
+    pub ip: Ip,
+    pub data: [u8; 8],
+}
+
+/// The headers in front of [`Quoted`]: IPv4 and ICMP.
+#[repr(C, align(4))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub struct Unreachable {
+    pub ip: Ip,
+    icmp: [u8; 8],
+}
+
+const _: () = assert!(size_of::<Unreachable>() == Outer::LEN);
+
+/// flannel's proxy answers to what it has no route for, in the name of its device: net unreachable, with a time to live of its own. Not
+/// about ICMP, which might go on for ever, and of a packet in pieces about the first one alone (RFC 792).
+#[inline(always)]
+pub fn net_unreachable(from: Ipv4, quoted: &Quoted) -> Option<Unreachable> {
+    /// As the proxy has it.
+    const TTL: u8 = 8;
+    const LEN: u16 = 56;
+    const NET_UNREACHABLE: [u8; 2] = [3, 0];
+    const {
+        assert!(LEN as usize == size_of::<Unreachable>() + size_of::<Quoted>());
+    }
+    let about = &quoted.ip;
+    if about.proto == PROTO_ICMP || about.fragment_offset() != 0 || about.version_ihl != VERSION_IHL
+    {
+        return None;
+    }
+    let [kind, code] = NET_UNREACHABLE;
+    let mut answer = Unreachable {
+        ip: Ip {
+            version_ihl: VERSION_IHL,
+            total_len: LEN.to_be_bytes(),
+            ttl: TTL,
+            proto: PROTO_ICMP,
+            src: from,
+            dst: about.src,
+            ..Ip::zeroed()
+        },
+        icmp: [kind, code, 0, 0, 0, 0, 0, 0],
+    };
+    let [a, b, c, d, e, icmp, _] = bytemuck::must_cast::<_, [u32; 7]>(answer);
+    answer.ip.check = checksum(halves([a, b, c, d, e, 0, 0]));
+    let [a, b, c, d, e, f, g] = bytemuck::must_cast::<_, [u32; 7]>(*quoted);
+    let sum = halves([a, b, c, d, e, f, g]) + halves([icmp, 0, 0, 0, 0, 0, 0]);
+    let [high, low] = checksum(sum);
+    answer.icmp = [kind, code, high, low, 0, 0, 0, 0];
+    Some(answer)
+}
+
+#[inline(always)]
+const fn checksum(sum: u32) -> [u8; 2] {
+    (!csum::fold(sum)).to_ne_bytes()
+}
+
+/// Sum of all 16-bit words.
+#[inline(always)]
+const fn halves([a, b, c, d, e, f, g]: [u32; 7]) -> u32 {
+    const fn of(w: u32) -> u32 {
+        (w & 0xffff) + (w >> 16)
+    }
+    of(a) + of(b) + of(c) + of(d) + of(e) + of(f) + of(g)
+}
+
 #[cfg(test)]
 mod tests {
-    use etherparse::{IpNumber, Ipv4Header, NetHeaders, PacketHeaders, TransportHeader};
+    use etherparse::icmpv4::DestUnreachableHeader;
+    use etherparse::{
+        Icmpv4Type, IpNumber, Ipv4Header, NetHeaders, PacketHeaders, TransportHeader,
+    };
     use proptest::prelude::*;
     use rstest::rstest;
 
@@ -224,5 +297,36 @@ mod tests {
             let header = Ipv4Header::from_slice(bytemuck::bytes_of(&ip)).unwrap().0;
             assert_eq!(header.header_checksum, header.calc_header_checksum());
         }
+    }
+
+    proptest! {
+        /// Against a library that is not ours.
+        #[test]
+        fn an_answer_parses_back(from: Ipv4, src: Ipv4, dst: Ipv4, data: [u8; 8], id: [u8; 2]) {
+            let about = Quoted { ip: Ip { src, dst, id, ..inner(63, 40) }, data };
+            let answer = net_unreachable(from, &about).unwrap();
+            let packet = [bytemuck::bytes_of(&answer), bytemuck::bytes_of(&about)].concat();
+
+            let parsed = PacketHeaders::from_ip_slice(&packet).unwrap();
+            let Some(NetHeaders::Ipv4(ip, _)) = parsed.net else { panic!("not IPv4") };
+            prop_assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+            prop_assert_eq!((ip.source, ip.destination, ip.time_to_live), (from, src, 8));
+            prop_assert_eq!(usize::from(ip.total_len), packet.len());
+            let Some(TransportHeader::Icmpv4(icmp)) = parsed.transport else { panic!("not ICMP") };
+            prop_assert_eq!(&icmp.icmp_type, &NETWORK);
+            prop_assert_eq!(icmp.checksum, icmp.icmp_type.calc_checksum(&packet[28..]));
+        }
+    }
+
+    const NETWORK: Icmpv4Type = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Network);
+
+    #[rstest]
+    #[case::of_tcp(inner(63, 40), true)]
+    #[case::of_a_first_fragment(Ip { fragment: [0x20, 0], ..inner(63, 40) }, true)]
+    #[case::of_a_later_one(Ip { fragment: [0, 185], ..inner(63, 40) }, false)]
+    #[case::of_icmp(Ip { proto: PROTO_ICMP, ..inner(63, 40) }, false)]
+    fn not_everything_is_answered(#[case] ip: Ip, #[case] is: bool) {
+        let about = Quoted { ip, data: [0; 8] };
+        assert_eq!(net_unreachable([10, 244, 1, 0], &about).is_some(), is);
     }
 }

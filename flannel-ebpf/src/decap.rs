@@ -9,15 +9,22 @@ use crate::globals::VTEP_MAC;
 use crate::headers::{self, Macs};
 use crate::skb::Skb;
 
-/// Strips the outer headers. Returns the IPv4 header that the packet goes on with: it still has to be written.
+/// The inner header with the outer congestion mark merged in.
 #[inline(always)]
-pub(crate) fn strip(skb: &Skb, outer_tos: u8, inner: &Ip) -> Result<Ip, Reason> {
+pub(crate) fn merged(outer_tos: u8, inner: &Ip) -> Result<Ip, Reason> {
     let mut ip = *inner;
     match ecn::decapsulate(outer_tos, inner.tos) {
         ecn::Decap::Keep => {}
         ecn::Decap::Drop => return Err(Reason::EcnCe),
         ecn::Decap::Set(bits) => ecn::set(&mut ip, bits),
     }
+    Ok(ip)
+}
+
+/// Strips the outer headers. Returns the IPv4 header that the packet goes on with: it still has to be written.
+#[inline(always)]
+pub(crate) fn strip(skb: &Skb, outer_tos: u8, inner: &Ip) -> Result<Ip, Reason> {
+    let ip = merged(outer_tos, inner)?;
     skb.shrink().map_err(|_| Reason::DecapRefused)?;
     Ok(ip)
 }

@@ -1,6 +1,6 @@
 //! Encapsulation: room, outer headers, redirect to the device that leads to the peer.
 
-use flannel_common::header::{Eth, Ip};
+use flannel_common::header::{Eth, Ip, PROTO_UDP};
 use flannel_common::maps::{Peer, ROUTED};
 use flannel_common::reason::Reason;
 use flannel_common::source_port;
@@ -21,17 +21,29 @@ pub(crate) enum At {
     Stack,
 }
 
+/// How a tunnel's programs send. Each tunnel has programs of its own, from one text.
+pub(crate) trait Encapsulate {
+    /// Whether routes lead to peers by their own addresses, as flannel makes them.
+    const BY_ADDRESS: bool = false;
+
+    /// Sends an IPv4 frame to `peer`, with `ip` as its header up to the checksum, counting `reason`.
+    fn send(skb: &Skb, peer: &Peer, ip: &Ip, at: At, reason: Reason) -> Result<Verdict, Reason>;
+}
+
+pub(crate) struct Vxlan;
+
+impl Encapsulate for Vxlan {
+    #[inline(always)]
+    fn send(skb: &Skb, peer: &Peer, ip: &Ip, at: At, reason: Reason) -> Result<Verdict, Reason> {
+        send(skb, peer, ip, at, reason)
+    }
+}
+
 /// Encapsulates an IPv4 frame, with `ip` as its header up to the checksum, and sends it to `peer`, counting `reason`.
 /// The outer packet keeps the inner one's mark and traffic class, for filters and classes at the uplink, as with the kernel's
 /// device.
 #[inline(always)]
-pub(crate) fn send(
-    skb: &Skb,
-    peer: &Peer,
-    ip: &Ip,
-    at: At,
-    reason: Reason,
-) -> Result<Verdict, Reason> {
+fn send(skb: &Skb, peer: &Peer, ip: &Ip, at: At, reason: Reason) -> Result<Verdict, Reason> {
     let src_port = source_port::from_hash(skb.flow_hash(), PORT_MIN.load(), PORT_MAX.load());
     let mut outer = OUTER_TEMPLATE
         .load()
@@ -65,7 +77,9 @@ pub(crate) fn send(
             &Outer {
                 from: globals::uplink_ip(),
                 to: peer.public_ip,
+                proto: PROTO_UDP,
                 ports: [src_port, VXLAN_PORT.load().to_be_bytes()],
+                mark: skb.mark(),
             },
         )?,
     };

@@ -4,6 +4,7 @@ use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use flannel_common::program::Program;
 
+use crate::encap::Vxlan;
 use crate::skb::Skb;
 use crate::verdict::{finish, finish_xdp};
 use crate::xdp_frame::Frame;
@@ -16,7 +17,7 @@ use crate::{
 #[classifier]
 pub(crate) fn overlay_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = overlay_tx::run(&skb);
+    let outcome = overlay_tx::run::<Vxlan>(&skb);
     finish(&skb, Program::OverlayTx, outcome)
 }
 
@@ -24,7 +25,7 @@ pub(crate) fn overlay_tx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn overlay_catch(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = overlay_tx::run_last(&skb);
+    let outcome = overlay_tx::run_last::<Vxlan>(&skb);
     finish(&skb, Program::OverlayCatch, outcome)
 }
 
@@ -40,7 +41,7 @@ pub(crate) fn uplink_rx(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn pod_tx(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = pod_tx::run::<false>(&skb);
+    let outcome = pod_tx::run::<Vxlan>(&skb);
     finish(&skb, Program::PodTx, outcome)
 }
 

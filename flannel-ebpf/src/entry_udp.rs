@@ -5,6 +5,7 @@ use aya_ebpf::programs::TcContext;
 use flannel_common::program::Program;
 
 use crate::skb::Skb;
+use crate::udp_tx::Udp;
 use crate::verdict::finish;
 use crate::{pod_tx, udp_rx, udp_tx};
 
@@ -36,6 +37,6 @@ pub(crate) fn uplink_rx_udp(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn pod_tx_udp(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx);
-    let outcome = pod_tx::run::<true>(&skb);
+    let outcome = pod_tx::run::<Udp>(&skb);
     finish(&skb, Program::PodTx, outcome)
 }

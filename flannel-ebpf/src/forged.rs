@@ -5,7 +5,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use flannel_common::Ipv4;
 use flannel_common::globals::WIRE_UDP;
-use flannel_common::header::{Ip, PROTO_UDP, Udp, VERSION_IHL};
+use flannel_common::header::{Ip, PROTO_IPIP, PROTO_UDP, Udp, VERSION_IHL};
 use flannel_common::reason::Reason;
 use flannel_common::vxlan::Vxlan;
 
@@ -19,15 +19,24 @@ use crate::skb::{self, Skb};
 /// A packet of a pod that is not for the overlay.
 #[inline(always)]
 pub(crate) fn check(skb: &Skb, packet: &Packet) -> Result<(), Reason> {
+    match may_be_tunnel(packet) {
+        false => Ok(()),
+        true => check_odd(skb),
+    }
+}
+
+/// Most are none, and that is seen at a glance.
+#[inline(always)]
+fn may_be_tunnel(packet: &Packet) -> bool {
     let ip = &packet.ip;
+    if globals::is_ipip() {
+        return ip.proto == PROTO_IPIP;
+    }
     if ip.proto != PROTO_UDP {
-        return Ok(());
+        return false;
     }
     let port = [packet.l4[2], packet.l4[3]];
-    if ip.version_ihl == VERSION_IHL && port != VXLAN_PORT.load().to_be_bytes() {
-        return Ok(());
-    }
-    check_odd(skb)
+    ip.version_ihl != VERSION_IHL || port == VXLAN_PORT.load().to_be_bytes()
 }
 
 /// What may be one, with a VLAN tag and options or without. A tag has an id if the bridge filters VLANs and takes off that of the
@@ -53,7 +62,13 @@ extern "C" fn is_odd_tunnel(ctx: *mut __sk_buff) -> u8 {
         return 0;
     };
     // What follows a first fragment is nothing without it.
-    if ip.proto != PROTO_UDP || ip.fragment_offset() != 0 {
+    if ip.fragment_offset() != 0 {
+        return 0;
+    }
+    if globals::is_ipip() {
+        return u8::from(ip.proto == PROTO_IPIP && is_node(ip.dst));
+    }
+    if ip.proto != PROTO_UDP {
         return 0;
     }
     let ports = headers::IP + usize::from(ip.version_ihl & 0xf) * 4;
@@ -67,12 +82,8 @@ extern "C" fn is_odd_tunnel(ctx: *mut __sk_buff) -> u8 {
 /// endpoint is a node's tunnel port).
 #[inline(always)]
 pub(crate) fn check_sent(skb: &Skb, packet: &Packet) -> Result<(), Reason> {
-    let ip = &packet.ip;
-    if VXLAN_PORT.load() == 0 || ip.proto != PROTO_UDP {
-        return Ok(());
-    }
-    let port = [packet.l4[2], packet.l4[3]];
-    if ip.version_ihl == VERSION_IHL && port != VXLAN_PORT.load().to_be_bytes() {
+    let has_tunnel = VXLAN_PORT.load() != 0 || globals::is_ipip();
+    if !has_tunnel || !may_be_tunnel(packet) {
         return Ok(());
     }
     match is_sent_tunnel(skb.raw(), skb.missing()) {
@@ -113,6 +124,9 @@ extern "C" fn is_sent_tunnel(ctx: *mut __sk_buff, missing: u32) -> u8 {
     if !of_pod || !skb.has_device(FLANNEL_IFINDEX.load()) {
         return 0;
     }
+    if globals::is_ipip() {
+        return 1;
+    }
     let at = headers::IP + usize::from(ip.version_ihl & 0xf) * 4;
     let vni = (VNI.load() << 8).to_be_bytes();
     u8::from(match skb.load::<Front>(at) {
@@ -152,6 +166,10 @@ pub(crate) extern "C" fn is_tunnel(address: u32, port: u16) -> u8 {
 #[inline(always)]
 fn is_for_node(address: Ipv4, port: u16) -> bool {
     let vxlan = VXLAN_PORT.load();
-    let is_node = || globals::is_vtep(address) || VTEPS.get_ptr(address).is_some();
-    vxlan != 0 && port == vxlan && is_node()
+    vxlan != 0 && port == vxlan && is_node(address)
+}
+
+#[inline(always)]
+fn is_node(address: Ipv4) -> bool {
+    globals::is_vtep(address) || VTEPS.get_ptr(address).is_some()
 }

@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use flannel_common::header::{ETHERTYPE_IPV4, Eth, PROTO_UDP};
+use flannel_common::header::{ETHERTYPE_IPV4, Eth, PROTO_IPIP, PROTO_UDP};
 
 use crate::skb::Skb;
 use crate::{globals, headers};
@@ -21,7 +21,11 @@ pub(crate) fn run(skb: &Skb) {
         return;
     };
     let ip = &packet.ip;
-    let concerns = globals::masquerades() || ip.proto == PROTO_UDP && globals::is_vtep(ip.dst);
+    let tunnels = match globals::is_ipip() {
+        true => PROTO_IPIP,
+        false => PROTO_UDP,
+    };
+    let concerns = globals::masquerades() || ip.proto == tunnels && globals::is_vtep(ip.dst);
     if ip.is_ipv4() && concerns && skb.grow_front(Eth::LEN).is_ok() {
         let _ = skb.store(Eth::LEN - ETHERTYPE_IPV4.len(), &ETHERTYPE_IPV4);
     }

@@ -1,7 +1,8 @@
 //! Constants of the node, set by the agent at load; see [`flannel_common::globals`] for their units.
 
 use aya_ebpf::Global;
-use flannel_common::globals::WIRE_UDP;
+use flannel_common::globals::{WIRE_IPIP, WIRE_UDP};
+use flannel_common::header::Ip;
 use flannel_common::udp;
 use flannel_common::vxlan::{self, Template};
 use flannel_common::{Ipv4, Mac};
@@ -62,8 +63,15 @@ pub(crate) fn masquerades() -> bool {
 pub(crate) fn overhead() -> usize {
     match WIRE.load() {
         WIRE_UDP => udp::Outer::LEN,
+        WIRE_IPIP => Ip::LEN,
         _ => vxlan::Outer::LEN,
     }
+}
+
+/// Whether the tunnel's packets are IPv4 in IPv4, without a port.
+#[inline(always)]
+pub(crate) fn is_ipip() -> bool {
+    WIRE.load() == WIRE_IPIP
 }
 
 /// Whether VXLAN headers carry netfilter's mark.

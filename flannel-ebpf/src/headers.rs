@@ -32,7 +32,7 @@ pub(crate) struct Front {
 const _: () = assert!((Eth::LEN + Outer::LEN).is_multiple_of(align_of::<Packet>()));
 
 /// What a UDP header has; a shorter packet has no ports either.
-const SHORT_L4: usize = 8;
+pub(crate) const SHORT_L4: usize = 8;
 const L4_AT: usize = Ip::LEN;
 
 /// Reads the packet whose IPv4 header lies at `at`.

@@ -37,6 +37,8 @@ mod encap;
 #[cfg(target_arch = "bpf")]
 mod entry;
 #[cfg(target_arch = "bpf")]
+mod entry_ipip;
+#[cfg(target_arch = "bpf")]
 mod entry_snat;
 #[cfg(target_arch = "bpf")]
 mod entry_udp;
@@ -54,6 +56,10 @@ mod frame_rx;
 mod globals;
 #[cfg(target_arch = "bpf")]
 mod headers;
+#[cfg(target_arch = "bpf")]
+mod ipip_rx;
+#[cfg(target_arch = "bpf")]
+mod ipip_tx;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

@@ -5,11 +5,12 @@ use core::mem::MaybeUninit;
 use flannel_common::cidr;
 use flannel_common::flow::{Direction, FlowKey};
 use flannel_common::header::PROTO_UDP;
-use flannel_common::maps::{PEER_STACK, PEER_VXLAN, Peer};
+use flannel_common::maps::{BY_STACK, PEER_STACK, PEER_VXLAN, Peer, ROUTED};
 use flannel_common::reason::Reason;
 
-use crate::encap::{self, At};
+use crate::encap::{At, Encapsulate};
 use crate::headers::{self, Packet};
+use crate::maps::VTEPS;
 use crate::route::{self, Forwarded};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
@@ -18,13 +19,13 @@ use crate::{asked, crossing, flows, peers};
 /// First try, on the way out of `flannel.<VNI>`. What it passes crosses the veth pair, which segments in
 /// software what this hook could not take, and comes to [`run_last`].
 #[inline(always)]
-pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
-    send(skb, asked::LOOK_OUT)
+pub(crate) fn run<Tunnel: Encapsulate>(skb: &Skb) -> Result<Verdict, Reason> {
+    send::<Tunnel>(skb, asked::LOOK_OUT)
 }
 
 /// `ask`: what to do with a packet whose turn it is to ask the host's firewall. It has to get to the far end for that.
 #[inline(always)]
-fn send(skb: &Skb, ask: u8) -> Result<Verdict, Reason> {
+fn send<Tunnel: Encapsulate>(skb: &Skb, ask: u8) -> Result<Verdict, Reason> {
     if !skb.is_ipv4() {
         return Err(Reason::NotIpv4);
     }
@@ -37,8 +38,13 @@ fn send(skb: &Skb, ask: u8) -> Result<Verdict, Reason> {
         return Err(Reason::NotUnicast);
     }
     let leased = peers::of(packet.ip.dst);
+    let at_address;
     let peer = match leased {
         Some(peer) => peer,
+        None if Tunnel::BY_ADDRESS => {
+            at_address = routed_by_address(skb, packet)?;
+            &at_address
+        }
         None => routed(skb, packet)?,
     };
     // Behind the pair the agent has a socket, and sends it as the node's own.
@@ -53,28 +59,51 @@ fn send(skb: &Skb, ask: u8) -> Result<Verdict, Reason> {
     if is_one && asked::is_turn(peer.public_ip, ask) {
         return Err(Reason::ByStack);
     }
-    encap::send(skb, peer, &packet.ip, At::Stack, Reason::Encap)
+    Tunnel::send(skb, peer, &packet.ip, At::Stack, Reason::Encap)
 }
 
 /// Whom somebody's own route by this device leads through: `ip route add 10.8.0.0/24 via 10.244.2.0 dev flannel.1 onlink`.
 #[inline(always)]
 pub(crate) fn routed(skb: &Skb, packet: &Packet) -> Result<&'static Peer, Reason> {
-    let gateway = route::overlay_gateway(
-        skb,
-        &Forwarded {
-            src: packet.ip.src,
-            dst: packet.ip.dst,
-            tos: packet.ip.tos,
-            proto: packet.ip.proto,
-        },
-    );
+    let gateway = route::overlay_gateway(skb, &forwarded(packet));
     peers::of(gateway).ok_or(Reason::NoPeer)
+}
+
+/// The same where the gateway may be a peer's own address.
+#[inline(always)]
+fn routed_by_address(skb: &Skb, packet: &Packet) -> Result<Peer, Reason> {
+    let gateway = route::overlay_gateway(skb, &forwarded(packet));
+    let Some(vtep) = VTEPS.get_ptr(gateway) else {
+        return peers::of(gateway).copied().ok_or(Reason::NoPeer);
+    };
+    // SAFETY: a value of the map, which lives as long as the program; one word, read whole.
+    let is_for_stack = unsafe { (*vtep).leases } & BY_STACK != 0;
+    Ok(Peer {
+        public_ip: gateway,
+        next_hop: ROUTED,
+        vtep_mac: [0; 6],
+        kind: match is_for_stack {
+            true => PEER_STACK,
+            false => PEER_VXLAN,
+        },
+        narrow: 0,
+    })
+}
+
+#[inline(always)]
+fn forwarded(packet: &Packet) -> Forwarded {
+    Forwarded {
+        src: packet.ip.src,
+        dst: packet.ip.dst,
+        tos: packet.ip.tos,
+        proto: packet.ip.proto,
+    }
 }
 
 /// Last try, at the far end of the pair: behind it there is no stack that could help.
 #[inline(always)]
-pub(crate) fn run_last(skb: &Skb) -> Result<Verdict, Reason> {
-    send(skb, asked::ASK_OUT).map_err(|reason| match reason {
+pub(crate) fn run_last<Tunnel: Encapsulate>(skb: &Skb) -> Result<Verdict, Reason> {
+    send::<Tunnel>(skb, asked::ASK_OUT).map_err(|reason| match reason {
         Reason::EncapRefused => Reason::UnhandledTx,
         other => other,
     })

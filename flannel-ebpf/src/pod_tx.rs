@@ -11,18 +11,18 @@ use flannel_common::outside::Way;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
 
-use crate::encap::{self, At};
+use crate::encap::{At, Encapsulate};
 use crate::globals::{
     self, NETWORK, NETWORK_MASK, OVERLAY_MTU, POD_HOOK, SUBNET, SUBNET_MASK, UPLINK_IFINDEX,
 };
 use crate::headers::{self, Packet};
 use crate::skb::{self, Skb};
 use crate::verdict::Verdict;
-use crate::{asked, crossing, flows, forged, ours, peers, udp_tx};
+use crate::{asked, crossing, flows, forged, ours, peers};
 
-/// `UDP`: the tunnel is the backend udp's.
+/// `Tunnel`: by which packets for other nodes' pods go.
 #[inline(always)]
-pub(crate) fn run<const UDP: bool>(skb: &Skb) -> Result<Verdict, Reason> {
+pub(crate) fn run<Tunnel: Encapsulate>(skb: &Skb) -> Result<Verdict, Reason> {
     if !flows::enabled() {
         return Ok(Verdict::Untouched);
     }
@@ -75,7 +75,7 @@ pub(crate) fn run<const UDP: bool>(skb: &Skb) -> Result<Verdict, Reason> {
             priority: skb.priority(),
             ..Change::NONE
         };
-        return send::<UDP>(skb, &peer, packet, &change);
+        return send::<Tunnel>(skb, &peer, packet, &change);
     }
     let key = FlowKey::outbound(&packet.ip, &packet.l4);
     let control = transport::control(tcp);
@@ -104,7 +104,7 @@ pub(crate) fn run<const UDP: bool>(skb: &Skb) -> Result<Verdict, Reason> {
     }
     if step == Step::Fast && may_skip(&flow.peer, outside, len) {
         let (peer, change) = (flow.peer, flow.tx.change);
-        return send::<UDP>(skb, &peer, packet, &change);
+        return send::<Tunnel>(skb, &peer, packet, &change);
     }
     crossing::enters(skb, packet, &key, Direction::Tx, at);
     if step == Step::Refresh {
@@ -159,7 +159,7 @@ fn has_route() -> bool {
 
 /// Skipping the stack is still a hop: the TTL goes down by one, and what rules write is written.
 #[inline(always)]
-fn send<const UDP: bool>(
+fn send<Tunnel: Encapsulate>(
     skb: &Skb,
     peer: &Peer,
     packet: &Packet,
@@ -179,12 +179,9 @@ fn send<const UDP: bool>(
         };
         return Ok(Verdict::Taken(action, Reason::FastTx));
     }
-    if UDP {
-        return udp_tx::past_stack(skb, &ip);
-    }
     let at = match has_route() {
         true => At::Stack,
         false => At::Pod,
     };
-    encap::send(skb, peer, &ip, at, Reason::FastTx)
+    Tunnel::send(skb, peer, &ip, at, Reason::FastTx)
 }

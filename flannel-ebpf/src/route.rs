@@ -16,7 +16,6 @@ use crate::globals::{FLANNEL_IFINDEX, GRO_IFINDEX, UPLINK_IFINDEX};
 use crate::skb::{self, Skb};
 
 const AF_INET: u8 = 2;
-const PROTO_UDP: u8 = 17;
 /// What a packet of the node itself comes by, to the routing rules (`LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
 /// The mark counts as well: it is where the source MAC comes back. From kernel 6.10 on; refused by earlier ones.
@@ -28,8 +27,11 @@ const OUTPUT: u32 = 1 << 1;
 pub(crate) struct Outer {
     pub(crate) from: Ipv4,
     pub(crate) to: Ipv4,
-    /// UDP ports, source first; network order.
+    pub(crate) proto: u8,
+    /// Source first; network order. Zero without ports.
     pub(crate) ports: [[u8; 2]; 2],
+    /// netfilter's, as far as the kernel's device would route by it.
+    pub(crate) mark: u32,
 }
 
 /// Sends an encapsulated packet the way that the kernel would route it, if it were the node's own: by whatever device.
@@ -45,11 +47,11 @@ pub(crate) struct Outer {
 #[inline(always)]
 pub(crate) fn send(skb: &Skb, outer: &Outer) -> Result<i32, Reason> {
     let [sport, dport] = outer.ports.map(u16::from_ne_bytes);
-    let mark = skb.mark();
+    let mark = outer.mark;
     let [m0, m1, m2, m3] = mark.to_ne_bytes();
     let mut params = bpf_fib_lookup {
         family: AF_INET,
-        l4_protocol: PROTO_UDP,
+        l4_protocol: outer.proto,
         sport,
         dport,
         __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 { tot_len: 0 },

@@ -51,6 +51,9 @@ const ROOM_ENCAP: u64 = ROOM
         as u64
     | bpf_f_adj_room_encap_l2(Eth::LEN as u64);
 
+/// The same for an IPv4 header alone.
+const ROOM_IPIP: u64 = ROOM | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64;
+
 /// Why the kernel did not make room; the packet is unchanged.
 pub(crate) struct Refused;
 
@@ -488,6 +491,24 @@ impl Skb {
         // hardware verdict to lower.
         unsafe { bpf_csum_level(self.raw(), u64::from(BPF_CSUM_LEVEL_DEC)) };
         Ok(())
+    }
+
+    /// As [`Self::grow`], for an IPv4 header.
+    #[inline(always)]
+    pub(crate) fn grow_ipip(&self) -> Result<(), Refused> {
+        match self.adjust(Ip::LEN as i32, ROOM_IPIP) {
+            Err(e) if e == -EALREADY && !self.is_gso() => {
+                self.adjust(Ip::LEN as i32, ROOM).map_err(|_| Refused)
+            }
+            other => other.map_err(|_| Refused),
+        }
+    }
+
+    /// Removes an IPv4 header from behind the Ethernet header. It has no checksum that hardware might have looked at besides the
+    /// inner one.
+    #[inline(always)]
+    pub(crate) fn shrink_ipip(&self) -> Result<(), Refused> {
+        self.adjust(-(Ip::LEN as i32), ROOM).map_err(|_| Refused)
     }
 
     /// Makes room for [`udp::Outer`] behind the Ethernet header, in front of one packet, whose checksums are done: nobody has to

@@ -4,14 +4,14 @@ use core::mem::MaybeUninit;
 
 use flannel_common::Ipv4;
 use flannel_common::cidr;
-use flannel_common::header::{PROTO_UDP, VERSION_IHL};
+use flannel_common::header::{PROTO_IPIP, PROTO_UDP, VERSION_IHL};
 use flannel_common::outside;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Entry, Outbound, Seen, Transport, WAY_OUT, Whose, decide, known};
 
 use crate::cluster::cluster;
-use crate::globals::VXLAN_PORT;
+use crate::globals::{self, VXLAN_PORT};
 use crate::skb::Skb;
 use crate::snat_fragments::{self, First};
 use crate::snat_read::{self, Content};
@@ -187,7 +187,7 @@ pub(crate) fn knows_pods(addr: Ipv4) -> bool {
 #[inline(always)]
 fn never_clashes(headers: &headers::Packet) -> bool {
     let ip = &headers.ip;
-    if cidr::is_not_unicast(ip.dst) {
+    if cidr::is_not_unicast(ip.dst) || globals::is_ipip() && ip.proto == PROTO_IPIP {
         return true;
     }
     if ip.version_ihl != VERSION_IHL || !Transport::of(ip.proto).has_port_range() {

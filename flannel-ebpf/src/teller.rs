@@ -4,12 +4,15 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use flannel_common::event::{About, DROPS_ONLY, Filter, Note, WHOLE, found, ports};
-use flannel_common::header::{ETHERTYPE_IPV4, Eth};
+use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip, PROTO_IPIP};
 
 use crate::globals;
 use crate::headers::{self, Packet};
 use crate::maps::{EVENTS, FILTER, LISTEN, LOST};
 use crate::skb::{self, Skb};
+
+/// In an IPv4 header.
+const PROTO_AT: usize = core::mem::offset_of!(Ip, proto);
 
 /// What somebody wants to hear, and for how long.
 struct Wish {
@@ -70,12 +73,20 @@ fn is_wanted(skb: &Skb, filter: &Filter, is_bare: bool) -> bool {
         return false;
     }
     let (outer, ports) = look(skb, at);
-    let is_tunnel = filter.vxlan_port != 0 && ports & 0xffff == u32::from(filter.vxlan_port);
+    let is_tunnel = match globals::is_ipip() {
+        true => is_ipip(skb, at),
+        false => filter.vxlan_port != 0 && ports & 0xffff == u32::from(filter.vxlan_port),
+    };
     let inner = match is_tunnel {
         true => look(skb, at + globals::overhead()).0,
         false => 0,
     };
     (asked_for_none | outer | inner) == found::ALL
+}
+
+#[inline(always)]
+fn is_ipip(skb: &Skb, at: usize) -> bool {
+    skb.load::<u8>(at + PROTO_AT) == Some(PROTO_IPIP)
 }
 
 /// What the header at `at` has of what is looked for; and its ports as in [`look_for`].

@@ -5,12 +5,14 @@
 
 use core::mem::MaybeUninit;
 
+use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use flannel_common::cidr;
-use flannel_common::header::{Eth, Ip};
+use flannel_common::header::{Eth, Ip, PROTO_UDP};
 use flannel_common::maps::{PEER_STACK, Peer};
 use flannel_common::reason::Reason;
 use flannel_common::udp::{self, Varying};
 
+use crate::encap::{At, Encapsulate};
 use crate::globals::{self, FLANNEL_IFINDEX, OUTER_TEMPLATE, VTEP_MAC, VXLAN_PORT};
 use crate::headers::{self, Macs, Packet};
 use crate::overlay_tx::{note_passed, routed};
@@ -51,7 +53,11 @@ pub(crate) fn run_last(skb: &Skb) -> Result<Verdict, Reason> {
     }
     let peer = match peers::of(packet.ip.dst) {
         Some(peer) => peer,
-        None => routed(skb, packet)?,
+        None => match routed(skb, packet) {
+            Ok(peer) => peer,
+            // As flannel's proxy, the agent tells the sender, if it is there to see it.
+            Err(reason) => return Ok(Verdict::Taken(TC_ACT_UNSPEC, reason)),
+        },
     };
     if peer.kind == PEER_STACK || asked::is_turn(peer.public_ip, asked::ASK_OUT) {
         return Err(Reason::ByStack);
@@ -84,17 +90,24 @@ fn encapsulate(skb: &Skb, peer: &Peer, ip: &Ip) -> Result<Verdict, Reason> {
     let to = Outer {
         from: globals::uplink_ip(),
         to: peer.public_ip,
+        proto: PROTO_UDP,
         ports: [port, port],
+        mark: skb.mark(),
     };
     Ok(Verdict::Taken(route::send(skb, &to)?, Reason::Encap))
 }
 
-/// A packet that skips the stack goes where that would have sent it.
-#[inline(always)]
-pub(crate) fn past_stack(skb: &Skb, ip: &Ip) -> Result<Verdict, Reason> {
-    let mac = VTEP_MAC.load();
-    headers::rewrite(skb, Macs { dst: mac, src: mac }, ip)?;
-    skb.tell_past_stack();
-    let action = skb::redirect(FLANNEL_IFINDEX.load());
-    Ok(Verdict::Taken(action, Reason::FastTx))
+/// A packet that skips the stack.
+pub(crate) struct Udp;
+
+impl Encapsulate for Udp {
+    /// It goes where the stack would have sent it, whoever it is for.
+    #[inline(always)]
+    fn send(skb: &Skb, _peer: &Peer, ip: &Ip, _at: At, reason: Reason) -> Result<Verdict, Reason> {
+        let mac = VTEP_MAC.load();
+        headers::rewrite(skb, Macs { dst: mac, src: mac }, ip)?;
+        skb.tell_past_stack();
+        let action = skb::redirect(FLANNEL_IFINDEX.load());
+        Ok(Verdict::Taken(action, reason))
+    }
 }

@@ -30,6 +30,9 @@ pub enum Backend {
     /// Leases, and no way to anybody.
     Alloc,
     Udp,
+    Ipip,
+    /// ipip, but no tunnel to neighbours.
+    IpipDirect,
 }
 
 impl Backend {
@@ -38,6 +41,7 @@ impl Backend {
         match self {
             Self::Vxlan | Self::DirectRouting => "vxlan",
             Self::HostGw => "host-gw",
+            Self::Ipip | Self::IpipDirect => "ipip",
             Self::Alloc | Self::Udp => "",
         }
     }
@@ -83,10 +87,21 @@ impl Network {
         }
     }
 
-    /// vxlan with `DirectRouting`.
+    /// An ipip network.
+    pub fn ipip(prefix: &str, cidr: &str) -> Self {
+        Self {
+            backend: Backend::Ipip,
+            ..Self::vxlan(prefix, cidr)
+        }
+    }
+
+    /// vxlan or ipip with `DirectRouting`.
     #[must_use]
     pub fn direct_routing(mut self) -> Self {
-        self.backend = Backend::DirectRouting;
+        self.backend = match self.backend {
+            Backend::Ipip => Backend::IpipDirect,
+            _ => Backend::DirectRouting,
+        };
         self
     }
 
@@ -119,6 +134,7 @@ impl Network {
     pub fn device(&self) -> String {
         match self.backend {
             Backend::Udp => "flannel0".to_owned(),
+            Backend::Ipip | Backend::IpipDirect => "flannel.ipip".to_owned(),
             _ => format!("flannel.{}", self.vni),
         }
     }
@@ -136,6 +152,8 @@ impl Network {
             Backend::HostGw => r#""Type":"host-gw""#.to_owned(),
             Backend::Alloc => r#""Type":"alloc""#.to_owned(),
             Backend::Udp => format!(r#""Type":"udp","Port":{port}"#),
+            Backend::Ipip => r#""Type":"ipip""#.to_owned(),
+            Backend::IpipDirect => r#""Type":"ipip","DirectRouting":true"#.to_owned(),
             Backend::Vxlan => format!(r#""Type":"vxlan","VNI":{vni},"Port":{port}"#),
             Backend::DirectRouting => {
                 format!(r#""Type":"vxlan","VNI":{vni},"Port":{port},"DirectRouting":true"#)

@@ -141,10 +141,20 @@ fn values_are_where_they_belong() {
     assert_eq!(config["data"]["cni-conf.json"], r#"{"name":"other"}"#);
 }
 
-#[test]
-fn a_backend_without_a_tunnel_has_no_options() {
-    let expected = json!({"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}});
-    assert_eq!(net_conf("flannel: {backend: host-gw}"), expected);
+#[rstest]
+#[case::host_gw("flannel: {backend: host-gw}", json!({"Type": "host-gw"}))]
+#[case::alloc("flannel: {backend: alloc}", json!({"Type": "alloc"}))]
+#[case::udp("flannel: {backend: udp}", json!({"Type": "udp"}))]
+#[case::udp_elsewhere("flannel: {backend: udp, backendPort: 7000}", json!({"Type": "udp", "Port": 7000}))]
+#[case::ipip("flannel: {backend: ipip}", json!({"Type": "ipip"}))]
+#[case::ipip_directly("flannel: {backend: ipip, directRouting: true}", json!({"Type": "ipip", "DirectRouting": true}))]
+#[case::commands(
+    "{flannel: {backend: extension}, ebpf: {extension: {subnetAddCommand: ip route add $SUBNET via $PUBLIC_IP}}}",
+    json!({"Type": "extension", "SubnetAddCommand": "ip route add $SUBNET via $PUBLIC_IP"})
+)]
+fn each_backend_has_its_own_options(#[case] values: &str, #[case] backend: Value) {
+    let expected = json!({"Network": "10.244.0.0/16", "Backend": backend});
+    assert_eq!(net_conf(values), expected);
 }
 
 #[test]
@@ -202,8 +212,39 @@ fn alerts_are_the_shipped_file() {
 #[case("netpol: {enabled: true}", "brings no policy engine")]
 #[case("flannel: {image_cni: {tag: v1}}", "it is flannel.flannel_cni.image")]
 #[case("flannel: {enableNFTables: true}", "takes no rule here")]
-#[case("flannel: {backend: wireguard}", "write vxlan or host-gw")]
-#[case("flannel: {backend: udp}", "write vxlan or host-gw")]
+#[case("flannel: {backend: wireguard}", "write vxlan, host-gw")]
+#[case(
+    "flannel: {backend: udp, vni: 5}",
+    "flannel.vni is set: the backend udp"
+)]
+#[case(
+    "flannel: {backend: udp, directRouting: true}",
+    "flannel.directRouting is set"
+)]
+#[case(
+    "flannel: {backend: ipip, backendPort: 5}",
+    "flannel.backendPort is set: the backend ipip"
+)]
+#[case(
+    "{flannel: {backend: ipip}, ebpf: {gro: anchor}}",
+    "flannel.backend is ipip"
+)]
+#[case(
+    "{flannel: {backend: udp}, ebpf: {xdp: \"on\"}}",
+    "flannel.backend is udp"
+)]
+#[case(
+    "{flannel: {backend: alloc}, ebpf: {sourceCheck: strict}}",
+    "and alloc has none"
+)]
+#[case(
+    "ebpf: {extension: {preStartupCommand: hostname}}",
+    "ebpf.extension is set"
+)]
+#[case(
+    "{flannel: {backend: extension}, ebpf: {extension: {command: hostname}}}",
+    "/ebpf/extension"
+)]
 #[case(
     "{flannel: {GBP: true}, ebpf: {gro: anchor}}",
     "flannel.GBP is true, and ebpf.gro is anchor"
@@ -216,7 +257,10 @@ fn alerts_are_the_shipped_file() {
 #[case("flannel: {backendPortv6: 51821}", "flannel.backendPortv6 is set")]
 #[case("flannel: {tunnelMode: auto}", "flannel.tunnelMode is set")]
 #[case("flannel: {keepaliveInterval: 5}", "flannel.keepaliveInterval is set")]
-#[case("flannel: {backend: host-gw, vni: 5}", "host-gw has no tunnel")]
+#[case(
+    "flannel: {backend: host-gw, vni: 5}",
+    "the backend host-gw has no such option"
+)]
 #[case(
     "{flannel: {backend: host-gw}, ebpf: {gro: anchor}}",
     "ebpf.gro is set: it is about tunnel packets"

@@ -100,29 +100,37 @@ fn from_vxlan_to_host_gw_and_back(#[values(Mix::Ours, Mix::Flanneld)] mix: Mix) 
     talk.close();
 }
 
-#[test]
-fn to_udp_and_back() {
+#[rstest]
+#[case::udp(&["udp", "host-gw", "udp", "vxlan"])]
+#[case::ipip(&["ipip", "udp", "ipip", "host-gw", "ipip", "vxlan"])]
+fn to_others_and_back(#[case] backends: &[&str]) {
     let mut pair = Pair::of_daemons(Mix::Ours, &[]);
     let subnet = pair.one.subnet();
     let mut talk = talk(&pair);
     talk.rounds(20);
-    for (net, device) in [
-        (Network::udp(PREFIX, CIDR), "flannel0"),
-        (Network::host_gw(PREFIX, CIDR), "eth0"),
-        (Network::udp(PREFIX, CIDR), "flannel0"),
-        (Network::vxlan(PREFIX, CIDR), "flannel.1"),
-    ] {
+    for backend in backends {
+        // With udp the whole Network has a route as well.
+        let (net, device, routes) = match *backend {
+            "udp" => (Network::udp(PREFIX, CIDR), "flannel0", 2),
+            "ipip" => (Network::ipip(PREFIX, CIDR), "flannel.ipip", 1),
+            "host-gw" => (Network::host_gw(PREFIX, CIDR), "eth0", 1),
+            _ => (Network::vxlan(PREFIX, CIDR), "flannel.1", 1),
+        };
         change(&mut pair, net);
         assert_eq!(pair.one.subnet(), subnet);
         goes(&pair, &format!("dev {device}"));
         for agent in [&pair.one, &pair.two].into_iter().filter_map(|d| d.agent()) {
-            for (near, far) in [("flannel0", "flgro0"), ("flannel.1", "flgro.1")] {
+            for (near, far) in [
+                ("flannel0", "flgro0"),
+                ("flannel.ipip", "flgro.ipip"),
+                ("flannel.1", "flgro.1"),
+            ] {
                 let is_wanted = near == device;
                 assert_eq!(has_device(agent, near), is_wanted, "{near}");
                 assert_eq!(has_device(agent, far), is_wanted, "{far}");
             }
-            let routes = agent.exec("ip route show proto 102");
-            assert_eq!(routes.lines().count(), 1, "{routes}");
+            let held = agent.exec("ip route show proto 102");
+            assert_eq!(held.lines().count(), routes, "{held}");
         }
         talk.rounds(20);
     }

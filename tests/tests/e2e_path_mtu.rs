@@ -10,6 +10,9 @@ use flannel_tests::tcp;
 use flannel_tests::with_daemon::{AnyDaemon, start};
 use rstest::rstest;
 
+const PREFIX: &str = "/coreos.com/network";
+const CIDR: &str = "10.244.0.0/16";
+
 /// What the router's links carry.
 const NARROW: u32 = 1400;
 
@@ -24,8 +27,12 @@ struct Narrow {
 
 impl Narrow {
     fn new(kind: Kind) -> Self {
+        Self::of(kind, Network::vxlan(PREFIX, CIDR))
+    }
+
+    fn of(kind: Kind, net: Network) -> Self {
         let lab = Lab::new();
-        let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+        let net = lab.network(net);
         let (one, two) = (lab.node("one"), lab.node_behind_router("two"));
         for node in [&one, &two] {
             lab.router().exec(&format!(
@@ -60,9 +67,14 @@ fn device_to(lab: &Lab, node: &Node) -> String {
     words.nth(1).expect("a device").to_owned()
 }
 
+/// In fragments; or, where tunnel packets may not be fragmented (ipip), in shorter ones, once their senders were told.
 #[rstest]
-fn large_packets_arrive(#[values(Kind::Flanneld, Kind::Ours)] kind: Kind) {
-    let narrow = Narrow::new(kind);
+#[case::vxlan(Kind::Ours, Network::vxlan(PREFIX, CIDR))]
+#[case::vxlan_control(Kind::Flanneld, Network::vxlan(PREFIX, CIDR))]
+#[case::udp(Kind::Ours, Network::udp(PREFIX, CIDR))]
+#[case::ipip(Kind::Ours, Network::ipip(PREFIX, CIDR))]
+fn large_packets_arrive(#[case] kind: Kind, #[case] net: Network) {
+    let narrow = Narrow::of(kind, net);
     for (client, server) in [(&narrow.pod1, &narrow.pod2), (&narrow.pod2, &narrow.pod1)] {
         client.ping(server.address()).whole(1450).send();
         let listener = tcp::Server::on(server);

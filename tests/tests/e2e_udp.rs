@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
 use flannel_tests::fast_path::{agents_of, fast_both_ways, goes_on_without_its_agent, received};
 use flannel_tests::lab::Options;
@@ -112,4 +112,25 @@ fn pods_leave_as_the_node_and_reach_each_other_as_themselves(
     let other = stage.neighbour();
     let address = seen(&other.pod, &stage.pod, stage.pod.address());
     assert_eq!(address, other.pod.address());
+}
+
+/// In the Network, and nobody's lease.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 244, 200, 9);
+
+/// flanneld's proxy answers as well, but with an address of the node's on a packet that comes in, which the kernel drops.
+#[test]
+fn who_sends_to_nobody_is_told() {
+    let pair = pair(network(), Mix::Ours);
+    let node = pair.one.node();
+    let filter = "icmp[0] = 3 and icmp[1] = 0";
+    let capture = Capture::inside(node, pair.pod1.netns(), "eth0", filter);
+    let send = || {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        socket.send_to(b"hello", (NOBODY, 5353)).expect("send");
+    };
+    pair.pod1.netns().enter(send);
+    let seen = capture.packets(1);
+    let device = pair.one.subnet().base.octets();
+    assert_eq!(seen[0][26..30], device, "in the device's name");
+    assert_eq!(seen[0][58..62], NOBODY.octets(), "about that datagram");
 }

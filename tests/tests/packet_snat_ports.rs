@@ -57,6 +57,8 @@ fn who_finds_none_free_gets_one_of_more() {
     let mut node = Node {
         snat_ports: (50_000, 50_003),
         snat_more: (2_000, 2_003),
+        // The loopback device, where the packets are, stands for an uplink.
+        pair_index: 2,
         ..Node::default()
     }
     .load_snat();

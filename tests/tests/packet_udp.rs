@@ -134,3 +134,16 @@ fn a_pod_makes_no_tunnel_packet() {
     assert_eq!(node.run(PodTx, &packet).action, SHOT);
     assert_eq!(node.counted(PodTx), [(Reason::PodTunnel, 1)]);
 }
+
+/// flannel's proxy answers to that: here the agent, whose socket is behind the program.
+#[test]
+fn what_nobody_leases_is_the_agent_s_to_answer() {
+    let mut node = Node::udp().load();
+    let inner = Inner {
+        dst: [10, 244, 9, 9],
+        ..outbound(63)
+    };
+    let out = node.run(OverlayCatch, &inner.udp());
+    assert_eq!((out.action, out.packet), (UNSPEC, inner.udp()));
+    assert_eq!(node.counted(OverlayCatch), [(Reason::NoPeer, 1)]);
+}

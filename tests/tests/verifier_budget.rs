@@ -1,6 +1,6 @@
 //! How much work each program is for the verifier: growth is a decision, not an accident.
 
-use flannel_common::globals::WIRE_UDP;
+use flannel_common::globals::{WIRE_IPIP, WIRE_UDP};
 use flannel_common::program::Program;
 use flannel_tests::packet::Node;
 use rstest::rstest;
@@ -70,10 +70,25 @@ fn udp_s_own_stay_below_theirs(#[case] program: Program, #[case] ceiling: u32) {
     assert!(verified <= ceiling, "{name}: {verified} > {ceiling}");
 }
 
+/// Those that the backend ipip has of its own.
+#[rstest]
+#[case(Program::OverlayTx, 2_300)]
+#[case(Program::OverlayCatch, 2_200)]
+#[case(Program::UplinkRx, 4_300)]
+#[case(Program::PodTx, 4_000)]
+fn ipip_s_own_stay_below_theirs(#[case] program: Program, #[case] ceiling: u32) {
+    let mut node = Node::ipip().load();
+    let info = node.program(program).info().unwrap();
+    let verified = info.verified_instruction_count().unwrap();
+    let name = program.symbol(WIRE_IPIP);
+    println!("{name}: {verified} verified instructions, ceiling {ceiling}");
+    assert!(verified <= ceiling, "{name}: {verified} > {ceiling}");
+}
+
 /// Also on kernels before 6.7, which count the stack of each function in steps of 32 bytes.
 #[test]
 fn every_program_is_taken() {
-    for node in [Node::default(), Node::udp()] {
+    for node in [Node::default(), Node::udp(), Node::ipip()] {
         let mut node = node.load_snat();
         for program in Program::ALL {
             match program {

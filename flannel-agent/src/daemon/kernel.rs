@@ -151,7 +151,7 @@ impl Kernel {
             return Ok(());
         }
         let options = rescue::Options {
-            port: tunnel.port,
+            port: tunnel.port.unwrap_or(0),
             wire: tunnel.wire,
             source_check: self.source_check,
             bpffs: self.bpffs.clone(),
@@ -174,6 +174,7 @@ impl Kernel {
             wire,
             port: node.globals.port,
             from: node.globals.uplink_ip,
+            address: node.address.addr(),
             mac: pair.mac,
             mtu: node.globals.overlay_mtu,
             gbp: node.globals.gbp,

@@ -43,7 +43,9 @@ fn by_peers(wire: Wire, peers: BTreeMap<Ipv4Net, maps::Peer>) -> Vec<(Ipv4Net, L
                 LeaseAttrs::vxlan(public_ip, vni, MacAddr(peer.vtep_mac))
             }
             Wire::Udp if !has_mac && peer.kind != maps::PEER_DIRECT => LeaseAttrs::udp(public_ip),
-            Wire::Vxlan { .. } | Wire::Udp => return None,
+            // A peer on the same link is reached without the tunnel, and has such a lease as well.
+            Wire::Ipip if !has_mac => LeaseAttrs::ipip(public_ip),
+            Wire::Vxlan { .. } | Wire::Udp | Wire::Ipip => return None,
         };
         Some((subnet, attrs))
     };

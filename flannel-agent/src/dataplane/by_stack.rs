@@ -1,10 +1,11 @@
 //! Tunnel packets that the node's own stack has to send: to peers that a policy of IPsec or a rule of the host's firewall
-//! is about. The programs let them pass; behind the pair a packet socket takes them, and a UDP socket sends them, by the
-//! routing table, OUTPUT and IPsec. Slow, and not while no agent runs.
+//! is about. The programs let them pass; behind the pair a packet socket takes them, and a UDP socket (of the backend ipip a raw
+//! one) sends them, by the routing table, OUTPUT and IPsec. Slow, and not while no agent runs.
 
 mod marked;
 mod refusals;
 mod segments;
+mod unreachable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -26,7 +27,7 @@ use tokio::io::unix::AsyncFd;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::base::mac::MacAddr;
-use crate::dataplane::{DataplaneError, Peer, Sources};
+use crate::dataplane::{DataplaneError, Peer, Sources, raw};
 use crate::flannel::backend::Wire;
 use crate::node::net::sockopt;
 use refusals::Refusals;
@@ -48,7 +49,8 @@ pub(crate) struct Options {
     pub(crate) port: u16,
     /// The node's outer address.
     pub(crate) from: Ipv4Addr,
-    /// MAC of `flannel.<VNI>`.
+    /// That of `flannel.<VNI>`, and its MAC.
+    pub(crate) address: Ipv4Addr,
     pub(crate) mac: MacAddr,
     /// MTU of the overlay.
     pub(crate) mtu: u32,
@@ -141,7 +143,7 @@ impl ByStack {
 
 struct Way {
     frames: AsyncFd<OwnedFd>,
-    udp: OwnedFd,
+    out: OwnedFd,
     sources: Sources,
     options: Options,
     refusals: Arc<Refusals>,
@@ -154,7 +156,10 @@ impl Way {
         let frames = unsafe { AsyncFd::register(frames(options.device, options.gbp)?) };
         Ok(Self {
             frames: frames.map_err(io::Error::from)?,
-            udp: udp()?,
+            out: match options.wire {
+                Wire::Vxlan { .. } | Wire::Udp => udp()?,
+                Wire::Ipip => raw::sending()?,
+            },
             refusals,
             sources,
             options,
@@ -185,6 +190,10 @@ impl Way {
         };
         let ip: Ip = bytemuck::pod_read_unaligned(head);
         let Some(peer) = self.sources.owner(ip.dst) else {
+            if self.options.wire == Wire::Udp {
+                let told = unreachable::answer(self.options.address, packet);
+                tracing::debug!(?told, "a packet for an address that nobody leases");
+            }
             return;
         };
         let mut packet = packet.to_vec();
@@ -198,7 +207,7 @@ impl Way {
             tos = 0;
         }
         for packet in segments(&packet, self.options.mtu) {
-            let sent = self.send_to(&peer, tos, mark, &packet);
+            let sent = self.send_to(&peer, tos, mark, &ip, &packet);
             self.refusals.sent(peer.public_ip.into(), &sent);
             if let Err(error) = sent {
                 let peer = Ipv4Addr::from(peer.public_ip);
@@ -221,10 +230,22 @@ impl Way {
         [bytemuck::bytes_of(&vxlan), bytemuck::bytes_of(&eth)].concat()
     }
 
-    fn send_to(&self, peer: &maps::Peer, tos: u8, mark: u32, packet: &[u8]) -> io::Result<()> {
+    /// `ip`: the packet's header as it came.
+    fn send_to(
+        &self,
+        peer: &maps::Peer,
+        tos: u8,
+        mark: u32,
+        ip: &Ip,
+        packet: &[u8],
+    ) -> io::Result<()> {
         let headers = match self.options.wire {
             Wire::Vxlan { vni } => self.headers(vni, peer, mark),
             Wire::Udp => Vec::new(),
+            Wire::Ipip => {
+                raw::inherit(&self.out, ip)?;
+                Vec::new()
+            }
         };
         let parts = [IoSlice::new(&headers), IoSlice::new(packet)];
         let from = libc::in_pktinfo {
@@ -240,7 +261,7 @@ impl Way {
             ControlMessage::Ipv4PacketInfo(&from),
             ControlMessage::Ipv4Tos(&tos),
         ];
-        let fd = self.udp.as_raw_fd();
+        let fd = self.out.as_raw_fd();
         sendmsg(fd, &parts, &control, MsgFlags::empty(), Some(&to))?;
         Ok(())
     }

@@ -28,6 +28,7 @@ mod peers;
 pub(crate) mod ports;
 pub(crate) mod probe;
 mod programs;
+mod raw;
 mod rehearsal;
 mod requirements;
 pub mod rescue;

@@ -8,7 +8,7 @@ use aya::{Ebpf, EbpfLoader};
 use flannel_common::maps::{CAPTURE, FLOWS, FRAGMENTS, SNAT, YOUNG};
 use flannel_common::snat;
 use flannel_common::vxlan::{Constant, Template};
-use flannel_common::{Ipv4, Mac, cidr, globals, udp};
+use flannel_common::{Ipv4, Mac, cidr, globals, ipip, udp};
 
 use super::bpffs::Pins;
 use super::carry;
@@ -223,6 +223,7 @@ impl From<&Loaded> for Constants {
         let local = node.uplink_ip.octets();
         let template = match node.wire {
             globals::WIRE_UDP => udp::template(local, node.port),
+            globals::WIRE_IPIP => ipip::template(local),
             _ => Template::new(&Constant {
                 local,
                 port: node.port,

@@ -88,17 +88,20 @@ pub(crate) fn tcx() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use flannel_common::globals::WIRE_UDP;
+    use flannel_common::globals::{WIRE_IPIP, WIRE_UDP};
 
     use super::*;
 
     #[test]
     fn every_program_of_the_object_is_tried() {
-        let of_udp = Program::ALL.into_iter();
-        let of_udp = of_udp.filter(|program| program.symbol(WIRE_UDP) != program.name());
+        let own = |wire: u8| {
+            let all = Program::ALL.into_iter();
+            all.filter(move |program| program.symbol(wire) != program.name())
+        };
+        let of_others = own(WIRE_UDP).chain(own(WIRE_IPIP));
         let all = Tried {
             // And the listener's.
-            taken: Program::ALL.len() + of_udp.count() + 1,
+            taken: Program::ALL.len() + of_others.count() + 1,
             no_xdp: None,
         };
         assert_eq!(programs(None).unwrap(), all);

@@ -1,4 +1,4 @@
-//! The socket on the VXLAN port: what `uplink_rx` leaves to the stack comes out here.
+//! The socket on the VXLAN port (of the backend ipip a raw one): what `uplink_rx` leaves to the stack comes out here.
 //!
 //! Outer fragments (reassembled by the kernel by now) and packets with outer IP options are rare and slow,
 //! but not lost: the inner frame is pushed into `flgro.<VNI>`, as the program would have done. Several agents
@@ -13,6 +13,7 @@ mod inject;
 mod networks;
 mod partial;
 mod socket;
+mod too_big;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ use inject::{Head, Injector, Offload};
 use networks::Networks;
 use partial::Unfinished;
 use socket::{Datagram, Socket};
+use too_big::{Misfit, TooBig};
 
 /// Why there is no such socket.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +56,7 @@ pub enum RescueError {
 /// How the socket is opened.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The tunnel's port, and what its packets look like.
+    /// The tunnel's port, if it has one, and what its packets look like.
     pub port: u16,
     pub wire: Wire,
     /// As for the programs: drop what does not come from the peer it claims to come from.
@@ -100,6 +102,8 @@ impl Stats {
 #[derive(Debug)]
 pub struct Rescue {
     socket: Socket,
+    /// Where tunnel packets may be forbidden to be fragmented.
+    too_big: Option<TooBig>,
     injector: Injector,
     networks: Networks,
     wire: Wire,
@@ -118,14 +122,21 @@ impl Rescue {
     /// [`RescueError::Busy`] if somebody else has it.
     pub async fn open(net: Netlink, options: &Options) -> Result<Self, RescueError> {
         let port = options.port;
-        let socket = match Socket::bind(port) {
+        let bound = match options.wire {
+            Wire::Vxlan { .. } | Wire::Udp => Socket::bind(port),
+            Wire::Ipip => Socket::raw(),
+        };
+        let socket = match bound {
             Ok(socket) => socket,
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
                 let holder = holder::find(&net, port).await;
                 return Err(RescueError::Busy { port, holder });
             }
             Err(error) => {
-                let what = format!("UDP port {port}");
+                let what = match options.wire {
+                    Wire::Vxlan { .. } | Wire::Udp => format!("UDP port {port}"),
+                    Wire::Ipip => "a raw socket (it takes CAP_NET_RAW)".to_owned(),
+                };
                 return Err(RescueError::Open { what, error });
             }
         };
@@ -133,8 +144,16 @@ impl Rescue {
             what: "a packet socket (it takes CAP_NET_RAW)".to_owned(),
             error,
         })?;
+        let too_big = match options.wire {
+            Wire::Vxlan { .. } | Wire::Udp => None,
+            Wire::Ipip => Some(TooBig::open().map_err(|error| RescueError::Open {
+                what: "a raw socket for ICMP (it takes CAP_NET_RAW)".to_owned(),
+                error,
+            })?),
+        };
         Ok(Self {
             socket,
+            too_big,
             injector,
             networks: Networks::new(net, options.bpffs.clone()),
             wire: options.wire,
@@ -167,10 +186,15 @@ impl Rescue {
                     self.open_again();
                     continue;
                 }
+                message = next(self.too_big.as_ref()) => {
+                    self.pass_on(&message?).await;
+                    continue;
+                }
                 datagram = self.socket.receive(&mut buffer) => datagram,
             };
             let datagram = datagram?;
-            let outcome = self.deliver(&datagram, &buffer[..datagram.len]).await;
+            let payload = &buffer[datagram.at..datagram.len];
+            let outcome = self.deliver(&datagram, payload).await;
             match outcome {
                 Ok(()) => {
                     self.complaints.hear(&datagram);
@@ -186,6 +210,20 @@ impl Rescue {
             }
             // Last: who sees the count sees what came of it.
             self.stats.count(outcome.err());
+        }
+    }
+
+    /// What a router says of a tunnel packet, for who sent the packet inside.
+    async fn pass_on(&mut self, message: &[u8]) {
+        let Some(misfit) = Misfit::of(message) else {
+            return;
+        };
+        let Some(network) = self.networks.get(self.wire).await else {
+            return;
+        };
+        if network.may_be_told(&misfit) {
+            let sent = self.injector.too_long(misfit.mtu, misfit.packet);
+            tracing::debug!(mtu = misfit.mtu, ?sent, "a tunnel packet does not fit");
         }
     }
 
@@ -226,7 +264,7 @@ impl Rescue {
     async fn deliver(&mut self, datagram: &Datagram, payload: &[u8]) -> Result<(), Reason> {
         let frame = match self.wire {
             Wire::Vxlan { .. } => Frame::parse(payload)?,
-            Wire::Udp => Frame::bare(payload)?,
+            Wire::Udp | Wire::Ipip => Frame::bare(self.wire, payload)?,
         };
         let network = self
             .networks
@@ -238,6 +276,10 @@ impl Rescue {
             inner: frame.ip.src,
             mac: frame.src_mac,
         };
+        // Who sends no packet of the network is no sender that anybody has to be told of.
+        if self.wire == Wire::Ipip && !network.is_ours(&claim, frame.ip.dst, self.source_check) {
+            return Err(Reason::UnknownVtep);
+        }
         network.is_at(datagram.destination)?;
         let mark = frame.mark(network.gbp)?;
         network.check(&claim, self.source_check)?;
@@ -273,10 +315,17 @@ impl Rescue {
             Fit::Whole => send(&packet),
             Fit::Pieces(pieces) => pieces.iter().try_for_each(|piece| send(piece)),
             Fit::TooLong => {
-                let told = self.injector.too_long(network, &packet);
+                let told = self.injector.too_long(network.mtu, &packet);
                 told.map_err(|_| Reason::Mangled)
             }
         }
+    }
+}
+
+async fn next(too_big: Option<&TooBig>) -> std::io::Result<Vec<u8>> {
+    match too_big {
+        Some(socket) => socket.receive().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -4,6 +4,7 @@
 mod alloc;
 mod extension;
 mod host_gw;
+mod ipip;
 mod tunnel;
 mod udp;
 mod vxlan;
@@ -16,6 +17,7 @@ use crate::base::mac::MacAddr;
 use crate::flannel::lease::LeaseAttrs;
 
 pub use extension::{CommandLine, ExtensionOptions};
+pub use ipip::IpipOptions;
 pub use tunnel::{Tunnel, Wire};
 pub use udp::UdpOptions;
 pub use vxlan::{TUNNEL_OVERHEAD, VtepError, VxlanData, VxlanOptions};
@@ -25,6 +27,7 @@ pub use vxlan::{TUNNEL_OVERHEAD, VtepError, VxlanData, VxlanOptions};
 pub enum Backend {
     Vxlan(VxlanOptions),
     Udp(UdpOptions),
+    Ipip(IpipOptions),
     HostGw,
     /// Leases alone.
     Alloc,
@@ -48,6 +51,7 @@ impl Backend {
         match self {
             Self::Vxlan(_) => vxlan::NAME,
             Self::Udp(_) => udp::NAME,
+            Self::Ipip(_) => ipip::NAME,
             Self::HostGw => host_gw::NAME,
             Self::Alloc => alloc::NAME,
             Self::Extension(_) => extension::NAME,
@@ -85,22 +89,27 @@ impl Backend {
         match self {
             Self::Vxlan(options) => Some(Tunnel {
                 wire: Wire::Vxlan { vni: options.vni },
-                port: options.port,
+                port: Some(options.port),
                 gbp: options.gbp,
             }),
             Self::Udp(options) => Some(Tunnel {
                 wire: Wire::Udp,
-                port: options.port,
+                port: Some(options.port),
+                gbp: false,
+            }),
+            Self::Ipip(_) => Some(Tunnel {
+                wire: Wire::Ipip,
+                port: None,
                 gbp: false,
             }),
             Self::HostGw | Self::Alloc | Self::Extension(_) => None,
         }
     }
 
-    /// The UDP port on which the tunnel's packets come.
+    /// The UDP port on which the tunnel's packets come, if they have one.
     #[must_use]
     pub fn udp_port(&self) -> Option<u16> {
-        self.tunnel().map(|options| options.port)
+        self.tunnel()?.port
     }
 
     /// The longest packet between pods, where the wire carries packets of `underlay` bytes.
@@ -109,6 +118,7 @@ impl Backend {
         match self {
             Self::Vxlan(options) => options.mtu(underlay),
             Self::Udp(_) => underlay.saturating_sub(Wire::Udp.overhead()),
+            Self::Ipip(_) => underlay.saturating_sub(Wire::Ipip.overhead()),
             Self::HostGw | Self::Alloc | Self::Extension(_) => underlay,
         }
     }
@@ -116,8 +126,16 @@ impl Backend {
     #[must_use]
     pub const fn routed(&self) -> Routed {
         match self {
-            Self::Vxlan(options) if options.direct_routing => Routed::Neighbours,
-            Self::Vxlan(_) | Self::Udp(_) | Self::Alloc | Self::Extension(_) => Routed::Nobody,
+            Self::Vxlan(VxlanOptions {
+                direct_routing: true,
+                ..
+            })
+            | Self::Ipip(IpipOptions {
+                direct_routing: true,
+            }) => Routed::Neighbours,
+            Self::Vxlan(_) | Self::Udp(_) | Self::Ipip(_) | Self::Alloc | Self::Extension(_) => {
+                Routed::Nobody
+            }
             Self::HostGw => Routed::All,
         }
     }
@@ -128,6 +146,7 @@ impl Backend {
         match self {
             Self::Vxlan(options) => LeaseAttrs::vxlan(public_ip, options.vni, vtep_mac),
             Self::Udp(_) => LeaseAttrs::udp(public_ip),
+            Self::Ipip(_) => LeaseAttrs::ipip(public_ip),
             Self::HostGw => LeaseAttrs::host_gw(public_ip),
             Self::Alloc => LeaseAttrs::alloc(public_ip),
             Self::Extension(_) => LeaseAttrs::extension(public_ip, None),
@@ -142,6 +161,7 @@ impl Backend {
         match self {
             Self::Vxlan(_) => lease.vxlan_data().map(|data| data.vtep_mac),
             Self::Udp(_) => lease.check_udp().map(|()| MacAddr([0; 6])),
+            Self::Ipip(_) => lease.check_ipip().map(|()| MacAddr([0; 6])),
             Self::HostGw | Self::Alloc | Self::Extension(_) => Ok(MacAddr([0; 6])),
         }
     }
@@ -152,7 +172,7 @@ impl Backend {
     /// As [`Self::vtep_mac`].
     pub fn device_mac(&self, own: &LeaseAttrs) -> Result<MacAddr, VtepError> {
         match self {
-            Self::Udp(_) => Ok(udp::mac(own.public_ip)),
+            Self::Udp(_) | Self::Ipip(_) => Ok(tunnel::mac(own.public_ip)),
             _ => self.vtep_mac(own),
         }
     }

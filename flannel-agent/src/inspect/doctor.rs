@@ -1,10 +1,12 @@
 //! `doctor`: everything that has been seen to go wrong on nodes, looked at one by one, each with the line
 //! that repairs it. Changes nothing.
 
+mod bound;
 mod datastore;
 mod firewall;
 mod foreign;
 mod inside;
+mod ipip;
 mod kernel;
 mod kubernetes;
 mod node;

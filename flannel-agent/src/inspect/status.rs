@@ -22,7 +22,7 @@ use crate::dataplane::senders::Odd;
 use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
 use crate::flannel::backend::Wire;
 use crate::node::mark;
-use crate::node::net::{Address, Kind, Link, Netlink, Path};
+use crate::node::net::{Address, Link, Netlink, Path};
 use crate::reconcile::desired::TUNNEL;
 use hoarders::Hoarder;
 use past::Past;
@@ -207,14 +207,14 @@ impl Status {
             lines.push([
                 "Overlay".to_owned(),
                 format!(
-                    "{}, this node {}, {}UDP port {}, MTU {}",
+                    "{}, this node {}, {}, MTU {}",
                     told.network,
                     told.subnet,
                     match told.wire {
-                        Some(Wire::Udp) => "backend udp, ".to_owned(),
-                        _ => format!("VNI {}, ", told.vni),
+                        Some(Wire::Ipip) => "backend ipip".to_owned(),
+                        Some(Wire::Udp) => format!("backend udp, UDP port {}", told.port),
+                        _ => format!("VNI {}, UDP port {}", told.vni, told.port),
                     },
-                    told.port,
                     told.overlay_mtu
                 ),
             ]);
@@ -336,7 +336,7 @@ impl Device {
 
 fn taken_over_by(told: &Told, links: &[Link]) -> Option<String> {
     let name = mark::device(told.wire?);
-    let theirs = |link: &&Link| link.name == name && matches!(link.kind, Kind::Vxlan { .. });
+    let theirs = |link: &&Link| link.name == name && link.is_kernel_tunnel();
     links.iter().find(theirs).map(|link| link.name.clone())
 }
 

@@ -17,6 +17,7 @@ fn named(what: &str, wire: Wire) -> String {
     match wire {
         Wire::Vxlan { vni } => format!("{what}.{vni}"),
         Wire::Udp => format!("{what}0"),
+        Wire::Ipip => format!("{what}.ipip"),
     }
 }
 
@@ -26,7 +27,7 @@ pub fn gro_device(wire: Wire) -> String {
     named("flgro", wire)
 }
 
-/// Where a kernel vxlan device of the same VNI waits while ours takes over.
+/// Where a kernel device of the same tunnel waits while ours takes over.
 #[must_use]
 pub fn aside_device(wire: Wire) -> String {
     named("flold", wire)
@@ -50,8 +51,9 @@ pub fn alias(network: &str) -> String {
 /// The tunnel that the name of one of our devices is about.
 #[must_use]
 pub fn wire_of(link: &Link) -> Option<Wire> {
-    if link.name == device(Wire::Udp) {
-        return Some(Wire::Udp);
+    let mut bare = [Wire::Udp, Wire::Ipip].into_iter();
+    if let Some(wire) = bare.find(|wire| link.name == device(*wire)) {
+        return Some(wire);
     }
     let vni = link.name.strip_prefix("flannel.")?.parse().ok()?;
     Some(Wire::Vxlan { vni })
@@ -151,6 +153,8 @@ mod tests {
         let udp = (link(7, "flannel0", Some(8)), link(8, "flgro0", Some(7)));
         assert_eq!(names(&[&udp.1, &udp.0]), ["flannel0"]);
         assert_eq!(wire_of(&udp.0), Some(Wire::Udp));
+        let ipip = link(10, "flannel.ipip", Some(11));
+        assert_eq!(wire_of(&ipip), Some(Wire::Ipip));
         let other = link(9, "flgro.2", Some(8));
         assert_eq!(names(&[&other, &near]), ["flannel.1", "flgro.2"]);
     }

@@ -16,7 +16,7 @@ use crate::node::node_sysctls::Difference;
 pub struct Actual {
     pub device: Device,
     pub anchor: Anchors,
-    /// A kernel vxlan device put aside earlier and not deleted yet.
+    /// A kernel device put aside earlier and not deleted yet.
     pub aside: bool,
     /// Our devices of an earlier configuration: another VNI, or a tunnel where there is none now.
     pub former: BTreeSet<String>,
@@ -62,7 +62,7 @@ pub enum Device {
         device: String,
     },
     /// flanneld's device; `mac` is what peers send to.
-    KernelVxlan {
+    KernelTunnel {
         mac: Option<MacAddr>,
     },
     /// Somebody else's: never touched.

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::dataplane::{Bpf, DataplaneError, Loaded, Target};
 use crate::node::mark;
 use crate::node::net::{
-    Direction, Features, Kind, Leg, Link, NetError, Netlink, Outcome, RouteChange, VethPair, sysctl,
+    Direction, Features, Leg, Link, NetError, Netlink, Outcome, RouteChange, VethPair, sysctl,
 };
 use crate::node::node_sysctls::NodeSysctls;
 use crate::reconcile::desired::{Node, Pair, TUNNEL, Way};
@@ -218,7 +218,7 @@ impl Executor<'_> {
         };
         // Left by an agent that did not live to delete it.
         let rest = self.net.link(to).await?;
-        if let Some(rest) = rest.filter(|rest| matches!(rest.kind, Kind::Vxlan { .. })) {
+        if let Some(rest) = rest.filter(Link::is_kernel_tunnel) {
             self.net.delete_link(rest.index).await?;
         }
         match self.net.rename(link.index, to).await {

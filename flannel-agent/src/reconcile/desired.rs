@@ -142,9 +142,10 @@ pub enum DesiredError {
          give --gro=pair"
     )]
     AnchorWithGbp,
-    #[error("{given} is for the backend vxlan, and this network's is udp: give {fix}")]
-    NotWithUdp {
+    #[error("{given} is for the backend vxlan, and this network's is {backend}: give {fix}")]
+    OnlyWithVxlan {
         given: &'static str,
+        backend: &'static str,
         fix: &'static str,
     },
     #[error("the subnet {subnet} is not inside the network {network}")]

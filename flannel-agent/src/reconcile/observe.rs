@@ -8,7 +8,7 @@ use crate::base::mac::MacAddr;
 use crate::dataplane::{Bpf, DataplaneError};
 use crate::flannel::backend::Wire;
 use crate::node::mark;
-use crate::node::net::{Features, Kind, Link, NetError, Netlink, PROTOCOL, sysctl};
+use crate::node::net::{Features, KIND_IPIP, Kind, Link, NetError, Netlink, PROTOCOL, sysctl};
 use crate::node::node_sysctls::{Difference, NodeSysctls};
 use crate::reconcile::actual::{Actual, Device, PairState};
 use crate::reconcile::desired::{Node, Pair};
@@ -42,7 +42,7 @@ pub(crate) async fn observe(
             .pair
             .as_ref()
             .and_then(|pair| by_name(&pair.aside_name))
-            .is_some_and(is_vxlan),
+            .is_some_and(Link::is_kernel_tunnel),
         former: former.iter().map(|link| link.name.clone()).collect(),
         programs: bpf.observe(&node.places(), net, &links).await?,
         peers: bpf.peers()?,
@@ -60,13 +60,9 @@ pub(crate) async fn observe(
 pub async fn vtep_mac(net: &Netlink, wire: Wire) -> Result<Option<MacAddr>, NetError> {
     let link = net.link(&mark::device(wire)).await?;
     Ok(link
-        .filter(|link| link.kind == Kind::Veth || is_vxlan(link))
+        .filter(|link| link.kind == Kind::Veth || matches!(link.kind, Kind::Vxlan { .. }))
         .and_then(|link| link.mac)
         .map(MacAddr))
-}
-
-fn is_vxlan(link: &Link) -> bool {
-    matches!(link.kind, Kind::Vxlan { .. })
 }
 
 enum Found<'a> {
@@ -89,11 +85,16 @@ fn classify<'a>(pair: &Pair, near: Option<&'a Link>, far: Option<&'a Link>) -> F
             Some(far) => foreign(format!("its far end's name {} is taken", far.name)),
         };
     };
+    let is_ipip = pair.name == mark::device(Wire::Ipip);
     match &near.kind {
-        Kind::Vxlan { .. } => {
-            return Found::Other(Device::KernelVxlan {
+        Kind::Vxlan { .. } if !is_ipip => {
+            return Found::Other(Device::KernelTunnel {
                 mac: near.mac.map(MacAddr),
             });
+        }
+        Kind::Vxlan { .. } => return foreign("it is a vxlan device: rename it".to_owned()),
+        Kind::Other(kind) if is_ipip && kind == KIND_IPIP => {
+            return Found::Other(Device::KernelTunnel { mac: None });
         }
         Kind::Veth => {}
         Kind::Other(kind) if kind == "tun" => {

@@ -143,7 +143,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
 
 /// Devices that forwarded until now: the kernel's, put aside, and ours of an earlier configuration.
 fn retired(node: &Node, actual: &Actual) -> Vec<String> {
-    let aside = matches!(actual.device, Device::KernelVxlan { .. }) || actual.aside;
+    let aside = matches!(actual.device, Device::KernelTunnel { .. }) || actual.aside;
     let aside = node.pair.iter().filter(|_| aside);
     aside
         .map(|pair| pair.aside_name.clone())
@@ -169,7 +169,7 @@ fn devices(
         Device::Broken { device } => actions.push(Action::DeleteDevice {
             device: device.clone(),
         }),
-        Device::KernelVxlan { .. } => actions.push(Action::SetAside {
+        Device::KernelTunnel { .. } => actions.push(Action::SetAside {
             device: wanted.name.clone(),
             to: wanted.aside_name.clone(),
         }),

@@ -110,7 +110,7 @@ impl Dataplane {
     fn taken_over(&self, desired: &Desired, actual: &Actual) -> Option<String> {
         let pair = desired.node.pair.as_ref()?;
         let ours = self.serves.as_ref() == Some(&pair.name);
-        let theirs = matches!(actual.device, Device::KernelVxlan { .. });
+        let theirs = matches!(actual.device, Device::KernelTunnel { .. });
         (ours && theirs).then(|| pair.name.clone())
     }
 

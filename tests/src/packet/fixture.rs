@@ -19,7 +19,7 @@ use flannel_common::snat::places;
 use flannel_common::source::{CHECK_LEASE, Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 use flannel_common::vxlan::{Constant, Template};
-use flannel_common::{Ipv4, Mac, cidr, udp};
+use flannel_common::{Ipv4, Mac, cidr, ipip, udp};
 
 use super::cpu;
 use super::world::{BRIDGE, UPLINK};
@@ -108,6 +108,17 @@ impl Node {
         }
     }
 
+    /// One of a network with the backend ipip.
+    pub fn ipip() -> Self {
+        Self {
+            wire: globals::WIRE_IPIP,
+            vni: 0,
+            port: 0,
+            overlay_mtu: 1480,
+            ..Self::default()
+        }
+    }
+
     pub fn load(&self) -> Fixture {
         // One packet is one CPU's from hook to hook; a test is not to move between them.
         cpu::stay();
@@ -135,6 +146,7 @@ impl Node {
         let subnet = u32::from_be_bytes(Self::SUBNET);
         let template = match self.wire {
             globals::WIRE_UDP => udp::template(self.uplink_ip, self.port),
+            globals::WIRE_IPIP => ipip::template(self.uplink_ip),
             _ => Template::new(&Constant {
                 local: self.uplink_ip,
                 port: self.port,

@@ -15,7 +15,11 @@ use flannel_tests::agent::command;
 use flannel_tests::netns::output;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
+use rstest::rstest;
 use serde_json::Value;
+
+const PREFIX: &str = "/coreos.com/network";
+const CIDR: &str = "10.244.0.0/16";
 
 /// `flannel-agent LINE -o json` on `node`.
 #[track_caller]
@@ -287,6 +291,31 @@ fn host_gw() -> Pair<Agent> {
     let one = Agent::start(lab.node("one"), &net);
     let two = Agent::start(lab.node("two"), &net);
     Pair::of(lab, net, one, two)
+}
+
+/// With udp the far end of the pair encapsulates.
+#[rstest]
+#[case::udp(Network::udp(PREFIX, CIDR), &["pod_tx", "-", "overlay_tx", "overlay_catch"], "udp tunnel")]
+#[case::ipip(Network::ipip(PREFIX, CIDR), &["pod_tx", "-", "overlay_tx"], "ipip tunnel")]
+fn other_tunnels_are_shown(#[case] net: Network, #[case] way: &[&str], #[case] tunnel: &str) {
+    let lab = Lab::new();
+    let net = lab.network(net);
+    let one = Agent::start(lab.node("one"), &net);
+    let two = Agent::start(lab.node("two"), &net);
+    let pair = left_alone(Pair::of(lab, net, one, two));
+    let node = pair.one.node();
+    let (here, there) = (pair.pod1.address(), pair.pod2.address());
+
+    let out = trace(node, &format!("{here} {there} --proto=udp --port=53"), 0);
+    assert_eq!(programs(&out), way, "{out}");
+    assert_eq!(out["end"], "sent", "{out}");
+    let last = out["hops"].as_array().unwrap().last().unwrap();
+    let wire = last["becomes"].as_str().unwrap();
+    assert!(wire.starts_with(tunnel), "{wire}");
+
+    let back = trace(node, &format!("{there} {here} --proto=udp"), 0);
+    assert_eq!(programs(&back)[..2], ["uplink_rx", "overlay_rx"], "{back}");
+    assert_eq!(back["end"], "delivered", "{back}");
 }
 
 #[test]

@@ -25,6 +25,7 @@ const SCENARIOS: &[&str] = &[
     "e2e_fast_path",
     "e2e_forward_rules",
     "e2e_host_gw",
+    "e2e_ipip",
     "e2e_migration",
     "e2e_restart",
     "e2e_services",
@@ -37,8 +38,8 @@ const SCENARIOS: &[&str] = &[
     "e2e_xdp",
 ];
 
-/// Programs of which every test needs what not every machine's kernel has, and is ignored there.
-const DEVICES: &[&str] = &["e2e_uplink_devices"];
+/// Programs with tests that need what not every machine's kernel has, and are ignored there.
+const DEVICES: &[&str] = &["e2e_ipip", "e2e_uplink_devices"];
 
 /// A few minutes of emulation: the two ends of the tunnel, and two nodes whose pods talk.
 const BRIEF: &[(&str, &[&str])] = &[

@@ -31,23 +31,31 @@ k8s-app: flannel
 {{- end -}}
 {{- end -}}
 
+{{/* Of each backend, the values that are its options, and what the config calls them. */}}
+{{- define "flannel-ebpf.backends" -}}
+vxlan: {backendPort: Port, vni: VNI, mtu: MTU, directRouting: DirectRouting, GBP: GBP, macPrefix: MacPrefix}
+udp: {backendPort: Port}
+ipip: {directRouting: DirectRouting}
+host-gw: {}
+alloc: {}
+extension: {}
+{{- end -}}
+
 {{/* `Backend` of net-conf.json. */}}
 {{- define "flannel-ebpf.backend" -}}
 {{- $flannel := .Values.flannel -}}
 {{- $backend := dict "Type" $flannel.backend -}}
-{{- range $value, $option := dict "backendPort" "Port" "vni" "VNI" "mtu" "MTU" -}}
+{{- range $value, $option := get (include "flannel-ebpf.backends" . | fromYaml) $flannel.backend -}}
   {{- with get $flannel $value -}}
-    {{- $_ := set $backend $option (int .) -}}
+    {{- if or (kindIs "bool" .) (kindIs "string" .) -}}
+      {{- $_ := set $backend $option . -}}
+    {{- else -}}
+      {{- $_ := set $backend $option (int .) -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
-{{- if $flannel.directRouting -}}
-  {{- $_ := set $backend "DirectRouting" true -}}
-{{- end -}}
-{{- if $flannel.GBP -}}
-  {{- $_ := set $backend "GBP" true -}}
-{{- end -}}
-{{- with $flannel.macPrefix -}}
-  {{- $_ := set $backend "MacPrefix" . -}}
+{{- range $command, $line := .Values.ebpf.extension -}}
+  {{- $_ := set $backend (title $command) $line -}}
 {{- end -}}
 {{- toPrettyJson $backend -}}
 {{- end -}}

@@ -16,8 +16,9 @@
 {{- if $flannel.enableNFTables -}}
   {{- fail "flannel.enableNFTables is true: source NAT takes no rule here, and those in FORWARD are made in whichever kind drops; leave it out" -}}
 {{- end -}}
-{{- if not (has $flannel.backend (list "vxlan" "host-gw")) -}}
-  {{- fail (printf "flannel.backend is %q: not supported, write vxlan or host-gw" $flannel.backend) -}}
+{{- $backends := include "flannel-ebpf.backends" . | fromYaml -}}
+{{- if not (hasKey $backends $flannel.backend) -}}
+  {{- fail (printf "flannel.backend is %q: not supported, write vxlan, host-gw, udp, ipip, alloc or extension" $flannel.backend) -}}
 {{- end -}}
 {{- if and $flannel.GBP (eq (.Values.ebpf.gro | default "") "anchor") -}}
   {{- fail "flannel.GBP is true, and ebpf.gro is anchor: the kernel's device would refuse packets with a mark; write pair" -}}
@@ -27,20 +28,27 @@
     {{- fail (printf "flannel.%s is set: it is of the backend wireguard, which is not supported; leave it out" .) -}}
   {{- end -}}
 {{- end -}}
-{{- if eq $flannel.backend "host-gw" -}}
-  {{- range list "backendPort" "vni" "mtu" "directRouting" "GBP" "macPrefix" -}}
-    {{- if get $flannel . -}}
-      {{- fail (printf "flannel.%s is set: it is of the backend vxlan, and host-gw has no tunnel; leave it out" .) -}}
+{{- $options := get $backends $flannel.backend -}}
+{{- range list "backendPort" "vni" "mtu" "directRouting" "GBP" "macPrefix" -}}
+  {{- if and (get $flannel .) (not (hasKey $options .)) -}}
+    {{- fail (printf "flannel.%s is set: the backend %s has no such option; leave it out" . $flannel.backend) -}}
+  {{- end -}}
+{{- end -}}
+{{- $ebpf := .Values.ebpf -}}
+{{- if has $flannel.backend (list "host-gw" "alloc" "extension") -}}
+  {{- range list "xdp" "gro" "sourceCheck" "tunnelFirewall" -}}
+    {{- if get $ebpf . -}}
+      {{- fail (printf "ebpf.%s is set: it is about tunnel packets, and %s has none; leave it out" . $flannel.backend) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
-{{- if eq $flannel.backend "host-gw" -}}
-  {{- $ebpf := .Values.ebpf -}}
-  {{- range list "xdp" "gro" "sourceCheck" "tunnelFirewall" -}}
-    {{- if get $ebpf . -}}
-      {{- fail (printf "ebpf.%s is set: it is about tunnel packets, and host-gw has none; leave it out" .) -}}
-    {{- end -}}
+{{- if has $flannel.backend (list "udp" "ipip") -}}
+  {{- if or (eq ($ebpf.gro | default "") "anchor") (eq ($ebpf.xdp | default "") "on") -}}
+    {{- fail (printf "ebpf.gro is anchor, or ebpf.xdp is on: both are for the backend vxlan, and flannel.backend is %s; leave them out" $flannel.backend) -}}
   {{- end -}}
+{{- end -}}
+{{- if and $ebpf.extension (ne $flannel.backend "extension") -}}
+  {{- fail (printf "ebpf.extension is set: its commands are of the backend extension, and flannel.backend is %s; leave it out" $flannel.backend) -}}
 {{- end -}}
 {{- $masquerades := false -}}
 {{- range $flannel.args -}}

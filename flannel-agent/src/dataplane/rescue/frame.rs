@@ -41,14 +41,14 @@ impl<'a> Frame<'a> {
         })
     }
 
-    /// The same of the backend udp's, which is nothing but the packet.
+    /// The same where there is nothing but the packet: of the backends udp and ipip.
     ///
     /// # Errors
     /// As [`Self::parse`].
-    pub fn bare(payload: &'a [u8]) -> Result<Self, Reason> {
+    pub fn bare(wire: Wire, payload: &'a [u8]) -> Result<Self, Reason> {
         let (ip, packet) = inner(payload)?;
         Ok(Self {
-            wire: Wire::Udp,
+            wire,
             src_mac: [0; 6],
             ip,
             vxlan: None,
@@ -72,7 +72,7 @@ impl<'a> Frame<'a> {
     /// [`Reason::EcnCe`], by RFC 6040; [`Reason::TtlExpired`] where the tunnel is a hop.
     pub fn decapsulate(&self, outer_tos: u8) -> Result<Vec<u8>, Reason> {
         let ip = match self.wire {
-            Wire::Vxlan { .. } => self.merge(outer_tos)?,
+            Wire::Vxlan { .. } | Wire::Ipip => self.merge(outer_tos)?,
             // Whose peers let nobody mark.
             Wire::Udp => udp::hop(&self.ip)?,
         };
@@ -145,7 +145,7 @@ pub(super) mod tests {
     #[test]
     fn a_bare_packet_is_a_hop_older() {
         let plain = &payload(100)[22..];
-        let frame = Frame::bare(plain).unwrap();
+        let frame = Frame::bare(Wire::Udp, plain).unwrap();
         assert_eq!((frame.wire, frame.src_mac), (Wire::Udp, [0; 6]));
         assert_eq!(frame.mark(false), Ok(0));
         let packet = frame.decapsulate(0).unwrap();
@@ -154,12 +154,20 @@ pub(super) mod tests {
         assert_eq!(header.header_checksum, header.calc_header_checksum());
         assert_eq!(rest, &plain[20..]);
         for len in 0..plain.len() {
-            assert_eq!(Frame::bare(&plain[..len]), Err(Reason::Truncated), "{len}");
+            assert_eq!(
+                Frame::bare(Wire::Udp, &plain[..len]),
+                Err(Reason::Truncated),
+                "{len}"
+            );
         }
         let mut last = plain.to_vec();
         last[8] = 1;
-        let frame = Frame::bare(&last).unwrap();
+        let frame = Frame::bare(Wire::Udp, &last).unwrap();
         assert_eq!(frame.decapsulate(0), Err(Reason::TtlExpired));
+        // In IPv4 it is no hop.
+        let frame = Frame::bare(Wire::Ipip, plain).unwrap();
+        assert_eq!(frame.decapsulate(0).unwrap(), plain);
+        assert_eq!(frame.decapsulate(0b11), Err(Reason::EcnCe));
     }
 
     #[test]

@@ -139,11 +139,11 @@ impl Injector {
     }
 
     /// Tells the sender of a packet that must not be fragmented how long it may be.
-    pub(super) fn too_long(&self, network: &Network, packet: &[u8]) -> io::Result<()> {
+    pub(super) fn too_long(&self, mtu: u32, packet: &[u8]) -> io::Result<()> {
         let ip: Ip = bytemuck::pod_read_unaligned(&packet[..Ip::LEN]);
         let header = usize::from(ip.version_ihl & 0xf) * 4;
         let quoted = &packet[..packet.len().min(header + QUOTED)];
-        let mtu = u16::try_from(network.mtu).unwrap_or(u16::MAX);
+        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
         let mut message = vec![TOO_LONG[0], TOO_LONG[1], 0, 0, 0, 0];
         message.extend(mtu.to_be_bytes());
         message.extend_from_slice(quoted);

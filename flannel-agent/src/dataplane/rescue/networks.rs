@@ -5,13 +5,15 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flannel_common::header::Ip;
 use flannel_common::maps::Peer;
 use flannel_common::reason::Reason;
 use flannel_common::source::{Claim, Leases, SenderKey};
-use flannel_common::{Ipv4, Mac};
+use flannel_common::{Ipv4, Mac, ipip};
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
+use super::too_big::Misfit;
 use crate::base::options::SourceCheck;
 use crate::dataplane::Sources;
 use crate::dataplane::view::{Told, View};
@@ -164,6 +166,38 @@ impl Network {
             Some(at) if !at.contains(&destination) => Err(Reason::PodTunnel),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a packet in IPv4 is the network's; see [`ipip::is_ours`].
+    pub(super) fn is_ours(&self, claim: &Claim, destination: Ipv4, mode: SourceCheck) -> bool {
+        let Some(sources) = &self.sources else {
+            return false;
+        };
+        let leases = Known {
+            own: &self.own,
+            sources,
+        };
+        let is_its_own = || {
+            let owner = leases.owner(claim.inner);
+            owner.is_some_and(|peer| peer.public_ip == claim.outer)
+        };
+        ipip::is_ours(
+            leases.has_address(claim.outer),
+            leases.is_ours(destination),
+            mode.value(),
+            is_its_own,
+        )
+    }
+
+    /// Whether a packet that is said not to fit can be one of our pods', sent to the peer that its destination is at.
+    pub(super) fn may_be_told(&self, misfit: &Misfit<'_>) -> bool {
+        let inner: Ip = bytemuck::pod_read_unaligned(&misfit.packet[..Ip::LEN]);
+        let source = Ipv4Addr::from(inner.src);
+        let is_pods = self.own.iter().any(|subnet| subnet.contains(&source));
+        let owner = self.sources.as_ref().and_then(|s| s.owner(inner.dst));
+        is_pods
+            && owner.is_some_and(|peer| peer.public_ip == misfit.outer.dst)
+            && misfit.mtu < self.mtu
     }
 
     /// A packet of the network, from there, has come by INPUT.

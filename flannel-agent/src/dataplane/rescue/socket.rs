@@ -1,9 +1,9 @@
-//! The UDP socket: datagrams with their sender and TOS byte.
+//! The socket: datagrams, or packets in IPv4, with their sender and TOS byte.
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSliceMut};
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::sockopt::{IpRecvTos, Ipv4PacketInfo, ReusePort};
 use nix::sys::socket::{
@@ -11,21 +11,25 @@ use nix::sys::socket::{
     setsockopt, socket,
 };
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 
+use crate::dataplane::raw;
 use crate::node::net::sockopt;
 
-/// No UDP payload is longer.
+/// No packet is longer.
 pub(super) const LONGEST: usize = 65_535;
 
 #[derive(Debug)]
 pub(super) struct Socket {
-    udp: UdpSocket,
+    fd: AsyncFd<OwnedFd>,
+    is_raw: bool,
 }
 
 /// What came with a payload.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Datagram {
+    /// Where in the buffer the payload begins, and where it ends.
+    pub(super) at: usize,
     pub(super) len: usize,
     pub(super) source: Ipv4Addr,
     /// To which of this node's addresses it was sent.
@@ -47,13 +51,28 @@ impl Socket {
         )?;
         // An agent for another network may have the port, too.
         setsockopt(&fd, ReusePort, &true)?;
+        let socket = Self::told_all(fd, false)?;
+        let any = SockaddrIn::new(0, 0, 0, 0, port);
+        bind(socket.fd.as_raw_fd(), &any)?;
+        Ok(socket)
+    }
+
+    /// Of all packets in IPv4.
+    pub(super) fn raw() -> io::Result<Self> {
+        Self::told_all(raw::ipip()?, true)
+    }
+
+    fn told_all(fd: OwnedFd, is_raw: bool) -> io::Result<Self> {
         setsockopt(&fd, IpRecvTos, &true)?;
         setsockopt(&fd, Ipv4PacketInfo, &true)?;
         // With each datagram, how large its largest fragment was. Only the log wants it: not on kernels before 4.13.
         let _ = sockopt::set_ip(&fd, libc::IP_RECVFRAGSIZE, 1);
-        bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
-        let udp = UdpSocket::from_std(fd.into())?;
-        Ok(Self { udp })
+        // SAFETY: an `OwnedFd` is open, and the same one, for as long as it is owned; it is not handed out.
+        let fd = unsafe { AsyncFd::register(fd) };
+        Ok(Self {
+            fd: fd.map_err(io::Error::from)?,
+            is_raw,
+        })
     }
 
     /// Has the kernel throw away what is not of these networks, and from one of these sources.
@@ -81,7 +100,7 @@ impl Socket {
         // instructions to which a `sock_fprog` leads, as many as that says.
         let done = unsafe {
             libc::setsockopt(
-                self.udp.as_raw_fd(),
+                self.fd.as_raw_fd(),
                 libc::SOL_SOCKET,
                 option,
                 std::ptr::from_ref(value).cast(),
@@ -95,8 +114,12 @@ impl Socket {
     }
 
     pub(super) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
-        let receive = || receive(&self.udp, buffer);
-        self.udp.async_io(Interest::READABLE, receive).await
+        let receive = |fd: &OwnedFd| receive(fd, buffer);
+        let mut datagram = self.fd.async_io(Interest::READABLE, receive).await?;
+        if self.is_raw {
+            datagram.at = header(&buffer[..datagram.len]);
+        }
+        Ok(datagram)
     }
 }
 
@@ -158,11 +181,17 @@ fn filter(
     Ok(filter)
 }
 
-fn receive(udp: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
+/// Bytes of the outer header, which a raw socket is told as well.
+fn header(packet: &[u8]) -> usize {
+    let words = packet.first().map_or(0, |first| first & 0xf);
+    (usize::from(words) * 4).min(packet.len())
+}
+
+fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Datagram> {
     let mut control = nix::cmsg_space!(u8, libc::c_int, libc::in_pktinfo);
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<SockaddrIn>(
-        udp.as_raw_fd(),
+        fd.as_raw_fd(),
         &mut parts,
         Some(&mut control),
         MsgFlags::empty(),
@@ -187,6 +216,7 @@ fn receive(udp: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
     }
     let source = message.address.map(|address| address.ip());
     Ok(Datagram {
+        at: 0,
         len: message.bytes,
         source: source.unwrap_or(Ipv4Addr::UNSPECIFIED),
         destination: destination.unwrap_or(Ipv4Addr::UNSPECIFIED),

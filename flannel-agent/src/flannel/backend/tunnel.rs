@@ -1,10 +1,14 @@
 //! What a tunnel is, whatever its packets look like.
 
-use flannel_common::globals::{WIRE_UDP, WIRE_VXLAN};
-use flannel_common::udp;
+use std::net::Ipv4Addr;
+
+use flannel_common::globals::{WIRE_IPIP, WIRE_UDP, WIRE_VXLAN};
+use flannel_common::header::{PROTO_IPIP, PROTO_UDP};
+use flannel_common::{ipip, udp};
 use serde::Serialize;
 
 use super::vxlan;
+use crate::base::mac::MacAddr;
 
 /// What the packets between nodes look like, and which of several such tunnels it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -12,14 +16,15 @@ use super::vxlan;
 pub enum Wire {
     Vxlan { vni: u32 },
     Udp,
+    Ipip,
 }
 
 /// The tunnel between nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunnel {
     pub wire: Wire,
-    /// UDP port on which its packets come.
-    pub port: u16,
+    /// UDP port on which its packets come, if they have one.
+    pub port: Option<u16>,
     /// Its headers carry netfilter's mark.
     pub gbp: bool,
 }
@@ -31,6 +36,7 @@ impl Wire {
         match value {
             WIRE_VXLAN => Some(Self::Vxlan { vni }),
             WIRE_UDP => Some(Self::Udp),
+            WIRE_IPIP => Some(Self::Ipip),
             _ => None,
         }
     }
@@ -40,6 +46,7 @@ impl Wire {
         match self {
             Self::Vxlan { .. } => WIRE_VXLAN,
             Self::Udp => WIRE_UDP,
+            Self::Ipip => WIRE_IPIP,
         }
     }
 
@@ -47,7 +54,7 @@ impl Wire {
     pub const fn vni(self) -> Option<u32> {
         match self {
             Self::Vxlan { vni } => Some(vni),
-            Self::Udp => None,
+            Self::Udp | Self::Ipip => None,
         }
     }
 
@@ -60,6 +67,54 @@ impl Wire {
         match self {
             Self::Vxlan { .. } => vxlan::TUNNEL_OVERHEAD,
             Self::Udp => UDP,
+            Self::Ipip => ipip::OVERHEAD as u32,
         }
+    }
+
+    /// IP protocol of its packets.
+    #[must_use]
+    pub const fn proto(self) -> u8 {
+        match self {
+            Self::Vxlan { .. } | Self::Udp => PROTO_UDP,
+            Self::Ipip => PROTO_IPIP,
+        }
+    }
+
+    /// The backend's name.
+    #[must_use]
+    pub const fn backend(self) -> &'static str {
+        match self {
+            Self::Vxlan { .. } => vxlan::NAME,
+            Self::Udp => super::udp::NAME,
+            Self::Ipip => super::ipip::NAME,
+        }
+    }
+}
+
+/// MAC of this node's device where the lease has none, which nobody else is told: the same after each start.
+pub(super) fn mac(public_ip: Ipv4Addr) -> MacAddr {
+    /// Locally administered (IEEE 802 §8.2), and no group.
+    const LOCAL: u8 = 0x02;
+    let [a, b, c, d] = public_ip.octets();
+    MacAddr([LOCAL, 0, a, b, c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_device_s_mac_is_a_device_s() {
+        let of = |last| mac(Ipv4Addr::new(1, 2, 3, last));
+        assert!(of(4).is_unicast());
+        assert_ne!(of(4), of(5));
+    }
+
+    #[test]
+    fn a_wire_is_known_by_its_value() {
+        for wire in [Wire::Vxlan { vni: 7 }, Wire::Udp, Wire::Ipip] {
+            assert_eq!(Wire::of_value(wire.value(), 7), Some(wire));
+        }
+        assert_eq!(Wire::of_value(9, 7), None);
     }
 }

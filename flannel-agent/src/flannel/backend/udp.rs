@@ -7,7 +7,6 @@ use flannel_common::udp::DEFAULT_PORT;
 use serde::{Deserialize, Serialize};
 
 use super::VtepError;
-use crate::base::mac::MacAddr;
 use crate::flannel::lease::LeaseAttrs;
 
 pub(super) const NAME: &str = "udp";
@@ -49,14 +48,6 @@ impl LeaseAttrs {
     }
 }
 
-/// MAC of this node's device, which nobody else is told: the same after each start.
-pub(super) fn mac(public_ip: Ipv4Addr) -> MacAddr {
-    /// Locally administered (IEEE 802 §8.2), and no group.
-    const LOCAL: u8 = 0x02;
-    let [a, b, c, d] = public_ip.octets();
-    MacAddr([LOCAL, 0, a, b, c, d])
-}
-
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -83,11 +74,5 @@ mod tests {
             ..LeaseAttrs::udp(IP)
         };
         assert_eq!(lease.check_udp().is_ok(), is);
-    }
-
-    #[test]
-    fn the_device_s_mac_is_a_device_s() {
-        assert!(mac(IP).is_unicast());
-        assert_ne!(mac(IP), mac(Ipv4Addr::new(1, 2, 3, 5)));
     }
 }

@@ -57,7 +57,7 @@ pub enum ConfigError {
     )]
     BackendTypeMissing,
     #[error(
-        "Backend Type is {0:?}: not supported, write \"vxlan\", \"host-gw\", \"udp\", \"alloc\" or \"extension\""
+        "Backend Type is {0:?}: not supported, write \"vxlan\", \"host-gw\", \"udp\", \"ipip\", \"alloc\" or \"extension\""
     )]
     BackendNotSupported(String),
     #[error("Backend Type is {backend:?}, which is not supported: {way_out}")]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{ConfigError, NetworkConfig};
 use crate::base::json_fields::{FieldError, Fields};
 use crate::flannel::backend::{
-    Backend, CommandLine, ExtensionOptions, TUNNEL_OVERHEAD, UdpOptions, VxlanOptions,
+    Backend, CommandLine, ExtensionOptions, IpipOptions, TUNNEL_OVERHEAD, UdpOptions, VxlanOptions,
 };
 
 /// The port the Linux vxlan driver uses unless told otherwise; older than the IANA's 4789.
@@ -182,6 +182,9 @@ fn backend(fields: &Fields<'_>) -> Result<Backend, ConfigError> {
     match backend_type.to_lowercase().as_str() {
         "vxlan" => vxlan(&options).map(Backend::Vxlan),
         "udp" => udp(&options).map(Backend::Udp),
+        "ipip" => Ok(Backend::Ipip(IpipOptions {
+            direct_routing: options.bool("DirectRouting")?.unwrap_or(false),
+        })),
         "host-gw" => Ok(Backend::HostGw),
         "alloc" => Ok(Backend::Alloc),
         "extension" => extension(&options).map(Backend::Extension),

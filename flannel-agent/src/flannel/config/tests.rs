@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::flannel::backend::{UdpOptions, VxlanOptions};
+use crate::flannel::backend::{IpipOptions, UdpOptions, VxlanOptions};
 
 fn parse(json: &str) -> Result<NetworkConfig, ConfigError> {
     NetworkConfig::parse(json)
@@ -171,6 +171,11 @@ fn cf_backend_type_and_keys_in_any_case() {
         let json = format!(r#"{{"Network":"10.3.0.0/16"{udp}}}"#);
         let backend = parse(&json).unwrap().backend;
         assert_eq!(backend, Backend::Udp(UdpOptions { port }), "{json}");
+    }
+    for (options, direct_routing) in [("", false), (r#","DirectRouting":true"#, true)] {
+        let json = format!(r#"{{"Network":"10.3.0.0/16","Backend":{{"Type":"ipip"{options}}}}}"#);
+        let backend = parse(&json).unwrap().backend;
+        assert_eq!(backend, Backend::Ipip(IpipOptions { direct_routing }));
     }
     let json = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"alloc"}}"#;
     assert_eq!(parse(json).unwrap().backend, Backend::Alloc);

@@ -1,5 +1,6 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
+use crate::flannel::backend::Wire;
 use crate::flannel::config::NetworkConfig;
 use crate::node::mark;
 use crate::node::mark::is_anchor;
@@ -7,7 +8,8 @@ use crate::node::net::{NetError, sysctl};
 use crate::node::uplink::{Memory, Uplink};
 use crate::reconcile::desired::{Outlets, Underlay};
 
-use super::{Patient, Report, offloads, reverse_path, snat_ports, snat_times, ways};
+use super::bound::is_bound;
+use super::{Patient, Report, ipip, offloads, reverse_path, snat_ports, snat_times, ways};
 
 /// IPv4 hosts have to take this much (RFC 791); below it DNS and TLS break.
 const MTU_MIN: u32 = 576;
@@ -66,6 +68,10 @@ pub(super) async fn check(
     reverse_path::check(patient, uplink.as_ref(), network, report).await;
     if let Some(port) = network.and_then(|network| network.backend.udp_port()) {
         udp_port(patient, port, report);
+    }
+    let tunnel = network.and_then(|network| network.backend.tunnel());
+    if tunnel.is_some_and(|tunnel| tunnel.wire == Wire::Ipip) {
+        ipip::check(patient, report);
     }
     bridge(patient, report);
     if let Some((uplink, network, facts)) = &known {
@@ -170,15 +176,6 @@ fn holder(port: u16, bound: bool, agent_runs: bool, report: &mut Report) {
             format!("nothing if flanneld runs and is to be replaced; else find it: ss -lunp sport = {port}"),
         ),
     }
-}
-
-/// Second column: local address and port in hexadecimal.
-fn is_bound(table: &str, port: u16) -> bool {
-    table.lines().skip(1).any(|line| {
-        let local = line.split_whitespace().nth(1).unwrap_or_default();
-        let number = local.rsplit(':').next().unwrap_or_default();
-        u16::from_str_radix(number, 16) == Ok(port)
-    })
 }
 
 /// A bridge left from an earlier lease keeps its pods from everybody: the classic of flannel's trouble.

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use bytemuck::{Zeroable as _, bytes_of, pod_read_unaligned};
 use clap::ValueEnum;
 use flannel_common::header::{
-    ETHERTYPE_IPV4, Eth, Ip, PROTO_ICMP, PROTO_TCP, PROTO_UDP, Udp, VERSION_IHL,
+    ETHERTYPE_IPV4, Eth, Ip, PROTO_ICMP, PROTO_IPIP, PROTO_TCP, PROTO_UDP, Udp, VERSION_IHL,
 };
 use flannel_common::transport::L4;
 use flannel_common::vxlan::Outer;
@@ -195,41 +195,45 @@ pub(super) struct Wrapping {
 
 /// A frame as a peer's node sends it to the MAC `dst`.
 pub(super) fn wrapped(frame: &[u8], wrapping: &Wrapping, dst: Mac) -> Vec<u8> {
-    let (inside, from) = match wrapping.wire {
+    let packet = frame.get(Eth::LEN..).unwrap_or_default();
+    let inside = match wrapping.wire {
         Wire::Vxlan { vni } => {
             let vxlan = [[0x08, 0, 0, 0], (vni << 8).to_be_bytes()].concat();
-            ([&vxlan, frame].concat(), 45_678)
+            datagram(45_678, wrapping.port, &[&vxlan, frame].concat())
         }
-        Wire::Udp => (
-            frame.get(Eth::LEN..).unwrap_or_default().to_vec(),
-            wrapping.port,
-        ),
+        Wire::Udp => datagram(wrapping.port, wrapping.port, packet),
+        Wire::Ipip => packet.to_vec(),
     };
-    let udp_len = Udp::LEN + inside.len();
     let mut ip = Ip {
         version_ihl: VERSION_IHL,
-        total_len: u16::try_from(Ip::LEN + udp_len)
+        total_len: u16::try_from(Ip::LEN + inside.len())
             .unwrap_or(u16::MAX)
             .to_be_bytes(),
         ttl: TTL,
-        proto: PROTO_UDP,
+        proto: wrapping.wire.proto(),
         src: wrapping.src.octets(),
         dst: wrapping.dst.octets(),
         ..Ip::zeroed()
     };
     set_check(&mut ip);
-    let udp = Udp {
-        src: from.to_be_bytes(),
-        dst: wrapping.port.to_be_bytes(),
-        len: u16::try_from(udp_len).unwrap_or(u16::MAX).to_be_bytes(),
-        check: [0; 2],
-    };
     let eth = Eth {
         dst,
         src: [2, 0, 0, 0, 0, 1],
         ethertype: ETHERTYPE_IPV4,
     };
-    [bytes_of(&eth), bytes_of(&ip), bytes_of(&udp), &inside].concat()
+    [bytes_of(&eth), bytes_of(&ip), &inside].concat()
+}
+
+/// From its UDP header on.
+fn datagram(from: u16, to: u16, inside: &[u8]) -> Vec<u8> {
+    let len = Udp::LEN + inside.len();
+    let udp = Udp {
+        src: from.to_be_bytes(),
+        dst: to.to_be_bytes(),
+        len: u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes(),
+        check: [0; 2],
+    };
+    [bytes_of(&udp), inside].concat()
 }
 
 /// A packet in words.
@@ -273,6 +277,24 @@ pub(super) fn outer(frame: &[u8]) -> Option<Outer> {
     Some(pod_read_unaligned(outer))
 }
 
+/// Whom a frame goes to that this tunnel has encapsulated.
+pub(super) fn tunnelled_to(frame: &[u8], wire: Option<Wire>, port: u16) -> Option<Ipv4Addr> {
+    let ip: Ip = pod_read_unaligned(frame.get(Eth::LEN..Eth::LEN + Ip::LEN)?);
+    let is = match wire {
+        Some(Wire::Ipip) => ip.proto == PROTO_IPIP,
+        _ => outer(frame)?.udp.dst == port.to_be_bytes(),
+    };
+    is.then_some(ip.dst.into())
+}
+
+/// Addresses of an IPv4 packet that is inside of another, and that packet.
+fn in_ipv4(frame: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr, Described)> {
+    let outer: Ip = pod_read_unaligned(frame.get(Eth::LEN..Eth::LEN + Ip::LEN)?);
+    let inner = Described::of(frame, Eth::LEN + Ip::LEN)?;
+    let is = outer.proto == PROTO_IPIP && outer.version_ihl == VERSION_IHL && inner.ip.is_ipv4();
+    is.then_some((outer.src.into(), outer.dst.into(), inner))
+}
+
 /// Without a bit that no device of Linux sets.
 fn is_tunnel(outer: &Outer) -> bool {
     let flags = outer.vxlan.flags;
@@ -301,6 +323,9 @@ pub(in crate::inspect) fn describe(frame: &[u8]) -> String {
         && let Some(inner) = Described::of(frame, Eth::LEN + udp::Outer::LEN)
     {
         return format!("udp tunnel {src} → {dst}, port {port} [{inner}]");
+    }
+    if let Some((src, dst, inner)) = in_ipv4(frame) {
+        return format!("ipip tunnel {src} → {dst} [{inner}]");
     }
     let inner = Described::of(frame, Eth::LEN + Outer::LEN);
     match (outer(frame), inner) {
@@ -389,6 +414,25 @@ mod tests {
             describe(&wrapped(&frame, &wrapping, [0; 6])),
             "udp tunnel 192.0.2.2 → 192.0.2.1, port 8285 [tcp 10.244.1.5:40000 → 10.244.2.7:80, TTL 64]"
         );
+    }
+
+    #[test]
+    fn a_packet_in_ipv4_is_read_back() {
+        let frame = tuple(Proto::Udp).frame([2; 6], [4; 6]);
+        let dst = Ipv4Addr::new(192, 0, 2, 1);
+        let wrapping = Wrapping {
+            src: Ipv4Addr::new(192, 0, 2, 2),
+            dst,
+            port: 0,
+            wire: Wire::Ipip,
+        };
+        let wire = wrapped(&frame, &wrapping, [0; 6]);
+        assert_eq!(
+            describe(&wire),
+            "ipip tunnel 192.0.2.2 → 192.0.2.1 [udp 10.244.1.5:40000 → 10.244.2.7:80, TTL 64]"
+        );
+        assert_eq!(tunnelled_to(&wire, Some(Wire::Ipip), 0), Some(dst));
+        assert_eq!(tunnelled_to(&frame, Some(Wire::Ipip), 0), None);
     }
 
     #[test]

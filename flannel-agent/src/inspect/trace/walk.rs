@@ -8,7 +8,7 @@ use flannel_common::program::Program;
 use flannel_common::reason::{Class, Reason};
 use flannel_common::vxlan::Outer;
 
-use super::packet::{Described, Wrapping, addressed, describe, forwarded, outer, wrapped};
+use super::packet::{Described, Wrapping, addressed, describe, forwarded, tunnelled_to, wrapped};
 use super::place::{End, Next, Place, behind, dropped, end};
 use super::{Hop, Report, Scene};
 use crate::dataplane::view::{Hook, Mode, in_order};
@@ -106,7 +106,7 @@ impl Scene {
     async fn device_towards(&self, peer: Ipv4Addr) -> u32 {
         let sender = Sender {
             source: Some(self.told.uplink_ip),
-            udp_port: Some(self.told.port),
+            udp_port: Some(self.told.port).filter(|port| *port != 0),
         };
         let way = self.net.way(peer, sender).await;
         let device = way.ok().and_then(|way| way.devices().next());
@@ -115,10 +115,10 @@ impl Scene {
 
     /// An encapsulated packet goes where the routing table says, which need not be the uplink.
     async fn by_its_way(&self, next: Next, frame: &[u8]) -> Next {
-        let tunnelled = outer(frame).filter(|o| o.udp.dst == self.told.port.to_be_bytes());
+        let tunnelled = tunnelled_to(frame, self.told.wire, self.told.port);
         match (&next, tunnelled) {
-            (Next::Place(Place::Out(index)), Some(outer)) if *index == self.told.uplink_index => {
-                let device = self.device_towards(outer.ip.dst.into()).await;
+            (Next::Place(Place::Out(index)), Some(peer)) if *index == self.told.uplink_index => {
+                let device = self.device_towards(peer).await;
                 Next::Place(Place::Out(device))
             }
             _ => next,

@@ -60,6 +60,9 @@ pub enum Kind {
     Plain,
 }
 
+/// [`Kind::Other`] of IPv4 in IPv4.
+pub const KIND_IPIP: &str = "ipip";
+
 impl Kind {
     #[must_use]
     pub fn is_bridge(&self) -> bool {
@@ -82,6 +85,16 @@ pub struct VethPair<'a> {
 }
 
 impl Link {
+    /// A device as flanneld makes for a backend whose place a pair takes.
+    #[must_use]
+    pub fn is_kernel_tunnel(&self) -> bool {
+        match &self.kind {
+            Kind::Vxlan { .. } => true,
+            Kind::Other(kind) => kind == KIND_IPIP,
+            Kind::Veth | Kind::Plain => false,
+        }
+    }
+
     /// Whether our programs know its packets.
     #[must_use]
     pub const fn is_served(&self) -> bool {

@@ -40,7 +40,7 @@ pub use features::Features;
 pub(crate) use filter::PRIORITIES;
 pub use filter::{Direction, Filter};
 pub(crate) use ioctl::mtu;
-pub use link::{Kind, Link, VethPair};
+pub use link::{KIND_IPIP, Kind, Link, VethPair};
 pub use lookup::NextHop;
 pub use monitor::{Changes, Monitor};
 pub use namespace::namespace;

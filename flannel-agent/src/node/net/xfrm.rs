@@ -13,6 +13,7 @@ use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, 
 
 use super::NetError;
 use super::message::{NLMSG_DONE, NLMSG_ERROR, attribute, dump_request, message};
+use crate::flannel::backend::Tunnel;
 
 /// `linux/xfrm.h`.
 const XFRM_MSG_NEWPOLICY: u16 = 0x13;
@@ -27,8 +28,6 @@ const ID: usize = 64;
 const INFO: usize = 168;
 const DIRECTION: usize = 160;
 const ACTION: usize = 161;
-
-const PROTO_UDP: u8 = 17;
 
 /// Which way packets go that a policy is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +72,7 @@ impl Policies {
     /// Whether one is about tunnel packets between this node and a peer, one way or the other. `ours`: the addresses that they
     /// may have here. Source ports are drawn by chance, so that any may be meant.
     #[must_use]
-    pub fn cover(&self, ours: [Ipv4Addr; 2], peer: Ipv4Addr, port: u16) -> bool {
+    pub fn cover(&self, ours: [Ipv4Addr; 2], peer: Ipv4Addr, tunnel: Tunnel) -> bool {
         let concerns = |policy: &Policy| {
             let (here, there) = match policy.direction {
                 Direction::Out => (policy.source, policy.destination),
@@ -83,8 +82,8 @@ impl Policies {
             let (wanted, mask) = policy.port;
             ours.iter().any(|address| here.contains(address))
                 && there.contains(&peer)
-                && (policy.proto == 0 || policy.proto == PROTO_UDP)
-                && (wanted ^ port) & mask == 0
+                && (policy.proto == 0 || policy.proto == tunnel.wire.proto())
+                && (wanted ^ tunnel.port.unwrap_or(0)) & mask == 0
         };
         self.0.iter().any(concerns)
     }
@@ -188,7 +187,10 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
+    use flannel_common::header::{PROTO_IPIP, PROTO_UDP};
+
     use super::*;
+    use crate::flannel::backend::Wire;
 
     const US: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -216,7 +218,19 @@ mod tests {
     }
 
     fn covers(body: &[u8], peer: Ipv4Addr, port: u16) -> bool {
-        Policies(policy(body).into_iter().collect()).cover([US, US], peer, port)
+        covers_those(
+            body,
+            peer,
+            Tunnel {
+                wire: Wire::Vxlan { vni: 1 },
+                port: Some(port),
+                gbp: false,
+            },
+        )
+    }
+
+    fn covers_those(body: &[u8], peer: Ipv4Addr, tunnel: Tunnel) -> bool {
+        Policies(policy(body).into_iter().collect()).cover([US, US], peer, tunnel)
     }
 
     #[test]
@@ -249,6 +263,22 @@ mod tests {
         assert!(covers(&body, PEER, 4789));
         body[44] = 6;
         assert!(!covers(&body, PEER, 4789), "TCP");
+    }
+
+    #[test]
+    fn ipv4_in_ipv4_has_a_protocol_and_no_port() {
+        let ipip = Tunnel {
+            wire: Wire::Ipip,
+            port: None,
+            gbp: false,
+        };
+        let mut body = raw(1, 1, &[]);
+        assert!(!covers_those(&body, PEER, ipip), "UDP");
+        body[44] = PROTO_IPIP;
+        assert!(!covers_those(&body, PEER, ipip), "a port that it has not");
+        body[32..36].fill(0);
+        assert!(covers_those(&body, PEER, ipip));
+        assert!(!covers(&body, PEER, 8472));
     }
 
     #[test]

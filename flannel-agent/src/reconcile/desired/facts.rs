@@ -119,7 +119,7 @@ impl Facts {
         self.doubt(&sought, &links, &silent);
         self.port_holder = match sought.config.backend.tunnel() {
             Some(tunnel) if sought.fast_path.gro == Gro::Anchor => {
-                gro::holder(&links, tunnel.wire, tunnel.port)
+                (tunnel.port).and_then(|port| gro::holder(&links, tunnel.wire, port))
             }
             _ => None,
         };

@@ -116,8 +116,8 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     let pair = wire.map(|wire| pair(inputs, wire, mtu)).transpose()?;
     let port = backend.udp_port().unwrap_or(0);
     let gbp = backend.tunnel().is_some_and(|tunnel| tunnel.gbp);
-    if wire == Some(Wire::Udp) {
-        check_udp(inputs.fast_path)?;
+    if let Some(wire) = wire {
+        check_options(wire, inputs.fast_path)?;
     }
     if gbp && inputs.fast_path.gro == Gro::Anchor {
         return Err(DesiredError::AnchorWithGbp);
@@ -225,14 +225,18 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
 }
 
 /// What is for VXLAN packets alone.
-fn check_udp(fast_path: &FastPath) -> Result<(), DesiredError> {
-    let none = match (fast_path.gro, fast_path.xdp) {
-        (Gro::Anchor, _) => ("--gro=anchor", "--gro=pair"),
-        (_, Xdp::On) => ("--xdp=on", "--xdp=auto"),
+fn check_options(wire: Wire, fast_path: &FastPath) -> Result<(), DesiredError> {
+    let (given, fix) = match (wire, fast_path.gro, fast_path.xdp) {
+        (Wire::Vxlan { .. }, ..) => return Ok(()),
+        (_, Gro::Anchor, _) => ("--gro=anchor", "--gro=pair"),
+        (_, _, Xdp::On) => ("--xdp=on", "--xdp=auto"),
         _ => return Ok(()),
     };
-    let (given, fix) = none;
-    Err(DesiredError::NotWithUdp { given, fix })
+    Err(DesiredError::OnlyWithVxlan {
+        given,
+        backend: wire.backend(),
+        fix,
+    })
 }
 
 fn pair(inputs: &Inputs<'_>, wire: Wire, mtu: u32) -> Result<Pair, DesiredError> {

@@ -75,12 +75,12 @@ fn routed(inputs: &Inputs<'_>) -> Peers {
 
 /// Whether the node's own stack has to see what goes to a peer in the tunnel, and what comes from it.
 fn is_for_stack(inputs: &Inputs<'_>, peer: Ipv4Addr) -> bool {
-    let Some(port) = inputs.config.backend.udp_port() else {
+    let Some(tunnel) = inputs.config.backend.tunnel() else {
         return false;
     };
     let uplink = inputs.uplink;
     let ours = [uplink.address, uplink.public_ip];
-    inputs.facts.refused.contains(&peer) || inputs.facts.policies.cover(ours, peer, port)
+    inputs.facts.refused.contains(&peer) || inputs.facts.policies.cover(ours, peer, tunnel)
 }
 
 fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer, String> {

@@ -1,5 +1,5 @@
 //! The kernel routes to peers: one per lease, so that an address of the Network that nobody leases belongs to whoever
-//! routes it today.
+//! routes it today. With the backend udp these are flannel's, whose proxy answers for them.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use super::{Inputs, Peers};
+use crate::flannel::backend::Wire;
 use crate::node::direct::Hop;
 
 /// The next hop of every route into the tunnel: nobody's address (RFC 3927, 2.1 keeps 169.254.0.0/24 back), and on a device
@@ -57,5 +58,8 @@ pub(super) fn routes(inputs: &Inputs<'_>, peers: &Peers) -> Routes {
     });
     let direct = inputs.direct.iter();
     let direct = direct.map(|(subnet, hop)| (*subnet, Way::Direct(*hop)));
-    tunnel.chain(direct).collect()
+    let backend = &inputs.config.backend;
+    let is_udp = backend.tunnel().is_some_and(|t| t.wire == Wire::Udp);
+    let rest = is_udp.then_some((inputs.config.network, Way::Tunnel));
+    tunnel.chain(direct).chain(rest).collect()
 }

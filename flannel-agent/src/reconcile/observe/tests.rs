@@ -65,5 +65,5 @@ fn a_kernel_vxlan_device_is_flanneld_s_whatever_its_vni() {
         },
         ..veth(7, "flannel.1", None, None)
     };
-    assert!(found(Some(&vxlan), None).starts_with("KernelVxlan"));
+    assert!(found(Some(&vxlan), None).starts_with("KernelTunnel"));
 }

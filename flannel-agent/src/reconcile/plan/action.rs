@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use flannel_common::globals::WIRE_UDP;
+use flannel_common::globals::{WIRE_IPIP, WIRE_UDP};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -203,6 +203,13 @@ impl fmt::Display for Action {
                 "load the programs for the backend udp, port {} at {}",
                 globals.port, globals.uplink_ip
             ),
+            Self::Load { globals } if globals.wire == WIRE_IPIP => {
+                write!(
+                    f,
+                    "load the programs for the backend ipip at {}",
+                    globals.uplink_ip
+                )
+            }
             Self::Load { globals } if globals.vni == 0 => {
                 write!(f, "load the programs at {}", globals.uplink_ip)
             }

@@ -44,6 +44,8 @@ fn a_peer_is_known_by_its_address_alone() {
     assert_eq!(peer.vtep_mac, MacAddr([0; 6]));
     assert!(peers.macs.is_empty() && peers.vteps.contains_key(&ip("192.168.0.2")));
     assert!(routes.contains_key(&net("10.244.2.0/24")));
+    // What nobody leases is answered for.
+    assert_eq!(routes[&net("10.244.0.0/16")], Way::Tunnel);
     let why = &peers.ignored[&net("10.244.3.0/24")];
     assert!(why.contains(r#""vxlan", not "udp""#), "{why}");
 }

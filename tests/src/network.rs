@@ -30,6 +30,7 @@ pub enum Backend {
     /// Leases, and no way to anybody.
     Alloc,
     Udp,
+    WireGuard,
 }
 
 impl Backend {
@@ -39,6 +40,7 @@ impl Backend {
             Self::Vxlan | Self::DirectRouting => "vxlan",
             Self::HostGw => "host-gw",
             Self::Alloc | Self::Udp => "",
+            Self::WireGuard => "wireguard",
         }
     }
 }
@@ -83,6 +85,15 @@ impl Network {
         }
     }
 
+    /// A wireguard network.
+    pub fn wireguard(prefix: &str, cidr: &str) -> Self {
+        Self {
+            backend: Backend::WireGuard,
+            port: 51_820,
+            ..Self::vxlan(prefix, cidr)
+        }
+    }
+
     /// vxlan with `DirectRouting`.
     #[must_use]
     pub fn direct_routing(mut self) -> Self {
@@ -119,6 +130,7 @@ impl Network {
     pub fn device(&self) -> String {
         match self.backend {
             Backend::Udp => "flannel0".to_owned(),
+            Backend::WireGuard => "flannel-wg".to_owned(),
             _ => format!("flannel.{}", self.vni),
         }
     }
@@ -136,6 +148,7 @@ impl Network {
             Backend::HostGw => r#""Type":"host-gw""#.to_owned(),
             Backend::Alloc => r#""Type":"alloc""#.to_owned(),
             Backend::Udp => format!(r#""Type":"udp","Port":{port}"#),
+            Backend::WireGuard => format!(r#""Type":"wireguard","ListenPort":{port}"#),
             Backend::Vxlan => format!(r#""Type":"vxlan","VNI":{vni},"Port":{port}"#),
             Backend::DirectRouting => {
                 format!(r#""Type":"vxlan","VNI":{vni},"Port":{port},"DirectRouting":true"#)

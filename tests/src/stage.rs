@@ -240,7 +240,7 @@ pub fn seen(client: &impl Host, server: &impl Host, at: Ipv4Addr) -> Ipv4Addr {
 /// Where there is no tunnel, neighbours see each other's pods on the wire.
 fn watch(node: &impl Member, net: &Network) -> Sniffer {
     let sniffer = Sniffer::on(node.node(), CLUSTER);
-    if net.backend != Backend::Vxlan {
+    if ![Backend::Vxlan, Backend::WireGuard].contains(&net.backend) {
         sniffer.allow_between_pods();
     }
     sniffer

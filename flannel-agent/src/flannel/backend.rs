@@ -7,6 +7,7 @@ mod host_gw;
 mod tunnel;
 mod udp;
 mod vxlan;
+mod wireguard;
 
 use std::net::Ipv4Addr;
 
@@ -19,6 +20,8 @@ pub use extension::{CommandLine, ExtensionOptions};
 pub use tunnel::{Tunnel, Wire};
 pub use udp::UdpOptions;
 pub use vxlan::{TUNNEL_OVERHEAD, VtepError, VxlanData, VxlanOptions};
+pub(crate) use wireguard::OVERHEAD as WIREGUARD_OVERHEAD;
+pub use wireguard::{WireGuardData, WireGuardOptions};
 
 /// The backend section of a network's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,8 @@ pub enum Backend {
     Alloc,
     /// Commands of the operator's.
     Extension(ExtensionOptions),
+    /// The kernel's own tunnel.
+    WireGuard(WireGuardOptions),
 }
 
 /// Which nodes' subnets the main routing table leads to by the nodes themselves.
@@ -51,6 +56,7 @@ impl Backend {
             Self::HostGw => host_gw::NAME,
             Self::Alloc => alloc::NAME,
             Self::Extension(_) => extension::NAME,
+            Self::WireGuard(_) => wireguard::NAME,
         }
     }
 
@@ -64,7 +70,7 @@ impl Backend {
         }
     }
 
-    /// Whether it brings packets to peers.
+    /// Whether programs of ours bring packets to peers, or routes by which they can.
     #[must_use]
     pub fn forwards(&self) -> bool {
         self.tunnel().is_some() || self.routed() != Routed::Nobody
@@ -79,7 +85,16 @@ impl Backend {
         }
     }
 
-    /// The tunnel between nodes, if they have one.
+    /// The kernel's tunnel, if that is what brings packets to peers.
+    #[must_use]
+    pub const fn wireguard(&self) -> Option<&WireGuardOptions> {
+        match self {
+            Self::WireGuard(options) => Some(options),
+            _ => None,
+        }
+    }
+
+    /// The tunnel of ours between nodes, if they have one.
     #[must_use]
     pub const fn tunnel(&self) -> Option<Tunnel> {
         match self {
@@ -93,14 +108,17 @@ impl Backend {
                 port: options.port,
                 gbp: false,
             }),
-            Self::HostGw | Self::Alloc | Self::Extension(_) => None,
+            Self::HostGw | Self::Alloc | Self::Extension(_) | Self::WireGuard(_) => None,
         }
     }
 
-    /// The UDP port on which the tunnel's packets come.
+    /// The UDP port on which the tunnel's packets come, ours or the kernel's.
     #[must_use]
     pub fn udp_port(&self) -> Option<u16> {
-        self.tunnel().map(|options| options.port)
+        match self {
+            Self::WireGuard(options) => Some(options.port),
+            _ => self.tunnel().map(|options| options.port),
+        }
     }
 
     /// The longest packet between pods, where the wire carries packets of `underlay` bytes.
@@ -109,6 +127,7 @@ impl Backend {
         match self {
             Self::Vxlan(options) => options.mtu(underlay),
             Self::Udp(_) => underlay.saturating_sub(Wire::Udp.overhead()),
+            Self::WireGuard(options) => options.mtu(underlay),
             Self::HostGw | Self::Alloc | Self::Extension(_) => underlay,
         }
     }
@@ -117,7 +136,11 @@ impl Backend {
     pub const fn routed(&self) -> Routed {
         match self {
             Self::Vxlan(options) if options.direct_routing => Routed::Neighbours,
-            Self::Vxlan(_) | Self::Udp(_) | Self::Alloc | Self::Extension(_) => Routed::Nobody,
+            Self::Vxlan(_)
+            | Self::Udp(_)
+            | Self::Alloc
+            | Self::Extension(_)
+            | Self::WireGuard(_) => Routed::Nobody,
             Self::HostGw => Routed::All,
         }
     }
@@ -131,6 +154,8 @@ impl Backend {
             Self::HostGw => LeaseAttrs::host_gw(public_ip),
             Self::Alloc => LeaseAttrs::alloc(public_ip),
             Self::Extension(_) => LeaseAttrs::extension(public_ip, None),
+            // Whoever has the key puts it in.
+            Self::WireGuard(options) => LeaseAttrs::wireguard(public_ip, None, options.port),
         }
     }
 
@@ -142,7 +167,9 @@ impl Backend {
         match self {
             Self::Vxlan(_) => lease.vxlan_data().map(|data| data.vtep_mac),
             Self::Udp(_) => lease.check_udp().map(|()| MacAddr([0; 6])),
-            Self::HostGw | Self::Alloc | Self::Extension(_) => Ok(MacAddr([0; 6])),
+            Self::HostGw | Self::Alloc | Self::Extension(_) | Self::WireGuard(_) => {
+                Ok(MacAddr([0; 6]))
+            }
         }
     }
 

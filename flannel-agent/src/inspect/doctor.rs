@@ -16,6 +16,7 @@ mod snapshot;
 mod snat_ports;
 mod tunnel;
 mod ways;
+mod wireguard;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -120,6 +121,13 @@ impl Doctor {
         }
         report.group("firewall");
         firewall::check(&patient, network.as_ref(), &mut report).await;
+        if let Some(options) = network
+            .as_ref()
+            .and_then(|network| network.backend.wireguard())
+        {
+            report.group("wireguard");
+            wireguard::check(&patient, options, &mut report);
+        }
         if !self.pre {
             report.group("tunnel");
             tunnel::check(&patient, &mut report).await?;

@@ -38,7 +38,7 @@ const SCENARIOS: &[&str] = &[
 ];
 
 /// Programs of which every test needs what not every machine's kernel has, and is ignored there.
-const DEVICES: &[&str] = &["e2e_uplink_devices"];
+const DEVICES: &[&str] = &["e2e_uplink_devices", "e2e_wireguard"];
 
 /// A few minutes of emulation: the two ends of the tunnel, and two nodes whose pods talk.
 const BRIEF: &[(&str, &[&str])] = &[

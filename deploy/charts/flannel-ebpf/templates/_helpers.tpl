@@ -35,7 +35,8 @@ k8s-app: flannel
 {{- define "flannel-ebpf.backend" -}}
 {{- $flannel := .Values.flannel -}}
 {{- $backend := dict "Type" $flannel.backend -}}
-{{- range $value, $option := dict "backendPort" "Port" "vni" "VNI" "mtu" "MTU" -}}
+{{- $port := ternary "ListenPort" "Port" (eq $flannel.backend "wireguard") -}}
+{{- range $value, $option := dict "backendPort" $port "backendPortv6" "ListenPortV6" "vni" "VNI" "mtu" "MTU" "keepaliveInterval" "PersistentKeepaliveInterval" -}}
   {{- with get $flannel $value -}}
     {{- $_ := set $backend $option (int .) -}}
   {{- end -}}
@@ -48,6 +49,12 @@ k8s-app: flannel
 {{- end -}}
 {{- with $flannel.macPrefix -}}
   {{- $_ := set $backend "MacPrefix" . -}}
+{{- end -}}
+{{- with $flannel.psk -}}
+  {{- $_ := set $backend "PSK" . -}}
+{{- end -}}
+{{- with $flannel.tunnelMode -}}
+  {{- $_ := set $backend "Mode" . -}}
 {{- end -}}
 {{- toPrettyJson $backend -}}
 {{- end -}}

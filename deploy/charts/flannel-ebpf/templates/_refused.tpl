@@ -16,15 +16,28 @@
 {{- if $flannel.enableNFTables -}}
   {{- fail "flannel.enableNFTables is true: source NAT takes no rule here, and those in FORWARD are made in whichever kind drops; leave it out" -}}
 {{- end -}}
-{{- if not (has $flannel.backend (list "vxlan" "host-gw")) -}}
-  {{- fail (printf "flannel.backend is %q: not supported, write vxlan or host-gw" $flannel.backend) -}}
+{{- if not (has $flannel.backend (list "vxlan" "host-gw" "wireguard")) -}}
+  {{- fail (printf "flannel.backend is %q: not supported, write vxlan, host-gw or wireguard" $flannel.backend) -}}
 {{- end -}}
 {{- if and $flannel.GBP (eq (.Values.ebpf.gro | default "") "anchor") -}}
   {{- fail "flannel.GBP is true, and ebpf.gro is anchor: the kernel's device would refuse packets with a mark; write pair" -}}
 {{- end -}}
-{{- range list "backendPortv6" "psk" "tunnelMode" "keepaliveInterval" -}}
-  {{- if get $flannel . -}}
-    {{- fail (printf "flannel.%s is set: it is of the backend wireguard, which is not supported; leave it out" .) -}}
+{{- if ne $flannel.backend "wireguard" -}}
+  {{- range list "backendPortv6" "psk" "tunnelMode" "keepaliveInterval" -}}
+    {{- if get $flannel . -}}
+      {{- fail (printf "flannel.%s is set: it is of the backend wireguard; leave it out" .) -}}
+    {{- end -}}
+  {{- end -}}
+{{- else -}}
+  {{- range list "vni" "directRouting" "GBP" "macPrefix" -}}
+    {{- if get $flannel . -}}
+      {{- fail (printf "flannel.%s is set: it is of the backend vxlan; leave it out" .) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- range list "xdp" "gro" "sourceCheck" "tunnelFirewall" -}}
+    {{- if get $.Values.ebpf . -}}
+      {{- fail (printf "ebpf.%s is set: it is about tunnel packets of the programs, and with wireguard the kernel makes them; leave it out" .) -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- if eq $flannel.backend "host-gw" -}}

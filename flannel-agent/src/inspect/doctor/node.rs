@@ -1,5 +1,6 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
+use crate::flannel::backend::WIREGUARD_OVERHEAD;
 use crate::flannel::config::NetworkConfig;
 use crate::node::mark;
 use crate::node::mark::is_anchor;
@@ -50,7 +51,7 @@ pub(super) async fn check(
     if let Some(uplink) = uplink.as_ref().filter(|uplink| uplink.is_carrier) {
         offloads::check(patient, &uplink.name, report);
         if network
-            .and_then(|network| network.backend.udp_port())
+            .and_then(|network| network.backend.tunnel())
             .is_some()
         {
             offloads::name_the_anchor(patient, &uplink.name, report);
@@ -64,8 +65,8 @@ pub(super) async fn check(
     }
     forwarding(sysctl::read(sysctl::FORWARDING), report);
     reverse_path::check(patient, uplink.as_ref(), network, report).await;
-    if let Some(port) = network.and_then(|network| network.backend.udp_port()) {
-        udp_port(patient, port, report);
+    if let Some(tunnel) = network.and_then(|network| network.backend.tunnel()) {
+        udp_port(patient, tunnel.port, report);
     }
     bridge(patient, report);
     if let Some((uplink, network, facts)) = &known {
@@ -108,7 +109,9 @@ fn mtu(uplink: &Uplink, underlay: &Underlay, network: &NetworkConfig, report: &m
     let wire = underlay.mtu(uplink);
     let mtu = network.backend.mtu(wire);
     let tunnel = network.backend.tunnel();
-    let tunnel = tunnel.map_or(0, |tunnel| tunnel.wire.overhead());
+    let sealed = network.backend.wireguard().map(|_| WIREGUARD_OVERHEAD);
+    let tunnel = tunnel.map(|tunnel| tunnel.wire.overhead());
+    let tunnel = tunnel.or(sealed).unwrap_or(0);
     let others: Vec<&str> = underlay.others.keys().map(String::as_str).collect();
     let beside = match others.is_empty() {
         true => String::new(),
@@ -172,7 +175,7 @@ fn holder(port: u16, bound: bool, agent_runs: bool, report: &mut Report) {
 }
 
 /// Second column: local address and port in hexadecimal.
-fn is_bound(table: &str, port: u16) -> bool {
+pub(super) fn is_bound(table: &str, port: u16) -> bool {
     table.lines().skip(1).any(|line| {
         let local = line.split_whitespace().nth(1).unwrap_or_default();
         let number = local.rsplit(':').next().unwrap_or_default();

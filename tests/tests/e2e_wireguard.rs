@@ -112,10 +112,10 @@ fn a_kernel_without_it_is_named_with_the_way_out() {
 }
 
 #[rstest]
-#[ignore = "needs WireGuard: cargo xtask test --kernel 6.12"]
 #[case::ours(Mix::Ours)]
 #[case::mixed(Mix::OursAndFlanneld)]
 #[case::flanneld(Mix::Flanneld)]
+#[ignore = "needs WireGuard: cargo xtask test --kernel 6.12"]
 fn pods_of_both_kinds_talk(#[case] mix: Mix) {
     let pair = pair(mix);
     carries_everything(&pair);

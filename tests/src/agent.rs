@@ -194,6 +194,7 @@ impl Daemon {
         let port = node.port();
         let mut command = node.command(&format!("{wrapper} {program}"));
         command.env("NODE_NAME", node.name());
+        command.env("WIREGUARD_KEY_FILE", node.key_file());
         // A variable: builds of before do not know the flag.
         command.env("FLANNELD_SNAPSHOT_DIR", node.snapshot_dir());
         for (flag, value) in [

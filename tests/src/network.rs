@@ -33,6 +33,7 @@ pub enum Backend {
     Ipip,
     /// ipip, but no tunnel to neighbours.
     IpipDirect,
+    WireGuard,
 }
 
 impl Backend {
@@ -43,6 +44,7 @@ impl Backend {
             Self::HostGw => "host-gw",
             Self::Ipip | Self::IpipDirect => "ipip",
             Self::Alloc | Self::Udp => "",
+            Self::WireGuard => "wireguard",
         }
     }
 }
@@ -95,6 +97,15 @@ impl Network {
         }
     }
 
+    /// A wireguard network.
+    pub fn wireguard(prefix: &str, cidr: &str) -> Self {
+        Self {
+            backend: Backend::WireGuard,
+            port: 51_820,
+            ..Self::vxlan(prefix, cidr)
+        }
+    }
+
     /// vxlan or ipip with `DirectRouting`.
     #[must_use]
     pub fn direct_routing(mut self) -> Self {
@@ -135,6 +146,7 @@ impl Network {
         match self.backend {
             Backend::Udp => "flannel0".to_owned(),
             Backend::Ipip | Backend::IpipDirect => "flannel.ipip".to_owned(),
+            Backend::WireGuard => "flannel-wg".to_owned(),
             _ => format!("flannel.{}", self.vni),
         }
     }
@@ -154,6 +166,7 @@ impl Network {
             Backend::Udp => format!(r#""Type":"udp","Port":{port}"#),
             Backend::Ipip => r#""Type":"ipip""#.to_owned(),
             Backend::IpipDirect => r#""Type":"ipip","DirectRouting":true"#.to_owned(),
+            Backend::WireGuard => format!(r#""Type":"wireguard","ListenPort":{port}"#),
             Backend::Vxlan => format!(r#""Type":"vxlan","VNI":{vni},"Port":{port}"#),
             Backend::DirectRouting => {
                 format!(r#""Type":"vxlan","VNI":{vni},"Port":{port},"DirectRouting":true"#)

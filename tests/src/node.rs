@@ -117,6 +117,11 @@ impl Node {
         self.folder.join("run/flannel")
     }
 
+    /// The key of its WireGuard device.
+    pub fn key_file(&self) -> PathBuf {
+        self.folder.join("wgkey")
+    }
+
     /// What agents keep beyond a reboot.
     pub fn snapshot_dir(&self) -> PathBuf {
         self.folder.join("var/lib/flannel-ebpf")

@@ -59,6 +59,7 @@ impl RealFlanneld {
         let port = node.port();
         let mut command = node.command(&binary());
         command.env("NODE_NAME", node.name());
+        command.env("WIREGUARD_KEY_FILE", node.key_file());
         for (flag, value) in [
             ("--etcd-endpoints", node.etcd()),
             ("--etcd-prefix", &net.prefix),
@@ -110,6 +111,14 @@ impl RealFlanneld {
     }
 }
 
+/// One a line, as routes are.
+fn subnets_of_peers(shown: &str) -> String {
+    let lines = shown
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1));
+    lines.map(|subnet| format!("{subnet} \n")).collect()
+}
+
 /// Whether it can make a route of a lease; of others it logs an error.
 fn is_readable(lease: &Value) -> bool {
     let public_ip = lease["PublicIP"].as_str();
@@ -140,7 +149,13 @@ impl Member for RealFlanneld {
         }
         let what = format!("{} on {} knows its peers", self.name, self.node.name());
         eventually(what, SOON, || {
-            let routes = self.node.exec("ip -4 route show");
+            let routes = match self.net.backend {
+                // One route for all, which is there before.
+                Backend::WireGuard => {
+                    subnets_of_peers(&self.node.exec("wg show flannel-wg allowed-ips"))
+                }
+                _ => self.node.exec("ip -4 route show"),
+            };
             let has = |subnet: Subnet| routes.lines().any(|l| l.starts_with(&format!("{subnet} ")));
             self.peers().all(has)
         });

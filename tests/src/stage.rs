@@ -240,7 +240,13 @@ pub fn seen(client: &impl Host, server: &impl Host, at: Ipv4Addr) -> Ipv4Addr {
 /// Where there is no tunnel, neighbours see each other's pods on the wire.
 fn watch(node: &impl Member, net: &Network) -> Sniffer {
     let sniffer = Sniffer::on(node.node(), CLUSTER);
-    if !matches!(net.backend, Backend::Vxlan | Backend::Udp | Backend::Ipip) {
+    let tunnels = [
+        Backend::Vxlan,
+        Backend::Udp,
+        Backend::Ipip,
+        Backend::WireGuard,
+    ];
+    if !tunnels.contains(&net.backend) {
         sniffer.allow_between_pods();
     }
     sniffer

@@ -158,6 +158,16 @@ fn each_backend_has_its_own_options(#[case] values: &str, #[case] backend: Value
 }
 
 #[test]
+fn wireguard_has_its_own_options() {
+    let all = "flannel: {backend: wireguard, backendPort: 7, backendPortv6: 8, mtu: 1400, psk: secret, tunnelMode: auto, keepaliveInterval: 25}";
+    let backend = json!({"Type": "wireguard", "ListenPort": 7, "ListenPortV6": 8, "MTU": 1400, "PSK": "secret", "Mode": "auto",
+        "PersistentKeepaliveInterval": 25});
+    assert_eq!(net_conf(all)["Backend"], backend);
+    let none = json!({"Type": "wireguard"});
+    assert_eq!(net_conf("flannel: {backend: wireguard}")["Backend"], none);
+}
+
+#[test]
 fn a_cni_configuration_from_elsewhere_is_left_alone() {
     let pod = pod("flannel: {skipCNIConfigInstallation: true}");
     let containers = pod["initContainers"].as_array().unwrap();
@@ -212,7 +222,7 @@ fn alerts_are_the_shipped_file() {
 #[case("netpol: {enabled: true}", "brings no policy engine")]
 #[case("flannel: {image_cni: {tag: v1}}", "it is flannel.flannel_cni.image")]
 #[case("flannel: {enableNFTables: true}", "takes no rule here")]
-#[case("flannel: {backend: wireguard}", "write vxlan, host-gw")]
+#[case("flannel: {backend: ipsec}", "write vxlan, host-gw")]
 #[case(
     "flannel: {backend: udp, vni: 5}",
     "flannel.vni is set: the backend udp"
@@ -246,13 +256,21 @@ fn alerts_are_the_shipped_file() {
     "/ebpf/extension"
 )]
 #[case(
+    "flannel: {backend: wireguard, vni: 5}",
+    "flannel.vni is set: the backend wireguard"
+)]
+#[case(
+    "{flannel: {backend: wireguard}, ebpf: {xdp: auto}}",
+    "with wireguard the kernel makes them"
+)]
+#[case(
     "{flannel: {GBP: true}, ebpf: {gro: anchor}}",
     "flannel.GBP is true, and ebpf.gro is anchor"
 )]
 #[case("flannel: {backend: host-gw, GBP: true}", "flannel.GBP is set")]
 #[case(
     "flannel: {psk: x}",
-    "flannel.psk is set: it is of the backend wireguard"
+    "flannel.psk is set: the backend vxlan has no such option"
 )]
 #[case("flannel: {backendPortv6: 51821}", "flannel.backendPortv6 is set")]
 #[case("flannel: {tunnelMode: auto}", "flannel.tunnelMode is set")]

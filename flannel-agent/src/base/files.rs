@@ -8,6 +8,7 @@ use std::path::Path;
 const DIR_MODE: u32 = 0o755;
 const FILE_MODE: u32 = 0o644;
 const PRIVATE_MODE: u32 = 0o600;
+const SECRET_MODE: u32 = 0o400;
 
 /// Replaces the file at `path` as a whole, readable by everybody.
 ///
@@ -42,16 +43,38 @@ fn replace_with_mode(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> 
     Ok(())
 }
 
-/// The same; creates the file's folder when missing.
+/// As [`replace`]; creates the file's folder when missing.
 ///
 /// # Errors
 /// When folder or file cannot be written.
 pub(crate) fn replace_in_new_folder(path: &Path, contents: &[u8]) -> io::Result<()> {
+    make_folder(path)?;
+    replace(path, contents)
+}
+
+/// As [`replace_private`]; creates the file's folder when missing.
+///
+/// # Errors
+/// When folder or file cannot be written.
+pub(crate) fn replace_private_in_new_folder(path: &Path, contents: &[u8]) -> io::Result<()> {
+    make_folder(path)?;
+    replace_private(path, contents)
+}
+
+/// A key that the owner reads, and nobody writes; creates the file's folder when missing.
+///
+/// # Errors
+/// When folder or file cannot be written.
+pub(crate) fn write_secret_in_new_folder(path: &Path, contents: &[u8]) -> io::Result<()> {
+    make_folder(path)?;
+    replace_with_mode(path, contents, SECRET_MODE)
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(DIR_MODE)
-        .create(folder(path))?;
-    replace(path, contents)
+        .create(folder(path))
 }
 
 fn folder(path: &Path) -> &Path {

@@ -6,6 +6,7 @@ mod clock;
 pub mod counters;
 pub(crate) mod files;
 pub(crate) mod json_fields;
+pub mod key;
 pub mod logging;
 pub mod mac;
 pub mod options;

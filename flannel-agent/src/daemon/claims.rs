@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::flannel::backend::{Backend, Wire};
 use crate::flannel::config::NetworkConfig;
-use crate::node::mark;
+use crate::node::{mark, wireguard};
 
 /// Shared by all networks of a daemon.
 #[derive(Debug, Clone, Default)]
@@ -85,7 +85,9 @@ fn conflict(one: &NetworkConfig, other: &NetworkConfig) -> Option<String> {
 
 /// The backend's device that others look for.
 fn device(backend: &Backend) -> Option<String> {
-    backend.tunnel().map(|tunnel| mark::device(tunnel.wire))
+    let kernels = backend.wireguard().map(|_| wireguard::DEVICE.to_owned());
+    let ours = backend.tunnel().map(|tunnel| mark::device(tunnel.wire));
+    ours.or(kernels)
 }
 
 #[cfg(test)]
@@ -124,6 +126,7 @@ mod tests {
         r#"{"Network":"10.2.0.0/16","Backend":{"Type":"vxlan","VNI":1,"Port":9999}}"#,
         Some("green cannot be served beside blue: both would have the device flannel.1")
     )]
+    #[case(r#"{"Network":"10.2.0.0/16","Backend":{"Type":"wireguard"}}"#, None)]
     fn what_one_has_no_other_gets(#[case] green: &str, #[case] refused: Option<&str>) {
         let claims = Claims::default();
         let blue = claim(&claims, "blue");

@@ -33,6 +33,7 @@ use crate::node::direct::{self, Direct};
 use crate::node::net::{self, Changes, Monitor, Netlink, sysctl};
 use crate::node::pod_bridge::{self, Mismatch};
 use crate::node::uplink::{self, Memory, Uplink};
+use crate::node::wireguard;
 use crate::reconcile::desired::{self, Desired, Devices, Facts, Inputs, Sought, SourceNat};
 use crate::reconcile::unreached::Unreached;
 use crate::reconcile::{Dataplane, ReconcileError, Report, observe};
@@ -195,6 +196,7 @@ impl Kernel {
             uplink: &wanted.uplink,
             direct: &direct.routes,
             vtep_mac: device_mac.context("this node's own lease is damaged")?,
+            public_key: wireguard::published(&wanted.network, &wanted.own.attrs)?,
             facts: &self.facts,
             source_check: self.source_check,
             fast_path: &self.fast_path,
@@ -422,6 +424,10 @@ pub(crate) async fn attrs(
         if backend.routed() == Routed::All {
             direct::check_uplink(uplink)?;
         }
+        if let Some(options) = backend.wireguard() {
+            let key = wireguard::known(net).await?.map(|key| key.public());
+            return Ok(LeaseAttrs::wireguard(uplink.public_ip, key, options.port));
+        }
         let attrs = backend.attrs(uplink.public_ip, MacAddr([0; 6]));
         // What a command of the operator's printed: nobody who only looks runs it.
         let printed = published.filter(|_| backend.commands().is_some());
@@ -470,6 +476,10 @@ impl Node for Kernel {
         uplink: &Uplink,
         published: Option<&LeaseAttrs>,
     ) -> anyhow::Result<LeaseAttrs> {
+        if network.backend.wireguard().is_some() {
+            let key = wireguard::obtain(self.dataplane.netlink()).await?;
+            self.dataplane.know_key(key);
+        }
         let mut attrs = attrs(self.dataplane.netlink(), network, uplink, published).await?;
         if let Some(commands) = network.backend.commands() {
             let extension = self

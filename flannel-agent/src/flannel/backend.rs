@@ -8,6 +8,7 @@ mod ipip;
 mod tunnel;
 mod udp;
 mod vxlan;
+mod wireguard;
 
 use std::net::Ipv4Addr;
 
@@ -21,6 +22,8 @@ pub use ipip::IpipOptions;
 pub use tunnel::{Tunnel, Wire};
 pub use udp::UdpOptions;
 pub use vxlan::{TUNNEL_OVERHEAD, VtepError, VxlanData, VxlanOptions};
+pub(crate) use wireguard::OVERHEAD as WIREGUARD_OVERHEAD;
+pub use wireguard::{WireGuardData, WireGuardOptions};
 
 /// The backend section of a network's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,8 @@ pub enum Backend {
     Alloc,
     /// Commands of the operator's.
     Extension(ExtensionOptions),
+    /// The kernel's own tunnel.
+    WireGuard(WireGuardOptions),
 }
 
 /// Which nodes' subnets the main routing table leads to by the nodes themselves.
@@ -55,6 +60,7 @@ impl Backend {
             Self::HostGw => host_gw::NAME,
             Self::Alloc => alloc::NAME,
             Self::Extension(_) => extension::NAME,
+            Self::WireGuard(_) => wireguard::NAME,
         }
     }
 
@@ -68,7 +74,7 @@ impl Backend {
         }
     }
 
-    /// Whether it brings packets to peers.
+    /// Whether programs of ours bring packets to peers, or routes by which they can.
     #[must_use]
     pub fn forwards(&self) -> bool {
         self.tunnel().is_some() || self.routed() != Routed::Nobody
@@ -83,7 +89,16 @@ impl Backend {
         }
     }
 
-    /// The tunnel between nodes, if they have one.
+    /// The kernel's tunnel, if that is what brings packets to peers.
+    #[must_use]
+    pub const fn wireguard(&self) -> Option<&WireGuardOptions> {
+        match self {
+            Self::WireGuard(options) => Some(options),
+            _ => None,
+        }
+    }
+
+    /// The tunnel of ours between nodes, if they have one.
     #[must_use]
     pub const fn tunnel(&self) -> Option<Tunnel> {
         match self {
@@ -102,14 +117,17 @@ impl Backend {
                 port: None,
                 gbp: false,
             }),
-            Self::HostGw | Self::Alloc | Self::Extension(_) => None,
+            Self::HostGw | Self::Alloc | Self::Extension(_) | Self::WireGuard(_) => None,
         }
     }
 
-    /// The UDP port on which the tunnel's packets come, if they have one.
+    /// The UDP port on which the tunnel's packets come, ours or the kernel's, if they have one.
     #[must_use]
     pub fn udp_port(&self) -> Option<u16> {
-        self.tunnel()?.port
+        match self {
+            Self::WireGuard(options) => Some(options.port),
+            _ => self.tunnel()?.port,
+        }
     }
 
     /// The longest packet between pods, where the wire carries packets of `underlay` bytes.
@@ -119,6 +137,7 @@ impl Backend {
             Self::Vxlan(options) => options.mtu(underlay),
             Self::Udp(_) => underlay.saturating_sub(Wire::Udp.overhead()),
             Self::Ipip(_) => underlay.saturating_sub(Wire::Ipip.overhead()),
+            Self::WireGuard(options) => options.mtu(underlay),
             Self::HostGw | Self::Alloc | Self::Extension(_) => underlay,
         }
     }
@@ -133,9 +152,12 @@ impl Backend {
             | Self::Ipip(IpipOptions {
                 direct_routing: true,
             }) => Routed::Neighbours,
-            Self::Vxlan(_) | Self::Udp(_) | Self::Ipip(_) | Self::Alloc | Self::Extension(_) => {
-                Routed::Nobody
-            }
+            Self::Vxlan(_)
+            | Self::Udp(_)
+            | Self::Ipip(_)
+            | Self::Alloc
+            | Self::Extension(_)
+            | Self::WireGuard(_) => Routed::Nobody,
             Self::HostGw => Routed::All,
         }
     }
@@ -150,6 +172,8 @@ impl Backend {
             Self::HostGw => LeaseAttrs::host_gw(public_ip),
             Self::Alloc => LeaseAttrs::alloc(public_ip),
             Self::Extension(_) => LeaseAttrs::extension(public_ip, None),
+            // Whoever has the key puts it in.
+            Self::WireGuard(options) => LeaseAttrs::wireguard(public_ip, None, options.port),
         }
     }
 
@@ -162,7 +186,9 @@ impl Backend {
             Self::Vxlan(_) => lease.vxlan_data().map(|data| data.vtep_mac),
             Self::Udp(_) => lease.check_udp().map(|()| MacAddr([0; 6])),
             Self::Ipip(_) => lease.check_ipip().map(|()| MacAddr([0; 6])),
-            Self::HostGw | Self::Alloc | Self::Extension(_) => Ok(MacAddr([0; 6])),
+            Self::HostGw | Self::Alloc | Self::Extension(_) | Self::WireGuard(_) => {
+                Ok(MacAddr([0; 6]))
+            }
         }
     }
 

@@ -19,6 +19,7 @@ mod snat_ports;
 mod snat_times;
 mod tunnel;
 mod ways;
+mod wireguard;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -123,6 +124,13 @@ impl Doctor {
         }
         report.group("firewall");
         firewall::check(&patient, network.as_ref(), &mut report).await;
+        if let Some(options) = network
+            .as_ref()
+            .and_then(|network| network.backend.wireguard())
+        {
+            report.group("wireguard");
+            wireguard::check(&patient, options, &mut report);
+        }
         if !self.pre {
             report.group("tunnel");
             tunnel::check(&patient, &mut report).await?;

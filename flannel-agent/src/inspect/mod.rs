@@ -13,6 +13,7 @@ mod output;
 mod peers;
 mod preview;
 mod routes;
+mod sealed;
 mod several;
 mod stats;
 mod status;

@@ -8,9 +8,11 @@ use flannel_common::maps::{PEER_DIRECT, PEER_STACK, PEER_VXLAN, Peer, ROUTED};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
+use super::look::asking;
 use super::output::{Format, json, table};
-use super::{Look, Verdict};
+use super::{Look, Verdict, sealed};
 use crate::base::mac::MacAddr;
+use crate::node::net::Netlink;
 
 /// One peer.
 #[derive(Debug, PartialEq, Serialize)]
@@ -26,6 +28,11 @@ struct Row {
 
 pub(super) fn show(look: &Look, out: &mut dyn Write) -> anyhow::Result<Verdict> {
     let view = look.view()?;
+    let links = asking(async || Ok(Netlink::open()?.links().await?))?;
+    if let Some(rows) = sealed::rows(&links, view.network()) {
+        sealed::print(&rows, look.output, out)?;
+        return Ok(Verdict::Fine);
+    }
     print(&rows(view.peers()?, &view.vteps()?), look.output, out)?;
     Ok(Verdict::Fine)
 }

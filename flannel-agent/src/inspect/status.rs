@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::look::asking;
 use super::output::{Format, json, or_dash, table};
-use super::{Look, Verdict, maps, several, stats};
+use super::{Look, Verdict, maps, sealed, several, stats};
 use crate::base::mac::MacAddr;
 use crate::dataplane::senders::Odd;
 use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
@@ -56,6 +56,9 @@ pub(super) struct Status {
     devices: Vec<Device>,
     pub(super) hooks: Vec<Hook>,
     peers: usize,
+    /// Those of the kernel's WireGuard device; `None`: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sealed: Option<Vec<sealed::Row>>,
     /// Our routes to peers on the same link: host-gw and DirectRouting.
     direct_routes: usize,
     maps: Vec<maps::Row>,
@@ -140,9 +143,11 @@ impl Status {
             true => view.stats()?,
             false => Sums::new(),
         };
-        let peers = match is_there(flannel_common::maps::PEERS) {
-            true => view.peers()?.len(),
-            false => 0,
+        let sealed = sealed::rows(&links, view.network());
+        let peers = match (&sealed, is_there(flannel_common::maps::PEERS)) {
+            (Some(sealed), _) => sealed.len(),
+            (None, true) => view.peers()?.len(),
+            (None, false) => 0,
         };
         let senders = match view.facts(flannel_common::maps::SENDERS)? {
             Some(_) => Odd::read(view)?,
@@ -164,6 +169,7 @@ impl Status {
             told,
             hooks,
             peers,
+            sealed,
             packets: by_class(&sums),
             maps,
             senders,
@@ -213,6 +219,9 @@ impl Status {
                     match told.wire {
                         Some(Wire::Ipip) => "backend ipip".to_owned(),
                         Some(Wire::Udp) => format!("backend udp, UDP port {}", told.port),
+                        None if self.sealed.is_some() => {
+                            format!("backend wireguard, UDP port {}", told.port)
+                        }
                         _ => format!("VNI {}, UDP port {}", told.vni, told.port),
                     },
                     told.overlay_mtu

@@ -12,3 +12,4 @@ pub mod path_mtu;
 pub mod pod_bridge;
 pub mod snat_ports;
 pub mod uplink;
+pub mod wireguard;

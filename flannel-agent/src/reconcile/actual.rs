@@ -1,10 +1,12 @@
 //! What the kernel holds, as far as this node's wanted state is concerned.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::Serialize;
 
+use crate::base::key::{Psk, PublicKey};
 use crate::base::mac::MacAddr;
 use crate::dataplane::outlets::Sources;
 use crate::dataplane::{PeerMaps, Programs};
@@ -15,6 +17,7 @@ use crate::node::node_sysctls::Difference;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Actual {
     pub device: Device,
+    pub wireguard: WireGuardDevice,
     pub anchor: Anchors,
     /// A kernel device put aside earlier and not deleted yet.
     pub aside: bool,
@@ -88,4 +91,39 @@ pub struct PairState {
     pub wrong_features: BTreeMap<String, BTreeMap<String, bool>>,
     /// Addresses of `flannel.<VNI>`.
     pub addresses: BTreeSet<Ipv4Net>,
+}
+
+/// What is found under the name of the WireGuard device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub enum WireGuardDevice {
+    #[default]
+    Absent,
+    /// Ours, or flanneld's, which is as good.
+    There(WireGuardState),
+    /// Somebody else's: never touched.
+    Foreign { why: String },
+}
+
+/// The device as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct WireGuardState {
+    pub index: u32,
+    pub aliased: bool,
+    pub mtu: u32,
+    pub up: bool,
+    pub addresses: BTreeSet<Ipv4Net>,
+    pub public_key: Option<PublicKey>,
+    pub port: u16,
+    pub peers: BTreeMap<PublicKey, SealedState>,
+}
+
+/// A peer that it knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SealedState {
+    /// Where this process has told the device to look for it; else where the device does.
+    pub endpoint: Option<SocketAddr>,
+    pub allowed: BTreeSet<IpNet>,
+    #[serde(skip)]
+    pub psk: Psk,
+    pub keepalive: u16,
 }

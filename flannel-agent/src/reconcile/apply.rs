@@ -1,11 +1,13 @@
 //! The one executor: how each action is done. Every action may be repeated.
 
 mod anchor;
+mod wireguard;
 
 use std::io;
 
 use nix::errno::Errno;
 
+use crate::base::key::PrivateKey;
 use crate::dataplane::{Bpf, DataplaneError, Loaded, Target};
 use crate::node::mark;
 use crate::node::net::{
@@ -23,6 +25,8 @@ pub(crate) struct Executor<'a> {
     pub(crate) bpf: &'a mut Bpf,
     pub(crate) shared: &'a NodeSysctls,
     pub(crate) node: &'a Node,
+    /// This node's own.
+    pub(crate) private_key: Option<&'a PrivateKey>,
 }
 
 impl Executor<'_> {
@@ -41,6 +45,10 @@ impl Executor<'_> {
                 }
             }
             Action::CreatePair(pair) => self.create_pair(pair).await?,
+            Action::CreateWireGuard(device) => wireguard::create(net, device).await?,
+            Action::ConfigureWireGuard(changes) => {
+                wireguard::configure(changes, self.private_key)?;
+            }
             Action::CreateAnchor(anchor) => anchor::create(net, anchor).await?,
             Action::SetAlias { device, alias } => {
                 let index = self.index(device).await?;
@@ -127,10 +135,12 @@ impl Executor<'_> {
 
     async fn update_routes(&self, changes: &RouteChanges) -> Result<(), DataplaneError> {
         let mut tunnel = 0;
-        if let Some(pair) = &self.node.pair
+        let pair = self.node.pair.as_ref().map(|pair| &pair.name);
+        let wireguard = self.node.wireguard.as_ref().map(|wanted| &wanted.name);
+        if let Some(device) = pair.or(wireguard)
             && changes.set.values().any(|set| set.way.is_tunnel())
         {
-            tunnel = self.index(&pair.name).await?;
+            tunnel = self.index(device).await?;
         }
         let leg = |set: &Set| {
             let (gateway, index) = match set.way {

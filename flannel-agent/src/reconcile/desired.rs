@@ -16,6 +16,7 @@ mod snat;
 #[cfg(test)]
 pub(crate) mod tests;
 mod underlay;
+mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -30,11 +31,13 @@ pub use gro::Anchor;
 pub use node::{Node, Pair};
 pub(crate) use outlets::Devices;
 pub use outlets::{Outlet, Outlets};
-pub use peers::Peers;
+pub use peers::{Peers, Sealed};
 pub use routes::{Routes, TUNNEL, Way};
 pub use snat::SourceNat;
 pub use underlay::Underlay;
+pub use wireguard::WireGuard;
 
+use crate::base::key::PublicKey;
 use crate::base::options::{FastPath, Mode, SourceCheck};
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::Leases;
@@ -67,6 +70,8 @@ pub struct Inputs<'a> {
     pub direct: &'a BTreeMap<Ipv4Net, Hop>,
     /// MAC of `flannel.<VNI>`, as our lease publishes it; zeroes without a tunnel.
     pub vtep_mac: crate::base::mac::MacAddr,
+    /// Key of `flannel-wg`, as our lease publishes it.
+    pub public_key: Option<PublicKey>,
     pub facts: &'a Facts,
     pub source_check: SourceCheck,
     pub fast_path: &'a FastPath,
@@ -127,6 +132,8 @@ pub struct Facts {
     pub refused: BTreeSet<Ipv4Addr>,
     /// With `--gro=anchor`, who else has the VXLAN port, in words.
     pub port_holder: Option<String>,
+    /// Index of the kernel's WireGuard device, once it is this network's.
+    pub wireguard: Option<u32>,
 }
 
 /// A network that this node cannot serve.
@@ -180,7 +187,10 @@ impl Desired {
             fast_path: if forwards { &possible } else { &off },
             ..*inputs
         };
-        let peers = peers::peers(inputs);
+        let peers = match inputs.config.backend.wireguard() {
+            Some(options) => wireguard::peers(inputs, options),
+            None => peers::peers(inputs),
+        };
         Ok(Self {
             node: node::node(inputs)?,
             routes: routes::routes(inputs, &peers),
@@ -192,7 +202,7 @@ impl Desired {
 /// The outer addresses whose next hop has to be known.
 #[must_use]
 pub fn destinations(config: &NetworkConfig, leases: &Leases) -> BTreeSet<Ipv4Addr> {
-    match config.backend.tunnel() {
+    match config.backend.udp_port() {
         Some(_) => leases.values().map(|attrs| attrs.public_ip).collect(),
         // Each peer is its own next hop.
         None => BTreeSet::new(),

@@ -11,19 +11,21 @@ mod round;
 pub mod unreached;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddrV4;
 
 use ipnet::Ipv4Net;
 
 pub(crate) use preview::Preview;
 pub use round::{ReconcileError, Report};
 
+use crate::base::key::{PrivateKey, PublicKey};
 use crate::dataplane::{
     Bpf, DataplaneError, Options, PeerMaps, ROOM, check_capabilities, check_kernel,
 };
 use crate::node::net::Netlink;
 use crate::node::node_sysctls::NodeSysctls;
-use crate::reconcile::actual::Actual;
-use crate::reconcile::desired::{Desired, Node, Routes};
+use crate::reconcile::actual::{Actual, WireGuardDevice};
+use crate::reconcile::desired::{Desired, Node, Routes, Sealed};
 
 /// This node's dataplane. Dropping it leaves everything in place that forwards.
 #[derive(Debug)]
@@ -39,12 +41,16 @@ pub struct Dataplane {
     /// Failures and ignored leases that were logged; the same again is no news.
     said: BTreeSet<String>,
     ignored: BTreeMap<Ipv4Net, String>,
+    private_key: Option<PrivateKey>,
+    /// Where WireGuard was told to look for its peers: they may move, and are followed by the kernel.
+    endpoints: BTreeMap<PublicKey, SocketAddrV4>,
 }
 
 #[derive(Debug)]
 struct Mirror {
     node: Node,
     peers: PeerMaps,
+    sealed: BTreeMap<PublicKey, Sealed>,
     routes: Routes,
 }
 
@@ -69,6 +75,8 @@ impl Dataplane {
             serves: None,
             said: BTreeSet::new(),
             ignored: BTreeMap::new(),
+            private_key: None,
+            endpoints: BTreeMap::new(),
         })
     }
 
@@ -88,6 +96,11 @@ impl Dataplane {
     #[must_use]
     pub fn sysctls(&self) -> &NodeSysctls {
         &self.shared
+    }
+
+    /// The key of the node's WireGuard device.
+    pub(crate) fn know_key(&mut self, key: PrivateKey) {
+        self.private_key = Some(key);
     }
 
     /// Leaves out the peers for which there is no room, rather than to stop at the first; whoever is served stays.
@@ -110,6 +123,15 @@ impl Dataplane {
     /// # Errors
     /// If the kernel does not answer.
     pub async fn actual(&self, desired: &Desired) -> Result<Actual, DataplaneError> {
-        crate::reconcile::observe::observe(&self.net, &self.bpf, &self.shared, &desired.node).await
+        let (net, bpf) = (&self.net, &self.bpf);
+        let node = &desired.node;
+        let mut actual = crate::reconcile::observe::observe(net, bpf, &self.shared, node).await?;
+        if let WireGuardDevice::There(state) = &mut actual.wireguard {
+            for (key, peer) in &mut state.peers {
+                let told = self.endpoints.get(key);
+                peer.endpoint = told.map_or(peer.endpoint, |told| Some((*told).into()));
+            }
+        }
+        Ok(actual)
     }
 }

@@ -1,6 +1,7 @@
 //! A look at the kernel: everything the plan needs to know, nothing else.
 
 mod anchor;
+mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,6 +38,7 @@ pub(crate) async fn observe(
     routes.retain(|route| route.protocol == PROTOCOL || node.overlay.contains(&route.destination));
     Ok(Actual {
         device,
+        wireguard: wireguard::device(net, node, &links).await?,
         anchor: anchor::anchors(net, bpf, node, &links).await?,
         aside: node
             .pair
@@ -122,7 +124,10 @@ fn former<'a>(node: &Node, links: &'a [Link]) -> Vec<&'a Link> {
     let wanted = |name: &str| {
         node.pair.as_ref().is_some_and(|pair| {
             [&pair.name, &pair.gro_name, &pair.aside_name].contains(&&name.to_owned())
-        })
+        }) || node
+            .wireguard
+            .as_ref()
+            .is_some_and(|wanted| wanted.name == name)
     };
     let ours: Vec<&Link> = links
         .iter()

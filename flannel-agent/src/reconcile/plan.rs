@@ -8,14 +8,19 @@ mod anchor;
 mod peers;
 mod repairs;
 mod routes;
+mod sealed;
 mod snat;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod wireguard;
 
 pub use action::Action;
 pub use repairs::repairs;
 pub use routes::{How, RouteChanges, Set};
+pub use sealed::{SealedChanges, SealedPut};
+
+use std::collections::BTreeSet;
 
 use ipnet::Ipv4Net;
 
@@ -49,6 +54,12 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
         tunnel = Some((wanted, pair));
     }
     let tunnel = tunnel.as_ref().map(|(wanted, pair)| (*wanted, pair));
+    let mut by_wireguard = None;
+    if let Some(wanted) = &node.wireguard {
+        let state = wireguard::device(wanted, &actual.wireguard, &mut actions)?;
+        by_wireguard = Some((wanted, state));
+    }
+    let by_wireguard = by_wireguard.as_ref();
     let shared = &actual.shared_sysctls;
     let claims = shared.unmet.iter();
     actions.extend(claims.map(|(key, wish)| Action::ClaimSysctl {
@@ -67,7 +78,9 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
     }
     // Last on the way up, first on the way down: no route leads where nobody is known.
     let retired = retired(node, actual);
-    let mut routes = Turns::new(desired, actual, tunnel, retired.is_empty());
+    let index = tunnel.map(|(_, pair)| pair.index);
+    let index = index.or(by_wireguard.map(|(_, state)| state.index));
+    let mut routes = Turns::new(desired, actual, index.unwrap_or(0), retired.is_empty());
     actions.extend(routes.take_gone());
     if runs && let Some(changes) = PeerChanges::between(peers, &actual.peers) {
         actions.push(Action::UpdatePeers(changes));
@@ -78,6 +91,9 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
     }
     if let Some((wanted, pair)) = tunnel {
         set_up(wanted, pair, &mut actions);
+    }
+    if let Some((wanted, state)) = by_wireguard {
+        wireguard::configure(wanted, &peers.sealed, state, &mut actions);
     }
 
     let new_anchor = anchor::prepare(node, actual, &retired, &mut actions);
@@ -95,16 +111,25 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
         node.pair
             .as_ref()
             .is_some_and(|pair| a.device == pair.name || a.device == pair.gro_name)
+            || by_wireguard.is_some_and(|(wanted, _)| a.device == wanted.name)
     };
     let hooks = node.attachments.iter().filter(attach);
     actions.extend(hooks.clone().filter(on_pair).cloned().map(Action::Attach));
     if let Some((wanted, pair)) = tunnel {
-        add_address(node, wanted, pair, &mut actions);
+        add_address(node, &wanted.name, &pair.addresses, &mut actions);
+    }
+    if let Some((wanted, state)) = by_wireguard {
+        add_address(node, &wanted.name, &state.addresses, &mut actions);
     }
     actions.extend(routes.take_new());
     actions.extend(routes.take_wider());
     if let Some((wanted, pair)) = tunnel {
-        remove_addresses(node, wanted, pair, &actual.routes, &mut actions);
+        let held = (pair.index, &pair.addresses);
+        remove_addresses(node, &wanted.name, held, &actual.routes, &mut actions);
+    }
+    if let Some((wanted, state)) = by_wireguard {
+        let held = (state.index, &state.addresses);
+        remove_addresses(node, &wanted.name, held, &actual.routes, &mut actions);
     }
     // Strict rp_filter takes packets only from the device that the route back leads to: both turn at once.
     actions.extend(hooks.filter(|a| !on_pair(a)).cloned().map(Action::Attach));
@@ -258,10 +283,10 @@ fn set_up(wanted: &Pair, pair: &PairState, actions: &mut Vec<Action>) {
     }
 }
 
-fn add_address(node: &Node, wanted: &Pair, pair: &PairState, actions: &mut Vec<Action>) {
-    if !pair.addresses.contains(&node.address) {
+fn add_address(node: &Node, device: &str, held: &BTreeSet<Ipv4Net>, actions: &mut Vec<Action>) {
+    if !held.contains(&node.address) {
         actions.push(Action::AddAddress {
-            device: wanted.name.clone(),
+            device: device.to_owned(),
             address: node.address,
         });
     }
@@ -271,26 +296,26 @@ fn add_address(node: &Node, wanted: &Pair, pair: &PairState, actions: &mut Vec<A
 /// of ours used it, or if it is a subnet's first: nobody else gives that to a device of ours.
 fn remove_addresses(
     node: &Node,
-    wanted: &Pair,
-    pair: &PairState,
+    device: &str,
+    (index, held): (u32, &BTreeSet<Ipv4Net>),
     routes: &[Route],
     actions: &mut Vec<Action>,
 ) {
     let used = |address: &Ipv4Net| {
         let mut ours = routes.iter().filter(|r| r.protocol == PROTOCOL);
-        ours.any(|r| r.source == Some(address.addr()) && r.leads_by(pair.index))
+        ours.any(|r| r.source == Some(address.addr()) && r.leads_by(index))
     };
     let len = node.globals.subnet.prefix_len();
     let begins_subnet = |address: &Ipv4Net| {
         let subnet = Ipv4Net::new(address.addr(), len);
         address.prefix_len() == 32 && subnet.is_ok_and(|net| net.network() == address.addr())
     };
-    for address in &pair.addresses {
+    for address in held {
         let inside = node.overlay.contains(&address.addr());
         let ours = inside || used(address) || begins_subnet(address);
         if *address != node.address && ours {
             actions.push(Action::RemoveAddress {
-                device: wanted.name.clone(),
+                device: device.to_owned(),
                 address: *address,
             });
         }

@@ -1,15 +1,19 @@
 //! Keeping the node equal to what is wanted: observe, plan, apply.
 
+use std::collections::BTreeSet;
+
 use flannel_common::globals::FAST_PATH_OFF;
 
 use super::{Dataplane, Mirror};
 use crate::base::options::Xdp;
+use crate::dataplane::outlets::Sources;
 use crate::dataplane::{DataplaneError, PeerChanges, PeerMaps};
 use crate::flannel::lease::SubnetKey;
-use crate::reconcile::actual::{Actual, Device};
+use crate::node::wireguard;
+use crate::reconcile::actual::{Actual, Device, WireGuardDevice};
 use crate::reconcile::apply::Executor;
 use crate::reconcile::desired::{Desired, Node, Peers};
-use crate::reconcile::plan::{Action, Conflict, RouteChanges, plan, repairs};
+use crate::reconcile::plan::{Action, Conflict, RouteChanges, SealedChanges, plan, repairs};
 
 /// What a reconcile did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,9 +56,10 @@ pub enum ReconcileError {
     Conflict(#[from] Conflict),
     /// Where our device was while this process ran, somebody made one of the kernel's.
     #[error(
-        "{device} is a kernel vxlan device: flanneld was started on this node, and this agent stands back (its programs \
+        "{device} is a kernel {} device: flanneld was started on this node, and this agent stands back (its programs \
          let packets pass, its UDP port is free). Stop one of the two; to take the node over again, stop flanneld and \
-         restart this agent"
+         restart this agent",
+        kernel_kind(device)
     )]
     TakenOver { device: String },
     #[error("cannot {action}: {source}")]
@@ -62,6 +67,13 @@ pub enum ReconcileError {
         action: Box<Action>,
         source: DataplaneError,
     },
+}
+
+fn kernel_kind(device: &str) -> &'static str {
+    match device {
+        wireguard::DEVICE => "WireGuard",
+        _ => "vxlan",
+    }
 }
 
 impl Dataplane {
@@ -83,7 +95,10 @@ impl Dataplane {
         let repairs = planned.map(|before| {
             let before = Desired {
                 node: before.node.clone(),
-                peers: before.peers.known(),
+                peers: Peers {
+                    sealed: before.sealed.clone(),
+                    ..before.peers.known()
+                },
                 routes: before.routes.clone(),
             };
             repairs(&before, desired, &actual, &actions)
@@ -95,19 +110,52 @@ impl Dataplane {
         let report = self
             .apply(desired, actions, &repairs.unwrap_or_default())
             .await?;
-        self.serves = desired.node.pair.as_ref().map(|pair| pair.name.clone());
+        self.lend_address(desired, &report)
+            .await
+            .map_err(ReconcileError::Observe)?;
+        let pair = desired.node.pair.as_ref().map(|pair| &pair.name);
+        let wireguard = desired.node.wireguard.as_ref().map(|wanted| &wanted.name);
+        self.serves = pair.or(wireguard).cloned();
         // Routes that were refused are tried again with the next change.
         self.mirror = report.has_all_routes().then(|| Mirror {
             node: desired.node.clone(),
             peers: PeerMaps::from(&desired.peers),
+            sealed: desired.peers.sealed.clone(),
             routes: desired.routes.clone(),
         });
         Ok(report)
     }
 
+    /// What leaves by a WireGuard device that is new is translated from now on, and not from the next look on that knows its index.
+    async fn lend_address(
+        &mut self,
+        desired: &Desired,
+        report: &Report,
+    ) -> Result<(), DataplaneError> {
+        let is_new = |action: &Action| matches!(action, Action::CreateWireGuard(_));
+        let node = &desired.node;
+        let (Some(wanted), Some(_)) = (&node.wireguard, &node.snat) else {
+            return Ok(());
+        };
+        if report.done.iter().any(is_new)
+            && let Some(link) = self.net.link(&wanted.name).await?
+        {
+            let sources = Sources::only(node.address.addr());
+            let put = [(link.index, sources)].into();
+            self.bpf.update_outlets(&put, &BTreeSet::new())?;
+        }
+        Ok(())
+    }
+
     /// A kernel vxlan device that was there before us is to be replaced. One that took our pair's place is flanneld's, which
     /// would make it again and again.
     fn taken_over(&self, desired: &Desired, actual: &Actual) -> Option<String> {
+        if let WireGuardDevice::There(state) = &actual.wireguard
+            && self.serves.as_deref() == Some(wireguard::DEVICE)
+            && !state.aliased
+        {
+            return self.serves.clone();
+        }
         let pair = desired.node.pair.as_ref()?;
         let ours = self.serves.as_ref() == Some(&pair.name);
         let theirs = matches!(actual.device, Device::KernelTunnel { .. });
@@ -142,6 +190,12 @@ impl Dataplane {
             actions.push(Action::UpdatePeers(changes));
         }
         actions.extend(new);
+        if let Some(wanted) = &desired.node.wireguard {
+            let (before, now) = (&mirror.sealed, &desired.peers.sealed);
+            let changes = SealedChanges::of_leases(&wanted.name, before, now);
+            actions.extend(changes.map(Action::ConfigureWireGuard));
+            mirror.sealed.clone_from(now);
+        }
         mirror.routes.clone_from(&desired.routes);
         let mut report = self.apply(desired, actions, &[]).await?;
         if !report.has_all_routes() {
@@ -167,6 +221,7 @@ impl Dataplane {
                 bpf: &mut self.bpf,
                 shared: &self.shared,
                 node: &desired.node,
+                private_key: self.private_key.as_ref(),
             };
             let outcome = executor.apply(&action).await;
             if outcome.is_err() && self.has_gone(&desired.node, &action).await {
@@ -176,6 +231,13 @@ impl Dataplane {
             crate::base::counters::acted(action.name(), outcome.is_ok());
             match outcome {
                 Ok(()) => {
+                    if let Action::ConfigureWireGuard(changes) = &action {
+                        let put = changes.put.iter();
+                        let told = put.map(|(key, put)| (*key, put.peer.endpoint));
+                        self.endpoints.extend(told);
+                        self.endpoints
+                            .retain(|key, _| !changes.remove.contains(key));
+                    }
                     if repairs.contains(&action) {
                         crate::base::counters::drift_repaired(action.name());
                         tracing::info!(drift = true, "{action}");

@@ -36,6 +36,7 @@ k8s-app: flannel
 vxlan: {backendPort: Port, vni: VNI, mtu: MTU, directRouting: DirectRouting, GBP: GBP, macPrefix: MacPrefix}
 udp: {backendPort: Port}
 ipip: {directRouting: DirectRouting}
+wireguard: {backendPort: ListenPort, backendPortv6: ListenPortV6, mtu: MTU, psk: PSK, tunnelMode: Mode, keepaliveInterval: PersistentKeepaliveInterval}
 host-gw: {}
 alloc: {}
 extension: {}

@@ -18,18 +18,13 @@
 {{- end -}}
 {{- $backends := include "flannel-ebpf.backends" . | fromYaml -}}
 {{- if not (hasKey $backends $flannel.backend) -}}
-  {{- fail (printf "flannel.backend is %q: not supported, write vxlan, host-gw, udp, ipip, alloc or extension" $flannel.backend) -}}
+  {{- fail (printf "flannel.backend is %q: not supported, write vxlan, host-gw, udp, ipip, wireguard, alloc or extension" $flannel.backend) -}}
 {{- end -}}
 {{- if and $flannel.GBP (eq (.Values.ebpf.gro | default "") "anchor") -}}
   {{- fail "flannel.GBP is true, and ebpf.gro is anchor: the kernel's device would refuse packets with a mark; write pair" -}}
 {{- end -}}
-{{- range list "backendPortv6" "psk" "tunnelMode" "keepaliveInterval" -}}
-  {{- if get $flannel . -}}
-    {{- fail (printf "flannel.%s is set: it is of the backend wireguard, which is not supported; leave it out" .) -}}
-  {{- end -}}
-{{- end -}}
 {{- $options := get $backends $flannel.backend -}}
-{{- range list "backendPort" "vni" "mtu" "directRouting" "GBP" "macPrefix" -}}
+{{- range list "backendPort" "backendPortv6" "vni" "mtu" "directRouting" "GBP" "macPrefix" "psk" "tunnelMode" "keepaliveInterval" -}}
   {{- if and (get $flannel .) (not (hasKey $options .)) -}}
     {{- fail (printf "flannel.%s is set: the backend %s has no such option; leave it out" . $flannel.backend) -}}
   {{- end -}}
@@ -39,6 +34,13 @@
   {{- range list "xdp" "gro" "sourceCheck" "tunnelFirewall" -}}
     {{- if get $ebpf . -}}
       {{- fail (printf "ebpf.%s is set: it is about tunnel packets, and %s has none; leave it out" . $flannel.backend) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if eq $flannel.backend "wireguard" -}}
+  {{- range list "xdp" "gro" "sourceCheck" "tunnelFirewall" -}}
+    {{- if get $ebpf . -}}
+      {{- fail (printf "ebpf.%s is set: it is about tunnel packets of the programs, and with wireguard the kernel makes them; leave it out" .) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}

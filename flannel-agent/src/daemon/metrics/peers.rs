@@ -19,6 +19,16 @@ impl PeerStates {
             };
             *state += 1;
         }
+        for peer in desired.peers.sealed.values() {
+            let address = peer.endpoint.ip();
+            let known = facts.ways.contains_key(address);
+            let state = match (known, facts.unreached.contains_key(address)) {
+                (false, _) => &mut states.no_route,
+                (true, true) => &mut states.no_answer,
+                (true, false) => &mut states.tunnel,
+            };
+            *state += peer.allowed.len();
+        }
         states.ignored = desired.peers.ignored.len();
         states
     }

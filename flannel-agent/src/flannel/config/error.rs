@@ -57,9 +57,13 @@ pub enum ConfigError {
     )]
     BackendTypeMissing,
     #[error(
-        "Backend Type is {0:?}: not supported, write \"vxlan\", \"host-gw\", \"udp\", \"ipip\", \"alloc\" or \"extension\""
+        "Backend Type is {0:?}: not supported, write \"vxlan\", \"host-gw\", \"udp\", \"ipip\", \"wireguard\", \"alloc\" or \"extension\""
     )]
     BackendNotSupported(String),
+    #[error(
+        "PSK is not a key of WireGuard: write 32 bytes in base64, as wg genpsk prints them, or leave it out"
+    )]
+    NoPsk,
     #[error("Backend Type is {backend:?}, which is not supported: {way_out}")]
     BackendLeftOut {
         backend: String,

@@ -9,14 +9,15 @@ use super::{ConfigError, NetworkConfig};
 use crate::base::json_fields::{FieldError, Fields};
 use crate::flannel::backend::{
     Backend, CommandLine, ExtensionOptions, IpipOptions, TUNNEL_OVERHEAD, UdpOptions, VxlanOptions,
+    WIREGUARD_OVERHEAD, WireGuardOptions,
 };
 
 /// The port the Linux vxlan driver uses unless told otherwise; older than the IANA's 4789.
 const KERNEL_VXLAN_PORT: u16 = 8472;
 /// A VNI has 24 bits (RFC 7348 §5).
 const VNI_MAX: u32 = (1 << 24) - 1;
-/// With the least MTU of IPv4 (RFC 791) inside.
-const UNDERLAY_MTU_MIN: u32 = TUNNEL_OVERHEAD + 68;
+/// The least MTU of IPv4 (RFC 791), for what is inside.
+const IP_MTU_MIN: u32 = 68;
 const IP_MTU_MAX: u32 = 65_535;
 
 pub(super) fn network_config(json: &str) -> Result<NetworkConfig, ConfigError> {
@@ -188,6 +189,7 @@ fn backend(fields: &Fields<'_>) -> Result<Backend, ConfigError> {
         "host-gw" => Ok(Backend::HostGw),
         "alloc" => Ok(Backend::Alloc),
         "extension" => extension(&options).map(Backend::Extension),
+        "wireguard" => wireguard(&options).map(Backend::WireGuard),
         "ipsec" | "tencent-vpc" => Err(ConfigError::BackendLeftOut {
             backend: backend_type.to_owned(),
             way_out: match backend_type.to_lowercase().as_str() {
@@ -223,18 +225,63 @@ fn extension(options: &Fields<'_>) -> Result<ExtensionOptions, ConfigError> {
     })
 }
 
+/// Of a tunnel that puts `overhead` bytes around a packet.
+fn underlay_mtu(options: &Fields<'_>, overhead: u32) -> Result<Option<u32>, ConfigError> {
+    let least = overhead + IP_MTU_MIN;
+    let mtu = options.uint("MTU", IP_MTU_MAX)?.filter(|mtu| *mtu != 0);
+    if let Some(mtu) = mtu.filter(|mtu| *mtu < least) {
+        let wanted =
+            format!("{least} or more, the uplink's MTU; or leave it out to use the uplink's own");
+        return Err(FieldError::new("MTU", &Value::from(mtu), wanted).into());
+    }
+    Ok(mtu)
+}
+
+fn wireguard(options: &Fields<'_>) -> Result<WireGuardOptions, ConfigError> {
+    const MODES: &str = "\"separate\", \"auto\" or \"ipv4\", which are the same without IPv6";
+    if let Some(mode) = options.str("Mode")?
+        && !["separate", "auto", "ipv4"].contains(&mode)
+    {
+        return Err(FieldError::new("Mode", &Value::from(mode), MODES).into());
+    }
+    // Of IPv6; only its type is checked.
+    options.uint("ListenPortV6", u16::MAX.into())?;
+    let default = WireGuardOptions::default();
+    let port = |number: u32| match u16::try_from(number) {
+        Ok(port) if port != 0 => Ok(port),
+        // flannel takes any port then, and tells its peers none.
+        _ => Err(FieldError::new(
+            "ListenPort",
+            &Value::from(number),
+            "a UDP port; or leave it out for 51820",
+        )),
+    };
+    let keepalive = options.uint("PersistentKeepaliveInterval", u16::MAX.into())?;
+    let psk = match options.get("PSK") {
+        None => default.psk,
+        // What is wrong with a secret is said without it.
+        Some(value) => value
+            .as_str()
+            .and_then(|text| text.parse().ok())
+            .ok_or(ConfigError::NoPsk)?,
+    };
+    Ok(WireGuardOptions {
+        port: match options.uint("ListenPort", u32::MAX)? {
+            Some(number) => port(number)?,
+            None => default.port,
+        },
+        mtu: underlay_mtu(options, WIREGUARD_OVERHEAD)?,
+        psk,
+        keepalive: keepalive.map_or(Ok(0), u16::try_from).unwrap_or(u16::MAX),
+    })
+}
+
 fn vxlan(options: &Fields<'_>) -> Result<VxlanOptions, ConfigError> {
     // Peers come from leases alone, so learning changes nothing; only its type is checked.
     options.bool("Learning")?;
 
     let port = options.uint("Port", u16::MAX.into())?.unwrap_or(0);
-    let mtu = options.uint("MTU", IP_MTU_MAX)?.filter(|mtu| *mtu != 0);
-    if let Some(mtu) = mtu.filter(|mtu| *mtu < UNDERLAY_MTU_MIN) {
-        let wanted = format!(
-            "{UNDERLAY_MTU_MIN} or more, the uplink's MTU; or leave it out to use the uplink's own"
-        );
-        return Err(FieldError::new("MTU", &Value::from(mtu), wanted).into());
-    }
+    let mtu = underlay_mtu(options, TUNNEL_OVERHEAD)?;
     Ok(VxlanOptions {
         vni: options.uint("VNI", VNI_MAX)?.unwrap_or(1),
         port: match u16::try_from(port) {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::flannel::backend::{IpipOptions, UdpOptions, VxlanOptions};
+use crate::flannel::backend::{IpipOptions, UdpOptions, VxlanOptions, WireGuardOptions};
 
 fn parse(json: &str) -> Result<NetworkConfig, ConfigError> {
     NetworkConfig::parse(json)
@@ -142,9 +142,29 @@ fn cf_unset_values_take_defaults() {
     r#"{"Network":"10.3.0.0/16","Backend":"vxlan"}"#,
     r#"Backend is "vxlan""#
 )]
-#[case::wireguard(
-    r#"{"Network":"10.3.0.0/16","Backend":{"Type":"wireguard"}}"#,
-    r#"Backend Type is "wireguard""#
+#[case::unknown_backend(
+    r#"{"Network":"10.3.0.0/16","Backend":{"Type":"gre"}}"#,
+    r#"Backend Type is "gre""#
+)]
+#[case::wireguard_ipv6(
+    r#"{"Network":"10.3.0.0/16","Backend":{"Type":"wireguard","Mode":"ipv6"}}"#,
+    r#"Mode is "ipv6": write "separate", "auto" or "ipv4""#
+)]
+#[case::wireguard_mode(
+    r#"{"Network":"10.3.0.0/16","Backend":{"Type":"wireguard","Mode":""}}"#,
+    r#"Mode is "": write"#
+)]
+#[case::wireguard_port(
+    r#"{"Network":"10.3.0.0/16","Backend":{"Type":"wireguard","ListenPort":0}}"#,
+    "ListenPort is 0"
+)]
+#[case::wireguard_keepalive(
+    r#"{"Network":"10.3.0.0/16","Backend":{"Type":"wireguard","PersistentKeepaliveInterval":65536}}"#,
+    "PersistentKeepaliveInterval is 65536"
+)]
+#[case::wireguard_mtu(
+    r#"{"Network":"10.3.0.0/16","Backend":{"Type":"wireguard","MTU":147}}"#,
+    "MTU is 147: write 148 or more"
 )]
 fn cf_errors_name_the_value(#[case] json: &str, #[case] expected: &str) {
     let error = parse(json).unwrap_err().to_string();
@@ -179,6 +199,41 @@ fn cf_backend_type_and_keys_in_any_case() {
     }
     let json = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"alloc"}}"#;
     assert_eq!(parse(json).unwrap().backend, Backend::Alloc);
+}
+
+#[test]
+fn cf_wireguard_has_flannels_defaults() {
+    let parse = |options: &str| {
+        let json =
+            format!(r#"{{"Network":"10.3.0.0/16","Backend":{{"Type":"wireguard"{options}}}}}"#);
+        match parse(&json)?.backend {
+            Backend::WireGuard(options) => Ok(options),
+            other => panic!("{other:?}"),
+        }
+    };
+    let default = WireGuardOptions::default();
+    assert_eq!(parse("").unwrap(), default);
+    assert_eq!(
+        (default.port, default.keepalive, default.mtu),
+        (51_820, 0, None)
+    );
+    for mode in ["separate", "auto", "ipv4"] {
+        let options = format!(r#","mode":"{mode}","listenportv6":7,"PSK":"","MTU":0"#);
+        assert_eq!(parse(&options).unwrap(), default);
+    }
+    let psk = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+    let all =
+        format!(r#","ListenPort":7,"PSK":"{psk}","PersistentKeepaliveInterval":25,"MTU":1400"#);
+    let all = parse(&all).unwrap();
+    assert_eq!((all.port, all.keepalive, all.mtu), (7, 25, Some(1400)));
+    assert_eq!(all.psk, psk.parse().unwrap());
+    // What is wrong with it is a secret all the same.
+    for wrong in [r#""almost""#, "4711", r#"["almost"]"#] {
+        let error: ConfigError = parse(&format!(r#","PSK":{wrong}"#)).unwrap_err();
+        let said = error.to_string();
+        assert!(said.starts_with("PSK is not a key"), "{said}");
+        assert!(!said.contains("almost") && !said.contains("4711"), "{said}");
+    }
 }
 
 #[test]

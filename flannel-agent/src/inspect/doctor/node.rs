@@ -1,6 +1,6 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
-use crate::flannel::backend::Wire;
+use crate::flannel::backend::{WIREGUARD_OVERHEAD, Wire};
 use crate::flannel::config::NetworkConfig;
 use crate::node::mark;
 use crate::node::mark::is_anchor;
@@ -52,7 +52,7 @@ pub(super) async fn check(
     if let Some(uplink) = uplink.as_ref().filter(|uplink| uplink.is_carrier) {
         offloads::check(patient, &uplink.name, report);
         if network
-            .and_then(|network| network.backend.udp_port())
+            .and_then(|network| network.backend.tunnel())
             .is_some()
         {
             offloads::name_the_anchor(patient, &uplink.name, report);
@@ -66,10 +66,10 @@ pub(super) async fn check(
     }
     forwarding(sysctl::read(sysctl::FORWARDING), report);
     reverse_path::check(patient, uplink.as_ref(), network, report).await;
-    if let Some(port) = network.and_then(|network| network.backend.udp_port()) {
+    let tunnel = network.and_then(|network| network.backend.tunnel());
+    if let Some(port) = tunnel.and_then(|tunnel| tunnel.port) {
         udp_port(patient, port, report);
     }
-    let tunnel = network.and_then(|network| network.backend.tunnel());
     if tunnel.is_some_and(|tunnel| tunnel.wire == Wire::Ipip) {
         ipip::check(patient, report);
     }
@@ -115,7 +115,9 @@ fn mtu(uplink: &Uplink, underlay: &Underlay, network: &NetworkConfig, report: &m
     let wire = underlay.mtu(uplink);
     let mtu = network.backend.mtu(wire);
     let tunnel = network.backend.tunnel();
-    let tunnel = tunnel.map_or(0, |tunnel| tunnel.wire.overhead());
+    let sealed = network.backend.wireguard().map(|_| WIREGUARD_OVERHEAD);
+    let tunnel = tunnel.map(|tunnel| tunnel.wire.overhead());
+    let tunnel = tunnel.or(sealed).unwrap_or(0);
     let others: Vec<&str> = underlay.others.keys().map(String::as_str).collect();
     let beside = match others.is_empty() {
         true => String::new(),

@@ -8,7 +8,7 @@ use crate::node::direct::Direct;
 use crate::node::net::Netlink;
 use crate::node::node_sysctls::NodeSysctls;
 use crate::node::uplink::Uplink;
-use crate::node::{blackhole, flanneld_masq, forward_rules};
+use crate::node::{blackhole, flanneld_masq, forward_rules, wireguard};
 use crate::reconcile;
 use crate::reconcile::desired::{Desired, Facts, Inputs, Sought};
 use crate::reconcile::plan;
@@ -88,6 +88,8 @@ impl Preview {
             uplink: known.uplink,
             direct: &known.direct.routes,
             vtep_mac,
+            // None yet before the first start.
+            public_key: wireguard::published(&leased.network, &leased.attrs).unwrap_or_default(),
             facts: known.facts,
             source_check: config.source_check,
             fast_path: &config.fast_path,

@@ -7,6 +7,7 @@ use super::past::Past;
 use super::{Finding, Status};
 use crate::base::options::Gro;
 use crate::inspect::Verdict;
+use crate::node::wireguard::DEVICE;
 
 /// Without one of these the node does not take part in its network.
 const NEEDED: [Program; 3] = [Program::OverlayTx, Program::OverlayCatch, Program::UplinkRx];
@@ -49,6 +50,12 @@ pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
                 "start the agent, or wait for it: it attaches what is missing within 30 seconds",
             );
         }
+    }
+    if status.past.as_ref().is_some_and(Past::is_wireguard) && status.sealed.is_none() {
+        broken(
+            format!("there is no {DEVICE}: nothing gets to other nodes"),
+            "start the agent, or wait for it: it makes the device within 30 seconds; else its log says why not",
+        );
     }
     if status.is_host_gw() {
         findings.extend(attention(status, mangled));
@@ -109,7 +116,10 @@ impl Status {
         let is_only_a_lease = || self.past.as_ref().is_some_and(Past::is_only_a_lease);
         match &self.told {
             Some(told) => told.wire.is_none(),
-            None => without_programs && (self.direct_routes > 0 || is_only_a_lease()),
+            None => {
+                let by_kernel = self.direct_routes > 0 || self.sealed.is_some();
+                without_programs && (by_kernel || is_only_a_lease())
+            }
         }
     }
 }
@@ -256,6 +266,7 @@ mod tests {
             devices: Vec::new(),
             hooks: NEEDED.map(hook).into(),
             peers: 1,
+            sealed: None,
             direct_routes: 0,
             maps: vec![map(PEERS, 1), map(VTEPS, 1)],
             packets: Default::default(),

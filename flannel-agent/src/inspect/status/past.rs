@@ -104,6 +104,12 @@ impl Past {
         backend.is_some_and(|backend| matches!(backend.as_str(), "" | "extension"))
     }
 
+    /// Whether the kernel's WireGuard device leads to its peers.
+    pub(super) fn is_wireguard(&self) -> bool {
+        let backend = self.lease.as_ref().and_then(|lease| lease.backend.as_ref());
+        backend.is_some_and(|backend| backend == "wireguard")
+    }
+
     pub(super) fn lines(&self) -> Vec<[String; 2]> {
         let mut lines = Vec::new();
         let mut line = |label: &str, text| lines.push([label.to_owned(), text]);

@@ -14,6 +14,7 @@ use super::{Hop, Report, Scene};
 use crate::dataplane::view::{Hook, Mode, in_order};
 use crate::dataplane::{About, Outcome};
 use crate::flannel::backend::Wire;
+use crate::inspect::sealed;
 use crate::node::net::{Direction, Link, Sender};
 use crate::reconcile::desired::TUNNEL;
 
@@ -322,7 +323,8 @@ impl Scene {
         let unleased = self.told.network.contains(&dst)
             && !self.told.subnet.contains(&dst)
             && !route.local
-            && self.view.peer_of(dst)?.is_none();
+            && self.view.peer_of(dst)?.is_none()
+            && !sealed::leads_to(device.as_str(), dst);
         let whose = match unleased {
             true => format!(
                 "no lease covers {dst} (`peers` lists them), so the node's own routes count: "

@@ -23,6 +23,11 @@ pub enum NetError {
     /// A device that has to exist does not.
     #[error("there is no network interface {0:?}")]
     NoInterface(String),
+    #[error(
+        "this kernel has no WireGuard devices, which the backend wireguard needs: load the module (modprobe wireguard) on the host, \
+         boot a kernel with CONFIG_WIREGUARD, or give the network another backend (vxlan)"
+    )]
+    NoWireGuard,
 }
 
 /// How a request ended when "it is so already" and "it is gone already" are fine.
@@ -71,7 +76,7 @@ impl NetError {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
             Self::Open(error) => error.raw_os_error().map(Errno::from_raw),
-            Self::Failed { .. } | Self::NoInterface(_) => None,
+            Self::Failed { .. } | Self::NoInterface(_) | Self::NoWireGuard => None,
         }
     }
 }
@@ -112,6 +117,7 @@ const fn hint(errno: Errno) -> &'static str {
         Errno::EOPNOTSUPP => " (this kernel is built without it)",
         Errno::ENOBUFS | Errno::ENOMEM => " (the kernel is out of memory)",
         Errno::EBUSY => " (something else holds it)",
+        Errno::EADDRINUSE => " (something else on the node has the UDP port)",
         _ => "",
     }
 }

@@ -15,6 +15,7 @@ use crate::node::net::{Leads, Link, NetError, Netlink, Policies, RouteTo, Sender
 use crate::node::node_sysctls::NodeSysctls;
 use crate::node::snat_ports::Room;
 use crate::node::uplink::Uplink;
+use crate::node::{mark, wireguard};
 
 /// How long conntrack keeps an idle connection whose data is all acknowledged.
 const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
@@ -76,6 +77,11 @@ impl Facts {
         let strict = sysctl::may_be(LIBERAL, "1").err().filter(denied);
         self.strict = strict.map(|error| error.to_string());
         self.cpus = online_cpus();
+        let wireguard = links.iter().find(|link| link.name == wireguard::DEVICE);
+        // flanneld's has no alias, and is taken over.
+        let ours =
+            wireguard.filter(|link| link.alias.is_none() || mark::network_of(link).is_some());
+        self.wireguard = ours.map(|link| link.index);
         let bare = links.iter().filter(|link| link.bare);
         self.bare = bare.map(|link| link.name.clone()).collect();
         self.policies = Policies::read()?;

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use super::fast_path::Ways;
-use super::{Anchor, DesiredError, Inputs, Outlets, Ports, SourceNat, gro};
+use super::{Anchor, DesiredError, Inputs, Outlets, Ports, SourceNat, WireGuard, gro, wireguard};
 use crate::base::mac::MacAddr;
 use crate::base::options::{FastPath, Gro, Mode, Xdp};
 use crate::dataplane::outlets::Sources;
@@ -38,8 +38,10 @@ pub struct Node {
     /// Name of the uplink.
     #[serde(skip)]
     pub uplink: String,
-    /// `None`: no tunnel.
+    /// `None`: no tunnel of ours.
     pub pair: Option<Pair>,
+    /// The kernel's.
+    pub wireguard: Option<WireGuard>,
     /// `None`: the UDP port is held by a socket of the agent, or by somebody else's device.
     pub anchor: Option<Anchor>,
     /// `<subnet>.0/32`, the source of what this node itself sends through the tunnel.
@@ -86,7 +88,10 @@ impl Node {
     #[must_use]
     pub fn may_go(&self, device: &str) -> bool {
         let is_pair = |pair: &Pair| device == pair.name || device == pair.gro_name;
-        device != self.uplink && !self.pair.as_ref().is_some_and(is_pair)
+        let is_wireguard = |wanted: &WireGuard| device == wanted.name;
+        device != self.uplink
+            && !self.pair.as_ref().is_some_and(is_pair)
+            && !self.wireguard.as_ref().is_some_and(is_wireguard)
     }
 }
 
@@ -114,6 +119,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     let wire = backend.tunnel().map(|tunnel| tunnel.wire);
     let vni = wire.and_then(Wire::vni);
     let pair = wire.map(|wire| pair(inputs, wire, mtu)).transpose()?;
+    let wireguard = wireguard::device(inputs, mtu);
     let port = backend.udp_port().unwrap_or(0);
     let gbp = backend.tunnel().is_some_and(|tunnel| tunnel.gbp);
     if let Some(wire) = wire {
@@ -128,7 +134,9 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     let uplink = uplink.then_some(inputs.uplink.name.as_str());
     let others = inputs.facts.underlay.others.keys().map(String::as_str);
     let carriers: Vec<&str> = uplink.into_iter().chain(others).collect();
-    let is_bare = |device: &str| inputs.facts.bare.contains(device);
+    let by_wireguard = wireguard.as_ref().map(|wanted| wanted.name.as_str());
+    // WireGuard's device has no header even before it is there.
+    let is_bare = |device: &str| inputs.facts.bare.contains(device) || by_wireguard == Some(device);
     let with_frames = uplink.filter(|uplink| !is_bare(uplink));
     let mut attachments = pair
         .as_ref()
@@ -158,7 +166,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         let overlay = pair.as_ref().map(|pair| pair.name.as_str());
         attachments.extend(SourceNat::on_overlay(overlay));
         let outlets = outlets.devices.keys().map(String::as_str);
-        for device in uplink.into_iter().chain(outlets) {
+        for device in uplink.into_iter().chain(by_wireguard).chain(outlets) {
             attachments.extend(SourceNat::on_device(device, is_bare(device)));
         }
     }
@@ -216,11 +224,12 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
             Mode::Off => 0,
             _ => inputs.facts.others_ways,
         },
-        outlets: outlets.by_index(),
+        outlets: wireguard::outlet(inputs, outlets),
         xdp: inputs.fast_path.xdp,
         policies: inputs.facts.policies.clone(),
         anchor,
         pair,
+        wireguard,
     })
 }
 

@@ -1,13 +1,14 @@
 //! The peers: leases that this node can reach, and why it cannot use the others.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use flannel_common::maps;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use super::Inputs;
+use crate::base::key::{Psk, PublicKey};
 use crate::base::mac::MacAddr;
 use crate::dataplane::{Peer, ROUTED};
 use crate::flannel::lease::LeaseAttrs;
@@ -21,8 +22,22 @@ pub struct Peers {
     pub vteps: BTreeMap<Ipv4Addr, u32>,
     /// VTEP MACs by which a peer is known that sends from another address, with the number of leases that name them.
     pub macs: BTreeMap<MacAddr, u32>,
+    /// Those of the kernel's WireGuard device, of which the maps know nothing.
+    pub sealed: BTreeMap<PublicKey, Sealed>,
     /// Leases that cannot be used, and why.
     pub ignored: BTreeMap<Ipv4Net, String>,
+}
+
+/// A peer behind the kernel's WireGuard device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sealed {
+    pub endpoint: SocketAddrV4,
+    /// What it may send, and what is sent to it.
+    pub allowed: BTreeSet<Ipv4Net>,
+    #[serde(skip)]
+    pub psk: Psk,
+    /// Seconds; 0: it is not called.
+    pub keepalive: u16,
 }
 
 pub(super) fn peers(inputs: &Inputs<'_>) -> Peers {
@@ -88,16 +103,8 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
     let vtep_mac = inputs.config.backend.vtep_mac(attrs);
     let vtep_mac = vtep_mac.map_err(|error| error.to_string())?;
     let public_ip = attrs.public_ip;
+    check_address(inputs, public_ip)?;
     let way = inputs.facts.ways.get(&public_ip);
-    let own = public_ip == inputs.uplink.address
-        || public_ip == inputs.uplink.public_ip
-        || way.is_some_and(|way| way.local);
-    if own {
-        return Err(format!("PublicIP {public_ip} is an address of this node"));
-    }
-    if public_ip.is_unspecified() || public_ip.is_multicast() || public_ip.is_broadcast() {
-        return Err(format!("PublicIP {public_ip} is not the address of a node"));
-    }
     // Only where the programs send is what they may send there: out of the uplink.
     let direct = inputs.direct.get(&subnet);
     let direct = direct.filter(|hop| hop.index == inputs.uplink.index);
@@ -114,6 +121,21 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
         vtep_mac,
         mtu: mtu(inputs, way.filter(|_| direct.is_none())),
     })
+}
+
+/// Whether another node may have the address.
+pub(super) fn check_address(inputs: &Inputs<'_>, public_ip: Ipv4Addr) -> Result<(), String> {
+    let way = inputs.facts.ways.get(&public_ip);
+    let own = public_ip == inputs.uplink.address
+        || public_ip == inputs.uplink.public_ip
+        || way.is_some_and(|way| way.local);
+    if own {
+        return Err(format!("PublicIP {public_ip} is an address of this node"));
+    }
+    if public_ip.is_unspecified() || public_ip.is_multicast() || public_ip.is_broadcast() {
+        return Err(format!("PublicIP {public_ip} is not the address of a node"));
+    }
+    Ok(())
 }
 
 /// As exactly as the maps can say it.

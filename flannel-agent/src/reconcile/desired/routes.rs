@@ -22,7 +22,7 @@ pub const TUNNEL: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 /// The way to one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Way {
-    /// By `flannel.<VNI>`.
+    /// By `flannel.<VNI>`, or whatever the tunnel's device is.
     Tunnel,
     /// The same with an MTU of its own, bytes.
     Narrow(u32),
@@ -50,8 +50,12 @@ impl Way {
 /// By subnet.
 pub type Routes = BTreeMap<Ipv4Net, Way>;
 
-/// Every peer that can be reached has a route.
+/// Every peer that can be reached has a route. With WireGuard there is one for all, as flanneld has it: what goes to a node that is gone
+/// must not leave in clear by another way.
 pub(super) fn routes(inputs: &Inputs<'_>, peers: &Peers) -> Routes {
+    if inputs.config.backend.wireguard().is_some() {
+        return [(inputs.config.network, Way::Tunnel)].into();
+    }
     let tunnel = peers.table.iter().map(|(subnet, peer)| {
         let way = peer.mtu.map_or(Way::Tunnel, Way::Narrow);
         (*subnet, way)

@@ -5,6 +5,7 @@ mod gro;
 mod ipip;
 mod room;
 mod udp;
+mod wireguard;
 
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ pub(crate) struct World {
     pub(crate) direct: BTreeMap<Ipv4Net, Hop>,
     pub(crate) fast_path: FastPath,
     pub(crate) snat: Option<SourceNat>,
+    pub(crate) public_key: Option<PublicKey>,
 }
 
 impl Default for World {
@@ -61,6 +63,7 @@ impl Default for World {
             direct: BTreeMap::new(),
             fast_path: FastPath::default(),
             snat: None,
+            public_key: None,
         }
     }
 }
@@ -101,6 +104,7 @@ impl World {
             uplink: &self.uplink,
             direct: &self.direct,
             vtep_mac: MAC,
+            public_key: self.public_key,
             facts: &self.facts,
             source_check: SourceCheck::Lease,
             fast_path: &self.fast_path,

@@ -7,12 +7,12 @@ use flannel_common::globals::{WIRE_IPIP, WIRE_UDP};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::RouteChanges;
+use super::{RouteChanges, SealedChanges};
 use crate::base::mac::MacAddr;
 use crate::dataplane::outlets::Sources;
 use crate::dataplane::{Attachment, Globals, PeerChanges, Stale};
 use crate::node::node_sysctls::Wish;
-use crate::reconcile::desired::{Anchor, Pair};
+use crate::reconcile::desired::{Anchor, Pair, WireGuard};
 
 /// One step. Each is idempotent, and names devices because indexes change under it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,6 +31,9 @@ pub enum Action {
         device: String,
     },
     CreatePair(Pair),
+    CreateWireGuard(WireGuard),
+    /// Tells the WireGuard device its key, its port and its peers.
+    ConfigureWireGuard(SealedChanges),
     /// Makes the device that stands for the VXLAN port, or what is missing of it. It stays down.
     CreateAnchor(Anchor),
     SetAlias {
@@ -117,6 +120,8 @@ impl Action {
             Self::SetAside { .. } => "set_aside",
             Self::DeleteDevice { .. } => "delete_device",
             Self::CreatePair(_) => "create_pair",
+            Self::CreateWireGuard(_) => "create_wireguard",
+            Self::ConfigureWireGuard(_) => "configure_wireguard",
             Self::CreateAnchor(_) => "create_anchor",
             Self::SetAlias { .. } => "set_alias",
             Self::SetMac { .. } => "set_mac",
@@ -180,6 +185,10 @@ impl fmt::Display for Action {
                 "create {} ({}, MTU {}) with its far end {}",
                 pair.name, pair.mac, pair.mtu, pair.gro_name
             ),
+            Self::CreateWireGuard(device) => {
+                write!(f, "create {} (WireGuard, MTU {})", device.name, device.mtu)
+            }
+            Self::ConfigureWireGuard(changes) => changes.fmt(f),
             Self::CreateAnchor(anchor) => write!(
                 f,
                 "create {}, which makes GRO know UDP port {}",

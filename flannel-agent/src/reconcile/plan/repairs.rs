@@ -18,6 +18,7 @@ pub fn repairs(
     actions: &[Action],
 ) -> Vec<Action> {
     let same_devices = before.node.pair == wanted.node.pair
+        && before.node.wireguard == wanted.node.wireguard
         && before.node.anchor == wanted.node.anchor
         && before.node.network == wanted.node.network;
     if actions.is_empty() || !same_devices || before.node.globals != wanted.node.globals {

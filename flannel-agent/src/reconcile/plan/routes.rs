@@ -68,7 +68,9 @@ pub(super) fn between(wanted: &Wanted<'_>, held: &[Route]) -> (RouteChanges, Rou
         if routes.contains_key(&to) || !wanted.owns(route) {
             continue;
         }
-        let serves = routes.keys().any(|subnet| to.contains(subnet));
+        let serves = routes
+            .keys()
+            .any(|subnet| to.contains(subnet) || wanted.is_one_for_all() && subnet.contains(&to));
         let part = if serves { &mut last } else { &mut first };
         part.remove.insert(to);
     }
@@ -113,6 +115,11 @@ impl Wanted<'_> {
         route.protocol == PROTOCOL && paths.any(ours)
     }
 
+    /// WireGuard's: single routes serve until it is there.
+    fn is_one_for_all(&self) -> bool {
+        self.desired.node.wireguard.is_some()
+    }
+
     /// `None`: it is so already. `held`: the routes to the subnet, the one that counts first.
     fn how(&self, subnet: Ipv4Net, way: Way, held: &[&Route]) -> Option<How> {
         let Some(route) = held.first() else {
@@ -140,8 +147,14 @@ impl Wanted<'_> {
         }
     }
 
-    /// As flanneld makes them: by the subnet's first address into its tunnel, or by the peer's own address.
+    /// As flanneld makes them: by the subnet's first address into its tunnel, by the peer's own address, or to WireGuard's device
+    /// alone.
     fn is_flannelds(&self, subnet: Ipv4Net, route: &Route) -> bool {
+        if let [path] = route.paths.as_slice()
+            && self.is_one_for_all()
+        {
+            return path.gateway.is_none() && path.index == self.tunnel;
+        }
         let peer = self.desired.peers.table.get(&subnet);
         single(route).is_some_and(|(_, gateway)| {
             gateway == subnet.network() || peer.is_some_and(|peer| peer.public_ip == gateway)

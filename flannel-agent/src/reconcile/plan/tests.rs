@@ -5,6 +5,7 @@ mod model;
 mod properties;
 mod repairs;
 mod routes;
+mod wireguard;
 
 use super::*;
 use crate::base::mac::MacAddr;

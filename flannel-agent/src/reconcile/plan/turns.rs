@@ -2,8 +2,8 @@
 
 use super::routes::{Wanted, between};
 use super::{Action, How, RouteChanges, Set};
-use crate::reconcile::actual::{Actual, PairState};
-use crate::reconcile::desired::{Desired, Pair};
+use crate::reconcile::actual::Actual;
+use crate::reconcile::desired::Desired;
 
 /// The changes of routes, to be taken when their turn has come.
 #[derive(Debug, Default)]
@@ -15,17 +15,12 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// `settled`: no device goes that has the address of our own.
-    pub(super) fn new(
-        desired: &Desired,
-        actual: &Actual,
-        tunnel: Option<(&Pair, &PairState)>,
-        settled: bool,
-    ) -> Self {
+    /// `tunnel`: the index of its device, 0 if there is none yet. `settled`: no device goes that has the address of our own.
+    pub(super) fn new(desired: &Desired, actual: &Actual, tunnel: u32, settled: bool) -> Self {
         let address = Some(desired.node.address.addr());
         let wanted = Wanted {
             desired,
-            tunnel: tunnel.map_or(0, |(_, pair)| pair.index),
+            tunnel,
             // The kernel flushes every route whose source address left a device, even when another device holds the same
             // address (`fib_del_ifaddr`).
             source: address.filter(|_| settled),

@@ -158,7 +158,8 @@ pub(super) fn save(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
         expires: snapshot.own.expires,
         peers: peers?,
     };
-    files::replace_in_new_folder(path, &serde_json::to_vec(&form)?)
+    // The configuration may hold a key that all nodes share.
+    files::replace_private_in_new_folder(path, &serde_json::to_vec(&form)?)
 }
 
 /// `None` without a file, or with one that is not to be understood, which is said.

@@ -9,13 +9,17 @@ use ipnet::Ipv4Net;
 use crate::dataplane::{Generation, Loaded, PeerMaps, Programs, Stale};
 use crate::node::net::{PROTOCOL, Path, Route};
 use crate::node::node_sysctls::Difference;
-use crate::reconcile::actual::{Actual, AnchorState, Anchors, Device, PairState};
+use crate::node::wireguard::DEVICE;
+use crate::reconcile::actual::{
+    Actual, AnchorState, Anchors, Device, PairState, SealedState, WireGuardDevice, WireGuardState,
+};
 use crate::reconcile::desired::{Desired, TUNNEL, Way};
 use crate::reconcile::plan::{Action, How, Set, plan};
 
 pub(super) fn empty() -> Actual {
     Actual {
         device: Device::Absent,
+        wireguard: WireGuardDevice::Absent,
         anchor: Anchors::default(),
         aside: false,
         former: BTreeSet::new(),
@@ -32,6 +36,22 @@ pub(super) fn pair(actual: &mut Actual) -> &mut PairState {
     match &mut actual.device {
         Device::Ours(pair) => pair,
         other => panic!("no pair but {other:?}"),
+    }
+}
+
+pub(super) fn wireguard(actual: &mut Actual) -> &mut WireGuardState {
+    match &mut actual.wireguard {
+        WireGuardDevice::There(state) => state,
+        other => panic!("no WireGuard device but {other:?}"),
+    }
+}
+
+/// Index of the device that leads to peers, and whether it is up with which addresses.
+fn tunnel(actual: &Actual) -> Option<(u32, bool, &BTreeSet<Ipv4Net>)> {
+    match (&actual.device, &actual.wireguard) {
+        (Device::Ours(pair), _) => Some((pair.index, pair.up, &pair.addresses)),
+        (_, WireGuardDevice::There(state)) => Some((state.index, state.up, &state.addresses)),
+        _ => None,
     }
 }
 
@@ -62,6 +82,11 @@ impl Model {
             && let Some(name) = self.anchor.take()
         {
             self.actual.anchor.needless.insert(name);
+        }
+        if desired.node.wireguard.is_none()
+            && let WireGuardDevice::There(_) = std::mem::take(&mut self.actual.wireguard)
+        {
+            self.actual.former.insert(DEVICE.to_owned());
         }
         let wanted = desired.node.pair.as_ref().map(|pair| &pair.name);
         let Some(name) = &self.tunnel else {
@@ -96,6 +121,16 @@ impl Model {
             let pair = pair(&mut self.actual);
             assert!(pair.up && pair.gro_up && pair.aliased);
             assert!(pair.addresses.contains(&desired.node.address));
+        }
+        if let Some(wanted) = &desired.node.wireguard {
+            let state = wireguard(&mut self.actual);
+            assert!(state.up && state.aliased);
+            assert_eq!(state.addresses, [desired.node.address].into());
+            assert_eq!(
+                (state.public_key, state.port),
+                (wanted.public_key, wanted.port)
+            );
+            assert!(state.peers.keys().eq(desired.peers.sealed.keys()));
         }
         self.anchor = desired
             .node
@@ -140,10 +175,7 @@ impl Model {
 
     /// Every peer has one route of ours that counts, and there is no other of ours.
     fn check_routes(&self, desired: &Desired) {
-        let tunnel = match &self.actual.device {
-            Device::Ours(pair) => pair.index,
-            _ => 0,
-        };
+        let tunnel = tunnel(&self.actual).map_or(0, |(index, ..)| index);
         let routes = &self.actual.routes;
         for (subnet, way) in &desired.routes {
             let first = routes.iter().find(|r| r.destination == *subnet).unwrap();
@@ -197,10 +229,7 @@ impl Model {
             // The address leaves a device; see `plan`.
             Action::Retire { device } => {
                 assert!(device.starts_with("fl"));
-                let pair = match &actual.device {
-                    Device::Ours(pair) => pair.index,
-                    _ => 0,
-                };
+                let pair = tunnel(actual).map_or(0, |(index, ..)| index);
                 // Out of the uplink, or by the pair without the address.
                 let stays = |r: &Route| r.leads_by(2) || r.leads_by(3) || r.leads_by(pair);
                 actual.routes.retain(|r| r.source.is_none() && stays(r));
@@ -230,6 +259,45 @@ impl Model {
                 actual.device = Device::Ours(created);
                 let attached = &mut actual.programs.attached;
                 attached.retain(|at, _| at.device != wanted.name && at.device != wanted.gro_name);
+            }
+            Action::CreateWireGuard(wanted) => {
+                assert_eq!(
+                    actual.wireguard,
+                    WireGuardDevice::Absent,
+                    "the name is free"
+                );
+                actual.wireguard = WireGuardDevice::There(WireGuardState {
+                    index: self.next_index,
+                    mtu: wanted.mtu,
+                    ..WireGuardState::default()
+                });
+                self.next_index += 1;
+            }
+            Action::ConfigureWireGuard(changes) => {
+                let state = wireguard(actual);
+                state.public_key = changes.public_key.or(state.public_key);
+                state.port = changes.port.unwrap_or(state.port);
+                for key in &changes.remove {
+                    assert!(state.peers.remove(key).is_some(), "{key}");
+                }
+                for (key, put) in &changes.put {
+                    let held = state.peers.get(key).and_then(|held| held.endpoint);
+                    let endpoint = match put.moves {
+                        true => Some(put.peer.endpoint.into()),
+                        false => held,
+                    };
+                    let peer = SealedState::of(&put.peer, endpoint);
+                    state.peers.insert(*key, peer);
+                }
+            }
+            Action::SetAlias { device, .. } if device == DEVICE => wireguard(actual).aliased = true,
+            Action::SetMtu { device, mtu } if device == DEVICE => wireguard(actual).mtu = *mtu,
+            Action::SetUp { device } if device == DEVICE => wireguard(actual).up = true,
+            Action::AddAddress { device, address } if device == DEVICE => {
+                wireguard(actual).addresses.insert(*address);
+            }
+            Action::RemoveAddress { device, address } if device == DEVICE => {
+                wireguard(actual).addresses.remove(address);
             }
             Action::CreateAnchor(wanted) => {
                 assert!(
@@ -343,10 +411,7 @@ impl Model {
                 routes.retain(|r| r.source != Some(address.addr()) || !r.leads_by(index));
             }
             Action::UpdateRoutes(changes) => {
-                let pair = match &actual.device {
-                    Device::Ours(pair) => Some(pair),
-                    _ => None,
-                };
+                let tunnel = tunnel(actual).map(|(index, up, held)| (index, up, held.clone()));
                 let routes = &mut actual.routes;
                 for to in &changes.remove {
                     let ours = |r: &Route| r.destination == *to && r.protocol == PROTOCOL;
@@ -355,7 +420,7 @@ impl Model {
                 }
                 for (to, set) in &changes.set {
                     let at = routes.iter().position(|r| r.destination == *to);
-                    let new = route(*to, set, pair);
+                    let new = route(*to, set, tunnel.as_ref());
                     match (set.how, at) {
                         (How::Add, None) => routes.push(new),
                         (How::Replace, Some(at)) => routes[at] = new,
@@ -385,16 +450,16 @@ impl Model {
     }
 }
 
-fn route(to: Ipv4Net, set: &Set, pair: Option<&PairState>) -> Route {
+fn route(to: Ipv4Net, set: &Set, tunnel: Option<&(u32, bool, BTreeSet<Ipv4Net>)>) -> Route {
     let (index, gateway) = match set.way {
         Way::Tunnel | Way::Narrow(_) => {
-            let pair = pair.expect("a tunnel");
-            assert!(pair.up, "a route needs its device up");
+            let (index, up, addresses) = tunnel.expect("a tunnel");
+            assert!(*up, "a route needs its device up");
             if let Some(source) = set.source {
-                let held = pair.addresses.iter().any(|a| a.addr() == source);
+                let held = addresses.iter().any(|a| a.addr() == source);
                 assert!(held, "a route needs its source address");
             }
-            (pair.index, TUNNEL)
+            (*index, TUNNEL)
         }
         Way::Direct(hop) => (hop.index, hop.via),
     };

@@ -1,0 +1,95 @@
+//! The kernel's WireGuard device.
+
+use crate::node::mark;
+use crate::node::net::{Kind, Link, NetError, Netlink, wireguard};
+use crate::reconcile::actual::{SealedState, WireGuardDevice, WireGuardState};
+use crate::reconcile::desired::Node;
+
+pub(super) async fn device(
+    net: &Netlink,
+    node: &Node,
+    links: &[Link],
+) -> Result<WireGuardDevice, NetError> {
+    let Some(wanted) = &node.wireguard else {
+        return Ok(WireGuardDevice::Absent);
+    };
+    let Some(link) = links.iter().find(|link| link.name == wanted.name) else {
+        return Ok(WireGuardDevice::Absent);
+    };
+    if let Some(why) = is_foreign(link, &wanted.alias) {
+        return Ok(WireGuardDevice::Foreign { why });
+    }
+    // It may go between two looks.
+    let Some(state) = wireguard::read(&wanted.name)? else {
+        return Ok(WireGuardDevice::Absent);
+    };
+    let addresses = net.addresses().await?;
+    let held = addresses.iter().filter(|held| held.index == link.index);
+    let peers = state.peers.into_iter().map(|(key, peer)| {
+        let sealed = SealedState {
+            endpoint: peer.endpoint,
+            allowed: peer.allowed,
+            psk: peer.psk,
+            keepalive: peer.keepalive,
+        };
+        (key, sealed)
+    });
+    Ok(WireGuardDevice::There(WireGuardState {
+        index: link.index,
+        aliased: link.alias.is_some(),
+        mtu: link.mtu,
+        up: link.up,
+        addresses: held.map(|address| address.net).collect(),
+        public_key: state.public_key,
+        port: state.port,
+        peers: peers.collect(),
+    }))
+}
+
+/// flanneld's device has no alias, and is taken as it is: its peers notice nothing.
+fn is_foreign(link: &Link, alias: &str) -> Option<String> {
+    let is_wireguard = matches!(&link.kind, Kind::Other(kind) if kind == "wireguard");
+    match (&link.alias, mark::network_of(link)) {
+        _ if !is_wireguard => Some("it is no WireGuard device: rename it".to_owned()),
+        (None, _) => None,
+        (Some(held), _) if held == alias => None,
+        (_, Some(network)) => Some(format!(
+            "it belongs to the network {network}: one network of a node has the backend wireguard"
+        )),
+        (Some(_), None) => {
+            Some("it is a WireGuard device with somebody else's alias: rename it".to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::node::net::fixtures::link;
+
+    #[rstest]
+    #[case("wireguard", None, None)]
+    #[case("wireguard", Some("flannel-ebpf:net"), None)]
+    #[case("wireguard", Some("flannel-ebpf:other"), Some("the network other"))]
+    #[case("wireguard", Some("mine"), Some("somebody else's alias"))]
+    #[case("dummy", None, Some("no WireGuard device"))]
+    fn whose_a_device_is(
+        #[case] kind: &str,
+        #[case] alias: Option<&str>,
+        #[case] refused: Option<&str>,
+    ) {
+        let link = Link {
+            kind: Kind::Other(kind.to_owned()),
+            alias: alias.map(str::to_owned),
+            ..link(7, "flannel-wg")
+        };
+        let why = is_foreign(&link, "flannel-ebpf:net");
+        assert_eq!(why.is_some(), refused.is_some(), "{why:?}");
+        assert!(
+            why.unwrap_or_default()
+                .contains(refused.unwrap_or_default())
+        );
+    }
+}

@@ -207,7 +207,8 @@ impl<N: Node> Agent<N> {
             Work::Nothing => Ok(Done::new()),
             Work::Peers => self.node.update_peers(&self.wanted).await,
             Work::All | Work::Uplink => {
-                let work = self.node.reconcile(&self.wanted);
+                // Large: what moves it around has it on the stack.
+                let work = Box::pin(self.node.reconcile(&self.wanted));
                 self.systemd.meanwhile(LONGEST, work).await
             }
         };

@@ -211,7 +211,7 @@ impl Supervisor<'_> {
             if self.cancel.is_cancelled() {
                 return;
             }
-            if let Err(why) = systemd.meanwhile(START, self.start(&name)).await
+            if let Err(why) = systemd.meanwhile(START, Box::pin(self.start(&name))).await
                 && self.refused.insert(name.clone())
             {
                 tracing::error!("the network {name} is not served: {why}");

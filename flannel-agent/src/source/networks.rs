@@ -24,11 +24,12 @@ pub(in crate::source) struct Roll {
 impl Roll {
     /// All that there are by a list. Gives those that are missing since then.
     pub(in crate::source) fn list(&mut self, names: BTreeSet<String>) -> Vec<String> {
-        let known = self.found.names.take().unwrap_or_default();
+        let mut known = self.found.names.take().unwrap_or_default();
         let missing: BTreeSet<String> = known.difference(&names).cloned().collect();
         let new = missing.difference(&self.missing).cloned().collect();
         self.found.deleted.retain(|name| !names.contains(name));
-        self.found.names = Some(known.union(&names).cloned().collect());
+        known.extend(names);
+        self.found.names = Some(known);
         self.missing = missing;
         new
     }

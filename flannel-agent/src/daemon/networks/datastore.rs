@@ -21,8 +21,9 @@ pub(super) async fn has_network(config: &Config, name: &str) -> anyhow::Result<b
 /// # Errors
 /// The datastore does not answer, or refuses.
 pub(super) async fn release(config: &Config, own: &OwnLease) -> anyhow::Result<()> {
-    Ok(match &config.remote {
+    match &config.remote {
         Some(remote) => RemoteSource::new(remote)?.release(own).await?,
         None => EtcdSource::new(&config.etcd)?.release(own).await?,
-    })
+    }
+    Ok(())
 }

@@ -101,7 +101,8 @@ impl<K: Ord + Clone> Poll<K> {
                 Answer::Ahead if self.trusted => {}
                 Answer::Ahead => {
                     // Another server has told it, and we hear of it in a moment; or etcd is not what it was.
-                    match self.registry.revision().await {
+                    // In a box: a question to etcd needs more room than all the rest of a client that waits, and is rare.
+                    match Box::pin(self.registry.revision()).await {
                         Ok(revision) if Some(revision) < self.cursor => self.cursor = Some(-1),
                         Ok(_) => self.trusted = true,
                         Err(_) => tokio::time::sleep(ASK_AGAIN).await,

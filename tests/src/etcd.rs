@@ -1,20 +1,17 @@
 //! An etcd of its own on loopback, for tests of the lease source that need no network of nodes.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::free_port::free_port;
 use crate::process::Process;
 use crate::wait::eventually;
 
 const UP: Duration = Duration::from_secs(30);
-
-/// Ports below the kernel's ephemeral range: nobody gets one by chance while etcd is down.
-const PORTS: std::ops::Range<u16> = 20_000..30_000;
 
 /// One etcd with an empty data folder; killed and removed on drop.
 #[derive(Debug)]
@@ -24,6 +21,8 @@ pub struct Etcd {
     client_port: u16,
     peer_port: u16,
     tls: Option<ServerTls>,
+    /// Part of the cluster's id.
+    token: String,
 }
 
 /// PEM files by which etcd serves https.
@@ -52,6 +51,7 @@ impl Etcd {
             client_port: free_port(),
             peer_port: free_port(),
             tls,
+            token: "etcd-cluster".to_owned(),
         };
         etcd.launch();
         etcd
@@ -85,6 +85,12 @@ impl Etcd {
         self.launch();
     }
 
+    /// The same under another name for the cluster, as operators restore a backup.
+    pub fn restart_as_another(&mut self) {
+        self.token.push_str("-restored");
+        self.restart_empty();
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
@@ -100,6 +106,7 @@ impl Etcd {
             .args(["--listen-peer-urls", &peer_url])
             .args(["--initial-advertise-peer-urls", &peer_url])
             .args(["--initial-cluster", &format!("default={peer_url}")])
+            .args(["--initial-cluster-token", &self.token])
             // A cluster of one elects itself: no reason to wait a second for others.
             .args(["--heartbeat-interval", "10", "--election-timeout", "100"])
             .args(["--logger", "zap", "--log-level", "warn"]);
@@ -122,21 +129,5 @@ impl Etcd {
         eventually("etcd takes connections", UP, || {
             std::net::TcpStream::connect(self.address()).is_ok()
         });
-    }
-}
-
-/// A port that nobody listens on, another one at each call.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let count = PORTS.end - PORTS.start;
-    // Test processes that run beside each other start at different places.
-    let start = u16::try_from(std::process::id() % u32::from(count)).expect("less than a u16");
-    loop {
-        let turn = NEXT.fetch_add(1, Ordering::Relaxed);
-        assert!(turn < count, "no free port in {PORTS:?}");
-        let port = PORTS.start + (start + turn) % count;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
     }
 }

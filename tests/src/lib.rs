@@ -54,6 +54,7 @@ pub mod fill;
 pub mod flannel_rules;
 mod flanneld;
 pub mod forger;
+pub mod free_port;
 pub mod gate;
 pub mod helm;
 pub mod host;

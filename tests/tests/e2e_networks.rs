@@ -194,6 +194,7 @@ fn networks_come_and_go() {
         let (status, _) = several.page("/readyz/red").unwrap();
         !has("flannel.9") && !several.part(&red).subnet_file().exists() && status == 404
     });
+    assert_eq!(etcd.leases(&red), [], "its lease is given back");
     assert_eq!(several.page("/readyz").unwrap().0, 200);
     assert_eq!(
         several.page(&format!("/readyz/{}", "green")).unwrap().0,

@@ -2,9 +2,12 @@
 
 #![cfg(test)]
 
+use std::sync::Arc;
+
 use flannel_tests::agent::{self, http_status};
 use flannel_tests::prelude::*;
 use flannel_tests::process::Process;
+use flannel_tests::several::Several;
 
 const HEALTH: u16 = 8889;
 
@@ -83,4 +86,48 @@ fn nodes_behind_a_server_and_flanneld_with_etcd_are_one_network() {
         pods[0].ping(late.address()).count(1).send().received == 1
     });
     late.reaches(&pods[1]);
+}
+
+/// A node that asks no etcd serves what the server has, and whatever comes and goes there.
+#[test]
+fn networks_of_a_server_come_and_go() {
+    let lab = Lab::new();
+    let all = Network::vxlan("/many", "0.0.0.0/0");
+    let blue = lab.network(Network::vxlan("/many/blue", "10.11.0.0/16").vni(7));
+    let red = Network::vxlan("/many/red", "10.13.0.0/16").vni(9);
+    let host = lab.node("server");
+    let server = serve(&host, &all);
+    let remote = format!("--remote={}:8888", host.address());
+    let flags = [
+        &*remote,
+        "--watch-networks",
+        "--etcd-endpoints=http://127.0.0.1:1",
+    ];
+    let node = Arc::new(lab.node("one"));
+    let mut several = Several::spawn(&node, &all.prefix, &flags);
+    several.serves("blue");
+    let peer = RealFlanneld::start(lab.node("two"), &blue);
+    let (pod, other) = (
+        Pod::behind(&several.part(&blue), "b1", "br-blue"),
+        Pod::on(&peer, "b2"),
+    );
+    pod.reaches(&other);
+    lab.network(red.clone());
+    several.serves("red");
+    lab.etcd().delete("/many/red/config");
+    eventually("red is off the node", SOON, || {
+        let status = several.page("/readyz/red").map(|(status, _)| status);
+        status == Some(404) && !several.part(&red).subnet_file().exists()
+    });
+    assert_eq!(lab.etcd().leases(&red), [], "its lease is given back");
+
+    // Who does not know which networks there are is not ready; who knows them goes on without a server.
+    drop(server);
+    pod.reaches(&other);
+    let late = Several::spawn(&Arc::new(lab.node("three")), &all.prefix, &flags);
+    eventually("it says why it is not ready", SOON, || {
+        late.page("/readyz")
+            .is_some_and(|(status, text)| status == 503 && text.contains("is not known"))
+    });
+    assert_eq!(several.page("/readyz").map(|(status, _)| status), Some(200));
 }

@@ -10,6 +10,8 @@ const ONLY_ETCD: &str = "the Kubernetes API is the datastore (--kube-subnet-mgr)
 const NOT_AT_A_SERVER: &str = "the leases come from a server (--remote), which has etcd behind it";
 const ONLY_BETWEEN_THEM: &str = "it concerns client and server (--remote, --listen)";
 
+const ONLY_A_SERVER: &str = "it concerns a server (--listen)";
+
 /// Each flag without effect, and why it has none.
 const INERT: [(&str, &str); 3] = [
     ("public-ipv6", "IPv6 is not supported yet"),
@@ -67,6 +69,9 @@ pub(super) fn notices(flags: &Flags, origins: &Origins) -> Vec<String> {
         others.push((&["subnet-lease-renew-margin"], ONLY_ETCD));
     } else if remote {
         others.push((&OF_ETCD, NOT_AT_A_SERVER));
+    }
+    if flags.listen.is_empty() {
+        others.push((&["remote-connections"], ONLY_A_SERVER));
     }
     if !remote && flags.listen.is_empty() {
         others.push((&OF_CLIENT_AND_SERVER, ONLY_BETWEEN_THEM));

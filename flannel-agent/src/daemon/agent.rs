@@ -29,6 +29,9 @@ const LOOK_ONE_PART_IN: u32 = 10;
 /// But a change does not wait longer for it, however slow the last look was: programs may have been loaded, on a busy machine.
 const REST: Duration = Duration::from_secs(5);
 
+/// A command of the backend `extension` may take a minute.
+const LONGEST: Duration = Duration::from_secs(75);
+
 /// What has to be done, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Work {
@@ -203,7 +206,11 @@ impl<N: Node> Agent<N> {
         let done = match work {
             Work::Nothing => Ok(Done::new()),
             Work::Peers => self.node.update_peers(&self.wanted).await,
-            Work::All | Work::Uplink => self.node.reconcile(&self.wanted).await,
+            Work::All | Work::Uplink => {
+                // Large: what moves it around has it on the stack.
+                let work = Box::pin(self.node.reconcile(&self.wanted));
+                self.systemd.meanwhile(LONGEST, work).await
+            }
         };
         let done = match done {
             Err(error) if is_taken_over(&error) => {

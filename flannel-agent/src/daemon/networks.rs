@@ -1,6 +1,7 @@
 //! Several networks in one daemon. Each is an agent of its own, with threads of its own: one that fails, waits or hangs is nothing to
 //! the others. What they share is the process: signals, health endpoints, the word to the service manager.
 
+mod datastore;
 mod served;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,12 +19,16 @@ use super::systemd::Systemd;
 use crate::dataplane;
 use crate::node::mark;
 use crate::settings::{Config, Networks};
-use crate::source::etcd::{EtcdNetworks, Found};
+use crate::source::etcd::EtcdNetworks;
+use crate::source::networks::Found;
 use crate::source::remembered::names;
+use crate::source::remote::RemoteNetworks;
 use served::Served;
 
 /// How often the service manager hears who is not ready, at most.
 const TELL: Duration = Duration::from_secs(1);
+/// The start of one network, which waits two seconds for the one before.
+const START: Duration = Duration::from_secs(10);
 /// How long the datastore may take to say which networks there are, before those of the last time are served.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -39,9 +44,10 @@ pub(super) async fn run(
     let board = Board::default();
     let (sender, found) = watch::channel(Found::default());
     let source = match networks.watch {
-        true => Some(EtcdNetworks::new(&config.etcd)?),
+        true => Some(Source::new(config)?),
         false => None,
     };
+    board.is_known(source.is_none());
     if let Some(address) = config.health {
         let health = Health::of_several(address, board.clone()).await?;
         serve(health, cancel.clone());
@@ -63,6 +69,28 @@ pub(super) async fn run(
     };
     tokio::join!(supervisor.run(found), follow);
     Ok(())
+}
+
+/// Who says which networks there are.
+enum Source {
+    Etcd(EtcdNetworks),
+    Remote(RemoteNetworks),
+}
+
+impl Source {
+    fn new(config: &Config) -> anyhow::Result<Self> {
+        Ok(match &config.remote {
+            Some(remote) => Self::Remote(RemoteNetworks::new(remote)?),
+            None => Self::Etcd(EtcdNetworks::new(&config.etcd)?),
+        })
+    }
+
+    async fn follow(&self, found: &watch::Sender<Found>, cancel: &CancellationToken) {
+        match self {
+            Self::Etcd(networks) => networks.follow(found, cancel).await,
+            Self::Remote(networks) => networks.follow(found, cancel).await,
+        }
+    }
 }
 
 /// Starts and ends them.
@@ -88,11 +116,11 @@ impl Supervisor<'_> {
             let first = timeout(ANSWER, first.wait_for(|found| found.names.is_some()));
             let answered = self.cancel.run_until_cancelled(first).await;
             if matches!(answered, Some(Err(_))) {
-                self.start_remembered().await;
+                self.start_remembered(&mut systemd).await;
             }
         } else {
             let names = self.networks.names.clone();
-            self.start_all(names).await;
+            self.start_all(names, &mut systemd).await;
         }
         let mut told = interval_at(Instant::now() + TELL, TELL);
         told.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -103,7 +131,7 @@ impl Supervisor<'_> {
                 _ = told.tick() => systemd.status(self.board.summary()),
                 Ok(()) = found.changed() => {
                     let found = found.borrow_and_update().clone();
-                    self.follow(found).await;
+                    self.follow(found, &mut systemd).await;
                 }
             }
         }
@@ -114,19 +142,22 @@ impl Supervisor<'_> {
     }
 
     /// The datastore is silent: what it said the last time.
-    async fn start_remembered(&mut self) {
+    async fn start_remembered(&mut self, systemd: &mut Systemd) {
         let Some(file) = self.config.names_file() else {
             return;
         };
         match names::read(&file) {
-            Ok(Some(names)) => self.start_all(names).await,
+            Ok(Some(names)) => {
+                self.start_all(names, systemd).await;
+                self.board.is_known(true);
+            }
             Ok(None) => {}
             Err(error) => tracing::warn!("the networks of the last time are not known: {error:#}"),
         }
     }
 
     /// Which there are, the datastore has said.
-    async fn follow(&mut self, found: Found) {
+    async fn follow(&mut self, found: Found, systemd: &mut Systemd) {
         let Some(names) = found.names else {
             return;
         };
@@ -139,7 +170,7 @@ impl Supervisor<'_> {
         }
         for name in gone.iter().filter(|name| !found.deleted.contains(*name)) {
             tracing::warn!(
-                "etcd has no configuration of {name}, which this node served before: nobody looks after it here, and what forwards \
+                "the datastore has no configuration of {name}, which this node served before: nobody looks after it here, and what forwards \
                  stays; `cleanup --networks={name}` takes it away"
             );
             if let Some(served) = self.served.remove(name) {
@@ -152,7 +183,8 @@ impl Supervisor<'_> {
             .filter(|name| self.networks.allow(name))
             .cloned()
             .collect();
-        self.start_all(new).await;
+        self.start_all(new, systemd).await;
+        self.board.is_known(true);
         self.remember(names).await;
     }
 
@@ -172,14 +204,14 @@ impl Supervisor<'_> {
 
     /// One after the other, and whatever this node forwards for before what it does not: of two that cannot be served side by side,
     /// the first to read its configuration is.
-    async fn start_all(&mut self, names: impl IntoIterator<Item = String>) {
+    async fn start_all(&mut self, names: impl IntoIterator<Item = String>, systemd: &mut Systemd) {
         let mut names: Vec<String> = names.into_iter().collect();
         names.sort_by_key(|name| !dataplane::has_pins(&self.config.bpffs, &self.pinned_name(name)));
         for name in names {
             if self.cancel.is_cancelled() {
                 return;
             }
-            if let Err(why) = self.start(&name).await
+            if let Err(why) = systemd.meanwhile(START, Box::pin(self.start(&name))).await
                 && self.refused.insert(name.clone())
             {
                 tracing::error!("the network {name} is not served: {why}");

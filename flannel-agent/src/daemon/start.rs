@@ -2,7 +2,7 @@
 //! waits for the subnet file or readiness can rely on all of it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -16,7 +16,7 @@ use super::subnet_file::{CniNetwork, SubnetFile};
 use super::systemd::{Spokesman, Systemd};
 use crate::daemon::claims::Claim;
 use crate::daemon::health::Ready;
-use crate::flannel::lease::{self, Leases};
+use crate::flannel::lease::{self, Leases, OwnLease};
 use crate::node::mark;
 use crate::node::uplink::Memory;
 use crate::reconcile::logbook::Logbook;
@@ -34,8 +34,25 @@ pub(super) struct Options {
     pub(super) ip_masq: bool,
     pub(super) logbook: Logbook,
     pub(super) spokesman: Spokesman,
+    /// Told of our lease.
+    pub(super) published: Published,
     /// Where several networks of this process see what the others have; `None`: it has only this one.
     pub(super) claim: Option<Claim>,
+}
+
+/// This node's lease, also when whoever kept it has ended.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Published(Arc<Mutex<Option<watch::Receiver<OwnLease>>>>);
+
+impl Published {
+    fn by(&self, own: watch::Receiver<OwnLease>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
+    }
+
+    pub(super) fn last(&self) -> Option<OwnLease> {
+        let own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        own.as_ref().map(|own| own.borrow().clone())
+    }
 }
 
 impl From<&Config> for Options {
@@ -54,6 +71,7 @@ impl From<&Config> for Options {
             )
             .of(config.source()),
             spokesman: Spokesman::Network,
+            published: Published::default(),
             claim: None,
         }
     }
@@ -162,6 +180,7 @@ async fn start<S: LeaseSource, N: Node>(
     }
     let known = node.reached(&network).await;
     let (own_sender, own_receiver) = watch::channel(own.clone());
+    options.published.by(own_receiver.clone());
     let (attrs, attrs_receiver) = watch::channel(attrs);
     let (leases_sender, mut leases) = watch::channel(Leases::default());
     {

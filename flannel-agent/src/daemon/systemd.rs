@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sd_notify::{NotifyState, notify};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
 
 /// Who speaks to the service manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +88,24 @@ impl Systemd {
         self.tell(NotifyState::Watchdog);
     }
 
+    /// Does `work`, of which it is known that it may take as long as `patience`: until then it is no sign of death.
+    pub(crate) async fn meanwhile<T>(
+        &mut self,
+        patience: Duration,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let over = sleep(patience);
+        tokio::pin!(work, over);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = &mut over => return work.await,
+                () = self.due() => self.alive(),
+            }
+        }
+    }
+
     fn tell(&self, state: NotifyState<'_>) {
         if self.silent {
             return;
@@ -95,5 +113,42 @@ impl Systemd {
         if let Err(error) = notify(&[state]) {
             tracing::debug!("the service manager does not listen: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One to whom somebody listens every ten seconds.
+    fn listened_to() -> Systemd {
+        let period = Duration::from_secs(10);
+        Systemd {
+            silent: true,
+            ready: true,
+            status: String::new(),
+            alive: Some(interval_at(Instant::now() + period, period)),
+        }
+    }
+
+    async fn next_due(systemd: &mut Systemd, begun: Instant) -> u64 {
+        systemd.due().await;
+        begun.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_long_is_no_sign_of_death_but_what_takes_longer_is() {
+        let (begun, long) = (Instant::now(), Duration::from_secs(45));
+        let mut systemd = listened_to();
+        let work = async {
+            sleep(long).await;
+            7
+        };
+        assert_eq!(systemd.meanwhile(2 * long, work).await, 7);
+        // Those at 10, 20, 30 and 40 s were not missed.
+        assert_eq!(next_due(&mut systemd, begun).await, 50);
+        let begun = Instant::now();
+        systemd.meanwhile(long, sleep(3 * long)).await;
+        assert_eq!(next_due(&mut systemd, begun).await, 135, "at once");
     }
 }

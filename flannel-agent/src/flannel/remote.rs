@@ -22,6 +22,10 @@ pub const UNNAMED: &str = "_";
 /// blanks, so that older clients wait on.
 pub const ALIVE: &str = "flannel-alive";
 
+/// How a server says which etcd is behind it: one that was restored from a backup may have another id, and what it lacks then
+/// may live.
+pub const CLUSTER: &str = "flannel-cluster";
+
 /// How long a lease is said to last that never ends, to the node that has it: old clients renew by that time, and at once if
 /// there is none. Go's durations end before 300 years.
 pub const FOREVER: Duration = Duration::from_hours(24 * 365 * 100);

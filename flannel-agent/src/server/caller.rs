@@ -7,6 +7,9 @@ use webpki::EndEntityCert;
 
 use crate::base::options::Authorize;
 
+/// How many subnets a PublicIP may have where it is shown by a certificate: a lease, and a reservation for the next start.
+const MOST: usize = 2;
+
 /// The other end of a connection.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
@@ -22,6 +25,14 @@ impl Caller {
             certificate: certificate
                 .filter(|_| authorize == Authorize::PublicIp)
                 .map(|certificate| certificate.clone().into_owned()),
+        }
+    }
+
+    /// How many subnets one PublicIP may have.
+    pub(super) fn most(&self) -> Option<usize> {
+        match self.authorize {
+            Authorize::None => None,
+            Authorize::PublicIp => Some(MOST),
         }
     }
 

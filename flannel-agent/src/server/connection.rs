@@ -1,36 +1,36 @@
 //! One client's connection: slow ones hold nobody but themselves, and those that are gone are noticed.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use anyhow::Context as _;
 use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::caller::Caller;
+use super::exchange::{Next, exchange};
 use super::networks::Networks;
-use super::service::answer;
+use super::tell::tell;
+use super::wire::Wire;
 use crate::base::options::Authorize;
 use crate::settings::remote::ServerOptions;
 use crate::source::remote::server_config;
 
-/// For the handshake, for a request's head, and between two requests.
+/// For the handshake, and between two requests.
 const HASTE: Duration = Duration::from_secs(30);
+/// For a request and its answer, with an etcd behind it of which several endpoints do not answer; or up to what may take longer.
+const EXCHANGE: Duration = Duration::from_mins(2);
 /// A peer that vanished without a FIN, or reads nothing, is noticed after these.
 const PROBE_AFTER: Duration = Duration::from_secs(15);
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBES: u32 = 3;
 const UNREAD: Duration = Duration::from_secs(60);
-/// What hyper needs at least; a head has a few hundred bytes.
-const BUFFER: usize = 8 << 10;
 
 /// How connections are taken.
 #[derive(Debug, Clone)]
@@ -56,11 +56,11 @@ impl Door {
         networks: Arc<Networks>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let (tls, authorize) = (self.tls.clone(), self.authorize);
-        // Each step in a box of its own: thousands of connections are in the last one.
+        // Each step in a box of its own: thousands of connections are in the one that needs least.
         async move {
             prepare(&stream);
             let served = match tls {
-                None => http(stream, Caller::new(authorize, None), networks).await,
+                None => serve_all(stream, Caller::new(authorize, None), networks).await,
                 Some(tls) => {
                     let Some(stream) = Box::pin(encrypted(tls, stream, peer)).await else {
                         return;
@@ -68,11 +68,11 @@ impl Door {
                     let certificates = stream.get_ref().1.peer_certificates();
                     let certificate = certificates.and_then(<[_]>::first);
                     let caller = Caller::new(authorize, certificate);
-                    http(stream, caller, networks).await
+                    serve_all(stream, caller, networks).await
                 }
             };
             if let Err(error) = served {
-                tracing::debug!(%peer, "connection ended: {error}");
+                tracing::debug!(%peer, "connection ended: {error:#}");
             }
         }
     }
@@ -84,7 +84,7 @@ async fn encrypted(
     peer: SocketAddr,
 ) -> Option<Box<TlsStream<TcpStream>>> {
     let accepted = TlsAcceptor::from(tls).accept(stream);
-    match tokio::time::timeout(HASTE, accepted).await {
+    match timeout(HASTE, accepted).await {
         Ok(Ok(stream)) => Some(Box::new(stream)),
         Ok(Err(error)) => {
             tracing::info!(%peer, "no TLS: {error}");
@@ -97,22 +97,29 @@ async fn encrypted(
     }
 }
 
-fn http<S>(
-    stream: S,
-    caller: Caller,
-    networks: Arc<Networks>,
-) -> Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>
+/// One request after the other.
+async fn serve_all<S>(stream: S, caller: Caller, networks: Arc<Networks>) -> anyhow::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| answer(Arc::clone(&networks), caller.clone(), request));
-    Box::pin(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HASTE)
-            .max_buf_size(BUFFER)
-            .serve_connection(TokioIo::new(stream), service),
-    )
+    let mut wire = Wire::new(stream);
+    loop {
+        let begins = timeout(HASTE, wire.begins()).await;
+        if !begins.context("no request")?? {
+            return Ok(());
+        }
+        let exchanged = Box::pin(timeout(EXCHANGE, exchange(wire, &caller, &networks))).await;
+        wire = match exchanged.context("a request took too long")?? {
+            Next::Over => return Ok(()),
+            Next::Request(wire) => wire,
+            Next::Tell(mut wire, telling) => {
+                if !tell(&mut wire, telling).await? {
+                    return Ok(wire.shutdown().await?);
+                }
+                wire
+            }
+        };
+    }
 }
 
 /// What the kernel refuses of it is no reason to refuse the client.

@@ -47,6 +47,8 @@ struct State<K> {
     since: i64,
     /// How often all cursors have lost their meaning.
     epoch: u64,
+    /// Whose it is, where that is known.
+    cluster: Option<u64>,
     items: BTreeMap<K, Item>,
     log: VecDeque<Change<K>>,
     /// The snapshot of now.
@@ -72,6 +74,7 @@ impl<K: Ord + Clone> Feed<K> {
                 revision: None,
                 since: 0,
                 epoch: 0,
+                cluster: None,
                 items: BTreeMap::new(),
                 log: VecDeque::new(),
                 whole: None,
@@ -97,6 +100,16 @@ impl<K: Ord + Clone> Feed<K> {
 
     pub(super) fn epoch(&self) -> u64 {
         self.state().epoch
+    }
+
+    /// The id of the etcd that says all this.
+    pub(super) fn cluster(&self) -> Option<u64> {
+        self.state().cluster
+    }
+
+    /// From here on it is this one's. Whoever asks before it has told everything gets no answer that counts.
+    pub(super) fn is_of(&self, cluster: u64) {
+        self.state().cluster = Some(cluster);
     }
 
     /// Everything as it is at `revision`. `anew`: no cursor from before means anything.

@@ -5,11 +5,15 @@
 mod call;
 mod caller;
 mod connection;
+mod exchange;
 mod feed;
 mod listen;
 mod networks;
 mod poll;
+mod room;
 mod service;
+mod tell;
+mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +33,7 @@ use crate::source::etcd::EtcdOptions;
 use crate::source::etcd::registry::Registry;
 use connection::Door;
 use networks::Networks;
+use room::Room;
 
 const WORKERS: usize = 2;
 /// After a failure to take a connection, usually for want of file descriptors.
@@ -94,6 +99,7 @@ async fn run(config: &Config, options: &ServerOptions) -> anyhow::Result<()> {
 pub struct Server {
     listener: TcpListener,
     door: Door,
+    room: Room,
     networks: Arc<Networks>,
 }
 
@@ -101,12 +107,13 @@ impl Server {
     /// # Errors
     /// Files or endpoints that cannot be used, or a port that cannot be had.
     pub async fn bind(etcd: &EtcdOptions, options: &ServerOptions) -> anyhow::Result<Self> {
-        raise_the_limit();
+        let files = raise_the_limit();
         let registry = Registry::new(etcd)?;
         let door = Door::new(options)?;
         Ok(Self {
             listener: listen::listen(&options.listen).await?,
             door,
+            room: Room::new(options.connections, files),
             networks: Arc::new(Networks::new(registry)),
         })
     }
@@ -118,15 +125,21 @@ impl Server {
     }
 
     /// Serves until cancelled; what is open then is cut.
-    pub async fn serve(self, cancel: CancellationToken) {
+    pub async fn serve(mut self, cancel: CancellationToken) {
         loop {
             let accepted = cancel.run_until_cancelled(self.listener.accept());
             match accepted.await {
                 None => return,
                 Some(Ok((stream, peer))) => {
+                    let Some(place) = self.room.enter(peer) else {
+                        continue;
+                    };
                     let served = self.door.serve(stream, peer, Arc::clone(&self.networks));
                     let cancel = cancel.clone();
-                    tokio::spawn(async move { cancel.run_until_cancelled_owned(served).await });
+                    tokio::spawn(async move {
+                        cancel.run_until_cancelled_owned(served).await;
+                        drop(place);
+                    });
                 }
                 Some(Err(error)) => {
                     tracing::warn!("cannot take a connection: {error}");
@@ -137,11 +150,14 @@ impl Server {
     }
 }
 
-/// Each client is a connection.
-fn raise_the_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
-    if let Err(error) = raised {
+/// Each client is a connection. Gives how many files may be open, if that is known.
+fn raise_the_limit() -> Option<u64> {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| {
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+        Ok(most)
+    });
+    if let Err(error) = &raised {
         tracing::warn!("cannot raise the number of open files: {error}");
     }
+    raised.ok()
 }

@@ -91,7 +91,9 @@ impl Networks {
             let (registry, names) = (self.root.this(), Arc::clone(&names));
             async move {
                 registry
-                    .follow_networks(|revision, all| names.replace(revision, items(all), false))
+                    .follow_networks(|revision, all, anew| {
+                        names.replace(revision, items(all), anew);
+                    })
                     .await;
             }
         });
@@ -124,10 +126,12 @@ fn items(names: BTreeSet<String>) -> BTreeMap<String, Item> {
 fn tell(feed: &Feed<Ipv4Net>, news: News) {
     match news {
         News::All {
+            cluster,
             revision,
             leases,
             anew,
         } => {
+            feed.is_of(cluster);
             let leases = leases.into_iter();
             let items = leases.map(|(subnet, held)| (subnet, item(subnet, &held)));
             feed.replace(revision, items.collect(), anew);

@@ -1,11 +1,11 @@
 //! An answer that may take long: blanks until there is something to say.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::Stream;
-use hyper::body::{Bytes, Frame};
+use futures_util::StreamExt as _;
+use futures_util::stream::{BoxStream, unfold};
+use hyper::body::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -16,6 +16,20 @@ use crate::source::etcd::registry::Registry;
 pub(super) const ALIVE: Duration = Duration::from_secs(10);
 /// Between two questions to an etcd that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a client that waits is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Word {
+    /// Somebody is there.
+    Blank,
+    /// All of it.
+    Answer(Bytes),
+    /// There is none: the question has lost its meaning.
+    Void,
+}
+
+/// Ends with an answer, or with none.
+pub(super) type Words = BoxStream<'static, Word>;
 
 /// One client's question.
 #[derive(Debug)]
@@ -58,19 +72,18 @@ impl<K: Ord + Clone> Poll<K> {
             .is_ok_and(|ready| ready.is_ok())
     }
 
-    /// The answer's body, frame by frame.
-    pub(super) fn frames(self) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
-        futures_util::stream::unfold(Some(self), |poll| async move {
-            let mut poll = poll?;
-            Some(match poll.next().await {
-                Some(answer) => (Ok(Frame::data(answer)), None),
-                None => (Ok(Frame::data(Bytes::from_static(b" "))), Some(poll)),
-            })
-        })
+    pub(super) fn words(self) -> Words
+    where
+        K: Send + Sync + 'static,
+    {
+        let words = unfold(self, |mut poll| async move {
+            let word = poll.next().await;
+            Some((word, poll))
+        });
+        words.boxed()
     }
 
-    /// The answer; `None`: not yet.
-    async fn next(&mut self) -> Option<Bytes> {
+    async fn next(&mut self) -> Word {
         let silence = sleep_until(Instant::now() + ALIVE);
         tokio::pin!(silence);
         loop {
@@ -79,14 +92,17 @@ impl<K: Ord + Clone> Poll<K> {
                 .feed
                 .answer(self.cursor, self.epoch, self.only.as_ref())
             {
-                Answer::Now(answer) => return Some(answer),
+                // The head, which has been sent, is of an etcd that is not there any more.
+                Answer::Now(_) if self.feed.epoch() != self.epoch => return Word::Void,
+                Answer::Now(answer) => return Word::Answer(answer),
                 Answer::Wait(revision) => {
                     self.cursor = self.cursor.max(self.feed.is_ready().then_some(revision));
                 }
                 Answer::Ahead if self.trusted => {}
                 Answer::Ahead => {
                     // Another server has told it, and we hear of it in a moment; or etcd is not what it was.
-                    match self.registry.revision().await {
+                    // In a box: a question to etcd needs more room than all the rest of a client that waits, and is rare.
+                    match Box::pin(self.registry.revision()).await {
                         Ok(revision) if Some(revision) < self.cursor => self.cursor = Some(-1),
                         Ok(_) => self.trusted = true,
                         Err(_) => tokio::time::sleep(ASK_AGAIN).await,
@@ -100,7 +116,7 @@ impl<K: Ord + Clone> Poll<K> {
                         std::future::pending::<()>().await;
                     }
                 }
-                () = &mut silence => return None,
+                () = &mut silence => return Word::Blank,
             }
         }
     }

@@ -4,23 +4,23 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::stream::BoxStream;
-use http_body_util::{BodyExt as _, Either, Full, Limited, StreamBody};
-use hyper::body::{Body as _, Bytes, Frame, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderName};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use ipnet::Ipv4Net;
 
 use super::call::{Call, Wrong};
 use super::caller::Caller;
+use super::exchange::{Answer, Turn};
 use super::feed::SharedFeed;
 use super::networks::Networks;
-use super::poll::{ALIVE, Poll};
+use super::poll::{ALIVE, Poll, Words};
 use crate::base::wall::Moment;
 use crate::flannel::lease::{LeaseAttrs, OwnLease, ValueError};
 use crate::flannel::remote::{self, Lease, MessageError, Reservation, lease_value};
 use crate::source::etcd::EtcdError;
-use crate::source::etcd::registry::{Registry, RegistryError};
+use crate::source::etcd::registry::{Registry, RegistryError, Rights};
 
 /// A lease is a few hundred bytes.
 const LARGEST_BODY: usize = 64 << 10;
@@ -29,8 +29,12 @@ const LARGEST_WASTE: usize = 16 << 20;
 /// For a request's body, and for the first word of etcd.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-type Frames = BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
-pub(super) type Answer = Response<Either<Full<Bytes>, StreamBody<Frames>>>;
+/// What there is to say to a request.
+enum Reply {
+    Json(String),
+    /// With the etcd that says it.
+    Words(Words, Option<u64>),
+}
 
 /// A request that is refused.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +68,11 @@ impl Refusal {
             Self::Forbidden(_) | Self::Registry(RegistryError::Forbidden { .. }) => {
                 StatusCode::FORBIDDEN
             }
-            Self::Registry(RegistryError::Held { .. } | RegistryError::NotAdmitted(_)) => {
-                StatusCode::CONFLICT
-            }
+            Self::Registry(
+                RegistryError::Held { .. }
+                | RegistryError::NotAdmitted(_)
+                | RegistryError::Enough { .. },
+            ) => StatusCode::CONFLICT,
             Self::Registry(RegistryError::Etcd(EtcdError::OutOfSubnets { .. })) => {
                 StatusCode::BAD_REQUEST
             }
@@ -80,28 +86,46 @@ impl Refusal {
 
 /// Answers `request`, whatever it is.
 pub(super) async fn answer(
-    networks: Arc<Networks>,
-    caller: Caller,
+    networks: &Networks,
+    caller: &Caller,
     request: Request<Incoming>,
-) -> Result<Answer, Infallible> {
+    turn: Arc<Turn>,
+) -> Result<Response<Answer>, Infallible> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    // The connection keeps room for this future as long as it lives, and what waits for etcd is large.
-    let responded = Box::pin(async { respond(&networks, &caller, request).await }).await;
-    Ok(match responded {
-        Ok(answer) => answer,
+    let mut cluster = None;
+    let (status, kind, answer) = match respond(networks, caller, request).await {
+        Ok(Reply::Json(text)) => (StatusCode::OK, "application/json", turn.say(text.into())),
+        Ok(Reply::Words(words, of)) => {
+            cluster = of;
+            (StatusCode::OK, "application/json", turn.tell(words))
+        }
         Err(refusal) => {
             tracing::debug!("{method} {path}: {refusal}");
-            let text = format!("{refusal}\n");
-            response(refusal.status(), "text/plain; charset=utf-8", text)
+            if let Refusal::Lost(_) = refusal {
+                turn.is_half_read();
+            }
+            let text = format!("{refusal}\n").into();
+            let kind = "text/plain; charset=utf-8";
+            (refusal.status(), kind, turn.say(text))
         }
-    })
+    };
+    let mut response = Response::new(answer);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    let alive = HeaderName::from_static(remote::ALIVE);
+    headers.insert(alive, ALIVE.as_secs().into());
+    if let Some(cluster) = cluster {
+        headers.insert(HeaderName::from_static(remote::CLUSTER), cluster.into());
+    }
+    Ok(response)
 }
 
 async fn respond(
     networks: &Networks,
     caller: &Caller,
     request: Request<Incoming>,
-) -> Result<Answer, Refusal> {
+) -> Result<Reply, Refusal> {
     let uri = request.uri();
     let parsed = Call::parse(request.method(), uri.path(), uri.query());
     // Also of a call that is refused: see `LARGEST_WASTE`.
@@ -110,8 +134,13 @@ async fn respond(
     let body = body?;
     let name = name.as_deref();
     let registry = || networks.registry(name);
+    let may = |holder| caller.may(holder);
+    let rights = Rights {
+        may: &may,
+        most: caller.most(),
+    };
     match call {
-        Call::Config => Ok(json(registry().config().await?)),
+        Call::Config => Ok(Reply::Json(registry().config().await?)),
         Call::Acquire { previous } => {
             let attrs = LeaseAttrs::from_json(&body)?;
             require(caller, &attrs)?;
@@ -127,15 +156,13 @@ async fn respond(
             }
             let attrs = lease.attrs?;
             require(caller, &attrs)?;
-            let may = |holder| caller.may(holder);
-            let own = registry().renew(subnet, &attrs, was, &may).await?;
+            let own = registry().renew(subnet, &attrs, was, rights).await?;
             Ok(own_lease(&own))
         }
         Call::Revoke(subnet) => {
-            let may = |holder| caller.may(holder);
-            registry().revoke(subnet, &may).await?;
+            registry().revoke(subnet, rights).await?;
             tracing::info!(network = name, lease = %subnet, "lease ended");
-            Ok(json(String::new()))
+            Ok(Reply::Json(String::new()))
         }
         Call::Leases { cursor } => {
             let network = networks.follow(name).await?;
@@ -154,20 +181,19 @@ async fn respond(
             registry().config().await?;
             let reservations = registry().reservations().await?.into_iter();
             let values: Vec<_> = reservations.map(Reservation::to_value).collect();
-            Ok(json(serde_json::Value::from(values).to_string()))
+            Ok(Reply::Json(serde_json::Value::from(values).to_string()))
         }
         Call::Reserve => {
             let reservation = Reservation::from_json(&body)?;
             if !caller.may(reservation.public_ip) {
                 return Err(Refusal::Forbidden(reservation.public_ip));
             }
-            registry().reserve(reservation).await?;
-            Ok(json(String::new()))
+            registry().reserve(reservation, rights).await?;
+            Ok(Reply::Json(String::new()))
         }
         Call::Unreserve(subnet) => {
-            let may = |holder| caller.may(holder);
-            registry().unreserve(subnet, &may).await?;
-            Ok(json(String::new()))
+            registry().unreserve(subnet, rights).await?;
+            Ok(Reply::Json(String::new()))
         }
     }
 }
@@ -184,16 +210,13 @@ async fn poll<K: Ord + Clone + Send + Sync + 'static>(
     registry: Registry,
     cursor: Option<i64>,
     only: Option<K>,
-) -> Result<Answer, Refusal> {
+) -> Result<Reply, Refusal> {
     let mut poll = Poll::new(feed, registry, cursor, only);
     // From here on no status can be given any more.
     if !poll.ready(PATIENCE).await {
         return Err(Refusal::NotYet);
     }
-    let frames: Frames = Box::pin(poll.frames());
-    let mut response = Response::new(Either::Right(StreamBody::new(frames)));
-    headers(&mut response, "application/json");
-    Ok(response)
+    Ok(Reply::Words(poll.words(), feed.cluster()))
 }
 
 /// The whole body, if it is not too large; else what is still on its way is taken and thrown away.
@@ -229,28 +252,10 @@ async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
 }
 
 /// A reservation has no end, and old clients renew at the end: in a year of theirs.
-fn own_lease(own: &OwnLease) -> Answer {
+fn own_lease(own: &OwnLease) -> Reply {
     let ends = own
         .expires
         .unwrap_or_else(|| Instant::now() + remote::FOREVER);
     let value = lease_value(own.subnet, &own.attrs, Some(Moment::of(ends)));
-    json(value.to_string())
-}
-
-fn json(text: String) -> Answer {
-    response(StatusCode::OK, "application/json", text)
-}
-
-fn response(status: StatusCode, kind: &'static str, text: String) -> Answer {
-    let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
-    *response.status_mut() = status;
-    headers(&mut response, kind);
-    response
-}
-
-fn headers(response: &mut Answer, kind: &'static str) {
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
-    let alive = HeaderName::from_static(remote::ALIVE);
-    headers.insert(alive, ALIVE.as_secs().into());
+    Reply::Json(value.to_string())
 }

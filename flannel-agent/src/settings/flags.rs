@@ -1,5 +1,7 @@
 //! Every flag, once: name, default and help. What the values mean is decided in [`super::config`].
 
+use std::num::NonZeroUsize;
+
 use crate::base::options::{
     Authorize, Gro, Hook, LogFormat, Mode, Secret, SourceCheck, TunnelFirewall, Xdp,
 };
@@ -167,6 +169,14 @@ pub struct Flags {
         help_heading = "Client and server"
     )]
     pub remote_authorize: Authorize,
+    /// How many connections a server takes at a time; each client keeps one. The rest is refused
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "20000",
+        help_heading = "Client and server"
+    )]
+    pub remote_connections: NonZeroUsize,
 
     /// Interface (name or address) towards the other nodes; the first that exists is used (repeatable)
     #[arg(long, value_name = "NAME|IP", action = ArgAction::Append, help_heading = "Uplink")]

@@ -47,12 +47,6 @@ impl Networks {
                 "leave it out, or --kube-subnet-mgr",
             );
         }
-        if !flags.remote.is_empty() {
-            return unusable(
-                "with --remote the agent serves the server's network without a name".to_owned(),
-                "leave it out, or --remote: several networks are read from etcd",
-            );
-        }
         if !flags.listen.is_empty() {
             return unusable(
                 "a server (--listen) has all networks below --etcd-prefix".to_owned(),

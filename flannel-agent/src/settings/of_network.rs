@@ -35,6 +35,9 @@ impl Config {
         let mut config = self.clone();
         config.networks = None;
         config.etcd.prefix = format!("{}/{name}", self.etcd.prefix);
+        if let Some(remote) = &mut config.remote {
+            remote.network = Some(name.to_owned());
+        }
         config.subnet_file = networks.subnet_dir.join(format!("{name}.env"));
         config.fast_path.bridge = bridge_of(&self.fast_path.bridge, name)?;
         Ok(config)

@@ -24,6 +24,8 @@ pub struct ServerOptions {
     pub listen: Listen,
     pub tls: Option<RemoteTls>,
     pub authorize: Authorize,
+    /// At a time.
+    pub connections: usize,
 }
 
 /// The first number that systemd gives to a socket (sd_listen_fds(3)).
@@ -80,6 +82,7 @@ pub(super) fn server(flags: &Flags) -> Result<Option<ServerOptions>, ConfigError
         listen: listen(text)?,
         tls,
         authorize: flags.remote_authorize,
+        connections: flags.remote_connections.get(),
     }))
 }
 

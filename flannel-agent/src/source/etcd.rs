@@ -16,6 +16,7 @@ mod session;
 pub(super) mod store;
 pub(super) mod table;
 pub(super) mod tls;
+pub(super) mod told;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
 
 pub use error::{EtcdError, OptionsError};
-pub use networks::{EtcdNetworks, Found};
+pub use networks::EtcdNetworks;
 pub use options::{ClientIdentity, EtcdOptions, Login, Tls};
 use patience::Patience;
 pub use preview::{LeaseChange, LeasePreview};
@@ -96,6 +97,20 @@ impl EtcdSource {
         let entries = self.store.list().await?.entries.into_iter();
         let leases = entries.filter_map(|entry| Some((entry.key.v4, entry.attrs.ok()?)));
         Ok(leases.collect::<BTreeMap<_, _>>().into())
+    }
+
+    /// Ends the lease `own`, unless it is a reservation or another node's by now.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn release(&self, own: &OwnLease) -> Result<(), EtcdError> {
+        let (_, entry) = self.store.get(own.subnet.into()).await?;
+        match entry {
+            Some(entry) if entry.etcd_lease.is_some() && entry.names(own.attrs.public_ip) => {
+                self.store.delete(entry.key, entry.mod_revision).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether there is a network configuration, usable or not.

@@ -2,11 +2,13 @@
 
 pub mod etcd;
 pub mod kube;
+pub mod networks;
 pub mod remembered;
 pub mod remote;
 
 use std::future::Future;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
@@ -15,6 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::base::wall::Moment;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
+
+/// A datastore restored from a backup lacks leases of nodes that live. Each takes its own again as soon as it notices,
+/// within seconds; for so long what was known of it counts.
+const RESTORED: Duration = Duration::from_mins(1);
 
 /// What a node asks of the datastore when it starts.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@ mod client;
 mod error;
 mod follow;
 mod keep;
+mod networks;
 mod options;
 mod tls;
 mod transport;
@@ -28,6 +29,7 @@ use client::Client;
 pub use error::{RemoteError, RemoteOptionsError};
 use follow::Follower;
 use keep::Keeper;
+pub use networks::RemoteNetworks;
 pub use options::{RemoteOptions, RemoteTls};
 pub use tls::server_config;
 
@@ -44,7 +46,7 @@ enum Seen {
     Held(Box<LeaseAttrs>),
 }
 
-/// The leases of the network without a name at some servers.
+/// The leases of one network at some servers.
 #[derive(Debug)]
 pub struct RemoteSource {
     api: Api,
@@ -67,7 +69,7 @@ impl RemoteSource {
     /// When a server is no host and port, or a certificate file cannot be used.
     pub fn new(options: &RemoteOptions) -> Result<Self, RemoteOptionsError> {
         Ok(Self {
-            api: Api::new(Client::new(options)?),
+            api: Api::new(Client::new(options)?, options.network.as_deref()),
             renew_margin: options.renew_margin,
             seen: watch::Sender::default(),
         })
@@ -140,6 +142,26 @@ impl RemoteSource {
             })
         });
         Ok(ours.min_by_key(|lease| lease.attrs.vxlan_data().is_err()))
+    }
+
+    /// Whether the servers have a network of this name.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub async fn has_network(&self, name: &str) -> Result<bool, RemoteError> {
+        let networks = self.api.networks().await?;
+        Ok(networks.snapshot.iter().any(|listed| listed == name))
+    }
+
+    /// Ends the lease `own`, if it is one that would end by itself.
+    ///
+    /// # Errors
+    /// When no server answers, or it is somebody else's.
+    pub async fn release(&self, own: &OwnLease) -> Result<(), RemoteError> {
+        match own.expires {
+            Some(_) => self.api.revoke(own.subnet).await,
+            None => Ok(()),
+        }
     }
 
     /// Asks each server.

@@ -1,5 +1,5 @@
 //! `cargo xtask bench control-plane`: a real etcd full of leases, a real agent, and how long it takes
-//! until they are in the map.
+//! until they are in the map; and a real server, with as many clients, and how long until they all have heard.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,6 +12,7 @@ mod cluster;
 mod measure;
 mod peers;
 mod report;
+mod server;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,12 +30,15 @@ struct Options {
     /// Leases of other nodes
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     leases: u32,
-    /// Agents started from nothing, each on a node of its own
+    /// Agents started from nothing, each on a node of its own; 0: none
     #[arg(long, default_value_t = 5)]
     starts: u32,
     /// Leases changed one after the other
     #[arg(long, default_value_t = 200)]
     changes: u32,
+    /// Clients of one server; 0: no server
+    #[arg(long, default_value_t = 5000)]
+    clients: usize,
     /// Where the numbers go as JSON
     #[arg(long, default_value = "bench-results/control-plane.json")]
     out: PathBuf,
@@ -56,26 +60,15 @@ fn bench(options: &Options) -> ExitCode {
     println!("writing {} leases to etcd", options.leases);
     let cluster = Cluster::write(&writer, &net, options.leases);
 
-    println!("starting {} agents, one after the other", options.starts);
-    let mut starts = Vec::new();
-    let mut last = None;
-    for n in 0..options.starts {
-        // One at a time: the one before would compete for the processor.
-        drop(last.take());
-        let (took, agent) =
-            measure::start(lab.node(&format!("node{n}")), &net, cluster.leases() + n);
-        starts.push(took);
-        last = Some(agent);
+    let mut report = Report::new(options.leases);
+    if options.starts > 0 {
+        follow(options, &lab, &net, &cluster, &mut report);
     }
-    let mut agent = last.expect("at least one start");
-
-    println!("changing {} leases, one after the other", options.changes);
-    let before = measure::processor_time(&mut agent);
-    let changes = measure::changes(&cluster, &agent, options.changes);
-    let work = measure::processor_time(&mut agent).saturating_sub(before) / options.changes.max(1);
-    let memory = measure::peak_memory(&mut agent);
-
-    let report = Report::new(options.leases, &starts, &changes, work, memory);
+    if options.clients > 0 {
+        println!("serving {} clients", options.clients);
+        let served = server::serve(&writer, &cluster, options.clients);
+        report.add_server(&served);
+    }
     report.print();
     report.write(&options.out);
     if options.enforce && !report.goals_met() {
@@ -83,4 +76,27 @@ fn bench(options: &Options) -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+/// An agent that follows all leases.
+fn follow(options: &Options, lab: &Lab, net: &Network, cluster: &Cluster<'_>, report: &mut Report) {
+    println!("starting {} agents, one after the other", options.starts);
+    let mut starts = Vec::new();
+    let mut last = None;
+    for n in 0..options.starts {
+        // One at a time: the one before would compete for the processor.
+        drop(last.take());
+        let (took, agent) =
+            measure::start(lab.node(&format!("node{n}")), net, cluster.leases() + n);
+        starts.push(took);
+        last = Some(agent);
+    }
+    let mut agent = last.expect("at least one start");
+
+    println!("changing {} leases, one after the other", options.changes);
+    let before = measure::processor_time(&mut agent);
+    let changes = measure::changes(cluster, &agent, options.changes);
+    let work = measure::processor_time(&mut agent).saturating_sub(before) / options.changes.max(1);
+    let memory = measure::peak_memory(agent.process());
+    report.add_agent(&starts, &changes, work, memory);
 }

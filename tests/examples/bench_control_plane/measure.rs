@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use flannel_tests::agent::Daemon;
 use flannel_tests::prelude::*;
+use flannel_tests::process::Process;
 
 use crate::cluster::{Cluster, mac};
 use crate::peers::Peers;
@@ -58,6 +59,12 @@ pub(crate) fn changes(cluster: &Cluster<'_>, agent: &Running, count: u32) -> Vec
     })
 }
 
+impl Running {
+    pub(crate) fn process(&mut self) -> &Process {
+        self.daemon.process()
+    }
+}
+
 /// Processor time the agent has used so far: unlike the clock, it hardly depends on what else runs.
 pub(crate) fn processor_time(agent: &mut Running) -> Duration {
     let threads = format!("/proc/{}/task", agent.daemon.process().pid());
@@ -70,9 +77,9 @@ pub(crate) fn processor_time(agent: &mut Running) -> Duration {
     Duration::from_nanos(nanos.sum())
 }
 
-/// The most memory the agent ever had resident, in bytes (`VmHWM` of proc(5)).
-pub(crate) fn peak_memory(agent: &mut Running) -> u64 {
-    let path = format!("/proc/{}/status", agent.daemon.process().pid());
+/// The most memory it ever had resident, in bytes (`VmHWM` of proc(5)).
+pub(crate) fn peak_memory(process: &Process) -> u64 {
+    let path = format!("/proc/{}/status", process.pid());
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
     let kib = text.lines().find_map(|line| {
         line.strip_prefix("VmHWM:")?

@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::server::Served;
+
 /// The goals of the control plane, for 5,000 leases.
 const START: f64 = 2000.0;
 const CHANGE: f64 = 50.0;
 const MEMORY: f64 = 50.0;
+/// And of a server with 5,000 clients.
+const TOLD: f64 = 100.0;
+const SERVER_MEMORY: f64 = 60.0;
 
 #[derive(Debug)]
 struct Row {
@@ -34,31 +39,44 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(
-        leases: u32,
+    pub(crate) fn new(leases: u32) -> Self {
+        Self {
+            leases,
+            rows: Vec::new(),
+        }
+    }
+
+    pub(crate) fn add_agent(
+        &mut self,
         starts: &[Duration],
         changes: &[Duration],
         work: Duration,
         memory: u64,
-    ) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "a process has no 2^52 bytes")]
-        let memory = memory as f64 / 1e6;
-        let row = |what, unit, values: &[f64], goal| Row {
+    ) {
+        self.add("start to complete map", "ms", &millis(starts), Some(START));
+        self.add("changed lease to map", "ms", &millis(changes), Some(CHANGE));
+        self.add("processor per change", "ms", &millis(&[work]), None);
+        let memory = [megabytes(memory)];
+        self.add("peak resident memory", "MB", &memory, Some(MEMORY));
+    }
+
+    pub(crate) fn add_server(&mut self, served: &Served) {
+        let told = millis(&served.told);
+        self.add("changed lease to clients", "ms", &told, Some(TOLD));
+        let before = [megabytes(served.memory_before)];
+        self.add("server without clients", "MB", &before, None);
+        let memory = [megabytes(served.memory)];
+        self.add("server's peak memory", "MB", &memory, Some(SERVER_MEMORY));
+    }
+
+    fn add(&mut self, what: &'static str, unit: &'static str, values: &[f64], goal: Option<f64>) {
+        self.rows.push(Row {
             what,
             unit,
             median: quantile(values, 0.5),
             worst: quantile(values, 0.99),
             goal,
-        };
-        Self {
-            leases,
-            rows: vec![
-                row("start to complete map", "ms", &millis(starts), Some(START)),
-                row("changed lease to map", "ms", &millis(changes), Some(CHANGE)),
-                row("processor per change", "ms", &millis(&[work]), None),
-                row("peak resident memory", "MB", &[memory], Some(MEMORY)),
-            ],
-        }
+        });
     }
 
     pub(crate) fn goals_met(&self) -> bool {
@@ -67,7 +85,7 @@ impl Report {
 
     pub(crate) fn print(&self) {
         println!("\n{} leases", self.leases);
-        println!("{:<24}{:>10}{:>10}{:>10}", "", "median", "99 %", "goal");
+        println!("{:<26}{:>10}{:>10}{:>10}", "", "median", "99 %", "goal");
         for row in &self.rows {
             let Row {
                 what,
@@ -76,7 +94,7 @@ impl Report {
                 worst,
                 ..
             } = row;
-            print!("{what:<24}{median:>10.1}{worst:>10.1}");
+            print!("{what:<26}{median:>10.1}{worst:>10.1}");
             match row.goal {
                 Some(goal) => {
                     let verdict = if row.is_met() { "met" } else { "MISSED" };
@@ -102,6 +120,11 @@ impl Report {
         });
         json!({"leases": self.leases, "results": rows.collect::<Vec<_>>()})
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a process has no 2^52 bytes")]
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
 }
 
 fn millis(times: &[Duration]) -> Vec<f64> {

@@ -149,6 +149,20 @@ async fn an_etcd_restored_from_an_older_backup_is_listed_anew() {
 }
 
 #[tokio::test]
+async fn an_etcd_restored_from_a_backup_that_counts_on_takes_nobody_away_at_once() {
+    let mut net = Net::new().await;
+    let (gate, source) = net.gated().await;
+    net.put_lease("10.3.2.0-24", 2).await;
+    let mut node = follow(source, "10.3.1.0/24");
+    node.others(&[(2, 2)]).await;
+    gate.close();
+    net.restart_as_another().await;
+    net.put_lease("10.3.3.0-24", 3).await;
+    gate.open();
+    node.others(&[(2, 2), (3, 3)]).await;
+}
+
+#[tokio::test]
 async fn an_etcd_wiped_while_the_agent_restarts_forgets_no_peer_that_lives() {
     let net = Net::new().await;
     net.put_lease("10.3.4.0-24", 44).await;

@@ -6,6 +6,7 @@ mod acquire;
 mod config;
 mod follow;
 mod keep;
+mod networks;
 mod reach;
 mod support;
 mod tls;

@@ -59,6 +59,21 @@ impl Net {
         self.client = connect(&self.etcd).await;
     }
 
+    /// The same as another cluster, which has counted further.
+    pub(crate) async fn restart_as_another(&mut self) {
+        let before = self.revision().await;
+        self.etcd.restart_as_another();
+        self.client = connect(&self.etcd).await;
+        while self.revision().await <= before {
+            self.client.put("/elsewhere", "x", None).await.unwrap();
+        }
+    }
+
+    async fn revision(&self) -> i64 {
+        let answer = self.client.clone().get("x", None).await.unwrap();
+        answer.header().unwrap().revision()
+    }
+
     pub(crate) fn options(&self) -> EtcdOptions {
         EtcdOptions::new(vec![self.etcd.url()], PREFIX)
     }

@@ -5,7 +5,8 @@
 mod activation;
 mod calls;
 mod crowd;
-mod figures;
+mod limits;
+mod networks;
 mod source;
 mod support;
 mod tls;

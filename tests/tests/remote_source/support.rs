@@ -17,6 +17,7 @@ use flannel_agent::source::LeaseSource;
 use flannel_agent::source::etcd::EtcdOptions;
 use flannel_agent::source::remote::{RemoteOptions, RemoteSource, RemoteTls};
 use flannel_tests::etcd::Etcd;
+use flannel_tests::free_port::free_port;
 use flannel_tests::wait::SOON;
 use ipnet::Ipv4Net;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -58,7 +59,9 @@ impl Net {
 
     /// A server of its own on a free port.
     pub(crate) async fn server(&self) -> Served {
-        Served::start(&self.options(), options("127.0.0.1:0")).await
+        // Nobody else gets it while a server is started again.
+        let address = format!("127.0.0.1:{}", free_port());
+        Served::start(&self.options(), options(&address)).await
     }
 
     /// Writes a key below the prefix that nothing ends.
@@ -144,6 +147,7 @@ pub(crate) fn options(address: &str) -> ServerOptions {
         listen: Listen::Address(address.to_owned()),
         tls: None,
         authorize: Authorize::None,
+        connections: 1000,
     }
 }
 

@@ -151,6 +151,48 @@ async fn a_node_may_write_the_lease_of_its_own_address_only() {
     assert!(said.ends_with("200"), "{said}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_may_not_have_all_subnets() {
+    let net = Net::new().await;
+    let pki = Pki::new();
+    let tls = pki.tls(Some(&pki.server()), true);
+    let server = serve(&net, tls, Authorize::PublicIp).await;
+    let one = source_with(&[server.name()], Some(pki.tls(Some(&pki.node(1)), true)));
+    acquire(&one, &net, 1, "10.3.1.0/24").await.unwrap();
+    let node = pki.node(1);
+    let reserve = |third: u8| {
+        let body = format!(r#"{{"Subnet":"10.3.{third}.0/24","PublicIP":"192.0.2.1"}}"#);
+        curl(&pki, &node, &server, "POST", "reservations", &body)
+    };
+    // At the same time, and one of them for the next start.
+    let said: Vec<String> = std::thread::scope(|scope| {
+        let asked: Vec<_> = (2..8).map(|n| scope.spawn(move || reserve(n))).collect();
+        asked.into_iter().map(|it| it.join().unwrap()).collect()
+    });
+    let given = said.iter().filter(|said| said.ends_with("200")).count();
+    assert_eq!(given, 1, "{said:?}");
+    assert!(
+        said.iter()
+            .any(|it| it.contains("192.0.2.1 has 2 subnets already") && it.ends_with("409"))
+    );
+    assert_eq!(net.leases().await.len(), 2);
+    // Nor by writing a lease, or a reservation of before that became one.
+    let attrs = crate::support::attrs_json(1);
+    let lease = format!(r#"{{"Subnet":"10.3.9.0/24","Attrs":{attrs}}}"#);
+    let said = curl(&pki, &node, &server, "PUT", "leases/10.3.9.0-24", &lease);
+    assert!(said.ends_with("409"), "{said}");
+    let leases = net.leases().await;
+    let reserved = leases.iter().find(|(_, (_, ends))| !ends).unwrap().0;
+    let path = format!("reservations/{reserved}");
+    let said = curl(&pki, &node, &server, "DELETE", &path, "");
+    assert!(said.ends_with("200"), "{said}");
+    let said = reserve(10);
+    assert!(said.ends_with("409"), "{said}");
+    // What it has it may keep.
+    acquire(&one, &net, 1, "10.3.1.0/24").await.unwrap();
+    assert_eq!(net.leases().await.len(), 2);
+}
+
 /// The answer's body, with the status behind it.
 fn curl(
     pki: &Pki,

@@ -18,6 +18,17 @@ fn where_a_server_listens(#[case] text: &str, #[case] listen: Listen) {
 }
 
 #[test]
+fn a_server_takes_so_many_connections() {
+    let connections = |argv: &[&str]| config(argv).map(|it| it.server.unwrap().connections);
+    assert_eq!(connections(&["--listen=:1"]), Ok(20_000));
+    assert_eq!(
+        connections(&["--listen=:1", "--remote-connections=7"]),
+        Ok(7)
+    );
+    assert!(read_with(&["--listen=:1", "--remote-connections=0"], &[]).is_err());
+}
+
+#[test]
 fn several_servers_may_be_named() {
     let config = config(&["--remote=10.0.0.3:8888, 10.0.0.4:8888,"]).unwrap();
     assert_eq!(
@@ -53,6 +64,8 @@ fn what_does_not_go_together_is_refused(#[case] argv: &[&str], #[case] why: &str
 #[case(&["--remote=a:1", "--kube-api-url=x"], &["--kube-api-url"])]
 #[case(&["--remote=a:1", "--remote-cafile=/c", "--subnet-lease-renew-margin=30"], &[])]
 #[case(&["--listen=:1", "--etcd-cafile=/c"], &[])]
+#[case(&["--remote=a:1", "--remote-connections=5"], &["--remote-connections", "--listen"])]
+#[case(&["--listen=:1", "--remote-connections=5"], &[])]
 fn flags_of_the_other_kind_have_no_effect(#[case] argv: &[&str], #[case] parts: &[&str]) {
     let read = read_with(argv, &[]).unwrap();
     let notices = notices::notices(&read.cli.flags, &read.origins);

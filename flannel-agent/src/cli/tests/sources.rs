@@ -235,13 +235,16 @@ fn several_networks_are_named_or_watched() {
     assert_eq!(green.fast_path.bridge, "br-green");
     let error = several.of_network(networks, "much-too-long").unwrap_err();
     assert!(error.to_string().contains("br-much-too-long"), "{error}");
+    let served = config(&["--networks=blue", "--remote=10.0.0.3:8888"]).unwrap();
+    let blue = served.of_network(served.networks.as_ref().unwrap(), "blue");
+    let remote = blue.unwrap().remote.unwrap();
+    assert_eq!(remote.network.as_deref(), Some("blue"));
     let watched = config(&["--watch-networks"]).unwrap().networks.unwrap();
     assert!(watched.watch && watched.allow("red"));
 }
 
 #[rstest]
 #[case(&["--networks=blue", "--kube-subnet-mgr"], "--networks=blue: a Kubernetes cluster is one network")]
-#[case(&["--networks=blue", "--remote=10.0.0.3:8888"], "--networks=blue: with --remote the agent serves the server's network without a name")]
 #[case(&["--watch-networks", "--listen=:8888"], "--watch-networks=true: a server (--listen) has all networks")]
 #[case(&["--watch-networks", "--kube-subnet-mgr"], "--watch-networks=true: a Kubernetes cluster")]
 #[case(&["--networks=blue", "--cni-conf-dir=/etc/cni/net.d"], "writes one CNI network")]

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -16,8 +17,8 @@ use crate::flannel::backend::CommandLine;
 
 /// Whoever makes devices and routes is done long before.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// More is nothing that a lease could say.
-const READ_MOST: u64 = 1 << 20;
+/// More is nothing that a lease could say, and cannot be written: also not by what goes on in the background.
+const PRINTED_MOST: u64 = 1 << 20;
 /// No affair of a command's, although flanneld gives it to them.
 const SECRET: &str = "FLANNELD_ETCD_PASSWORD";
 
@@ -50,7 +51,7 @@ async fn run_for(
         return Ok(String::new());
     };
     // Files, not pipes: nobody waits for a child of its own that keeps them open.
-    let mut printed = in_memory(c"output", "")?;
+    let mut printed = room(c"output")?;
     let given = in_memory(c"input", &format!("{input}\n"))?;
     let mut child = Command::new(program)
         .args(arguments)
@@ -97,17 +98,33 @@ fn so_far(output: &str) -> String {
 }
 
 fn in_memory(name: &std::ffi::CStr, text: &str) -> anyhow::Result<File> {
-    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC).context("cannot make a file in memory")?;
-    let mut file = File::from(fd);
+    let mut file = memory(name)?;
     file.write_all(text.as_bytes())?;
     file.rewind()?;
     Ok(file)
 }
 
+/// A file that never has more than `PRINTED_MOST`.
+fn room(name: &std::ffi::CStr) -> anyhow::Result<File> {
+    let file = memory(name)?;
+    file.set_len(PRINTED_MOST)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW))
+        .context("cannot bound a file in memory")?;
+    Ok(file)
+}
+
+fn memory(name: &std::ffi::CStr) -> anyhow::Result<File> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let fd = memfd_create(name, flags).context("cannot make a file in memory")?;
+    Ok(File::from(fd))
+}
+
+/// What was written: the place of the one that writes is ours as well.
 fn read(file: &mut File) -> std::io::Result<String> {
     let mut bytes = Vec::new();
+    let written = file.stream_position()?;
     file.rewind()?;
-    file.take(READ_MOST).read_to_end(&mut bytes)?;
+    file.take(written).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
@@ -165,6 +182,16 @@ mod tests {
             error.contains("was ended after 1 s, having printed: begun"),
             "{error}"
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_printed_has_a_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "head -c 3000000 /dev/zero | tr '\\0' '#'; echo >&2 end";
+        let output = ran(&script(&folder, text), "").await;
+        let said = output.unwrap_or_else(|error| error);
+        let most = usize::try_from(PRINTED_MOST).unwrap();
+        assert_eq!(said.matches('#').count(), most);
     }
 
     #[tokio::test]

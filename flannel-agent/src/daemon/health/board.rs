@@ -1,6 +1,7 @@
 //! How each network of a daemon is doing, where that serves several.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::StatusCode;
@@ -10,7 +11,13 @@ use crate::daemon::metrics::Exporter;
 
 /// Shared by who serves the networks and who is asked about them.
 #[derive(Debug, Clone, Default)]
-pub(in crate::daemon) struct Board(Arc<Mutex<BTreeMap<String, Notice>>>);
+pub(in crate::daemon) struct Board {
+    notices: Arc<Mutex<BTreeMap<String, Notice>>>,
+    /// Nobody has said yet which networks there are.
+    unknown: Arc<AtomicBool>,
+}
+
+const UNKNOWN: &str = "which networks there are is not known: the datastore does not answer";
 
 #[derive(Debug, Clone)]
 struct Notice {
@@ -19,6 +26,11 @@ struct Notice {
 }
 
 impl Board {
+    /// Which networks there are is to be heard first: until then nobody is ready.
+    pub(in crate::daemon) fn is_known(&self, known: bool) {
+        self.unknown.store(!known, Ordering::Relaxed);
+    }
+
     /// Another network is to be served.
     pub(in crate::daemon) fn put(&self, name: &str, ready: Ready, exporter: Exporter) {
         let notice = Notice { ready, exporter };
@@ -32,6 +44,9 @@ impl Board {
 
     /// One line for `systemctl status`.
     pub(in crate::daemon) fn summary(&self) -> String {
+        if self.unknown.load(Ordering::Relaxed) {
+            return UNKNOWN.to_owned();
+        }
         let notices = self.notices();
         let waiting: Vec<&str> = notices
             .iter()
@@ -45,8 +60,12 @@ impl Board {
         }
     }
 
-    /// Ready are all, or none yet known.
+    /// Ready are all, or there is none.
     pub(super) fn answer(&self) -> (StatusCode, String) {
+        if self.unknown.load(Ordering::Relaxed) {
+            let text = format!("{NOT_YET}: {UNKNOWN}\n");
+            return (StatusCode::SERVICE_UNAVAILABLE, text);
+        }
         let notices = self.notices();
         let others: Vec<String> = notices
             .iter()
@@ -78,7 +97,7 @@ impl Board {
     }
 
     fn notices(&self) -> MutexGuard<'_, BTreeMap<String, Notice>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -91,6 +110,12 @@ mod tests {
     fn each_answers_for_itself_and_all_for_all() {
         let board = Board::default();
         assert_eq!(board.answer().0, StatusCode::OK, "nothing is missing");
+        board.is_known(false);
+        let (status, text) = board.answer();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.contains("does not answer"), "{text}");
+        assert!(board.summary().contains("does not answer"));
+        board.is_known(true);
         let readies = ["blue", "red"].map(|name| {
             let ready = Ready::default();
             let exporter = Exporter {

@@ -16,11 +16,12 @@ use crate::cleanup;
 use crate::daemon::claims::Claims;
 use crate::daemon::health::{Board, Ready};
 use crate::daemon::metrics::Exporter;
+use crate::daemon::networks::datastore;
 use crate::daemon::start;
+use crate::daemon::start::Published;
 use crate::daemon::systemd::Spokesman;
 use crate::daemon::{WORKERS, serve_network};
 use crate::settings::Config;
-use crate::source::etcd::EtcdSource;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -64,6 +65,7 @@ impl Served {
             wanted: receiver,
             ready,
             counters,
+            published: Published::default(),
             cancel: cancel.clone(),
         };
         Self {
@@ -108,6 +110,8 @@ struct Life {
     wanted: watch::Receiver<bool>,
     ready: Ready,
     counters: Counters,
+    /// The lease that it has, or had when it ended.
+    published: Published,
     cancel: CancellationToken,
 }
 
@@ -192,6 +196,7 @@ impl Life {
             () = self.becomes(true) => return true,
             () = gone => {}
         }
+        self.release().await;
         match self.take_down().await {
             Ok(()) => tracing::info!("the network {} is off this node", self.name),
             Err(error) => tracing::error!(
@@ -208,17 +213,28 @@ impl Life {
         }
     }
 
-    /// Returns once etcd has said that there is no configuration: nothing is taken down because nobody answers.
+    /// Returns once the datastore has said that there is no configuration: nothing is taken down because nobody answers.
     async fn is_gone(&self) {
         loop {
-            let asked = async {
-                let source = EtcdSource::new(&self.config.etcd)?;
-                anyhow::Ok(source.has_network_config().await?)
-            };
-            if let Ok(false) = asked.await {
+            if let Ok(false) = datastore::has_network(&self.config, &self.name).await {
                 return;
             }
             tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// Others may have the subnet. What is not given back ends by itself.
+    async fn release(&self) {
+        let Some(own) = self.published.last() else {
+            return;
+        };
+        match datastore::release(&self.config, &own).await {
+            Ok(()) => tracing::info!("the lease of {} is given back", own.subnet),
+            Err(error) => tracing::warn!(
+                "the lease of {} is not given back, and ends in a day: {}",
+                own.subnet,
+                describe(&error)
+            ),
         }
     }
 
@@ -245,6 +261,7 @@ impl Life {
         let options = start::Options {
             spokesman: Spokesman::Supervisor,
             claim: Some(claim),
+            published: self.published.clone(),
             ..(&self.config).into()
         };
         let (config, ready, cancel) = (self.config.clone(), self.ready.clone(), ends.child_token());

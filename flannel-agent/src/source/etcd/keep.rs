@@ -15,6 +15,7 @@ use super::follow::next;
 use super::patience::Patience;
 use super::session::Watch;
 use super::store::{Entry, Grant, Hold, Store};
+use super::told::until;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{self, LeaseAttrs, OwnLease, SubnetKey};
 use crate::source::LeaseRequest;
@@ -164,6 +165,7 @@ impl<'a> Keeper<'a> {
         }
         // What the key hangs on now is the writer's, if anything.
         let written = renew(self.store, key, revision, wanted).await?;
+        self.note_correction(written);
         Ok(self.accept(wanted, entry.created, written))
     }
 
@@ -192,7 +194,8 @@ impl<'a> Keeper<'a> {
         if entry.attrs.as_ref().is_ok_and(|attrs| attrs == wanted) {
             return Ok(self.accept(wanted, entry.created, Some((hold, revision))));
         }
-        if untouched.is_none() && self.known.is_some() && !self.may_correct(entry) {
+        let corrects = untouched.is_none() && self.known.is_some();
+        if corrects && !self.may_correct(entry) {
             self.postponed = true;
             self.known = Some(Known {
                 created: entry.created,
@@ -203,11 +206,21 @@ impl<'a> Keeper<'a> {
         }
         let written = self.store.replace(key, revision, wanted, hold).await?;
         let written = written.map(|revision| (hold, revision));
+        if corrects {
+            self.note_correction(written);
+        }
         Ok(self.accept(wanted, entry.created, written))
     }
 
+    /// What was not written is tried again without a pause of ours.
+    fn note_correction(&mut self, written: Option<(Hold, i64)>) {
+        if written.is_some() {
+            self.corrected = Some(Instant::now());
+        }
+    }
+
     /// Somebody else overwrote our key.
-    fn may_correct(&mut self, entry: &Entry) -> bool {
+    fn may_correct(&self, entry: &Entry) -> bool {
         let now = Instant::now();
         let holder = entry.attrs.as_ref().map(|attrs| attrs.public_ip).ok();
         let often = self
@@ -221,7 +234,6 @@ impl<'a> Keeper<'a> {
             );
         } else {
             tracing::warn!(lease = %entry.key, ?holder, "somebody else wrote our lease: correcting it");
-            self.corrected = Some(now);
         }
         !often
     }
@@ -319,12 +331,5 @@ fn same_expiry(a: Option<Instant>, b: Option<Instant>) -> bool {
             apart <= SAME_EXPIRY
         }
         (a, b) => a == b,
-    }
-}
-
-async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -3,6 +3,7 @@
 
 mod follow;
 mod reservations;
+mod rights;
 
 use std::net::Ipv4Addr;
 
@@ -17,11 +18,14 @@ use crate::flannel::lease::{LeaseAttrs, OwnLease, SubnetKey};
 use crate::source::LeaseRequest;
 
 pub use follow::{Held, News};
+pub use rights::Rights;
+use rights::Turns;
 
 /// The networks below one prefix, or one of them.
 #[derive(Debug)]
 pub struct Registry {
     store: Store,
+    turns: Turns,
 }
 
 /// A lease cannot be given, or not like this.
@@ -47,10 +51,9 @@ pub enum RegistryError {
     NoReservation(Ipv4Net),
     #[error("the lease of {subnet} is {holder}'s, and the certificate does not name that address")]
     Forbidden { subnet: Ipv4Net, holder: Ipv4Addr },
+    #[error("{holder} has {held} subnets already, which is all that one PublicIP may have here")]
+    Enough { holder: Ipv4Addr, held: usize },
 }
-
-/// Whether the caller may write what names this PublicIP.
-pub type May<'a> = &'a (dyn Fn(Ipv4Addr) -> bool + Sync);
 
 impl Registry {
     /// Prepares connections; none is made before the first use.
@@ -60,7 +63,12 @@ impl Registry {
     pub fn new(options: &EtcdOptions) -> Result<Self, OptionsError> {
         Ok(Self {
             store: Store::new(options)?,
+            turns: Turns::default(),
         })
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The same again.
@@ -68,6 +76,7 @@ impl Registry {
     pub fn this(&self) -> Self {
         Self {
             store: self.store.clone(),
+            turns: self.turns.clone(),
         }
     }
 
@@ -76,6 +85,7 @@ impl Registry {
     pub fn network(&self, name: &str) -> Self {
         Self {
             store: self.store.network(name),
+            turns: self.turns.clone(),
         }
     }
 
@@ -102,7 +112,7 @@ impl Registry {
     /// # Errors
     /// No answer.
     pub async fn revision(&self) -> Result<i64, RegistryError> {
-        Ok(self.store.revision().await?)
+        Ok(self.store.position().await?.revision)
     }
 
     /// Gives the node of `attrs` a lease: the one it has, `previous`, or a free one.
@@ -131,18 +141,23 @@ impl Registry {
         subnet: Ipv4Net,
         attrs: &LeaseAttrs,
         was: Option<Ipv4Addr>,
-        may: May<'_>,
+        rights: Rights<'_>,
     ) -> Result<OwnLease, RegistryError> {
         let key = SubnetKey::from(subnet);
+        let _turn = self.turns.of(attrs.public_ip, rights).await;
         loop {
             let (_, entry) = self.store.get(key).await?;
             let written = match entry {
                 Some(entry) => {
-                    own_or_nobodys(&entry, attrs.public_ip, was, may)?;
+                    own_or_nobodys(&entry, attrs.public_ip, was, rights)?;
+                    if rights.most.is_some() && !entry.names(attrs.public_ip) {
+                        let entries = self.store.list().await?.entries;
+                        rights.require_few(&entries, attrs.public_ip)?;
+                    }
                     take(&self.store, &entry, attrs).await?
                 }
                 None => {
-                    self.require_free(subnet).await?;
+                    self.require_free(subnet, attrs.public_ip, rights).await?;
                     let created = create(&self.store, key, attrs).await?;
                     created.map(|(hold, _)| hold)
                 }
@@ -161,16 +176,21 @@ impl Registry {
     ///
     /// # Errors
     /// No answer, no such lease, or it is not the caller's.
-    pub async fn revoke(&self, subnet: Ipv4Net, may: May<'_>) -> Result<(), RegistryError> {
+    pub async fn revoke(&self, subnet: Ipv4Net, rights: Rights<'_>) -> Result<(), RegistryError> {
         let key = SubnetKey::from(subnet);
         let (_, entry) = self.store.get(key).await?;
         let entry = entry.ok_or(RegistryError::NoLease(subnet))?;
-        require(may, subnet, holder_or_nobody(&entry))?;
+        rights.require(subnet, holder_or_nobody(&entry))?;
         Ok(self.store.delete(key, entry.mod_revision).await?)
     }
 
-    /// Whether the network would lease `subnet`, and nobody has a part of it.
-    async fn require_free(&self, subnet: Ipv4Net) -> Result<(), RegistryError> {
+    /// Whether the network would lease `subnet`, nobody has a part of it, and whoever is to have it may have one more.
+    async fn require_free(
+        &self,
+        subnet: Ipv4Net,
+        public_ip: Ipv4Addr,
+        rights: Rights<'_>,
+    ) -> Result<(), RegistryError> {
         if !self.network_config().await?.admits(subnet) {
             return Err(RegistryError::NotAdmitted(subnet));
         }
@@ -180,7 +200,7 @@ impl Registry {
         let mut others = entries.iter().filter(|entry| entry.key != subnet.into());
         match others.find(|entry| overlaps(entry.key.v4)) {
             Some(entry) => Err(held(subnet, entry)),
-            None => Ok(()),
+            None => rights.require_few(&entries, public_ip),
         }
     }
 }
@@ -195,25 +215,18 @@ fn held(subnet: Ipv4Net, entry: &Entry) -> RegistryError {
     }
 }
 
-fn require(may: May<'_>, subnet: Ipv4Net, holder: Ipv4Addr) -> Result<(), RegistryError> {
-    match may(holder) {
-        true => Ok(()),
-        false => Err(RegistryError::Forbidden { subnet, holder }),
-    }
-}
-
 /// A value that cannot be read names nobody.
 fn own_or_nobodys(
     entry: &Entry,
     public_ip: Ipv4Addr,
     was: Option<Ipv4Addr>,
-    may: May<'_>,
+    rights: Rights<'_>,
 ) -> Result<(), RegistryError> {
     let subnet = entry.key.v4;
     match entry.attrs.as_ref().map(|attrs| attrs.public_ip) {
         Ok(holder) if holder != public_ip && Some(holder) != was => Err(held(subnet, entry)),
-        Ok(holder) => require(may, subnet, holder),
-        Err(_) => require(may, subnet, holder_or_nobody(entry)),
+        Ok(holder) => rights.require(subnet, holder),
+        Err(_) => rights.require(subnet, holder_or_nobody(entry)),
     }
 }
 

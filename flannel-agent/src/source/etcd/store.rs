@@ -5,7 +5,9 @@ mod networks;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+use etcd_client::{
+    Compare, CompareOp, Event, GetOptions, KeyValue, PutOptions, Txn, TxnOp, WatchResponse,
+};
 
 use super::error::{Code, EtcdError, OptionsError};
 use super::options::EtcdOptions;
@@ -33,10 +35,51 @@ pub(in crate::source) struct Entry {
     pub(in crate::source) etcd_lease: Option<i64>,
 }
 
+/// How far a cluster has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Position {
+    cluster: u64,
+    pub(super) revision: i64,
+}
+
+impl Position {
+    pub(super) fn new(header: Option<&etcd_client::ResponseHeader>) -> Self {
+        Self {
+            cluster: header.map_or(0, etcd_client::ResponseHeader::cluster_id),
+            revision: header.map_or(0, etcd_client::ResponseHeader::revision),
+        }
+    }
+
+    /// Whether the same etcd says it that had counted up to `before`, and not one that was restored from a backup. That one
+    /// counts less, unless it was told to count on, and has another id, unless it was given the same names.
+    pub(super) fn follows(self, before: Self) -> bool {
+        self.cluster == before.cluster && self.revision >= before.revision
+    }
+
+    /// The same etcd, up to what a watch has told.
+    pub(super) fn advance(&mut self, response: &WatchResponse) {
+        self.revision = self.revision.max(told_up_to(response));
+    }
+
+    /// As clients of a server see it.
+    pub(super) fn cluster(self) -> u64 {
+        self.cluster
+    }
+}
+
+/// A response without events only tells that there were none up to its revision; one with events is complete up to the last
+/// of them.
+fn told_up_to(response: &WatchResponse) -> i64 {
+    match response.events().last().and_then(Event::kv) {
+        Some(kv) => kv.mod_revision(),
+        None => Position::new(response.header()).revision,
+    }
+}
+
 /// All leases at one revision.
 #[derive(Debug)]
 pub(super) struct Listing {
-    pub(super) revision: i64,
+    pub(super) position: Position,
     pub(super) entries: Vec<Entry>,
     /// Keys among the leases that are none.
     pub(super) foreign: Vec<KeyError>,
@@ -95,15 +138,15 @@ impl Store {
     }
 
     /// The newest revision, as the cluster agrees on it.
-    pub(super) async fn revision(&self) -> Result<i64, EtcdError> {
-        let (revision, _) = self.range(&self.paths.config(), false).await?;
-        Ok(revision)
+    pub(super) async fn position(&self) -> Result<Position, EtcdError> {
+        let (position, _) = self.range(&self.paths.config(), false).await?;
+        Ok(position)
     }
 
     pub(super) async fn list(&self) -> Result<Listing, EtcdError> {
-        let (revision, kvs) = self.range(&self.paths.subnets(), true).await?;
+        let (position, kvs) = self.range(&self.paths.subnets(), true).await?;
         let mut listing = Listing {
-            revision,
+            position,
             entries: Vec::with_capacity(kvs.len()),
             foreign: Vec::new(),
         };
@@ -118,8 +161,8 @@ impl Store {
 
     /// One lease, and the revision at which it was read.
     pub(super) async fn get(&self, key: SubnetKey) -> Result<(i64, Option<Entry>), EtcdError> {
-        let (revision, kvs) = self.range(&self.paths.lease(key), false).await?;
-        Ok((revision, kvs.first().map(|kv| entry(key, kv))))
+        let (position, kvs) = self.range(&self.paths.lease(key), false).await?;
+        Ok((position.revision, kvs.first().map(|kv| entry(key, kv))))
     }
 
     pub(super) async fn watch_leases(&self, revision: i64) -> Result<Watch, EtcdError> {
@@ -250,7 +293,9 @@ impl Store {
             })
             .await;
         match written {
-            Ok(answer) => Ok(answer.succeeded().then(|| revision(answer.header()))),
+            Ok(answer) => Ok(answer
+                .succeeded()
+                .then(|| Position::new(answer.header()).revision)),
             // The etcd lease ended meanwhile, and the key with it.
             Err(EtcdError::Refused {
                 code: Code::NOT_FOUND,
@@ -260,7 +305,7 @@ impl Store {
         }
     }
 
-    async fn range(&self, key: &str, prefix: bool) -> Result<(i64, Vec<KeyValue>), EtcdError> {
+    async fn range(&self, key: &str, prefix: bool) -> Result<(Position, Vec<KeyValue>), EtcdError> {
         let options = prefix.then(|| GetOptions::new().with_prefix());
         let mut answer = self
             .session
@@ -276,12 +321,8 @@ impl Store {
                 }
             })
             .await?;
-        Ok((revision(answer.header()), answer.take_kvs()))
+        Ok((Position::new(answer.header()), answer.take_kvs()))
     }
-}
-
-fn revision(header: Option<&etcd_client::ResponseHeader>) -> i64 {
-    header.map_or(0, etcd_client::ResponseHeader::revision)
 }
 
 fn seconds(ttl: i64) -> Duration {

@@ -9,7 +9,11 @@ use ipnet::Ipv4Net;
 use super::client::{Answer, Ask, Client, Line};
 use super::error::RemoteError;
 use crate::flannel::lease::{LeaseAttrs, OwnLease};
-use crate::flannel::remote::{FOREVER, Lease, UNNAMED, Watched, attrs_value, lease_value, segment};
+use crate::flannel::remote::{
+    FOREVER, Lease, Networks, UNNAMED, Watched, attrs_value, lease_value, segment,
+};
+
+const NETWORKS: &str = "/v1/";
 
 /// One network at the servers.
 #[derive(Debug)]
@@ -20,10 +24,12 @@ pub(super) struct Api {
 }
 
 impl Api {
-    pub(super) fn new(client: Client) -> Self {
+    /// `None`: the network without a name.
+    pub(super) fn new(client: Client, network: Option<&str>) -> Self {
+        let name = network.unwrap_or(UNNAMED);
         Self {
             client,
-            base: format!("/v1/{UNNAMED}"),
+            base: format!("/v1/{name}"),
         }
     }
 
@@ -55,21 +61,47 @@ impl Api {
         Ok((watched(&answer)?, answer))
     }
 
-    /// What has changed since `cursor`, when it has.
+    /// What has changed since `cursor`, when it has, and in which etcd.
     pub(super) async fn poll(
         &self,
         cursor: Option<&str>,
         line: &mut Line,
-    ) -> Result<Watched, RemoteError> {
-        let path = match cursor {
-            Some(cursor) => format!("{}?next={cursor}", self.leases()),
-            None => self.leases(),
-        };
+    ) -> Result<(Watched, Option<String>), RemoteError> {
+        let path = since(&self.leases(), cursor);
         let answer = self
             .client
             .poll(get("follow the leases", &path), line)
             .await?;
-        watched(&answer)
+        Ok((watched(&answer)?, answer.cluster))
+    }
+
+    /// Which networks there are, whichever this is.
+    pub(super) async fn networks(&self) -> Result<Networks, RemoteError> {
+        let ask = get("list the networks", NETWORKS);
+        networks(&self.client.ask(ask).await?)
+    }
+
+    /// What has changed of that since `cursor`, when it has.
+    pub(super) async fn poll_networks(
+        &self,
+        cursor: Option<&str>,
+        line: &mut Line,
+    ) -> Result<Networks, RemoteError> {
+        let path = since(NETWORKS, cursor);
+        let ask = get("follow the networks", &path);
+        networks(&self.client.poll(ask, line).await?)
+    }
+
+    /// Ends a lease.
+    pub(super) async fn revoke(&self, subnet: Ipv4Net) -> Result<(), RemoteError> {
+        let path = format!("{}/{}", self.leases(), segment(subnet));
+        let ask = Ask {
+            what: "end this node's lease",
+            method: &Method::DELETE,
+            path: &path,
+            body: "",
+        };
+        self.client.ask(ask).await.map(drop)
     }
 
     /// `previous` is no part of flannel 0.7's protocol: its servers do not look at it.
@@ -122,6 +154,17 @@ fn get<'a>(what: &'a str, path: &'a str) -> Ask<'a> {
         path,
         body: "",
     }
+}
+
+fn since(path: &str, cursor: Option<&str>) -> String {
+    match cursor {
+        Some(cursor) => format!("{path}?next={cursor}"),
+        None => path.to_owned(),
+    }
+}
+
+fn networks(answer: &Answer) -> Result<Networks, RemoteError> {
+    Networks::from_json(&answer.body).map_err(|error| unreadable(answer, error.to_string()))
 }
 
 fn watched(answer: &Answer) -> Result<Watched, RemoteError> {

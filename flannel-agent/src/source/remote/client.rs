@@ -17,7 +17,7 @@ use super::options::RemoteOptions;
 use super::tls;
 use super::transport::{Connection, Server, describe};
 use crate::base::wall::Moment;
-use crate::flannel::remote::ALIVE;
+use crate::flannel::remote::{ALIVE, CLUSTER};
 
 /// For an answer that is due at once. etcd behind the server may elect a leader meanwhile.
 const ANSWER: Duration = Duration::from_secs(12);
@@ -52,6 +52,20 @@ pub(super) struct Answer {
     pub(super) server: String,
     pub(super) body: Bytes,
     pub(super) date: Moment,
+    /// The id of the etcd behind it, if the server says it.
+    pub(super) cluster: Option<String>,
+}
+
+impl Answer {
+    fn new(server: String, headers: &HeaderMap, body: Bytes) -> Self {
+        let cluster = headers.get(CLUSTER).and_then(|id| id.to_str().ok());
+        Self {
+            server,
+            body,
+            date: date(headers),
+            cluster: cluster.map(str::to_owned),
+        }
+    }
 }
 
 /// A question.
@@ -171,8 +185,7 @@ impl Client {
             Err(_) => return failed(&format!("no answer in {} s", ANSWER.as_secs())),
         };
         if head.status.is_success() {
-            let date = date(&head.headers);
-            return Ok(Ok(Answer { server, body, date }));
+            return Ok(Ok(Answer::new(server, &head.headers, body)));
         }
         let reason = reason(head.status.as_u16(), &body);
         match head.status.is_server_error() {
@@ -257,11 +270,7 @@ impl Client {
         }
         let code = head.status;
         if code.is_success() {
-            return Ok(Answer {
-                server,
-                body: whole.into(),
-                date: date(&head.headers),
-            });
+            return Ok(Answer::new(server, &head.headers, whole.into()));
         }
         let reason = reason(code.as_u16(), &whole);
         Err(match code.is_server_error() {

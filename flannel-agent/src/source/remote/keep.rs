@@ -10,6 +10,7 @@ use super::api::Api;
 use super::error::RemoteError;
 use crate::flannel::lease::{self, LeaseAttrs, OwnLease};
 use crate::source::etcd::patience::Patience;
+use crate::source::etcd::told::until;
 
 /// Between tries when the server refuses, and the least time between two corrections of what somebody else writes.
 const RETRY: Duration = Duration::from_secs(60);
@@ -23,7 +24,9 @@ pub(super) struct Keeper<'a> {
     seen: watch::Receiver<Seen>,
     /// What was heard last of our lease has had its answer.
     considered: bool,
-    /// When we last overwrote what somebody else had written.
+    /// The next write overwrites what somebody else has written.
+    corrects: bool,
+    /// When we last did.
     corrected: Option<Instant>,
 }
 
@@ -42,6 +45,7 @@ impl<'a> Keeper<'a> {
             attrs,
             seen,
             considered: false,
+            corrects: false,
             corrected: None,
         }
     }
@@ -85,7 +89,7 @@ impl<'a> Keeper<'a> {
                     let next = self.corrected.map(|last| last + RETRY);
                     let Some(next) = next.filter(|next| *next > Instant::now()) else {
                         tracing::warn!("somebody else wrote our lease: correcting it");
-                        self.corrected = Some(Instant::now());
+                        self.corrects = true;
                         return;
                     };
                     at = Some(at.map_or(next, |at| at.min(next)));
@@ -127,18 +131,14 @@ impl<'a> Keeper<'a> {
             }
             written => written?,
         };
+        if std::mem::take(&mut self.corrects) {
+            self.corrected = Some(Instant::now());
+        }
         self.own.send_if_modified(|own| {
             let modified = *own != written;
             *own = written;
             modified
         });
         Ok(())
-    }
-}
-
-async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -11,6 +11,8 @@ use crate::flannel::lease;
 pub struct RemoteOptions {
     /// Host and port; with a scheme or without.
     pub servers: Vec<String>,
+    /// `None`: the one without a name.
+    pub network: Option<String>,
     /// `None`: plain HTTP.
     pub tls: Option<RemoteTls>,
     pub renew_margin: Duration,
@@ -36,6 +38,7 @@ impl RemoteOptions {
     pub fn new(servers: Vec<String>) -> Self {
         Self {
             servers,
+            network: None,
             tls: None,
             renew_margin: lease::RENEW_MARGIN,
             silence: SILENCE,

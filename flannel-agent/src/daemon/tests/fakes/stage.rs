@@ -45,6 +45,7 @@ impl Stage {
             ip_masq: true,
             logbook: Logbook::new(self.folder.path(), "played", Duration::from_hours(1)),
             spokesman: Spokesman::Network,
+            published: start::Published::default(),
             claim: None,
         };
         self.agent = Some(tokio::spawn(start::run(

@@ -95,6 +95,7 @@ fn what_leaves_by_the_device_is_translated_and_nothing_is_attached_without() {
 
     let mut world = World {
         snat: Some(SourceNat {
+            keeps_ports: false,
             ports: PortChoice::Auto,
             exempt: BTreeSet::new(),
         }),

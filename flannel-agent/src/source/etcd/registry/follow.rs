@@ -13,7 +13,7 @@ use crate::flannel::lease::{self, LeaseAttrs, SubnetKey};
 use crate::source::etcd::error::EtcdError;
 use crate::source::etcd::follow::next;
 use crate::source::etcd::patience::Patience;
-use crate::source::etcd::store;
+use crate::source::etcd::store::{self, Position};
 use crate::source::etcd::table::Table;
 
 /// So many etcd leases are asked at a time when they end.
@@ -30,8 +30,9 @@ pub struct Held {
 /// What is heard of etcd, in order of its revisions.
 #[derive(Debug)]
 pub enum News {
-    /// All leases. `anew`: etcd counts less than before, so that what was told has no meaning any more.
+    /// All leases of the etcd with this id. `anew`: it is not the one of before, so that what was told has no meaning any more.
     All {
+        cluster: u64,
         revision: i64,
         leases: BTreeMap<Ipv4Net, Held>,
         anew: bool,
@@ -51,52 +52,17 @@ impl Registry {
             // Nobody's: a server has no lease.
             table: Table::new(Ipv4Net::default()),
             ends: BTreeMap::new(),
-            revision: None,
+            heard: None,
+            compacted: false,
         };
         let mut patience = Patience::growing();
         loop {
             let Err(error) = follower.run(&mut tell, &mut patience).await;
             if let EtcdError::Compacted(_) = error {
-                follower.revision = None;
+                follower.compacted = true;
             }
             crate::base::counters::datastore_troubled();
             patience.lost("following leases", &error).await;
-        }
-    }
-
-    /// The names of the networks, each time that they change, and the revision; never ends.
-    pub async fn follow_networks(
-        &self,
-        mut tell: impl FnMut(i64, BTreeSet<String>) + Send,
-    ) -> Infallible {
-        let mut patience = Patience::growing();
-        loop {
-            let Err(error) = self.networks_once(&mut tell, &mut patience).await;
-            patience.lost("following networks", &error).await;
-        }
-    }
-
-    async fn networks_once(
-        &self,
-        tell: &mut (impl FnMut(i64, BTreeSet<String>) + Send),
-        patience: &mut Patience,
-    ) -> Result<Infallible, EtcdError> {
-        loop {
-            let (revision, names) = self.store.networks().await?;
-            tell(revision, names);
-            let mut watch = self.store.watch_networks(revision + 1).await?;
-            loop {
-                let response = next(&mut watch).await?;
-                patience.over();
-                let mut keys = response.events().iter().filter_map(Event::kv);
-                // Rare, so that all are listed again.
-                if keys.any(|kv| {
-                    let key = kv.key_str().unwrap_or_default();
-                    self.store.parse_network(key).is_some()
-                }) {
-                    break;
-                }
-            }
         }
     }
 }
@@ -106,7 +72,9 @@ struct Follower<'a> {
     table: Table,
     /// When each etcd lease ends, as far as it is known.
     ends: BTreeMap<i64, Instant>,
-    revision: Option<i64>,
+    heard: Option<Position>,
+    /// What came behind that is in no watch any more.
+    compacted: bool,
 }
 
 impl Follower<'_> {
@@ -116,26 +84,29 @@ impl Follower<'_> {
         patience: &mut Patience,
     ) -> Result<Infallible, EtcdError> {
         let store = &self.registry.store;
-        let revision = match self.revision {
+        let revision = match self.heard.filter(|_| !self.compacted) {
             // An etcd restored from a backup would stay silent until it has counted up to ours.
-            Some(revision) if store.revision().await? >= revision => revision,
-            before => {
+            Some(heard) if store.position().await?.follows(heard) => heard.revision,
+            _ => {
                 let listing = store.list().await?;
                 for error in &listing.foreign {
                     self.table.blame(&error.key, false, error);
                 }
                 self.table.replace(listing.entries);
                 self.look_up().await;
-                self.revision = Some(listing.revision);
+                let now = listing.position;
+                let before = self.heard.replace(now);
+                self.compacted = false;
                 let subnets = self.table.subnets().into_iter();
                 tell(News::All {
-                    revision: listing.revision,
+                    cluster: now.cluster(),
+                    revision: now.revision,
                     leases: subnets
                         .filter_map(|it| Some((it, self.held(it)?)))
                         .collect(),
-                    anew: before.is_some(),
+                    anew: before.is_some_and(|before| !now.follows(before)),
                 });
-                listing.revision
+                now.revision
             }
         };
         let mut watch = store.watch_leases(revision + 1).await?;
@@ -181,13 +152,13 @@ impl Follower<'_> {
     fn apply(&mut self, response: &WatchResponse, tell: &mut impl FnMut(News)) {
         let events = response.events().iter();
         let touched: BTreeSet<_> = events.filter_map(|event| self.apply_one(event)).collect();
-        let last = match response.events().last().and_then(Event::kv) {
-            Some(kv) => Some(kv.mod_revision()),
-            None => response.header().map(etcd_client::ResponseHeader::revision),
+        let Some(heard) = &mut self.heard else {
+            return;
         };
-        self.revision = self.revision.max(last);
+        heard.advance(response);
+        let revision = heard.revision;
         tell(News::Some {
-            revision: self.revision.unwrap_or_default(),
+            revision,
             leases: touched
                 .into_iter()
                 .map(|subnet| (subnet, self.held(subnet)))

@@ -2,7 +2,7 @@
 
 use ipnet::Ipv4Net;
 
-use super::{Hold, May, Registry, RegistryError, held, require};
+use super::{Hold, Registry, RegistryError, Rights, held};
 use crate::flannel::lease::{LeaseAttrs, SubnetKey};
 use crate::flannel::remote::Reservation;
 use crate::source::etcd::acquire::renew;
@@ -25,10 +25,15 @@ impl Registry {
     /// Keeps a subnet for a node; a lease that it has already stays as it is, and ends no more.
     ///
     /// # Errors
-    /// No answer, or the subnet is another node's, or none of the network.
-    pub async fn reserve(&self, reservation: Reservation) -> Result<(), RegistryError> {
+    /// No answer, or the subnet is another node's, or none of the network, or the node has enough.
+    pub async fn reserve(
+        &self,
+        reservation: Reservation,
+        rights: Rights<'_>,
+    ) -> Result<(), RegistryError> {
         let Reservation { subnet, public_ip } = reservation;
         let key = SubnetKey::from(subnet);
+        let _turn = self.turns.of(public_ip, rights).await;
         loop {
             let (_, entry) = self.store.get(key).await?;
             let written = match entry {
@@ -42,7 +47,7 @@ impl Registry {
                     _ => return Err(held(subnet, &entry)),
                 },
                 None => {
-                    self.require_free(subnet).await?;
+                    self.require_free(subnet, public_ip, rights).await?;
                     let attrs = LeaseAttrs {
                         public_ip,
                         public_ipv6: None,
@@ -63,7 +68,11 @@ impl Registry {
     ///
     /// # Errors
     /// No answer, no such reservation, or it is not the caller's.
-    pub async fn unreserve(&self, subnet: Ipv4Net, may: May<'_>) -> Result<(), RegistryError> {
+    pub async fn unreserve(
+        &self,
+        subnet: Ipv4Net,
+        rights: Rights<'_>,
+    ) -> Result<(), RegistryError> {
         let key = SubnetKey::from(subnet);
         loop {
             let (_, entry) = self.store.get(key).await?;
@@ -72,7 +81,7 @@ impl Registry {
             let Ok(attrs) = &entry.attrs else {
                 return Ok(self.store.delete(key, entry.mod_revision).await?);
             };
-            require(may, subnet, attrs.public_ip)?;
+            rights.require(subnet, attrs.public_ip)?;
             let written = renew(&self.store, key, entry.mod_revision, attrs).await?;
             if written.is_some() {
                 return Ok(());

@@ -7,7 +7,7 @@ use etcd_client::{GetOptions, KeyValue};
 
 use super::super::error::EtcdError;
 use super::super::session::Watch;
-use super::{Store, revision};
+use super::{Position, Store};
 
 impl Store {
     /// The network `name` below this one, over the same connections.
@@ -24,7 +24,9 @@ impl Store {
     }
 
     /// All names at one revision.
-    pub(in super::super) async fn networks(&self) -> Result<(i64, BTreeSet<String>), EtcdError> {
+    pub(in super::super) async fn networks(
+        &self,
+    ) -> Result<(Position, BTreeSet<String>), EtcdError> {
         let folder = self.paths.folder();
         let options = GetOptions::new().with_prefix().with_keys_only();
         let answer = self
@@ -46,7 +48,7 @@ impl Store {
             .filter_map(|kv: &KeyValue| kv.key_str().ok());
         let names = keys.filter_map(|key| self.parse_network(key));
         let names = names.map(str::to_owned).collect();
-        Ok((revision(answer.header()), names))
+        Ok((Position::new(answer.header()), names))
     }
 
     pub(in super::super) async fn watch_networks(&self, revision: i64) -> Result<Watch, EtcdError> {

@@ -218,6 +218,7 @@ impl Agent<'_> {
             uplink: &uplink,
             direct: &direct.routes,
             vtep_mac: MAC,
+            public_key: None,
             facts: &facts,
             source_check: SourceCheck::Lease,
             fast_path,

@@ -72,9 +72,9 @@ pub(super) fn network_policy(cluster: &mut Cluster) {
     assert!(asked(kubectl, "first", &second, PORT).starts_with("second "));
     drop(engines);
     for machine in &cluster.machines {
-        machine
-            .node()
-            .exec(&format!("{}/kube-router --cleanup-config", tools()));
+        // It fails for want of IPVS, after it has taken its rules away.
+        let clean = format!("{}/kube-router --cleanup-config", tools());
+        let _ = machine.node().try_exec(&clean);
     }
     pods_reach_each_other(cluster);
 }

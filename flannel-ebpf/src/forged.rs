@@ -156,6 +156,15 @@ pub(crate) fn check_port(dst: Ipv4, port: [u8; 2]) -> Result<(), Reason> {
     }
 }
 
+/// The same of IPv4 in IPv4, where there is none.
+#[inline(always)]
+pub(crate) fn check_node(dst: Ipv4) -> Result<(), Reason> {
+    match is_node(dst) {
+        false => Ok(()),
+        true => Err(Reason::PodTunnel),
+    }
+}
+
 /// Whether peers, or we, take tunnel packets at this address and port. A global function, which the verifier looks at once.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -3,14 +3,14 @@
 use core::cmp::Ordering;
 
 use flannel_common::flow::Tick;
-use flannel_common::header::Ip;
+use flannel_common::header::{Ip, PROTO_IPIP};
 use flannel_common::reason::Reason;
 use flannel_common::snat::{
     Key, LOOKS, Place, Stand, Table as _, Transport, Whose, came_in, end, share, stand,
 };
 
 use crate::cluster::cluster;
-use crate::globals::SNAT_PLACES;
+use crate::globals::{self, SNAT_PLACES};
 use crate::maps::{LASTING, SHARES, YOUNG};
 use crate::route::{self, Forwarded};
 use crate::skb::{self, Skb};
@@ -72,6 +72,9 @@ fn of_pod(skb: &Skb, work: &mut Work) -> Result<(), Reason> {
     let (packet, now) = (&work.packet, work.node.now);
     if packet.transport == Transport::Udp {
         forged::check_port(packet.key.dst, packet.key.dst_port)?;
+    }
+    if globals::is_ipip() && work.ip.proto == PROTO_IPIP {
+        forged::check_node(packet.key.dst)?;
     }
     // What belongs to no flow gets no entry.
     if !packet.may_open() || is_exempt(&work.ip) {

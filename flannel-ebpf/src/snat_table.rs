@@ -213,7 +213,7 @@ extern "C" fn may_have_port(port: u32) -> u32 {
     u32::from(ports_of_both().has(port) || more_ports().has(port))
 }
 
-/// Those that a pod's flow and a later one of the node itself may have both: not [`more_ports`], which the kernel does not draw from
+/// Those that a pod's flow and a later one of the node itself may have both: not [`more_ports`], which its sockets do not draw from
 /// and of which those of the node's servers are not given away.
 #[inline(always)]
 pub(crate) fn ports_of_both() -> Ports {

@@ -43,7 +43,8 @@ fn the_agent_has_what_it_needs_and_no_more() {
     let agent = &pod["containers"][0];
     let context = &agent["securityContext"];
     assert_eq!(context["privileged"], Value::Null);
-    let wanted = json!({"drop": ["ALL"], "add": ["BPF", "PERFMON", "NET_ADMIN", "NET_RAW"]});
+    let wanted =
+        json!({"drop": ["ALL"], "add": ["BPF", "PERFMON", "NET_ADMIN", "NET_RAW", "SYS_ADMIN"]});
     assert_eq!(context["capabilities"], wanted);
     let found = |list: &Value, value| list.as_array().expect("a list").contains(&value);
     let mount = json!({"name": "proc-sys-net", "mountPath": "/host/proc/sys/net"});

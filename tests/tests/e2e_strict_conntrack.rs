@@ -103,7 +103,7 @@ fn a_rule_that_drops_what_is_invalid_breaks_nothing(
     assert!(count(agent, PodTx, Reason::FastTx) > 0);
 }
 
-/// What the shipped manifest gives it in the place of privileges.
+/// The mount that the shipped manifest has.
 #[test]
 fn a_container_with_the_hosts_sysctls_has_fast_flows() {
     let lab = Lab::new();

@@ -4,7 +4,7 @@
 
 use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header};
 use flannel_common::Ipv4;
-use flannel_common::program::Program::{OverlayTx, PodTx, UplinkRx, UplinkTx};
+use flannel_common::program::Program::{OverlayTx, PodTx, SnatRoom, UplinkRx, UplinkTx};
 use flannel_common::reason::Reason;
 use flannel_common::source::CHECK_OFF;
 use flannel_tests::packet::{Inner, Node, REDIRECT, SHOT, UNSPEC, patched};
@@ -194,6 +194,18 @@ fn a_pod_makes_no_tunnel_packet(#[case] packet: Vec<u8>, #[case] action: i32) {
     assert_eq!(node.run(PodTx, &packet).action, action);
     let dropped = node.count(PodTx, Reason::PodTunnel).packets;
     assert_eq!(dropped, u64::from(action == SHOT));
+}
+
+/// Without the fast path nobody looks at the pod's port, and source NAT would put the node's name on it.
+#[rstest]
+#[case::for_a_peer(to_a_node(Node::PEER_IP), 1)]
+#[case::for_us(to_a_node(Node::default().uplink_ip), 1)]
+#[case::for_somebody_else(to_a_node(STRANGER), 0)]
+fn nor_does_source_nat_make_it_one(#[case] packet: Vec<u8>, #[case] dropped: u64) {
+    let mut node = Node::ipip().load_snat();
+    let out = node.run(UplinkTx, &packet);
+    assert_eq!(out.action == SHOT, dropped == 1);
+    assert_eq!(node.count(SnatRoom, Reason::PodTunnel).packets, dropped);
 }
 
 /// All tunnel packets pass by the programs of source NAT on their way out.

@@ -2,6 +2,7 @@
 //! is about. The programs let them pass; behind the pair a packet socket takes them, and a UDP socket (of the backend ipip a raw
 //! one) sends them, by the routing table, OUTPUT and IPsec. Slow, and not while no agent runs.
 
+mod allowance;
 mod marked;
 mod refusals;
 mod segments;
@@ -24,12 +25,14 @@ use nix::sys::socket::{
     socket,
 };
 use tokio::io::unix::AsyncFd;
+use tokio::task::yield_now;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::base::mac::MacAddr;
 use crate::dataplane::{DataplaneError, Peer, Sources, raw};
 use crate::flannel::backend::Wire;
 use crate::node::net::sockopt;
+use allowance::Allowance;
 use refusals::Refusals;
 pub(crate) use segments::segments;
 
@@ -141,12 +144,17 @@ impl ByStack {
     }
 }
 
+/// Frames that are taken before others have their turn.
+const AT_ONCE: u32 = 64;
+
 struct Way {
     frames: AsyncFd<OwnedFd>,
     out: OwnedFd,
     sources: Sources,
     options: Options,
     refusals: Arc<Refusals>,
+    /// For answers to packets that nobody leases the address of.
+    allowance: Allowance,
 }
 
 impl Way {
@@ -163,15 +171,22 @@ impl Way {
             refusals,
             sources,
             options,
+            allowance: Allowance::default(),
         })
     }
 
     async fn run(self) -> io::Result<()> {
         let mut buffer = vec![0; LONGEST];
+        let mut received = 0_u32;
         loop {
+            received = received.wrapping_add(1);
+            if received.is_multiple_of(AT_ONCE) {
+                // A socket that is never empty would have this thread for itself.
+                yield_now().await;
+            }
             let mut ready = self.frames.readable().await?;
-            let received = ready.try_io(|fd| marked::receive(fd.as_raw_fd(), &mut buffer));
-            match received {
+            let frame = ready.try_io(|fd| marked::receive(fd.as_raw_fd(), &mut buffer));
+            match frame {
                 Ok(Ok((len, mark))) => self.send(&buffer[..len], mark),
                 // The device is gone, or down: the next look at the node finds another.
                 Ok(Err(error)) => return Err(error),
@@ -190,7 +205,7 @@ impl Way {
         };
         let ip: Ip = bytemuck::pod_read_unaligned(head);
         let Some(peer) = self.sources.owner(ip.dst) else {
-            if self.options.wire == Wire::Udp {
+            if self.options.wire == Wire::Udp && self.allowance.take() {
                 let told = unreachable::answer(self.options.address, packet);
                 tracing::debug!(?told, "a packet for an address that nobody leases");
             }

@@ -186,11 +186,12 @@ impl Rescue {
                     self.open_again();
                     continue;
                 }
+                datagram = self.socket.receive(&mut buffer) => datagram,
+                // Last: anybody can send such messages, and packets of peers go before them.
                 message = next(self.too_big.as_ref()) => {
                     self.pass_on(&message?).await;
                     continue;
                 }
-                datagram = self.socket.receive(&mut buffer) => datagram,
             };
             let datagram = datagram?;
             let payload = &buffer[datagram.at..datagram.len];

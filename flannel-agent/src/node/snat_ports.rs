@@ -119,7 +119,7 @@ const MORE: PortRange = PortRange::of(1_024, 29_999);
 
 impl PortChoice {
     /// Ports for flows that find none of [`settle`](Self::settle)'s free, of which there are but so many towards one port of one
-    /// address. The node's sockets are asked for each (`flannel-ebpf/src/node_sockets.rs`), and the kernel draws none from there; so
+    /// address. The node's sockets are asked for each (`flannel-ebpf/src/node_sockets.rs`), and its sockets draw none from there; so
     /// nothing is reserved. Beside another network there are none: its flows have not been asked.
     #[must_use]
     pub fn more(self, room: &Room<'_>) -> Option<PortRange> {

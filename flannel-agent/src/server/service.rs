@@ -144,7 +144,7 @@ async fn respond(
         Call::Acquire { previous } => {
             let attrs = LeaseAttrs::from_json(&body)?;
             require(caller, &attrs)?;
-            let own = registry().acquire(&attrs, previous).await?;
+            let own = registry().acquire(&attrs, previous, rights).await?;
             tracing::info!(network = name, lease = %own.subnet, node = %attrs.public_ip, "lease given");
             Ok(own_lease(&own))
         }

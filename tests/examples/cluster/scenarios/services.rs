@@ -92,9 +92,8 @@ pub(super) fn load_balancer(cluster: &mut Cluster) {
     ]);
     let lead_to = |machine: &Machine| {
         let node = machine.address();
-        outside
-            .netns()
-            .run(&format!("ip route replace {GIVEN}/32 via {node}"));
+        let router = kubectl.api().netns();
+        router.run(&format!("ip route replace {GIVEN}/32 via {node}"));
     };
     // By the node without the pod: across the tunnel, there and back.
     lead_to(one);
@@ -111,7 +110,8 @@ pub(super) fn load_balancer(cluster: &mut Cluster) {
         from_outside(outside, GIVEN, PORT).as_ref() == Ok(&seen)
     });
     kubectl.run(&["delete", name]);
-    outside.netns().run(&format!("ip route del {GIVEN}/32"));
+    let router = kubectl.api().netns();
+    router.run(&format!("ip route del {GIVEN}/32"));
 }
 
 pub(super) fn host_port(cluster: &mut Cluster) {

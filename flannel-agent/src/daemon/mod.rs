@@ -44,6 +44,8 @@ use signals::Signals;
 
 /// Netlink, etcd and health together need little; each worker costs stack and heap on every node.
 const WORKERS: usize = 2;
+/// Of each worker, bytes: futures of a debug build are megabytes. What is not used of it is not taken.
+const STACK: usize = 8 << 20;
 
 /// Runs until a signal ends it.
 ///
@@ -52,6 +54,7 @@ const WORKERS: usize = 2;
 pub fn main(config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
+        .thread_stack_size(STACK)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

@@ -2,12 +2,12 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::SystemTime;
 
 use serde::Serialize;
 
 use super::output::{Format, json, or_dash, table};
 use crate::base::key::PublicKey;
+use crate::base::wall::Moment;
 use crate::node::mark;
 use crate::node::net::{Link, wireguard};
 use crate::node::wireguard::DEVICE;
@@ -33,8 +33,7 @@ pub(super) fn rows(links: &[Link], network: &str) -> Option<Vec<Row>> {
         return None;
     }
     let device = wireguard::read(DEVICE).ok().flatten()?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = now.unwrap_or_default();
+    let now = Moment::now().unix();
     let row = |(public_key, peer): (PublicKey, wireguard::PeerState)| Row {
         subnets: peer.allowed.iter().map(ToString::to_string).collect(),
         endpoint: peer.endpoint.map(|at| at.to_string()),

@@ -13,6 +13,7 @@ mod poll;
 mod room;
 mod service;
 mod tell;
+mod turn;
 mod wire;
 
 use std::net::SocketAddr;

@@ -12,10 +12,10 @@ use ipnet::Ipv4Net;
 
 use super::call::{Call, Wrong};
 use super::caller::Caller;
-use super::exchange::{Answer, Turn};
 use super::feed::SharedFeed;
 use super::networks::Networks;
 use super::poll::{ALIVE, Poll, Words};
+use super::turn::{Answer, Turn};
 use crate::base::wall::Moment;
 use crate::flannel::lease::{LeaseAttrs, OwnLease, ValueError};
 use crate::flannel::remote::{self, Lease, MessageError, Reservation, lease_value};

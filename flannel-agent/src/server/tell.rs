@@ -8,8 +8,8 @@ use hyper::body::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use super::exchange::Telling;
 use super::poll::Word;
+use super::turn::Telling;
 use super::wire::Wire;
 
 /// For whoever reads an answer: 20 MB, of a hundred thousand nodes, over a slow line. Until then it is kept for him.

@@ -8,6 +8,7 @@ mod of_network;
 pub mod remote;
 mod secrets;
 mod snat;
+mod tables;
 mod values;
 
 pub use config::Config;

@@ -7,8 +7,8 @@ use flannel_common::maps::{MAX_EXEMPT, MAX_SNAT};
 use ipnet::Ipv4Net;
 
 use super::ConfigError;
-use super::config::table_entries;
 use super::flags::Flags;
+use super::tables::table_entries;
 use crate::node::snat_ports::{PortChoice, PortRange};
 use crate::reconcile::desired::SourceNat;
 

@@ -312,7 +312,7 @@ mod tests {
         assert!(!lasting(65_535).is_too_much(places, 200));
         assert!(!lasting(65_536).is_too_much(places, 100 + COUNTED));
         // One pod alone may have as many as conntrack has for all by default on a machine with two cores (kube-proxy: 131,072).
-        let default = super::places(u32::try_from(crate::maps::MAX_SNAT).unwrap());
+        let default = super::places(524_288);
         assert!(!lasting(131_071).is_too_much(default, 200));
         assert!(!lasting(u32::MAX - 3).is_too_much(places, 200));
         let never = Lasting {

@@ -229,7 +229,7 @@ mod tests {
         let mut document = fixture::document();
         let many = document.series.iter_mut().find(|it| it.group.flows > 1);
         let round = &mut many.unwrap().rounds[0];
-        let sample = round[&Mode::Verified].clone();
+        let sample = round[&Mode::Verified];
         round.insert(Mode::Udp, sample);
         assert_eq!(document.of_this_plan(), fixture::document());
     }

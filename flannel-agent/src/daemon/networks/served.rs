@@ -20,7 +20,7 @@ use crate::daemon::networks::datastore;
 use crate::daemon::start;
 use crate::daemon::start::Published;
 use crate::daemon::systemd::Spokesman;
-use crate::daemon::{WORKERS, serve_network};
+use crate::daemon::{STACK, WORKERS, serve_network};
 use crate::settings::Config;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -283,6 +283,7 @@ impl Life {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .thread_name(&self.name)
+            .thread_stack_size(STACK)
             .enable_all()
             .on_thread_start(move || {
                 counters.count_in_this_thread();

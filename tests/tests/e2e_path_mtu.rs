@@ -69,8 +69,8 @@ fn device_to(lab: &Lab, node: &Node) -> String {
 
 /// In fragments; or, where tunnel packets may not be fragmented (ipip), in shorter ones, once their senders were told.
 #[rstest]
-#[case::vxlan(Kind::Ours, Network::vxlan(PREFIX, CIDR))]
-#[case::vxlan_control(Kind::Flanneld, Network::vxlan(PREFIX, CIDR))]
+#[case::ours(Kind::Ours, Network::vxlan(PREFIX, CIDR))]
+#[case::flanneld(Kind::Flanneld, Network::vxlan(PREFIX, CIDR))]
 #[case::udp(Kind::Ours, Network::udp(PREFIX, CIDR))]
 #[case::ipip(Kind::Ours, Network::ipip(PREFIX, CIDR))]
 fn large_packets_arrive(#[case] kind: Kind, #[case] net: Network) {

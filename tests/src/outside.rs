@@ -62,6 +62,12 @@ impl Outside {
         self.exec(&format!("ip addr add {address}/24 dev eth0"));
     }
 
+    /// Has the router lead `address` to `node`, as a cloud does with that of a load balancer.
+    pub fn leads_to(&self, address: &str, node: Ipv4Addr) {
+        let router = self.underlay.router();
+        router.run(&format!("ip route replace {address}/32 via {node}"));
+    }
+
     /// Lets the router pass only `mtu` bytes on towards the server, which does not know.
     pub fn narrow(&self, mtu: u32) {
         let router = self.underlay.router();

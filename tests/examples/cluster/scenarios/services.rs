@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use super::ask::{asked, from_outside};
 use crate::cluster::Cluster;
 use crate::kubectl::LONG;
-use crate::machine::Machine;
 use crate::pods::{PORT, list, pod_with_host_port, service};
 
 const WEB: &str = "10.96.1.1";
@@ -90,13 +89,8 @@ pub(super) fn load_balancer(cluster: &mut Cluster) {
         "--type=merge",
         &patch,
     ]);
-    let lead_to = |machine: &Machine| {
-        let node = machine.address();
-        let router = kubectl.api().netns();
-        router.run(&format!("ip route replace {GIVEN}/32 via {node}"));
-    };
     // By the node without the pod: across the tunnel, there and back.
-    lead_to(one);
+    outside.leads_to(GIVEN, one.address());
     eventually("the address is served", LONG, || {
         from_outside(outside, GIVEN, PORT).is_ok_and(|said| said.starts_with("second "))
     });
@@ -104,14 +98,12 @@ pub(super) fn load_balancer(cluster: &mut Cluster) {
     // Only where the pod is, and it sees who asks.
     let local = r#"--patch={"spec":{"externalTrafficPolicy":"Local"}}"#;
     kubectl.run(&["patch", name, local]);
-    lead_to(two);
+    outside.leads_to(GIVEN, two.address());
     let seen = format!("second {}", outside.address());
     eventually("the client is seen", LONG, || {
         from_outside(outside, GIVEN, PORT).as_ref() == Ok(&seen)
     });
     kubectl.run(&["delete", name]);
-    let router = kubectl.api().netns();
-    router.run(&format!("ip route del {GIVEN}/32"));
 }
 
 pub(super) fn host_port(cluster: &mut Cluster) {

@@ -77,8 +77,12 @@ const COREDNS: &str = "docker.io/local/coredns:1";
 
 /// `target/cluster/e2e.tar`, after [`super::pod`].
 pub(crate) fn e2e(workspace: &Workspace, folder: &Path) -> Result<()> {
+    // It leaves folders behind.
+    let leavings = Tree::new_in(folder)?;
     let wanted = wanted(&process::read(
-        Command::new(workspace.tool("e2e.test")).arg("--list-images"),
+        Command::new(workspace.tool("e2e.test"))
+            .arg("--list-images")
+            .env("TMPDIR", leavings.path()),
     )?)?;
     let root = root(workspace)?;
     let tools = tools(workspace, folder)?;

@@ -138,12 +138,17 @@ impl Program {
     }
 
     fn is_here(&self, workspace: &Workspace, recipe: &Recipe) -> bool {
+        // One of them leaves folders behind, whatever it is asked.
+        let Ok(leavings) = tempfile::tempdir() else {
+            return false;
+        };
         self.commands.iter().all(|it| {
             if it.ask_version.is_empty() {
                 return workspace.tool(it.name).is_file();
             }
             let mut command = Command::new(workspace.tool(it.name));
-            let asked = command.args(it.ask_version).output();
+            command.args(it.ask_version).env("TMPDIR", leavings.path());
+            let asked = command.output();
             // One of them says it on standard error.
             asked.is_ok_and(|output| {
                 let printed = [output.stdout, output.stderr].concat();

@@ -37,7 +37,10 @@ pub(super) fn run(
     command.args(["--", "--provider=skeleton", "--num-nodes=2"]);
     command.arg(format!("--kubeconfig={}", kubectl.kubeconfig().display()));
     command.arg(format!("--kubectl-path={}", program("kubectl")));
-    command.env("HOME", folder);
+    // What they leave there goes with the cluster.
+    for variable in ["HOME", "TMPDIR"] {
+        command.env(variable, kubectl.api().folder());
+    }
 
     // One pipe for both, so that the order stays.
     let (output, input) = std::io::pipe().expect("a pipe");

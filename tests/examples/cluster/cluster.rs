@@ -126,5 +126,6 @@ fn images(more: &[&str]) -> Vec<PathBuf> {
 
 /// Of the workspace.
 pub(crate) fn target() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests).join("target")
 }

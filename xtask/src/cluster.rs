@@ -1,5 +1,5 @@
-//! A real cluster in namespaces: `test --cluster` and `demo --kubernetes`. What it needs is built here; the cluster itself is
-//! the tests' example `cluster`.
+//! A real cluster in namespaces: `test --cluster`, `test --sig-network` and `demo --kubernetes`. What it needs is built here; the
+//! cluster itself is the tests' example `cluster`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,13 +8,20 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::image::{self, Image};
 use crate::process;
-use crate::setup::{self, Setup};
+use crate::setup::{self, ClusterFor, Setup};
 use crate::workspace::Workspace;
+
+/// The example's word for Kubernetes' own tests.
+pub(crate) const SIG_NETWORK: &str = "sig-network";
 
 /// What the example is asked for, and more for it.
 pub(crate) fn run(workspace: &Workspace, verb: &str, passed_on: &[OsString]) -> Result<()> {
+    let what_for = match verb {
+        SIG_NETWORK => ClusterFor::SigNetwork,
+        _ => ClusterFor::Ours,
+    };
     Setup::default().run(workspace)?;
-    setup::cluster(workspace)?;
+    setup::cluster(workspace, what_for)?;
     // To try a change without a release build: the agent is in the image as it is in target/release.
     let no_build = std::env::var_os("FLANNEL_CLUSTER_NO_BUILD").is_some();
     Image::plain(no_build)?.run(workspace)?;
@@ -30,6 +37,9 @@ pub(crate) fn run(workspace: &Workspace, verb: &str, passed_on: &[OsString]) -> 
     fs::write(&file, &manifest).with_context(|| format!("cannot write {}", file.display()))?;
     image::pod(&folder)?;
     image::flannel(workspace, &workspace.image(), &names, &folder)?;
+    if what_for == ClusterFor::SigNetwork {
+        image::e2e(workspace, &folder)?;
+    }
 
     process::run(
         workspace

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::num::NonZeroU8;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,21 @@ pub(crate) struct Test {
     /// an hour); ARGS are the names of some
     #[arg(long, conflicts_with = "kernel")]
     cluster: bool,
+    /// Nothing of that, but Kubernetes' own end-to-end network tests in such a cluster; ARGS are parts of the names of some
+    #[arg(long, conflicts_with_all = ["kernel", "cluster"])]
+    sig_network: bool,
+    /// With --sig-network: on flannel, as a control
+    #[arg(long, requires = "sig_network")]
+    flannel: bool,
+    /// With --sig-network: kube-proxy's mode
+    #[arg(long, requires = "sig_network", value_name = "MODE", default_value = "iptables", value_parser = ["iptables", "nftables"])]
+    proxy: String,
+    /// With --sig-network: the tests of NetworkPolicy, with kube-router, and no others
+    #[arg(long, requires = "sig_network")]
+    netpol: bool,
+    /// With --sig-network: how many tests run at once [default: 3; of NetworkPolicy 1]
+    #[arg(long, requires = "sig_network", value_name = "NUMBER")]
+    procs: Option<NonZeroU8>,
     /// Passed on to `cargo test`: a part of a test's name, `--test FILE`, or `-- --nocapture`
     #[arg(
         trailing_var_arg = true,
@@ -47,11 +63,26 @@ pub(crate) struct Test {
 }
 
 impl Test {
+    /// As the example `cluster` reads it: daemon, mode of kube-proxy, which tests, how many at once, parts of names.
+    fn of_sig_network(&self) -> Vec<OsString> {
+        let (tests, at_once) = match self.netpol {
+            true => ("netpol", 1),
+            false => ("net", 3),
+        };
+        let at_once = self.procs.map_or(at_once, NonZeroU8::get).to_string();
+        let daemon = if self.flannel { "flannel" } else { "ours" };
+        let words = [daemon, &self.proxy, tests, &at_once].map(OsString::from);
+        words.into_iter().chain(self.passed_on.clone()).collect()
+    }
+
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<()> {
         // Before anything takes minutes. A test that needs root must not pass by not running.
         setup::require_root("cargo xtask test")?;
         if self.cluster {
             return cluster::run(workspace, "test", &self.passed_on);
+        }
+        if self.sig_network {
+            return cluster::run(workspace, cluster::SIG_NETWORK, &self.of_sig_network());
         }
         let build = || {
             BuildEbpf::default().run(workspace)?;

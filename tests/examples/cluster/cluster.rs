@@ -26,11 +26,16 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// With the nodes registered; what their pods' network is made of is not there yet.
     pub(crate) fn start(mode: &str) -> Self {
+        Self::with_images(mode, &[])
+    }
+
+    /// The same, with archives of `target/cluster` that the nodes know beside the others.
+    pub(crate) fn with_images(mode: &str, more: &[&str]) -> Self {
         let lab = Lab::new();
         let api = Arc::new(KubeApi::of_cluster(&lab));
         let kubectl = Kubectl::new(api.clone());
         let controllers = controllers(&lab, &api, kubectl.kubeconfig());
-        let images = images();
+        let images = images(more);
         let mut machines = ["one", "two"]
             .map(|name| Machine::boot(&lab, name, kubectl.kubeconfig(), &images, mode));
         machines.iter_mut().for_each(Machine::wait_until_up);
@@ -104,16 +109,23 @@ fn controllers(lab: &Lab, api: &KubeApi, kubeconfig: &Path) -> [Process; 2] {
     ]
 }
 
-fn images() -> Vec<PathBuf> {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+fn images(more: &[&str]) -> Vec<PathBuf> {
     let names = [
         "cluster/pod.tar",
         "image/flannel-ebpf.tar",
         "cluster/flannel-0.tar",
         "cluster/flannel-1.tar",
     ];
-    let paths = names.map(|name| target.join(name).canonicalize());
+    let more = more.iter().map(|name| format!("cluster/{name}"));
+    let names = names.into_iter().map(str::to_owned).chain(more);
+    let paths = names.map(|name| target().join(name).canonicalize());
     paths
         .map(|path| path.expect("`cargo xtask test --cluster` makes it"))
-        .to_vec()
+        .collect()
+}
+
+/// Of the workspace.
+pub(crate) fn target() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests).join("target")
 }

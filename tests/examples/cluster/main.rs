@@ -1,4 +1,4 @@
-//! `cargo xtask test --cluster` and `demo --kubernetes`: a real Kubernetes cluster of two nodes, each with kubelet, containerd and
+//! `cargo xtask test --cluster`, `test --sig-network` and `demo --kubernetes`: a real Kubernetes cluster of two nodes, each with kubelet, containerd and
 //! kube-proxy in namespaces of its own, served by the shipped image, manifest and CNI plugin.
 
 #![allow(
@@ -15,6 +15,7 @@ mod machine;
 mod manifests;
 mod pods;
 mod scenarios;
+mod sig_network;
 mod traffic;
 
 use std::process::ExitCode;
@@ -32,7 +33,10 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some((verb, wanted)) if verb == "test" => scenarios::run(wanted),
-        _ => panic!("`test`, with names of scenarios or without, or `demo`"),
+        Some((verb, words)) if verb == "sig-network" => sig_network::run(words),
+        _ => panic!(
+            "`test`, with names of scenarios or without, `sig-network` with its words, or `demo`"
+        ),
     });
     // Of whoever ended before he could.
     remove_cgroups(is_dead);

@@ -45,7 +45,7 @@ impl Traffic {
             &format!(
                 "{script}((exec 3<> /dev/tcp/{to}/{PORT} && read -r _ <&3 && lines=0 &&
                   until [ -e {name}.stop ]; do
-                      echo $lines >&3 && read -r -t 60 answer <&3 && [ \"$answer\" = $lines ] || exit 1
+                      echo $lines >&3 && read -r -t 170 answer <&3 && [ \"$answer\" = $lines ] || exit 1
                       lines=$((lines + 1)); echo $lines > {name}.lines; sleep 0.1
                   done; echo whole > {name}.whole) > {name}.tcp 2>&1 < /dev/null; echo > {name}.end) < /dev/null > /dev/null 2>&1 &"
             ),
@@ -62,6 +62,11 @@ impl Traffic {
             answered && !traffic.read("lines").is_empty()
         });
         traffic
+    }
+
+    /// Lines that have come back so far.
+    pub(crate) fn lines(&self) -> u32 {
+        self.read("lines").trim().parse().unwrap_or_default()
     }
 
     fn read(&self, ending: &str) -> String {

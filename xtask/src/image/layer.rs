@@ -11,10 +11,15 @@ use tar::{EntryType, Header};
 
 use crate::builder::sha256;
 
+pub(super) const COMPRESSED: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(super) const STORED: &str = "application/vnd.oci.image.layer.v1.tar";
+
 #[derive(Debug)]
 pub(super) struct Layer {
-    /// Compressed.
+    /// As it is in an archive.
     pub(super) bytes: Vec<u8>,
+    pub(super) media_type: &'static str,
+    pub(super) digest: String,
     /// Of what is compressed.
     pub(super) diff_id: String,
     /// What the history says of it.
@@ -24,24 +29,43 @@ pub(super) struct Layer {
 impl Layer {
     /// Everything is root's, and of the time `mtime` (seconds since 1970).
     pub(super) fn pack(tree: &Path, mtime: u64, made_by: String) -> Result<Self> {
-        let mut found = Vec::new();
-        gather(tree, Path::new(""), &mut found)?;
-        // Part by part, so a folder is ahead of what is in it.
-        found.sort();
-        let mut archive = tar::Builder::new(Vec::new());
-        for path in &found {
-            append(&mut archive, tree, path, mtime)
-                .with_context(|| format!("cannot pack {}", tree.join(path).display()))?;
-        }
-        let plain = archive.into_inner().context("cannot pack a layer")?;
-        of(&plain, made_by)
+        of(&plain(tree, mtime)?, made_by)
     }
+
+    /// Not compressed: for an archive that is large, and never leaves this machine.
+    pub(super) fn stored(plain: Vec<u8>, made_by: String) -> Self {
+        let digest = sha256(&plain);
+        Self {
+            media_type: STORED,
+            diff_id: format!("sha256:{digest}"),
+            digest,
+            bytes: plain,
+            made_by,
+        }
+    }
+}
+
+/// A tree as a tar file.
+pub(super) fn plain(tree: &Path, mtime: u64) -> Result<Vec<u8>> {
+    let mut found = Vec::new();
+    gather(tree, Path::new(""), &mut found)?;
+    // Part by part, so a folder is ahead of what is in it.
+    found.sort();
+    let mut archive = tar::Builder::new(Vec::new());
+    for path in &found {
+        append(&mut archive, tree, path, mtime)
+            .with_context(|| format!("cannot pack {}", tree.join(path).display()))?;
+    }
+    archive.into_inner().context("cannot pack a layer")
 }
 
 /// Of a tar file.
 pub(super) fn of(plain: &[u8], made_by: String) -> Result<Layer> {
+    let bytes = compress(plain).context("cannot compress a layer")?;
     Ok(Layer {
-        bytes: compress(plain).context("cannot compress a layer")?,
+        digest: sha256(&bytes),
+        bytes,
+        media_type: COMPRESSED,
         diff_id: format!("sha256:{}", sha256(plain)),
         made_by,
     })

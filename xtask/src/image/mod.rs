@@ -5,6 +5,7 @@
 mod check;
 mod debian;
 mod dockerfile;
+mod e2e;
 mod layer;
 mod name;
 mod oci;
@@ -34,6 +35,7 @@ use crate::build_ebpf::BuildEbpf;
 use crate::process;
 use crate::workspace::Workspace;
 
+pub(crate) use self::e2e::e2e;
 pub(crate) use self::stand_ins::{flannel, pod};
 
 const DOCKERFILE: &str = "deploy/Dockerfile";
@@ -114,9 +116,10 @@ impl Image {
             name: &self.name,
             architecture,
             entrypoint: &recipe.entrypoint,
+            command: &[],
             created: &rfc3339(mtime)?,
             mtime,
-            layers: &layers,
+            layers: &layers.each_ref(),
         };
         let digest = write(&image, &output, folder)?;
         println!("image: wrote {} ({})", output.display(), self.name.full);
@@ -218,12 +221,16 @@ fn rfc3339(seconds: u64) -> Result<String> {
 
 /// Whole, or not at all. Returns the digest.
 fn write(image: &Oci<'_>, output: &Path, folder: &Path) -> Result<String> {
+    let mut digests = write_all(std::slice::from_ref(image), output, folder)?;
+    digests.pop().context("one image, one digest")
+}
+
+/// The same of several in one archive.
+fn write_all(images: &[Oci<'_>], output: &Path, folder: &Path) -> Result<Vec<String>> {
     let cannot = || format!("cannot write {}", output.display());
     let mut file = tempfile::NamedTempFile::new_in(folder).with_context(cannot)?;
-    let digest = image
-        .write(BufWriter::new(&mut file))
-        .with_context(cannot)?;
+    let digests = oci::write(images, BufWriter::new(&mut file)).with_context(cannot)?;
     fs::set_permissions(file.path(), Permissions::from_mode(0o644)).with_context(cannot)?;
     file.persist(output).with_context(cannot)?;
-    Ok(digest)
+    Ok(digests)
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
-use super::oci;
+use super::{layer, oci};
 use crate::builder::sha256;
 
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Opened {
         ensure!(ids.len() == described.len(), "diff_ids: {ids:?}");
         let mut layers = Vec::new();
         for (descriptor, id) in described.iter().zip(ids) {
-            let packed = blob(&files, descriptor, oci::LAYER)?;
+            let packed = blob(&files, descriptor, layer::COMPRESSED)?;
             let mut plain = Vec::new();
             GzDecoder::new(packed)
                 .read_to_end(&mut plain)

@@ -19,7 +19,7 @@ const PAUSE: &str = include_str!("pause.c");
 const INSTALL_CONF: &str = "#!/bin/sh\nexec cp -f \"$1\" \"$2\"\n";
 
 /// Since 1970; the same files are to be the same image.
-const MTIME: u64 = 0;
+pub(super) const MTIME: u64 = 0;
 
 /// Pods: `/pause`, and nothing where a pod mounts the node's `/usr`.
 pub(crate) fn pod(folder: &Path) -> Result<PathBuf> {
@@ -57,9 +57,10 @@ pub(crate) fn flannel(
     tree.file("opt/bin/install-conf", 0o755, INSTALL_CONF.as_bytes())?;
     let mut layers = Vec::new();
     for plain in opened::open(ours)?.layers {
-        layers.push(layer::of(&plain, "our image".to_owned())?);
+        layers.push(Layer::stored(plain, "our image".to_owned()));
     }
-    layers.push(Layer::pack(tree.path(), MTIME, "flanneld".to_owned())?);
+    let flanneld = layer::plain(tree.path(), MTIME)?;
+    layers.push(Layer::stored(flanneld, "flanneld".to_owned()));
     let entry = ["/opt/bin/flanneld".to_owned()];
     let mut archives = Vec::new();
     for (number, name) in names.iter().enumerate() {
@@ -72,13 +73,15 @@ pub(crate) fn flannel(
 
 fn pack(name: &str, entrypoint: &[String], layers: &[Layer], archive: &Path) -> Result<()> {
     let name = name.parse().map_err(anyhow::Error::msg)?;
+    let layers: Vec<&Layer> = layers.iter().collect();
     let image = Image {
         name: &name,
         architecture: architecture(std::env::consts::ARCH)?,
         entrypoint,
+        command: &[],
         created: &rfc3339(MTIME)?,
         mtime: MTIME,
-        layers,
+        layers: &layers,
     };
     let folder = archive.parent().context("the archive's folder")?;
     write(&image, archive, folder)?;

@@ -44,13 +44,14 @@ fn archive(layers: &[Layer]) -> (Vec<u8>, String) {
         name: &name,
         architecture: "amd64",
         entrypoint: &["/usr/bin/agent".to_owned()],
+        command: &[],
         created: "2026-11-30T00:53:20Z",
         mtime: MTIME,
-        layers,
+        layers: &layers.iter().collect::<Vec<_>>(),
     };
     let mut bytes = Vec::new();
-    let digest = image.write(&mut bytes).unwrap();
-    (bytes, digest)
+    let mut digests = oci::write(&[image], &mut bytes).unwrap();
+    (bytes, digests.remove(0))
 }
 
 /// Path, type, mode, owner, time and link of each entry.
@@ -275,4 +276,57 @@ fn another_system_is_told_where_to_go() {
     assert!(check_release("ID=fedora\nVERSION_ID=12\n", "12").is_err());
     assert_eq!(architecture("aarch64").unwrap(), "arm64");
     assert!(architecture("riscv64").is_err());
+}
+
+#[test]
+fn several_images_share_their_layers_and_keep_their_names() {
+    let plain = layer::plain(lower().path(), MTIME).unwrap();
+    let (shared, own) = (Layer::stored(plain, "a test".to_owned()), pack(&upper()));
+    assert_eq!(shared.diff_id, format!("sha256:{}", shared.digest));
+    let names = ["a.example/one:1", "a.example/two:2"].map(|name| name.parse().unwrap());
+    let command = ["pause".to_owned()];
+    let image = |name, command, layers| Oci {
+        name,
+        architecture: "amd64",
+        entrypoint: &[],
+        command,
+        created: "2026-11-30T00:53:20Z",
+        mtime: MTIME,
+        layers,
+    };
+    let layers = [&shared, &own];
+    let images = [
+        image(&names[0], &command[..], &layers[..1]),
+        image(&names[1], &[][..], &layers[..]),
+    ];
+    let mut bytes = Vec::new();
+    let digests = oci::write(&images, &mut bytes).unwrap();
+    let files = entries(&bytes);
+    // Two manifests, two configurations, and each layer once.
+    assert_eq!(files.len(), 4 + 2 + 2 + 2, "{files:?}");
+    let mut read = tar::Archive::new(&*bytes);
+    let text = |wanted: &str, read: &mut tar::Archive<&[u8]>| {
+        let mut entries = read.entries().unwrap().map(Result::unwrap);
+        let mut entry = entries
+            .find(|it| it.path().unwrap().to_str() == Some(wanted))
+            .unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut entry, &mut text).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    let index = text("index.json", &mut read);
+    for (number, digest) in digests.iter().enumerate() {
+        let described = &index["manifests"][number];
+        assert_eq!(described["digest"], **digest);
+        let name = &described["annotations"]["io.containerd.image.name"];
+        assert_eq!(*name, *names[number].full);
+        let blob = |digest: &str| format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"));
+        let manifest = text(&blob(digest), &mut tar::Archive::new(&*bytes));
+        assert_eq!(manifest["layers"][0]["mediaType"], layer::STORED);
+        let config = manifest["config"]["digest"].as_str().unwrap();
+        let config = text(&blob(config), &mut tar::Archive::new(&*bytes));
+        let given = &config["config"]["Cmd"];
+        let expected = [serde_json::json!(["pause"]), serde_json::Value::Null];
+        assert_eq!(*given, expected[number]);
+    }
 }

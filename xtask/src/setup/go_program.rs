@@ -2,7 +2,7 @@
 //! pin all that it is built from.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -23,14 +23,26 @@ pub(super) struct Program {
     pub(super) ldflags: fn(version: &str) -> String,
 }
 
-/// One of the programs, which its module has in `cmd`.
+/// One of the programs.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) name: &'static str,
-    /// What has it print its version.
+    pub(super) source: Source,
+    /// What has it print its version. Nothing where it has none to say: it is built with those before and after it.
     pub(super) ask_version: &'static [&'static str],
     /// What is before the version in the first line that it then prints.
     pub(super) says: &'static str,
+}
+
+/// What a program is built from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Its module's package `cmd/NAME`.
+    Command,
+    /// This package.
+    Package(&'static str),
+    /// The tests of this package.
+    Tests(&'static str),
 }
 
 /// What go.mod asks for.
@@ -62,7 +74,9 @@ impl Asked {
     fn is_said(&self, printed: &str, version: &str) -> bool {
         let line = printed.lines().next().unwrap_or_default();
         let said = line.split_once(self.says).map(|(_, said)| said);
-        said.and_then(|said| said.strip_prefix(version))
+        // Some say it without Go's `v`.
+        let bare = version.trim_start_matches('v');
+        said.and_then(|said| said.strip_prefix(version).or(said.strip_prefix(bare)))
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
     }
 }
@@ -124,9 +138,17 @@ impl Program {
     }
 
     fn is_here(&self, workspace: &Workspace, recipe: &Recipe) -> bool {
+        // One of them leaves folders behind, whatever it is asked.
+        let Ok(leavings) = tempfile::tempdir() else {
+            return false;
+        };
         self.commands.iter().all(|it| {
+            if it.ask_version.is_empty() {
+                return workspace.tool(it.name).is_file();
+            }
             let mut command = Command::new(workspace.tool(it.name));
-            let asked = command.args(it.ask_version).output();
+            command.args(it.ask_version).env("TMPDIR", leavings.path());
+            let asked = command.output();
             // One of them says it on standard error.
             asked.is_ok_and(|output| {
                 let printed = [output.stdout, output.stderr].concat();
@@ -146,31 +168,44 @@ impl Program {
             .with_context(|| format!("cannot make a folder in {}", tools.display()))?;
         let folder = folder.path();
         copy_tree(&self.source(workspace), folder)?;
-        let names = self.commands.iter().map(|it| it.name);
         let built = folder.join("built");
-        process::run(
-            Command::new(&go)
-                .current_dir(folder)
-                .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false"])
-                .args(["-ldflags", &(self.ldflags)(&recipe.version)])
-                // A folder, whatever their number.
-                .arg("-o")
-                .arg(built.join(""))
-                .args(names.clone().map(|it| format!("{module}/cmd/{it}")))
-                // go.mod and go.sum alone decide, not what the machine's owner has set.
-                .env("GOFLAGS", "")
-                .env("GOWORK", "off")
-                .env("GOTOOLCHAIN", "local")
-                .env("GOCACHE", cache.path())
-                // Not in /tmp, which is small memory on many machines.
-                .env("GOTMPDIR", folder)
-                .env("CGO_ENABLED", "0"),
-        )?;
-        for name in names {
+        let build = |verb: &[&str], to: &Path, packages: &[String]| {
+            process::run(
+                Command::new(&go)
+                    .current_dir(folder)
+                    .args(verb)
+                    .args(["-mod=readonly", "-trimpath", "-buildvcs=false"])
+                    .args(["-ldflags", &(self.ldflags)(&recipe.version)])
+                    .arg("-o")
+                    .arg(to)
+                    .args(packages)
+                    // go.mod and go.sum alone decide, not what the machine's owner has set.
+                    .env("GOFLAGS", "")
+                    .env("GOWORK", "off")
+                    .env("GOTOOLCHAIN", "local")
+                    .env("GOCACHE", cache.path())
+                    // Not in /tmp, which is small memory on many machines.
+                    .env("GOTMPDIR", folder)
+                    .env("CGO_ENABLED", "0"),
+            )
+        };
+        let mut packages = Vec::new();
+        for it in self.commands {
+            match it.source {
+                Source::Command => packages.push(format!("{module}/cmd/{}", it.name)),
+                Source::Package(package) => packages.push(package.to_owned()),
+                Source::Tests(package) => {
+                    build(&["test", "-c"], &built.join(it.name), &[package.to_owned()])?;
+                }
+            }
+        }
+        // A folder, whatever their number.
+        build(&["build"], &built.join(""), &packages)?;
+        for it in self.commands {
             // By a new name: the old one may be running.
-            let place = workspace.tool(name);
-            fs::rename(built.join(name), &place)
-                .with_context(|| format!("cannot move {name} to {}", place.display()))?;
+            let place = workspace.tool(it.name);
+            fs::rename(built.join(it.name), &place)
+                .with_context(|| format!("cannot move {} to {}", it.name, place.display()))?;
         }
         Ok(())
     }
@@ -184,6 +219,7 @@ mod tests {
     fn a_version_is_said_whole() {
         let asked = |says| Asked {
             name: "it",
+            source: Source::Command,
             ask_version: &[],
             says,
         };
@@ -193,6 +229,9 @@ mod tests {
         assert!(asked(" version ").is_said(printed, "v2.1.0"));
         assert!(!asked(" version ").is_said(printed, "v2.1.1"));
         assert!(!asked(" version ").is_said("", "v2.1.0"));
+        let printed = "CoreDNS-1.14.5\nlinux/amd64, go1.26, \n";
+        assert!(asked("CoreDNS-").is_said(printed, "v1.14.5"));
+        assert!(!asked("CoreDNS-").is_said(printed, "v1.14.50"));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! helm, which makes objects of the shipped chart.
 
-use super::go_program::{Asked, Program};
+use super::go_program::{Asked, Program, Source};
 
 pub(super) const HELM: Program = Program {
     name: "helm",
     module: "helm.sh/helm/v3",
     commands: &[Asked {
         name: "helm",
+        source: Source::Command,
         ask_version: &["version", "--template={{.Version}}"],
         says: "",
     }],

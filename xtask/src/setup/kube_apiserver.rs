@@ -1,6 +1,6 @@
 //! A real kube-apiserver, the datastore of the end-to-end scenarios with Kubernetes.
 
-use super::go_program::{Asked, Program};
+use super::go_program::{Asked, Program, Source};
 
 pub(super) const KUBE_APISERVER: Program = Program {
     name: "kube-apiserver",
@@ -13,6 +13,7 @@ pub(super) const KUBE_APISERVER: Program = Program {
 pub(super) const fn kubernetes(name: &'static str) -> Asked {
     Asked {
         name,
+        source: Source::Command,
         ask_version: &["--version"],
         says: "Kubernetes ",
     }

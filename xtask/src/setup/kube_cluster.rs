@@ -1,6 +1,6 @@
 //! What a real cluster has beside kube-apiserver.
 
-use super::go_program::{Asked, Program};
+use super::go_program::{Asked, Program, Source};
 use super::kube_apiserver::{kubernetes, ldflags};
 
 pub(super) const KUBE_CLUSTER: Program = Program {
@@ -13,6 +13,7 @@ pub(super) const KUBE_CLUSTER: Program = Program {
         kubernetes("kubelet"),
         Asked {
             name: "kubectl",
+            source: Source::Command,
             ask_version: &["version", "--client"],
             says: "Client Version: ",
         },

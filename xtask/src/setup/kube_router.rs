@@ -1,12 +1,13 @@
 //! An engine for NetworkPolicy beside a real cluster: kube-router's firewall, as k3s has it beside flannel.
 
-use super::go_program::{Asked, Program};
+use super::go_program::{Asked, Program, Source};
 
 pub(super) const KUBE_ROUTER: Program = Program {
     name: "kube-router",
     module: "github.com/cloudnativelabs/kube-router/v2",
     commands: &[Asked {
         name: "kube-router",
+        source: Source::Command,
         ask_version: &["--version"],
         says: " version ",
     }],

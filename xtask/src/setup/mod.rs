@@ -1,5 +1,6 @@
 //! `setup`: what a fresh machine lacks, and nothing else.
 
+mod coredns;
 mod debian;
 mod flanneld;
 mod go;
@@ -8,6 +9,7 @@ mod helm;
 mod kernel;
 mod kube_apiserver;
 mod kube_cluster;
+mod kube_e2e;
 mod kube_router;
 mod needs;
 mod tools;
@@ -114,11 +116,20 @@ pub(crate) fn virtual_machines() -> Result<()> {
     }
 }
 
-/// Also installs what runs a real cluster, which only `test --cluster` and `demo --kubernetes` need.
+/// What a real cluster is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClusterFor {
+    /// `test --cluster` and `demo --kubernetes`.
+    Ours,
+    /// `test --sig-network`: Kubernetes' own tests.
+    SigNetwork,
+}
+
+/// Also installs what runs a real cluster, which nothing else needs.
 ///
 /// # Errors
 /// On other systems than Debian 12: kubelet is of the version that goes with Debian's containerd.
-pub(crate) fn cluster(workspace: &Workspace) -> Result<()> {
+pub(crate) fn cluster(workspace: &Workspace, what_for: ClusterFor) -> Result<()> {
     match this_system() {
         System::Debian12 => debian::cluster()?,
         System::Other(name) => {
@@ -126,9 +137,14 @@ pub(crate) fn cluster(workspace: &Workspace) -> Result<()> {
         }
     }
     let cache = GoCache::new(workspace)?;
-    for program in [kube_cluster::KUBE_CLUSTER, kube_router::KUBE_ROUTER] {
-        program.ensure(workspace, &cache, false)?;
+    let mut programs = vec![kube_cluster::KUBE_CLUSTER, kube_router::KUBE_ROUTER];
+    if what_for == ClusterFor::SigNetwork {
+        // By the same cache: most of the packages are the same.
+        programs.extend([kube_e2e::KUBE_E2E, coredns::COREDNS]);
     }
+    programs
+        .iter()
+        .try_for_each(|program| program.ensure(workspace, &cache, false))?;
     Ok(())
 }
 

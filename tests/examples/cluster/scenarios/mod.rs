@@ -14,6 +14,7 @@ use std::time::Instant;
 use crate::cluster::Cluster;
 use crate::manifests::{flannels, ours};
 pub(crate) use changes::bring_up;
+pub(crate) use policy::engine as policy_engine;
 
 type Scenario = fn(&mut Cluster);
 

@@ -1,5 +1,7 @@
 //! NetworkPolicy, which is somebody else's: kube-router's rules in FORWARD, as k3s has it beside flannel.
 
+use std::time::{Duration, Instant};
+
 use flannel_tests::prelude::*;
 use flannel_tests::process::Process;
 use serde_json::{Value, json};
@@ -12,17 +14,24 @@ use crate::machine::{Machine, tools};
 use crate::pods::{PORT, list};
 use crate::traffic::Traffic;
 
+/// So many lines by one connection, ten a second: it is fast where flows are.
+const FAST: u32 = 20;
+/// A flow of ten lines a second that says nothing for so long has stopped.
+const STILL: Duration = Duration::from_secs(4);
+
 /// Who comes in to the second pod.
 fn policy(ingress: &Value) -> String {
+    policy_of(&json!({"policyTypes": ["Ingress"], "ingress": ingress}))
+}
+
+fn policy_of(spec: &Value) -> String {
+    let mut spec = spec.clone();
+    spec["podSelector"] = json!({"matchLabels": {"pod": "second"}});
     list(&[json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {"name": "second"},
-        "spec": {
-            "podSelector": {"matchLabels": {"pod": "second"}},
-            "policyTypes": ["Ingress"],
-            "ingress": ingress,
-        },
+        "spec": spec,
     })])
 }
 
@@ -70,6 +79,7 @@ pub(super) fn network_policy(cluster: &mut Cluster) {
         asks("first") && pings("first")
     });
     assert!(asked(kubectl, "first", &second, PORT).starts_with("second "));
+    change_under_a_flow(cluster, &second);
     drop(engines);
     for machine in &cluster.machines {
         // It fails for want of IPVS, after it has taken its rules away.
@@ -79,7 +89,55 @@ pub(super) fn network_policy(cluster: &mut Cluster) {
     pods_reach_each_other(cluster);
 }
 
-fn engine(machine: &Machine, kubectl: &Kubectl) -> Process {
+/// The engine lets go on what conntrack knows. Once conntrack has forgotten a flow, a policy that forbids it stops it, also one that
+/// is fast; and without the policy it goes on as if nothing had been.
+fn change_under_a_flow(cluster: &Cluster, second: &str) {
+    let kubectl = &cluster.kubectl;
+    let first = kubectl.address("first");
+    let running = Traffic::start(kubectl, "first", second, false);
+    let begun = running.lines();
+    eventually("the flow is none of the first packets alone", LONG, || {
+        running.lines() > begun + FAST
+    });
+    // In both directions: an answer of the second pod's would make the flow known again.
+    kubectl.apply(&policy_of(&json!({"policyTypes": ["Ingress", "Egress"]})));
+    eventually("nobody new comes in", LONG, || {
+        try_ask(kubectl, "first", second, PORT).is_err()
+    });
+    let known = running.lines();
+    eventually("what is established goes on", LONG, || {
+        running.lines() > known + FAST
+    });
+    let forgotten = Instant::now();
+    for machine in &cluster.machines {
+        let forget = format!("conntrack -D --orig-src {first} --orig-dst {second}");
+        let said = machine.node().try_exec(&forget);
+        assert!(said.status.success(), "{said:?}");
+    }
+    let (mut last, mut since) = (running.lines(), Instant::now());
+    eventually("the flow stops", LONG, || {
+        let lines = running.lines();
+        if lines != last {
+            (last, since) = (lines, Instant::now());
+        }
+        since.elapsed() >= STILL
+    });
+    println!(
+        "   the flow stopped {:.1} s after conntrack forgot it",
+        (since - forgotten).as_secs_f32()
+    );
+    // For good.
+    assert!(try_ask(kubectl, "first", second, PORT).is_err());
+    assert_eq!(running.lines(), last);
+
+    kubectl.run(&["delete", "networkpolicy", "second"]);
+    eventually("the flow goes on", LONG, || running.lines() > last + FAST);
+    let ended = running.end();
+    assert!(ended.lines.is_some(), "{ended:?}");
+}
+
+/// kube-router, for NetworkPolicy alone.
+pub(crate) fn engine(machine: &Machine, kubectl: &Kubectl) -> Process {
     let node = machine.node();
     let mut command = node.netns().command(&format!("{}/kube-router", tools()));
     command

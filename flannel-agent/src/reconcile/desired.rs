@@ -21,6 +21,7 @@ mod wireguard;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use flannel_common::snat::Times;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -90,6 +91,9 @@ pub struct Facts {
     /// `net.netfilter.nf_conntrack_tcp_timeout_established`, seconds; `None` without conntrack.
     #[serde(skip)]
     pub(crate) established: Option<String>,
+    /// How long conntrack keeps flows, or would if it were loaded.
+    #[serde(skip)]
+    pub(crate) times: Times,
     /// Why conntrack is strict about TCP's windows and will be, if it is.
     #[serde(skip)]
     pub(crate) strict: Option<String>,

@@ -72,10 +72,14 @@ fn seconds(text: &str) -> Option<u32> {
     u32::try_from(bounded).ok()
 }
 
-/// Where flows live by other times than the node has.
+/// Where flows live by other times than the node has. What the fast path sets is no wish of the node's, and whoever looks may not know
+/// the folder where that is written down.
 #[must_use]
 pub fn differences(node: &Times, used: &Times) -> Vec<String> {
     let (mut node, mut used) = (*node, *used);
+    if node.tcp_unacknowledged == node.tcp_established {
+        node.tcp_unacknowledged = used.tcp_unacknowledged;
+    }
     let mut differences = Vec::new();
     for (name, field) in SYSCTLS {
         let (is, lives) = (*field(&mut node), *field(&mut used));
@@ -85,6 +89,22 @@ pub fn differences(node: &Times, used: &Times) -> Vec<String> {
         }
     }
     differences
+}
+
+/// Seconds. conntrack is shown one packet of a fast flow every five ([`flannel_common::flow::REFRESH`]), or the next one there is; what it
+/// forgets by then is no answer any more to rules that let through nothing else.
+const SHOWN: u32 = 10;
+
+/// The sysctl by which conntrack forgets fast flows between two packets that it is shown, with its value.
+#[must_use]
+pub(crate) fn forgets_fast_flows(times: &Times) -> Option<String> {
+    let streams = [
+        ("udp_timeout_stream", times.udp_stream),
+        ("tcp_timeout_established", times.tcp_established),
+    ];
+    let mut soon = streams.iter().filter(|(_, seconds)| *seconds < SHOWN);
+    let (name, seconds) = soon.next()?;
+    Some(format!("net.netfilter.nf_conntrack_{name} is {seconds}"))
 }
 
 /// Those that people ask for.
@@ -143,6 +163,22 @@ mod tests {
             name
         });
         assert_eq!(fields.iter().collect::<BTreeSet<_>>().len(), fields.len());
+    }
+
+    #[test]
+    fn what_is_forgotten_between_two_looks_is_named() {
+        let forgets = |udp_stream, tcp_established| {
+            forgets_fast_flows(&Times {
+                udp: 1,
+                udp_stream,
+                tcp_established,
+                ..Times::DEFAULT
+            })
+        };
+        assert_eq!(forgets(10, 10), None);
+        let said = |name| Some(format!("net.netfilter.nf_conntrack_{name} is 9"));
+        assert_eq!(forgets(9, 10), said("udp_timeout_stream"));
+        assert_eq!(forgets(10, 9), said("tcp_timeout_established"));
     }
 
     #[test]

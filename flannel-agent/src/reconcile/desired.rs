@@ -42,6 +42,7 @@ use crate::base::key::PublicKey;
 use crate::base::options::{FastPath, Mode, SourceCheck};
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::Leases;
+use crate::node::conntrack::forgets_fast_flows;
 use crate::node::direct::Hop;
 use crate::node::net::{Policies, RouteTo};
 use crate::node::node_sysctls::Reserved;
@@ -140,6 +141,13 @@ pub struct Facts {
     pub wireguard: Option<u32>,
 }
 
+impl Facts {
+    /// Whether conntrack drops or forgets what it sees of fast flows.
+    fn conntrack_is_unfit(&self) -> bool {
+        self.strict.is_some() || forgets_fast_flows(&self.times).is_some()
+    }
+}
+
 /// A network that this node cannot serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DesiredError {
@@ -185,7 +193,7 @@ impl Desired {
             mode: Mode::Off,
             ..inputs.fast_path.clone()
         };
-        let possible = inputs.fast_path.beside(inputs.facts.strict.is_some());
+        let possible = inputs.fast_path.beside(inputs.facts.conntrack_is_unfit());
         let forwards = inputs.config.backend.forwards() || inputs.snat.is_some();
         let inputs = &Inputs {
             fast_path: if forwards { &possible } else { &off },

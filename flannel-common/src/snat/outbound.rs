@@ -276,10 +276,10 @@ fn replace<T: Table>(table: &T, node: &Node, key: &Key, entry: &Entry) -> bool {
     let silent = node.now.saturating_sub(last_seen);
     let length = last_seen.saturating_sub(held.opened);
     let lifetime = table.lifetime(key.proto, seen, length);
-    if silent <= hold(key.proto, seen, lifetime) {
-        if held.kind != KIND_PAIR || !table.yields(&out, seen, length, silent) {
-            return false;
-        }
+    if silent <= hold(key.proto, seen, lifetime)
+        && (held.kind != KIND_PAIR || !table.yields(&out, seen, length, silent))
+    {
+        return false;
     }
     // The claim decides if the LRU, too, took it meanwhile, and another came.
     if !table.remove(key) {

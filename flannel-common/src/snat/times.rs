@@ -340,6 +340,6 @@ pub(super) mod tests {
     }
 
     pub(in crate::snat) fn any_times() -> impl Strategy<Value = Times> {
-        prop::array::uniform16(1..2_000u32).prop_map(|all| bytemuck::cast(all))
+        prop::array::uniform16(1..2_000u32).prop_map(bytemuck::cast)
     }
 }

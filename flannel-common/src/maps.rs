@@ -54,6 +54,8 @@ pub const YOUNG: &str = "fl_young";
 pub const SHARES: &str = "fl_shares";
 /// Array by the same: [`crate::snat::Lasting`], what else each pod has in [`SNAT`].
 pub const LASTING: &str = "fl_lasting";
+/// Array of one [`crate::snat::Times`]: how long flows in [`SNAT`] live.
+pub const TIMES: &str = "fl_times";
 /// LRU hash: [`crate::snat::FragmentKey`] → [`crate::snat::Fragment`].
 pub const FRAGMENTS: &str = "fl_frags";
 /// Program array: [`crate::program::Program::STEPS`].

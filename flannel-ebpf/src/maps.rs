@@ -70,6 +70,9 @@ pub(crate) static SHARES: Array<snat::Share, { snat::SHARES }> = Array::new();
 #[btf_map(name = "fl_lasting")]
 pub(crate) static LASTING: Array<snat::Lasting, { snat::SHARES }> = Array::new();
 
+#[btf_map(name = "fl_times")]
+pub(crate) static TIMES: Array<snat::Times, 1> = Array::new();
+
 #[btf_map(name = "fl_frags")]
 pub(crate) static FRAGMENTS: LruHashMap<snat::FragmentKey, snat::Fragment, MAX_FRAGMENTS> =
     LruHashMap::new();

@@ -9,7 +9,7 @@ use crate::globals::{
     FLANNEL_IFINDEX, SNAT_BOTH_MAX, SNAT_BOTH_MIN, SNAT_KEEP, SNAT_MORE_MAX, SNAT_MORE_MIN,
     SNAT_PORT_MAX, SNAT_PORT_MIN,
 };
-use crate::maps::{ENDING, EXEMPT, SNAT};
+use crate::maps::{ENDING, EXEMPT, SNAT, TIMES};
 use crate::skb::{self, Skb};
 use crate::{outlets, snat_shares, snat_work};
 
@@ -128,6 +128,11 @@ impl Table for Snat {
     }
 
     #[inline(always)]
+    fn lifetime(&self, proto: u8, seen: Seen, length: u64) -> u64 {
+        lives_for(u32::from_ne_bytes([proto, seen.0, 0, 0]), length)
+    }
+
+    #[inline(always)]
     fn is_lent(&self, device: u32, address: Ipv4) -> bool {
         outlets::is_lent(device, address)
     }
@@ -151,6 +156,19 @@ extern "C" fn hear_packet(slot: *mut Entry, other: *mut Entry, reopens: u32, now
     }
     snat::hear(&work.packet, (&Held(slot), &Held(other)), reopens, now);
     1
+}
+
+/// Nanoseconds; `what` has protocol and what was seen. Nothing that every packet of a translated flow asks for.
+///
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lives_for(what: u32, length: u64) -> u64 {
+    let [proto, seen, ..] = what.to_ne_bytes();
+    // An array always has its element.
+    TIMES
+        .get(0)
+        .map_or(0, |times| times.lifetime(proto, Seen(seen), length))
 }
 
 /// A global function, as [`check_sender`](crate::senders::check_sender) is one.

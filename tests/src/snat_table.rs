@@ -1,9 +1,9 @@
 //! An agent's table of translated flows, for tests that look into it or make it older.
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use flannel_agent::dataplane::Wire;
-use flannel_common::maps::SNAT;
-use flannel_common::snat::{Entry, KIND_PAIR, Key, NANOS, WAY_OUT};
+use flannel_common::maps::{SNAT, TIMES};
+use flannel_common::snat::{Entry, KIND_PAIR, Key, NANOS, Times, WAY_OUT};
 
 use crate::agent::Agent;
 use crate::bpftool;
@@ -11,6 +11,7 @@ use crate::bpftool;
 /// The pinned table.
 pub struct SnatTable {
     map: HashMap<MapData, Wire<Key>, Wire<Entry>>,
+    times: Array<MapData, Wire<Times>>,
 }
 
 impl std::fmt::Debug for SnatTable {
@@ -23,11 +24,14 @@ impl SnatTable {
     /// # Panics
     /// If it is not pinned.
     pub fn of(agent: &Agent) -> Self {
-        let pin = bpftool::map_pin(agent, SNAT);
-        let map = MapData::from_pin(&pin).unwrap_or_else(|e| panic!("{}: {e}", pin.display()));
-        let map = Map::from_map_data(map).expect("a map");
+        let map = |name| {
+            let pin = bpftool::map_pin(agent, name);
+            let map = MapData::from_pin(&pin).unwrap_or_else(|e| panic!("{}: {e}", pin.display()));
+            Map::from_map_data(map).expect("a map")
+        };
         Self {
-            map: map.try_into().expect("a hash map"),
+            map: map(SNAT).try_into().expect("a hash map"),
+            times: map(TIMES).try_into().expect("an array"),
         }
     }
 
@@ -55,20 +59,41 @@ impl SnatTable {
 
     /// Makes the flows that `which` picks by their port (a pod's own, or the id of its ping) `seconds` older.
     pub fn age(&mut self, seconds: u64, which: impl Fn(&Key, u16) -> bool) {
+        self.change(which, |entry| {
+            // No older than the machine.
+            let by = entry.last_seen.min(seconds * NANOS);
+            Entry {
+                opened: entry.opened.saturating_sub(by),
+                last_seen: entry.last_seen - by,
+                ..entry
+            }
+        });
+    }
+
+    /// Makes such flows begin `seconds` earlier.
+    pub fn prolong(&mut self, seconds: u64, which: impl Fn(&Key, u16) -> bool) {
+        self.change(which, |entry| Entry {
+            opened: entry.opened.saturating_sub(seconds * NANOS),
+            ..entry
+        });
+    }
+
+    fn change(&mut self, which: impl Fn(&Key, u16) -> bool, to: impl Fn(Entry) -> Entry) {
         for (key, entry) in self.entries() {
             let own = match key.way {
                 WAY_OUT => key.src_port,
                 _ => entry.port,
             };
             if which(&key, u16::from_be_bytes(own)) {
-                let older = Entry {
-                    last_seen: entry.last_seen.saturating_sub(seconds * NANOS),
-                    ..entry
-                };
                 // Gone meanwhile is fine.
-                let _ = self.map.insert(Wire(key), Wire(older), EXISTS);
+                let _ = self.map.insert(Wire(key), Wire(to(entry)), EXISTS);
             }
         }
+    }
+
+    /// How long flows live.
+    pub fn times(&self) -> Times {
+        self.times.get(&0, 0).expect("its element").0
     }
 }
 

@@ -5,7 +5,7 @@
 use std::net::SocketAddrV4;
 
 use etherparse::PacketBuilder;
-use flannel_common::snat::{Key, NANOS, Seen, lifetime};
+use flannel_common::snat::{Key, NANOS, Seen};
 use flannel_tests::host::Host;
 use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
@@ -74,7 +74,7 @@ fn is_established(stage: &Stage<AnyDaemon>, port: u16) -> bool {
     let seen = ours.fold(Seen::default(), |seen, (_, entry)| {
         seen.and(Seen(entry.seen))
     });
-    lifetime(TCP, seen) == 86_400 * NANOS
+    SnatTable::of(agent).times().lifetime(TCP, seen, 0) == 432_000 * NANOS
 }
 
 /// The pod's port.

@@ -78,6 +78,8 @@ fn each_state_has_its_time() {
     let mut answered = Client::udp(&stage.pod, 0, stage.outside.at(mirror.port()));
     answered.ask(1);
     let answered_port = answered.port();
+    // It has been in use for longer than two seconds.
+    table.prolong(3, |key, own| own == answered_port && key.proto == 17);
 
     let swept = metric(&stage.node, "flannel_ebpf_snat_swept_flows_total");
     // (port, protocol, seconds it may be silent)
@@ -115,7 +117,7 @@ fn each_state_has_its_time() {
     }
     // An hour of silence is nothing to a connection.
     let alive_port = alive.port();
-    table.age(80_000, |key, own| own == alive_port && key.proto == TCP);
+    table.age(400_000, |key, own| own == alive_port && key.proto == TCP);
     eventually("the metrics tell", SOON, || {
         metric(&stage.node, "flannel_ebpf_snat_swept_flows_total") >= swept + 4.0
     });

@@ -98,10 +98,11 @@ fn a_new_uplink_address_is_used_at_once() {
 #[case::half_open(&[(true, SYN)], 120)]
 #[case::refused(&[(true, SYN), (false, 0x14)], 10)]
 #[case::unconfirmed(&[(true, SYN), (false, SYN_ACK)], 60)]
-#[case::established(&[(true, SYN), (false, SYN_ACK), (true, ACK)], 86_400)]
-#[case::closing(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, FIN_ACK), (false, ACK)], 120)]
-#[case::closing_unheard(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, FIN_ACK)], 86_400)]
-#[case::closed(&[(true, SYN), (false, SYN_ACK), (true, FIN_ACK), (false, FIN_ACK)], 120)]
+#[case::established(&[(true, SYN), (false, SYN_ACK), (true, ACK)], 432_000)]
+#[case::closing(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, FIN_ACK), (false, ACK)], 60)]
+#[case::closing_unheard(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, FIN_ACK)], 432_000)]
+#[case::closed_on_one_side(&[(true, SYN), (false, SYN_ACK), (true, FIN_ACK), (false, FIN_ACK)], 60)]
+#[case::closed(&[(true, SYN), (false, SYN_ACK), (true, FIN_ACK), (false, FIN_ACK), (true, ACK)], 120)]
 #[case::reset(&[(true, SYN), (false, SYN_ACK), (true, ACK), (true, RST | ACK)], 10)]
 #[case::anew(&[(true, SYN), (false, SYN_ACK), (true, FIN_ACK), (false, FIN_ACK), (true, SYN)], 120)]
 fn a_tcp_flow_lives_as_long_as_conntrack_has_it(
@@ -135,13 +136,13 @@ fn a_noted_connection_lives_as_long_as_conntrack_has_it() {
     };
     assert_eq!(send(&mut node, false, SYN), 120);
     assert_eq!(send(&mut node, true, SYN_ACK), 60);
-    assert_eq!(send(&mut node, false, ACK), 86_400);
+    assert_eq!(send(&mut node, false, ACK), 432_000);
     assert_eq!(
         send(&mut node, true, FIN_ACK),
         300,
         "it waits: the other side has not heard it"
     );
-    assert_eq!(send(&mut node, false, ACK), 120);
+    assert_eq!(send(&mut node, false, ACK), 60);
     assert_eq!(send(&mut node, false, RST | ACK), 10);
     assert_eq!(node.snat_entries().len(), 1);
 }

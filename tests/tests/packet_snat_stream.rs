@@ -7,8 +7,8 @@ use flannel_tests::packet::outside::{ACK, FIN_ACK, POD, Plain, RST, SYN, SYN_ACK
 use flannel_tests::packet::{Fixture, Node};
 use rstest::rstest;
 
-const ESTABLISHED: u64 = 86_400;
-const CLOSING: u64 = 120;
+const ESTABLISHED: u64 = 432_000;
+const HALF_CLOSED: u64 = 60;
 const RESET: u64 = 10;
 const SYN_RECEIVED: u64 = 60;
 const WAITING: u64 = 300;
@@ -247,7 +247,7 @@ fn a_fin_counts_once_it_is_acknowledged(
     connection.sends(side, FIN_ACK);
     assert_eq!(connection.lives(), WAITING);
     connection.sends(side.other(), ACK);
-    assert_eq!(connection.lives(), CLOSING);
+    assert_eq!(connection.lives(), HALF_CLOSED);
     connection.sends(side.other(), FIN_ACK);
     connection.sends(side, ACK);
     let entries = connection.node.snat_entries();
@@ -271,7 +271,7 @@ fn a_connection_whose_end_nobody_hears_lives_as_long_as_one_that_nobody_answers(
     connection.forged(side.other(), ACK, at, 4711);
     assert_eq!(connection.lives(), WAITING);
     connection.sends(side.other(), ACK);
-    assert_eq!(connection.lives(), CLOSING);
+    assert_eq!(connection.lives(), HALF_CLOSED);
 }
 
 #[rstest]
@@ -333,7 +333,7 @@ fn an_end_that_was_lost_is_found_again(
     } else {
         connection.sends(side, FIN_ACK);
         connection.sends(side.other(), ACK);
-        assert_eq!(connection.lives(), CLOSING);
+        assert_eq!(connection.lives(), HALF_CLOSED);
     }
 }
 
@@ -359,7 +359,7 @@ fn lost_segments_do_not_blind_the_table(
     }
     connection.sends(side, FIN_ACK);
     connection.sends(side.other(), ACK);
-    assert_eq!(connection.lives(), CLOSING);
+    assert_eq!(connection.lives(), HALF_CLOSED);
 }
 
 /// Short frames are padded, and what is behind the packet is none of it.

@@ -29,6 +29,7 @@ use crate::flannel::backend::{Routed, Wire};
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::blackhole;
+use crate::node::conntrack::forgets_fast_flows;
 use crate::node::direct::{self, Direct};
 use crate::node::net::{self, Changes, Monitor, Netlink, sysctl};
 use crate::node::pod_bridge::{self, Mismatch};
@@ -43,6 +44,9 @@ const NO_FORWARDING: &str = "net.ipv4.ip_forward is 0: no pod reaches another no
 
 const STRICT: &str = "conntrack minds TCP's windows and cannot be told not to, so no flow is fast; set \
     net.netfilter.nf_conntrack_tcp_be_liberal=1 on the node, or make /proc/sys writable for the agent";
+
+const FORGETS: &str =
+    "conntrack forgets flows sooner than the fast path shows them to it, so no flow is fast";
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -80,8 +84,8 @@ pub(super) struct Kernel {
     senders: senders::Watch,
     bridge: Option<Mismatch>,
     forwards: bool,
-    /// Whether conntrack is known to be strict.
-    strict: bool,
+    /// Whether no flow is fast because of conntrack, as far as was said.
+    unfit: bool,
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
@@ -132,7 +136,7 @@ impl Kernel {
             senders: senders::Watch::default(),
             bridge: None,
             forwards: true,
-            strict: false,
+            unfit: false,
             blackhole: config.blackhole,
             blackhole_held: None,
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
@@ -297,18 +301,22 @@ impl Kernel {
         self.forwards = forwards;
     }
 
-    /// Flows that are fast beside a strict conntrack break where a rule drops what it calls INVALID.
+    /// Flows that are fast beside a strict conntrack break where a rule drops what it calls INVALID; and beside one that forgets
+    /// them, where a rule lets only answers through.
     fn look_at_conntrack(&mut self) {
         let strict = self.facts.strict.as_ref();
-        let is_new = strict.is_some() != self.strict;
-        self.strict = strict.is_some();
+        let strict = strict.map(|why| format!("{STRICT}: {why}"));
+        let forgets = forgets_fast_flows(&self.facts.times);
+        let unfit = strict.or_else(|| Some(format!("{FORGETS}: {}", forgets?)));
+        let is_new = unfit.is_some() != self.unfit;
+        self.unfit = unfit.is_some();
         if !is_new || self.fast_path.mode != Mode::Verified {
             return;
         }
-        if let Some(why) = strict {
-            tracing::warn!("{STRICT}: {why}");
+        if let Some(why) = unfit {
+            tracing::warn!("{why}");
         } else {
-            tracing::info!("conntrack need not mind TCP's windows any more: flows may be fast");
+            tracing::info!("conntrack is no hindrance any more: flows may be fast");
         }
     }
 

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use aya::Ebpf;
-use flannel_common::maps::{EPOCH, EXEMPT, LENT, MACS, OUTLETS, PEERS, STEPS, VTEPS};
+use flannel_common::maps::{EPOCH, EXEMPT, LENT, MACS, OUTLETS, PEERS, STEPS, TIMES, VTEPS};
 use flannel_common::program::Program;
+use flannel_common::snat::Times;
 
 use super::Places;
 use super::alive::Alive;
@@ -258,6 +259,22 @@ impl Bpf {
             snat_maps::pinned_exempt(&self.pins)
         } else {
             Ok(BTreeSet::new())
+        }
+    }
+
+    pub(crate) fn set_times(&mut self, times: &Times) -> Result<(), DataplaneError> {
+        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
+        running.snat.set_times(times)
+    }
+
+    /// How long translated flows live, as the map has it, be it ours or left by an earlier agent. All zero: nobody has written there.
+    pub(crate) fn times(&self) -> Result<Option<Times>, DataplaneError> {
+        if let Some(running) = &self.loaded {
+            return running.snat.times().map(Some);
+        }
+        match self.object.has_usable_pin(TIMES, &self.pins) {
+            true => snat_maps::pinned_times(&self.pins).map(Some),
+            false => Ok(None),
         }
     }
 

@@ -15,7 +15,8 @@ use bytemuck::Pod;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::globals::WIRE;
 use flannel_common::maps::{
-    EPOCH, EXEMPT, FLOWS, LENT, MACS, OUTLETS, PEERS, SNAT, STATS, STEPS, UNFIT, VTEPS, YOUNG,
+    EPOCH, EXEMPT, FLOWS, LENT, MACS, OUTLETS, PEERS, SNAT, STATS, STEPS, TIMES, UNFIT, VTEPS,
+    YOUNG,
 };
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
@@ -30,7 +31,9 @@ use super::{DataplaneError, Wire};
 /// Enough for one packet. An LRU needs some for each CPU.
 const ENTRIES: u32 = 1_024;
 /// What the programs never write.
-const SHARED: [&str; 8] = [PEERS, VTEPS, MACS, EPOCH, EXEMPT, OUTLETS, LENT, UNFIT];
+const SHARED: [&str; 9] = [
+    PEERS, VTEPS, MACS, EPOCH, EXEMPT, OUTLETS, LENT, UNFIT, TIMES,
+];
 const OWN: [&str; 4] = [FLOWS, SNAT, YOUNG, flannel_common::maps::FRAGMENTS];
 
 /// The programs of one network, ready to be tried.

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::path::Path;
 
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::sys::SyscallError;
 use flannel_common::flow::tick;
-use flannel_common::maps::{ENDING, SNAT};
-use flannel_common::snat::{Entry, Halves, Key, NANOS, may_be_over, sweep};
+use flannel_common::maps::{ENDING, SNAT, TIMES};
+use flannel_common::snat::{Entry, Halves, Key, NANOS, Times, may_be_over, sweep};
 
 use super::batch::Batches;
 use super::bpffs::Pins;
@@ -22,6 +22,7 @@ pub struct SnatTable {
     /// The same map again: aya's typed one does not hand out what a walk needs.
     whole: MapData,
     shares: Shares,
+    times: Array<MapData, Wire<Times>>,
 }
 
 struct Entries {
@@ -66,6 +67,7 @@ impl SnatTable {
             },
             whole: open()?,
             shares: Shares::open(&pins)?,
+            times: pinned(TIMES, &pins)?,
         }))
     }
 
@@ -86,7 +88,11 @@ impl SnatTable {
             entries,
             whole,
             shares,
+            times,
         } = self;
+        let times = times.get(&0, 0);
+        let Wire(times) = times.map_err(|e| DataplaneError::map(TIMES, "read", e))?;
+        let times = &times.or_default();
         entries.forget_the_killed(now)?;
         let mut swept = Swept::default();
         let mut counts = Counts::default();
@@ -94,9 +100,9 @@ impl SnatTable {
             let batch = batch.map_err(unreadable)?;
             swept.entries += batch.len();
             for (key, entry) in &batch {
-                if sweep(entries, key, entry, now)? {
+                if sweep(entries, times, key, entry, now)? {
                     swept.flows += 1;
-                } else if !may_be_over(key, entry, now) || entries.get(key)?.is_some() {
+                } else if !may_be_over(times, key, entry, now) || entries.get(key)?.is_some() {
                     counts.add(key, entry);
                 }
             }

@@ -1,4 +1,4 @@
-//! The maps of source NAT that the agent writes: steps, exempt destinations, and [those](super::outlet_maps) of addresses.
+//! The maps of source NAT that the agent writes: steps, exempt destinations, time-outs, and [those](super::outlet_maps) of addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,14 +8,15 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, Map, MapData, MapError, ProgramArray};
 use aya::programs::SchedClassifier;
 use flannel_common::Ipv4;
-use flannel_common::maps::{EXEMPT, STEPS};
+use flannel_common::maps::{EXEMPT, STEPS, TIMES};
 use flannel_common::program::Program;
+use flannel_common::snat::Times;
 use ipnet::Ipv4Net;
 
-use super::DataplaneError;
 use super::bpffs::Pins;
 use super::maps::{gone, key, pinned, prefix, take, typed};
 use super::outlet_maps::OutletMaps;
+use super::{DataplaneError, Wire};
 
 /// Value of every entry of [`EXEMPT`].
 const IS_EXEMPT: u8 = 1;
@@ -23,6 +24,7 @@ const IS_EXEMPT: u8 = 1;
 pub(super) struct SnatMaps {
     steps: ProgramArray<MapData>,
     exempt: LpmTrie<MapData, Ipv4, u8>,
+    times: Array<MapData, Wire<Times>>,
     pub(super) outlets: OutletMaps,
 }
 
@@ -38,6 +40,7 @@ impl SnatMaps {
         Ok(Self {
             steps: take(ebpf, STEPS)?,
             exempt: take(ebpf, EXEMPT)?,
+            times: take(ebpf, TIMES)?,
             outlets: OutletMaps::take(ebpf)?,
         })
     }
@@ -64,6 +67,16 @@ impl SnatMaps {
         Ok(())
     }
 
+    pub(super) fn times(&self) -> Result<Times, DataplaneError> {
+        read_times(&self.times)
+    }
+
+    pub(super) fn set_times(&mut self, times: &Times) -> Result<(), DataplaneError> {
+        self.times
+            .set(0, Wire(*times), 0)
+            .map_err(|e| DataplaneError::map(TIMES, "write", e))
+    }
+
     pub(super) fn exempt(&self) -> Result<BTreeSet<Ipv4Net>, DataplaneError> {
         list_exempt(&self.exempt)
     }
@@ -84,6 +97,19 @@ impl SnatMaps {
         }
         Ok(())
     }
+}
+
+/// How long flows live by the pinned map; the caller has checked its shape.
+pub(super) fn pinned_times(pins: &Pins) -> Result<Times, DataplaneError> {
+    read_times(&pinned(TIMES, pins)?)
+}
+
+fn read_times(map: &Array<MapData, Wire<Times>>) -> Result<Times, DataplaneError> {
+    let times = map.get(&0, 0);
+    times.map_or_else(
+        |error| Err(DataplaneError::map(TIMES, "read", error)),
+        |Wire(times)| Ok(times),
+    )
 }
 
 /// The pinned map's entries; the caller has checked its shape.

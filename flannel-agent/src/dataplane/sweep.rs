@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::{clock, counters, cpu_time};
 use crate::dataplane::{DataplaneError, SnatTable, Swept};
 
-/// Half of the shortest time-out (TCP after a reset).
+/// Half of the shortest time-out (TCP after a reset), unless somebody has made one shorter.
 const SHORTEST: Duration = Duration::from_secs(5);
 /// Sweeping may take this share of one CPU, no more: a table may have millions of entries.
 const ONE_PART_IN: u32 = 100;

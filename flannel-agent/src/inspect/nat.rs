@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 
 use clap::Args;
 use flannel_common::header::{PROTO_ICMP, PROTO_TCP, PROTO_UDP};
-use flannel_common::snat::{Endpoint, Flow, KIND_OWN, KIND_PAIR, NANOS, Transport, WAY_OUT, state};
+use flannel_common::snat::{
+    Endpoint, Flow, KIND_OWN, KIND_PAIR, NANOS, Times, Transport, WAY_OUT, state,
+};
 use serde::Serialize;
 
 use super::output::{Rows, or_dash};
@@ -49,9 +51,10 @@ impl Nat {
     pub(super) fn show(&self, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         let view = self.look.view()?;
         let now = clock();
+        let times = view.snat_times()?;
         let mut rows = Rows::begin(out, self.look.output, &heading())?;
         view.snat(|flow| {
-            let row = Row::new(flow, now);
+            let row = Row::new(flow, &times, now);
             if self.wants(&row) {
                 rows.row(&row, Row::line)?;
             }
@@ -67,7 +70,7 @@ impl Nat {
 }
 
 impl Row {
-    pub(super) fn new(flow: &SnatFlow, now: u64) -> Self {
+    pub(super) fn new(flow: &SnatFlow, times: &Times, now: u64) -> Self {
         let SnatFlow { key, entry, other } = flow;
         let proto = key.proto;
         let is_out = key.way == WAY_OUT;
@@ -104,7 +107,7 @@ impl Row {
             },
             age_seconds: now.saturating_sub(opened) / NANOS,
             idle_seconds: idle / NANOS,
-            left_seconds: both.lifetime(proto).saturating_sub(idle) / NANOS,
+            left_seconds: both.lifetime(times, proto).saturating_sub(idle) / NANOS,
             addresses: addresses.into_iter().flatten().map(|e| e.addr).collect(),
         }
     }
@@ -203,10 +206,10 @@ mod tests {
 
     #[test]
     fn both_halves_make_one_line() {
-        let row = Row::new(&flow(), 40 * NANOS);
+        let row = Row::new(&flow(), &Times::DEFAULT, 40 * NANOS);
         assert_eq!(
             row.line().split_whitespace().collect::<Vec<_>>().join(" "),
-            "tcp 10.244.1.5:40000 192.168.0.1:50001 198.51.100.9:80 established 30 s 25 s 86375 s snat"
+            "tcp 10.244.1.5:40000 192.168.0.1:50001 198.51.100.9:80 established 30 s 25 s 431975 s snat"
         );
         let value = serde_json::to_value(&row).unwrap();
         assert_eq!(value["node"], "192.168.0.1:50001");
@@ -219,14 +222,14 @@ mod tests {
             other: None,
             ..flow()
         };
-        let row = Row::new(&alone, 40 * NANOS);
+        let row = Row::new(&alone, &Times::DEFAULT, 40 * NANOS);
         assert_eq!((row.half, row.state), (Some("out"), "syn_sent"));
         let back = SnatFlow {
             key: OUT.reply_to(US),
             entry: flow().other.unwrap(),
             other: None,
         };
-        let row = Row::new(&back, 40 * NANOS);
+        let row = Row::new(&back, &Times::DEFAULT, 40 * NANOS);
         assert_eq!(row.pod.as_deref(), Some("10.244.1.5:40000"));
         assert_eq!(row.node.as_deref(), Some("192.168.0.1:50001"));
         assert_eq!(
@@ -242,7 +245,7 @@ mod tests {
             other: None,
             key: OUT,
         };
-        let row = Row::new(&kept, NANOS);
+        let row = Row::new(&kept, &Times::DEFAULT, NANOS);
         assert_eq!((row.kind, row.node, row.half), ("kept", None, None));
     }
 
@@ -250,7 +253,7 @@ mod tests {
     fn pings_have_an_id_and_no_port() {
         let mut ping = flow();
         ping.key.proto = PROTO_ICMP;
-        let row = Row::new(&ping, 15 * NANOS);
+        let row = Row::new(&ping, &Times::DEFAULT, 15 * NANOS);
         assert_eq!(row.pod.as_deref(), Some("10.244.1.5 id 40000"));
         assert_eq!(row.remote, "198.51.100.9");
         assert_eq!((row.state, row.left_seconds), ("answered", 30));

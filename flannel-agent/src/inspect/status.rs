@@ -11,6 +11,7 @@ use std::path::{Path as FilePath, PathBuf};
 use clap::Args;
 
 use flannel_common::reason::{Class, Reason};
+use flannel_common::snat::Times;
 use flannel_common::stats::Count;
 use serde::Serialize;
 
@@ -21,6 +22,7 @@ use crate::base::mac::MacAddr;
 use crate::dataplane::senders::Odd;
 use crate::dataplane::view::{Hook, Mode, Sums, Told, View};
 use crate::flannel::backend::Wire;
+use crate::node::conntrack::{self, Brief};
 use crate::node::mark;
 use crate::node::net::{Address, Link, Netlink, Path};
 use crate::reconcile::desired::TUNNEL;
@@ -61,6 +63,9 @@ pub(super) struct Status {
     sealed: Option<Vec<sealed::Row>>,
     /// Our routes to peers on the same link: host-gw and DirectRouting.
     direct_routes: usize,
+    /// For how many seconds translated flows live, by state; `None`: nothing is translated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_outs: Option<TimeOuts>,
     maps: Vec<maps::Row>,
     packets: BTreeMap<&'static str, Packets>,
     /// Whose tunnel packets come from where no lease says.
@@ -80,6 +85,10 @@ struct Device {
     /// IPv4 addresses, with prefix length.
     addresses: Vec<String>,
 }
+
+/// Of source NAT.
+#[derive(Debug, Serialize)]
+struct TimeOuts(#[serde(serialize_with = "conntrack::serialize")] Times);
 
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Packets {
@@ -166,6 +175,10 @@ impl Status {
             uplink: uplink.map(|link| Device::new(link, &addresses)),
             devices: ours.map(|link| Device::new(link, &addresses)).collect(),
             taken_over_by: told.as_ref().and_then(|told| taken_over_by(told, &links)),
+            time_outs: match told.as_ref().and_then(|told| told.snat_ports) {
+                Some(_) => Some(TimeOuts(view.snat_times()?)),
+                None => None,
+            },
             told,
             hooks,
             peers,
@@ -241,6 +254,9 @@ impl Status {
                     if told.gbp { ", GBP" } else { "" }
                 ),
             ]);
+        }
+        if let Some(TimeOuts(times)) = &self.time_outs {
+            lines.push(["Time-outs".to_owned(), Brief(times).to_string()]);
         }
         if let Some(uplink) = &self.uplink {
             lines.push(["Uplink".to_owned(), uplink.text()]);

@@ -1,6 +1,7 @@
 //! This host, but for BPF: links, addresses, routes, sysctls, the firewall, and what of them is ours.
 
 pub mod blackhole;
+pub mod conntrack;
 pub mod direct;
 pub mod flanneld_masq;
 pub mod forward_rules;

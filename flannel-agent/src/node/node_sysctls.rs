@@ -104,6 +104,17 @@ impl NodeSysctls {
             .reserved(RESERVED_PORTS, &self.network, &current))
     }
 
+    /// What a sysctl is that networks of ours have a value for, or what it was before them.
+    ///
+    /// # Errors
+    /// If the file or the sysctl is there and cannot be read.
+    pub fn without_ours(&self, key: &str) -> Result<Option<String>, NetError> {
+        let Some(current) = sysctl::read(key)? else {
+            return Ok(None);
+        };
+        Ok(Some(self.read()?.without_ours(key, &current)))
+    }
+
     /// Sets a sysctl for this network, and remembers what it was. Blocks while another agent does the same, for two seconds at most.
     ///
     /// # Errors

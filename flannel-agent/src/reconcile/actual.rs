@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use flannel_common::snat::Times;
 use ipnet::{IpNet, Ipv4Net};
 use serde::Serialize;
 
@@ -30,6 +31,9 @@ pub struct Actual {
     pub routes: Vec<Route>,
     /// Destinations exempt from source NAT, as the map holds them.
     pub exempt: BTreeSet<Ipv4Net>,
+    /// How long translated flows live, as the map holds it; `None`: there is no map.
+    #[serde(skip)]
+    pub snat_times: Option<Times>,
     /// Addresses that flows leave as, as the maps hold them, by ifindex.
     pub outlets: BTreeMap<u32, Sources>,
     /// What is left to do about the sysctls of the whole node.

@@ -89,6 +89,7 @@ impl Executor<'_> {
             }
             Action::UpdatePeers(changes) => self.bpf.update_peers(changes)?,
             Action::SetSteps => self.bpf.set_steps()?,
+            Action::SetTimes(times) => self.bpf.set_times(times)?,
             Action::UpdateExempt { put, remove } => self.bpf.update_exempt(put, remove)?,
             Action::UpdateOutlets { put, remove } => self.bpf.update_outlets(put, remove)?,
             Action::ClearSteps => self.bpf.clear_steps()?,

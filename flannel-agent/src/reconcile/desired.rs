@@ -21,6 +21,7 @@ mod wireguard;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use flannel_common::snat::Times;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -41,6 +42,7 @@ use crate::base::key::PublicKey;
 use crate::base::options::{FastPath, Mode, SourceCheck};
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::Leases;
+use crate::node::conntrack::forgets_fast_flows;
 use crate::node::direct::Hop;
 use crate::node::net::{Policies, RouteTo};
 use crate::node::node_sysctls::Reserved;
@@ -90,6 +92,9 @@ pub struct Facts {
     /// `net.netfilter.nf_conntrack_tcp_timeout_established`, seconds; `None` without conntrack.
     #[serde(skip)]
     pub(crate) established: Option<String>,
+    /// How long conntrack keeps flows, or would if it were loaded.
+    #[serde(skip)]
+    pub(crate) times: Times,
     /// Why conntrack is strict about TCP's windows and will be, if it is.
     #[serde(skip)]
     pub(crate) strict: Option<String>,
@@ -134,6 +139,13 @@ pub struct Facts {
     pub port_holder: Option<String>,
     /// Index of the kernel's WireGuard device, once it is this network's.
     pub wireguard: Option<u32>,
+}
+
+impl Facts {
+    /// Whether conntrack drops or forgets what it sees of fast flows.
+    fn conntrack_is_unfit(&self) -> bool {
+        self.strict.is_some() || forgets_fast_flows(&self.times).is_some()
+    }
 }
 
 /// A network that this node cannot serve.
@@ -181,7 +193,7 @@ impl Desired {
             mode: Mode::Off,
             ..inputs.fast_path.clone()
         };
-        let possible = inputs.fast_path.beside(inputs.facts.strict.is_some());
+        let possible = inputs.fast_path.beside(inputs.facts.conntrack_is_unfit());
         let forwards = inputs.config.backend.forwards() || inputs.snat.is_some();
         let inputs = &Inputs {
             fast_path: if forwards { &possible } else { &off },

@@ -50,6 +50,7 @@ pub(crate) async fn observe(
         peers: bpf.peers()?,
         routes,
         exempt: bpf.exempt()?,
+        snat_times: bpf.times()?,
         outlets: bpf.outlets()?,
         shared_sysctls: shared_sysctls(shared, node),
     })

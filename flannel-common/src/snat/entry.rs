@@ -2,7 +2,6 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::seen::lifetime;
 use super::{Endpoint, Packet, Seen, Side};
 use crate::Ipv4;
 
@@ -220,10 +219,10 @@ impl Entry {
         self.kind == KIND_PAIR && self.addr == to.addr && self.port == to.port
     }
 
-    /// Whether the entry has outlived its time, judged by itself alone.
+    /// Nanoseconds from the first packet of the flow to the last one this way.
     #[inline(always)]
-    pub fn is_expired(&self, proto: u8, now: u64) -> bool {
-        now.saturating_sub(self.last_seen) > lifetime(proto, Seen(self.seen))
+    pub const fn length(&self) -> u64 {
+        self.last_seen.saturating_sub(self.opened)
     }
 }
 

@@ -20,6 +20,7 @@ mod seen;
 mod stream;
 mod sweep;
 mod table;
+mod times;
 mod transport;
 
 pub use choice::{Choice, Choices, Lent, MAX_CHOICES};
@@ -36,10 +37,11 @@ pub use room::{
     share, stand, yields_lasting, yields_port,
 };
 pub use rule::{Cluster, Rule, decide};
-pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, lifetime, lifetime_of, state};
+pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, state};
 pub use stream::{LEAP, Segment, Side, Talk, judge, place};
 pub use sweep::{Flow, Halves, is_over, may_be_over, other_half, sweep};
 pub use table::{Claim, Slot, Table, find, hear, locate};
+pub use times::Times;
 pub use transport::{Transport, counterpart, is_icmp_error, is_icmp_redirect, is_icmp_request};
 
 use crate::Ipv4;

@@ -3,8 +3,8 @@
 use super::entry::{Entry, KIND_LEAVE, KIND_OWN, KIND_PAIR, Key};
 use super::packet::Packet;
 use super::port::{Order, PROBES};
-use super::seen::hold;
 use super::table::{Slot, Table, mend};
+use super::times::hold;
 use super::{Endpoint, Node, Seen};
 
 /// What happens to the source.
@@ -111,7 +111,7 @@ fn follow<T: Table>(table: &T, node: &Node, packet: &Packet, slot: &T::Slot) -> 
     if entry.kind == KIND_LEAVE {
         // A SYN is no reply, whatever came in on these ports before, unless that goes on.
         if packet.is_syn() && !Seen(entry.seen).goes_on()
-            || entry.is_expired(packet.key.proto, node.now)
+            || node.now.saturating_sub(entry.last_seen) > alone(table, packet.key.proto, &entry)
         {
             return None;
         }
@@ -128,6 +128,12 @@ fn follow<T: Table>(table: &T, node: &Node, packet: &Packet, slot: &T::Slot) -> 
     let back = mend(table, &other, &entry.mirrored(packet.key.source()))?;
     table.hear(packet, (slot, &back), 1, node.now);
     Some(Outbound::Translate(entry.target()))
+}
+
+/// How long an entry lives by what it says itself.
+#[inline(always)]
+fn alone<T: Table>(table: &T, proto: u8, entry: &Entry) -> u64 {
+    table.lifetime(proto, Seen(entry.seen), entry.length())
 }
 
 /// Removes a half if it still belongs to `flow`.
@@ -268,11 +274,12 @@ fn replace<T: Table>(table: &T, node: &Node, key: &Key, entry: &Entry) -> bool {
         last_seen = last_seen.max(half.last_seen);
     }
     let silent = node.now.saturating_sub(last_seen);
-    if silent <= hold(key.proto, seen) {
-        let length = last_seen.saturating_sub(held.opened);
-        if held.kind != KIND_PAIR || !table.yields(&out, seen, length, silent) {
-            return false;
-        }
+    let length = last_seen.saturating_sub(held.opened);
+    let lifetime = table.lifetime(key.proto, seen, length);
+    if silent <= hold(key.proto, seen, lifetime)
+        && (held.kind != KIND_PAIR || !table.yields(&out, seen, length, silent))
+    {
+        return false;
     }
     // The claim decides if the LRU, too, took it meanwhile, and another came.
     if !table.remove(key) {

@@ -10,8 +10,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::entry::{KIND_PAIR, Key};
 use super::rule::Cluster;
-use super::seen::hold;
 use super::table::{Slot, Table};
+use super::times::{KEPT_UP, hold};
 use super::transport::Transport;
 use super::{NANOS, Seen};
 use crate::Ipv4;
@@ -31,9 +31,6 @@ const LASTING_A_PLACE: u32 = 2;
 
 /// How many places are looked at for one flow.
 pub const LOOKS: u32 = 8;
-
-/// conntrack assures a UDP flow that is answered and still in use after two seconds (`UDP_CT_REPLIED`, `stream_ts`).
-const KEPT_UP: u64 = 2 * NANOS;
 
 /// How long what the agent has counted is believed: it walks a table of millions of entries every few minutes.
 const COUNTED: Tick = ticks(600_000);
@@ -113,12 +110,13 @@ pub enum Stand {
 }
 
 impl Stand {
-    /// `seen` and `last_seen` of both ways together.
+    /// `seen` of both ways together; nanoseconds from the first packet to the last, since then, and for how long the flow
+    /// [lives](super::Times::lifetime) without another.
     #[inline(always)]
-    pub fn of(proto: u8, seen: Seen, opened: u64, last_seen: u64, now: u64) -> Self {
-        if now.saturating_sub(last_seen) > hold(proto, seen) {
+    pub fn of(proto: u8, seen: Seen, length: u64, silent: u64, lifetime: u64) -> Self {
+        if silent > hold(proto, seen, lifetime) {
             Self::Over
-        } else if lasts(proto, seen, last_seen.saturating_sub(opened)) {
+        } else if lasts(proto, seen, length) {
             Self::Lasts
         } else if seen.outward() != 0 && seen.inward() != 0 {
             Self::Answered
@@ -156,10 +154,10 @@ pub fn stand<T: Table>(table: &T, key: &Key, now: u64) -> Stand {
             last_seen = last_seen.max(half.last_seen);
         }
     }
-    // By way of memory: kernel 6.1's verifier loses sight of the range of a byte put together like this, and refuses it as an
-    // index of the table of times.
-    let seen = Seen(core::hint::black_box(seen.0));
-    Stand::of(key.proto, seen, entry.opened, last_seen, now)
+    let length = last_seen.saturating_sub(entry.opened);
+    let lifetime = table.lifetime(key.proto, seen, length);
+    let silent = now.saturating_sub(last_seen);
+    Stand::of(key.proto, seen, length, silent, lifetime)
 }
 
 /// Ends the flow of an out key, as far as it is still there and nobody else ends it.
@@ -214,6 +212,7 @@ const _: () = assert!(size_of::<Place>() == 20);
 mod tests {
     use rstest::rstest;
 
+    use super::super::Times;
     use super::*;
 
     const CLUSTER: Cluster = Cluster {
@@ -269,20 +268,19 @@ mod tests {
         #[case] expected: Stand,
     ) {
         let seen = Seen::out(out).and(Seen::back(back));
-        let last_seen = (100 + seconds) * NANOS;
-        let stand = Stand::of(proto, seen, 100 * NANOS, last_seen, last_seen);
-        assert_eq!(stand, expected);
-        let late = last_seen + 2 * 86_400 * NANOS;
-        assert_eq!(
-            Stand::of(proto, seen, 100 * NANOS, last_seen, late),
-            Stand::Over
-        );
+        let length = seconds * NANOS;
+        let lifetime = Times::DEFAULT.lifetime(proto, seen, length);
+        let stand = |silent| Stand::of(proto, seen, length, silent, lifetime);
+        assert_eq!(stand(0), expected);
+        assert_eq!(stand(lifetime + 1), Stand::Over);
     }
 
     #[test]
     fn a_closed_connection_is_over_after_its_last_segments() {
         let seen = Seen::out(S | A | F).and(Seen::back(S | A | F));
-        assert_eq!(Stand::of(6, seen, 0, NANOS, 3 * NANOS), Stand::Over);
+        let lifetime = Times::DEFAULT.lifetime(6, seen, NANOS);
+        assert!(lifetime > 2 * NANOS);
+        assert_eq!(Stand::of(6, seen, NANOS, 2 * NANOS, lifetime), Stand::Over);
     }
 
     #[test]

@@ -1,6 +1,5 @@
-//! The state of a flow: what was seen of it each way, and how long that keeps it.
+//! The state of a flow: what was seen of it each way.
 
-use super::Side;
 use super::transport::Transport;
 use crate::header::PROTO_TCP;
 
@@ -95,70 +94,33 @@ impl Seen {
     }
 }
 
-/// How long a flow in this state lives after its last packet, in nanoseconds.
-///
-/// The values are those of `nf_conntrack_proto_*.c`; for established TCP the day that kube-proxy sets
-/// instead of the kernel's five.
+/// The time of a TCP connection in [`Times`](super::Times).
 #[inline(always)]
-pub fn lifetime(proto: u8, seen: Seen) -> u64 {
-    let seconds = match Transport::of(proto) {
-        Transport::Tcp => TCP[seen.0 as usize],
-        Transport::Udp if seen.outward() != 0 && seen.inward() != 0 => 120,
-        Transport::Udp | Transport::Icmp => 30,
-        Transport::Sctp | Transport::Other => 600,
-    };
-    seconds as u64 * NANOS
+pub(super) fn tcp(seen: Seen) -> u8 {
+    TCP[seen.0 as usize]
 }
 
-/// The same of a flow of which `sides` are known. A TCP connection of which one side waits for the other is as good as one that
-/// nobody answered; who waits repeats itself every two minutes.
-#[inline(always)]
-pub fn lifetime_of(proto: u8, seen: Seen, [out, back]: [&Side; 2]) -> u64 {
-    let lifetime = lifetime(proto, seen);
-    if out.waits_for(back) || back.waits_for(out) {
-        return lifetime.min(WAITING);
-    }
-    lifetime
-}
-
-/// Nanoseconds, as conntrack's `tcp_timeout_unacknowledged`.
-pub(super) const WAITING: u64 = Tcp::Unanswered.seconds() as u64 * NANOS;
-
-/// How long a flow keeps its port when another needs one and finds none free, in nanoseconds.
-///
-/// A closed connection is only waited for: what may still come are its last acknowledgements. Else a pod could not open
-/// more connections to one place than the range has ports in two minutes; the kernel's NAT makes room in the same way
-/// (`nf_nat_may_kill`).
-#[inline(always)]
-pub(super) fn hold(proto: u8, seen: Seen) -> u64 {
-    match proto {
-        PROTO_TCP if seen.is_closed() => CLOSED_HOLD,
-        _ => lifetime(proto, seen),
-    }
-}
-
-/// Longer than a retransmission of the last segments takes on most paths.
-const CLOSED_HOLD: u64 = NANOS;
-
-/// Seconds by [`Seen`]: a table, because every branch in the kernel is a path for the verifier.
-static TCP: [u32; 256] = {
-    let mut seconds = [0; 256];
+/// By [`Seen`]: a table, because every branch in the kernel is a path for the verifier.
+static TCP: [u8; 256] = {
+    let mut times = [0; 256];
     let mut seen = 0;
     while seen < 256 {
         #[expect(clippy::cast_possible_truncation, reason = "below 256")]
         let state = Seen(seen as u8);
-        seconds[seen] = Tcp::of(state).seconds();
+        times[seen] = Tcp::of(state).time();
         seen += 1;
     }
-    seconds
+    times
 };
 
 /// What both ways together say of a TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tcp {
     Reset,
-    /// One side is done, or both and a late segment may still come.
-    Closing,
+    /// One side is done.
+    HalfClosed,
+    /// Both are, and a late segment may still come.
+    Closed,
     SynSent,
     /// The middle of something nobody knows.
     Unanswered,
@@ -172,8 +134,10 @@ impl Tcp {
         let (out, back) = (seen.outward(), seen.inward());
         if (out | back) & Seen::RST != 0 {
             Self::Reset
+        } else if out & back & Seen::FIN != 0 {
+            Self::Closed
         } else if (out | back) & Seen::FIN != 0 {
-            Self::Closing
+            Self::HalfClosed
         } else if out == 0 || back == 0 {
             if (out | back) & Seen::SYN != 0 {
                 Self::SynSent
@@ -187,20 +151,23 @@ impl Tcp {
         }
     }
 
-    const fn seconds(self) -> u32 {
+    /// Index of the field of [`Times`](super::Times).
+    const fn time(self) -> u8 {
         match self {
-            Self::Reset => 10,
-            Self::Closing | Self::SynSent => 120,
-            Self::Unanswered => 300,
-            Self::SynReceived => 60,
-            Self::Established => 86_400,
+            Self::Reset => 5,
+            Self::HalfClosed => 3,
+            Self::Closed => 4,
+            Self::SynSent => 0,
+            Self::Unanswered => 6,
+            Self::SynReceived => 1,
+            Self::Established => 2,
         }
     }
 
     const fn name(self) -> &'static str {
         match self {
             Self::Reset => "reset",
-            Self::Closing => "closing",
+            Self::HalfClosed | Self::Closed => "closing",
             Self::SynSent => "syn_sent",
             Self::Unanswered => "unanswered",
             Self::SynReceived => "syn_received",
@@ -223,7 +190,6 @@ const _: () = assert!(matches!(Transport::of(PROTO_TCP), Transport::Tcp));
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rstest::rstest;
 
     const TCP: u8 = 6;
     const S: u8 = Seen::SYN;
@@ -239,34 +205,6 @@ mod tests {
                 Seen::back(*bits)
             })
         })
-    }
-
-    #[rstest]
-    #[case::syn_sent(&[(true, S)], 120)]
-    #[case::syn_received(&[(true, S), (false, S | A)], 60)]
-    #[case::established(&[(true, S), (false, S | A), (true, A)], 86_400)]
-    #[case::picked_up_in_the_middle(&[(true, A)], 300)]
-    #[case::picked_up_and_answered(&[(true, A), (false, A)], 86_400)]
-    #[case::fin_sent(&[(true, S), (false, S | A), (true, A), (true, F | A)], 120)]
-    #[case::fin_received(&[(true, S), (false, S | A), (true, A), (false, F | A)], 120)]
-    #[case::both_fin(&[(true, S), (false, S | A), (true, A), (true, F | A), (false, F | A), (true, A)], 120)]
-    #[case::refused(&[(true, S), (false, R | A)], 10)]
-    #[case::reset(&[(true, S), (false, S | A), (true, A), (true, R)], 10)]
-    #[case::forged_reset(&[(true, S), (false, S | A), (true, A), (false, R), (false, A)], 86_400)]
-    #[case::real_reset(&[(true, S), (false, S | A), (true, A), (false, R), (true, A)], 10)]
-    #[case::came_in(&[(false, S), (true, S | A), (false, A)], 86_400)]
-    #[case::came_in_half_open(&[(false, S), (true, S | A)], 60)]
-    fn tcp_times(#[case] packets: &[(bool, u8)], #[case] seconds: u64) {
-        assert_eq!(lifetime(TCP, flow(packets)), seconds * NANOS);
-    }
-
-    #[rstest]
-    #[case::udp_unanswered(17, &[(true, A)], 30)]
-    #[case::udp_answered(17, &[(true, A), (false, A)], 120)]
-    #[case::icmp(1, &[(true, A), (false, A)], 30)]
-    #[case::gre(47, &[(true, A)], 600)]
-    fn other_times(#[case] proto: u8, #[case] packets: &[(bool, u8)], #[case] seconds: u64) {
-        assert_eq!(lifetime(proto, flow(packets)), seconds * NANOS);
     }
 
     #[test]
@@ -285,21 +223,5 @@ mod tests {
         assert!(!flow(&[(true, S), (false, S | A), (true, A)]).is_closing());
         assert!(flow(&[(true, S), (false, R | A)]).is_closing());
         assert!(flow(&[(true, S), (false, S | A), (true, F | A)]).is_closing());
-    }
-
-    #[rstest]
-    #[case::established(&[(true, S), (false, S | A), (true, A)], false)]
-    #[case::one_side_done(&[(true, S), (false, S | A), (true, F | A), (false, A)], false)]
-    #[case::both_done(&[(true, S), (false, S | A), (true, F | A), (false, F | A)], true)]
-    #[case::reset(&[(true, S), (false, S | A), (false, R)], true)]
-    #[case::forged_reset(&[(true, S), (false, S | A), (false, R), (false, A)], false)]
-    fn a_closed_connection_gives_up_its_port_early(
-        #[case] packets: &[(bool, u8)],
-        #[case] early: bool,
-    ) {
-        let seen = flow(packets);
-        assert_eq!(seen.is_closed(), early);
-        assert_eq!(hold(TCP, seen) < lifetime(TCP, seen), early);
-        assert_eq!(hold(17, seen), lifetime(17, seen), "UDP has no flags");
     }
 }

@@ -1,8 +1,7 @@
 //! Which entries the agent may remove.
 
 use super::entry::{Entry, KIND_PAIR, Key, WAY_IN};
-use super::seen::{WAITING, lifetime_of};
-use super::{NANOS, Seen, Side};
+use super::{Seen, Side, Times};
 
 /// The map, as whoever sweeps it sees it: one entry at a time.
 pub trait Halves {
@@ -28,9 +27,6 @@ pub trait Halves {
     fn let_go(&mut self, key: &Key) -> Result<(), Self::Error>;
 }
 
-/// TCP that was never confirmed: the shortest time that the halves have together and neither has alone.
-const UNCONFIRMED: u64 = 60 * NANOS;
-
 /// The key of the other half, for an entry that has one.
 pub fn other_half(key: &Key, entry: &Entry) -> Option<Key> {
     (entry.kind == KIND_PAIR).then(|| key.other_half(entry.target()))
@@ -38,11 +34,9 @@ pub fn other_half(key: &Key, entry: &Entry) -> Option<Key> {
 
 /// Whether an entry's flow may be over: what can be said without a look at the other half. For a flow that is
 /// over it says so of at least one of its halves.
-pub fn may_be_over(key: &Key, entry: &Entry, now: u64) -> bool {
-    let syn = Seen::SYN | Seen::SYN << 4;
-    entry.is_expired(key.proto, now)
-        || entry.seen & syn != 0 && now.saturating_sub(entry.last_seen) > UNCONFIRMED
-        || waits(entry) && now.saturating_sub(entry.last_seen) > WAITING
+pub fn may_be_over(times: &Times, key: &Key, entry: &Entry, now: u64) -> bool {
+    let silent = now.saturating_sub(entry.last_seen);
+    silent > times.least(key.proto, Seen(entry.seen)) || waits(entry) && silent > times.waiting()
 }
 
 /// Whether a side of the flow may wait for the other.
@@ -57,11 +51,12 @@ fn waits(entry: &Entry) -> bool {
 /// If the map cannot be read or written.
 pub fn sweep<H: Halves>(
     halves: &mut H,
+    times: &Times,
     key: &Key,
     entry: &Entry,
     now: u64,
 ) -> Result<bool, H::Error> {
-    if !may_be_over(key, entry, now) {
+    if !may_be_over(times, key, entry, now) {
         return Ok(false);
     }
     let mate = other_half(key, entry);
@@ -70,12 +65,12 @@ pub fn sweep<H: Halves>(
         _ => mate,
     };
     let Some(back) = back else {
-        return sweep_alone(halves, key, mate, now);
+        return sweep_alone(halves, times, key, mate, now);
     };
     if !halves.hold(&back, now)? {
         return Ok(false);
     }
-    let swept = sweep_alone(halves, key, mate, now);
+    let swept = sweep_alone(halves, times, key, mate, now);
     halves.let_go(&back)?;
     swept
 }
@@ -83,6 +78,7 @@ pub fn sweep<H: Halves>(
 /// The same, while nobody else ends the flow.
 fn sweep_alone<H: Halves>(
     halves: &mut H,
+    times: &Times,
     key: &Key,
     mate: Option<Key>,
     now: u64,
@@ -98,7 +94,7 @@ fn sweep_alone<H: Halves>(
         Some(mate) => halves.get(mate)?,
         None => None,
     };
-    if !is_over(key, &entry, other.as_ref(), now) {
+    if !is_over(times, key, &entry, other.as_ref(), now) {
         return Ok(false);
     }
     let other = other.filter(|other| other.pairs_with(key.source_of_half()));
@@ -122,6 +118,7 @@ fn sweep_alone<H: Halves>(
 #[derive(Debug, Clone, Copy)]
 pub struct Flow {
     pub seen: Seen,
+    pub opened: u64,
     pub last_seen: u64,
     pub sides: [Side; 2],
 }
@@ -131,11 +128,13 @@ impl Flow {
     pub fn of(key: &Key, entry: &Entry, other: Option<&Entry>) -> Self {
         let mut flow = Self {
             seen: Seen(entry.seen),
+            opened: entry.opened,
             last_seen: entry.last_seen,
             sides: entry.sides,
         };
         if let Some(other) = other.filter(|other| other.pairs_with(key.source_of_half())) {
             flow.seen = flow.seen.and(Seen(other.seen));
+            flow.opened = flow.opened.min(other.opened);
             flow.last_seen = flow.last_seen.max(other.last_seen);
             let theirs = 1 - key.side();
             flow.sides[theirs] = other.sides[theirs];
@@ -144,16 +143,17 @@ impl Flow {
     }
 
     /// After the last packet, nanoseconds.
-    pub fn lifetime(&self, proto: u8) -> u64 {
+    pub fn lifetime(&self, times: &Times, proto: u8) -> u64 {
         let [out, back] = &self.sides;
-        lifetime_of(proto, self.seen, [out, back])
+        let length = self.last_seen.saturating_sub(self.opened);
+        times.lifetime_of(proto, self.seen, length, [out, back])
     }
 }
 
 /// Whether a flow is over at `now` (monotonic nanoseconds). `other` is what the map holds under [`other_half`].
-pub fn is_over(key: &Key, entry: &Entry, other: Option<&Entry>, now: u64) -> bool {
+pub fn is_over(times: &Times, key: &Key, entry: &Entry, other: Option<&Entry>, now: u64) -> bool {
     let flow = Flow::of(key, entry, other);
-    now.saturating_sub(flow.last_seen) > flow.lifetime(key.proto)
+    now.saturating_sub(flow.last_seen) > flow.lifetime(times, key.proto)
 }
 
 #[cfg(test)]
@@ -165,8 +165,11 @@ mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
 
-    use super::super::{Endpoint, KIND_LEAVE, KIND_OWN, WAY_OUT};
+    use super::super::times::tests::any_times;
+    use super::super::{Endpoint, KIND_LEAVE, KIND_OWN, NANOS, WAY_OUT};
     use super::*;
+
+    const TIMES: &Times = &Times::DEFAULT;
 
     const OUT: Key = Key {
         src: [10, 244, 1, 5],
@@ -200,14 +203,18 @@ mod tests {
         assert_eq!(other_half(&back_key, &back), Some(OUT));
         for (seconds, over) in [
             (100, false),
-            (90_000, false),
-            (136_399, false),
-            (136_401, true),
+            (400_000, false),
+            (481_999, false),
+            (482_001, true),
         ] {
             let now = seconds * NANOS;
-            assert_eq!(is_over(&OUT, &out, Some(&back), now), over, "{seconds}");
             assert_eq!(
-                is_over(&back_key, &back, Some(&out), now),
+                is_over(TIMES, &OUT, &out, Some(&back), now),
+                over,
+                "{seconds}"
+            );
+            assert_eq!(
+                is_over(TIMES, &back_key, &back, Some(&out), now),
                 over,
                 "{seconds}"
             );
@@ -218,8 +225,8 @@ mod tests {
     fn anothers_half_does_not_count() {
         let (out, mut back) = halves(0, 1000 * NANOS);
         back.addr = [10, 244, 1, 6];
-        assert!(is_over(&OUT, &out, Some(&back), 1000 * NANOS));
-        assert!(is_over(&OUT, &out, None, 1000 * NANOS));
+        assert!(is_over(TIMES, &OUT, &out, Some(&back), 1000 * NANOS));
+        assert!(is_over(TIMES, &OUT, &out, None, 1000 * NANOS));
     }
 
     /// A map, in which something may happen between two steps of a sweep.
@@ -278,7 +285,7 @@ mod tests {
                 .collect();
             let swept = all
                 .iter()
-                .filter(|(key, entry)| sweep(&mut &*self, key, entry, now).unwrap())
+                .filter(|(key, entry)| sweep(&mut &*self, TIMES, key, entry, now).unwrap())
                 .count();
             (swept, self.entries.borrow().len())
         }
@@ -288,8 +295,8 @@ mod tests {
     fn both_halves_go_together() {
         let (out, back) = halves(0, 50_000 * NANOS);
         let map = Memory::of(&[(OUT, out), (OUT.other_half(US), back)]);
-        assert_eq!(map.walk(136_399 * NANOS), (0, 2));
-        assert_eq!(map.walk(136_401 * NANOS), (1, 0));
+        assert_eq!(map.walk(481_999 * NANOS), (0, 2));
+        assert_eq!(map.walk(482_001 * NANOS), (1, 0));
     }
 
     #[test]
@@ -298,7 +305,7 @@ mod tests {
         back.addr = [10, 244, 1, 6];
         let anothers = (OUT.other_half(US), back);
         let map = Memory::of(&[(OUT, out), anothers]);
-        assert!(sweep(&mut &map, &OUT, &out, 200 * NANOS).unwrap());
+        assert!(sweep(&mut &map, TIMES, &OUT, &out, 200 * NANOS).unwrap());
         assert_eq!(map.entries.into_inner(), [anothers].into());
     }
 
@@ -322,13 +329,13 @@ mod tests {
                 ..out
             },
         )]);
-        assert!(!sweep(&mut &map, &OUT, &out, 201 * NANOS).unwrap());
+        assert!(!sweep(&mut &map, TIMES, &OUT, &out, 201 * NANOS).unwrap());
     }
 
     #[test]
     fn a_flow_that_sends_in_the_middle_of_it_goes_on() {
         let (out, back) = halves(0, 0);
-        let now = 100_000 * NANOS;
+        let now = 500_000 * NANOS;
         let map = Memory {
             touched: Some((OUT, now)),
             ..Memory::of(&[(OUT, out), (OUT.other_half(US), back)])
@@ -340,15 +347,18 @@ mod tests {
         /// Else a flow that is over would never be looked at.
         #[test]
         fn of_what_is_over_one_half_says_so(
-            out_seen in 0u8..16, back_seen in 0u8..16, proto in prop_oneof![Just(6), Just(17), Just(1), Just(47)],
-            out_at in 0..2_000u64, back_at in 0..2_000u64, now in 0..200_000u64,
+            out_seen in 0u8..16, back_seen in 0u8..16, proto in prop::sample::select(&[6u8, 17, 1, 47, 50, 132][..]),
+            out_at in 0..2_000u64, back_at in 0..2_000u64, now in 0..4_000u64, times in any_times(),
+            marks in prop::array::uniform2(prop::sample::select(&[0, Side::AGREED, Side::AGREED | Side::WAITS][..])),
         ) {
             let key = Key { proto, ..OUT };
             let now = (2_000 + now) * NANOS;
-            let out = Entry::new(KIND_PAIR, US, Seen::out(out_seen), out_at * NANOS);
-            let back = Entry::new(KIND_PAIR, key.source(), Seen::back(back_seen), back_at * NANOS);
-            if is_over(&key, &out, Some(&back), now) {
-                prop_assert!(may_be_over(&key, &out, now) || may_be_over(&key.other_half(US), &back, now));
+            let mut out = Entry::new(KIND_PAIR, US, Seen::out(out_seen), out_at * NANOS);
+            let mut back = Entry::new(KIND_PAIR, key.source(), Seen::back(back_seen), back_at * NANOS);
+            [out.sides[0].marks, back.sides[1].marks] = marks;
+            [out.sides[0].asked, back.sides[1].asked] = [1; 2];
+            if is_over(&times, &key, &out, Some(&back), now) {
+                prop_assert!(may_be_over(&times, &key, &out, now) || may_be_over(&times, &key.other_half(US), &back, now));
             }
         }
     }

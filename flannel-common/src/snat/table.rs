@@ -61,6 +61,8 @@ pub trait Table {
     }
     /// [`locate`] and then [`hear`]: once for all that ask, for the verifier's sake.
     fn hear(&self, packet: &Packet, slots: (&Self::Slot, &Self::Slot), reopens: u32, now: u64);
+    /// See [`Times::lifetime`](super::Times::lifetime).
+    fn lifetime(&self, proto: u8, seen: Seen, length: u64) -> u64;
     /// Whether flows may leave as `address` by the device of that index.
     fn is_lent(&self, device: u32, address: Ipv4) -> bool;
     /// Whether the flow of the out key `key` gives up its port to the packet at hand: see [`super::yields_port`]. `seen` is of

@@ -6,7 +6,8 @@ use std::convert::Infallible;
 use std::rc::Rc;
 
 use flannel_common::snat::{
-    Claim, Endpoint, Entry, Halves, Key, Packet, Seen, Side, Slot, Table, hear, locate, sweep,
+    Claim, Endpoint, Entry, Halves, Key, Packet, Seen, Side, Slot, Table, Times, hear, locate,
+    sweep,
 };
 
 type Meanwhile = Box<dyn FnOnce(&Map)>;
@@ -72,7 +73,7 @@ impl Map {
             let Some(entry) = self.get(&key) else {
                 continue;
             };
-            let Ok(_) = sweep(&mut &*self, &key, &entry, now);
+            let Ok(_) = sweep(&mut &*self, &Times::DEFAULT, &key, &entry, now);
         }
     }
 }
@@ -181,6 +182,10 @@ impl Table for Map {
     fn let_go(&self, key: &Key) {
         self.step();
         self.held.borrow_mut().remove(key);
+    }
+
+    fn lifetime(&self, proto: u8, seen: Seen, length: u64) -> u64 {
+        Times::DEFAULT.lifetime(proto, seen, length)
     }
 
     fn is_lent(&self, _: u32, _: [u8; 4]) -> bool {

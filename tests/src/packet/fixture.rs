@@ -15,7 +15,7 @@ use flannel_common::globals;
 use flannel_common::maps::{self, PEER_DIRECT, PEER_VXLAN, Peer, Vtep};
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::places;
+use flannel_common::snat::{Times, places};
 use flannel_common::source::{CHECK_LEASE, Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 use flannel_common::vxlan::{Constant, Template};
@@ -55,6 +55,7 @@ pub struct Node {
     pub snat_more: (u16, u16),
     pub snat_keep: bool,
     pub snat_entries: u32,
+    pub snat_times: Times,
     pub flow_entries: u32,
 }
 
@@ -82,6 +83,7 @@ impl Default for Node {
             snat_more: (0, 0),
             snat_keep: false,
             snat_entries: 8192,
+            snat_times: Times::DEFAULT,
             flow_entries: 131_072,
         }
     }
@@ -131,6 +133,7 @@ impl Node {
             among_peers: None,
         };
         fixture.peer(Self::PEER_SUBNET, 24, Self::PEER_IP, Self::PEER_MAC);
+        fixture.set_snat_times(&self.snat_times);
         fixture
     }
 

@@ -1,14 +1,14 @@
 //! What the tests of SNAT need of the fixture: the steps in place, the table in sight.
 
 use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
-use aya::maps::{HashMap, Map, MapData, ProgramArray};
+use aya::maps::{Array, HashMap, Map, MapData, ProgramArray};
 use flannel_agent::dataplane::Wire;
 use flannel_common::Ipv4;
 use flannel_common::cidr;
 use flannel_common::maps;
 use flannel_common::program::Program;
 use flannel_common::snat::{
-    Choice, Choices, Entry, Key, Lent, NANOS, WAY_IN, WAY_OUT, is_over, other_half,
+    Choice, Choices, Entry, Key, Lent, NANOS, Times, WAY_IN, WAY_OUT, is_over, other_half,
 };
 
 use super::outside::{assert_checksums, source};
@@ -54,16 +54,45 @@ impl Fixture {
 
     /// The seconds for which the agent would keep some of the table after the last packet.
     pub fn snat_lifetime(&mut self) -> u64 {
+        self.snat_lifetime_up_to(1_000_000)
+    }
+
+    /// The same where it is less than that.
+    pub fn snat_lifetime_up_to(&mut self, most: u64) -> u64 {
         let entries = self.snat_entries();
+        let times: Times = self.map_value(maps::TIMES, 0);
         let now = entries.iter().map(|e| e.1.last_seen).max().unwrap();
         let over = |seconds: u64| {
             entries.iter().all(|(key, entry)| {
                 let other =
                     other_half(key, entry).and_then(|other| entries.iter().find(|e| e.0 == other));
-                is_over(key, entry, other.map(|e| &e.1), now + seconds * NANOS)
+                is_over(
+                    &times,
+                    key,
+                    entry,
+                    other.map(|e| &e.1),
+                    now + seconds * NANOS,
+                )
             })
         };
-        (1..100_000).find(|seconds| over(*seconds)).unwrap() - 1
+        // Whoever is over stays so.
+        let (mut lives, mut is_over) = (0, most);
+        assert!(over(is_over), "it lives for longer than {most} s");
+        while is_over - lives > 1 {
+            let between = lives.midpoint(is_over);
+            match over(between) {
+                true => is_over = between,
+                false => lives = between,
+            }
+        }
+        lives
+    }
+
+    /// As the agent tells the programs what the node's conntrack has.
+    pub fn set_snat_times(&mut self, times: &Times) {
+        let map: &mut Map = self.ebpf.map_mut(maps::TIMES).unwrap();
+        let mut array = Array::<_, Wire<Times>>::try_from(map).unwrap();
+        array.set(0, Wire(*times), 0).unwrap();
     }
 
     /// As the LRU would take it.
@@ -94,6 +123,7 @@ impl Fixture {
     pub fn age_snat(&mut self, seconds: u64) {
         for (key, entry) in self.snat_entries() {
             let old = Entry {
+                opened: entry.opened - seconds * NANOS,
                 last_seen: entry.last_seen - seconds * NANOS,
                 ..entry
             };

@@ -47,7 +47,7 @@ fn open(map: &mut Pinned, key: Key, at: u64) {
         addr: US,
         port: key.src_port,
     };
-    let out = Entry::new(KIND_PAIR, us, Seen::out(Seen::ACK), at - NANOS);
+    let out = Entry::new(KIND_PAIR, us, Seen::out(Seen::ACK), at - 2 * NANOS);
     let back = Entry::new(KIND_PAIR, key.source(), Seen::back(Seen::ACK), at);
     map.insert(Wire(key), Wire(out), 0).unwrap();
     map.insert(Wire(key.reply_to(us)), Wire(back), 0).unwrap();
@@ -74,12 +74,12 @@ fn both_halves_go_when_the_flow_is_over_and_not_before() {
         open(&mut map, out_key(TCP, 3), now);
         let swept = |entries, flows| Swept { entries, flows };
         assert_eq!(table.sweep(now).unwrap(), swept(6, 0));
-        // Answered UDP lives for 120 s, TCP for a day.
+        // UDP in use lives for 120 s, TCP for five days.
         assert_eq!(table.sweep(now + 119 * NANOS).unwrap(), swept(6, 0));
         assert_eq!(table.sweep(now + 121 * NANOS).unwrap(), swept(6, 1));
         assert_eq!(ports(&map), [2, 3]);
         assert_eq!(table.sweep(now + 181 * NANOS).unwrap(), swept(4, 1));
-        assert_eq!(table.sweep(now + 86_401 * NANOS).unwrap(), swept(2, 1));
+        assert_eq!(table.sweep(now + 432_001 * NANOS).unwrap(), swept(2, 1));
         assert_eq!(table.sweep(now).unwrap(), swept(0, 0));
     });
 }

@@ -14,7 +14,7 @@ use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{
     self, Choice, Choices, Entry, Fragment, FragmentKey, Key, Lasting, Lent, MAX_CHOICES, Place,
-    Share, Side,
+    Share, Side, Times,
 };
 use flannel_common::source::{Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
@@ -121,6 +121,7 @@ pub(super) fn page() -> Page {
         (maps::YOUNG, "array", "random", "`Place`", maps::MAX_YOUNG),
         (maps::SHARES, "array", "pod", "`Share`", snat::SHARES),
         (maps::LASTING, "array", "pod", "`Lasting`", snat::SHARES),
+        (maps::TIMES, "array", "0", "`Times`", 1),
         (
             maps::FRAGMENTS,
             "LRU hash",
@@ -221,7 +222,7 @@ pub(super) fn page() -> Page {
     }
 }
 
-fn layouts() -> [Layout; 28] {
+fn layouts() -> [Layout; 29] {
     [
         layout!(Peer {
             public_ip: [u8; 4] = "the peer's PublicIP, outer destination",
@@ -349,6 +350,25 @@ fn layouts() -> [Layout; 28] {
         layout!(Lasting {
             flows: u32 = "flows of the pod without a place, as the agent counted them, and those that came since",
             at: u32 = "tick at which the agent did; 0: never",
+        }),
+        layout!(Times {
+            tcp_syn_sent: u32 = "seconds after its last packet for which a flow lives: TCP, SYN",
+            tcp_syn_recv: u32 = "SYN-ACK that is not confirmed",
+            tcp_established: u32 = "made by both sides",
+            tcp_close_wait: u32 = "ended by one",
+            tcp_time_wait: u32 = "ended by both",
+            tcp_close: u32 = "reset",
+            tcp_unacknowledged: u32 =
+                "middle of a connection that nobody answered, or of which a side waits",
+            tcp_max_retrans: u32 = "the same of one of which a side waits, if it is shorter",
+            udp: u32 = "UDP",
+            udp_stream: u32 = "UDP that is answered, and in use for two seconds",
+            icmp: u32 = "ICMP queries",
+            generic: u32 = "any other protocol",
+            gre: u32 = "GRE",
+            gre_stream: u32 = "GRE that is answered",
+            sctp: u32 = "SCTP",
+            sctp_established: u32 = "SCTP that is answered",
         }),
         layout!(FragmentKey {
             src: [u8; 4] = "the fragment's source",

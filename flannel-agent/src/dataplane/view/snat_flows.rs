@@ -1,8 +1,8 @@
 //! The table of source NAT, flow by flow.
 
-use aya::maps::{HashMap, MapData, MapError};
-use flannel_common::maps::SNAT;
-use flannel_common::snat::{Entry, Key, WAY_IN, other_half};
+use aya::maps::{Array, HashMap, MapData, MapError};
+use flannel_common::maps::{SNAT, TIMES};
+use flannel_common::snat::{Entry, Key, Times, WAY_IN, other_half};
 
 use super::error::unreadable_io;
 use super::{View, ViewError};
@@ -18,6 +18,16 @@ pub struct SnatFlow {
 }
 
 impl View {
+    /// How long flows live.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn snat_times(&self) -> Result<Times, ViewError> {
+        let map: Array<MapData, Wire<Times>> = self.typed(TIMES)?;
+        let times = map.get(&0, 0).map_err(|e| self.failed(TIMES, e))?;
+        Ok(times.0.or_default())
+    }
+
     /// Shows every flow to `look`, once, a few thousand entries in memory at a time. The table is not frozen,
     /// and no entry counts as used by being looked at: neither by the batch nor by the look-up of the other
     /// half (`htab_lru_map_lookup_elem_sys`).

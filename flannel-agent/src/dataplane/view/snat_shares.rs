@@ -6,7 +6,7 @@ use aya::maps::{HashMap, MapData, MapError};
 use bytemuck::Pod;
 use flannel_common::Ipv4;
 use flannel_common::maps::{LASTING, SHARES, SNAT, YOUNG};
-use flannel_common::snat::{Entry, Key, Lasting, Place, Seen, Share, Stand, is_a_pods};
+use flannel_common::snat::{Entry, Key, Lasting, Place, Seen, Share, Stand, Times, is_a_pods};
 
 use super::error::unreadable_io;
 use super::{View, ViewError};
@@ -50,6 +50,7 @@ impl View {
             taken.entry(place.share).or_default().push(place.key);
         }
         let table: HashMap<MapData, Wire<Key>, Wire<Entry>> = self.typed(SNAT)?;
+        let times = self.snat_times()?;
         let mut large = Vec::new();
         let lasting = self.array::<Lasting>(LASTING)?;
         for ((index, share), (_, lasting)) in self.array::<Share>(SHARES)?.into_iter().zip(lasting)
@@ -60,7 +61,7 @@ impl View {
             // Most places are of flows that are over, where there is no flood.
             if keys.len() > places as usize / 2 {
                 for key in keys {
-                    young += u32::from(self.is_young(&table, &key, now)?);
+                    young += u32::from(self.is_young(&table, &times, &key, now)?);
                 }
             }
             if young > places / 2 || lasting >= places.saturating_mul(2) {
@@ -80,6 +81,7 @@ impl View {
     fn is_young(
         &self,
         table: &HashMap<MapData, Wire<Key>, Wire<Entry>>,
+        times: &Times,
         key: &Key,
         now: u64,
     ) -> Result<bool, ViewError> {
@@ -91,7 +93,9 @@ impl View {
         let other = self.other(table, key, &entry)?;
         let seen = other.map_or(Seen(entry.seen), |o| Seen(entry.seen).and(Seen(o.seen)));
         let last = other.map_or(0, |o| o.last_seen).max(entry.last_seen);
-        let stand = Stand::of(key.proto, seen, entry.opened, last, now);
+        let length = last.saturating_sub(entry.opened);
+        let lifetime = times.lifetime(key.proto, seen, length);
+        let stand = Stand::of(key.proto, seen, length, now.saturating_sub(last), lifetime);
         Ok([Stand::Young, Stand::Answered].contains(&stand))
     }
 

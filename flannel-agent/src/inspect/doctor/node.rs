@@ -102,7 +102,7 @@ fn source_nat(
         .join(", ");
     let tunnel = network.backend.udp_port().unwrap_or(0);
     snat_ports::check(patient, snat, tunnel, &devices, report);
-    snat_times::check(report);
+    snat_times::check(patient, report);
     for device in &outlets.unserved {
         report.warning(
             format!("what pods send by {device} leaves under their own addresses: it has a link-layer header that is not known here"),

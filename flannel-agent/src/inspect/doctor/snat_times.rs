@@ -1,33 +1,34 @@
-//! Conntrack's time-outs, which source NAT by the agent does not read: its own are conntrack's defaults.
+//! For how long flows of source NAT live, beside what the node's conntrack says.
 
-use crate::node::net::sysctl;
+use flannel_common::snat::Times;
 
-use super::Report;
+use super::{Patient, Report};
+use crate::node::conntrack::{self, Brief};
+use crate::node::mark::network_name;
+use crate::node::node_sysctls::NodeSysctls;
 
-/// Sysctl, what flows live here in seconds, and what the kernel's default is, which nobody chose.
-const TIMES: [(&str, u64, u64); 3] = [
-    ("nf_conntrack_udp_timeout", 30, 30),
-    ("nf_conntrack_udp_timeout_stream", 120, 120),
-    ("nf_conntrack_tcp_timeout_established", 86_400, 432_000),
-];
-
-/// Warns of those that somebody raised, with kube-proxy's `--conntrack-udp-timeout` and its like or by hand.
-pub(super) fn check(report: &mut Report) {
-    for (name, ours, default) in TIMES {
-        let value = sysctl::read(&format!("net/netfilter/{name}"));
-        // Without conntrack, or out of sight: nobody relies on it.
-        let seconds = value.ok().flatten().and_then(|text| text.parse().ok());
-        judge(name, seconds, ours, default, report);
-    }
+pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
+    let network = network_name(&patient.config.etcd.prefix);
+    let node = conntrack::times(&NodeSysctls::new(&patient.config.state_dir, &network));
+    let view = patient.view.as_ref().ok();
+    // Not pinned before the first start.
+    let used = view.and_then(|view| view.snat_times().ok());
+    judge(&node, &used.unwrap_or(node), report);
 }
 
-fn judge(name: &str, seconds: Option<u64>, ours: u64, default: u64, report: &mut Report) {
-    if let Some(seconds) = seconds.filter(|seconds| *seconds > default) {
-        report.warning(
-            format!("net.netfilter.{name} is {seconds}, and what pods send outside is translated for {ours} seconds of silence all the same"),
-            "have both sides speak more often (keepalives), or leave --ip-masq out and masquerade by a rule of your own",
-        );
+fn judge(node: &Times, used: &Times, report: &mut Report) {
+    let differences = conntrack::differences(node, used);
+    if differences.is_empty() {
+        report.ok(format!("source NAT's time-outs: {}", Brief(used)));
+        return;
     }
+    report.warning(
+        format!(
+            "source NAT's time-outs are not what the node's conntrack has: {}",
+            differences.join(", ")
+        ),
+        "start the agent, which takes them up within 30 s of a change",
+    );
 }
 
 #[cfg(test)]
@@ -36,30 +37,23 @@ mod tests {
     use crate::inspect::doctor::tests::said;
 
     #[test]
-    fn only_what_somebody_raised_is_named() {
-        let about =
-            |seconds| said(|report| judge("nf_conntrack_udp_timeout", seconds, 30, 30, report));
-        for usual in [None, Some(30), Some(10)] {
-            assert!(about(usual).is_empty());
-        }
-        let raised = about(Some(200));
-        assert!(
-            raised[0].1.contains("nf_conntrack_udp_timeout is 200"),
-            "{raised:?}"
-        );
-    }
-
-    /// The agent's own, by the packets' state.
-    #[test]
-    fn ours_are_as_they_are_said_to_be() {
-        use flannel_common::snat::{Seen, lifetime};
-        let seconds = |proto, seen| lifetime(proto, seen) / 1_000_000_000;
-        let ack = Seen::ACK;
-        assert_eq!(seconds(17, Seen::out(ack)), TIMES[0].1);
-        assert_eq!(
-            seconds(17, Seen::out(ack).then(Seen::back(ack))),
-            TIMES[1].1
-        );
-        assert_eq!(seconds(6, Seen::out(ack).then(Seen::back(ack))), TIMES[2].1);
+    fn what_the_agent_has_not_taken_up_is_named() {
+        let node = Times {
+            udp: 200,
+            ..Times::DEFAULT
+        };
+        let about = |used| said(|report| judge(&node, used, report));
+        let fine = about(&node);
+        assert!(fine[0].1.contains("UDP 200 s"), "{fine:?}");
+        let late = about(&Times::DEFAULT);
+        let named = "nf_conntrack_udp_timeout is 200, and flows live for 30 s";
+        assert!(late[0].1.contains(named), "{late:?}");
+        assert_eq!((fine.len(), late.len()), (1, 1));
+        // The fast path's doing, written down where nobody looked.
+        let beside = Times {
+            tcp_unacknowledged: node.tcp_established,
+            ..node
+        };
+        assert_eq!(said(|report| judge(&beside, &node, report)), fine);
     }
 }

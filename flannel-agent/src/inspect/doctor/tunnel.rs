@@ -12,8 +12,10 @@ use crate::dataplane::unfit::Unfit;
 use crate::dataplane::view::{Hook, View};
 use crate::inspect::Verdict;
 use crate::inspect::status::Status;
+use crate::node::conntrack::{self, forgets_fast_flows};
 use crate::node::mark;
 use crate::node::net::{Features, Link, NetError, sysctl};
+use crate::node::node_sysctls::NodeSysctls;
 use crate::reconcile::desired::LIBERAL;
 
 pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow::Result<()> {
@@ -50,6 +52,8 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
     match status.told.as_ref().map(|told| told.fast_path) {
         Some(options::Mode::Off) if patient.config.fast_path.mode == options::Mode::Verified => {
             strict(sysctl::may_be(LIBERAL, "1"), report);
+            let shared = NodeSysctls::new(&patient.config.state_dir, view.network());
+            forgetful(forgets_fast_flows(&conntrack::times(&shared)), report);
         }
         None | Some(options::Mode::Off) => {}
         Some(_) => liberal(sysctl::read(LIBERAL), report),
@@ -147,6 +151,16 @@ fn strict(may_be: Result<(), NetError>, report: &mut Report) {
     }
 }
 
+/// The same, where conntrack has forgotten a fast flow by the next packet that it is shown.
+fn forgetful(why: Option<String>, report: &mut Report) {
+    if let Some(why) = why {
+        report.warning(
+            format!("no flow is fast: conntrack forgets flows sooner than the fast path shows them to it: {why}"),
+            "raise it to 10 seconds or more",
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +196,17 @@ mod tests {
         );
         let fix = "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1 on the node, or make /proc/sys writable for the agent";
         assert_eq!(said(Err(why)), odd(&what, fix));
+    }
+
+    #[test]
+    fn one_that_forgets_is_named() {
+        let said = |why: Option<&str>| said(|report| forgetful(why.map(str::to_owned), report));
+        assert_eq!(said(None), Said::new());
+        let what = "no flow is fast: conntrack forgets flows sooner than the fast path shows them to it: it is 4";
+        assert_eq!(
+            said(Some("it is 4")),
+            odd(what, "raise it to 10 seconds or more")
+        );
     }
 
     #[test]

@@ -268,6 +268,7 @@ mod tests {
             peers: 1,
             sealed: None,
             direct_routes: 0,
+            time_outs: None,
             maps: vec![map(PEERS, 1), map(VTEPS, 1)],
             packets: Default::default(),
             senders: Vec::new(),

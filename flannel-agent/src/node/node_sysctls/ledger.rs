@@ -98,6 +98,16 @@ impl Ledger {
             }
     }
 
+    /// Of a value: what it would be without us.
+    pub(super) fn without_ours(&self, key: &str, current: &str) -> String {
+        let entry = self.sysctls.get(key);
+        let set_by_us = |wish: &Wish| matches!(wish, Wish::Value(value) if value == current);
+        match entry.map(|entry| (&entry.before, &entry.users)) {
+            Some((Wish::Value(before), users)) if users.values().any(set_by_us) => before.clone(),
+            _ => current.to_owned(),
+        }
+    }
+
     /// What of a list of ports is reserved for whom, as `network` sees it.
     pub(super) fn reserved(&self, key: &str, network: &str, current: &str) -> Reserved {
         let current = PortSet::lenient(current);

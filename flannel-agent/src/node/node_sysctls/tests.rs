@@ -87,6 +87,22 @@ fn what_somebody_set_meanwhile_is_what_goes_back() {
 }
 
 #[test]
+fn what_it_would_be_without_us_is_known() {
+    let mut kernel = Kernel::new(KEY, "300");
+    let without = |kernel: &Kernel| kernel.ledger.without_ours(KEY, &kernel.value);
+    assert_eq!(without(&kernel), "300", "nobody has a wish");
+    kernel.claim("red", &value("432000"));
+    kernel.claim("blue", &value("432000"));
+    assert_eq!(without(&kernel), "300");
+    kernel.claim("red", &value("86400"));
+    assert_eq!(without(&kernel), "300", "the wish changed");
+    kernel.value = "60".to_owned();
+    assert_eq!(without(&kernel), "60", "somebody set it since");
+    kernel.claim("red", &value("86400"));
+    assert_eq!(without(&kernel), "60");
+}
+
+#[test]
 fn ports_are_merged_and_only_ours_taken_out() {
     let mut kernel = Kernel::new(RESERVED_PORTS, "8080,50000-50010");
     let ours = ports("49152-65535");

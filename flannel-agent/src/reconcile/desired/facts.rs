@@ -10,15 +10,13 @@ use crate::base::options::{FastPath, Gro, Hook};
 use crate::dataplane::online_cpus;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::Leases;
+use crate::node::conntrack::{self, ESTABLISHED};
 use crate::node::direct;
 use crate::node::net::{Leads, Link, NetError, Netlink, Policies, RouteTo, Sender, sysctl};
 use crate::node::node_sysctls::NodeSysctls;
 use crate::node::snat_ports::Room;
 use crate::node::uplink::Uplink;
 use crate::node::{mark, wireguard};
-
-/// How long conntrack keeps an idle connection whose data is all acknowledged.
-const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
 
 /// What decides which facts are needed.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +67,7 @@ impl Facts {
         // What cannot be read is said by whoever writes there.
         self.reserved = sought.sysctls.reserved_ports().unwrap_or_default();
         self.established = sysctl::read(ESTABLISHED).unwrap_or_default();
+        self.times = conntrack::times(sought.sysctls);
         // What failed for another reason is no answer, and is asked again.
         let denied = |error: &NetError| {
             let errno = error.errno();

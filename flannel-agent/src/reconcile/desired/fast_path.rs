@@ -7,13 +7,11 @@ use flannel_common::program::Program;
 use super::Pair;
 use crate::base::options::{FastPath, Hook, Mode, Xdp};
 use crate::dataplane::Attachment;
+use crate::node::conntrack::UNACKNOWLEDGED;
 use crate::node::node_sysctls::{Wish, Wishes};
 
 /// Whether conntrack minds segments outside of the windows that it has seen.
 pub(crate) const LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
-
-/// How long it keeps a connection whose data nobody has acknowledged.
-const UNACKNOWLEDGED: &str = "net/netfilter/nf_conntrack_tcp_timeout_unacknowledged";
 
 /// How packets get to peers.
 #[derive(Debug, Clone, Copy)]
@@ -30,11 +28,12 @@ pub type Ports = BTreeMap<String, u32>;
 
 impl FastPath {
     /// What of it this node can have. A strict conntrack calls most of a fast connection INVALID, and rules drop that (kube-proxy's
-    /// does): then no flow is to be fast. Who asks for no proof has said that there are no such rules.
+    /// does); one that forgets soon takes its answers for new connections, and policies drop those: then no flow is to be fast. Who asks
+    /// for no proof has said that there are no such rules.
     #[must_use]
-    pub(super) fn beside(&self, conntrack_is_strict: bool) -> Self {
+    pub(super) fn beside(&self, conntrack_is_unfit: bool) -> Self {
         let mode = match self.mode {
-            Mode::Verified if conntrack_is_strict => Mode::Off,
+            Mode::Verified if conntrack_is_unfit => Mode::Off,
             mode => mode,
         };
         Self {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flannel_common::globals::WIRE_VXLAN;
 use flannel_common::program::Program;
+use flannel_common::snat::Times;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -63,6 +64,9 @@ pub struct Node {
     pub pod_ports: Ports,
     /// `None`: off.
     pub snat: Option<SourceNat>,
+    /// How long translated flows live; `None`: there are none.
+    #[serde(skip)]
+    pub snat_times: Option<Times>,
     /// Devices where source NAT is done, by ifindex, with the addresses there.
     pub outlets: BTreeMap<u32, Sources>,
     /// Another number means that flows were proven under other routes. 0: none are.
@@ -220,6 +224,7 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
         attachments,
         pod_ports: inputs.facts.pod_ports.clone(),
         snat: inputs.snat.cloned(),
+        snat_times: inputs.snat.map(|_| inputs.facts.times),
         ways: match inputs.fast_path.mode {
             Mode::Off => 0,
             _ => inputs.facts.others_ways,

@@ -216,6 +216,14 @@ fn nothing_is_proven_beside_a_strict_conntrack(#[case] told: Mode, #[case] possi
     world.fast_path.mode = possible;
     world.facts.strict = None;
     assert_eq!(node, world.build().unwrap().node);
+
+    // Nor beside one that forgets it by the next packet that it is shown.
+    world.fast_path.mode = told;
+    world.facts.times.udp_stream = 5;
+    assert_eq!(node, world.build().unwrap().node);
+    world.facts.times.udp_stream = 10;
+    let node = world.build().unwrap().node;
+    assert_eq!(node.globals.fast_path, told.value());
 }
 
 #[test]

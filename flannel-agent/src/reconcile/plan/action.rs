@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use flannel_common::globals::{WIRE_IPIP, WIRE_UDP};
+use flannel_common::snat::Times;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -11,6 +12,7 @@ use super::{RouteChanges, SealedChanges};
 use crate::base::mac::MacAddr;
 use crate::dataplane::outlets::Sources;
 use crate::dataplane::{Attachment, Globals, PeerChanges, Stale};
+use crate::node::conntrack::{self, Brief};
 use crate::node::node_sysctls::Wish;
 use crate::reconcile::desired::{Anchor, Pair, WireGuard};
 
@@ -77,6 +79,8 @@ pub enum Action {
         put: BTreeSet<Ipv4Net>,
         remove: BTreeSet<Ipv4Net>,
     },
+    /// Tells for how long translated flows live.
+    SetTimes(#[serde(serialize_with = "conntrack::serialize")] Times),
     /// Writes and removes devices, by ifindex, and the addresses that packets leave with there.
     UpdateOutlets {
         put: BTreeMap<u32, Sources>,
@@ -134,6 +138,7 @@ impl Action {
             Self::UpdatePeers(_) => "update_peers",
             Self::SetSteps => "set_steps",
             Self::UpdateExempt { .. } => "update_exempt",
+            Self::SetTimes(_) => "set_times",
             Self::UpdateOutlets { .. } => "update_outlets",
             Self::ClearSteps => "clear_steps",
             Self::SetUp { .. } => "set_up",
@@ -238,6 +243,9 @@ impl fmt::Display for Action {
                     write!(f, " not {net}")?;
                 }
                 Ok(())
+            }
+            Self::SetTimes(times) => {
+                write!(f, "set the time-outs of source NAT: {}", Brief(times))
             }
             Self::UpdateOutlets { put, remove } => {
                 f.write_str("update the addresses that pods leave with:")?;

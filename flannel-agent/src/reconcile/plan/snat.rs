@@ -1,4 +1,4 @@
-//! Source NAT besides its hooks: steps before whoever jumps to them, exemptions before whoever asks for them.
+//! Source NAT besides its hooks: steps before whoever jumps to them, exemptions and times before whoever asks for them.
 
 use std::collections::BTreeSet;
 
@@ -24,6 +24,12 @@ pub(super) fn prepare(node: &Node, actual: &Actual, reload: bool, actions: &mut 
             put: wanted - &actual.exempt,
             remove: &actual.exempt - wanted,
         });
+    }
+    if let Some(times) = node
+        .snat_times
+        .filter(|_| node.snat_times != actual.snat_times)
+    {
+        actions.push(Action::SetTimes(times));
     }
     if node.outlets != actual.outlets {
         let is_new = |(index, sources): &(&u32, &_)| actual.outlets.get(index) != Some(*sources);

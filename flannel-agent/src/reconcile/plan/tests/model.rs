@@ -27,6 +27,7 @@ pub(super) fn empty() -> Actual {
         peers: PeerMaps::default(),
         routes: Vec::new(),
         exempt: BTreeSet::new(),
+        snat_times: None,
         outlets: BTreeMap::new(),
         shared_sysctls: Difference::default(),
     }
@@ -163,6 +164,9 @@ impl Model {
         let exempt = snat.map(|snat| snat.exempt.clone()).unwrap_or_default();
         assert_eq!(self.actual.exempt, exempt);
         assert_eq!(self.actual.outlets, desired.node.outlets);
+        if snat.is_some() {
+            assert_eq!(self.actual.snat_times, desired.node.snat_times);
+        }
         let steps = self.actual.programs.steps.values();
         let wanted = if snat.is_some() {
             Program::STEPS.len()
@@ -362,6 +366,10 @@ impl Model {
                 actual.exempt.extend(put);
                 actual.exempt.retain(|net| !remove.contains(net));
             }
+            Action::SetTimes(times) => {
+                assert!(actual.programs.loaded.is_some(), "maps are open");
+                actual.snat_times = Some(*times);
+            }
             Action::UpdateOutlets { put, remove } => {
                 assert!(actual.programs.loaded.is_some(), "maps are open");
                 actual.outlets.extend(put.clone());
@@ -390,6 +398,10 @@ impl Model {
                         | Program::UplinkSnatRx
                         | Program::OverlaySnatTx
                         | Program::OverlaySnatRx
+                );
+                assert!(
+                    !jumps || actual.snat_times.is_some(),
+                    "nothing is over before it is known when"
                 );
                 let is_current =
                     |step| actual.programs.steps.get(step) == Some(&Generation::Current);

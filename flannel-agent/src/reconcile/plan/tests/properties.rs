@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use flannel_common::program::Program;
+use flannel_common::snat::Times;
 use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
@@ -177,12 +178,14 @@ proptest! {
         stale in prop::collection::btree_set("[a-z]{3}-[0-9]", 0..3),
         exempt in prop::collection::btree_set(exempt(), 0..3),
         outlets in outlets(),
+        udp in prop::option::of(1..3u32),
         former in prop::collection::btree_set("flannel\\.[89]", 0..3),
         routes in routes(),
         steps in prop::collection::btree_set(prop::sample::select(&Program::STEPS[..]), 0..3),
     ) {
         let mut actual = Actual { device, aside, peers, exempt, outlets, ..empty() };
         actual.former = former;
+        actual.snat_times = udp.map(|udp| Times { udp, ..Times::DEFAULT });
         actual.programs.steps = steps.into_iter().map(|s| (s, Generation::Earlier)).collect();
         actual.programs.stale = stale.into_iter().map(Stale::Pin).collect();
         actual.programs.old_layouts = BTreeMap::from([("v0".to_owned(), true)]);

@@ -9,7 +9,8 @@ use crate::base::files;
 use crate::base::key::{PrivateKey, PublicKey};
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::LeaseAttrs;
-use crate::node::net::{Kind, NetError, Netlink, wireguard};
+use crate::node::mark;
+use crate::node::net::{Kind, Link, NetError, Netlink, wireguard};
 
 /// The device, as flanneld names it.
 pub const DEVICE: &str = "flannel-wg";
@@ -79,13 +80,18 @@ async fn find(net: &Netlink, file: &Path) -> anyhow::Result<Option<Found>> {
         return Ok(Some(Found { key, kept: true }));
     }
     let device = net.link(DEVICE).await?;
-    let wireguard = Kind::Other("wireguard".to_owned());
-    if device.is_none_or(|link| link.kind != wireguard) {
+    if !device.is_some_and(|link| may_lend_its_key(&link)) {
         return Ok(None);
     }
     let state = wireguard::read(DEVICE)?;
     let key = state.and_then(|state| state.private_key);
     Ok(key.map(|key| Found { key, kept: false }))
+}
+
+/// flanneld's device, which has no alias, or one of ours. Somebody else's key is not ours to publish.
+fn may_lend_its_key(link: &Link) -> bool {
+    let is_wireguard = matches!(&link.kind, Kind::Other(kind) if kind == "wireguard");
+    is_wireguard && (link.alias.is_none() || mark::network_of(link).is_some())
 }
 
 fn read(file: &Path) -> anyhow::Result<Option<PrivateKey>> {
@@ -115,7 +121,24 @@ fn write(file: &Path, key: &PrivateKey) -> anyhow::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use rstest::rstest;
+
     use super::*;
+    use crate::node::net::fixtures::link;
+
+    #[rstest]
+    #[case("wireguard", None, true)]
+    #[case("wireguard", Some("flannel-ebpf:net"), true)]
+    #[case("wireguard", Some("mine"), false)]
+    #[case("dummy", None, false)]
+    fn whose_key_is_taken(#[case] kind: &str, #[case] alias: Option<&str>, #[case] taken: bool) {
+        let device = Link {
+            kind: Kind::Other(kind.to_owned()),
+            alias: alias.map(str::to_owned),
+            ..link(7, DEVICE)
+        };
+        assert_eq!(may_lend_its_key(&device), taken);
+    }
 
     #[test]
     fn what_is_written_is_flannelds_and_read_again() {

@@ -126,6 +126,8 @@ pub struct WireGuardState {
 pub struct SealedState {
     /// Where this process has told the device to look for it; else where the device does.
     pub endpoint: Option<SocketAddr>,
+    /// Whether it proved there to be itself, not long ago.
+    pub heard: bool,
     pub allowed: BTreeSet<IpNet>,
     #[serde(skip)]
     pub psk: Psk,

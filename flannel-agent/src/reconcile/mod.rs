@@ -8,10 +8,10 @@ pub mod observe;
 pub mod plan;
 mod preview;
 mod round;
+mod told;
 pub mod unreached;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
 
 use ipnet::Ipv4Net;
 
@@ -24,8 +24,9 @@ use crate::dataplane::{
 };
 use crate::node::net::Netlink;
 use crate::node::node_sysctls::NodeSysctls;
-use crate::reconcile::actual::{Actual, WireGuardDevice};
+use crate::reconcile::actual::Actual;
 use crate::reconcile::desired::{Desired, Node, Routes, Sealed};
+use told::Told;
 
 /// This node's dataplane. Dropping it leaves everything in place that forwards.
 #[derive(Debug)]
@@ -42,8 +43,7 @@ pub struct Dataplane {
     said: BTreeSet<String>,
     ignored: BTreeMap<Ipv4Net, String>,
     private_key: Option<PrivateKey>,
-    /// Where WireGuard was told to look for its peers: they may move, and are followed by the kernel.
-    endpoints: BTreeMap<PublicKey, SocketAddrV4>,
+    told: Told,
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Dataplane {
             said: BTreeSet::new(),
             ignored: BTreeMap::new(),
             private_key: None,
-            endpoints: BTreeMap::new(),
+            told: Told::default(),
         })
     }
 
@@ -126,12 +126,7 @@ impl Dataplane {
         let (net, bpf) = (&self.net, &self.bpf);
         let node = &desired.node;
         let mut actual = crate::reconcile::observe::observe(net, bpf, &self.shared, node).await?;
-        if let WireGuardDevice::There(state) = &mut actual.wireguard {
-            for (key, peer) in &mut state.peers {
-                let told = self.endpoints.get(key);
-                peer.endpoint = told.map_or(peer.endpoint, |told| Some((*told).into()));
-            }
-        }
+        self.told.overlay(&mut actual.wireguard);
         Ok(actual)
     }
 }

@@ -90,6 +90,7 @@ impl Dataplane {
         if let Some(device) = self.taken_over(desired, &actual) {
             return Err(ReconcileError::TakenOver { device });
         }
+        self.told.saw(&desired.peers.sealed, &actual.wireguard);
         let mut actions = plan(desired, &actual)?;
         let planned = before.as_ref().filter(|_| !actions.is_empty());
         let repairs = planned.map(|before| {
@@ -232,11 +233,7 @@ impl Dataplane {
             match outcome {
                 Ok(()) => {
                     if let Action::ConfigureWireGuard(changes) = &action {
-                        let put = changes.put.iter();
-                        let told = put.map(|(key, put)| (*key, put.peer.endpoint));
-                        self.endpoints.extend(told);
-                        self.endpoints
-                            .retain(|key, _| !changes.remove.contains(key));
+                        self.told.remember(changes);
                     }
                     if repairs.contains(&action) {
                         crate::base::counters::drift_repaired(action.name());

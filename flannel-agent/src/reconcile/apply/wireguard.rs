@@ -33,7 +33,7 @@ pub(super) fn configure(
     }
     let put = changes.put.iter().map(|(key, put)| {
         let peer = wireguard::PeerChange {
-            endpoint: put.moves.then_some(put.peer.endpoint),
+            endpoint: put.towards,
             allowed: put.peer.allowed.clone(),
             psk: put.peer.psk,
             keepalive: put.peer.keepalive,

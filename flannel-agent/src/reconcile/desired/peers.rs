@@ -1,7 +1,7 @@
 //! The peers: leases that this node can reach, and why it cannot use the others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use flannel_common::maps;
 use ipnet::Ipv4Net;
@@ -32,12 +32,28 @@ pub struct Peers {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sealed {
     pub endpoint: SocketAddrV4,
+    /// Where other leases with the same key have it: those of a node that got another address and subnet stay for a day.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub elsewhere: BTreeSet<SocketAddrV4>,
     /// What it may send, and what is sent to it.
     pub allowed: BTreeSet<Ipv4Net>,
     #[serde(skip)]
     pub psk: Psk,
     /// Seconds; 0: it is not called.
     pub keepalive: u16,
+}
+
+impl Sealed {
+    /// Where its leases have it.
+    pub fn endpoints(&self) -> impl Iterator<Item = SocketAddrV4> {
+        std::iter::once(self.endpoint).chain(self.elsewhere.iter().copied())
+    }
+
+    #[must_use]
+    pub fn may_be_at(&self, at: SocketAddr) -> bool {
+        self.endpoints()
+            .any(|endpoint| SocketAddr::from(endpoint) == at)
+    }
 }
 
 pub(super) fn peers(inputs: &Inputs<'_>) -> Peers {

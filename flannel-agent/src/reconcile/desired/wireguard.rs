@@ -1,6 +1,6 @@
 //! The kernel's WireGuard device, and whom it knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
 use ipnet::Ipv4Net;
@@ -56,29 +56,26 @@ pub(super) fn peers(inputs: &Inputs<'_>, options: &WireGuardOptions) -> Peers {
             continue;
         }
         let known = peer(inputs, options, *subnet, attrs);
-        let entered = known.and_then(|(key, peer)| enter(&mut peers.sealed, key, peer));
-        if let Err(why) = entered {
-            peers.ignored.insert(*subnet, why);
+        match known {
+            Ok((key, peer)) => enter(&mut peers.sealed, key, peer),
+            Err(why) => {
+                peers.ignored.insert(*subnet, why);
+            }
         }
     }
     peers
 }
 
-fn enter(
-    peers: &mut BTreeMap<PublicKey, Sealed>,
-    key: PublicKey,
-    peer: Sealed,
-) -> Result<(), String> {
+/// Whoever has the private key shows where he is by the first packet; until then the last lease to come is believed.
+fn enter(peers: &mut BTreeMap<PublicKey, Sealed>, key: PublicKey, peer: Sealed) {
     let Some(known) = peers.get_mut(&key) else {
         peers.insert(key, peer);
-        return Ok(());
+        return;
     };
     if known.endpoint != peer.endpoint {
-        let endpoint = known.endpoint;
-        return Err(format!("its PublicKey is that of the node at {endpoint}"));
+        known.elsewhere.insert(peer.endpoint);
     }
     known.allowed.extend(peer.allowed);
-    Ok(())
 }
 
 fn peer(
@@ -95,6 +92,7 @@ fn peer(
     }
     let peer = Sealed {
         endpoint: SocketAddrV4::new(attrs.public_ip, data.port.unwrap_or(options.port)),
+        elsewhere: BTreeSet::new(),
         allowed: [subnet].into(),
         psk: options.psk,
         keepalive: options.keepalive,

@@ -1,5 +1,8 @@
 //! The kernel's WireGuard device.
 
+use std::time::Duration;
+
+use crate::base::wall::Moment;
 use crate::node::mark;
 use crate::node::net::{Kind, Link, NetError, Netlink, wireguard};
 use crate::reconcile::actual::{SealedState, WireGuardDevice, WireGuardState};
@@ -25,9 +28,11 @@ pub(super) async fn device(
     };
     let addresses = net.addresses().await?;
     let held = addresses.iter().filter(|held| held.index == link.index);
+    let now = Moment::now().unix();
     let peers = state.peers.into_iter().map(|(key, peer)| {
         let sealed = SealedState {
             endpoint: peer.endpoint,
+            heard: is_recent(peer.handshake, now),
             allowed: peer.allowed,
             psk: peer.psk,
             keepalive: peer.keepalive,
@@ -44,6 +49,17 @@ pub(super) async fn device(
         port: state.port,
         peers: peers.collect(),
     }))
+}
+
+/// For how long keys are used that two peers have agreed on (`REJECT_AFTER_TIME` of drivers/net/wireguard): who moves is
+/// followed meanwhile, whoever of the two speaks first.
+const SESSION: Duration = Duration::from_mins(3);
+
+/// The kernel tells a handshake's time by the wall clock alone. One that was set since makes it old, or still to come; such
+/// a peer is looked for where its lease has it.
+fn is_recent(handshake: Option<Duration>, now: Duration) -> bool {
+    let age = handshake.and_then(|at| now.checked_sub(at));
+    age.is_some_and(|age| age < SESSION)
 }
 
 /// flanneld's device has no alias, and is taken as it is: its peers notice nothing.
@@ -68,6 +84,16 @@ mod tests {
 
     use super::*;
     use crate::node::net::fixtures::link;
+
+    #[test]
+    fn a_peer_was_heard_while_its_keys_are_used() {
+        let now = Duration::from_hours(24);
+        let before = |seconds| Some(now - Duration::from_secs(seconds));
+        assert!(is_recent(before(0), now) && is_recent(before(179), now));
+        assert!(!is_recent(before(180), now) && !is_recent(None, now));
+        let to_come = now + Duration::from_secs(1);
+        assert!(!is_recent(Some(to_come), now));
+    }
 
     #[rstest]
     #[case("wireguard", None, None)]

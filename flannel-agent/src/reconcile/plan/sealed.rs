@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::SocketAddrV4;
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -30,8 +30,9 @@ pub struct SealedChanges {
 pub struct SealedPut {
     #[serde(flatten)]
     pub peer: Sealed,
-    /// Whether it is to be looked for at its endpoint, wherever it was heard last.
-    pub moves: bool,
+    /// Where it is to be looked for, wherever it was heard last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub towards: Option<SocketAddrV4>,
 }
 
 impl SealedChanges {
@@ -43,9 +44,10 @@ impl SealedChanges {
     ) -> Option<Self> {
         let put = peers.iter().filter_map(|(key, peer)| {
             let held = held.peers.get(key);
-            let moves = held.is_none_or(|held| held.endpoint != Some(peer.endpoint.into()));
-            let is_so = held.is_some_and(|held| *held == SealedState::of(peer, held.endpoint));
-            (moves || !is_so).then(|| (*key, put(peer, moves)))
+            let is_found = held.is_some_and(|held| is_found(peer, held));
+            let towards = (!is_found).then_some(peer.endpoint);
+            let is_so = held.is_some_and(|held| *held == SealedState::of(peer, held));
+            (towards.is_some() || !is_so).then(|| (*key, put(peer, towards)))
         });
         let gone = held.peers.keys().filter(|key| !peers.contains_key(key));
         let changes = Self {
@@ -68,8 +70,7 @@ impl SealedChanges {
     ) -> Option<Self> {
         let put = now.iter().filter_map(|(key, peer)| {
             let before = before.get(key);
-            let moves = before.is_none_or(|before| before.endpoint != peer.endpoint);
-            (before != Some(peer)).then(|| (*key, put(peer, moves)))
+            (before != Some(peer)).then(|| (*key, put(peer, new_endpoint(before, peer))))
         });
         let gone = before.keys().filter(|key| !now.contains_key(key));
         let changes = Self {
@@ -89,18 +90,38 @@ impl SealedChanges {
     }
 }
 
-fn put(peer: &Sealed, moves: bool) -> SealedPut {
+fn put(peer: &Sealed, towards: Option<SocketAddrV4>) -> SealedPut {
     SealedPut {
         peer: peer.clone(),
-        moves,
+        towards,
     }
 }
 
+/// Whether the kernel looks for a peer where a lease has it, or where it proved to be a moment ago.
+fn is_found(peer: &Sealed, held: &SealedState) -> bool {
+    held.endpoint
+        .is_some_and(|at| held.heard || peer.may_be_at(at))
+}
+
+/// Where a peer is to be looked for that came, or whose leases name other endpoints than before: at the newest.
+fn new_endpoint(before: Option<&Sealed>, now: &Sealed) -> Option<SocketAddrV4> {
+    let Some(before) = before else {
+        return Some(now.endpoint);
+    };
+    let known: BTreeSet<_> = before.endpoints().collect();
+    let mut endpoints = now.endpoints();
+    if let Some(new) = endpoints.find(|endpoint| !known.contains(endpoint)) {
+        return Some(new);
+    }
+    (now.endpoints().count() < known.len()).then_some(now.endpoint)
+}
+
 impl SealedState {
-    /// As the peer is once the device was told.
-    pub(super) fn of(peer: &Sealed, endpoint: Option<SocketAddr>) -> Self {
+    /// As the peer is once the device was told, but for where it is.
+    pub(super) fn of(peer: &Sealed, held: &Self) -> Self {
         Self {
-            endpoint,
+            endpoint: held.endpoint,
+            heard: held.heard,
             allowed: peer.allowed.iter().copied().map(IpNet::from).collect(),
             psk: peer.psk,
             keepalive: peer.keepalive,
@@ -119,7 +140,12 @@ impl fmt::Display for SealedChanges {
         } else {
             words.extend(self.put.values().map(|SealedPut { peer, .. }| {
                 let allowed: Vec<_> = peer.allowed.iter().map(ToString::to_string).collect();
-                format!("the peer {} with {}", peer.endpoint, allowed.join(", "))
+                let endpoints: Vec<_> = peer.endpoints().map(|at| at.to_string()).collect();
+                format!(
+                    "the peer {} with {}",
+                    endpoints.join(" or "),
+                    allowed.join(", ")
+                )
             }));
             let gone = self.remove.iter();
             words.extend(gone.map(|key| format!("that the peer {key} goes")));

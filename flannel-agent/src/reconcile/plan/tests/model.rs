@@ -285,12 +285,12 @@ impl Model {
                     assert!(state.peers.remove(key).is_some(), "{key}");
                 }
                 for (key, put) in &changes.put {
-                    let held = state.peers.get(key).and_then(|held| held.endpoint);
-                    let endpoint = match put.moves {
-                        true => Some(put.peer.endpoint.into()),
-                        false => held,
-                    };
-                    let peer = SealedState::of(&put.peer, endpoint);
+                    let mut held = state.peers.get(key).cloned().unwrap_or_default();
+                    if let Some(towards) = put.towards {
+                        held.endpoint = Some(towards.into());
+                        held.heard = false;
+                    }
+                    let peer = SealedState::of(&put.peer, &held);
                     state.peers.insert(*key, peer);
                 }
             }

@@ -1,6 +1,8 @@
 //! The kernel's WireGuard device.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
+
+use rstest::rstest;
 
 use super::model::wireguard;
 use super::*;
@@ -143,28 +145,69 @@ fn what_differs_is_told_and_nothing_else() {
 fn whoever_moved_is_left_where_he_is_unless_his_lease_says_so() {
     let mut model = running();
     let elsewhere: Option<SocketAddr> = "203.0.113.9:7".parse().ok();
-    let moved = |endpoint| {
+    let told = |endpoint, heard| {
         SealedChanges::between(
             wanted().node.wireguard.as_ref().unwrap(),
             &wanted().peers.sealed,
             &{
                 let mut state = wireguard(&mut running().actual).clone();
-                state.peers.get_mut(&PEER).unwrap().endpoint = endpoint;
-                state.peers.get_mut(&PEER).unwrap().keepalive = 3;
+                let peer = state.peers.get_mut(&PEER).unwrap();
+                (peer.endpoint, peer.heard, peer.keepalive) = (endpoint, heard, 3);
                 state
             },
         )
+        .unwrap()
+        .put[&PEER]
+            .towards
     };
-    let told = moved("192.168.0.2:51820".parse().ok()).unwrap();
-    assert!(!told.put[&PEER].moves, "it was told where to look");
-    assert!(moved(elsewhere).unwrap().put[&PEER].moves);
+    let lease_s: Option<SocketAddrV4> = "192.168.0.2:51820".parse().ok();
+    assert_eq!(told(lease_s.map(Into::into), false), None, "it is there");
+    assert_eq!(told(elsewhere, false), lease_s);
+    assert_eq!(told(elsewhere, true), None, "it has proved where it is");
+    assert_eq!(told(None, true), lease_s);
     let now = world("")
         .with("10.244.2.0/24", lease("192.168.0.3", PEER))
         .build()
         .unwrap();
     let change = SealedChanges::of_leases("d", &wanted().peers.sealed, &now.peers.sealed).unwrap();
-    assert!(change.put[&PEER].moves && change.remove.is_empty());
+    let towards = change.put[&PEER].towards;
+    assert_eq!(towards, "192.168.0.3:51820".parse().ok());
+    assert!(change.remove.is_empty());
     model.converge(&now);
+}
+
+/// Its key outlives an address that DHCP gave, and so does the lease of before, for a day.
+#[rstest]
+#[case::above("10.244.9.0/24")]
+#[case::below("10.244.0.0/24")]
+fn the_lease_that_came_last_says_where_a_node_is(#[case] new: &str) {
+    let one = wanted().peers.sealed;
+    let both = world("").with("10.244.2.0/24", lease("192.168.0.2", PEER));
+    let both = both.with(new, lease("192.168.0.3", PEER)).build().unwrap();
+    assert!(both.peers.ignored.is_empty());
+    let both = both.peers.sealed;
+    assert_eq!(both[&PEER].allowed, [net("10.244.2.0/24"), net(new)].into());
+    let towards = |before, now| {
+        let changes = SealedChanges::of_leases("d", before, now)?;
+        changes.put[&PEER].towards
+    };
+    let [old_place, new_place] =
+        ["192.168.0.2:51820", "192.168.0.3:51820"].map(|at| at.parse().ok());
+    assert_eq!(towards(&one, &both), new_place);
+    let alone = world("").with(new, lease("192.168.0.3", PEER)).build();
+    let alone = alone.unwrap().peers.sealed;
+    assert_eq!(towards(&both, &alone), new_place);
+    assert_eq!(towards(&both, &one), old_place, "an impostor went");
+
+    // A restart: the device is at either, and stays there.
+    for place in [old_place, new_place] {
+        let mut state = wireguard(&mut running().actual).clone();
+        let held = state.peers.get_mut(&PEER).unwrap();
+        held.endpoint = place.map(SocketAddr::V4);
+        let wanted = wanted().node.wireguard.unwrap();
+        let changes = SealedChanges::between(&wanted, &both, &state).unwrap();
+        assert_eq!(changes.put[&PEER].towards, None);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Leases in etcd v3, laid out as flannel does: `<prefix>/config` and one key per node under `<prefix>/subnets/`.
 
 mod acquire;
+mod dial;
 mod endpoint;
 mod error;
 mod follow;

@@ -1,6 +1,7 @@
 //! Where leases come from: etcd, the Kubernetes API, or a server that has etcd behind it.
 
 pub mod etcd;
+mod identity;
 pub mod kube;
 pub mod networks;
 pub mod remembered;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use flannel_agent::source::etcd::{ClientIdentity, EtcdOptions, EtcdSource};
 use flannel_tests::etcd::{Etcd, ServerTls};
@@ -229,4 +230,77 @@ async fn an_expired_certificate_of_ours_is_refused_and_etcd_named() {
         error.contains(&etcd.url()) && error.contains("ertificate"),
         "{error}"
     );
+}
+
+/// `openssl x509 -req` without extensions makes version 1. Go shows it, and etcd takes it.
+#[tokio::test]
+async fn a_certificate_of_ours_may_be_of_version_1() {
+    let pki = Pki::new();
+    pki.openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "client.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-out",
+        "client.pem",
+    ]);
+    pki.openssl(&["x509", "-in", "client.pem", "-text", "-out", "client.txt"]);
+    let text = std::fs::read_to_string(pki.file("client.txt")).unwrap();
+    assert!(text.contains("Version: 1 "), "{text}");
+    let etcd = pki.server(true);
+    let mut options = pki.options(&etcd);
+    options.tls.identity = Some(pki.identity());
+    reached(&options).await.unwrap();
+}
+
+/// As etcd's own client does, and so flanneld.
+#[tokio::test]
+async fn a_certificate_that_was_replaced_is_shown_from_the_next_connection_on() {
+    let pki = Pki::new();
+    pki.expire("client", CLIENT);
+    let mut etcd = pki.server(true);
+    let mut options = pki.options(&etcd);
+    options.tls.identity = Some(pki.identity());
+    let source = EtcdSource::new(&options).unwrap();
+    let said = async || format!("{:#}", source.read_network_config().await.unwrap_err());
+    let refused = said().await;
+    assert!(refused.contains("ertificate"), "{refused}");
+    pki.sign("client", CLIENT);
+    let answer = said().await;
+    assert!(answer.contains("does not exist"), "{answer}");
+
+    // Half of it, while somebody writes it: the one of before.
+    std::fs::write(pki.file("client.pem"), "").unwrap();
+    let other = EtcdSource::new(&options).unwrap_err().to_string();
+    assert!(other.contains("--etcd-certfile"), "{other}");
+    etcd.kill();
+    etcd.restart();
+    // The connection of before ends first.
+    let answered = async {
+        while !said().await.contains("does not exist") {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let answered = tokio::time::timeout(Duration::from_secs(30), answered).await;
+    answered.expect("the certificate of before is shown");
+}
+
+#[test]
+fn a_key_of_another_certificate_is_named_at_the_start() {
+    let pki = Pki::new();
+    let mut options = EtcdOptions::new(vec!["https://192.0.2.1:2379".to_owned()], PREFIX);
+    options.tls.ca_file = Some(pki.file("ca.pem"));
+    options.tls.identity = Some(ClientIdentity {
+        key_file: pki.file("server.key"),
+        ..pki.identity()
+    });
+    let error = EtcdSource::new(&options).unwrap_err().to_string();
+    for named in ["client.pem", "server.key", "KeyMismatch"] {
+        assert!(error.contains(named), "{error}");
+    }
 }

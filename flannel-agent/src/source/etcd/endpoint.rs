@@ -9,13 +9,14 @@ use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::sync::OnceCell;
 use tonic::transport;
 
+use super::dial::Dialer;
 use super::error::{OptionsError, describe};
 use super::options::EtcdOptions;
-use super::tls::Trust;
+use super::tls;
 use crate::base::causes;
 
 /// A host that is gone answers nothing; its neighbour should get its turn soon.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A peer that vanished without a FIN is noticed after these two. etcd allows a ping every 5 s.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +25,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Endpoint {
     url: String,
     transport: transport::Endpoint,
+    /// With https.
+    dialer: Option<Dialer>,
     login: Option<(String, String)>,
     client: Mutex<Arc<OnceCell<Client>>>,
 }
@@ -45,10 +48,14 @@ impl Endpoint {
             return Err(OptionsError::NoEndpoint);
         }
         let https = urls.iter().any(|url| url.starts_with("https://"));
-        let trust = Trust::read(&options.tls, https)?;
+        let dialer = match https {
+            true => Some(Dialer(tls::client_config(&options.tls)?)),
+            false => tls::check(&options.tls).map(|()| None)?,
+        };
         let endpoint = |url: String| {
             Ok(Self {
-                transport: transport(&url, &trust)?,
+                transport: transport(&url)?,
+                dialer: dialer.clone().filter(|_| url.starts_with("https://")),
                 login: options
                     .login
                     .as_ref()
@@ -82,7 +89,10 @@ impl Endpoint {
     async fn connect(&self) -> Result<Client, etcd_client::Error> {
         // Cheap: the channel connects when it is used.
         let connect = |options| {
-            let channel = Channel::Tonic(self.transport.connect_lazy());
+            let channel = Channel::Tonic(match &self.dialer {
+                Some(dialer) => self.transport.connect_with_connector_lazy(dialer.clone()),
+                None => self.transport.connect_lazy(),
+            });
             Client::from_channel(channel, Some(options))
         };
         let options = ConnectOptions::new()
@@ -106,20 +116,21 @@ impl Endpoint {
     }
 }
 
-fn transport(url: &str, trust: &Trust) -> Result<transport::Endpoint, OptionsError> {
-    let endpoint = transport::Endpoint::from_shared(url.to_owned())
+fn transport(url: &str) -> Result<transport::Endpoint, OptionsError> {
+    let uri: Uri = url.parse().map_err(|_| OptionsError::Endpoint {
+        endpoint: url.to_owned(),
+        problem: "no URL",
+    })?;
+    // tonic leaves TLS to the dialer only where it sees none; what is said to etcd stays https.
+    let dialled = url.replacen("https://", "http://", 1);
+    Ok(transport::Endpoint::from_shared(dialled)
         .map_err(|error| unusable(url, &error))?
+        .origin(uri)
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         // etcd ends connections that ping while no call is open ("too many pings").
-        .keep_alive_while_idle(false);
-    if !url.starts_with("https://") {
-        return Ok(endpoint);
-    }
-    trust
-        .secure(endpoint)
-        .map_err(|error| unusable(url, &error))
+        .keep_alive_while_idle(false))
 }
 
 fn unusable(url: &str, error: &transport::Error) -> OptionsError {

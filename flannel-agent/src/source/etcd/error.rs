@@ -22,6 +22,17 @@ pub enum OptionsError {
         "etcd endpoint {endpoint:?}: {reason}; check it and the files of --etcd-certfile and --etcd-keyfile"
     )]
     Unusable { endpoint: String, reason: String },
+    #[error(
+        "{certificate} (--etcd-certfile) and {key} (--etcd-keyfile): {reason}; give a certificate and its own key",
+        certificate = certificate.display(), key = key.display()
+    )]
+    Pair {
+        certificate: PathBuf,
+        key: PathBuf,
+        reason: String,
+    },
+    #[error("TLS: {0}")]
+    Tls(String),
     #[error("this machine trusts no certificate authority: name etcd's with --etcd-cafile")]
     NoRoots,
     #[error("cannot read {file} ({flag}): {source}; give a PEM file the agent may read")]

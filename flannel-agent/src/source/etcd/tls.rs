@@ -12,67 +12,87 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::verify_server_name;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use tonic::transport::{self, ClientTlsConfig, Endpoint, Identity};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 
 use super::error::OptionsError;
-use super::options::Tls;
+use super::options::{ClientIdentity, Tls};
 use super::usage::may_serve;
+use crate::source::identity;
 
-/// For https endpoints.
-pub(super) struct Trust {
-    /// Without https there may be no roots.
-    verifier: Option<Arc<Verifier>>,
-    identity: Option<Identity>,
+/// How to connect to https endpoints. Reads the files.
+///
+/// # Errors
+/// One that cannot be used.
+pub(super) fn client_config(files: &Tls) -> Result<Arc<ClientConfig>, OptionsError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| OptionsError::Tls(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier(files)?));
+    let mut config = match &files.identity {
+        Some(identity) => builder.with_client_cert_resolver(shown(identity)?),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
 }
 
-impl Trust {
-    /// Reads the files; the system's roots only where `https` needs them.
-    pub(super) fn read(files: &Tls, https: bool) -> Result<Self, OptionsError> {
-        let verifier = match &files.ca_file {
-            Some(file) => {
-                let flag = "--etcd-cafile";
-                let pem = pem(flag, file, "CERTIFICATE")?;
-                // As Go does: what cannot be read is left out.
-                let roots = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
-                let unusable = || OptionsError::NoCertificate {
-                    flag,
-                    file: file.to_owned(),
-                };
-                Some(Verifier::new(roots.collect()).ok_or_else(unusable)?)
-            }
-            None if https => {
-                let roots = rustls_native_certs::load_native_certs().certs;
-                Some(Verifier::new(roots).ok_or(OptionsError::NoRoots)?)
-            }
-            None => None,
-        };
-        let identity = match &files.identity {
-            Some(identity) => Some(Identity::from_pem(
-                pem("--etcd-certfile", &identity.cert_file, "CERTIFICATE")?,
-                pem("--etcd-keyfile", &identity.key_file, "PRIVATE KEY")?,
-            )),
-            None => None,
-        };
-        Ok(Self {
-            verifier: verifier.map(Arc::new),
-            identity,
-        })
+/// Files that were named, and are not needed without https, are to be PEM files all the same.
+///
+/// # Errors
+/// One that cannot be read, or is none.
+pub(super) fn check(files: &Tls) -> Result<(), OptionsError> {
+    if files.ca_file.is_some() {
+        verifier(files)?;
     }
+    let Some(identity) = &files.identity else {
+        return Ok(());
+    };
+    pem("--etcd-certfile", &identity.cert_file, "CERTIFICATE")?;
+    pem("--etcd-keyfile", &identity.key_file, "PRIVATE KEY")?;
+    Ok(())
+}
 
-    pub(super) fn secure(&self, endpoint: Endpoint) -> Result<Endpoint, transport::Error> {
-        let config = ClientTlsConfig::new();
-        let config = match &self.identity {
-            Some(identity) => config.identity(identity.clone()),
-            None => config,
-        };
-        match &self.verifier {
-            Some(verifier) => endpoint.tls_config_with_verifier(config, verifier.clone()),
-            None => endpoint.tls_config(config),
-        }
-    }
+fn verifier(files: &Tls) -> Result<Verifier, OptionsError> {
+    let Some(file) = &files.ca_file else {
+        let roots = rustls_native_certs::load_native_certs().certs;
+        return Verifier::new(roots).ok_or(OptionsError::NoRoots);
+    };
+    let flag = "--etcd-cafile";
+    let pem = pem(flag, file, "CERTIFICATE")?;
+    // As Go does: what cannot be read is left out.
+    let roots = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
+    let unusable = || OptionsError::NoCertificate {
+        flag,
+        file: file.to_owned(),
+    };
+    Verifier::new(roots.collect()).ok_or_else(unusable)
+}
+
+fn shown(files: &ClientIdentity) -> Result<Arc<identity::Files>, OptionsError> {
+    let (certificate, key) = (&files.cert_file, &files.key_file);
+    let unusable = |reason: String| OptionsError::Pair {
+        certificate: certificate.clone(),
+        key: key.clone(),
+        reason,
+    };
+    let chain = pem("--etcd-certfile", certificate, "CERTIFICATE")?;
+    let private = pem("--etcd-keyfile", key, "PRIVATE KEY")?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
+    let chain = chain.map_err(|error| unusable(error.to_string()))?;
+    // Without the reader's words: nothing of a key goes into a log.
+    let private = PrivateKeyDer::from_pem_slice(&private)
+        .map_err(|_| unusable("the key cannot be read".to_owned()))?;
+    let first = identity::certified(chain, private).map_err(|error| unusable(error.to_string()))?;
+    Ok(identity::Files::new(
+        certificate.clone(),
+        key.clone(),
+        first,
+    ))
 }
 
 /// Reads a PEM file with a block whose label ends in `label`. A file without one would only show

@@ -11,6 +11,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use super::access::{Access, Bytes};
 use super::error::AccessError;
 use crate::source::etcd::tls::Verifier;
+use crate::source::identity;
 
 /// Reads the files anew: they may have been replaced.
 pub(super) fn config(
@@ -42,9 +43,9 @@ pub(super) fn config(
             // Without the reader's words: nothing of a key goes into a log.
             let key = PrivateKeyDer::from_pem_slice(&key)
                 .map_err(|_| tls("client-key holds no private key".to_owned()))?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| tls(format!("client-certificate and client-key: {error}")))?
+            let certified = identity::certified(chain, key)
+                .map_err(|error| tls(format!("client-certificate and client-key: {error}")))?;
+            builder.with_client_cert_resolver(identity::Fixed::new(certified))
         }
     };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

@@ -13,6 +13,7 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVers
 use super::error::RemoteOptionsError;
 use super::options::RemoteTls;
 use crate::source::etcd::tls::Verifier;
+use crate::source::identity::{Files, certified};
 
 const CA: &str = "--remote-cafile";
 const CERTIFICATE: &str = "--remote-certfile";
@@ -35,10 +36,10 @@ pub(super) fn client_config(tls: &RemoteTls) -> Result<Arc<ClientConfig>, Remote
         .with_custom_certificate_verifier(Arc::new(verifier));
     let config = match &tls.identity {
         Some((certificate, key)) => {
-            let (chain, key) = identity(certificate, key)?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| pair(certificate, &error))?
+            let (chain, private) = identity(certificate, key)?;
+            let first = certified(chain, private).map_err(|error| pair(certificate, &error))?;
+            let shown = Files::new(certificate.clone(), key.clone(), first);
+            builder.with_client_cert_resolver(shown)
         }
         None => builder.with_no_client_auth(),
     };

@@ -61,7 +61,11 @@ impl Claim {
     pub fn check(&self, leases: &impl Leases, mode: u8) -> Result<Proof, Reason> {
         match self.judge(leases, mode) {
             // No node sends from the address of a pod, and a pod may know a MAC.
-            Ok(Proof::VtepMac) if leases.is_pod(self.outer) || leases.is_ours(self.outer) => {
+            Ok(Proof::VtepMac)
+                if leases.is_pod(self.outer)
+                    || leases.is_ours(self.outer)
+                    || is_martian(self.outer) =>
+            {
                 Err(Reason::UnknownVtep)
             }
             outcome => outcome,
@@ -96,6 +100,13 @@ impl Claim {
         }
         Err(unproven(known))
     }
+}
+
+/// Sources that the kernel takes from no wire (`ip_route_input_slow` in net/ipv4/route.c): this network, loopback, multicast,
+/// broadcast.
+#[inline(always)]
+pub const fn is_martian(source: Ipv4) -> bool {
+    matches!(source, [0 | 127 | 224..=239, ..] | [255, 255, 255, 255])
 }
 
 #[inline(always)]
@@ -253,6 +264,25 @@ mod tests {
             for mode in [CHECK_LEASE, CHECK_STRICT] {
                 assert_eq!(check(POD, inner, MAC, mode), Err(Reason::UnknownVtep));
             }
+        }
+    }
+
+    #[test]
+    fn nobody_sends_from_what_no_wire_has() {
+        for outer in [[0, 0, 0, 1], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]] {
+            let taken = check(outer, POD, MAC, CHECK_LEASE);
+            assert_eq!(taken, Err(Reason::UnknownVtep), "{outer:?}");
+        }
+        for outer in [
+            [1, 0, 0, 1],
+            [126, 0, 0, 1],
+            [128, 0, 0, 1],
+            [223, 0, 0, 1],
+            [240, 0, 0, 1],
+            [255, 255, 255, 254],
+        ] {
+            let taken = check(outer, POD, MAC, CHECK_LEASE);
+            assert_eq!(taken, Ok(Proof::VtepMac), "{outer:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 use flannel_common::cidr;
 use flannel_common::maps::{BY_STACK, PEER_STACK, Peer};
 use flannel_common::reason::Reason;
-use flannel_common::source::{CHECK_OFF, Claim, Leases, Sender, SenderKey, TAKEN};
+use flannel_common::source::{CHECK_OFF, Claim, Leases, Sender, SenderKey, TAKEN, is_martian};
 use flannel_common::{Ipv4, Mac};
 
 use crate::globals::{SOURCE_CHECK, SUBNET, SUBNET_MASK};
@@ -91,7 +91,10 @@ pub(crate) extern "C" fn check_sender(outer: u32, inner: u32, mac: u64) -> u8 {
         return BY_STACK_REASON;
     }
     if SOURCE_CHECK.load() == CHECK_OFF {
-        return ask(claim.outer, mac);
+        return match is_martian(claim.outer) {
+            true => Reason::UnknownVtep as u8,
+            false => ask(claim.outer, mac),
+        };
     }
     let outcome = claim.check(&Maps(owner), SOURCE_CHECK.load());
     if let Some(key) = SenderKey::of(&claim, outcome) {

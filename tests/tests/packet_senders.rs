@@ -115,6 +115,20 @@ fn as_strict_as_one_likes(#[case] source_check: u8, #[case] action: i32) {
     assert_eq!(node.run(UplinkRx, &usual).action, REDIRECT);
 }
 
+/// The kernel's device gets none of these either: the stack drops them ahead of it.
+#[rstest]
+fn what_no_wire_has_is_nobody_s(
+    #[values(CHECK_OFF, CHECK_LEASE)] source_check: u8,
+    #[values([127, 0, 0, 1], [0, 0, 0, 7], [224, 0, 0, 1], [255; 4])] outer: Ipv4,
+) {
+    let mut node = node(source_check, FAST_PATH_VERIFIED);
+    let packet = packet(outer, POD, Node::PEER_MAC);
+    assert_eq!(node.run(UplinkRx, &packet).action, SHOT);
+    assert_eq!(node.counted(UplinkRx), [(Reason::UnknownVtep, 1)]);
+    node.run_xdp(&packet);
+    assert_eq!(node.counted(UplinkXdp), [(Reason::UnknownVtep, 1)]);
+}
+
 #[test]
 fn what_comes_from_the_address_of_its_lease_is_not_noted() {
     let mut node = node(CHECK_LEASE, FAST_PATH_VERIFIED);

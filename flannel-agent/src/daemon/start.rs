@@ -131,13 +131,14 @@ async fn live<S: LeaseSource, N: Node>(
 }
 
 async fn start<S: LeaseSource, N: Node>(
-    options: Options,
+    mut options: Options,
     source: Arc<S>,
     mut node: N,
     ready: Ready,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<Agent<N>> {
+    options.logbook.begin();
     let network = source.network_config(cancel).await?;
     tracing::info!(network = %network.network, backend = network.backend.name(), "network configuration read");
     if let Some(claim) = &options.claim {

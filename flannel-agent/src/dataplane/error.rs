@@ -52,6 +52,11 @@ pub enum DataplaneError {
         program: &'static str,
         error: io::Error,
     },
+    #[error(
+        "no more open files are allowed while the program {program} is loaded: raise the limit for the agent to 1024 or more \
+         (ulimit -n; LimitNOFILE= of systemd)"
+    )]
+    OpenFiles { program: &'static str },
     #[error("the kernel rejects the program {program}: {error}; the verifier says: {log}")]
     Rejected {
         program: &'static str,

@@ -71,6 +71,9 @@ pub(super) fn explain(program: &'static str, error: ProgramError) -> DataplaneEr
             error: io_error,
         };
     }
+    if io_error.raw_os_error() == Some(libc::EMFILE) {
+        return DataplaneError::OpenFiles { program };
+    }
     let missing = lacking();
     if !missing.is_empty() {
         return DataplaneError::KernelTooOld { missing };
@@ -218,6 +221,20 @@ mod tests {
             missing: missing(NET_ADMIN | NET_RAW | PERFMON),
         };
         assert!(error.to_string().contains("lacks CAP_BPF: "), "{error}");
+    }
+
+    /// The verifier was content, and its map or program has no number left to be known by.
+    #[test]
+    fn a_limit_of_open_files_is_named() {
+        let error = ProgramError::LoadError {
+            io_error: io::Error::from_raw_os_error(libc::EMFILE),
+            verifier_log: aya_obj::VerifierLog::new("safe".to_owned()),
+        };
+        let said = explain("snat_open", error).to_string();
+        assert!(
+            said.contains("LimitNOFILE") && !said.contains("safe"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -45,6 +45,11 @@ impl Look {
                 return View::open(folder, Some(&whole));
             }
         }
+        if let (Some(name), None) = (&self.network, &self.etcd_prefix)
+            && let Some(whole) = below_any_prefix(&view::networks(folder)?, name)
+        {
+            return View::open(folder, Some(&whole));
+        }
         let network = self.network.as_ref().or(self.etcd_prefix.as_ref());
         View::open(folder, network.map(String::as_str))
     }
@@ -76,6 +81,24 @@ fn is_below(network: &str, prefix: &str) -> bool {
     rest.is_some_and(|rest| rest.starts_with('_'))
 }
 
+/// The one network that `--networks` calls `name`, where none is called so in full.
+fn below_any_prefix<'a>(
+    found: impl IntoIterator<Item = &'a String> + Clone,
+    name: &str,
+) -> Option<String> {
+    let name = mark::network_name(name);
+    if found.clone().into_iter().any(|network| *network == name) {
+        return None;
+    }
+    let is_meant = |network: &&String| {
+        let prefix = network.strip_suffix(&name);
+        prefix.is_some_and(|prefix| prefix.ends_with('_'))
+    };
+    let mut meant = found.into_iter().filter(is_meant);
+    let first = meant.next()?;
+    meant.next().is_none().then(|| first.clone())
+}
+
 /// Runs what has to ask the kernel over netlink, in this thread's network namespace.
 pub(super) fn asking<T>(question: impl AsyncFnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread()
@@ -83,4 +106,28 @@ pub(super) fn asking<T>(question: impl AsyncFnOnce() -> anyhow::Result<T>) -> an
         .build()
         .context("cannot start the runtime")?
         .block_on(question())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_found_by_the_name_that_its_daemon_has_for_it() {
+        let found = |name| {
+            let all = [
+                "coreos_com_network",
+                "coreos_com_network_blue",
+                "a_green",
+                "b_green",
+            ];
+            below_any_prefix(&all.map(str::to_owned), name)
+        };
+        let blue = Some("coreos_com_network_blue".to_owned());
+        assert_eq!(found("blue"), blue);
+        assert_eq!(found("network"), Some("coreos_com_network".to_owned()));
+        assert_eq!(found("green"), None, "which of the two?");
+        assert_eq!(found("lue"), None);
+        assert_eq!(found("/coreos.com/network"), None, "it is called so");
+    }
 }

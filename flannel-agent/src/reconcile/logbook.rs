@@ -140,6 +140,11 @@ impl Logbook {
         }
     }
 
+    /// An agent is here; what it does is still to come.
+    pub fn begin(&mut self) {
+        self.write();
+    }
+
     /// The lease was acquired or renewed.
     pub fn lease(&mut self, own: &OwnLease) {
         let ends = own.expires.map(moment);

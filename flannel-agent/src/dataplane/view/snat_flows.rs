@@ -23,6 +23,10 @@ impl View {
     /// # Errors
     /// If the map cannot be read.
     pub fn snat_times(&self) -> Result<Times, ViewError> {
+        // Of an agent before it had them, whose programs go on: they have the kernel's.
+        if !self.map_path(TIMES).exists() {
+            return Ok(Times::DEFAULT);
+        }
         let map: Array<MapData, Wire<Times>> = self.typed(TIMES)?;
         let times = map.get(&0, 0).map_err(|e| self.failed(TIMES, e))?;
         Ok(times.0.or_default())

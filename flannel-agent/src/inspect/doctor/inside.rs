@@ -12,14 +12,16 @@ use super::{Patient, Report};
 use crate::flannel::backend::Wire;
 use crate::flannel::config::NetworkConfig;
 use crate::node::mark;
-use crate::node::net::Route;
+use crate::node::net::{Address, Route};
 
 /// A resolver that does not answer is no reason to wait.
 const RESOLVE: Duration = Duration::from_secs(3);
 
 pub(super) async fn check(patient: &Patient<'_>, network: &NetworkConfig, report: &mut Report) {
     let mut needed = BTreeMap::new();
-    for address in own(patient) {
+    let own_subnet = crate::flannel::subnet_env::read(patient.subnet_file());
+    let own_subnet = own_subnet.ok().and_then(|file| file.subnet);
+    for address in own(patient, own_subnet) {
         needed.insert(address, "this node's own address");
     }
     if let Ok(routes) = patient.net.routes().await {
@@ -44,8 +46,7 @@ pub(super) async fn check(patient: &Patient<'_>, network: &NetworkConfig, report
     }
     let peers = patient.view.as_ref().ok().and_then(|v| v.peers().ok());
     let mut leases: Vec<Ipv4Net> = peers.unwrap_or_default().into_keys().collect();
-    let own = crate::flannel::subnet_env::read(patient.subnet_file());
-    leases.extend(own.ok().and_then(|file| file.subnet));
+    leases.extend(own_subnet);
     judge(network, &needed, &leases, report);
 }
 
@@ -90,8 +91,8 @@ fn may_be_leased(network: &NetworkConfig, address: Ipv4Addr) -> bool {
     subnet.is_ok_and(|subnet| network.admits(subnet))
 }
 
-/// Without those that flannel brings: of its devices, and of the bridge of the pods.
-fn own(patient: &Patient<'_>) -> Vec<Ipv4Addr> {
+/// Without those that flannel brings: of its devices, and of the bridge of the pods, or of each pod's own device.
+fn own(patient: &Patient<'_>, own_subnet: Option<Ipv4Net>) -> Vec<Ipv4Addr> {
     let flannels = |index: u32| {
         let link = patient.links.iter().find(|link| link.index == index);
         link.is_some_and(|link| {
@@ -102,8 +103,15 @@ fn own(patient: &Patient<'_>) -> Vec<Ipv4Addr> {
         })
     };
     let addresses = patient.addresses.iter();
-    let others = addresses.filter(|a| a.global && !flannels(a.index));
+    let is_pods = |address: &Address| is_pods_gateway(address, own_subnet);
+    let others = addresses.filter(|a| a.global && !flannels(a.index) && !is_pods(a));
     others.map(|address| address.ip()).collect()
+}
+
+/// CNI's `ptp` plugin gives the host's end of each pod's pair the address of the pods' gateway, with no subnet around it.
+fn is_pods_gateway(address: &Address, own_subnet: Option<Ipv4Net>) -> bool {
+    address.net.prefix_len() == 32
+        && own_subnet.is_some_and(|subnet| subnet.contains(&address.ip()))
 }
 
 fn gateways(routes: &[Route]) -> Vec<Ipv4Addr> {
@@ -183,6 +191,29 @@ mod tests {
             said(|report| judge(&network(""), &needed, &[], report)),
             fine("nothing that this node needs is inside the Network 10.0.0.0/8")
         );
+    }
+
+    #[rstest]
+    #[case::by_ptp("10.1.2.1/32", Some("10.1.2.0/24"), true)]
+    #[case::the_node_s_own("10.1.2.1/16", Some("10.1.2.0/24"), false)]
+    #[case::elsewhere("10.1.3.1/32", Some("10.1.2.0/24"), false)]
+    #[case::without_a_lease("10.1.2.1/32", None, false)]
+    fn pods_gateways_are_not_needed(
+        #[case] net: Ipv4Net,
+        #[case] subnet: Option<&str>,
+        #[case] is: bool,
+    ) {
+        let address = Address {
+            index: 7,
+            net,
+            link: net,
+            global: true,
+            permanent: true,
+            secondary: false,
+            deprecated: false,
+        };
+        let subnet = subnet.map(|subnet| subnet.parse().unwrap());
+        assert_eq!(is_pods_gateway(&address, subnet), is);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! This node's network: uplink, forwarding, the tunnel's port, MTUs, the pod bridge.
 
+use ipnet::Ipv4Net;
+
 use crate::flannel::backend::{WIREGUARD_OVERHEAD, Wire};
 use crate::flannel::config::NetworkConfig;
 use crate::node::mark;
@@ -199,20 +201,30 @@ fn bridge(patient: &Patient<'_>, report: &mut Report) {
                 "{} names no subnet, but {name} exists",
                 patient.subnet_file().display()
             ),
-            "start the agent, or name its file with --subnet-file",
+            match patient.view.as_ref().is_ok_and(|view| view.agent_runs().unwrap_or(false)) {
+                true => "see in the agent's log why it could not write it (no space, read-only), or name its file with --subnet-file",
+                false => "start the agent, or name its file with --subnet-file",
+            },
         );
         return;
     };
-    let mut addresses = patient.addresses.iter().filter(|a| a.index == bridge.index);
-    match addresses.find(|address| !subnet.contains(&address.ip())) {
-        Some(address) => report.failure(
+    let addresses = patient.addresses.iter();
+    let addresses = addresses.filter(|a| a.index == bridge.index);
+    let nets: Vec<Ipv4Net> = addresses.map(|address| address.net).collect();
+    judge_bridge(name, &nets, subnet, report);
+}
+
+/// A bridge may have further ranges of addresses besides.
+fn judge_bridge(name: &str, nets: &[Ipv4Net], subnet: Ipv4Net, report: &mut Report) {
+    match nets.iter().any(|net| subnet.contains(&net.addr())) {
+        false if !nets.is_empty() => report.failure(
             format!(
                 "{name} has the address {}, outside of this node's subnet {subnet}",
-                address.net
+                nets[0]
             ),
             format!("drain the node, ip link del {name}, and start its pods anew"),
         ),
-        None => report.ok(format!("{name} is inside this node's subnet {subnet}")),
+        _ => report.ok(format!("{name} is inside this node's subnet {subnet}")),
     }
 }
 
@@ -220,6 +232,26 @@ fn bridge(patient: &Patient<'_>, report: &mut Report) {
 mod tests {
     use super::*;
     use crate::inspect::doctor::tests::{bad, fine, odd, said};
+
+    #[test]
+    fn a_bridge_has_an_address_of_this_node_s_subnet_among_others() {
+        let about = |nets: &[&str]| {
+            let nets: Vec<Ipv4Net> = nets.iter().map(|net| net.parse().unwrap()).collect();
+            let subnet = "10.244.1.0/24".parse().unwrap();
+            said(|report| judge_bridge("cni0", &nets, subnet, report))
+        };
+        let well = fine("cni0 is inside this node's subnet 10.244.1.0/24");
+        assert_eq!(about(&[]), well);
+        assert_eq!(about(&["10.244.1.1/24"]), well);
+        assert_eq!(about(&["10.99.1.1/24", "10.244.1.1/24"]), well);
+        assert_eq!(
+            about(&["10.244.9.1/24"]),
+            bad(
+                "cni0 has the address 10.244.9.1/24, outside of this node's subnet 10.244.1.0/24",
+                "drain the node, ip link del cni0, and start its pods anew"
+            )
+        );
+    }
 
     #[test]
     fn a_node_has_to_forward() {

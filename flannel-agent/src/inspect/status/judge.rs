@@ -32,6 +32,16 @@ pub(super) fn judge(status: &Status, mangled: u64) -> Vec<Finding> {
             .for_each(|past| past.judge(true, &mut attention));
         return findings;
     }
+    if status.is_to_begin() {
+        let mut attention = |what, fix| findings.push(finding(Verdict::Attention, what, fix));
+        attention(
+            "the agent has not brought up this network yet".to_owned(),
+            "it waits for its datastore, a configuration that it can use, a lease or an uplink: its log and /readyz say for which",
+        );
+        let past = status.past.iter();
+        past.for_each(|past| past.judge(true, &mut attention));
+        return findings;
+    }
     let mut broken = |what: String, fix| {
         findings.push(finding(Verdict::Broken, what, fix));
     };
@@ -110,6 +120,16 @@ fn needed(status: &Status) -> impl Iterator<Item = Program> {
 }
 
 impl Status {
+    /// An agent runs, and nothing of ours is there.
+    fn is_to_begin(&self) -> bool {
+        let past = self.past.as_ref();
+        self.agent_running
+            && self.maps.is_empty()
+            && self.hooks.is_empty()
+            && self.sealed.is_none()
+            && past.is_some_and(Past::is_ahead_of_the_first)
+    }
+
     /// Routes to peers and no tunnel: what else there is only makes flows faster.
     fn is_host_gw(&self) -> bool {
         let without_programs = self.maps.is_empty() && self.hooks.is_empty();
@@ -305,6 +325,21 @@ mod tests {
             Verdict::Attention,
             "no agent runs for this network".to_owned()
         )));
+    }
+
+    /// One of several networks whose configuration is still to come.
+    #[test]
+    fn what_is_still_to_begin_is_not_broken() {
+        let mut status = status();
+        status.hooks.clear();
+        status.maps.clear();
+        status.past = Some(Past::of_one_who_waits());
+        let waits = said(&status);
+        assert_eq!(waits.len(), 1, "{waits:?}");
+        assert_eq!(waits[0].0, Verdict::Attention);
+        assert!(waits[0].1.contains("not brought up"), "{waits:?}");
+        status.agent_running = false;
+        assert!(said(&status).iter().any(|said| said.0 == Verdict::Broken));
     }
 
     #[test]

@@ -104,6 +104,16 @@ impl Past {
         backend.is_some_and(|backend| matches!(backend.as_str(), "" | "extension"))
     }
 
+    #[cfg(test)]
+    pub(super) fn of_one_who_waits() -> Self {
+        Self::at(Page::default(), 0)
+    }
+
+    /// Whether the agent has not looked at the node yet: it waits for what comes before.
+    pub(super) fn is_ahead_of_the_first(&self) -> bool {
+        self.last_reconcile.is_none()
+    }
+
     /// Whether the kernel's WireGuard device leads to its peers.
     pub(super) fn is_wireguard(&self) -> bool {
         let backend = self.lease.as_ref().and_then(|lease| lease.backend.as_ref());
@@ -135,13 +145,19 @@ impl Past {
 
     pub(super) fn judge(&self, runs: bool, attention: &mut impl FnMut(String, &'static str)) {
         if let Some(Failure { error, since_s }) = &self.error {
-            attention(
-                format!(
-                    "for {} the agent has not brought the node up to date: {error}",
-                    duration(*since_s)
+            let since = duration(*since_s);
+            match runs {
+                true => attention(
+                    format!("for {since} the agent has not brought the node up to date: {error}"),
+                    "see the agent's log; it tries again by itself",
                 ),
-                "see the agent's log; it tries again by itself",
-            );
+                false => attention(
+                    format!(
+                        "the last agent could not bring the node up to date, {since} ago: {error}"
+                    ),
+                    "put that right, and start the agent",
+                ),
+            }
         } else if let Some(last) = self.last_reconcile.as_ref().filter(|_| runs)
             && last.ago_s > OVERDUE.as_secs()
         {
@@ -347,7 +363,9 @@ mod tests {
             since: NOW - 60 * NANOS,
             error: "no".to_owned(),
         });
-        assert!(findings(failing, true)[0].contains("for 1 min 0 s"));
+        assert!(findings(failing.clone(), true)[0].contains("for 1 min 0 s"));
+        let ended = &findings(failing, false)[0];
+        assert!(ended.starts_with("the last agent") && ended.contains("1 min 0 s ago: no"));
     }
 
     #[test]

@@ -1,9 +1,15 @@
 //! The agent may die, be upgraded or lose etcd: what is forwarded goes on, packet by packet.
 
+use std::time::Duration;
+
+use flannel_tests::agent::http_status;
 use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::udp::assert_nothing_lost;
 use rstest::rstest;
+
+/// An agent looks at everything every 30 seconds.
+const LOOKS: Duration = Duration::from_secs(90);
 
 #[rstest]
 fn kill_and_restart_lose_no_packet(
@@ -80,6 +86,55 @@ fn an_agent_that_starts_without_etcd_forwards_as_before_and_catches_up() {
     pair.lab.etcd().restart();
     daemon.wait_until_ready(pair.one.node());
     pair.pod1.ping(pair.pod2.address()).succeeds();
+}
+
+/// By mistake, or while one takes the other's place: both forward, but only one may hold the hooks.
+#[test]
+fn of_two_agents_on_one_node_the_younger_serves_and_the_other_waits() {
+    let mut pair = Pair::of_agents();
+    let flows = pair.flows();
+    let port = pair.one.daemon().health_port();
+    let is_ready = |pair: &Pair<Agent>| http_status(pair.one.node(), port, "/readyz") == Some(200);
+    let mut second = pair.one.spawn_again();
+    second.wait_until_ready(pair.one.node());
+    eventually("the first says who is in its place", SOON, || {
+        pair.one
+            .log()
+            .contains("another flannel-agent runs on this node")
+    });
+    assert!(!is_ready(&pair));
+    Pod::on(&pair.one, "late").reaches(&pair.pod2);
+    assert!(
+        !second.log().contains(r#""drift":true"#),
+        "{}",
+        second.log()
+    );
+    assert!(!is_ready(&pair));
+
+    assert_nothing_lost(flows);
+
+    // Whoever serves repairs: nobody else's program is in that place.
+    let node = pair.one.node();
+    let links = node.bpffs().join("flannel/coreos_com_network/links");
+    let names = std::fs::read_dir(&links).expect("the pinned links");
+    let mut names = names.map(|link| link.expect("a link").path());
+    match names.find(|link| link.to_string_lossy().contains("uplink_rx")) {
+        Some(link) => std::fs::remove_file(link).expect("detach it"),
+        // Before 6.6 programs are filters.
+        None => drop(node.exec("tc filter del dev eth0 ingress")),
+    }
+    let ping = format!("ping -c 1 -W 1 {}", pair.pod2.address());
+    eventually("the program is attached again", LOOKS, || {
+        pair.pod1.try_exec(&ping).status.success()
+    });
+    assert!(!is_ready(&pair));
+
+    let flows = pair.flows();
+    second.process().kill();
+    eventually("the first serves again", SOON, || is_ready(&pair));
+    Pod::on(&pair.one, "later").reaches(&pair.pod2);
+    assert_nothing_lost(flows);
+    assert!(pair.one.terminate().success());
 }
 
 #[test]

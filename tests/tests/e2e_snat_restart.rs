@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
 use flannel_tests::mirror::{Client, Mirror};
@@ -72,6 +73,33 @@ fn flows_outlive_the_agent(#[case] kind: Kind, #[case] flags: &[&str]) {
     stage.node.terminate();
     flows.go_on();
     steady.finish().assert_complete();
+}
+
+/// With other ports: a flow that speaks goes on under one of them, and a connection ends rather than to hang. The kernel's NAT
+/// has no ports of its own that could change.
+#[test]
+fn flows_under_ports_of_before_do_not_hang() {
+    let mut stage = Stage::with(&["--snat-ports=50000-50999"]);
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let to = stage.outside.at(mirror.port());
+    let mut udp = Client::udp(&stage.pod, 0, to);
+    let mut tcp = Client::tcp(&stage.pod, to).unwrap();
+    for client in [&mut udp, &mut tcp] {
+        let seen = client.ask(1);
+        assert!((50_000..51_000).contains(&seen.port()), "{seen}");
+    }
+    stage.node.kill();
+    stage
+        .node
+        .restart_with(&["--ip-masq", "--snat-ports=52000-52999"]);
+    let seen = udp.ask(2);
+    assert!((52_000..53_000).contains(&seen.port()), "{seen}");
+    let error = tcp
+        .try_ask(3)
+        .expect_err("the server knows no such connection");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    let log = stage.node.log();
+    assert!(log.contains("2 flows of pods had ports"), "{log}");
 }
 
 /// Four times as many flows as fit: the ones in use are not among those that make room.

@@ -217,6 +217,10 @@ impl<N: Node> Agent<N> {
                 self.stand_back(&error).await;
                 return Err(error);
             }
+            Err(error) if is_replaced(&error) => {
+                self.ready.hinder(error.to_string());
+                return Err(error);
+            }
             done => done?,
         };
         if !done.is_empty() {
@@ -330,6 +334,10 @@ impl<N: Node> Agent<N> {
 
 fn is_taken_over(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(ReconcileError::TakenOver { .. }))
+}
+
+fn is_replaced(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ReconcileError::Replaced))
 }
 
 async fn at(instant: Option<Instant>) {

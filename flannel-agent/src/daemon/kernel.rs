@@ -84,8 +84,8 @@ pub(super) struct Kernel {
     senders: senders::Watch,
     bridge: Option<Mismatch>,
     forwards: bool,
-    /// Whether no flow is fast because of conntrack, as far as was said.
-    unfit: bool,
+    /// Why no flow is fast because of conntrack, as it was said.
+    unfit: Option<String>,
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
@@ -136,7 +136,7 @@ impl Kernel {
             senders: senders::Watch::default(),
             bridge: None,
             forwards: true,
-            unfit: false,
+            unfit: None,
             blackhole: config.blackhole,
             blackhole_held: None,
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
@@ -308,8 +308,8 @@ impl Kernel {
         let strict = strict.map(|why| format!("{STRICT}: {why}"));
         let forgets = forgets_fast_flows(&self.facts.times);
         let unfit = strict.or_else(|| Some(format!("{FORGETS}: {}", forgets?)));
-        let is_new = unfit.is_some() != self.unfit;
-        self.unfit = unfit.is_some();
+        let is_new = unfit != self.unfit;
+        self.unfit.clone_from(&unfit);
         if !is_new || self.fast_path.mode != Mode::Verified {
             return;
         }
@@ -509,8 +509,8 @@ impl Node for Kernel {
         let desired = self.desired(wanted, &direct)?;
         let mut done = Done::new();
         let reconciled = self.dataplane.reconcile(&desired).await;
-        if let Err(ReconcileError::TakenOver { .. }) = reconciled {
-            // Their device cannot come up while we hold its port.
+        if let Err(ReconcileError::TakenOver { .. } | ReconcileError::Replaced) = reconciled {
+            // flanneld's device cannot come up while we hold its port, and what comes to the port is the other's.
             self.port.release();
             self.by_stack.release();
         }

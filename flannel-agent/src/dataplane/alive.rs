@@ -2,19 +2,19 @@
 //!
 //! An agent holds a lock on its network's folder for as long as it lives; the kernel takes it back when
 //! the process ends, however it ends. The lock excludes nobody: two agents that overlap during an
-//! upgrade both hold it.
+//! upgrade both hold it, and see each other by it.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 
 /// An open-file-description lock: unlike a process's, it is not lost when another part of the agent opens
 /// and closes the same folder.
 #[derive(Debug)]
 pub(super) struct Alive {
-    _folder: File,
+    folder: File,
 }
 
 impl Alive {
@@ -22,15 +22,39 @@ impl Alive {
     pub(super) fn hold(folder: &Path) -> io::Result<Self> {
         let folder = File::open(folder)?;
         fcntl(&folder, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK)))?;
-        Ok(Self { _folder: folder })
+        Ok(Self { folder })
+    }
+
+    /// Whether somebody else looks after it, too.
+    pub(super) fn has_company(&self) -> io::Result<bool> {
+        is_locked(&self.folder)
+    }
+}
+
+/// What one agent of a network can hold at a time: the kernel gives it to another when the process ends, however it ends.
+#[derive(Debug)]
+pub struct ServesAlone {
+    _folder: Flock<File>,
+}
+
+impl ServesAlone {
+    /// `None`: another holds it, or it cannot be found out.
+    pub(super) fn try_hold(folder: &Path) -> Option<Self> {
+        let folder = File::open(folder).ok()?;
+        let held = Flock::lock(folder, FlockArg::LockExclusiveNonblock);
+        held.ok().map(|folder| Self { _folder: folder })
     }
 }
 
 /// Whether any process looks after `folder`.
 pub(super) fn is_held(folder: &Path) -> io::Result<bool> {
-    let folder = File::open(folder)?;
+    is_locked(&File::open(folder)?)
+}
+
+/// By anybody but `folder` itself.
+fn is_locked(folder: &File) -> io::Result<bool> {
     let mut lock = whole(libc::F_WRLCK);
-    fcntl(&folder, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    fcntl(folder, FcntlArg::F_OFD_GETLK(&mut lock))?;
     Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
 }
 
@@ -53,12 +77,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_at_a_time_serves_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = ServesAlone::try_hold(folder.path()).unwrap();
+        assert!(ServesAlone::try_hold(folder.path()).is_none());
+        drop(one);
+        assert!(ServesAlone::try_hold(folder.path()).is_some());
+    }
+
+    #[test]
     fn held_for_as_long_as_it_lives_and_by_several_at_once() {
         let folder = tempfile::tempdir().unwrap();
         assert!(!is_held(folder.path()).unwrap());
         let one = Alive::hold(folder.path()).unwrap();
+        assert!(!one.has_company().unwrap());
         let two = Alive::hold(folder.path()).unwrap();
+        assert!(one.has_company().unwrap() && two.has_company().unwrap());
         drop(one);
+        assert!(!two.has_company().unwrap());
         // Opened and closed by somebody else in the same process.
         drop(File::open(folder.path()).unwrap());
         assert!(is_held(folder.path()).unwrap());

@@ -9,7 +9,7 @@ use flannel_common::program::Program;
 use flannel_common::snat::Times;
 
 use super::Places;
-use super::alive::Alive;
+use super::alive::{Alive, ServesAlone};
 use super::anchors;
 use super::barrier;
 use super::bpffs::{self, Pins};
@@ -26,7 +26,7 @@ use super::strays::stray_filters;
 use super::xdp::{self, Refusal};
 use super::{DataplaneError, Options, carry};
 use crate::dataplane::outlets::Sources;
-use crate::dataplane::{Generation, Loaded, PeerChanges, PeerMaps, Programs, Stale};
+use crate::dataplane::{Generation, Loaded, PeerChanges, PeerMaps, Programs, SnatTable, Stale};
 use crate::node::net::{Link, NetError, Netlink};
 use ipnet::Ipv4Net;
 
@@ -41,7 +41,7 @@ pub(crate) struct Bpf {
     xdp_refusal: Option<Refusal>,
     made: MadeQdiscs,
     /// Tells `flannel-agent status` that somebody is here; worth no failure.
-    _alive: Option<Alive>,
+    alive: Option<Alive>,
 }
 
 /// What this process loaded.
@@ -74,9 +74,24 @@ impl Bpf {
             self.pins.root().display()
         );
         self.pins = Pins::open(&self.bpffs, &self.network)?;
-        self._alive = Alive::hold(self.pins.root()).ok();
+        self.alive = Alive::hold(self.pins.root()).ok();
         self.loaded = None;
         Ok(())
+    }
+
+    /// The table of translated flows, where there is one.
+    pub(crate) fn snat_table(&self) -> Result<Option<SnatTable>, DataplaneError> {
+        SnatTable::open(&self.bpffs, &self.network)
+    }
+
+    /// Whether another agent looks after this network on this node, too.
+    pub(crate) fn has_company(&self) -> bool {
+        let alive = self.alive.as_ref();
+        alive.is_some_and(|alive| alive.has_company().unwrap_or(false))
+    }
+
+    pub(crate) fn serve_alone(&self) -> Option<ServesAlone> {
+        ServesAlone::try_hold(&self.pins.links())
     }
 
     /// As [`Self::open`], but leaves no trace: no folder, and no word that an agent is here.
@@ -96,7 +111,7 @@ impl Bpf {
             loaded: None,
             xdp_refusal: None,
             made: MadeQdiscs::new(&options.state_dir),
-            _alive: alive,
+            alive,
         }
     }
 

@@ -60,7 +60,7 @@ impl Pins {
         self.root.join(current_layout()).join("maps")
     }
 
-    fn links(&self) -> PathBuf {
+    pub(super) fn links(&self) -> PathBuf {
         self.root.join(LINKS)
     }
 

@@ -43,6 +43,15 @@ pub struct Globals {
     pub snat_keep: bool,
 }
 
+impl Globals {
+    /// Whether replies to a port of this node are looked up in the table of source NAT.
+    #[must_use]
+    pub fn reaches(&self, port: u16) -> bool {
+        let ranges = [self.snat_ports, self.snat_more].into_iter().flatten();
+        self.snat_keep || ranges.into_iter().any(|range| range.has(port))
+    }
+}
+
 /// What the loaded programs were told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Loaded {

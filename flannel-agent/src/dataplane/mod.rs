@@ -53,6 +53,7 @@ mod xdp;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+pub use alive::ServesAlone;
 pub(crate) use attachments::Places;
 pub use attachments::{Attachment, Generation, Programs, Stale};
 pub(crate) use bpf::Bpf;

@@ -1,13 +1,16 @@
 //! The SNAT table, for whoever removes what is over.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::sys::SyscallError;
 use flannel_common::flow::tick;
 use flannel_common::maps::{ENDING, SNAT, TIMES};
-use flannel_common::snat::{Entry, Halves, Key, NANOS, Times, may_be_over, sweep};
+use flannel_common::snat::{
+    Entry, Halves, Key, NANOS, Times, end_stray, is_stray, may_be_over, sweep,
+};
 
 use super::batch::Batches;
 use super::bpffs::Pins;
@@ -22,7 +25,8 @@ pub struct SnatTable {
     /// The same map again: aya's typed one does not hand out what a walk needs.
     whole: MapData,
     shares: Shares,
-    times: Array<MapData, Wire<Times>>,
+    /// `None`: an earlier agent's programs run, which have none.
+    times: Option<Array<MapData, Wire<Times>>>,
 }
 
 struct Entries {
@@ -67,7 +71,10 @@ impl SnatTable {
             },
             whole: open()?,
             shares: Shares::open(&pins)?,
-            times: pinned(TIMES, &pins)?,
+            times: match pins.map(TIMES).exists() {
+                true => Some(pinned(TIMES, &pins)?),
+                false => None,
+            },
         }))
     }
 
@@ -77,22 +84,15 @@ impl SnatTable {
     /// # Errors
     /// If the map cannot be read or written.
     pub fn sweep(&mut self, now: u64) -> Result<Swept, DataplaneError> {
-        let unreadable = |error| {
-            let error = SyscallError {
-                call: "BPF_MAP_LOOKUP_BATCH",
-                io_error: error,
-            };
-            failed("read")(error.into())
-        };
         let Self {
             entries,
             whole,
             shares,
             times,
         } = self;
-        let times = times.get(&0, 0);
-        let Wire(times) = times.map_err(|e| DataplaneError::map(TIMES, "read", e))?;
-        let times = &times.or_default();
+        let times = times.as_ref().map(|map| map.get(&0, 0)).transpose();
+        let times = times.map_err(|e| DataplaneError::map(TIMES, "read", e))?;
+        let times = &times.map_or(Times::DEFAULT, |Wire(times)| times.or_default());
         entries.forget_the_killed(now)?;
         let mut swept = Swept::default();
         let mut counts = Counts::default();
@@ -111,6 +111,34 @@ impl SnatTable {
         shares.counted(&counts, tick(now))?;
         Ok(swept)
     }
+
+    /// Ends the flows to whose ports no reply gets any more, so that their next packet is given another one. Says how many.
+    ///
+    /// # Errors
+    /// If the map cannot be read or written.
+    pub fn end_strays(
+        &mut self,
+        reaches: impl Fn(u16) -> bool,
+        now: u64,
+    ) -> Result<usize, DataplaneError> {
+        let mut ended = 0;
+        for batch in Batches::<Key, Entry>::of(&self.whole).map_err(unreadable)? {
+            for (key, entry) in &batch.map_err(unreadable)? {
+                if is_stray(key, entry, &reaches) && end_stray(&mut self.entries, key, now)? {
+                    ended += 1;
+                }
+            }
+        }
+        Ok(ended)
+    }
+}
+
+fn unreadable(error: io::Error) -> DataplaneError {
+    let error = SyscallError {
+        call: "BPF_MAP_LOOKUP_BATCH",
+        io_error: error,
+    };
+    failed("read")(error.into())
 }
 
 impl Halves for Entries {

@@ -9,6 +9,7 @@ pub mod plan;
 mod preview;
 mod round;
 mod told;
+mod turn;
 pub mod unreached;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,13 +21,14 @@ pub use round::{ReconcileError, Report};
 
 use crate::base::key::{PrivateKey, PublicKey};
 use crate::dataplane::{
-    Bpf, DataplaneError, Options, PeerMaps, ROOM, check_capabilities, check_kernel,
+    Bpf, DataplaneError, Options, PeerMaps, ROOM, ServesAlone, check_capabilities, check_kernel,
 };
 use crate::node::net::Netlink;
 use crate::node::node_sysctls::NodeSysctls;
 use crate::reconcile::actual::Actual;
 use crate::reconcile::desired::{Desired, Node, Routes, Sealed};
 use told::Told;
+use turn::Turn;
 
 /// This node's dataplane. Dropping it leaves everything in place that forwards.
 #[derive(Debug)]
@@ -44,6 +46,9 @@ pub struct Dataplane {
     ignored: BTreeMap<Ipv4Net, String>,
     private_key: Option<PrivateKey>,
     told: Told,
+    turn: Turn<ServesAlone>,
+    /// Programs were loaded since flows under former ports were last ended.
+    strays_due: bool,
 }
 
 #[derive(Debug)]
@@ -77,6 +82,8 @@ impl Dataplane {
             ignored: BTreeMap::new(),
             private_key: None,
             told: Told::default(),
+            turn: Turn::default(),
+            strays_due: false,
         })
     }
 

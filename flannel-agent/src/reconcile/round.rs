@@ -1,13 +1,16 @@
 //! Keeping the node equal to what is wanted: observe, plan, apply.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use flannel_common::globals::FAST_PATH_OFF;
 
+use super::turn::Part;
 use super::{Dataplane, Mirror};
+use crate::base::clock;
 use crate::base::options::Xdp;
 use crate::dataplane::outlets::Sources;
-use crate::dataplane::{DataplaneError, PeerChanges, PeerMaps};
+use crate::dataplane::{DataplaneError, Generation, Globals, PeerChanges, PeerMaps};
 use crate::flannel::lease::SubnetKey;
 use crate::node::wireguard;
 use crate::reconcile::actual::{Actual, Device, WireGuardDevice};
@@ -62,6 +65,12 @@ pub enum ReconcileError {
         kernel_kind(device)
     )]
     TakenOver { device: String },
+    /// An upgrade in which both overlap, or two of them by mistake: the younger has put its programs in the place of ours.
+    #[error(
+        "another flannel-agent runs on this node for the same network, and has attached its own programs: this one stands \
+         back while the other lives. Stop one of the two"
+    )]
+    Replaced,
     #[error("cannot {action}: {source}")]
     Action {
         action: Box<Action>,
@@ -82,6 +91,13 @@ impl Dataplane {
     /// # Errors
     /// The first essential action that failed; what comes after it was not tried.
     pub async fn reconcile(&mut self, desired: &Desired) -> Result<Report, ReconcileError> {
+        let company = self.bpf.has_company();
+        let part = self
+            .turn
+            .look(company, Instant::now(), || self.bpf.serve_alone());
+        if part == Part::StandBack {
+            return Err(ReconcileError::Replaced);
+        }
         let before = self.mirror.take();
         self.name_ignored(&desired.peers);
         self.bpf.repair_pins().map_err(ReconcileError::Observe)?;
@@ -104,16 +120,29 @@ impl Dataplane {
             };
             repairs(&before, desired, &actual, &actions)
         });
+        let repairs = repairs.unwrap_or_default();
+        let attached = &actual.programs.attached;
+        let is_anothers = |action: &Action| match action {
+            Action::Attach(at) => attached.get(at) == Some(&Generation::Earlier),
+            _ => false,
+        };
+        if company && part == Part::Serve && repairs.iter().any(is_anothers) {
+            // Compared with once it is our turn again.
+            self.mirror = before;
+            self.turn.stand_back(Instant::now());
+            return Err(ReconcileError::Replaced);
+        }
         let before = before.map(|before| before.node);
         if ends_proofs(before.as_ref(), &desired.node) && !actions.contains(&Action::BumpEpoch) {
             actions.push(Action::BumpEpoch);
         }
-        let report = self
-            .apply(desired, actions, &repairs.unwrap_or_default())
-            .await?;
+        let report = self.apply(desired, actions, &repairs).await?;
         self.lend_address(desired, &report)
             .await
             .map_err(ReconcileError::Observe)?;
+        if self.strays_due {
+            self.strays_due = !self.end_strays(&desired.node.globals).await;
+        }
         let pair = desired.node.pair.as_ref().map(|pair| &pair.name);
         let wireguard = desired.node.wireguard.as_ref().map(|wanted| &wanted.name);
         self.serves = pair.or(wireguard).cloned();
@@ -148,6 +177,32 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Flows of pods that left under ports which the programs do not look up any more. It costs what a sweep does. Whether they are gone.
+    async fn end_strays(&self, globals: &Globals) -> bool {
+        if globals.snat_ports.is_none() {
+            return true;
+        }
+        let (table, globals) = (self.bpf.snat_table(), globals.clone());
+        let ending = tokio::task::spawn_blocking(move || match table? {
+            Some(mut table) => table.end_strays(|port| globals.reaches(port), clock()),
+            None => Ok(0),
+        });
+        match ending.await {
+            // Only a panic or the end of the runtime can come between.
+            Ok(Ok(0)) | Err(_) => true,
+            Ok(Ok(ended)) => {
+                tracing::warn!(
+                    "{ended} flows of pods had ports that are not for source NAT any more: UDP goes on under others, TCP connections end"
+                );
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::warn!("flows under former ports stay unanswered for now: {error}");
+                false
+            }
+        }
+    }
+
     /// A kernel vxlan device that was there before us is to be replaced. One that took our pair's place is flanneld's, which
     /// would make it again and again.
     fn taken_over(&self, desired: &Desired, actual: &Actual) -> Option<String> {
@@ -169,7 +224,10 @@ impl Dataplane {
     /// # Errors
     /// As [`Self::reconcile`]; the next call compares everything.
     pub async fn update_peers(&mut self, desired: &Desired) -> Result<Report, ReconcileError> {
-        let mirror = self.mirror.take_if(|mirror| mirror.node == desired.node);
+        let is_ours = !self.turn.stands_back();
+        let mirror = self
+            .mirror
+            .take_if(|mirror| is_ours && mirror.node == desired.node);
         let Some(mut mirror) = mirror else {
             return self.reconcile(desired).await;
         };
@@ -232,8 +290,10 @@ impl Dataplane {
             crate::base::counters::acted(action.name(), outcome.is_ok());
             match outcome {
                 Ok(()) => {
-                    if let Action::ConfigureWireGuard(changes) = &action {
-                        self.told.remember(changes);
+                    match &action {
+                        Action::ConfigureWireGuard(changes) => self.told.remember(changes),
+                        Action::Load { .. } => self.strays_due = true,
+                        _ => {}
                     }
                     if repairs.contains(&action) {
                         crate::base::counters::drift_repaired(action.name());

@@ -39,7 +39,7 @@ pub use room::{
 pub use rule::{Cluster, Rule, decide};
 pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, state};
 pub use stream::{LEAP, Segment, Side, Talk, judge, place};
-pub use sweep::{Flow, Halves, is_over, may_be_over, other_half, sweep};
+pub use sweep::{Flow, Halves, end_stray, is_over, is_stray, may_be_over, other_half, sweep};
 pub use table::{Claim, Slot, Table, find, hear, locate};
 pub use times::Times;
 pub use transport::{Transport, counterpart, is_icmp_error, is_icmp_redirect, is_icmp_request};

@@ -1,7 +1,7 @@
 //! Which entries the agent may remove.
 
 use super::entry::{Entry, KIND_PAIR, Key, WAY_IN};
-use super::{Seen, Side, Times};
+use super::{Seen, Side, Times, Transport};
 
 /// The map, as whoever sweeps it sees it: one entry at a time.
 pub trait Halves {
@@ -114,6 +114,40 @@ fn sweep_alone<H: Halves>(
     Ok(halves.remove(out)? || removed)
 }
 
+/// Whether `key` is that of replies to a port which is none of those that the programs look up, host order: they were given other ports
+/// since. Its flow would go on leaving under that port, unanswered.
+pub fn is_stray(key: &Key, entry: &Entry, reaches: impl Fn(u16) -> bool) -> bool {
+    key.way == WAY_IN
+        && entry.kind == KIND_PAIR
+        && Transport::of(key.proto).has_port_range()
+        && !reaches(u16::from_be_bytes(key.dst_port))
+}
+
+/// Removes the flow whose replies have the key `back`: its next packet begins a new one. `false` if it was not there any more.
+///
+/// # Errors
+/// If the map cannot be read or written.
+pub fn end_stray<H: Halves>(halves: &mut H, back: &Key, now: u64) -> Result<bool, H::Error> {
+    if !halves.hold(back, now)? {
+        return Ok(false);
+    }
+    let ended = end_alone(halves, back);
+    halves.let_go(back)?;
+    ended
+}
+
+fn end_alone<H: Halves>(halves: &mut H, back: &Key) -> Result<bool, H::Error> {
+    let Some(out) = halves.get(back)?.and_then(|entry| other_half(back, &entry)) else {
+        return Ok(false);
+    };
+    // First, or a packet that leaves just now brings the other back.
+    let other = halves.get(&out)?;
+    if other.is_some_and(|other| other.pairs_with(back.source_of_half())) {
+        halves.remove(&out)?;
+    }
+    halves.remove(back)
+}
+
 /// Both halves of a flow, together.
 #[derive(Debug, Clone, Copy)]
 pub struct Flow {
@@ -219,6 +253,39 @@ mod tests {
                 "{seconds}"
             );
         }
+    }
+
+    #[test]
+    fn of_a_port_that_is_not_ours_any_more_both_halves_end() {
+        let (out, back) = halves(0, 0);
+        let back_key = OUT.other_half(US);
+        let port = u16::from_be_bytes(US.port);
+        assert!(is_stray(&back_key, &back, |_| false));
+        assert!(!is_stray(&back_key, &back, |reached| reached == port));
+        assert!(!is_stray(&OUT, &out, |_| false), "its other half says it");
+        let ping = Key {
+            proto: 1,
+            ..back_key
+        };
+        assert!(!is_stray(&ping, &back, |_| false), "ids are of no range");
+        let own = Entry {
+            kind: KIND_OWN,
+            ..back
+        };
+        assert!(!is_stray(&back_key, &own, |_| false));
+
+        let map = Memory::of(&[(OUT, out), (back_key, back)]);
+        assert!(end_stray(&mut &map, &back_key, 0).unwrap());
+        assert!(!end_stray(&mut &map, &back_key, 0).unwrap());
+        assert_eq!(map.entries.into_inner(), [].into());
+
+        let anothers = Entry {
+            port: [1, 2],
+            ..out
+        };
+        let map = Memory::of(&[(OUT, anothers), (back_key, back)]);
+        assert!(end_stray(&mut &map, &back_key, 0).unwrap());
+        assert_eq!(map.entries.into_inner(), [(OUT, anothers)].into());
     }
 
     #[test]

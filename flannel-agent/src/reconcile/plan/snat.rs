@@ -1,4 +1,5 @@
-//! Source NAT besides its hooks: steps before whoever jumps to them, exemptions and times before whoever asks for them.
+//! Source NAT besides its hooks: steps before whoever jumps to them, exemptions and times before whoever asks for them. An earlier
+//! agent's hooks jump to the new steps at once, so the times, without which every flow is over, come first.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +15,12 @@ use crate::reconcile::desired::Node;
 pub(super) fn prepare(node: &Node, actual: &Actual, reload: bool, actions: &mut Vec<Action>) {
     let is_current =
         |step: &Program| !reload && actual.programs.steps.get(step) == Some(&Generation::Current);
+    if let Some(times) = node
+        .snat_times
+        .filter(|_| node.snat_times != actual.snat_times)
+    {
+        actions.push(Action::SetTimes(times));
+    }
     if node.snat.is_some() && !Program::STEPS.iter().all(is_current) {
         actions.push(Action::SetSteps);
     }
@@ -24,12 +31,6 @@ pub(super) fn prepare(node: &Node, actual: &Actual, reload: bool, actions: &mut 
             put: wanted - &actual.exempt,
             remove: &actual.exempt - wanted,
         });
-    }
-    if let Some(times) = node
-        .snat_times
-        .filter(|_| node.snat_times != actual.snat_times)
-    {
-        actions.push(Action::SetTimes(times));
     }
     if node.outlets != actual.outlets {
         let is_new = |(index, sources): &(&u32, &_)| actual.outlets.get(index) != Some(*sources);

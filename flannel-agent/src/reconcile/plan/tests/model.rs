@@ -354,6 +354,11 @@ impl Model {
             }
             Action::SetSteps => {
                 assert!(actual.programs.loaded.is_some(), "programs are loaded");
+                // An earlier agent's hooks jump there at once.
+                assert!(
+                    actual.snat_times.is_some(),
+                    "nothing is over before it is known when"
+                );
                 let all = Program::STEPS.map(|step| (step, Generation::Current));
                 actual.programs.steps = all.into();
             }

@@ -123,10 +123,11 @@ fn of_two_agents_on_one_node_the_younger_serves_and_the_other_waits() {
         // Before 6.6 programs are filters.
         None => drop(node.exec("tc filter del dev eth0 ingress")),
     }
-    let ping = format!("ping -c 1 -W 1 {}", pair.pod2.address());
     eventually("the program is attached again", LOOKS, || {
-        pair.pod1.try_exec(&ping).status.success()
+        let log = second.log();
+        log.contains(r#""attach uplink_rx to ingress of eth0","drift":true"#)
     });
+    pair.pod1.ping(pair.pod2.address()).succeeds();
     assert!(!is_ready(&pair));
 
     let flows = pair.flows();

@@ -46,7 +46,6 @@ fn is_known(stage: &Stage<AnyDaemon>, proto: (&str, u8), port: u16) -> bool {
 #[rstest]
 fn lowered_it_ends_streams_of_datagrams(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let stage = Stage::on(kind);
-    set(&stage, "udp_timeout", 3);
     set(&stage, "udp_timeout_stream", 3);
     let (pod, server, seen) = stage.greeting();
     let port = pod.local_addr().unwrap().port();

@@ -219,7 +219,7 @@ fn a_peer_behind_nat_stays_where_it_was_heard_over_a_restart() {
         "iptables-nft -t nat -A POSTROUTING -p udp --sport 51820 -j SNAT --to-source {address}:40000"
     ));
     // What conntrack knows keeps its port.
-    two.exec("conntrack -D -p udp --dport 51820 || true");
+    two.try_exec("conntrack -D -p udp --dport 51820");
     let moved = format!("{address}:40000");
     let endpoints = |pair: &Pair<AnyDaemon>| wg(pair.one.node(), "endpoints");
     eventually("the peer is heard from the other port", SOON, || {

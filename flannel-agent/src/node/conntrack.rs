@@ -99,6 +99,8 @@ const SHOWN: u32 = 10;
 #[must_use]
 pub(crate) fn forgets_fast_flows(times: &Times) -> Option<String> {
     let streams = [
+        // Until it is two seconds old, a flow has this one, whoever answers.
+        ("udp_timeout", times.udp),
         ("udp_timeout_stream", times.udp_stream),
         ("tcp_timeout_established", times.tcp_established),
     ];
@@ -167,18 +169,19 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_between_two_looks_is_named() {
-        let forgets = |udp_stream, tcp_established| {
+        let forgets = |udp, udp_stream, tcp_established| {
             forgets_fast_flows(&Times {
-                udp: 1,
+                udp,
                 udp_stream,
                 tcp_established,
                 ..Times::DEFAULT
             })
         };
-        assert_eq!(forgets(10, 10), None);
+        assert_eq!(forgets(10, 10, 10), None);
         let said = |name| Some(format!("net.netfilter.nf_conntrack_{name} is 9"));
-        assert_eq!(forgets(9, 10), said("udp_timeout_stream"));
-        assert_eq!(forgets(10, 9), said("tcp_timeout_established"));
+        assert_eq!(forgets(9, 10, 10), said("udp_timeout"));
+        assert_eq!(forgets(10, 9, 10), said("udp_timeout_stream"));
+        assert_eq!(forgets(10, 10, 9), said("tcp_timeout_established"));
     }
 
     #[test]

@@ -33,6 +33,17 @@ pub(crate) struct Ended {
 impl Traffic {
     /// From `pod` to `to`, and in the other direction the answers; it is under way when this returns.
     pub(crate) fn start(kubectl: &Kubectl, pod: &str, to: &str, pings: bool) -> Self {
+        Self::patient(kubectl, pod, to, pings, 60)
+    }
+
+    /// The same with so many seconds until a line that has not come back is one that is lost.
+    pub(crate) fn patient(
+        kubectl: &Kubectl,
+        pod: &str,
+        to: &str,
+        pings: bool,
+        seconds: u32,
+    ) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("/tmp/traffic{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut script = String::new();
@@ -45,7 +56,7 @@ impl Traffic {
             &format!(
                 "{script}((exec 3<> /dev/tcp/{to}/{PORT} && read -r _ <&3 && lines=0 &&
                   until [ -e {name}.stop ]; do
-                      echo $lines >&3 && read -r -t 170 answer <&3 && [ \"$answer\" = $lines ] || exit 1
+                      echo $lines >&3 && read -r -t {seconds} answer <&3 && [ \"$answer\" = $lines ] || exit 1
                       lines=$((lines + 1)); echo $lines > {name}.lines; sleep 0.1
                   done; echo whole > {name}.whole) > {name}.tcp 2>&1 < /dev/null; echo > {name}.end) < /dev/null > /dev/null 2>&1 &"
             ),

@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -17,7 +18,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::codegen::Service;
 
-use super::endpoint::CONNECT_TIMEOUT;
+/// A host that is gone answers nothing; its neighbour should get its turn soon.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What tonic calls for each connection.
 #[derive(Debug, Clone)]

@@ -9,14 +9,12 @@ use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::sync::OnceCell;
 use tonic::transport;
 
-use super::dial::Dialer;
+use super::dial::{CONNECT_TIMEOUT, Dialer};
 use super::error::{OptionsError, describe};
 use super::options::EtcdOptions;
 use super::tls;
 use crate::base::causes;
 
-/// A host that is gone answers nothing; its neighbour should get its turn soon.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A peer that vanished without a FIN is noticed after these two. etcd allows a ping every 5 s.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);

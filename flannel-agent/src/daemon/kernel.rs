@@ -509,10 +509,15 @@ impl Node for Kernel {
         let desired = self.desired(wanted, &direct)?;
         let mut done = Done::new();
         let reconciled = self.dataplane.reconcile(&desired).await;
-        if let Err(ReconcileError::TakenOver { .. } | ReconcileError::Replaced) = reconciled {
-            // flanneld's device cannot come up while we hold its port, and what comes to the port is the other's.
-            self.port.release();
-            self.by_stack.release();
+        match &reconciled {
+            Err(ReconcileError::TakenOver { .. }) => {
+                // Their device cannot come up while we hold its port.
+                self.port.release();
+                self.by_stack.release();
+            }
+            // The port is shared with the other: what waits at our socket would be lost with it.
+            Err(ReconcileError::Replaced) => self.by_stack.tell(&desired.peers.table),
+            _ => {}
         }
         done.extend(words(&reconciled?));
         self.chains
@@ -580,8 +585,11 @@ impl Node for Kernel {
         self.unreached.tell(&self.facts, self.longest(wanted));
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
-        let done = words(&self.dataplane.update_peers(&desired).await?);
-        self.by_stack.tell(&desired.peers.table);
+        let updated = self.dataplane.update_peers(&desired).await;
+        if matches!(updated, Ok(_) | Err(ReconcileError::Replaced)) {
+            self.by_stack.tell(&desired.peers.table);
+        }
+        let done = words(&updated?);
         self.count_peers(&desired, &direct);
         if let Some(extension) = &self.extension {
             extension.follow(&wanted.network, wanted.own.subnet, &wanted.leases);

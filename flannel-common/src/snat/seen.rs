@@ -188,7 +188,7 @@ pub const fn state(proto: u8, seen: Seen) -> &'static str {
 const _: () = assert!(matches!(Transport::of(PROTO_TCP), Transport::Tcp));
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const TCP: u8 = 6;
@@ -197,7 +197,8 @@ mod tests {
     const F: u8 = Seen::FIN;
     const R: u8 = Seen::RST;
 
-    fn flow(packets: &[(bool, u8)]) -> Seen {
+    /// What is known after packets, out or back, with these flags.
+    pub(in crate::snat) fn flow(packets: &[(bool, u8)]) -> Seen {
         packets.iter().fold(Seen::default(), |seen, (out, bits)| {
             seen.then(if *out {
                 Seen::out(*bits)

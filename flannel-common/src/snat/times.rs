@@ -208,6 +208,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
 
+    use super::super::seen::tests::flow;
     use super::*;
 
     const TCP: u8 = 6;
@@ -235,16 +236,6 @@ pub(super) mod tests {
         sctp: 15,
         sctp_established: 16,
     };
-
-    fn flow(packets: &[(bool, u8)]) -> Seen {
-        packets.iter().fold(Seen::default(), |seen, (out, bits)| {
-            seen.then(if *out {
-                Seen::out(*bits)
-            } else {
-                Seen::back(*bits)
-            })
-        })
-    }
 
     /// By the kernel's own times, and by others.
     #[rstest]

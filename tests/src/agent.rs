@@ -275,6 +275,19 @@ impl Member for Agent {
     }
 
     fn follow_leases(&self) {}
+
+    /// A device that gets its first clsact qdisc stands still for a moment and loses what is sent then (`qdisc_graft`
+    /// deactivates it).
+    fn settle(&self, port: &str) {
+        let off = |flag: &String| flag == "--fast-path=off" || flag == "--pod-hook=bridge";
+        if !self.log().contains("attaching clsact filters") || self.daemon.extra.iter().any(off) {
+            return;
+        }
+        eventually(format!("filters at {port}"), SOON, || {
+            self.exec(&format!("tc qdisc show dev {port}"))
+                .contains("clsact")
+        });
+    }
 }
 
 impl Host for Agent {

@@ -19,6 +19,9 @@ pub trait Member: std::fmt::Debug {
     /// Makes it follow the leases that are in etcd now; returns at once where an agent does that by itself.
     fn follow_leases(&self);
 
+    /// Waits until it has put at a pod's port what it puts there; returns at once where that costs no packet.
+    fn settle(&self, _port: &str) {}
+
     /// What the CNI plugin reads.
     ///
     /// # Panics
@@ -66,5 +69,9 @@ impl Member for AnyMember {
 
     fn follow_leases(&self) {
         (**self).follow_leases();
+    }
+
+    fn settle(&self, port: &str) {
+        (**self).settle(port);
     }
 }

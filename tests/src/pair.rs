@@ -126,6 +126,8 @@ impl<A: Member, B: Member> Pair<A, B> {
         let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
         pod1.reaches(&pod2);
         pod2.reaches(&pod1);
+        one.settle(pod1.port());
+        two.settle(pod2.port());
         for host in [one.node().netns(), two.node().netns()] {
             forget_everybody(host);
         }

@@ -123,6 +123,10 @@ impl Member for AnyDaemon {
     fn follow_leases(&self) {
         (**self).follow_leases();
     }
+
+    fn settle(&self, port: &str) {
+        (**self).settle(port);
+    }
 }
 
 impl Host for AnyDaemon {

@@ -1,5 +1,6 @@
 //! The receive fast path: where a decapsulated packet goes if its flow is proven.
 
+use flannel_common::Ipv4;
 use flannel_common::cidr;
 use flannel_common::flow::{Direction, Flow, FlowKey, REFRESH, Step, Tick};
 use flannel_common::header::Ip;
@@ -11,6 +12,8 @@ use crate::flows;
 use crate::globals::{BULK_LEN, NETWORK, NETWORK_MASK, OVERLAY_MTU, SUBNET, SUBNET_MASK};
 use crate::skb::Skb;
 use crate::tunnelled::{Tunnelled, check_source};
+
+const NOBODY: Ipv4 = [0; 4];
 
 /// Whether GRO has had its chance with the packets of a bulk flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,7 +47,10 @@ pub(crate) fn destination(
     }
     if flows::always() {
         check_source(packet)?;
-        let tcp = transport::tcp(ip, &packet.inner.l4)?;
+        // What is too short for its header is the pod's to drop, and not worth a way by the agent's socket.
+        let Ok(tcp) = transport::tcp(ip, &packet.inner.l4) else {
+            return Ok(Destination::Stack);
+        };
         return Ok(without_proof(skb, packet, tcp));
     }
     let key = FlowKey::inbound(ip, &packet.inner.l4);
@@ -55,13 +61,17 @@ pub(crate) fn destination(
     let now = flows::now();
     let trusted = |flow: &&mut Flow| {
         flow.rx_peer == packet.outer_src
+            // Before the first packet it is nobody's, and such an address can be forged.
+            && packet.outer_src != NOBODY
             && flow.rx.epoch == epoch
             && now.wrapping_sub(flow.rx.verified) < REFRESH
     };
     if !known.as_ref().is_some_and(trusted) {
         check_source(packet)?;
     }
-    let tcp = transport::tcp(ip, &packet.inner.l4)?;
+    let Ok(tcp) = transport::tcp(ip, &packet.inner.l4) else {
+        return Ok(Destination::Stack);
+    };
     let control = transport::control(tcp);
     let Some(flow) = known else {
         return Ok(Destination::Stack);

@@ -8,10 +8,10 @@ use flannel_common::program::Program::{OverlayTx, PodRx, PodTx, UplinkRx};
 use flannel_common::reason::Reason;
 use flannel_tests::packet::at::INNER_ETH;
 use flannel_tests::packet::flows::{
-    FIN_ACK, RST, SYN, SYN_ACK, age, is_fast_in, is_fast_out, tcp_key, through_the_stack_in,
-    through_the_stack_out, udp_key, verified_tcp,
+    FIN_ACK, RST, SYN, SYN_ACK, age, change_flow, is_fast_in, is_fast_out, tcp_key,
+    through_the_stack_in, through_the_stack_out, udp_key, verified_tcp,
 };
-use flannel_tests::packet::{Fixture, Inner, Node, REDIRECT, SHOT, UNSPEC, vxlan};
+use flannel_tests::packet::{Fixture, Inner, Node, REDIRECT, SHOT, UNSPEC, patched, vxlan};
 use rstest::rstest;
 
 #[test]
@@ -313,6 +313,28 @@ fn a_forged_outer_source_does_not_ride_on_a_proven_flow() {
     packet[INNER_ETH + 6..INNER_ETH + 12].copy_from_slice(&[2, 0, 0, 0, 0, 3]);
     assert_eq!(node.run(UplinkRx, &packet).action, SHOT);
     assert_eq!(node.count(UplinkRx, Reason::SpoofedSource).packets, 1);
+}
+
+/// Until its first packet a flow that is proven names no peer, and an address that is none can be forged.
+#[test]
+fn nobody_s_address_does_not_ride_on_a_proven_flow() {
+    let mut node = verified_tcp();
+    change_flow(&mut node, |flow| flow.rx_peer = [0; 4]);
+    let mut packet = vxlan(&Inner::inbound().tcp());
+    packet[14 + 12..14 + 16].copy_from_slice(&[0; 4]);
+    assert_eq!(node.run(UplinkRx, &packet).action, SHOT);
+    assert!(is_fast_in(&mut node));
+}
+
+/// Nothing that a pod sends has the agent's socket for its way.
+#[rstest]
+#[case::shorter_than_any(0x40)]
+#[case::longer_than_the_packet(0xf0)]
+fn an_impossible_tcp_header_is_decapsulated(#[case] offset: u8) {
+    let mut node = verified_tcp();
+    let inner = patched(Inner::inbound().tcp(), 34 + 12, &[offset]);
+    assert_eq!(node.run(UplinkRx, &vxlan(&inner)).action, REDIRECT);
+    assert_eq!(node.count(UplinkRx, Reason::Truncated).packets, 0);
 }
 
 /// A lease that is gone: its epoch is over, and so is its right to send.

@@ -26,6 +26,8 @@ pub(crate) fn run<Tunnel: Encapsulate>(skb: &Skb) -> Result<Verdict, Reason> {
     if !flows::enabled() {
         return Ok(Verdict::Untouched);
     }
+    // What a pod's own filters have left there (a classid) is no note of ours.
+    skb.set_passes(0);
     // What carries a priority takes the stack, which knows what to do with it.
     if !skb.is_ipv4() {
         forged::check_odd(skb)?;
@@ -35,8 +37,6 @@ pub(crate) fn run<Tunnel: Encapsulate>(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(packet) = headers::load(skb, headers::IP, &mut room) else {
         return Ok(Verdict::Untouched);
     };
-    // What a pod's own filters have left there (a classid) is no note of ours.
-    skb.set_passes(0);
     let outside = !leaves_for_overlay(packet);
     if outside {
         forged::check(skb, packet)?;

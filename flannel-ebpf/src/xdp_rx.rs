@@ -23,7 +23,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(inner) = inner.filter(|inner| meta.is_of(VTEP_MAC.load(), &inner.ip)) else {
         return Ok(Verdict::Untouched);
     };
-    // The driver's own tag: XDP has not seen it.
+    // The driver's own tag: XDP has not seen it. With an id the packet came by another network, of which no lease speaks.
+    if !skb.is_ipv4_for_us() {
+        return Err(Reason::UnknownVtep);
+    }
     skb.untag();
     skb.set_passes(0);
     let packet = Tunnelled {

@@ -15,6 +15,7 @@ pub const PROTO_ICMP: u8 = 1;
 pub const PROTO_IPIP: u8 = 4;
 pub const PROTO_TCP: u8 = 6;
 pub const PROTO_UDP: u8 = 17;
+pub const PROTO_UDP_LITE: u8 = 136;
 
 /// IPv4 version 4 with a header of five words: no options.
 pub const VERSION_IHL: u8 = 0x45;

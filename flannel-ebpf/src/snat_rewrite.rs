@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use flannel_common::Ipv4;
 use flannel_common::csum::Delta;
-use flannel_common::header::PROTO_UDP;
+use flannel_common::header::{PROTO_UDP, PROTO_UDP_LITE};
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Endpoint, Transport, WAY_OUT};
 
@@ -72,9 +72,9 @@ fn transport(skb: &Skb, work: &Work, from: Endpoint, port_at: usize) -> Result<(
         Transport::Sctp | Transport::Other => return Ok(()),
     };
     let check_at = work.payload as usize + check_at;
-    // "No checksum" stays "no checksum", and none becomes it.
+    // "No checksum" stays "no checksum", and none becomes it. (UDP-Lite has no such thing: RFC 3828.)
     let zero = match work.ip.proto {
-        PROTO_UDP => u64::from(BPF_F_MARK_MANGLED_0),
+        PROTO_UDP | PROTO_UDP_LITE => u64::from(BPF_F_MARK_MANGLED_0),
         _ => 0,
     };
     if pseudo_header != 0 {

@@ -1,5 +1,6 @@
 //! Translated flows: every protocol there and back, to the byte.
 
+use etherparse::Ipv4Header;
 use flannel_common::program::Program::{SnatOpen, UplinkSnatRx, UplinkTx};
 use flannel_common::reason::Reason;
 use flannel_tests::packet::outside::{ACK, Plain, SYN, SYN_ACK, US, source, with_options};
@@ -160,4 +161,46 @@ fn a_packet_of_many_segments_is_translated_whole() {
     };
     let gone = node.run_with(UplinkTx, &run);
     assert_eq!(gone.packet, packet.from(US, 50_000).tcp(ACK));
+}
+
+/// A UDP-Lite datagram that its checksum covers whole (RFC 3828), with a word of payload.
+fn udp_lite(packet: Plain, word: u16) -> Vec<u8> {
+    const L4: usize = 34;
+    let mut bytes = packet.udp();
+    bytes[23] = 136;
+    bytes[L4 + 8..L4 + 10].copy_from_slice(&word.to_be_bytes());
+    let header = Ipv4Header::from_slice(&bytes[14..]).unwrap().0;
+    bytes[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+    bytes[L4 + 6..L4 + 8].fill(0);
+    let pseudo = [0, 136, 0, u8::try_from(bytes.len() - L4).unwrap()];
+    let words = [&bytes[26..34], &pseudo, &bytes[L4..]].concat();
+    let mut sum: u32 = words
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let check = match !u16::try_from(sum).unwrap() {
+        0 => 0xffff,
+        check => check,
+    };
+    bytes[L4 + 6..L4 + 8].copy_from_slice(&check.to_be_bytes());
+    bytes
+}
+
+/// It has no "no checksum": what would be 0 is 0xffff.
+#[test]
+fn a_checksum_of_udp_lite_is_never_zero() {
+    let mut node = Node {
+        snat_ports: (50_000, 50_000),
+        ..Node::default()
+    }
+    .load_snat();
+    let packet = Plain::default();
+    let seen = packet.from(US, 50_000);
+    let is_ones = |word: &u16| udp_lite(seen, *word)[40..42] == [0xff; 2];
+    let word = (0..=u16::MAX).find(is_ones).unwrap();
+    let gone = node.run(UplinkTx, &udp_lite(packet, word));
+    assert_eq!((gone.action, gone.packet), (UNSPEC, udp_lite(seen, word)));
 }

@@ -1,10 +1,9 @@
 //! What each protocol lets us change, and where.
 
-use crate::header::{PROTO_ICMP, PROTO_TCP, PROTO_UDP};
+use crate::header::{PROTO_ICMP, PROTO_TCP, PROTO_UDP, PROTO_UDP_LITE};
 
 const PROTO_DCCP: u8 = 33;
 const PROTO_SCTP: u8 = 132;
-const PROTO_UDP_LITE: u8 = 136;
 
 /// Protocols by what a translation has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

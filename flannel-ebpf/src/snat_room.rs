@@ -10,7 +10,7 @@ use flannel_common::snat::{
 };
 
 use crate::cluster::cluster;
-use crate::globals::{self, SNAT_PLACES};
+use crate::globals::{self, SNAT_PLACES, VXLAN_PORT};
 use crate::maps::{LASTING, SHARES, YOUNG};
 use crate::route::{self, Forwarded};
 use crate::skb::{self, Skb};
@@ -43,15 +43,35 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     }
     // Connections that were translated before go on; new ones are for whoever serves the network now.
     ours::check(skb)?;
-    // What the node itself sends goes out, however many flows its pods have.
-    if work.whose == Whose::Pod {
-        if is_of_a_neighbour(skb, &work.ip) {
-            return leave(work);
-        }
-        of_pod(skb, work)?;
+    let wants = match work.whose {
+        Whose::Pod if is_of_a_neighbour(skb, &work.ip) => return leave(work),
+        Whose::Pod => of_pod(skb, work)?,
+        Whose::Own if work.packet.is_icmp_answer() => return leave(work),
+        Whose::Own => of_node(work),
+    };
+    if let Some((key, share)) = wants
+        && let Err(reason) = make(&key, share, work.node.now)
+    {
+        return match work.whose {
+            Whose::Pod => Err(reason),
+            // What the node itself sends goes out, however many flows there are.
+            Whose::Own => leave(work),
+        };
     }
     skb.step(work.after);
     Err(Reason::SnatUnready)
+}
+
+/// A place is wanted by a flow with this out key, in this share.
+type Wants = Option<(Key, u32)>;
+
+/// What somebody outside can make the node send is noted within bounds, as what comes in for others is: whoever sends it
+/// requests without end would else have the table, and the pods' flows in it.
+#[inline(always)]
+fn of_node(work: &Work) -> Wants {
+    let packet = &work.packet;
+    let noted = packet.is_worth_noting() && packet.may_answer();
+    noted.then(|| (packet.note(), share(&cluster(), packet.key.src, true)))
 }
 
 /// Somebody beside this host, for whom the stack did nothing, either: see [`route::is_of_a_neighbour`].
@@ -67,20 +87,30 @@ fn is_of_a_neighbour(skb: &Skb, ip: &Ip) -> bool {
 }
 
 #[inline(always)]
-fn of_pod(skb: &Skb, work: &mut Work) -> Result<(), Reason> {
+fn of_pod(skb: &Skb, work: &mut Work) -> Result<Wants, Reason> {
     work.node.local = outlets::fitting(skb, work);
-    let (packet, now) = (&work.packet, work.node.now);
-    if packet.transport == Transport::Udp {
-        forged::check_port(packet.key.dst, packet.key.dst_port)?;
-    }
-    if globals::is_ipip() && work.ip.proto == PROTO_IPIP {
-        forged::check_node(packet.key.dst)?;
-    }
+    check_forged(work)?;
+    let packet = &work.packet;
     // What belongs to no flow gets no entry.
     if !packet.may_open() || is_exempt(&work.ip) {
-        return Ok(());
+        return Ok(None);
     }
-    make(&packet.key, share(&cluster(), packet.key.src, false), now)
+    let share = share(&cluster(), packet.key.src, false);
+    Ok(Some((packet.key, share)))
+}
+
+/// Tunnel packets of a pod's own, which would leave in the node's name.
+#[inline(always)]
+pub(crate) fn check_forged(work: &Work) -> Result<(), Reason> {
+    let Work { packet, ip, .. } = work;
+    if packet.transport == Transport::Udp && packet.key.dst_port == VXLAN_PORT.load().to_be_bytes()
+    {
+        forged::check_port(packet.key.dst, packet.key.dst_port)?;
+    }
+    if globals::is_ipip() && ip.proto == PROTO_IPIP {
+        forged::check_node(packet.key.dst)?;
+    }
+    Ok(())
 }
 
 #[inline(always)]

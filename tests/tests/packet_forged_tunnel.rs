@@ -64,6 +64,20 @@ fn what_is_none_passes(#[case] packet: Vec<u8>) {
     assert_eq!(node.count(PodTx, Reason::PodTunnel).packets, 0);
 }
 
+/// A flow that began before there was a node ends when there is one.
+#[test]
+fn goes_on_to_nobody_who_has_become_a_node() {
+    let mut node = Node::default().load_snat();
+    node.remove_peer(Node::PEER_SUBNET, 24, Node::PEER_IP);
+    let packet = to(Node::PEER_IP);
+    for _ in 0..2 {
+        assert_eq!(node.run(UplinkTx, &packet).action, UNSPEC);
+    }
+    node.peer(Node::PEER_SUBNET, 24, Node::PEER_IP, Node::PEER_MAC);
+    assert_eq!(node.run(UplinkTx, &packet).action, SHOT);
+    assert_eq!(node.count(SnatRoom, Reason::PodTunnel).packets, 1);
+}
+
 /// With `--fast-path=off` there is nothing at the pod's port.
 #[rstest]
 #[case::plain(to(Node::PEER_IP))]

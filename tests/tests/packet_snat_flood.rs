@@ -251,6 +251,32 @@ fn forged_connections_push_nobody_out() {
     assert_eq!(node.share(OTHER_POD, false).ended, 0);
 }
 
+/// What somebody outside can make the node send, from addresses that nobody has.
+#[rstest]
+#[case::pings(Plain::pong)]
+#[case::datagrams(Plain::udp)]
+#[case::connections(|p: Plain| p.tcp(SYN_ACK))]
+fn who_asks_the_node_pushes_nobody_out(#[case] answer: fn(Plain) -> Vec<u8>) {
+    let mut node = node();
+    let port = connect(&mut node, OTHER_POD);
+    for n in 0..FLOOD {
+        let [a, b] = n.to_be_bytes();
+        let asked = Plain {
+            src: US,
+            dst: [203, 0, a, b],
+            sport: 50_000,
+            ..Plain::default()
+        };
+        for _ in 0..2 {
+            let sent = node.run(UplinkTx, &answer(asked));
+            assert_eq!((sent.action, sent.packet), (UNSPEC, answer(asked)));
+        }
+    }
+    is_alive(&mut node, OTHER_POD, port);
+    let notes = node.snat_entries().len() - 2;
+    assert!(notes <= places(ENTRIES) as usize, "{notes}");
+}
+
 /// Who has few young flows keeps them, however long they are unanswered.
 #[test]
 fn a_few_unanswered_flows_outlive_a_flood() {

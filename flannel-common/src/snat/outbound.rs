@@ -149,7 +149,7 @@ pub(super) fn forget<T: Table>(table: &T, half: &Key, flow: Endpoint) {
 /// Whether the node is known to use this address and port itself.
 #[inline(always)]
 fn is_noted<T: Table>(table: &T, node: &Node, packet: &Packet) -> bool {
-    let Some(slot) = table.find(&packet.key.reply_to(packet.key.source())) else {
+    let Some(slot) = table.find(&packet.note()) else {
         return false;
     };
     if slot.get().kind != KIND_OWN {
@@ -165,7 +165,7 @@ fn note_own<T: Table>(table: &T, node: &Node, packet: &Packet) -> bool {
     if !packet.is_worth_noting() {
         return true;
     }
-    let key = packet.key.reply_to(packet.key.source());
+    let key = packet.note();
     let seen = Seen::out(packet.shows());
     let entry = Entry::new(KIND_OWN, packet.key.source(), seen, node.now).sent(packet);
     if !table.claim(&key, &entry).is_taken() {
@@ -192,7 +192,7 @@ pub fn take_back<T: Table>(table: &T, packet: &Packet, to: Endpoint) {
 /// its pods. The packet leaves as it is.
 #[inline(always)]
 pub fn yield_to_node<T: Table>(table: &T, node: &Node, packet: &Packet) {
-    let key = packet.key.reply_to(packet.key.source());
+    let key = packet.note();
     let seen = Seen::out(packet.shows());
     table.remove(&key);
     let entry = Entry::new(KIND_OWN, packet.key.source(), seen, node.now);

@@ -93,6 +93,24 @@ impl Packet {
         self.bits & Seen::RST == 0
     }
 
+    /// Whether it answers a question of ICMP: no pod's question could have the key that its note would get.
+    #[inline(always)]
+    pub const fn is_icmp_answer(&self) -> bool {
+        matches!(self.transport, Transport::Icmp) && !self.may_open()
+    }
+
+    /// Whether somebody outside may have made the node send it: an answer, or a datagram, which may be one.
+    #[inline(always)]
+    pub const fn may_answer(&self) -> bool {
+        !self.may_open() || !matches!(self.transport, Transport::Tcp)
+    }
+
+    /// Key under which the node's use of the port is noted: that of what a pod's flow under the port would get.
+    #[inline(always)]
+    pub const fn note(&self) -> Key {
+        self.key.reply_to(self.key.source())
+    }
+
     /// A TCP connection's very first packet.
     #[inline(always)]
     pub const fn is_syn(&self) -> bool {

@@ -20,6 +20,7 @@ pub mod flow;
 pub mod gbp;
 pub mod globals;
 pub mod header;
+pub mod helper;
 pub mod ipip;
 pub mod maps;
 pub mod outside;

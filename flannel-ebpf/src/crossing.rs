@@ -2,6 +2,7 @@
 
 use flannel_common::crossing::{Change, Crossing, Seen, place};
 use flannel_common::flow::{Direction, Flow, FlowKey, Proof, Tick};
+use flannel_common::helper;
 use flannel_common::reason::Reason;
 
 use crate::flows;
@@ -42,6 +43,9 @@ pub(crate) struct Passed {
 #[inline(always)]
 pub(crate) fn passed(key: &FlowKey, direction: Direction, after: &Seen) -> Option<Passed> {
     let note = note(key, direction)?;
+    if is_helped(key) {
+        return None;
+    }
     let now = flows::now();
     let change = note.change(after, now)?;
     Some(Passed { note, change, now })
@@ -98,6 +102,24 @@ pub(crate) fn flow(key: &FlowKey) -> Result<&'static mut Flow, Reason> {
     }
     flows::enter(key, &Flow::EMPTY)?;
     flows::get(key).ok_or(Reason::FlowTableFull)
+}
+
+/// Whether a helper of conntrack's may read the flow.
+#[inline(always)]
+fn is_helped(key: &FlowKey) -> bool {
+    let port = |port| u32::from(u16::from_be_bytes(port));
+    has_helper(
+        key.proto.into(),
+        port(key.local_port),
+        port(key.remote_port),
+    ) != 0
+}
+
+/// A global function, which the verifier looks at once. Ports in host order.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn has_helper(proto: u32, one: u32, other: u32) -> u32 {
+    u32::from(helper::may_read(proto, one) || helper::may_read(proto, other))
 }
 
 #[inline(always)]

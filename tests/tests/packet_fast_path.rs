@@ -337,6 +337,26 @@ fn an_impossible_tcp_header_is_decapsulated(#[case] offset: u8) {
     assert_eq!(node.count(UplinkRx, Reason::Truncated).packets, 0);
 }
 
+/// conntrack's helpers read every packet of such a connection, for the ones that it announces.
+#[test]
+fn what_a_helper_may_read_is_never_fast() {
+    fn ftp(inner: &Inner) -> Vec<u8> {
+        let mut packet = inner.tcp();
+        for at in [34, 36] {
+            if packet[at..at + 2] == 80u16.to_be_bytes() {
+                packet[at..at + 2].copy_from_slice(&21u16.to_be_bytes());
+            }
+        }
+        packet
+    }
+    let mut node = Node::default().load();
+    for _ in 0..3 {
+        through_the_stack_out(&mut node, ftp);
+        through_the_stack_in(&mut node, ftp);
+    }
+    assert_eq!(node.flows(), []);
+}
+
 /// A lease that is gone: its epoch is over, and so is its right to send.
 #[test]
 fn the_source_is_checked_again_in_a_new_epoch() {

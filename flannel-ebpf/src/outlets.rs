@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use flannel_common::Ipv4;
+use flannel_common::header::Eth;
 use flannel_common::snat::{Choices, Lent};
 
 use crate::globals::{UPLINK_IFINDEX, uplink_ip};
@@ -87,6 +88,24 @@ extern "C" fn address_is_lent(ifindex: u32, address: u32) -> u32 {
 #[inline(always)]
 pub(crate) fn is_tracked(ifindex: u32) -> bool {
     choices(ifindex).is_some_and(|choices| choices.tracked != 0)
+}
+
+/// Whether the frame at hand was sent by another host that shares the device at hand: from another MAC than its own.
+#[inline(always)]
+pub(crate) fn is_of_another(skb: &Skb) -> bool {
+    skb.missing() == 0 && sent_by_another(skb.raw()) != 0
+}
+
+/// A global function like the others.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sent_by_another(ctx: *mut __sk_buff) -> u32 {
+    let skb = Skb::new(TcContext::new(ctx));
+    let Some(choices) = choices(skb.ifindex()) else {
+        return 0;
+    };
+    let eth: Option<Eth> = skb.load(0);
+    u32::from(eth.is_some_and(|eth| choices.is_of_another(eth.src)))
 }
 
 #[inline(always)]

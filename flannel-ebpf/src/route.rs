@@ -168,6 +168,19 @@ pub(crate) fn gateway(skb: &Skb, packet: &Forwarded) -> Ipv4 {
     }
 }
 
+/// Whether the node would forward a packet by the device at hand, as far as can be asked: see [`gateway`].
+#[inline(always)]
+pub(crate) fn leads_here(skb: &Skb, packet: &Forwarded) -> bool {
+    let came_by = match skb.came_by() {
+        0 => LOOPBACK,
+        device => device,
+    };
+    let flags = if skb.mark() == 0 { 0 } else { LOOK_UP_MARK };
+    let [src, dst] = [packet.src, packet.dst].map(u32::from_ne_bytes);
+    let what = u32::from_ne_bytes([packet.tos, packet.proto, flags as u8, 0]);
+    gateway_by(skb.raw(), src, dst, what, came_by) != NONE
+}
+
 /// Whose subnet a packet for `flannel.<VNI>` is routed through: the gateway of a route by that device, which flannel's has a
 /// neighbour entry for. Whom the packet is for, if the route has none.
 #[inline(always)]

@@ -35,6 +35,8 @@ pub(crate) struct Work {
     pub(crate) odd: Odd,
     /// It was sent past the stack by `pod_tx`, and proves nothing.
     pub(crate) past_stack: bool,
+    /// Its flow was just heard of, and leaves by another device, as [`Work::to`].
+    pub(crate) elsewhere: bool,
     /// Of a packet that `uplink_tx` translates as part of a flow: see [`flannel_common::outside::is_worth_proof`].
     pub(crate) worth_proof: bool,
     /// Step that opens the flow, once there is [room](crate::snat_room).

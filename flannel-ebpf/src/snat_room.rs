@@ -20,7 +20,7 @@ use crate::snat_table::Snat;
 use crate::snat_tx::leave;
 use crate::snat_work::{self, Work};
 use crate::verdict::Verdict;
-use crate::{flows, forged, ours, outlets, xadd};
+use crate::{flows, forged, ours, outlets, snat_rewrite, xadd};
 
 /// [`Work::after`] of a connection that comes in.
 pub(crate) const CAME_IN: u32 = u32::MAX;
@@ -43,8 +43,15 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     }
     // Connections that were translated before go on; new ones are for whoever serves the network now.
     ours::check(skb)?;
+    if work.elsewhere {
+        if !route::leads_here(skb, &forwarded(&work.ip)) {
+            return Err(copied(skb, work));
+        }
+        // A route has changed.
+        end(&Snat, &work.packet.key, work.node.now);
+    }
     let wants = match work.whose {
-        Whose::Pod if is_of_a_neighbour(skb, &work.ip) => return leave(work),
+        Whose::Pod if is_none_of_ours(skb, &work.ip) => return leave(work),
         Whose::Pod => of_pod(skb, work)?,
         Whose::Own if work.packet.is_icmp_answer() => return leave(work),
         Whose::Own => of_node(work),
@@ -62,6 +69,14 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     Err(Reason::SnatUnready)
 }
 
+/// A copy of a packet that leaves by another device, for a collector (`TEE`, `mirred`): its flow stays where it is, and nothing waits
+/// for an answer to this one.
+#[inline(always)]
+fn copied(skb: &Skb, work: &mut Work) -> Reason {
+    work.to.addr = outlets::fitting(skb, work);
+    snat_rewrite::endpoint(skb, Reason::Snat)
+}
+
 /// A place is wanted by a flow with this out key, in this share.
 type Wants = Option<(Key, u32)>;
 
@@ -74,20 +89,42 @@ fn of_node(work: &Work) -> Wants {
     noted.then(|| (packet.note(), share(&cluster(), packet.key.src, true)))
 }
 
-/// Somebody beside this host, for whom the stack did nothing, either: see [`route::is_of_a_neighbour`].
+/// Whether netfilter had no say in whom the packet is from, or had it already.
+///
+/// Somebody beside this host sent it, who shares the device by macvlan: from another MAC. (What that one sends in the name of a pod of
+/// ours is dropped: see [`of_pod`].) Or by ipvlan: see [`route::is_of_a_neighbour`]. Or it was forwarded under an address of
+/// the node's, which no packet that comes in has (a martian): a rule has given it that one, and NAT is done once.
+#[inline(always)]
+fn is_none_of_ours(skb: &Skb, ip: &Ip) -> bool {
+    if cluster().has(ip.src) {
+        return !cluster().owns(ip.src) && outlets::is_of_another(skb);
+    }
+    is_of_a_neighbour(skb, ip) || skb.came_by() != 0 && outlets::is_lent(0, ip.src)
+}
+
 #[inline(always)]
 fn is_of_a_neighbour(skb: &Skb, ip: &Ip) -> bool {
-    let packet = Forwarded {
+    if outlets::is_of_another(skb) {
+        return true;
+    }
+    route::is_of_a_neighbour(skb, &forwarded(ip))
+}
+
+#[inline(always)]
+const fn forwarded(ip: &Ip) -> Forwarded {
+    Forwarded {
         src: ip.src,
         dst: ip.dst,
         tos: ip.tos,
         proto: ip.proto,
-    };
-    !cluster().has(ip.src) && route::is_of_a_neighbour(skb, &packet)
+    }
 }
 
 #[inline(always)]
 fn of_pod(skb: &Skb, work: &mut Work) -> Result<Wants, Reason> {
+    if cluster().owns(work.ip.src) && outlets::is_of_another(skb) {
+        return Err(Reason::SnatNoFlow);
+    }
     work.node.local = outlets::fitting(skb, work);
     check_forged(work)?;
     let packet = &work.packet;

@@ -3,7 +3,9 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key as Prefix;
 use flannel_common::Ipv4;
-use flannel_common::snat::{self, Claim, Entry, Key, Node, Packet, Ports, Seen, Side, Slot, Table};
+use flannel_common::snat::{
+    self, Claim, Entry, Key, NANOS, Node, Packet, Ports, Seen, Side, Slot, Table,
+};
 
 use crate::globals::{
     FLANNEL_IFINDEX, SNAT_BOTH_MAX, SNAT_BOTH_MIN, SNAT_KEEP, SNAT_MORE_MAX, SNAT_MORE_MIN,
@@ -138,6 +140,11 @@ impl Table for Snat {
     }
 
     #[inline(always)]
+    fn may_be_copied(&self, slot: &Held, now: u64) -> bool {
+        goes_on_elsewhere(slot.0, now) != 0
+    }
+
+    #[inline(always)]
     fn yields(&self, key: &Key, seen: Seen, length: u64, silent: u64) -> bool {
         let what = u32::from_ne_bytes([key.proto, seen.0, 0, 0]);
         snat_shares::gives_up_port(u32::from_ne_bytes(key.src), what, length, silent) != 0
@@ -156,6 +163,24 @@ extern "C" fn hear_packet(slot: *mut Entry, other: *mut Entry, reopens: u32, now
     }
     snat::hear(&work.packet, (&Held(slot), &Held(other)), reopens, now);
     1
+}
+
+/// Whether the flow was heard of within a second, and its address is still some device's; then [`Work`](crate::snat_work::Work) says so, and as whom it leaves.
+///
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn goes_on_elsewhere(slot: *mut Entry, now: u64) -> u32 {
+    let Some(work) = snat_work::get() else {
+        return 0;
+    };
+    if slot.is_null() {
+        return 0;
+    }
+    let entry = Held(slot).get();
+    work.elsewhere = now.saturating_sub(entry.last_seen) < NANOS && outlets::is_lent(0, entry.addr);
+    work.to = entry.target();
+    work.elsewhere.into()
 }
 
 /// Nanoseconds; `what` has protocol and what was seen. Nothing that every packet of a translated flow asks for.

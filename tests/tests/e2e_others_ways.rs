@@ -66,6 +66,7 @@ fn who_shares_the_uplink_goes_by_as_itself(
     let lab = Lab::new();
     let net = lab.network(net);
     let pair = Pair::of_daemons_in(lab, net, mix, &["--ip-masq"]);
+    let lab = &pair.lab;
     let own = Ipv4Addr::new(172, 30, 0, 77);
     let machine = pair.one.node().pod_namespace("machine");
     pair.one.node().ip_batch(&[
@@ -91,6 +92,20 @@ fn who_shares_the_uplink_goes_by_as_itself(
         udp::exchange(&machine, &pair.pod2, *to.ip(), 8192).ip(),
         own
     );
+    // So do its own containers, whose addresses are the cluster's: a nested node's.
+    let container = pair.net.subnets().last().expect("a subnet").address(9);
+    machine.exec(&format!("ip addr add {container}/32 dev lo"));
+    let three = lab.node("three");
+    three.exec(&format!("ip route add {container} via {own}"));
+    three.ping(container).succeeds();
+    let nested = tcp::Server::on(&machine);
+    let at = SocketAddrV4::new(container, nested.port());
+    assert_eq!(
+        nested.exchange(&three, at, 1 << 20).client.ip(),
+        three.address()
+    );
+    udp::exchange(&three, &machine, container, 8192);
+
     // What the node itself forwards or sends is still translated where it was.
     let seen = listener.exchange(&pair.pod1, to, 1);
     assert_eq!(seen.client.ip(), pair.pod1.address());

@@ -1,5 +1,6 @@
 //! Flannel's masquerade table, row by row, through the programs at the hooks.
 
+use flannel_common::Ipv4;
 use flannel_common::program::Program::{
     OverlaySnatRx, OverlaySnatTx, SnatOddRx, SnatOddTx, SnatOpen, UplinkSnatRx, UplinkTx,
 };
@@ -270,4 +271,39 @@ fn what_is_for_the_node_is_untouched(#[case] packet: Vec<u8>) {
     assert_eq!(node.counted(UplinkSnatRx), []);
     assert_eq!(node.counted(SnatOddRx), []);
     assert_eq!(node.snat_entries(), []);
+}
+
+/// Who shares the device by macvlan sends from a MAC of its own, and what it sends is its own; but it is no pod of ours.
+#[rstest]
+#[case::a_pod_of_another_node(REMOTE_POD, UNSPEC)]
+#[case::a_pod_of_ours(POD, SHOT)]
+fn what_another_host_sends_by_the_device_is_not_translated(#[case] src: Ipv4, #[case] action: i32) {
+    let mut node = Node::default().load_snat();
+    node.lends(&[(US, 24)]);
+    let packet = Plain::default().from(src, 40_000).udp();
+    node.device_has_mac([2, 0, 0, 0, 0, 5]);
+    assert_eq!(&packet[6..12], [2, 0, 0, 0, 0, 5]);
+    let own = node.run(UplinkTx, &packet);
+    assert_eq!((own.action, source(&own.packet).0), (UNSPEC, US));
+    node.clear_snat();
+    node.device_has_mac([2, 0, 0, 0, 0, 9]);
+    let sent = node.run(UplinkTx, &packet);
+    assert_eq!((sent.action, sent.packet), (action, packet));
+}
+
+/// No packet comes in under an address of the node's: a rule of the operator's has given it that one.
+#[test]
+fn what_a_rule_has_translated_is_not_translated_again() {
+    let mut node = Node::default().load_snat();
+    node.lends(&[(US, 24)]);
+    let packet = Plain::between(US, REMOTE_POD).udp();
+    let run = |came_by| Run {
+        packet: &packet,
+        came_by,
+        ..Run::default()
+    };
+    let forwarded = node.run_with(OverlaySnatTx, &run(1));
+    assert_eq!(forwarded.packet, packet);
+    let own = node.run_with(OverlaySnatTx, &run(0));
+    assert_ne!(own.packet, packet);
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use flannel_common::Mac;
 use flannel_common::snat::{Choice, Choices, MAX_CHOICES};
 use ipnet::Ipv4Net;
 use serde::Serialize;
@@ -17,6 +18,9 @@ pub struct Sources {
     /// See [`Choices::tracked`].
     #[serde(skip)]
     tracked: bool,
+    /// See [`Choices::mac`].
+    #[serde(skip)]
+    mac: Mac,
 }
 
 /// An address, and whom a next hop has to be among so that it is chosen, unless it is the first.
@@ -55,8 +59,18 @@ impl Sources {
     }
 
     const fn untracked(all: Vec<Source>) -> Self {
-        let tracked = false;
-        Self { all, tracked }
+        Self {
+            all,
+            tracked: false,
+            mac: [0; 6],
+        }
+    }
+
+    /// Of a device with this MAC, if it has one.
+    #[must_use]
+    pub(crate) fn with_mac(self, mac: Option<Mac>) -> Self {
+        let mac = mac.unwrap_or_default();
+        Self { mac, ..self }
     }
 
     /// Of a device that is a bridge or on one, if `tracked`.
@@ -73,7 +87,8 @@ impl Sources {
     pub(crate) fn choices(&self) -> Option<Choices> {
         let (first, others) = self.all.split_first()?;
         let others = others.iter().map(Source::choice);
-        Some(Choices::new(first.choice(), others).tracked(self.tracked))
+        let choices = Choices::new(first.choice(), others);
+        Some(choices.tracked(self.tracked).with_mac(self.mac))
     }
 
     /// What [`Sources::choices`] wrote; nothing for anything else.
@@ -82,6 +97,7 @@ impl Sources {
         Self {
             all: read.unwrap_or_default(),
             tracked: choices.tracked != 0,
+            mac: choices.mac,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::Ipv4;
+use crate::{Ipv4, Mac};
 
 /// As many addresses of a device are looked at: the first, and others that have a subnet.
 pub const MAX_CHOICES: usize = 8;
@@ -24,7 +24,9 @@ pub struct Choice {
 pub struct Choices {
     pub all: [Choice; MAX_CHOICES],
     /// 1: netfilter sees what arrives by the device before our hook does, because it is a bridge or is on one.
-    pub tracked: u32,
+    pub tracked: u16,
+    /// The device's own, from which the node sends; all zero if it has none.
+    pub mac: Mac,
 }
 
 impl Choices {
@@ -33,7 +35,23 @@ impl Choices {
         let mut all = [first; MAX_CHOICES];
         let rest = all.iter_mut().skip(1);
         rest.zip(others).for_each(|(slot, other)| *slot = other);
-        Self { all, tracked: 0 }
+        Self {
+            all,
+            tracked: 0,
+            mac: [0; 6],
+        }
+    }
+
+    /// Of a device with this MAC.
+    #[must_use]
+    pub fn with_mac(self, mac: Mac) -> Self {
+        Self { mac, ..self }
+    }
+
+    /// Whether somebody else than the node sent a frame with this source by the device.
+    #[inline(always)]
+    pub fn is_of_another(&self, source: Mac) -> bool {
+        self.mac != [0; 6] && self.mac != source
     }
 
     /// Of a device whose packets are tracked at a bridge's port, if `tracked`.
@@ -92,7 +110,7 @@ pub struct Lent {
     pub address: Ipv4,
 }
 
-const _: () = assert!(size_of::<Choices>() == 12 * MAX_CHOICES + 4 && size_of::<Lent>() == 8);
+const _: () = assert!(size_of::<Choices>() == 12 * MAX_CHOICES + 8 && size_of::<Lent>() == 8);
 
 #[cfg(test)]
 mod tests {

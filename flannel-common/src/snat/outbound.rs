@@ -68,11 +68,14 @@ pub fn known<T: Table>(
     }
     let slot = table.find(&packet.key)?;
     before(&slot.get());
-    let known = follow(table, node, packet, &slot);
-    if known.is_none() {
-        table.remove(&packet.key);
+    match follow(table, node, packet, &slot) {
+        Followed::On(outbound) => return Some(outbound),
+        Followed::Elsewhere => {}
+        Followed::Over => {
+            table.remove(&packet.key);
+        }
     }
-    known
+    None
 }
 
 /// The second half of [`outbound`]: the first packet of a flow.
@@ -104,30 +107,43 @@ pub fn open<T: Table>(
     }
 }
 
-/// A packet of a flow that has an entry; `None` if the entry no longer holds.
+/// What becomes of a packet of a flow that has an entry.
+enum Followed {
+    On(Outbound),
+    /// The entry holds, for another device: see [`Table::may_be_copied`].
+    Elsewhere,
+    /// It no longer holds.
+    Over,
+}
+
 #[inline(always)]
-fn follow<T: Table>(table: &T, node: &Node, packet: &Packet, slot: &T::Slot) -> Option<Outbound> {
+fn follow<T: Table>(table: &T, node: &Node, packet: &Packet, slot: &T::Slot) -> Followed {
     let entry = slot.get();
     if entry.kind == KIND_LEAVE {
         // A SYN is no reply, whatever came in on these ports before, unless that goes on.
         if packet.is_syn() && !Seen(entry.seen).goes_on()
             || node.now.saturating_sub(entry.last_seen) > alone(table, packet.key.proto, &entry)
         {
-            return None;
+            return Followed::Over;
         }
         table.hear(packet, (slot, slot), 0, node.now);
-        return Some(Outbound::Leave);
+        return Followed::On(Outbound::Leave);
     }
     let other = packet.key.reply_to(entry.target());
     if entry.addr != node.local && !table.is_lent(node.device, entry.addr) {
+        if table.may_be_copied(slot, node.now) {
+            return Followed::Elsewhere;
+        }
         // The device's address went away, or the route leads to another device: replies to the old address may be lost, and
         // the kernel's NAT forgets such a flow as well (`masq_inet_event`, `nf_nat_oif_changed`).
         forget(table, &other, packet.key.source());
-        return None;
+        return Followed::Over;
     }
-    let back = mend(table, &other, &entry.mirrored(packet.key.source()))?;
+    let Some(back) = mend(table, &other, &entry.mirrored(packet.key.source())) else {
+        return Followed::Over;
+    };
     table.hear(packet, (slot, &back), 1, node.now);
-    Some(Outbound::Translate(entry.target()))
+    Followed::On(Outbound::Translate(entry.target()))
 }
 
 /// How long an entry lives by what it says itself.

@@ -65,6 +65,11 @@ pub trait Table {
     fn lifetime(&self, proto: u8, seen: Seen, length: u64) -> u64;
     /// Whether flows may leave as `address` by the device of that index.
     fn is_lent(&self, device: u32, address: Ipv4) -> bool;
+    /// Asked of a flow whose address the device at hand does not lend: whether it goes on by another device, and the packet may be a copy
+    /// of one of its packets (a mirror's). Then it stays as it is, and whoever asked for a [known](super::known) flow decides.
+    fn may_be_copied(&self, _slot: &Self::Slot, _now: u64) -> bool {
+        false
+    }
     /// Whether the flow of the out key `key` gives up its port to the packet at hand: see [`super::yields_port`]. `seen` is of
     /// both ways; nanoseconds from its first packet to its last, and since then.
     fn yields(&self, key: &Key, seen: Seen, length: u64, silent: u64) -> bool;

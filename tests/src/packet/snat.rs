@@ -3,13 +3,13 @@
 use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, ProgramArray};
 use flannel_agent::dataplane::Wire;
-use flannel_common::Ipv4;
 use flannel_common::cidr;
 use flannel_common::maps;
 use flannel_common::program::Program;
 use flannel_common::snat::{
     Choice, Choices, Entry, Key, Lent, NANOS, Times, WAY_IN, WAY_OUT, is_over, other_half,
 };
+use flannel_common::{Ipv4, Mac};
 
 use super::outside::{assert_checksums, source};
 use super::{Fixture, Node, UNSPEC};
@@ -218,6 +218,14 @@ impl Fixture {
         let mut outlets = HashMap::<_, u32, Wire<Choices>>::try_from(map).unwrap();
         let Wire(choices) = outlets.get(&1, 0).unwrap();
         outlets.insert(1, Wire(choices.tracked(true)), 0).unwrap();
+    }
+
+    /// The device of a test run, which lends already, has this MAC.
+    pub fn device_has_mac(&mut self, mac: Mac) {
+        let map = self.ebpf.map_mut(maps::OUTLETS).unwrap();
+        let mut outlets = HashMap::<_, u32, Wire<Choices>>::try_from(map).unwrap();
+        let Wire(choices) = outlets.get(&1, 0).unwrap();
+        outlets.insert(1, Wire(choices.with_mac(mac)), 0).unwrap();
     }
 
     /// Moves what the device of a test run lends to another one, of which it knows nothing.

@@ -385,7 +385,8 @@ fn layouts() -> [Layout; 29] {
         }),
         layout!(Choices {
             all: [Choice; MAX_CHOICES] = "primary addresses of the device in the kernel's order, then the first again and again",
-            tracked: u32 = "1: netfilter sees what arrives by the device before our hook does, because it is a bridge or is on one",
+            tracked: u16 = "1: netfilter sees what arrives by the device before our hook does, because it is a bridge or is on one",
+            mac: [u8; 6] = "the device's own; zeros if it has none",
         }),
         layout!(Choice {
             address: [u8; 4] = "a flow leaves as this address",

@@ -116,7 +116,7 @@ impl Outlets {
             if link.index == uplink {
                 outlets.uplink = own.clone().map(|sources| Outlet {
                     index: uplink,
-                    sources: sources.tracked(tracked),
+                    sources: sources.tracked(tracked).with_mac(link.mac),
                 });
             }
             let sources = own.or_else(|| borrowed.map(|lender| Sources::only(lender.ip())));
@@ -126,7 +126,7 @@ impl Outlets {
             if link.is_served() {
                 let outlet = Outlet {
                     index: link.index,
-                    sources: sources.tracked(tracked),
+                    sources: sources.tracked(tracked).with_mac(link.mac),
                 };
                 outlets.devices.insert(link.name.clone(), outlet);
             } else if devices.leads_out(link) || leads.outside.contains(&link.index) {

@@ -6,6 +6,7 @@ mod acquire;
 mod config;
 mod follow;
 mod keep;
+mod lost_answers;
 mod networks;
 mod reach;
 mod support;

@@ -9,5 +9,6 @@ mod keep;
 mod lost_answers;
 mod networks;
 mod reach;
+mod refused;
 mod support;
 mod tls;

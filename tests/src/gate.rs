@@ -12,8 +12,26 @@ use tokio::task::JoinHandle;
 #[derive(Debug)]
 pub struct Gate {
     address: SocketAddr,
-    state: watch::Sender<State>,
+    now: watch::Sender<Now>,
     listening: JoinHandle<()>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    state: State,
+    /// How often it was closed: who opens it at once cuts what was connected all the same.
+    cuts: u32,
+}
+
+impl Now {
+    /// Whether what was connected after so many cuts may live on.
+    const fn bears(self, cuts: u32) -> bool {
+        self.cuts == cuts && !matches!(self.state, State::Closed)
+    }
+
+    const fn lets_pass(self, cuts: u32) -> bool {
+        self.bears(cuts) && !matches!(self.state, State::Frozen)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +45,6 @@ enum State {
     Frozen,
 }
 
-impl State {
-    const fn lets_pass(self) -> bool {
-        matches!(self, Self::Open | Self::Listening(_) | Self::Deaf)
-    }
-}
-
 impl Gate {
     /// An open gate to `server`.
     pub async fn to(server: (Ipv4Addr, u16)) -> Self {
@@ -40,16 +52,19 @@ impl Gate {
             .await
             .expect("listen on loopback");
         let address = listener.local_addr().expect("the address of the gate");
-        let state = watch::Sender::new(State::Open);
-        let states = state.clone();
+        let now = watch::Sender::new(Now {
+            state: State::Open,
+            cuts: 0,
+        });
+        let all = now.clone();
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, server, states.clone()));
+                tokio::spawn(pass(client, server, all.clone()));
             }
         });
         Self {
             address,
-            state,
+            now,
             listening,
         }
     }
@@ -60,28 +75,35 @@ impl Gate {
 
     /// Cuts what is connected and lets nobody in.
     pub fn close(&self) {
-        self.state.send_replace(State::Closed);
+        self.now.send_modify(|now| {
+            now.state = State::Closed;
+            now.cuts += 1;
+        });
     }
 
     /// Keeps connections, but moves no more bytes. Only [`Gate::close`] ends it.
     pub fn freeze(&self) {
-        self.state.send_replace(State::Frozen);
+        self.enter(State::Frozen);
     }
 
     pub fn open(&self) {
-        self.state.send_replace(State::Open);
+        self.enter(State::Open);
     }
 
     /// Lets the next question with `words` in it pass, and no answer from there on. [`Gate::close`] ends it.
     pub fn lose_the_answer_to(&self, words: &'static str) {
-        self.state.send_replace(State::Listening(words));
+        self.enter(State::Listening(words));
     }
 
     /// Waits until that question was asked.
     pub async fn asked(&self) {
-        let mut states = self.state.subscribe();
-        let asked = states.wait_for(|state| *state == State::Deaf).await;
+        let mut nows = self.now.subscribe();
+        let asked = nows.wait_for(|now| now.state == State::Deaf).await;
         asked.expect("the gate has its state");
+    }
+
+    fn enter(&self, state: State) {
+        self.now.send_modify(|now| now.state = state);
     }
 }
 
@@ -92,43 +114,46 @@ impl Drop for Gate {
     }
 }
 
-async fn pass(client: TcpStream, server: (Ipv4Addr, u16), state: watch::Sender<State>) {
-    let mut states = state.subscribe();
-    // Kept while frozen: the connection lives on, unread.
-    let mut client = client;
-    if state.borrow().lets_pass() {
+async fn pass(mut client: TcpStream, server: (Ipv4Addr, u16), now: watch::Sender<Now>) {
+    let mut nows = now.subscribe();
+    let begun = *nows.borrow_and_update();
+    let cuts = begun.cuts;
+    if begun.lets_pass(cuts) {
         let Ok(mut server) = TcpStream::connect(server).await else {
             return;
         };
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::select! {
-            () = ask(from_client, to_server, &state) => return,
-            () = answer(from_server, to_client, &state) => return,
-            _ = states.wait_for(|state| !state.lets_pass()) => {}
+            () = ask(from_client, to_server, &now) => return,
+            () = answer(from_server, to_client, &now) => return,
+            _ = nows.wait_for(|now| !now.lets_pass(cuts)) => {}
         }
     }
-    let _ = states.wait_for(|state| *state != State::Frozen).await;
+    // The connection lives on, unread, for as long as the gate is frozen.
+    let _ = nows
+        .wait_for(|now| !now.bears(cuts) || now.state != State::Frozen)
+        .await;
 }
 
 /// Moves bytes to the server until there are no more.
 async fn ask(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    state: &watch::Sender<State>,
+    now: &watch::Sender<Now>,
 ) {
     let mut buffer = vec![0; 1 << 16];
     // Words may be cut in two.
     let mut said = Vec::new();
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let bytes = &buffer[..length];
-        let now = *state.borrow();
-        if let State::Listening(words) = now {
+        let state = now.borrow().state;
+        if let State::Listening(words) = state {
             said.extend_from_slice(bytes);
             let mut places = said.windows(words.len());
             if places.any(|place| place == words.as_bytes()) {
                 // Before the server hears it.
-                state.send_replace(State::Deaf);
+                now.send_modify(|now| now.state = State::Deaf);
             }
             said.drain(..said.len().saturating_sub(words.len()));
         }
@@ -142,11 +167,11 @@ async fn ask(
 async fn answer(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    state: &watch::Sender<State>,
+    now: &watch::Sender<Now>,
 ) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        let is_lost = *state.borrow() == State::Deaf;
+        let is_lost = now.borrow().state == State::Deaf;
         if !is_lost && to.write_all(&buffer[..length]).await.is_err() {
             return;
         }

@@ -167,6 +167,21 @@ mod tests {
     }
 
     #[test]
+    fn faults_show_the_beginning_of_what_is_long() {
+        let long = "x".repeat(1 << 18);
+        let many = vec!["fd00::/64"; 1 << 14];
+        let bad = node(&[], &[(Name::PublicIp, &long)]);
+        let faults = [
+            subnet(&node(&[&long], &[])).unwrap_err(),
+            subnet(&node(&many, &[])).unwrap_err(),
+            attrs(&bad).unwrap_err(),
+        ];
+        for fault in faults.map(|fault| fault.to_string()) {
+            assert!(fault.contains('…') && fault.len() < 400, "{}", fault.len());
+        }
+    }
+
+    #[test]
     fn annotations_are_flannels_to_the_byte_and_read_back() {
         let written = annotations(&node(&[], &[]), &vxlan());
         let expected = [

@@ -79,3 +79,22 @@ fn the_unit_grants_what_the_agent_needs() {
     assert_eq!(granted, BTreeSet::from(needed));
     assert!(text.contains("Type=notify") && text.contains("WatchdogSec="));
 }
+
+/// Without an order systemd ends the one while it starts the other, and both write lease and subnet file.
+#[test]
+fn the_unit_waits_until_flanneld_has_ended() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/flannel-ebpf.service");
+    let text = std::fs::read_to_string(&unit).expect("the unit");
+    let named = |key: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(key));
+        lines
+            .flat_map(|line| line.split(' '))
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(
+        named("Conflicts="),
+        BTreeSet::from(["flanneld.service".to_owned()])
+    );
+    assert!(named("After=").is_superset(&named("Conflicts=")), "{text}");
+}

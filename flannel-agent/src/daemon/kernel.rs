@@ -95,14 +95,16 @@ pub(super) struct Kernel {
     by_stack: ByStack,
     chains: chain::Watch,
     extension: Option<Extension>,
+    /// What an agent of another network left is still to be looked for.
+    inherits: bool,
 }
 
 impl Kernel {
-    /// Changes nothing yet.
+    /// Changes nothing yet. `is_alone`: this process serves no other network.
     ///
     /// # Errors
     /// A missing capability, no bpffs, programs that cannot be read.
-    pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
+    pub(super) fn open(config: &Config, is_alone: bool) -> anyhow::Result<Self> {
         let options = config.dataplane();
         // Before the first look, or a change right after it would go unnoticed.
         let monitor = Monitor::open()?;
@@ -145,6 +147,7 @@ impl Kernel {
             by_stack: ByStack::default(),
             chains: chain::Watch::default(),
             extension: None,
+            inherits: is_alone,
         })
     }
 
@@ -504,6 +507,9 @@ impl Node for Kernel {
     }
 
     async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
+        if std::mem::take(&mut self.inherits) {
+            self.dataplane.inherit(&wanted.network).await?;
+        }
         self.look(wanted).await?;
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;

@@ -104,21 +104,25 @@ async fn serve_network(
         };
         tokio::spawn(sweeper.run(cancel.clone()));
     }
+    let is_alone = options.claim.is_none();
     // Boxed, or the type of what waits for it is deeper than the compiler looks.
     let life: Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>> =
         match (&config.kube, &config.remote) {
             (Some(kube), _) => {
-                let (source, node) = (KubeSource::new(kube)?, Kernel::open(config)?);
+                let (source, node) = (KubeSource::new(kube)?, Kernel::open(config, is_alone)?);
                 let source = Remembered::new(source, config.snapshot());
                 Box::pin(start::run(options, source, node, ready, cancel))
             }
             (None, Some(remote)) => {
-                let (source, node) = (RemoteSource::new(remote)?, Kernel::open(config)?);
+                let (source, node) = (RemoteSource::new(remote)?, Kernel::open(config, is_alone)?);
                 let source = Remembered::new(source, config.snapshot());
                 Box::pin(start::run(options, source, node, ready, cancel))
             }
             (None, None) => {
-                let (source, node) = (EtcdSource::new(&config.etcd)?, Kernel::open(config)?);
+                let (source, node) = (
+                    EtcdSource::new(&config.etcd)?,
+                    Kernel::open(config, is_alone)?,
+                );
                 let source = Remembered::new(source, config.snapshot());
                 Box::pin(start::run(options, source, node, ready, cancel))
             }

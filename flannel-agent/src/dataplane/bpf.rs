@@ -1,7 +1,7 @@
 //! The loaded object: maps, programs, and the hooks they are on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use flannel_common::maps::{EPOCH, EXEMPT, LENT, MACS, OUTLETS, PEERS, STEPS, TIMES, VTEPS};
@@ -92,6 +92,24 @@ impl Bpf {
 
     pub(crate) fn serve_alone(&self) -> Option<ServesAlone> {
         ServesAlone::try_hold(&self.pins.links())
+    }
+
+    pub(crate) fn network(&self) -> &str {
+        &self.network
+    }
+
+    pub(crate) fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// Takes over what is pinned for another network. `false`: this one has pins of its own.
+    pub(crate) fn inherit(&mut self, from: &str) -> Result<bool, DataplaneError> {
+        if !self.pins.take_from(&Pins::of(&self.bpffs, from))? {
+            return Ok(false);
+        }
+        self.pins = Pins::open(&self.bpffs, &self.network)?;
+        self.alive = Alive::hold(self.pins.root()).ok();
+        Ok(true)
     }
 
     /// As [`Self::open`], but leaves no trace: no folder, and no word that an agent is here.

@@ -3,6 +3,7 @@
 pub mod actual;
 mod apply;
 pub mod desired;
+pub(crate) mod inherit;
 pub mod logbook;
 pub mod observe;
 pub mod plan;

@@ -572,7 +572,12 @@ impl Node for Kernel {
         let others = others.or_else(|| self.firewall.complaint());
         let ports = || self.own_ports.complaint();
         let held = || self.port.complaint().or_else(|| self.without_anchor());
-        others.or_else(ports).or_else(held)
+        let first = others.or_else(ports).or_else(held);
+        let all: Vec<_> = first
+            .into_iter()
+            .chain(self.dataplane.complaint())
+            .collect();
+        Some(all.join("; ")).filter(|all| !all.is_empty())
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {

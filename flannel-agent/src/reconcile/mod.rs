@@ -3,6 +3,7 @@
 pub mod actual;
 mod apply;
 pub mod desired;
+mod failures;
 pub mod logbook;
 pub mod observe;
 pub mod plan;
@@ -27,6 +28,7 @@ use crate::node::net::Netlink;
 use crate::node::node_sysctls::NodeSysctls;
 use crate::reconcile::actual::Actual;
 use crate::reconcile::desired::{Desired, Node, Routes, Sealed};
+use failures::Failures;
 use told::Told;
 use turn::Turn;
 
@@ -41,8 +43,8 @@ pub struct Dataplane {
     mirror: Option<Mirror>,
     /// Name of the device of ours that the last full reconcile left in place.
     serves: Option<String>,
-    /// Failures and ignored leases that were logged; the same again is no news.
-    said: BTreeSet<String>,
+    failures: Failures,
+    /// Leases that were said to be ignored; the same again is no news.
     ignored: BTreeMap<Ipv4Net, String>,
     private_key: Option<PrivateKey>,
     told: Told,
@@ -56,7 +58,10 @@ struct Mirror {
     node: Node,
     peers: PeerMaps,
     sealed: BTreeMap<PublicKey, Sealed>,
+    /// Those that the kernel took.
     routes: Routes,
+    /// Those that it refused.
+    refused: Routes,
 }
 
 impl Dataplane {
@@ -78,7 +83,7 @@ impl Dataplane {
             shared: NodeSysctls::new(&options.state_dir, &options.network),
             mirror: None,
             serves: None,
-            said: BTreeSet::new(),
+            failures: Failures::default(),
             ignored: BTreeMap::new(),
             private_key: None,
             told: Told::default(),
@@ -97,6 +102,12 @@ impl Dataplane {
     #[must_use]
     pub fn attaches_filters(&self) -> bool {
         self.bpf.attaches_filters()
+    }
+
+    /// What the last round could not do, and went on without: in one sentence, for whoever puts it right.
+    #[must_use]
+    pub fn complaint(&self) -> Option<String> {
+        self.failures.complaint()
     }
 
     /// This network's part of the sysctls that the node's agents share.

@@ -86,6 +86,8 @@ pub(super) struct Kernel {
     forwards: bool,
     /// Why no flow is fast because of conntrack, as it was said.
     unfit: Option<String>,
+    /// Why nothing is translated at the uplink.
+    untranslated: Option<String>,
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
@@ -137,6 +139,7 @@ impl Kernel {
             bridge: None,
             forwards: true,
             unfit: None,
+            untranslated: None,
             blackhole: config.blackhole,
             blackhole_held: None,
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
@@ -519,7 +522,14 @@ impl Node for Kernel {
             Err(ReconcileError::Replaced) => self.by_stack.tell(&desired.peers.table),
             _ => {}
         }
-        done.extend(words(&reconciled?));
+        let report = reconciled?;
+        done.extend(words(&report));
+        let untranslated = report.untranslated();
+        let translates = self.snat.is_some() && untranslated.is_empty();
+        let at_uplink = untranslated.get(desired.node.uplink.as_str());
+        self.untranslated = at_uplink.map(|why| {
+            format!("what pods send to the outside leaves under their own addresses: {why}")
+        });
         self.chains
             .know(&desired.node.attachments, &desired.node.pod_ports);
         if self.ports.is_none() {
@@ -547,7 +557,7 @@ impl Node for Kernel {
         done.extend(held);
         self.look_at_bridge(wanted).await?;
         self.firewall.accept(network).await;
-        if self.snat.is_some() {
+        if translates {
             done.extend(self.firewall.replace_masquerading(network).await);
         }
         self.by_stack.tell(&desired.peers.table);
@@ -560,7 +570,8 @@ impl Node for Kernel {
     }
 
     fn hindrance(&self) -> Option<String> {
-        self.firewall.hindrance()
+        let untranslated = || self.untranslated.clone();
+        self.firewall.hindrance().or_else(untranslated)
     }
 
     fn complaint(&self) -> Option<String> {

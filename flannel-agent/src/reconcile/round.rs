@@ -1,6 +1,6 @@
 //! Keeping the node equal to what is wanted: observe, plan, apply.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use flannel_common::globals::FAST_PATH_OFF;
@@ -16,7 +16,7 @@ use crate::flannel::lease::SubnetKey;
 use crate::node::wireguard;
 use crate::reconcile::actual::{Actual, Device, WireGuardDevice};
 use crate::reconcile::apply::Executor;
-use crate::reconcile::desired::{Desired, Node, Peers, Routes};
+use crate::reconcile::desired::{Desired, Node, Peers, Routes, SourceNat};
 use crate::reconcile::plan::{Action, Conflict, RouteChanges, SealedChanges, plan, repairs};
 
 /// What a reconcile did.
@@ -28,6 +28,17 @@ pub struct Report {
 }
 
 impl Report {
+    /// Where source NAT could not be put up, and why.
+    pub(crate) fn untranslated(&self) -> BTreeMap<&str, &str> {
+        let failed = self.failed.iter().filter_map(|(action, why)| match action {
+            Action::Attach(at) if SourceNat::is_on_devices(at.program) => {
+                Some((at.device.as_str(), why.as_str()))
+            }
+            _ => None,
+        });
+        failed.collect()
+    }
+
     /// Routes that the kernel did not take.
     fn refused_routes(&self) -> Routes {
         let refused = self.failed.iter().filter_map(|(action, _)| match action {
@@ -325,7 +336,7 @@ impl Dataplane {
                         self.note(&action, is_repair);
                         report.done.push(action);
                     }
-                    Err(source) if action.is_essential() => {
+                    Err(source) if action.is_essential(&desired.node) => {
                         self.failures.tried_some();
                         let action = Box::new(action);
                         return Err(ReconcileError::Action { action, source });

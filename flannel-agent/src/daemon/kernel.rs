@@ -20,6 +20,7 @@ use super::reached;
 use crate::base::mac::MacAddr;
 use crate::base::options::{FastPath, Gro, Mode, SourceCheck, UplinkChoice};
 use crate::base::{counters, mac};
+use crate::dataplane::Presence;
 use crate::dataplane::by_stack::{self, ByStack};
 use crate::dataplane::chain;
 use crate::dataplane::moves::Moves;
@@ -100,15 +101,15 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// Changes nothing yet.
+    /// Changes nothing yet. `present`: see [`Dataplane::open_for`].
     ///
     /// # Errors
     /// A missing capability, no bpffs, programs that cannot be read.
-    pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
+    pub(super) fn open(config: &Config, present: Option<Presence>) -> anyhow::Result<Self> {
         let options = config.dataplane();
         // Before the first look, or a change right after it would go unnoticed.
         let monitor = Monitor::open()?;
-        let dataplane = Dataplane::open(&options)?;
+        let dataplane = Dataplane::open_for(&options, present)?;
         monitor.pass_over(dataplane.netlink().port_of_route_changes());
         own_ports::prepare(dataplane.sysctls(), config.snat.as_ref())?;
         Ok(Self {

@@ -22,7 +22,8 @@ pub use round::{ReconcileError, Report};
 
 use crate::base::key::{PrivateKey, PublicKey};
 use crate::dataplane::{
-    Bpf, DataplaneError, Options, PeerMaps, ROOM, ServesAlone, check_capabilities, check_kernel,
+    Bpf, DataplaneError, Options, PeerMaps, Presence, ROOM, ServesAlone, check_capabilities,
+    check_kernel,
 };
 use crate::node::net::Netlink;
 use crate::node::node_sysctls::NodeSysctls;
@@ -71,9 +72,17 @@ impl Dataplane {
     /// # Errors
     /// A missing capability, a kernel that is too old, no bpffs, an object that cannot be read.
     pub fn open(options: &Options) -> Result<Self, DataplaneError> {
+        Self::open_for(options, None)
+    }
+
+    /// The same for somebody who was here before, and stays.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_for(options: &Options, present: Option<Presence>) -> Result<Self, DataplaneError> {
         check_capabilities()?;
         check_kernel()?;
-        Self::of(Bpf::open(options)?, options)
+        Self::of(Bpf::open(options, present)?, options)
     }
 
     fn of(bpf: Bpf, options: &Options) -> Result<Self, DataplaneError> {

@@ -230,6 +230,27 @@ fn connections_to_the_outside_survive_where_nothing_else_tracks_them(
     assert!(!rules.contains("conntrack stays"), "{rules}");
 }
 
+/// It is one for the node, and the last network takes it along.
+#[test]
+fn the_rule_for_conntrack_stays_for_other_networks() {
+    let lab = Lab::new();
+    let red = lab.network(Network::vxlan("/red/network", "10.11.0.0/16").vni(1));
+    let blue = lab.network(Network::vxlan("/blue/network", "10.12.0.0/16").vni(2));
+    let old = KernelVxlan::join(lab.node("one"), &blue);
+    flannel_rules::install(&old, Iptables::Nft);
+    let node = old.stop();
+    let mut stays = Agent::start_with(node.clone(), &blue, &["--ip-masq"]);
+    let mut gone = Agent::start_with(node.clone(), &red, &["--ip-masq"]);
+    let is_held = || nat_rules(&*node).contains("conntrack stays");
+    assert!(is_held());
+    assert!(gone.terminate().success());
+    run(&mut cleanup(&gone));
+    assert!(is_held(), "blue's connections need it");
+    assert!(stays.terminate().success());
+    run(&mut cleanup(&stays));
+    assert!(!is_held());
+}
+
 /// As flanneld, which removes its rules only to write them anew.
 #[test]
 fn without_ip_masq_flannelds_rules_stay() {

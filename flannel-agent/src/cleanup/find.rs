@@ -6,6 +6,7 @@ use super::Step;
 use crate::base::logging::describe;
 use crate::dataplane;
 use crate::dataplane::MadeQdiscs;
+use crate::dataplane::view;
 use crate::flannel::{cni, subnet_env};
 use crate::node::mark::{is_anchor, near_ends};
 use crate::node::net::{Direction, Link, Netlink};
@@ -80,7 +81,12 @@ pub(super) async fn look(net: &Netlink, config: &Config) -> Found {
             found.steps.push(Step::ForwardRules(network));
         }
     }
-    if found.seen("POSTROUTING", flanneld_masq::is_held().await) {
+    // Connections of other networks' may need it: flanneld's rules that it stands for were those of all.
+    let is_last = view::networks(&config.bpffs)
+        .map(|networks| networks.iter().all(|network| *network == name));
+    if found.seen("other networks", is_last)
+        && found.seen("POSTROUTING", flanneld_masq::is_held().await)
+    {
         found.steps.push(Step::ConntrackHolder);
     }
     let shared = NodeSysctls::new(&config.state_dir, &name);

@@ -8,6 +8,7 @@ pub mod logbook;
 pub mod observe;
 pub mod plan;
 mod preview;
+mod report;
 mod round;
 mod told;
 mod turn;
@@ -18,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 
 pub(crate) use preview::Preview;
-pub use round::{ReconcileError, Report};
+pub use report::Report;
+pub use round::ReconcileError;
 
 use crate::base::key::{PrivateKey, PublicKey};
 use crate::dataplane::{

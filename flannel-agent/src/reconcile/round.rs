@@ -1,11 +1,12 @@
 //! Keeping the node equal to what is wanted: observe, plan, apply.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use flannel_common::globals::FAST_PATH_OFF;
 
 use super::failures::Grade;
+use super::report::{Report, parts};
 use super::turn::Part;
 use super::{Dataplane, Mirror};
 use crate::base::options::Xdp;
@@ -16,39 +17,8 @@ use crate::flannel::lease::SubnetKey;
 use crate::node::wireguard;
 use crate::reconcile::actual::{Actual, Device, WireGuardDevice};
 use crate::reconcile::apply::Executor;
-use crate::reconcile::desired::{Desired, Node, Peers, Routes, SourceNat};
+use crate::reconcile::desired::{Desired, Node, Peers, Routes};
 use crate::reconcile::plan::{Action, Conflict, RouteChanges, SealedChanges, plan, repairs};
-
-/// What a reconcile did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    pub done: Vec<Action>,
-    /// Actions that failed and are not essential, with the reason.
-    pub failed: Vec<(Action, String)>,
-}
-
-impl Report {
-    /// Where source NAT could not be put up, and why.
-    pub(crate) fn untranslated(&self) -> BTreeMap<&str, &str> {
-        let failed = self.failed.iter().filter_map(|(action, why)| match action {
-            Action::Attach(at) if SourceNat::is_on_devices(at.program) => {
-                Some((at.device.as_str(), why.as_str()))
-            }
-            _ => None,
-        });
-        failed.collect()
-    }
-
-    /// Routes that the kernel did not take.
-    fn refused_routes(&self) -> Routes {
-        let refused = self.failed.iter().filter_map(|(action, _)| match action {
-            Action::UpdateRoutes(changes) => Some(&changes.set),
-            _ => None,
-        });
-        let refused = refused.flatten();
-        refused.map(|(to, set)| (*to, set.way)).collect()
-    }
-}
 
 impl Mirror {
     /// Whether the routes that the kernel refused are wanted as they were: then there is no reason to ask it again.
@@ -169,6 +139,7 @@ impl Dataplane {
             actions.push(Action::BumpEpoch);
         }
         let report = self.apply(desired, actions, &repairs).await?;
+        self.failures.tried_all();
         self.lend_address(desired, &report)
             .await
             .map_err(ReconcileError::Observe)?;
@@ -178,7 +149,6 @@ impl Dataplane {
         let pair = desired.node.pair.as_ref().map(|pair| &pair.name);
         let wireguard = desired.node.wireguard.as_ref().map(|wanted| &wanted.name);
         self.serves = pair.or(wireguard).cloned();
-        self.failures.tried_all();
         let mut mirror = Mirror {
             node: desired.node.clone(),
             peers: PeerMaps::from(&desired.peers),
@@ -348,9 +318,13 @@ impl Dataplane {
                             true => Grade::News,
                             false => Grade::Trouble,
                         };
-                        self.failures
-                            .add(format!("cannot {action}: {error}"), grade);
-                        report.failed.push((action, error.to_string()));
+                        let (error, what) = (error.to_string(), format!("cannot {action}"));
+                        let text = match error.starts_with(&what) {
+                            true => error.clone(),
+                            false => format!("{what}: {error}"),
+                        };
+                        self.failures.add(text, grade);
+                        report.failed.push((action, error));
                     }
                 }
             }
@@ -391,25 +365,4 @@ impl Dataplane {
         }
         self.ignored.clone_from(&peers.ignored);
     }
-}
-
-/// Of many routes some may have been taken, and some refused.
-fn parts(
-    action: Action,
-    outcome: Result<(), DataplaneError>,
-) -> Vec<(Action, Result<(), DataplaneError>)> {
-    let (changes, refusals) = match (action, outcome) {
-        (Action::UpdateRoutes(changes), Err(DataplaneError::Routes(refusals))) => {
-            (changes, refusals)
-        }
-        whole => return vec![whole],
-    };
-    let (made, rest) = changes.split(&refusals);
-    let mut parts = Vec::new();
-    if !made.is_empty() {
-        parts.push((Action::UpdateRoutes(made), Ok(())));
-    }
-    let refused = Err(DataplaneError::Routes(refusals));
-    parts.push((Action::UpdateRoutes(rest), refused));
-    parts
 }

@@ -1,9 +1,9 @@
 //! A gate in front of a server: closed, it cuts every connection; frozen, it lets nothing through
-//! and says nothing, as a host that lost its power does.
+//! and says nothing, as a host that lost its power does; deaf, it keeps from clients what the server answers.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -12,13 +12,35 @@ use tokio::task::JoinHandle;
 #[derive(Debug)]
 pub struct Gate {
     address: SocketAddr,
-    state: watch::Sender<State>,
+    now: watch::Sender<Now>,
     listening: JoinHandle<()>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    state: State,
+    /// How often it was closed: who opens it at once cuts what was connected all the same.
+    cuts: u32,
+}
+
+impl Now {
+    /// Whether what was connected after so many cuts may live on.
+    const fn bears(self, cuts: u32) -> bool {
+        self.cuts == cuts && !matches!(self.state, State::Closed)
+    }
+
+    const fn lets_pass(self, cuts: u32) -> bool {
+        self.bears(cuts) && !matches!(self.state, State::Frozen)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
+    /// The same, until a client says this.
+    Listening(&'static str),
+    /// What clients say passes, and no answer comes back.
+    Deaf,
     Closed,
     Frozen,
 }
@@ -30,15 +52,19 @@ impl Gate {
             .await
             .expect("listen on loopback");
         let address = listener.local_addr().expect("the address of the gate");
-        let (state, states) = watch::channel(State::Open);
+        let now = watch::Sender::new(Now {
+            state: State::Open,
+            cuts: 0,
+        });
+        let all = now.clone();
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, server, states.clone()));
+                tokio::spawn(pass(client, server, all.clone()));
             }
         });
         Self {
             address,
-            state,
+            now,
             listening,
         }
     }
@@ -49,16 +75,35 @@ impl Gate {
 
     /// Cuts what is connected and lets nobody in.
     pub fn close(&self) {
-        self.state.send_replace(State::Closed);
+        self.now.send_modify(|now| {
+            now.state = State::Closed;
+            now.cuts += 1;
+        });
     }
 
     /// Keeps connections, but moves no more bytes. Only [`Gate::close`] ends it.
     pub fn freeze(&self) {
-        self.state.send_replace(State::Frozen);
+        self.enter(State::Frozen);
     }
 
     pub fn open(&self) {
-        self.state.send_replace(State::Open);
+        self.enter(State::Open);
+    }
+
+    /// Lets the next question with `words` in it pass, and no answer from there on. [`Gate::close`] ends it.
+    pub fn lose_the_answer_to(&self, words: &'static str) {
+        self.enter(State::Listening(words));
+    }
+
+    /// Waits until that question was asked.
+    pub async fn asked(&self) {
+        let mut nows = self.now.subscribe();
+        let asked = nows.wait_for(|now| now.state == State::Deaf).await;
+        asked.expect("the gate has its state");
+    }
+
+    fn enter(&self, state: State) {
+        self.now.send_modify(|now| now.state = state);
     }
 }
 
@@ -69,16 +114,66 @@ impl Drop for Gate {
     }
 }
 
-async fn pass(mut client: TcpStream, server: (Ipv4Addr, u16), mut states: watch::Receiver<State>) {
-    if *states.borrow() == State::Open {
+async fn pass(mut client: TcpStream, server: (Ipv4Addr, u16), now: watch::Sender<Now>) {
+    let mut nows = now.subscribe();
+    let begun = *nows.borrow_and_update();
+    let cuts = begun.cuts;
+    if begun.lets_pass(cuts) {
         let Ok(mut server) = TcpStream::connect(server).await else {
             return;
         };
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
         tokio::select! {
-            _ = copy_bidirectional(&mut client, &mut server) => return,
-            _ = states.wait_for(|state| *state != State::Open) => {}
+            () = ask(from_client, to_server, &now) => return,
+            () = answer(from_server, to_client, &now) => return,
+            _ = nows.wait_for(|now| !now.lets_pass(cuts)) => {}
         }
     }
     // The connection lives on, unread, for as long as the gate is frozen.
-    let _ = states.wait_for(|state| *state != State::Frozen).await;
+    let _ = nows
+        .wait_for(|now| !now.bears(cuts) || now.state != State::Frozen)
+        .await;
+}
+
+/// Moves bytes to the server until there are no more.
+async fn ask(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    now: &watch::Sender<Now>,
+) {
+    let mut buffer = vec![0; 1 << 16];
+    // Words may be cut in two.
+    let mut said = Vec::new();
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        let bytes = &buffer[..length];
+        let state = now.borrow().state;
+        if let State::Listening(words) = state {
+            said.extend_from_slice(bytes);
+            let mut places = said.windows(words.len());
+            if places.any(|place| place == words.as_bytes()) {
+                // Before the server hears it.
+                now.send_modify(|now| now.state = State::Deaf);
+            }
+            said.drain(..said.len().saturating_sub(words.len()));
+        }
+        if to.write_all(bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Moves bytes to the client until there are no more.
+async fn answer(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    now: &watch::Sender<Now>,
+) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        let is_lost = now.borrow().state == State::Deaf;
+        if !is_lost && to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
 }

@@ -50,6 +50,17 @@ impl RealFlanneld {
     /// Starts it and returns at once.
     #[track_caller]
     pub fn spawn(node: impl Into<Arc<Node>>, net: &Network, flags: &[&str]) -> Self {
+        Self::spawn_under("", node, net, flags)
+    }
+
+    /// The same by way of another command, such as one that sets a variable.
+    #[track_caller]
+    pub fn spawn_under(
+        wrapper: &str,
+        node: impl Into<Arc<Node>>,
+        net: &Network,
+        flags: &[&str],
+    ) -> Self {
         let node = node.into();
         let name = format!(
             "flanneld-{}",
@@ -57,7 +68,7 @@ impl RealFlanneld {
         );
         let subnet_file = node.folder().join("run").join(&name).join("subnet.env");
         let port = node.port();
-        let mut command = node.command(&binary());
+        let mut command = node.command(&format!("{wrapper} {}", binary()));
         command.env("NODE_NAME", node.name());
         command.env("WIREGUARD_KEY_FILE", node.key_file());
         for (flag, value) in [

@@ -3,8 +3,9 @@
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use flannel_tests::agent::Daemon;
+use flannel_tests::agent::{Daemon, command};
 use flannel_tests::member::free_subnets;
+use flannel_tests::netns::output;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use flannel_tests::udp::{self, Flow, assert_nothing_lost};
@@ -52,6 +53,20 @@ fn a_wrong_flag_is_named(#[case] flag: &str, #[case] named: &str) {
     node.exec("ip link set spare up");
     let log = refusal(Daemon::spawn(node, &pair.net, &[flag]));
     assert!(log.contains(named), "{named} is not in:\n{log}");
+    assert_nothing_lost(flows);
+}
+
+#[test]
+fn what_ends_a_start_is_in_status() {
+    let (pair, flows) = orphaned();
+    let node = pair.one.node();
+    refusal(Daemon::spawn(node, &pair.net, &["--iface=nope0"]));
+    let bpffs = format!("--bpffs={}", node.bpffs().display());
+    let state = format!("--state-dir={}", node.state_dir().display());
+    let status = output(&mut command(node, &["status", &bpffs, &state]));
+    let text = String::from_utf8_lossy(&status.stdout).into_owned();
+    let said = "the last agent could not bring the node up to date";
+    assert!(text.contains(said) && text.contains("nope0"), "{text}");
     assert_nothing_lost(flows);
 }
 

@@ -3,10 +3,13 @@
 #![cfg(test)]
 
 use std::net::Ipv4Addr;
+use std::process::Output;
 use std::sync::Arc;
 
-use flannel_tests::agent::Daemon;
+use flannel_tests::agent::{Daemon, command};
 use flannel_tests::member::free_subnets;
+use flannel_tests::metrics::sample;
+use flannel_tests::netns::output;
 use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::with_daemon::start;
@@ -43,6 +46,13 @@ fn route_leads_to(on: &impl Host, subnet: impl std::fmt::Display, via: Ipv4Addr)
         let found = routes(on, &subnet);
         found.lines().count() == 1 && found.contains(&format!("via {via} dev eth0"))
     });
+}
+
+fn status(agent: &Agent) -> Output {
+    let node = agent.node();
+    let bpffs = format!("--bpffs={}", node.bpffs().display());
+    let state = format!("--state-dir={}", node.state_dir().display());
+    output(&mut command(node, &["status", &bpffs, &state]))
 }
 
 #[rstest]
@@ -152,4 +162,43 @@ fn a_public_ip_that_is_not_local_is_refused(#[values(Kind::Ours, Kind::Flanneld)
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("198.51.100.7"), "{log}");
     assert!(lab.etcd().leases(&net).is_empty());
+}
+
+/// Somebody else's mistake: an address that is on no link of this node.
+#[rstest]
+fn a_peer_on_no_link_disturbs_nobody_else(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let (lab, net) = lab();
+    let one = start(kind, lab.node("one"), &net, &[]);
+    let two = start(kind, lab.node("two"), &net, &[]);
+    let [wrong, third] = free_subnets(&net, &[&one, &two]);
+    let lease = |via: &str| format!(r#"{{"PublicIP":"{via}","BackendType":"host-gw"}}"#);
+    lab.etcd()
+        .put(&net.lease_key(wrong), &lease("198.51.100.9"));
+    lab.etcd().put(&net.lease_key(third), &lease("172.30.0.77"));
+    route_leads_to(&one, third, Ipv4Addr::new(172, 30, 0, 77));
+    assert_eq!(routes(&one, wrong), "");
+    if let Some(agent) = one.agent() {
+        says_so_and_ends_no_proofs(agent, wrong);
+    }
+    talk(&Pod::on(&one, "pod1"), &Pod::on(&two, "pod2"));
+}
+
+fn says_so_and_ends_no_proofs(agent: &Agent, wrong: impl std::fmt::Display) {
+    let named = format!("{wrong}: Network is unreachable");
+    eventually("status says so", SOON, || {
+        let status = status(agent);
+        status.status.code() == Some(1) && String::from_utf8_lossy(&status.stdout).contains(&named)
+    });
+    let counted = |action| {
+        let name =
+            format!("flannel_ebpf_reconcile_actions_total{{action=\"{action}\",outcome=\"done\"}}");
+        sample::<u64>(agent, &name).unwrap_or(0)
+    };
+    let looks = || sample::<u64>(agent, "flannel_ebpf_reconcile_duration_seconds_count");
+    let (ended, before) = (counted("bump_epoch"), looks());
+    // Any change of the node's makes the agent look at everything.
+    agent.exec("ip link add other type veth peer name rehto");
+    eventually("it has looked again", SOON, || looks() > before);
+    assert_eq!(counted("bump_epoch"), ended, "proofs of flows ended");
+    assert_eq!(agent.log().matches(&named).count(), 1, "{}", agent.log());
 }

@@ -4,6 +4,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use flannel_tests::agent::command;
@@ -229,6 +230,27 @@ fn connections_to_the_outside_survive_where_nothing_else_tracks_them(
     assert!(!rules.contains("conntrack stays"), "{rules}");
 }
 
+/// It is one for the node, and the last network takes it along.
+#[test]
+fn the_rule_for_conntrack_stays_for_other_networks() {
+    let lab = Lab::new();
+    let red = lab.network(Network::vxlan("/red/network", "10.11.0.0/16").vni(1));
+    let blue = lab.network(Network::vxlan("/blue/network", "10.12.0.0/16").vni(2));
+    let old = KernelVxlan::join(lab.node("one"), &blue);
+    flannel_rules::install(&old, Iptables::Nft);
+    let node = old.stop();
+    let mut stays = Agent::start_with(node.clone(), &blue, &["--ip-masq"]);
+    let mut gone = Agent::start_with(node.clone(), &red, &["--ip-masq"]);
+    let is_held = || nat_rules(&*node).contains("conntrack stays");
+    assert!(is_held());
+    assert!(gone.terminate().success());
+    run(&mut cleanup(&gone));
+    assert!(is_held(), "blue's connections need it");
+    assert!(stays.terminate().success());
+    run(&mut cleanup(&stays));
+    assert!(!is_held());
+}
+
 /// As flanneld, which removes its rules only to write them anew.
 #[test]
 fn without_ip_masq_flannelds_rules_stay() {
@@ -257,6 +279,48 @@ fn cleanup_of_host_gw_takes_its_routes_and_nobody_elses() {
     run(&mut cleanup(&one));
     assert_eq!(one.exec(&route), "");
     assert!(one.exec("ip route show 10.99.0.0/16").contains("via"));
+}
+
+/// What one look does not see is named, and the rest goes.
+#[rstest]
+#[case::subnet_file("subnet.env", "cannot look at the subnet file")]
+#[case::sysctls("sysctls-", "cannot look at the node's sysctls")]
+fn cleanup_goes_on_past_a_damaged_file(#[case] file: &str, #[case] said: &str) {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let mut agent = Agent::start(lab.node("one"), &net);
+    assert!(agent.terminate().success());
+    let state = std::fs::read_dir(agent.node().state_dir()).unwrap();
+    let state = state.map(|entry| entry.unwrap().path());
+    let mut files = state.chain([agent.subnet_file()]);
+    let is_it = |path: &PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with(file)
+    };
+    std::fs::write(files.find(is_it).unwrap(), b"\xff").unwrap();
+
+    let planned = output(cleanup(&agent).arg("--dry-run"));
+    assert_eq!(planned.status.code(), Some(1), "{planned:?}");
+    let planned = String::from_utf8(planned.stdout).unwrap();
+    assert!(
+        planned.contains("would remove the device flannel.1"),
+        "{planned}"
+    );
+    let cleaned = output(&mut cleanup(&agent));
+    assert_eq!(cleaned.status.code(), Some(1), "{cleaned:?}");
+    let text = String::from_utf8(cleaned.stderr).unwrap();
+    assert!(text.contains(said), "{text}");
+    assert!(agent.try_exec("ip link show flannel.1").stdout.is_empty());
+    assert!(
+        !agent
+            .node()
+            .bpffs()
+            .join("flannel/coreos_com_network")
+            .exists()
+    );
 }
 
 #[test]

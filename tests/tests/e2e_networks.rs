@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flannel_tests::pair::{Kind, Mix};
 use flannel_tests::prelude::*;
@@ -139,6 +140,35 @@ fn one_that_fails_does_not_stop_the_others() {
         Pod::on(&other, "r2"),
     );
     pod1.reaches(&pod2);
+}
+
+/// Between two tries, too, its agent is there, and `status` has the reason.
+#[test]
+fn a_refused_network_is_said_to_be() {
+    let lab = Lab::new();
+    let blue = lab.network(blue());
+    lab.network(Network::vxlan("/many/pink", "10.14.0.0/16").vni(blue.vni));
+    let host = Arc::new(lab.node("one"));
+    let mut several = Several::spawn(&host, PREFIX, &["--networks=blue,pink"]);
+    several.serves("blue");
+    let pink = || {
+        let (_, text) = several.ask(&["status", "-o", "json"]);
+        let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+        status["many_pink"].clone()
+    };
+    let why = "the network pink cannot be served beside blue";
+    let error = || pink()["error"]["error"].to_string();
+    eventually("status has the reason", SOON, || error().contains(why));
+    // Tries come more and more rarely: most of these are between two.
+    for _ in 0..5 {
+        let pink = pink();
+        assert_eq!(pink["agent_running"], true, "{pink}");
+        assert_eq!(pink["verdict"], "attention", "{pink}");
+        let findings = pink["findings"].to_string();
+        assert!(findings.contains(why), "{findings}");
+        assert!(!findings.contains("no hook"), "{findings}");
+        std::thread::sleep(Duration::from_millis(300));
+    }
 }
 
 /// With `--watch-networks` the daemon follows etcd, and takes off the node what was deleted there, but nothing because etcd is away.

@@ -2,12 +2,14 @@
 
 use serde_json::{Map, Value};
 
+use crate::base::excerpt::excerpt;
+
 /// A field holds the wrong kind of value, or one out of range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {value}: write {wanted}")]
 pub struct FieldError {
     pub field: &'static str,
-    /// The value as JSON.
+    /// The value as JSON, or its beginning.
     pub value: String,
     pub wanted: String,
 }
@@ -16,7 +18,7 @@ impl FieldError {
     pub(crate) fn new(field: &'static str, value: &Value, wanted: impl Into<String>) -> Self {
         Self {
             field,
-            value: value.to_string(),
+            value: excerpt(&value.to_string()),
             wanted: wanted.into(),
         }
     }

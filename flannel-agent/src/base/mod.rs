@@ -4,6 +4,7 @@ pub(crate) mod causes;
 mod checksum;
 mod clock;
 pub mod counters;
+pub(crate) mod excerpt;
 pub(crate) mod files;
 pub(crate) mod json_fields;
 pub mod key;

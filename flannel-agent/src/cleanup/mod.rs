@@ -11,6 +11,7 @@ use crate::dataplane;
 use crate::node::mark;
 use crate::node::net::Netlink;
 use crate::settings::Config;
+use find::Found;
 pub use step::Step;
 
 /// How a clean-up ends that found what it looked for.
@@ -26,7 +27,8 @@ pub enum Outcome {
 /// Removes everything of the network that `config` names, and says what; a dry run only says.
 ///
 /// # Errors
-/// An agent that runs; what the kernel or iptables refuses, or nobody can do for want of iptables. The rest is gone then.
+/// An agent that runs; what the kernel or iptables refuses, or nobody can do for want of iptables; what could not be looked at. The
+/// rest is gone then.
 pub fn main(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -65,23 +67,21 @@ async fn clean_each(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
 /// As [`main`].
 pub async fn take_down(config: &Config) -> anyhow::Result<()> {
     let net = Netlink::open()?;
-    let mut failures = 0;
-    for step in find::steps(&net, config).await? {
+    let found = find::look(&net, config).await;
+    let mut left = 0;
+    for step in &found.steps {
         match step.perform(&net, config).await {
             Ok(()) => tracing::info!("removed {step}"),
             Err(error) => {
                 tracing::warn!("cannot remove {step}: {}", describe(&error));
-                failures += 1;
+                left += 1;
             }
         }
     }
-    if failures > 0 {
-        bail!(
-            "{failures} things of {} are still there",
-            config.etcd.prefix
-        );
+    for why in &found.unseen {
+        tracing::warn!("{why}");
     }
-    Ok(())
+    found.is_settled(&config.etcd.prefix, left)
 }
 
 async fn clean(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
@@ -92,9 +92,9 @@ async fn clean(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
         );
     }
     let net = Netlink::open()?;
-    let steps = find::steps(&net, config).await?;
-    let mut failures = 0;
-    for step in &steps {
+    let found = find::look(&net, config).await;
+    let mut left = 0;
+    for step in &found.steps {
         if dry_run {
             println!("would remove {step}");
             continue;
@@ -104,17 +104,15 @@ async fn clean(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
             Ok(()) => println!("removed {step}"),
             Err(error) => {
                 eprintln!("cannot remove {step}: {}", describe(&error));
-                failures += 1;
+                left += 1;
             }
         }
     }
-    if failures > 0 {
-        bail!(
-            "{failures} of {} things of {prefix} are still there",
-            steps.len()
-        );
+    for why in &found.unseen {
+        eprintln!("{why}");
     }
-    Ok(match (steps.is_empty(), dry_run) {
+    found.is_settled(prefix, left)?;
+    Ok(match (found.steps.is_empty(), dry_run) {
         (true, _) => {
             println!("nothing to do: nothing of {prefix} is on this node");
             Outcome::NothingToDo
@@ -122,4 +120,21 @@ async fn clean(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
         (false, true) => Outcome::WouldRemove,
         (false, false) => Outcome::Removed,
     })
+}
+
+impl Found {
+    /// `left`: so many things could not be removed.
+    fn is_settled(&self, prefix: &str, left: usize) -> anyhow::Result<()> {
+        let all = self.steps.len();
+        match (left, self.unseen.len()) {
+            (0, 0) => Ok(()),
+            (_, 0) => bail!("{left} of {all} things of {prefix} are still there"),
+            (0, unseen) => {
+                bail!("{unseen} places could not be looked at: more of {prefix} may be there")
+            }
+            (_, unseen) => bail!(
+                "{left} of {all} things of {prefix} are still there, and {unseen} places could not be looked at"
+            ),
+        }
+    }
 }

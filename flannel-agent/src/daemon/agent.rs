@@ -180,7 +180,7 @@ impl<N: Node> Agent<N> {
         match outcome {
             Ok(done) => {
                 let causes = causes.iter().map(|cause| cause.words().to_owned());
-                let complaint = self.node.complaint();
+                let complaint = self.complaint();
                 self.logbook
                     .reconciled(causes.collect(), begun.elapsed(), &done, complaint);
                 Ok(())
@@ -231,14 +231,14 @@ impl<N: Node> Agent<N> {
             );
         }
         let mtu = self.node.mtu(&self.wanted);
-        if self.subnet_file.update(&self.wanted, mtu) {
-            match self.node.hindrance() {
-                None => self.ready.set(true),
-                Some(why) => self.ready.hinder(why),
-            }
-            // Others wait for it who may be what is missing.
-            self.systemd.ready();
+        self.subnet_file.update(&self.wanted, mtu);
+        let unwritten = self.subnet_file.complaint().map(str::to_owned);
+        match both(self.node.hindrance(), unwritten) {
+            None => self.ready.set(true),
+            Some(why) => self.ready.hinder(why),
         }
+        // Others wait for it who may be what is missing; flanneld says it without its files, too.
+        self.systemd.ready();
         if uplink.is_ok() {
             self.systemd.status(self.status());
         }
@@ -267,8 +267,14 @@ impl<N: Node> Agent<N> {
         });
     }
 
+    /// What an operator has to put right.
+    fn complaint(&self) -> Option<String> {
+        let unwritten = self.subnet_file.complaint().map(str::to_owned);
+        both(self.node.complaint(), unwritten)
+    }
+
     fn status(&self) -> String {
-        if let Some(complaint) = self.node.complaint() {
+        if let Some(complaint) = self.complaint() {
             return complaint;
         }
         let Wanted {
@@ -329,6 +335,14 @@ impl<N: Node> Agent<N> {
         self.wanted.uplink = uplink;
         self.publish(attrs);
         Ok(())
+    }
+}
+
+/// In one sentence.
+fn both(one: Option<String>, other: Option<String>) -> Option<String> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(format!("{one}; {other}")),
+        (one, other) => one.or(other),
     }
 }
 

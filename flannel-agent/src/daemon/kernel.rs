@@ -20,6 +20,7 @@ use super::reached;
 use crate::base::mac::MacAddr;
 use crate::base::options::{FastPath, Gro, Mode, SourceCheck, UplinkChoice};
 use crate::base::{counters, mac};
+use crate::dataplane::Presence;
 use crate::dataplane::by_stack::{self, ByStack};
 use crate::dataplane::chain;
 use crate::dataplane::moves::Moves;
@@ -86,6 +87,8 @@ pub(super) struct Kernel {
     forwards: bool,
     /// Why no flow is fast because of conntrack, as it was said.
     unfit: Option<String>,
+    /// Why nothing is translated at the uplink.
+    untranslated: Option<String>,
     blackhole: bool,
     /// What the last reconcile made of it.
     blackhole_held: Option<Option<Ipv4Net>>,
@@ -95,18 +98,24 @@ pub(super) struct Kernel {
     by_stack: ByStack,
     chains: chain::Watch,
     extension: Option<Extension>,
+    /// What an agent of another network left is still to be looked for.
+    inherits: bool,
 }
 
 impl Kernel {
-    /// Changes nothing yet.
+    /// Changes nothing yet. `is_alone`: this process serves no other network. `present`: see [`Dataplane::open_for`].
     ///
     /// # Errors
     /// A missing capability, no bpffs, programs that cannot be read.
-    pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
+    pub(super) fn open(
+        config: &Config,
+        is_alone: bool,
+        present: Option<Presence>,
+    ) -> anyhow::Result<Self> {
         let options = config.dataplane();
         // Before the first look, or a change right after it would go unnoticed.
         let monitor = Monitor::open()?;
-        let dataplane = Dataplane::open(&options)?;
+        let dataplane = Dataplane::open_for(&options, present)?;
         monitor.pass_over(dataplane.netlink().port_of_route_changes());
         own_ports::prepare(dataplane.sysctls(), config.snat.as_ref())?;
         Ok(Self {
@@ -137,6 +146,7 @@ impl Kernel {
             bridge: None,
             forwards: true,
             unfit: None,
+            untranslated: None,
             blackhole: config.blackhole,
             blackhole_held: None,
             firewall: Firewall::new(config.forward_rules.then_some(config.iptables_resync)),
@@ -145,6 +155,7 @@ impl Kernel {
             by_stack: ByStack::default(),
             chains: chain::Watch::default(),
             extension: None,
+            inherits: is_alone,
         })
     }
 
@@ -504,6 +515,9 @@ impl Node for Kernel {
     }
 
     async fn reconcile(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
+        if std::mem::take(&mut self.inherits) {
+            self.dataplane.inherit(&wanted.network).await?;
+        }
         self.look(wanted).await?;
         let direct = self.direct(wanted);
         let desired = self.desired(wanted, &direct)?;
@@ -519,7 +533,14 @@ impl Node for Kernel {
             Err(ReconcileError::Replaced) => self.by_stack.tell(&desired.peers.table),
             _ => {}
         }
-        done.extend(words(&reconciled?));
+        let report = reconciled?;
+        done.extend(words(&report));
+        let untranslated = report.untranslated();
+        let translates = self.snat.is_some() && untranslated.is_empty();
+        let at_uplink = untranslated.get(desired.node.uplink.as_str());
+        self.untranslated = at_uplink.map(|why| {
+            format!("what pods send to the outside leaves under their own addresses: {why}")
+        });
         self.chains
             .know(&desired.node.attachments, &desired.node.pod_ports);
         if self.ports.is_none() {
@@ -547,7 +568,7 @@ impl Node for Kernel {
         done.extend(held);
         self.look_at_bridge(wanted).await?;
         self.firewall.accept(network).await;
-        if self.snat.is_some() {
+        if translates {
             done.extend(self.firewall.replace_masquerading(network).await);
         }
         self.by_stack.tell(&desired.peers.table);
@@ -560,7 +581,8 @@ impl Node for Kernel {
     }
 
     fn hindrance(&self) -> Option<String> {
-        self.firewall.hindrance()
+        let untranslated = || self.untranslated.clone();
+        self.firewall.hindrance().or_else(untranslated)
     }
 
     fn complaint(&self) -> Option<String> {
@@ -572,7 +594,12 @@ impl Node for Kernel {
         let others = others.or_else(|| self.firewall.complaint());
         let ports = || self.own_ports.complaint();
         let held = || self.port.complaint().or_else(|| self.without_anchor());
-        others.or_else(ports).or_else(held)
+        let first = others.or_else(ports).or_else(held);
+        let all: Vec<_> = first
+            .into_iter()
+            .chain(self.dataplane.complaint())
+            .collect();
+        Some(all.join("; ")).filter(|all| !all.is_empty())
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {

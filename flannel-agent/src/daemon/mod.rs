@@ -29,6 +29,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::counters::Counters;
+use crate::base::logging::describe;
 use crate::daemon::health::{Health, Ready};
 use crate::daemon::metrics::Exporter;
 use crate::dataplane::sweep::Sweeper;
@@ -79,7 +80,17 @@ async fn run(config: &Config) -> anyhow::Result<()> {
             .with_metrics(exporter);
         serve(health, cancel.clone());
     }
-    serve_network(config, config.into(), ready, cancel).await
+    let outcome = serve_network(config, config.into(), ready, cancel).await;
+    if let Err(error) = &outcome {
+        note(config, error);
+    }
+    outcome
+}
+
+/// For `status`: what kept it from the first look at the node, or ended it.
+fn note(config: &Config, why: &anyhow::Error) {
+    let start::Options { mut logbook, .. } = config.into();
+    logbook.failed(describe(why));
 }
 
 fn serve(health: Health, cancel: CancellationToken) {
@@ -93,7 +104,7 @@ fn serve(health: Health, cancel: CancellationToken) {
 /// Starts one network, and follows it until cancelled.
 async fn serve_network(
     config: &Config,
-    options: start::Options,
+    mut options: start::Options,
     ready: Ready,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -104,21 +115,32 @@ async fn serve_network(
         };
         tokio::spawn(sweeper.run(cancel.clone()));
     }
+    let is_alone = options.claim.is_none();
+    let present = options.present.take();
     // Boxed, or the type of what waits for it is deeper than the compiler looks.
     let life: Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>> =
         match (&config.kube, &config.remote) {
             (Some(kube), _) => {
-                let (source, node) = (KubeSource::new(kube)?, Kernel::open(config)?);
+                let (source, node) = (
+                    KubeSource::new(kube)?,
+                    Kernel::open(config, is_alone, present)?,
+                );
                 let source = Remembered::new(source, config.snapshot());
                 Box::pin(start::run(options, source, node, ready, cancel))
             }
             (None, Some(remote)) => {
-                let (source, node) = (RemoteSource::new(remote)?, Kernel::open(config)?);
+                let (source, node) = (
+                    RemoteSource::new(remote)?,
+                    Kernel::open(config, is_alone, present)?,
+                );
                 let source = Remembered::new(source, config.snapshot());
                 Box::pin(start::run(options, source, node, ready, cancel))
             }
             (None, None) => {
-                let (source, node) = (EtcdSource::new(&config.etcd)?, Kernel::open(config)?);
+                let (source, node) = (
+                    EtcdSource::new(&config.etcd)?,
+                    Kernel::open(config, is_alone, present)?,
+                );
                 let source = Remembered::new(source, config.snapshot());
                 Box::pin(start::run(options, source, node, ready, cancel))
             }

@@ -16,6 +16,7 @@ use super::subnet_file::{CniNetwork, SubnetFile};
 use super::systemd::{Spokesman, Systemd};
 use crate::daemon::claims::Claim;
 use crate::daemon::health::Ready;
+use crate::dataplane::Presence;
 use crate::flannel::lease::{self, Leases, OwnLease};
 use crate::node::mark;
 use crate::node::uplink::Memory;
@@ -38,6 +39,8 @@ pub(super) struct Options {
     pub(super) published: Published,
     /// Where several networks of this process see what the others have; `None`: it has only this one.
     pub(super) claim: Option<Claim>,
+    /// Who holds the network's place before and after this life of its agent.
+    pub(super) present: Option<Presence>,
 }
 
 /// This node's lease, also when whoever kept it has ended.
@@ -73,6 +76,7 @@ impl From<&Config> for Options {
             spokesman: Spokesman::Network,
             published: Published::default(),
             claim: None,
+            present: None,
         }
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct SubnetFile {
     cni: Option<CniNetwork>,
     ip_masq: bool,
     written: Option<SubnetEnv>,
+    /// Why something could not be written the last time.
+    failure: Option<String>,
 }
 
 /// The CNI network that is wanted.
@@ -31,6 +33,7 @@ impl SubnetFile {
             cni,
             ip_masq,
             written: None,
+            failure: None,
         }
     }
 
@@ -45,9 +48,9 @@ impl SubnetFile {
         }
     }
 
-    /// Writes what has to say something else. Returns whether all is right now; what failed is logged,
-    /// and tried again with the next call.
-    pub(super) fn update(&mut self, wanted: &Wanted, mtu: u32) -> bool {
+    /// Writes what has to say something else. What fails is logged when it begins, when it changes and when it is over; it is
+    /// tried again with the next call.
+    pub(super) fn update(&mut self, wanted: &Wanted, mtu: u32) {
         let env = SubnetEnv {
             network: wanted.network.network,
             subnet: wanted.own.subnet,
@@ -55,53 +58,45 @@ impl SubnetFile {
             ip_masq: self.ip_masq,
         };
         // Whoever finds the network may rely on the subnet file.
-        self.update_subnet_file(&env) && self.update_cni(&env)
-    }
-
-    fn update_cni(&self, env: &SubnetEnv) -> bool {
-        let Some(CniNetwork { folder, bridge }) = &self.cni else {
-            return true;
-        };
-        match cni::write(folder, bridge, env) {
-            Ok(written) => {
-                if written {
-                    tracing::info!("wrote {}", cni::path(folder).display());
-                }
-                true
-            }
-            Err(error) => {
-                tracing::warn!("{error:#}");
-                false
-            }
+        let outcome = self.write(&env).and_then(|()| self.write_cni(&env));
+        let failure = outcome.err().map(|error| format!("{error:#}"));
+        match (&self.failure, &failure) {
+            (before, Some(now)) if before.as_ref() != Some(now) => tracing::warn!("{now}"),
+            (Some(before), None) => tracing::info!("not any more: {before}"),
+            _ => {}
         }
+        self.failure = failure;
     }
 
-    fn update_subnet_file(&mut self, env: &SubnetEnv) -> bool {
+    /// Why something is not written.
+    pub(super) fn complaint(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    fn write_cni(&self, env: &SubnetEnv) -> anyhow::Result<()> {
+        let Some(CniNetwork { folder, bridge }) = &self.cni else {
+            return Ok(());
+        };
+        if cni::write(folder, bridge, env)? {
+            tracing::info!("wrote {}", cni::path(folder).display());
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, env: &SubnetEnv) -> anyhow::Result<()> {
         // Compared with the disk, not only with our memory: CNI plugins fail without the file, and
         // whoever empties /run takes it away.
-        if self.written.as_ref() == Some(env) && self.path.exists() {
-            return true;
+        let is_known = self.written.as_ref() == Some(env);
+        if is_known && self.path.exists() {
+            return Ok(());
         }
-        let is_gone = self.written.as_ref() == Some(env);
-        match env.write(&self.path) {
-            Ok(()) => {
-                if is_gone {
-                    crate::base::counters::drift_repaired("write_subnet_file");
-                }
-                tracing::info!(
-                    subnet = %env.subnet,
-                    mtu = env.mtu,
-                    "wrote {}",
-                    self.path.display()
-                );
-                self.written = Some(env.clone());
-                true
-            }
-            Err(error) => {
-                tracing::warn!("{error:#}");
-                self.written = None;
-                false
-            }
+        self.written = None;
+        env.write(&self.path)?;
+        if is_known {
+            crate::base::counters::drift_repaired("write_subnet_file");
         }
+        tracing::info!(subnet = %env.subnet, mtu = env.mtu, "wrote {}", self.path.display());
+        self.written = Some(env.clone());
+        Ok(())
     }
 }

@@ -361,6 +361,37 @@ async fn an_unwritable_subnet_file_delays_readiness_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_is_named_until_it_is() {
+    let mut stage = started().await;
+    let folder = stage.subnet_file().with_file_name("net.d");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "in the way").unwrap();
+    stage.node.announce_change();
+    until(|| stage.page().complaint.is_some()).await;
+    let complaint = stage.page().complaint.unwrap();
+    assert!(complaint.contains("net.d"), "{complaint}");
+    assert!(!stage.ready.get(), "it was ready before");
+    assert_eq!(stage.ready.why_not(), Some(complaint));
+
+    std::fs::remove_file(&folder).unwrap();
+    stage.is_ready().await;
+    until(|| stage.page().complaint.is_none()).await;
+    assert!(folder.join("10-flannel.conflist").is_file());
+
+    std::fs::remove_file(stage.subnet_file()).unwrap();
+    std::fs::create_dir(stage.subnet_file()).unwrap();
+    let mut smaller = uplink("192.0.2.1");
+    smaller.mtu = 1400;
+    stage.node.set_uplink(smaller);
+    stage.node.announce_change();
+    until(|| stage.page().complaint.is_some()).await;
+    let complaint = stage.page().complaint.unwrap();
+    assert!(complaint.contains("subnet.env"), "{complaint}");
+    assert_eq!(stage.ready.why_not(), Some(complaint));
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_cni_network_follows_subnet_and_mtu() {
     let mut stage = started().await;
     let file = stage

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 
@@ -28,6 +29,21 @@ impl Alive {
     /// Whether somebody else looks after it, too.
     pub(super) fn has_company(&self) -> io::Result<bool> {
         is_locked(&self.folder)
+    }
+}
+
+/// The same, for longer than one life of a dataplane: between two of them nobody takes the network for one without an agent.
+#[derive(Debug, Clone)]
+pub struct Presence(Arc<Alive>);
+
+impl Presence {
+    pub(super) fn of(folder: &Path) -> io::Result<Self> {
+        Ok(Self(Arc::new(Alive::hold(folder)?)))
+    }
+
+    /// Whether somebody else looks after it, too.
+    pub(super) fn has_company(&self) -> io::Result<bool> {
+        self.0.has_company()
     }
 }
 
@@ -83,6 +99,19 @@ mod tests {
         assert!(ServesAlone::try_hold(folder.path()).is_none());
         drop(one);
         assert!(ServesAlone::try_hold(folder.path()).is_some());
+    }
+
+    #[test]
+    fn who_is_present_in_two_places_is_no_company() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = Presence::of(folder.path()).unwrap();
+        let other = one.clone();
+        assert!(!one.has_company().unwrap());
+        drop(one);
+        assert!(is_held(folder.path()).unwrap());
+        assert!(!other.has_company().unwrap());
+        drop(other);
+        assert!(!is_held(folder.path()).unwrap());
     }
 
     #[test]

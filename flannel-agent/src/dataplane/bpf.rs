@@ -1,7 +1,7 @@
 //! The loaded object: maps, programs, and the hooks they are on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use flannel_common::maps::{EPOCH, EXEMPT, LENT, MACS, OUTLETS, PEERS, STEPS, TIMES, VTEPS};
@@ -9,7 +9,7 @@ use flannel_common::program::Program;
 use flannel_common::snat::Times;
 
 use super::Places;
-use super::alive::{Alive, ServesAlone};
+use super::alive::{Presence, ServesAlone};
 use super::anchors;
 use super::barrier;
 use super::bpffs::{self, Pins};
@@ -41,7 +41,7 @@ pub(crate) struct Bpf {
     xdp_refusal: Option<Refusal>,
     made: MadeQdiscs,
     /// Tells `flannel-agent status` that somebody is here; worth no failure.
-    alive: Option<Alive>,
+    alive: Option<Presence>,
 }
 
 /// What this process loaded.
@@ -56,10 +56,14 @@ struct Running {
 }
 
 impl Bpf {
-    pub(crate) fn open(options: &Options) -> Result<Self, DataplaneError> {
+    /// `present`: somebody in this process who was here before, and stays.
+    pub(crate) fn open(
+        options: &Options,
+        present: Option<Presence>,
+    ) -> Result<Self, DataplaneError> {
         let object = Object::read(options)?;
         let pins = Pins::open(&options.bpffs, &options.network)?;
-        let alive = Alive::hold(pins.root()).ok();
+        let alive = present.or_else(|| Presence::of(pins.root()).ok());
         Ok(Self::not_loaded(object, pins, options, alive))
     }
 
@@ -74,7 +78,7 @@ impl Bpf {
             self.pins.root().display()
         );
         self.pins = Pins::open(&self.bpffs, &self.network)?;
-        self.alive = Alive::hold(self.pins.root()).ok();
+        self.alive = Presence::of(self.pins.root()).ok();
         self.loaded = None;
         Ok(())
     }
@@ -94,6 +98,24 @@ impl Bpf {
         ServesAlone::try_hold(&self.pins.links())
     }
 
+    pub(crate) fn network(&self) -> &str {
+        &self.network
+    }
+
+    pub(crate) fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// Takes over what is pinned for another network. `false`: this one has pins of its own.
+    pub(crate) fn inherit(&mut self, from: &str) -> Result<bool, DataplaneError> {
+        if !self.pins.take_from(&Pins::of(&self.bpffs, from))? {
+            return Ok(false);
+        }
+        self.pins = Pins::open(&self.bpffs, &self.network)?;
+        self.alive = Presence::of(self.pins.root()).ok();
+        Ok(true)
+    }
+
     /// As [`Self::open`], but leaves no trace: no folder, and no word that an agent is here.
     pub(crate) fn look(options: &Options) -> Result<Self, DataplaneError> {
         let object = Object::read(options)?;
@@ -101,7 +123,7 @@ impl Bpf {
         Ok(Self::not_loaded(object, pins, options, None))
     }
 
-    fn not_loaded(object: Object, pins: Pins, options: &Options, alive: Option<Alive>) -> Self {
+    fn not_loaded(object: Object, pins: Pins, options: &Options, alive: Option<Presence>) -> Self {
         Self {
             object,
             bpffs: options.bpffs.clone(),

@@ -98,6 +98,25 @@ impl Pins {
         remove_folder(&self.root)
     }
 
+    /// Becomes what another network's folder is, if that is there. `false`: something is pinned here already.
+    pub(super) fn take_from(&self, other: &Self) -> Result<bool, DataplaneError> {
+        if !other.root.exists() {
+            return Ok(true);
+        }
+        let is_bare = entries(&self.links())?.is_empty()
+            && entries(&self.maps())?.is_empty()
+            && self.old_layouts()?.is_empty();
+        if !is_bare {
+            return Ok(false);
+        }
+        self.remove_all()?;
+        fs::rename(&other.root, &self.root).map_err(|error| DataplaneError::Pin {
+            path: other.root.clone(),
+            error,
+        })?;
+        Ok(true)
+    }
+
     /// Folders of other layout versions.
     pub(super) fn old_layouts(&self) -> Result<BTreeSet<String>, DataplaneError> {
         let mut folders = entries(&self.root)?;
@@ -209,6 +228,30 @@ mod tests {
             "{error}"
         );
         assert!(folder.path().join("file").exists());
+    }
+
+    #[test]
+    fn pins_of_another_network_are_taken_over_where_there_are_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let [ours, other] = ["ours", "other"].map(|name| Pins::of(folder.path(), name));
+        let make = |pins: &Pins| {
+            for folder in [pins.maps(), pins.links()] {
+                fs::create_dir_all(folder).unwrap();
+            }
+        };
+        assert!(ours.take_from(&other).unwrap(), "nothing is nothing");
+        make(&ours);
+        make(&other);
+        fs::write(other.link("uplink_rx-2"), b"").unwrap();
+        fs::write(other.map("fl_peers"), b"").unwrap();
+        assert!(ours.take_from(&other).unwrap());
+        assert!(ours.link("uplink_rx-2").exists() && ours.map("fl_peers").exists());
+        assert!(!other.root().exists());
+
+        make(&other);
+        fs::write(other.link("uplink_rx-3"), b"").unwrap();
+        assert!(!ours.take_from(&other).unwrap(), "both have pins");
+        assert!(other.link("uplink_rx-3").exists() && ours.link("uplink_rx-2").exists());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use aya::programs::ProgramError;
 
 use super::requirements::OLDEST_KERNEL;
 use crate::base::causes;
+use crate::node::net::Refusals;
 
 /// A dataplane that could not be opened, loaded or attached.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +91,8 @@ pub enum DataplaneError {
     },
     #[error("the map {map} is full: it holds {capacity} peers, and the network has more nodes")]
     MapFull { map: &'static str, capacity: usize },
-    #[error("the kernel refuses {count} of them ({named})")]
-    Routes { count: usize, named: String },
+    #[error("{0}")]
+    Routes(Refusals),
     #[error(
         "UDP port {port} is held by {holder}: end that, or give the network another Port in its config (on all nodes); \
          networks of one node that share a port need the same --gro"

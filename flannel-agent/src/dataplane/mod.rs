@@ -53,7 +53,7 @@ mod xdp;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-pub use alive::ServesAlone;
+pub use alive::{Presence, ServesAlone};
 pub(crate) use attachments::Places;
 pub use attachments::{Attachment, Generation, Programs, Stale};
 pub(crate) use bpf::Bpf;
@@ -95,6 +95,13 @@ pub struct Options {
 /// So many peers are served. One place stays free: before Linux 6.13 a full trie refuses new values of its own keys, too
 /// (commit 532d6b36b2bf).
 pub const ROOM: usize = flannel_common::maps::MAX_PEERS - 1;
+
+/// Says that an agent of the network is here, for as long as it is held. `None` where nothing can be pinned: whoever opens the
+/// dataplane hears why.
+pub(crate) fn be_present(bpffs: &Path, network: &str) -> Option<Presence> {
+    let pins = bpffs::Pins::open(bpffs, network).ok()?;
+    Presence::of(pins.root()).ok()
+}
 
 /// Whether an agent of the network runs.
 pub(crate) fn is_looked_after(bpffs: &Path, network: &str) -> bool {

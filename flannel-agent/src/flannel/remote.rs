@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use serde_json::{Map, Value, json};
 
 use super::lease::{LeaseAttrs, SubnetKey, ValueError};
+use crate::base::excerpt::excerpt;
 use crate::base::json_fields::{FieldError, Fields};
 use crate::base::rfc3339;
 use crate::base::wall::Moment;
@@ -150,7 +151,7 @@ impl Reservation {
 
 fn fields(value: &Value) -> Result<Fields<'_>, MessageError> {
     let object = value.as_object().map(Fields::new);
-    object.ok_or_else(|| MessageError::NotAnObject(value.to_string()))
+    object.ok_or_else(|| MessageError::NotAnObject(excerpt(&value.to_string())))
 }
 
 fn subnet(fields: &Fields<'_>) -> Result<Ipv4Net, MessageError> {

@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
+use crate::base::excerpt::excerpt;
 use crate::flannel::backend::Routed;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
@@ -124,7 +125,7 @@ impl Direct {
 fn usable(config: &NetworkConfig, attrs: &LeaseAttrs, uplink: &Uplink) -> Result<Ipv4Addr, String> {
     let backend = config.backend.name();
     if attrs.backend_type != backend {
-        let other = &attrs.backend_type;
+        let other = excerpt(&attrs.backend_type);
         return Err(format!(
             "BackendType is {other:?}, not {backend:?}: all nodes of a network must use one backend"
         ));

@@ -151,6 +151,19 @@ impl NodeSysctls {
         Ok(released.is_some())
     }
 
+    /// Makes another network's wishes this one's. Blocks as [`Self::claim`] does.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written.
+    pub fn inherit(&self, from: &str) -> Result<(), NetError> {
+        let _turn = self.lock()?;
+        let mut ledger = self.read()?;
+        match ledger.inherit(from, &self.network) {
+            true => self.write(&ledger),
+            false => Ok(()),
+        }
+    }
+
     fn path(&self) -> Result<PathBuf, NetError> {
         Ok(self.folder.join(file(namespace()?)))
     }

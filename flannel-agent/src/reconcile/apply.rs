@@ -11,14 +11,12 @@ use crate::base::key::PrivateKey;
 use crate::dataplane::{Bpf, DataplaneError, Loaded, Target};
 use crate::node::mark;
 use crate::node::net::{
-    Direction, Features, Leg, Link, NetError, Netlink, Outcome, RouteChange, VethPair, sysctl,
+    Direction, Features, Leg, Link, NetError, Netlink, Outcome, Refusals, RouteChange, VethPair,
+    sysctl,
 };
 use crate::node::node_sysctls::NodeSysctls;
 use crate::reconcile::desired::{Node, Pair, TUNNEL, Way};
 use crate::reconcile::plan::{Action, How, RouteChanges, Set};
-
-/// So many refused routes are named.
-const NAMED: usize = 4;
 
 pub(crate) struct Executor<'a> {
     pub(crate) net: &'a Netlink,
@@ -164,18 +162,10 @@ impl Executor<'_> {
         });
         let requests: Vec<_> = removed.chain(set).collect();
         let refused = self.net.change_routes(&requests).await?;
-        if refused.is_empty() {
-            return Ok(());
+        match Refusals::of(&requests, &refused) {
+            none if none.is_empty() => Ok(()),
+            refusals => Err(DataplaneError::Routes(refusals)),
         }
-        let count = refused.len();
-        let named = refused.iter().filter_map(|(at, errno)| {
-            let request = requests.get(*at)?;
-            Some(format!("{}: {}", request.destination(), errno.desc()))
-        });
-        Err(DataplaneError::Routes {
-            count,
-            named: named.take(NAMED).collect::<Vec<_>>().join(", "),
-        })
     }
 
     async fn link(&self, device: &str) -> Result<Link, NetError> {

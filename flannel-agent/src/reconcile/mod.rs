@@ -3,10 +3,13 @@
 pub mod actual;
 mod apply;
 pub mod desired;
+mod failures;
+pub(crate) mod inherit;
 pub mod logbook;
 pub mod observe;
 pub mod plan;
 mod preview;
+mod report;
 mod round;
 mod told;
 mod turn;
@@ -17,16 +20,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 
 pub(crate) use preview::Preview;
-pub use round::{ReconcileError, Report};
+pub use report::Report;
+pub use round::ReconcileError;
 
 use crate::base::key::{PrivateKey, PublicKey};
 use crate::dataplane::{
-    Bpf, DataplaneError, Options, PeerMaps, ROOM, ServesAlone, check_capabilities, check_kernel,
+    Bpf, DataplaneError, Options, PeerMaps, Presence, ROOM, ServesAlone, check_capabilities,
+    check_kernel,
 };
 use crate::node::net::Netlink;
 use crate::node::node_sysctls::NodeSysctls;
 use crate::reconcile::actual::Actual;
 use crate::reconcile::desired::{Desired, Node, Routes, Sealed};
+use failures::Failures;
 use told::Told;
 use turn::Turn;
 
@@ -41,8 +47,8 @@ pub struct Dataplane {
     mirror: Option<Mirror>,
     /// Name of the device of ours that the last full reconcile left in place.
     serves: Option<String>,
-    /// Failures and ignored leases that were logged; the same again is no news.
-    said: BTreeSet<String>,
+    failures: Failures,
+    /// Leases that were said to be ignored; the same again is no news.
     ignored: BTreeMap<Ipv4Net, String>,
     private_key: Option<PrivateKey>,
     told: Told,
@@ -56,7 +62,10 @@ struct Mirror {
     node: Node,
     peers: PeerMaps,
     sealed: BTreeMap<PublicKey, Sealed>,
+    /// Those that the kernel took.
     routes: Routes,
+    /// Those that it refused.
+    refused: Routes,
 }
 
 impl Dataplane {
@@ -66,9 +75,17 @@ impl Dataplane {
     /// # Errors
     /// A missing capability, a kernel that is too old, no bpffs, an object that cannot be read.
     pub fn open(options: &Options) -> Result<Self, DataplaneError> {
+        Self::open_for(options, None)
+    }
+
+    /// The same for somebody who was here before, and stays.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_for(options: &Options, present: Option<Presence>) -> Result<Self, DataplaneError> {
         check_capabilities()?;
         check_kernel()?;
-        Self::of(Bpf::open(options)?, options)
+        Self::of(Bpf::open(options, present)?, options)
     }
 
     fn of(bpf: Bpf, options: &Options) -> Result<Self, DataplaneError> {
@@ -78,7 +95,7 @@ impl Dataplane {
             shared: NodeSysctls::new(&options.state_dir, &options.network),
             mirror: None,
             serves: None,
-            said: BTreeSet::new(),
+            failures: Failures::default(),
             ignored: BTreeMap::new(),
             private_key: None,
             told: Told::default(),
@@ -97,6 +114,12 @@ impl Dataplane {
     #[must_use]
     pub fn attaches_filters(&self) -> bool {
         self.bpf.attaches_filters()
+    }
+
+    /// What the last round could not do, and went on without: in one sentence, for whoever puts it right.
+    #[must_use]
+    pub fn complaint(&self) -> Option<String> {
+        self.failures.complaint()
     }
 
     /// This network's part of the sysctls that the node's agents share.

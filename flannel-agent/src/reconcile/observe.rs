@@ -6,7 +6,7 @@ mod wireguard;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::mac::MacAddr;
-use crate::dataplane::{Bpf, DataplaneError};
+use crate::dataplane::{Bpf, DataplaneError, is_looked_after};
 use crate::flannel::backend::Wire;
 use crate::node::mark;
 use crate::node::net::{Features, KIND_IPIP, Kind, Link, NetError, Netlink, PROTOCOL, sysctl};
@@ -27,7 +27,8 @@ pub(crate) async fn observe(
         None => Device::Absent,
         Some(wanted) => {
             let (near, far) = (by_name(&wanted.name), by_name(&wanted.gro_name));
-            match classify(wanted, near, far) {
+            let lives = |network: &str| is_looked_after(bpf.bpffs(), network);
+            match classify(wanted, near, far, &lives) {
                 Found::Pair(near, far) => Device::Ours(pair(net, node, wanted, near, far).await?),
                 Found::Other(device) => device,
             }
@@ -38,7 +39,7 @@ pub(crate) async fn observe(
     routes.retain(|route| route.protocol == PROTOCOL || node.overlay.contains(&route.destination));
     Ok(Actual {
         device,
-        wireguard: wireguard::device(net, node, &links).await?,
+        wireguard: wireguard::device(net, bpf, node, &links).await?,
         anchor: anchor::anchors(net, bpf, node, &links).await?,
         aside: node
             .pair
@@ -73,7 +74,13 @@ enum Found<'a> {
     Other(Device),
 }
 
-fn classify<'a>(pair: &Pair, near: Option<&'a Link>, far: Option<&'a Link>) -> Found<'a> {
+/// `lives` says whether a network's agent runs.
+fn classify<'a>(
+    pair: &Pair,
+    near: Option<&'a Link>,
+    far: Option<&'a Link>,
+    lives: &dyn Fn(&str) -> bool,
+) -> Found<'a> {
     let foreign = |why: String| Found::Other(Device::Foreign { why });
     let carries_our_alias = |link: &Link| link.alias.as_deref() == Some(pair.alias.as_str());
     let broken = |link: &Link| {
@@ -110,12 +117,25 @@ fn classify<'a>(pair: &Pair, near: Option<&'a Link>, far: Option<&'a Link>) -> F
     match (mark::network_of(near), whole) {
         (Some(_), Some(far)) if carries_our_alias(near) => Found::Pair(near, far),
         (Some(_), None) if carries_our_alias(near) => broken(near),
-        (Some(network), _) => foreign(format!(
-            "it belongs to the network {network}: two networks on one node need different VNIs"
+        (Some(network), _) => foreign(anothers(
+            network,
+            lives(network),
+            "two networks on one node need different VNIs",
         )),
         // Created by an agent that did not live to mark it.
         (None, Some(far)) if near.alias.is_none() => Found::Pair(near, far),
         (None, _) => foreign("it is a veth device without our mark: rename it".to_owned()),
+    }
+}
+
+/// A network's name in the mark is as good a prefix as the one that it was made from.
+fn anothers(network: &str, lives: bool, rule: &str) -> String {
+    match lives {
+        true => format!("it belongs to the network {network}, whose agent runs: {rule}"),
+        false => format!(
+            "an agent of the network {network} left it, and does not run: if --etcd-prefix was changed, run \
+             flannel-agent cleanup --etcd-prefix={network} and start again; otherwise {rule}"
+        ),
     }
 }
 

@@ -39,6 +39,11 @@ impl Preview {
         self.is_mounted
     }
 
+    /// As [`Dataplane::attaches_filters`].
+    pub(crate) fn attaches_filters(&self) -> bool {
+        self.dataplane.attaches_filters()
+    }
+
     /// Whether an agent looks after the network now.
     pub(crate) fn agent_runs(&self) -> bool {
         self.view

@@ -5,31 +5,33 @@ use std::time::Instant;
 
 use flannel_common::globals::FAST_PATH_OFF;
 
+use super::failures::Grade;
+use super::report::{Report, parts};
 use super::turn::Part;
 use super::{Dataplane, Mirror};
-use crate::base::clock;
 use crate::base::options::Xdp;
+use crate::base::{clock, counters};
 use crate::dataplane::outlets::Sources;
 use crate::dataplane::{DataplaneError, Generation, Globals, PeerChanges, PeerMaps};
 use crate::flannel::lease::SubnetKey;
 use crate::node::wireguard;
 use crate::reconcile::actual::{Actual, Device, WireGuardDevice};
 use crate::reconcile::apply::Executor;
-use crate::reconcile::desired::{Desired, Node, Peers};
+use crate::reconcile::desired::{Desired, Node, Peers, Routes};
 use crate::reconcile::plan::{Action, Conflict, RouteChanges, SealedChanges, plan, repairs};
 
-/// What a reconcile did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    pub done: Vec<Action>,
-    /// Actions that failed and are not essential, with the reason.
-    pub failed: Vec<(Action, String)>,
-}
+impl Mirror {
+    /// Whether the routes that the kernel refused are wanted as they were: then there is no reason to ask it again.
+    fn refuses_alike(&self, wanted: &Routes) -> bool {
+        let mut refused = self.refused.iter();
+        refused.all(|(to, way)| wanted.get(to) == Some(way))
+    }
 
-impl Report {
-    fn has_all_routes(&self) -> bool {
-        let of_routes = |(action, _): &(Action, String)| matches!(action, Action::UpdateRoutes(_));
-        !self.failed.iter().any(of_routes)
+    /// Takes over that of `wanted` the kernel took all routes but `refused`.
+    fn know_routes(&mut self, wanted: &Routes, refused: Routes) {
+        self.refused.extend(refused);
+        self.routes.clone_from(wanted);
+        self.routes.retain(|to, _| !self.refused.contains_key(to));
     }
 }
 
@@ -137,6 +139,7 @@ impl Dataplane {
             actions.push(Action::BumpEpoch);
         }
         let report = self.apply(desired, actions, &repairs).await?;
+        self.failures.tried_all();
         self.lend_address(desired, &report)
             .await
             .map_err(ReconcileError::Observe)?;
@@ -146,13 +149,15 @@ impl Dataplane {
         let pair = desired.node.pair.as_ref().map(|pair| &pair.name);
         let wireguard = desired.node.wireguard.as_ref().map(|wanted| &wanted.name);
         self.serves = pair.or(wireguard).cloned();
-        // Routes that were refused are tried again with the next change.
-        self.mirror = report.has_all_routes().then(|| Mirror {
+        let mut mirror = Mirror {
             node: desired.node.clone(),
             peers: PeerMaps::from(&desired.peers),
             sealed: desired.peers.sealed.clone(),
-            routes: desired.routes.clone(),
-        });
+            routes: Routes::new(),
+            refused: Routes::new(),
+        };
+        mirror.know_routes(&desired.routes, report.refused_routes());
+        self.mirror = Some(mirror);
         Ok(report)
     }
 
@@ -219,22 +224,26 @@ impl Dataplane {
     }
 
     /// Brings maps and routes up to date after a change of leases, without a look at the kernel. Anything else
-    /// that changed makes it a full [`Self::reconcile`], as does a route of somebody else's that is in the way.
+    /// that changed makes it a full [`Self::reconcile`], as does a route that the kernel refuses: somebody else's may be in the
+    /// way. What it refused before is tried again by the next look at the kernel.
     ///
     /// # Errors
     /// As [`Self::reconcile`]; the next call compares everything.
     pub async fn update_peers(&mut self, desired: &Desired) -> Result<Report, ReconcileError> {
         let is_ours = !self.turn.stands_back();
-        let mirror = self
-            .mirror
-            .take_if(|mirror| is_ours && mirror.node == desired.node);
+        let is_told = |mirror: &mut Mirror| {
+            is_ours && mirror.node == desired.node && mirror.refuses_alike(&desired.routes)
+        };
+        let mirror = self.mirror.take_if(is_told);
         let Some(mut mirror) = mirror else {
             return self.reconcile(desired).await;
         };
         self.name_ignored(&desired.peers);
         let mut actions = Vec::new();
         let source = desired.node.address.addr();
-        let mut routes = RouteChanges::of_leases(&mirror.routes, &desired.routes, source);
+        let before = std::mem::take(&mut mirror.routes);
+        mirror.know_routes(&desired.routes, Routes::new());
+        let mut routes = RouteChanges::of_leases(&before, &mirror.routes, source);
         let gone = RouteChanges {
             remove: std::mem::take(&mut routes.remove),
             ..RouteChanges::default()
@@ -255,15 +264,17 @@ impl Dataplane {
             actions.extend(changes.map(Action::ConfigureWireGuard));
             mirror.sealed.clone_from(now);
         }
-        mirror.routes.clone_from(&desired.routes);
         let mut report = self.apply(desired, actions, &[]).await?;
-        if !report.has_all_routes() {
+        self.failures.tried_some();
+        let refused = report.refused_routes();
+        let is_whole = report.failed.is_empty();
+        mirror.know_routes(&desired.routes, refused);
+        self.mirror = Some(mirror);
+        if !is_whole {
             let rest = self.reconcile(desired).await?;
             report.done.extend(rest.done);
             report.failed = rest.failed;
-            return Ok(report);
         }
-        self.mirror = Some(mirror);
         Ok(report)
     }
 
@@ -287,43 +298,53 @@ impl Dataplane {
                 tracing::debug!("not any more: {action}");
                 continue;
             }
-            crate::base::counters::acted(action.name(), outcome.is_ok());
-            match outcome {
-                Ok(()) => {
-                    match &action {
-                        Action::ConfigureWireGuard(changes) => self.told.remember(changes),
-                        Action::Load { .. } => self.strays_due = true,
-                        _ => {}
+            let is_repair = repairs.contains(&action);
+            for (action, outcome) in parts(action, outcome) {
+                counters::acted(action.name(), outcome.is_ok());
+                match outcome {
+                    Ok(()) => {
+                        self.note(&action, is_repair);
+                        report.done.push(action);
                     }
-                    if repairs.contains(&action) {
-                        crate::base::counters::drift_repaired(action.name());
-                        tracing::info!(drift = true, "{action}");
-                    } else {
-                        tracing::info!("{action}");
+                    Err(source) if action.is_essential(&desired.node) => {
+                        self.failures.tried_some();
+                        let action = Box::new(action);
+                        return Err(ReconcileError::Action { action, source });
                     }
-                    report.done.push(action);
-                }
-                Err(source) if action.is_essential() => {
-                    let action = Box::new(action);
-                    return Err(ReconcileError::Action { action, source });
-                }
-                Err(error) => {
-                    let text = format!("cannot {action}: {error}; going on without");
-                    if !self.said.contains(&text) {
-                        // With `auto` it is no trouble, only news.
+                    Err(error) => {
+                        // With `auto` it is no trouble.
                         let xdp = matches!(&action, Action::Attach(a) if a.program.is_xdp());
-                        if xdp && desired.node.xdp == Xdp::Auto {
-                            tracing::info!("{text}");
-                        } else {
-                            tracing::warn!("{text}");
-                        }
-                        self.said.insert(text);
+                        let grade = match xdp && desired.node.xdp == Xdp::Auto {
+                            true => Grade::News,
+                            false => Grade::Trouble,
+                        };
+                        let (error, what) = (error.to_string(), format!("cannot {action}"));
+                        let text = match error.starts_with(&what) {
+                            true => error.clone(),
+                            false => format!("{what}: {error}"),
+                        };
+                        self.failures.add(text, grade);
+                        report.failed.push((action, error));
                     }
-                    report.failed.push((action, error.to_string()));
                 }
             }
         }
         Ok(report)
+    }
+
+    /// It was done.
+    fn note(&mut self, action: &Action, is_repair: bool) {
+        match action {
+            Action::ConfigureWireGuard(changes) => self.told.remember(changes),
+            Action::Load { .. } => self.strays_due = true,
+            _ => {}
+        }
+        if is_repair {
+            counters::drift_repaired(action.name());
+            tracing::info!(drift = true, "{action}");
+        } else {
+            tracing::info!("{action}");
+        }
     }
 
     /// Whether a pod went, or another device that may, between the look and the step: the next look finds out.

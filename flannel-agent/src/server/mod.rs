@@ -14,6 +14,7 @@ mod room;
 mod service;
 mod tell;
 mod turn;
+mod vigil;
 mod wire;
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::health::{Health, Ready};
@@ -78,13 +80,19 @@ async fn run(config: &Config, options: &ServerOptions) -> anyhow::Result<()> {
         config.etcd.prefix,
         server.address()?
     );
-    ready.set(true);
+    let (first, mut answered) = oneshot::channel();
+    tokio::spawn(vigil::keep(server.networks.registry(None), ready, first));
     let mut systemd = Systemd::from_env();
-    systemd.ready();
     let alive = async {
+        let mut waits = true;
         loop {
-            systemd.due().await;
-            systemd.alive();
+            tokio::select! {
+                () = systemd.due() => systemd.alive(),
+                _ = &mut answered, if waits => {
+                    waits = false;
+                    systemd.ready();
+                }
+            }
         }
     };
     tokio::select! {

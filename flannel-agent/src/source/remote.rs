@@ -153,15 +153,26 @@ impl RemoteSource {
         Ok(networks.snapshot.iter().any(|listed| listed == name))
     }
 
-    /// Ends the lease `own`, if it is one that would end by itself.
+    /// Ends the lease `own`, unless it is a reservation or another node's by now.
     ///
     /// # Errors
-    /// When no server answers, or it is somebody else's.
+    /// When no server answers, or one refuses.
     pub async fn release(&self, own: &OwnLease) -> Result<(), RemoteError> {
-        match own.expires {
-            Some(_) => self.api.revoke(own.subnet).await,
-            None => Ok(()),
+        if own.expires.is_none() || !self.holds(own).await? {
+            return Ok(());
         }
+        match self.api.revoke(own.subnet).await {
+            // The one before has ended it, and its answer was lost.
+            Err(RemoteError::Refused { .. }) if !self.holds(own).await? => Ok(()),
+            ended => ended,
+        }
+    }
+
+    /// Whether the lease `own` is there, and ours.
+    async fn holds(&self, own: &OwnLease) -> Result<bool, RemoteError> {
+        let leases = self.read_leases().await?;
+        let held = leases.get(&own.subnet);
+        Ok(held.is_some_and(|attrs| attrs.public_ip == own.attrs.public_ip))
     }
 
     /// Asks each server.

@@ -1,8 +1,10 @@
 //! Kernels without tcx: filters at clsact, with fixed priority and handle.
 
+use flannel_agent::base::options::FastPath;
 use flannel_agent::dataplane::AttachMode;
 
 use crate::rig::{Rig, sh};
+use crate::snat::source_nat;
 
 fn rig() -> Rig {
     let mut rig = Rig::new();
@@ -126,4 +128,94 @@ fn with_tcx_the_filters_of_a_former_agent_go_after_the_links_came() {
         assert_eq!(filters("eth0", "ingress"), "");
     });
     rig.link_pin("uplink_rx");
+}
+
+/// The kernel has one place for that and for clsact.
+fn add_ingress_qdisc(device: &str) {
+    sh(&format!("tc qdisc add dev {device} handle ffff: ingress"));
+}
+
+fn second_devices(rig: &Rig) {
+    for n in [1, 2] {
+        rig.netns
+            .run(&format!("ip link add eth{n} type veth peer name far{n}"));
+        rig.netns
+            .run(&format!("ip addr add 198.51.{n}.1/24 dev eth{n}"));
+        for end in ["eth", "far"] {
+            rig.netns.run(&format!("ip link set {end}{n} up"));
+        }
+    }
+}
+
+#[test]
+fn an_ingress_qdisc_on_one_device_leaves_the_others_their_programs() {
+    let mut rig = rig();
+    second_devices(&rig);
+    rig.snat = Some(source_nat(&[]));
+    rig.agent(async |agent| {
+        add_ingress_qdisc("eth1");
+        let desired = agent.desired().await;
+        for _ in 0..2 {
+            let report = agent.dataplane.reconcile(&desired).await.unwrap();
+            let failed: Vec<_> = report.failed.iter().map(|(a, _)| a.to_string()).collect();
+            assert_eq!(failed, ["attach uplink_tx to egress of eth1"]);
+        }
+        for device in ["eth0", "eth2"] {
+            assert!(filters(device, "egress").contains("uplink_tx"), "{device}");
+        }
+        let complaint = agent.dataplane.complaint().unwrap();
+        let advice = "eth1 has an ingress qdisc, which leaves no room for clsact";
+        assert!(complaint.contains(advice), "{complaint}");
+
+        sh("tc qdisc del dev eth1 ingress");
+        agent.converge().await;
+        assert!(filters("eth1", "egress").contains("uplink_tx"));
+        assert_eq!(agent.dataplane.complaint(), None);
+    });
+}
+
+#[test]
+fn an_ingress_qdisc_on_the_uplink_leaves_the_tunnel_its_programs() {
+    let mut rig = rig();
+    second_devices(&rig);
+    rig.snat = Some(source_nat(&[]));
+    rig.agent(async |agent| {
+        add_ingress_qdisc("eth0");
+        let desired = agent.desired().await;
+        let report = agent.dataplane.reconcile(&desired).await.unwrap();
+        let failed: Vec<_> = report.failed.iter().map(|(a, _)| a.to_string()).collect();
+        assert_eq!(failed, ["attach uplink_tx to egress of eth0"]);
+        assert!(filters("eth0", "ingress").contains("uplink_rx"));
+        assert!(!filters("eth0", "ingress").contains("uplink_tx"));
+        assert!(filters("eth2", "egress").contains("uplink_tx"));
+    });
+}
+
+#[test]
+fn an_ingress_qdisc_on_the_bridge_leaves_pods_their_programs() {
+    let mut rig = rig();
+    rig.fast_path = FastPath::default();
+    rig.agent(async |agent| {
+        sh("ip link add cni0 type bridge");
+        sh("ip link add vetha type veth peer name pod");
+        sh("ip link set vetha master cni0");
+        add_ingress_qdisc("cni0");
+        let desired = agent.desired().await;
+        let report = agent.dataplane.reconcile(&desired).await.unwrap();
+        let failed: Vec<_> = report.failed.iter().map(|(a, _)| a.to_string()).collect();
+        assert_eq!(failed, ["attach bridge_rx to egress of cni0"]);
+        assert!(filters("vetha", "ingress").contains("pod_tx"));
+        assert!(filters("vetha", "egress").contains("pod_rx"));
+    });
+}
+
+#[test]
+fn an_ingress_qdisc_on_the_tunnels_device_is_an_error() {
+    rig().agent(async |agent| {
+        agent.converge().await;
+        sh("tc qdisc del dev flannel.1 clsact");
+        add_ingress_qdisc("flannel.1");
+        let error = agent.refusal().await;
+        assert!(error.contains("flannel.1 has an ingress qdisc"), "{error}");
+    });
 }

@@ -14,6 +14,7 @@ mod drift;
 mod fast_path;
 mod first_start;
 mod peers;
+mod refused;
 mod replacement;
 mod rescue;
 mod rig;

@@ -7,6 +7,9 @@ use flannel_tests::wait::SOON;
 
 use crate::support::{Net, attrs, follow, follow_knowing, notified, pairs, settled};
 
+/// Where the keys of leases end: said by who lists them, or begins to watch them.
+const LEASES: &str = "/coreos.com/network/subnets0";
+
 #[tokio::test]
 async fn wa1_the_own_lease_is_never_reported_and_a_new_one_once() {
     let net = Net::new().await;
@@ -160,6 +163,30 @@ async fn an_etcd_restored_from_a_backup_that_counts_on_takes_nobody_away_at_once
     net.put_lease("10.3.3.0-24", 3).await;
     gate.open();
     node.others(&[(2, 2), (3, 3)]).await;
+}
+
+/// When a minute is over, all are listed once more.
+#[tokio::test]
+async fn what_a_restored_etcd_lacks_is_given_up_also_if_it_fails_at_that_moment() {
+    let mut net = Net::new().await;
+    let (gate, source) = net.gated().await;
+    net.put_lease("10.3.2.0-24", 2).await;
+    let mut node = follow(source, "10.3.1.0/24");
+    node.others(&[(2, 2)]).await;
+    gate.close();
+    net.restart_as_another().await;
+    net.put_lease("10.3.3.0-24", 3).await;
+    gate.open();
+    node.others(&[(2, 2), (3, 3)]).await;
+    // The list is told before its watch begins.
+    net.put_lease("10.3.4.0-24", 4).await;
+    node.others(&[(2, 2), (3, 3), (4, 4)]).await;
+    gate.lose_the_answer_to(LEASES);
+    gate.asked().await;
+    gate.close();
+    gate.open();
+    let minute_and_more = Duration::from_mins(2);
+    node.others_within(minute_and_more, &[(3, 3), (4, 4)]).await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod calls;
 mod crowd;
 mod limits;
 mod networks;
+mod readiness;
 mod source;
 mod support;
 mod tls;

@@ -1,6 +1,7 @@
 //! Our own lease source at one server, or two.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use flannel_agent::flannel::lease::LeaseAttrs;
@@ -253,4 +254,28 @@ async fn an_etcd_that_was_wiped_takes_nobody_away_at_once() {
     .await;
     etcd.put_lease(5, 5).await;
     node.others(&[(2, 2), (3, 3), (4, 4), (5, 5)]).await;
+}
+
+#[tokio::test]
+async fn a_lease_whose_end_has_no_answer_is_given_back_all_the_same() {
+    let etcd = Net::new().await;
+    let (one, other) = (etcd.server().await, etcd.server().await);
+    let gate = Gate::to((Ipv4Addr::LOCALHOST, one.address.port())).await;
+    let source = source(&[gate.url(), other.name()]);
+    let (cancel, request) = (CancellationToken::new(), request(1, Some("10.3.5.0/24")));
+    let own = source.acquire(&etcd.config, &request, &cancel).await;
+    let own = own.unwrap();
+    gate.lose_the_answer_to("DELETE");
+    let ended = async {
+        gate.asked().await;
+        let gone = || async { etcd.leases().await.is_empty().then_some(()) };
+        crate::support::eventually("the server has ended it", gone).await;
+        gate.close();
+    };
+    let (released, ()) = tokio::join!(source.release(&own), ended);
+    released.unwrap();
+    // Nor is it ended twice, if somebody else has the subnet by then.
+    etcd.put_lease_for(5, 2, 600).await;
+    source.release(&own).await.unwrap();
+    assert_eq!(etcd.leases().await.len(), 1);
 }

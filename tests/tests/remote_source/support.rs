@@ -266,6 +266,14 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     check: impl Fn() -> F,
 ) -> T {
+    eventually_within(SOON, what, check).await
+}
+
+pub(crate) async fn eventually_within<T, F: Future<Output = Option<T>>>(
+    deadline: Duration,
+    what: &str,
+    check: impl Fn() -> F,
+) -> T {
     let poll = async {
         loop {
             if let Some(value) = check().await {
@@ -274,9 +282,9 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    match tokio::time::timeout(SOON, poll).await {
+    match tokio::time::timeout(deadline, poll).await {
         Ok(value) => value,
-        Err(_) => panic!("not within {SOON:?}: {what}"),
+        Err(_) => panic!("not within {deadline:?}: {what}"),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -20,7 +21,9 @@ use crate::daemon::networks::datastore;
 use crate::daemon::start;
 use crate::daemon::start::Published;
 use crate::daemon::systemd::Spokesman;
-use crate::daemon::{STACK, WORKERS, serve_network};
+use crate::daemon::{STACK, WORKERS, note, serve_network};
+use crate::dataplane::{self, Presence};
+use crate::node::mark;
 use crate::settings::Config;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -135,6 +138,7 @@ impl Life {
             .without_max_times();
         let mut pause = pauses.build();
         let mut said = None;
+        let mut present = None;
         let ends = self.cancel.child_token();
         let deleted = async {
             self.becomes(false).await;
@@ -144,14 +148,19 @@ impl Life {
         let serve = async {
             loop {
                 let begun = Instant::now();
-                let outcome = self.run(&ends).await;
+                // Anew each time: the folder may be another one by now. The pause is not without an agent.
+                let next = self.be_present();
+                drop(std::mem::replace(&mut present, next));
+                let outcome = self.run(present.clone(), &ends).await;
                 if ends.is_cancelled() {
                     return;
                 }
-                let why = match outcome {
-                    Ok(()) => "it ended without a reason".to_owned(),
-                    Err(error) => describe(&error),
+                let error = match outcome {
+                    Ok(()) => anyhow!("it ended without a reason"),
+                    Err(error) => error,
                 };
+                note(&self.config, &error);
+                let why = describe(&error);
                 if begun.elapsed() >= WORKED {
                     pause = pauses.build();
                     said = None;
@@ -177,6 +186,11 @@ impl Life {
             () = serve => {}
             () = deleted => {}
         }
+    }
+
+    fn be_present(&self) -> Option<Presence> {
+        let name = mark::network_name(&self.config.etcd.prefix);
+        dataplane::be_present(&self.config.bpffs, &name)
     }
 
     /// Its configuration was deleted. Returns once there is one again; `false`: the daemon ends.
@@ -255,13 +269,14 @@ impl Life {
     }
 
     /// From start to end, in threads of its own.
-    async fn run(&self, ends: &CancellationToken) -> anyhow::Result<()> {
+    async fn run(&self, present: Option<Presence>, ends: &CancellationToken) -> anyhow::Result<()> {
         let runtime = self.runtime()?;
         let claim = self.claims.of(&self.name, self.settled.clone());
         let options = start::Options {
             spokesman: Spokesman::Supervisor,
             claim: Some(claim),
             published: self.published.clone(),
+            present,
             ..(&self.config).into()
         };
         let (config, ready, cancel) = (self.config.clone(), self.ready.clone(), ends.child_token());

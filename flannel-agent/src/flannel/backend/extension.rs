@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::base::excerpt::excerpt;
 use crate::flannel::lease::LeaseAttrs;
 
 pub use command::CommandLine;
@@ -44,13 +45,16 @@ impl LeaseAttrs {
         if self.backend_type != NAME {
             return Err(format!(
                 "BackendType is {:?}, not \"extension\": all nodes of a network must use one backend",
-                self.backend_type
+                excerpt(&self.backend_type)
             ));
         }
         match &self.backend_data {
             None | Some(Value::Null) => Ok(""),
             Some(Value::String(data)) => Ok(data),
-            Some(other) => Err(format!("BackendData is {other}: no text")),
+            Some(other) => {
+                let other = excerpt(&other.to_string());
+                Err(format!("BackendData is {other}: no text"))
+            }
         }
     }
 }
@@ -92,5 +96,26 @@ mod tests {
             number.extension_data().unwrap_err(),
             "BackendData is 7: no text"
         );
+    }
+
+    #[test]
+    fn errors_show_the_beginning_of_what_is_long() {
+        let long = "x".repeat(1 << 20);
+        let other = LeaseAttrs {
+            backend_type: long.clone(),
+            ..LeaseAttrs::host_gw(IP)
+        };
+        let list = LeaseAttrs {
+            backend_data: Some(Value::from(vec![long])),
+            ..LeaseAttrs::extension(IP, None)
+        };
+        for lease in [other, list] {
+            let error = lease.extension_data().unwrap_err();
+            assert!(
+                error.contains("xxx…") && error.len() < 400,
+                "{}",
+                error.len()
+            );
+        }
     }
 }

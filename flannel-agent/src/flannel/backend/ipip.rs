@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::VtepError;
+use crate::base::excerpt::excerpt;
 use crate::flannel::lease::LeaseAttrs;
 
 pub(super) const NAME: &str = "ipip";
@@ -31,7 +32,7 @@ impl LeaseAttrs {
         match self.backend_type.as_str() {
             NAME => Ok(()),
             other => Err(VtepError::OtherBackend {
-                found: other.to_owned(),
+                found: excerpt(other),
                 wanted: NAME,
             }),
         }

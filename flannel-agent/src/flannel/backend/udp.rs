@@ -7,6 +7,7 @@ use flannel_common::udp::DEFAULT_PORT;
 use serde::{Deserialize, Serialize};
 
 use super::VtepError;
+use crate::base::excerpt::excerpt;
 use crate::flannel::lease::LeaseAttrs;
 
 pub(super) const NAME: &str = "udp";
@@ -41,7 +42,7 @@ impl LeaseAttrs {
         match self.backend_type.as_str() {
             TYPE | NAME => Ok(()),
             other => Err(VtepError::OtherBackend {
-                found: other.to_owned(),
+                found: excerpt(other),
                 wanted: NAME,
             }),
         }

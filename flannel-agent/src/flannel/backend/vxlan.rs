@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::base::excerpt::excerpt;
 use crate::base::json_fields::{FieldError, Fields};
 use crate::base::mac::MacAddr;
 use crate::flannel::lease::LeaseAttrs;
@@ -82,12 +83,12 @@ impl LeaseAttrs {
     pub fn vxlan_data(&self) -> Result<VxlanData, VtepError> {
         if self.backend_type != NAME {
             return Err(VtepError::OtherBackend {
-                found: self.backend_type.clone(),
+                found: excerpt(&self.backend_type),
                 wanted: NAME,
             });
         }
         let data = self.backend_data.as_ref().unwrap_or(&Value::Null);
-        let no_data = || VtepError::NoData(data.to_string());
+        let no_data = || VtepError::NoData(excerpt(&data.to_string()));
         let fields = Fields::new(data.as_object().ok_or_else(no_data)?);
         let vtep_mac: MacAddr = fields
             .parsed("VtepMAC", "six bytes like \"c6:d2:32:6f:8f:44\"")?
@@ -161,5 +162,31 @@ mod tests {
             error.contains(expected),
             "{error:?} does not say {expected:?}"
         );
+    }
+
+    #[test]
+    fn errors_show_the_beginning_of_what_is_long() {
+        let long = "x".repeat(1 << 20);
+        for lease in [
+            lease(&long, "null"),
+            lease("vxlan", &format!("{long:?}")),
+            lease("vxlan", &format!(r#"{{"VtepMAC":{long:?}}}"#)),
+        ] {
+            let error = lease.vxlan_data().unwrap_err().to_string();
+            assert!(
+                error.contains("xxx…") && error.len() < 400,
+                "{}",
+                error.len()
+            );
+        }
+        let other = lease(&long, "null");
+        for error in [other.check_udp(), other.check_ipip()] {
+            let error = error.unwrap_err().to_string();
+            assert!(
+                error.contains("xxx…") && error.len() < 400,
+                "{}",
+                error.len()
+            );
+        }
     }
 }

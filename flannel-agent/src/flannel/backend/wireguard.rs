@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::base::excerpt::excerpt;
 use crate::base::json_fields::Fields;
 use crate::base::key::{Psk, PublicKey};
 use crate::flannel::lease::LeaseAttrs;
@@ -71,11 +72,14 @@ impl LeaseAttrs {
         if self.backend_type != NAME {
             return Err(format!(
                 "BackendType is {:?}, not {NAME:?}: all nodes of a network must use one backend",
-                self.backend_type
+                excerpt(&self.backend_type)
             ));
         }
         let data = self.backend_data.as_ref().unwrap_or(&Value::Null);
-        let no_key = || format!("BackendData is {data}: no object with a PublicKey");
+        let no_key = || {
+            let data = excerpt(&data.to_string());
+            format!("BackendData is {data}: no object with a PublicKey")
+        };
         let fields = Fields::new(data.as_object().ok_or_else(no_key)?);
         let public_key = fields
             .parsed("PublicKey", "32 bytes in base64, as wg pubkey prints them")
@@ -151,6 +155,23 @@ mod tests {
         let data = data.replace("\"K\"", &format!("\"{KEY}\""));
         let error = lease(kind, &data).wireguard_data().unwrap_err();
         assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn errors_show_the_beginning_of_what_is_long() {
+        let long = "x".repeat(1 << 20);
+        for lease in [
+            lease(&long, "null"),
+            lease(NAME, &format!("{long:?}")),
+            lease(NAME, &format!(r#"{{"PublicKey":{long:?}}}"#)),
+        ] {
+            let error = lease.wireguard_data().unwrap_err();
+            assert!(
+                error.contains("xxx…") && error.len() < 400,
+                "{}",
+                error.len()
+            );
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 use serde_json::Value;
 
 use super::{ConfigError, NetworkConfig};
+use crate::base::excerpt::excerpt;
 use crate::base::json_fields::{FieldError, Fields};
 use crate::flannel::backend::{
     Backend, CommandLine, ExtensionOptions, IpipOptions, TUNNEL_OVERHEAD, UdpOptions, VxlanOptions,
@@ -81,7 +82,7 @@ fn object(value: &Value) -> Result<Fields<'_>, ConfigError> {
     let object = value.as_object();
     object
         .map(Fields::new)
-        .ok_or_else(|| ConfigError::NotAnObject(value.to_string()))
+        .ok_or_else(|| ConfigError::NotAnObject(excerpt(&value.to_string())))
 }
 
 fn network(fields: &Fields<'_>) -> Result<Ipv4Net, ConfigError> {
@@ -197,7 +198,7 @@ fn backend(fields: &Fields<'_>) -> Result<Backend, ConfigError> {
                 _ => TENCENT_WAY_OUT,
             },
         }),
-        _ => Err(ConfigError::BackendNotSupported(backend_type.to_owned())),
+        _ => Err(ConfigError::BackendNotSupported(excerpt(backend_type))),
     }
 }
 

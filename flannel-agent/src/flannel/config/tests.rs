@@ -353,3 +353,20 @@ fn for_kubernetes_subnets_are_not_looked_at_and_ipv6_is_told() {
     assert!(ipv6 && config.backend == Backend::HostGw);
     assert!(parse(r#"{"EnableIPv4":false,"Backend":{"Type":"vxlan"}}"#).is_err());
 }
+
+#[test]
+fn cf_errors_show_the_beginning_of_what_is_long() {
+    let long = "x".repeat(1 << 20);
+    for json in [
+        format!("{long:?}"),
+        format!(r#"{{"Network":{long:?}}}"#),
+        format!(r#"{{"Network":"10.1.0.0/16","Backend":{{"Type":{long:?}}}}}"#),
+    ] {
+        let error = parse(&json).unwrap_err().to_string();
+        assert!(
+            error.contains("xxx…") && error.len() < 500,
+            "{}",
+            error.len()
+        );
+    }
+}

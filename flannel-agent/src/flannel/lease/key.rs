@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use crate::base::excerpt::excerpt;
+
 /// flannel reads the IPv4 length with a 5-bit limit and the IPv6 length with a 7-bit one.
 const V4_LEN_MAX: u8 = 31;
 const V6_LEN_MAX: u8 = 127;
@@ -19,7 +21,10 @@ pub struct SubnetKey {
 
 /// A key that is no lease's. Peers running flannel would take it for an empty list of leases.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("lease key {key:?}: {reason}; a lease key looks like 10.5.52.0-24")]
+#[error(
+    "lease key {:?}: {reason}; a lease key looks like 10.5.52.0-24",
+    excerpt(key)
+)]
 pub struct KeyError {
     pub key: String,
     pub reason: &'static str,
@@ -135,6 +140,17 @@ mod tests {
     fn sk3_rejected(#[case] key: &str) {
         let error = key.parse::<SubnetKey>().unwrap_err();
         assert!(error.to_string().contains(&format!("{key:?}")), "{error}");
+    }
+
+    #[test]
+    fn errors_show_the_beginning_of_what_is_long() {
+        let error = "x".repeat(1 << 20).parse::<SubnetKey>().unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("xxx…") && error.len() < 400,
+            "{}",
+            error.len()
+        );
     }
 
     proptest! {

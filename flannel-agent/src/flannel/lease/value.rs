@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::LeaseAttrs;
+use crate::base::excerpt::excerpt;
 use crate::base::json_fields::{FieldError, Fields};
 
 /// Why a lease's value cannot be used.
@@ -73,7 +74,7 @@ impl LeaseAttrs {
     pub fn from_json(json: &[u8]) -> Result<Self, ValueError> {
         let value: Value = serde_json::from_slice(json)?;
         let Some(object) = value.as_object() else {
-            return Err(ValueError::NotAnObject(value.to_string()));
+            return Err(ValueError::NotAnObject(excerpt(&value.to_string())));
         };
         let fields = Fields::new(object);
         let public_ip = fields
@@ -156,6 +157,20 @@ mod tests {
             error.contains(expected),
             "{error:?} does not say {expected:?}"
         );
+    }
+
+    #[test]
+    fn errors_show_the_beginning_of_what_is_long() {
+        let long = "x".repeat(1 << 20);
+        for json in [format!("{long:?}"), format!(r#"{{"PublicIP":{long:?}}}"#)] {
+            let error = LeaseAttrs::from_json(json.as_bytes()).unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.contains("xxx…") && error.len() < 400,
+                "{}",
+                error.len()
+            );
+        }
     }
 
     proptest! {

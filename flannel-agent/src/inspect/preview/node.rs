@@ -2,6 +2,7 @@
 
 use super::step::Step;
 use super::{Leased, Preview};
+use crate::dataplane::has_pins;
 use crate::flannel::cni;
 use crate::flannel::subnet_env::{self, SubnetEnv};
 use crate::node::direct::Direct;
@@ -11,6 +12,7 @@ use crate::node::uplink::Uplink;
 use crate::node::{blackhole, flanneld_masq, forward_rules, wireguard};
 use crate::reconcile;
 use crate::reconcile::desired::{Desired, Facts, Inputs, Sought};
+use crate::reconcile::inherit::{self, Heir};
 use crate::reconcile::plan;
 use crate::reconcile::plan::Action;
 use crate::settings::Config;
@@ -46,7 +48,7 @@ impl Preview {
             facts: &facts,
             direct: &direct,
         };
-        self.add_dataplane(config, known, leased).await?;
+        self.add_dataplane(config, net, known, leased).await?;
         let network = network.network;
         self.add_blackhole(config, net, leased).await?;
         if config.forward_rules && forward_rules::are_missing(network).await? {
@@ -70,18 +72,35 @@ impl Preview {
     async fn add_dataplane(
         &mut self,
         config: &Config,
+        net: &Netlink,
         known: Known<'_>,
         leased: &Leased,
     ) -> anyhow::Result<()> {
-        let dataplane = reconcile::Preview::open(&config.dataplane())?;
+        let mut options = config.dataplane();
+        let mut dataplane = reconcile::Preview::open(&options)?;
         self.agent_running = dataplane.agent_runs();
+        let heir = Heir {
+            network: &self.network,
+            config: &leased.network,
+            bpffs: &config.bpffs,
+            by_filters: dataplane.attaches_filters(),
+        };
+        let former = inherit::former(net, heir).await?;
+        if let Some(former) = former.filter(|_| !has_pins(&config.bpffs, &self.network)) {
+            let what = format!(
+                "take over what a stopped agent of another network ({former}) left, and go on from there"
+            );
+            self.steps.push(Step::new("kernel", "inherit", what));
+            options.network = former;
+            dataplane = reconcile::Preview::open(&options)?;
+        }
         if !dataplane.is_mounted() {
             let what = format!("mount a BPF file system on {}", config.bpffs.display());
             self.steps.push(Step::new("kernel", "mount_bpffs", what));
         }
         let vtep_mac = leased.network.backend.device_mac(&leased.attrs)?;
         let desired = Desired::new(&Inputs {
-            network: &self.network,
+            network: &options.network,
             config: &leased.network,
             subnet: leased.lease.subnet,
             leases: &leased.lease.others,

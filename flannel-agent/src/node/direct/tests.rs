@@ -135,3 +135,12 @@ fn host_gw_refuses_a_public_ip_that_is_not_its_own() {
     assert!(error.contains("198.51.100.1"), "{error}");
     assert!(error.contains("--public-ip"), "{error}");
 }
+
+#[test]
+fn a_backend_s_name_that_is_long_is_cut() {
+    let mut lease = host_gw("192.0.2.2");
+    lease.backend_type = "x".repeat(1 << 20);
+    let direct = wanted(HOST_GW, &[("10.1.2.0/24", lease)], &[]);
+    let why = &direct.ignored[&net("10.1.2.0/24")];
+    assert!(why.contains("xxx…") && why.len() < 400, "{}", why.len());
+}

@@ -1,6 +1,7 @@
 //! Many routes at once: one `sendmsg` carries a hundred requests, and the kernel answers only what it refuses.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -24,6 +25,9 @@ use super::route::PROTOCOL;
 
 /// Requests in one message. That many answers fit into a socket's receive buffer, should all be refused.
 const AT_ONCE: usize = 128;
+
+/// So many refused routes are named.
+const NAMED: usize = 4;
 
 /// Where a route of ours leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +63,51 @@ impl RouteChange {
                 *to
             }
         }
+    }
+}
+
+/// What of many changes the kernel refused, by destination.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refusals {
+    pub set: BTreeMap<Ipv4Net, Errno>,
+    pub removed: BTreeMap<Ipv4Net, Errno>,
+}
+
+impl Refusals {
+    /// `refused`: as [`Netlink::change_routes`] answered to `changes`.
+    #[must_use]
+    pub fn of(changes: &[RouteChange], refused: &BTreeMap<usize, Errno>) -> Self {
+        let mut refusals = Self::default();
+        for (at, errno) in refused {
+            let Some(change) = changes.get(*at) else {
+                continue;
+            };
+            let part = match change {
+                RouteChange::Remove(_) => &mut refusals.removed,
+                _ => &mut refusals.set,
+            };
+            part.insert(change.destination(), *errno);
+        }
+        refusals
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.removed.is_empty()
+    }
+}
+
+impl fmt::Display for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.set.len() + self.removed.len();
+        let all = self.removed.iter().chain(&self.set);
+        let named = all.map(|(to, errno)| format!("{to}: {}", errno.desc()));
+        let named: Vec<_> = named.take(NAMED).collect();
+        write!(
+            f,
+            "the kernel refuses {count} of them ({})",
+            named.join(", ")
+        )
     }
 }
 

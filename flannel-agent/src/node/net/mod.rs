@@ -34,7 +34,7 @@ mod xfrm;
 pub mod xtables_lock;
 
 pub use address::Address;
-pub use batch::{Leg, RouteChange};
+pub use batch::{Leg, Refusals, RouteChange};
 pub use discipline::Discipline;
 pub use error::{NetError, Outcome};
 pub use features::Features;

@@ -87,6 +87,22 @@ impl Ledger {
         entered.map(|(key, _)| key.clone()).collect()
     }
 
+    /// Makes the wishes of `from` those of `to`, but where that has one: what was done for both is taken back for each. Returns whether
+    /// there were any.
+    pub(super) fn inherit(&mut self, from: &str, to: &str) -> bool {
+        let mut any = false;
+        for entry in self.sysctls.values_mut() {
+            if entry.users.contains_key(to) {
+                continue;
+            }
+            if let Some(wish) = entry.users.remove(from) {
+                entry.users.insert(to.to_owned(), wish);
+                any = true;
+            }
+        }
+        any
+    }
+
     /// Whether the wish is entered and true.
     pub(super) fn holds(&self, key: &str, network: &str, wish: &Wish, current: &str) -> bool {
         let entry = self.sysctls.get(key);

@@ -62,6 +62,26 @@ fn the_last_one_out_puts_the_value_back() {
 }
 
 #[test]
+fn a_network_s_wishes_become_another_s() {
+    let mut kernel = Kernel::new(KEY, "0");
+    kernel.claim("red", &value("1"));
+    assert!(kernel.ledger.inherit("red", "blue"));
+    assert!(!kernel.ledger.inherit("red", "blue"), "once");
+    assert_eq!(kernel.release("red"), "1", "it has none any more");
+    assert_eq!(kernel.release("blue"), "0");
+
+    let mut kernel = Kernel::new(RESERVED_PORTS, "");
+    kernel.claim("red", &ports("1000-1099"));
+    kernel.claim("blue", &ports("2000-2099"));
+    assert!(
+        !kernel.ledger.inherit("red", "blue"),
+        "it has one of its own"
+    );
+    assert_eq!(kernel.release("red"), "2000-2099");
+    assert_eq!(kernel.release("blue"), "");
+}
+
+#[test]
 fn a_value_that_was_so_before_stays() {
     let mut kernel = Kernel::new(KEY, "1");
     kernel.claim("red", &value("1"));

@@ -97,6 +97,19 @@ impl Node {
             && !self.pair.as_ref().is_some_and(is_pair)
             && !self.wireguard.as_ref().is_some_and(is_wireguard)
     }
+
+    /// Whether tunnel and routes lead to peers without this program. Somebody else's qdisc on one device is no reason to leave the
+    /// others without programs.
+    #[must_use]
+    pub fn can_spare(&self, at: &Attachment) -> bool {
+        let is_anchor = |anchor: &Anchor| anchor.name == at.device;
+        let at_uplink = at.device == self.uplink;
+        let elsewhere = self.may_go(&at.device) && !self.anchor.as_ref().is_some_and(is_anchor);
+        let is_direct = matches!(at.program, Program::DirectTx | Program::DirectRx);
+        at.program.is_xdp()
+            || elsewhere
+            || at_uplink && (is_direct || SourceNat::is_on_devices(at.program))
+    }
 }
 
 /// `flannel.<VNI>` and `flgro.<VNI>`.

@@ -62,6 +62,14 @@ impl SourceNat {
         device.into_iter().flat_map(hooks).collect()
     }
 
+    /// Whether it is one of [`Self::on_device`]'s.
+    pub(crate) const fn is_on_devices(program: Program) -> bool {
+        matches!(
+            program,
+            Program::UplinkSnatRx | Program::UplinkTx | Program::UplinkTxIp
+        )
+    }
+
     /// The same on a device by which packets leave the node; `bare`: without link-layer header.
     pub(super) fn on_device(device: &str, bare: bool) -> [Attachment; 2] {
         let leaving = match bare {

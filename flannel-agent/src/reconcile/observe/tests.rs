@@ -9,7 +9,12 @@ fn wanted() -> Pair {
 const OURS: Option<&str> = Some("flannel-ebpf:coreos_com_network");
 
 fn found(near: Option<&Link>, far: Option<&Link>) -> String {
-    match classify(&wanted(), near, far) {
+    found_while(near, far, true)
+}
+
+/// `lives`: so do all agents of other networks.
+fn found_while(near: Option<&Link>, far: Option<&Link>, lives: bool) -> String {
+    match classify(&wanted(), near, far, &|_| lives) {
         Found::Pair(..) => "pair".to_owned(),
         Found::Other(Device::Foreign { why }) => format!("foreign: {why}"),
         Found::Other(Device::Broken { device }) => format!("broken {device}"),
@@ -42,9 +47,12 @@ fn what_is_not_ours_is_named() {
     let far = veth(8, "flgro.1", Some(7), Some("flannel-ebpf:other"));
     let why = found(Some(&near), Some(&far));
     assert!(
-        why.contains("network other") && why.contains("VNI"),
+        why.contains("network other, whose agent runs") && why.contains("VNI"),
         "{why}"
     );
+    let why = found_while(Some(&near), Some(&far), false);
+    let fix = "if --etcd-prefix was changed, run flannel-agent cleanup --etcd-prefix=other";
+    assert!(why.contains("does not run") && why.contains(fix), "{why}");
     let alone = veth(7, "flannel.1", Some(99), None);
     assert!(found(Some(&alone), None).contains("without our mark"));
     assert!(found(None, Some(&alone)).starts_with("foreign"));

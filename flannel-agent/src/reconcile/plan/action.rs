@@ -14,7 +14,7 @@ use crate::dataplane::outlets::Sources;
 use crate::dataplane::{Attachment, Globals, PeerChanges, Stale};
 use crate::node::conntrack::{self, Brief};
 use crate::node::node_sysctls::Wish;
-use crate::reconcile::desired::{Anchor, Pair, WireGuard};
+use crate::reconcile::desired::{Anchor, Node, Pair, WireGuard};
 
 /// One step. Each is idempotent, and names devices because indexes change under it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -155,11 +155,11 @@ impl Action {
         }
     }
 
-    /// Whether the node forwards wrongly without it. What fails and is not essential is said once.
+    /// Whether what comes after it makes no sense without it. What fails and is not essential is said once.
     #[must_use]
-    pub fn is_essential(&self) -> bool {
+    pub fn is_essential(&self, node: &Node) -> bool {
         if let Self::Attach(attachment) = self {
-            return !attachment.program.is_xdp();
+            return !node.can_spare(attachment);
         }
         !matches!(
             self,

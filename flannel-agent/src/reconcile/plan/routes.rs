@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use crate::node::direct::Hop;
-use crate::node::net::{PROTOCOL, Path, Route};
+use crate::node::net::{PROTOCOL, Path, Refusals, Route};
 use crate::reconcile::desired::{Desired, Routes, TUNNEL, Way};
 
 /// `RTPROT_BOOT` (rtnetlink.h): flanneld's routes carry it, and those of `ip route add`.
@@ -202,6 +202,23 @@ impl RouteChanges {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.set.is_empty()
+    }
+
+    /// What of it was made, and what the kernel refused.
+    pub(crate) fn split(&self, refusals: &Refusals) -> (Self, Self) {
+        let removals = self.remove.iter().copied();
+        let (refused, removed) = removals.partition(|to| refusals.removed.contains_key(to));
+        let steps = self.set.iter().map(|(to, set)| (*to, *set));
+        let (unset, set) = steps.partition(|(to, _)| refusals.set.contains_key(to));
+        let made = Self {
+            remove: removed,
+            set,
+        };
+        let rest = Self {
+            remove: refused,
+            set: unset,
+        };
+        (made, rest)
     }
 
     /// Whether one step is in both.

@@ -91,8 +91,8 @@ pub(super) async fn create(
 ) -> Result<Option<(Hold, i64)>, EtcdError> {
     let grant = store.grant().await?;
     let hold = Hold::Until(grant);
-    let revision = store.create(key, attrs, hold).await?;
-    Ok(written(store, grant, revision).await)
+    let revision = store.create(key, attrs, hold).await;
+    written(store, grant, revision).await
 }
 
 /// Writes our key anew under a new etcd lease, as flannel does; the old one then ends without
@@ -105,16 +105,24 @@ pub(super) async fn renew(
 ) -> Result<Option<(Hold, i64)>, EtcdError> {
     let grant = store.grant().await?;
     let hold = Hold::Until(grant);
-    let revision = store.replace(key, mod_revision, attrs, hold).await?;
-    Ok(written(store, grant, revision).await)
+    let revision = store.replace(key, mod_revision, attrs, hold).await;
+    written(store, grant, revision).await
 }
 
-/// Gives the etcd lease back on which nothing was written.
-async fn written(store: &Store, grant: Grant, revision: Option<i64>) -> Option<(Hold, i64)> {
-    if revision.is_none() {
+/// Gives the etcd lease back on which nothing was written. What may be written is left: the key would end with it.
+async fn written(
+    store: &Store,
+    grant: Grant,
+    revision: Result<Option<i64>, EtcdError>,
+) -> Result<Option<(Hold, i64)>, EtcdError> {
+    let is_empty = match &revision {
+        Ok(revision) => revision.is_none(),
+        Err(error) => error.did_nothing(),
+    };
+    if is_empty {
         store.revoke(grant).await;
     }
-    revision.map(|revision| (Hold::Until(grant), revision))
+    Ok(revision?.map(|revision| (Hold::Until(grant), revision)))
 }
 
 /// The lease that names `public_ip`; of several, one that carries a MAC.

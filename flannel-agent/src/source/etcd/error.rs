@@ -76,6 +76,8 @@ pub enum EtcdError {
         what: String,
         reason: String,
         code: Code,
+        /// Nobody else was asked before, who may have done it all the same.
+        surely: bool,
     },
     #[error("etcd at {endpoint} ended the watch: {reason}")]
     WatchEnded { endpoint: String, reason: String },
@@ -95,6 +97,11 @@ pub enum EtcdError {
 }
 
 impl EtcdError {
+    /// Whether etcd has surely done nothing of what it was asked.
+    pub(super) const fn did_nothing(&self) -> bool {
+        matches!(self, Self::Refused { surely: true, .. } | Self::Value(_))
+    }
+
     pub(super) const fn out_of_subnets(config: &NetworkConfig) -> Self {
         Self::OutOfSubnets {
             subnet_len: config.subnet_len,

@@ -59,7 +59,7 @@ impl<'a> Follower<'a> {
         let revision = match self.heard.filter(|_| !self.compacted) {
             // An etcd restored from a backup would stay silent until it has counted up to ours.
             Some(heard) if self.store.position().await?.follows(heard) => heard.revision,
-            _ => self.list().await?,
+            _ => self.list(false).await?,
         };
         let mut watch = self.store.watch_leases(revision + 1).await?;
         loop {
@@ -71,8 +71,7 @@ impl<'a> Follower<'a> {
                 }
                 due = self.told.due() => match due {
                     Due::List => {
-                        self.told.settle();
-                        self.list().await?;
+                        self.list(true).await?;
                     }
                     Due::Own(own) => self.told.take_own(own),
                 }
@@ -80,9 +79,12 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Reads all leases.
-    async fn list(&mut self) -> Result<i64, EtcdError> {
+    /// Reads all leases; `gives_up` what is missing.
+    async fn list(&mut self, gives_up: bool) -> Result<i64, EtcdError> {
         let listing = self.store.list().await?;
+        if gives_up {
+            self.told.settle();
+        }
         for error in &listing.foreign {
             self.told.table.blame(&error.key, false, error);
         }

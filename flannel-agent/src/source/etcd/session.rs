@@ -152,6 +152,7 @@ impl Session {
                             what: what.to_owned(),
                             reason,
                             code,
+                            surely: failures.is_empty(),
                         });
                     }
                     None => describe(&error),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_client::{
-    Compare, CompareOp, Event, GetOptions, KeyValue, PutOptions, Txn, TxnOp, WatchResponse,
+    Compare, CompareOp, Event, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse,
+    TxnResponse, WatchResponse,
 };
 
 use super::error::{Code, EtcdError, OptionsError};
@@ -105,6 +106,14 @@ impl Hold {
         match self {
             Self::Until(grant) => Some(grant.until),
             Self::Forever => None,
+        }
+    }
+
+    /// As etcd says it of a key.
+    fn id(self) -> i64 {
+        match self {
+            Self::Until(grant) => grant.id,
+            Self::Forever => 0,
         }
     }
 }
@@ -267,7 +276,8 @@ impl Store {
             .map(|_| ())
     }
 
-    /// The revision of the write, when `condition` held.
+    /// The revision of the write, when `condition` held. An endpoint whose answer is lost may have written all the same: the next
+    /// one then says no, and shows what we wrote.
     async fn put_if(
         &self,
         condition: Compare,
@@ -280,11 +290,11 @@ impl Store {
             Hold::Until(grant) => Some(PutOptions::new().with_lease(grant.id)),
             Hold::Forever => None,
         };
-        let txn = Txn::new().when([condition]).and_then([TxnOp::put(
-            path.as_str(),
-            attrs.to_json()?,
-            options,
-        )]);
+        let value = attrs.to_json()?;
+        let txn = Txn::new()
+            .when([condition])
+            .and_then([TxnOp::put(path.as_str(), value.as_str(), options)])
+            .or_else([TxnOp::get(path.as_str(), None)]);
         let written = self
             .session
             .call(&format!("write {path}"), |mut client| {
@@ -293,9 +303,8 @@ impl Store {
             })
             .await;
         match written {
-            Ok(answer) => Ok(answer
-                .succeeded()
-                .then(|| Position::new(answer.header()).revision)),
+            Ok(answer) if answer.succeeded() => Ok(Some(Position::new(answer.header()).revision)),
+            Ok(answer) => Ok(written_before(&answer, &value, hold)),
             // The etcd lease ended meanwhile, and the key with it.
             Err(EtcdError::Refused {
                 code: Code::NOT_FOUND,
@@ -323,6 +332,17 @@ impl Store {
             .await?;
         Ok((Position::new(answer.header()), answer.take_kvs()))
     }
+}
+
+/// The revision at which just that was written, if it is what the key holds.
+fn written_before(answer: &TxnResponse, value: &str, hold: Hold) -> Option<i64> {
+    let answers = answer.op_responses();
+    let mut shown = answers.iter().filter_map(|answer| match answer {
+        TxnOpResponse::Get(shown) => shown.kvs().first(),
+        _ => None,
+    });
+    let kv = shown.next()?;
+    (kv.lease() == hold.id() && kv.value() == value.as_bytes()).then(|| kv.mod_revision())
 }
 
 fn seconds(ttl: i64) -> Duration {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 
 use super::store::Entry;
+use crate::base::excerpt::excerpt;
 use crate::flannel::lease::{LeaseAttrs, Leases, SubnetKey};
 
 /// All leases by key, our own among them.
@@ -118,7 +119,7 @@ impl Table {
             } else {
                 "skipping it"
             };
-            tracing::warn!(lease = key, "{error}; {instead}");
+            tracing::warn!(lease = excerpt(key), "{error}; {instead}");
         }
     }
 

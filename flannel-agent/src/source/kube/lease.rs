@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::names::Name;
 use super::node::Node;
+use crate::base::excerpt::excerpt;
 use crate::flannel::lease::LeaseAttrs;
 
 /// Why a Node that flannel manages gives no lease.
@@ -34,10 +35,10 @@ pub(super) fn subnet(node: &Node) -> Result<Option<Ipv4Net>, Fault> {
         match cidr.parse() {
             Ok(IpNet::V4(net)) => return Ok(Some(net.trunc())),
             Ok(IpNet::V6(_)) => {}
-            Err(_) => return Err(Fault::NoCidr(cidr.clone())),
+            Err(_) => return Err(Fault::NoCidr(excerpt(cidr))),
         }
     }
-    Err(Fault::NoIpv4(node.pod_cidrs.join(", ")))
+    Err(Fault::NoIpv4(excerpt(&node.pod_cidrs.join(", "))))
 }
 
 /// Whether the Node says that flannel looks after it.
@@ -83,17 +84,10 @@ pub(super) fn address(text: &str) -> Result<Ipv4Addr, String> {
     Err(kind.to_owned())
 }
 
-/// An annotation may have 256 KiB; a log line should not.
-const SHOWN: usize = 80;
-
 fn fault(name: &'static str, value: &str, problem: String) -> Fault {
-    let mut shown: String = value.chars().take(SHOWN).collect();
-    if shown.len() < value.len() {
-        shown.push('…');
-    }
     Fault::Annotation {
         name,
-        value: shown,
+        value: excerpt(value),
         problem,
     }
 }
@@ -169,6 +163,21 @@ mod tests {
             }
             (Err(fault), Err(part)) => assert!(fault.to_string().contains(part), "{fault}"),
             (found, _) => panic!("{found:?}"),
+        }
+    }
+
+    #[test]
+    fn faults_show_the_beginning_of_what_is_long() {
+        let long = "x".repeat(1 << 18);
+        let many = vec!["fd00::/64"; 1 << 14];
+        let bad = node(&[], &[(Name::PublicIp, &long)]);
+        let faults = [
+            subnet(&node(&[&long], &[])).unwrap_err(),
+            subnet(&node(&many, &[])).unwrap_err(),
+            attrs(&bad).unwrap_err(),
+        ];
+        for fault in faults.map(|fault| fault.to_string()) {
+            assert!(fault.contains('…') && fault.len() < 400, "{}", fault.len());
         }
     }
 

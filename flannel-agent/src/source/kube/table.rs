@@ -11,6 +11,7 @@ use ipnet::Ipv4Net;
 
 use super::lease::{attrs, is_managed, subnet};
 use super::node::Node;
+use crate::base::excerpt::excerpt;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::LeaseAttrs;
 
@@ -146,7 +147,8 @@ impl Table {
         let (theirs, ours) = (&attrs.backend_type, self.scope.backend);
         if theirs != ours {
             return Err(format!(
-                "its annotation backend-type is {theirs:?}, and this network's is {ours}"
+                "its annotation backend-type is {:?}, and this network's is {ours}",
+                excerpt(theirs)
             ));
         }
         if ours == "vxlan" {

@@ -239,3 +239,16 @@ fn a_claim_that_comes_later_takes_nothing_however_old_its_node_is() {
     table.retain(&["a".to_owned()].into());
     assert!(table.blamed.is_empty(), "{:?}", table.blamed);
 }
+
+#[test]
+fn a_backend_type_that_is_long_is_cut() {
+    let mut table = table();
+    let long = "x".repeat(1 << 18);
+    table.put(&with(
+        node("b", 3, "10.1.3.0/24", 3),
+        Name::BackendType,
+        &long,
+    ));
+    let said = &table.blamed["b"];
+    assert!(said.contains("xxx…") && said.len() < 400, "{}", said.len());
+}

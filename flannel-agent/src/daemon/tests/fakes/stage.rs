@@ -47,6 +47,7 @@ impl Stage {
             spokesman: Spokesman::Network,
             published: start::Published::default(),
             claim: None,
+            present: None,
         };
         self.agent = Some(tokio::spawn(start::run(
             options,

@@ -7,6 +7,7 @@ use flannel_tests::bpftool;
 use flannel_tests::member::free_subnets;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
+use nix::sys::signal::Signal;
 
 /// A node of ours and a kernel node that know each other, with a pod each.
 struct Mixed {
@@ -110,4 +111,34 @@ fn without_the_source_check_packets_of_a_node_without_lease_are_delivered() {
     let capture = Capture::start(ours.node(), "cni0", "icmp[icmptype] == icmp-echo");
     peer.ping(pod.address()).count(1).send();
     assert_eq!(capture.packets(1).len(), 1);
+}
+
+/// It holds its lock all the same.
+#[test]
+fn an_agent_that_is_stopped_is_seen_at_once() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let mut agent = Agent::start(lab.node("one"), &net);
+    let node = agent.node_arc();
+    let flags = [
+        "status".to_owned(),
+        format!("--bpffs={}", node.bpffs().display()),
+        format!("--state-dir={}", node.state_dir().display()),
+    ];
+    let said = || {
+        let flags = flags.each_ref().map(String::as_str);
+        let output = flannel_tests::agent::command(&*node, &flags).output();
+        let output = output.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), text)
+    };
+    eventually("all is well", SOON, || said().0 == Some(0));
+    agent.daemon_mut().process().signal(Signal::SIGSTOP);
+    // A signal is delivered when the process is next to run.
+    eventually("it is said", SOON, || {
+        said().1.contains("the agent is stopped")
+    });
+    assert_eq!(said().0, Some(1));
+    agent.daemon_mut().process().signal(Signal::SIGCONT);
+    eventually("all is well again", SOON, || said().0 == Some(0));
 }

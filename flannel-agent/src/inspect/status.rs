@@ -3,6 +3,7 @@
 mod hoarders;
 mod judge;
 mod past;
+mod stopped;
 
 use std::collections::BTreeMap;
 use std::io::Write;

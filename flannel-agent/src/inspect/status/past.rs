@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::stopped::is_stopped;
 use crate::base::clock;
 use crate::base::wall::Moment;
 use crate::reconcile::logbook::{self, Page};
@@ -23,6 +24,9 @@ pub(super) struct Past {
     last_change: Option<Reconcile>,
     error: Option<Failure>,
     complaint: Option<String>,
+    /// The agent is there, and stopped.
+    #[serde(rename = "agent_stopped")]
+    is_stopped: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -95,6 +99,7 @@ impl Past {
                 since_s: ago(failing.since),
             }),
             complaint: page.complaint,
+            is_stopped: is_stopped(page.pid),
         }
     }
 
@@ -144,6 +149,13 @@ impl Past {
     }
 
     pub(super) fn judge(&self, runs: bool, attention: &mut impl FnMut(String, &'static str)) {
+        if self.is_stopped && runs {
+            attention(
+                "the agent is stopped (SIGSTOP, or a debugger): what forwards goes on, but no lease is followed, and its own is not renewed"
+                    .to_owned(),
+                "let it go on (kill -CONT), or restart it",
+            );
+        }
         if let Some(Failure { error, since_s }) = &self.error {
             let since = duration(*since_s);
             match runs {
@@ -158,7 +170,10 @@ impl Past {
                     "put that right, and start the agent",
                 ),
             }
-        } else if let Some(last) = self.last_reconcile.as_ref().filter(|_| runs)
+        } else if let Some(last) = self
+            .last_reconcile
+            .as_ref()
+            .filter(|_| runs && !self.is_stopped)
             && last.ago_s > OVERDUE.as_secs()
         {
             attention(

@@ -31,7 +31,7 @@ impl LeaseAttrs {
     pub fn extension(public_ip: Ipv4Addr, data: Option<String>) -> Self {
         Self {
             backend_type: NAME.to_owned(),
-            backend_data: data.map(Value::String),
+            backend_data: data.map(Value::String).map(Into::into),
             ..Self::host_gw(public_ip)
         }
     }
@@ -47,7 +47,7 @@ impl LeaseAttrs {
                 self.backend_type
             ));
         }
-        match &self.backend_data {
+        match self.backend_data.as_deref() {
             None | Some(Value::Null) => Ok(""),
             Some(Value::String(data)) => Ok(data),
             Some(other) => Err(format!("BackendData is {other}: no text")),
@@ -85,7 +85,7 @@ mod tests {
         let other = LeaseAttrs::host_gw(IP).extension_data().unwrap_err();
         assert!(other.contains("\"host-gw\""), "{other}");
         let number = LeaseAttrs {
-            backend_data: Some(Value::from(7)),
+            backend_data: Some(Value::from(7).into()),
             ..LeaseAttrs::extension(IP, None)
         };
         assert_eq!(

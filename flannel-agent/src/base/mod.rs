@@ -5,6 +5,7 @@ mod checksum;
 mod clock;
 pub mod counters;
 pub(crate) mod files;
+pub(crate) mod heap;
 pub(crate) mod json_fields;
 pub mod key;
 pub mod logging;

@@ -24,6 +24,8 @@ use super::route::PROTOCOL;
 
 /// Requests in one message: so many answers fit into the socket's receive buffer.
 pub(super) const AT_ONCE: usize = 128;
+/// Bytes of an answer: one route with all its next hops, of which the kernel has room for a page (`NLMSG_GOODSIZE`, at most 8 KiB).
+const LONGEST: usize = 16 << 10;
 
 /// Where a route of ours leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,8 +162,10 @@ impl Numbered {
         if sent != bytes.len() {
             return Err(io::ErrorKind::WriteZero.into());
         }
+        let mut answer = Vec::with_capacity(LONGEST);
         loop {
-            let (answer, _) = self.socket.recv_from_full()?;
+            answer.clear();
+            self.socket.recv(&mut answer, 0)?;
             let mut rest = answer.as_slice();
             while !rest.is_empty() {
                 let message: NetlinkMessage<RouteNetlinkMessage> =

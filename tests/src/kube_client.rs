@@ -71,24 +71,54 @@ impl KubeApi {
     /// The same with these annotations.
     #[track_caller]
     pub fn add_node_with(&self, name: &str, pod_cidrs: &[&str], annotations: &Value) {
-        let mut spec = json!({});
-        if let Some(first) = pod_cidrs.first() {
-            spec = json!({"podCIDR": first, "podCIDRs": pod_cidrs});
-        }
-        let body = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "annotations": annotations}, "spec": spec});
+        let body = node_with(name, pod_cidrs, annotations);
         self.create("/api/v1/nodes", &body.to_string());
+    }
+
+    /// Thousands of Nodes, many at a time.
+    ///
+    /// # Panics
+    /// If the API server does not take one of them.
+    pub fn add_nodes(&self, nodes: impl IntoIterator<Item = Value>) {
+        let folder = self.folder().join("nodes");
+        std::fs::create_dir_all(&folder).expect("a folder for the Nodes");
+        let mut requests = String::new();
+        for (n, node) in nodes.into_iter().enumerate() {
+            let file = folder.join(n.to_string());
+            std::fs::write(&file, node.to_string()).expect("write a Node");
+            let (url, ca, file) = (self.url(), self.ca.display(), file.display());
+            // Each request says all of it anew.
+            requests.push_str(&format!(
+                "next\nurl = \"{url}/api/v1/nodes\"\ncacert = \"{ca}\"\nheader = \"Authorization: Bearer {ADMIN}\"\n\
+                 header = \"Content-Type: application/json\"\ndata-binary = \"@{file}\"\noutput = \"/dev/null\"\nfail\n"
+            ));
+        }
+        let config = folder.join("requests");
+        let requests = requests.strip_prefix("next\n").unwrap_or(&requests);
+        std::fs::write(&config, requests).expect("write the requests");
+        let mut command = self.curl();
+        command.args(["--silent", "--show-error", "--fail-early", "--parallel"]);
+        command.arg("--config").arg(&config);
+        let output = command.output().expect("run curl");
+        assert!(output.status.success(), "curl: {output:?}");
     }
 
     /// A Node as one that flannel has annotated: of a vxlan network, at `public_ip`, with `data` as its tunnel's.
     #[track_caller]
     pub fn add_peer(&self, name: &str, pod_cidr: &str, public_ip: &str, data: &str) {
+        let body = Self::peer(name, pod_cidr, public_ip, data);
+        self.create("/api/v1/nodes", &body.to_string());
+    }
+
+    /// Such a Node as an object.
+    pub fn peer(name: &str, pod_cidr: &str, public_ip: &str, data: &str) -> Value {
         let annotations = json!({
             format!("{PREFIX}/kube-subnet-manager"): "true",
             format!("{PREFIX}/backend-type"): "vxlan",
             format!("{PREFIX}/backend-data"): data,
             format!("{PREFIX}/public-ip"): public_ip,
         });
-        self.add_node_with(name, &[pod_cidr], &annotations);
+        node_with(name, &[pod_cidr], &annotations)
     }
 
     #[track_caller]
@@ -157,4 +187,12 @@ impl KubeApi {
             })
             .collect()
     }
+}
+
+fn node_with(name: &str, pod_cidrs: &[&str], annotations: &Value) -> Value {
+    let mut spec = json!({});
+    if let Some(first) = pod_cidrs.first() {
+        spec = json!({"podCIDR": first, "podCIDRs": pod_cidrs});
+    }
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "annotations": annotations}, "spec": spec})
 }

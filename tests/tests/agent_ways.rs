@@ -4,7 +4,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use flannel_agent::node::net::{Netlink, RouteTo, Sender, Towards};
+use flannel_agent::node::net::{NetError, Netlink, RouteChange, RouteTo, Sender, Towards};
 use flannel_tests::netns::Netns;
 use flannel_tests::sweep;
 
@@ -132,4 +132,38 @@ fn who_does_not_answer_is_found() {
         net.silent_neighbours().await.unwrap()
     });
     assert_eq!(silent.into_iter().collect::<Vec<_>>(), [(10, GATEWAY)]);
+}
+
+/// What is asked together is told as if it were asked alone, also where some have no way, and all in turn with changes of routes.
+#[test]
+fn many_ways_at_once_are_those_of_each() {
+    let netns = netns();
+    netns.run("ip route add 10.0.0.0/16 via 192.168.0.1");
+    netns.run("ip route add unreachable 10.0.1.0/24");
+    netns.run("ip route add blackhole 10.0.2.0/24");
+    netns.block_on(async || {
+        let net = Netlink::open().unwrap();
+        let to = |n: u16| {
+            let [high, low] = n.to_be_bytes();
+            Ipv4Addr::new(10, 0, high, low)
+        };
+        let off = [OURS, GATEWAY, PEER];
+        let destinations: Vec<Ipv4Addr> = (0..1_000).map(to).chain(off).collect();
+        let words = |way: Result<RouteTo, NetError>| way.map_err(|error| error.to_string());
+        for _ in 0..2 {
+            let ways = net.ways(destinations.iter().copied(), TUNNEL).await;
+            assert_eq!(ways.len(), destinations.len());
+            let mut refused = 0;
+            for (destination, (to, way)) in destinations.iter().zip(ways) {
+                assert_eq!(to, *destination);
+                let (way, alone) = (words(way), words(net.way(to, TUNNEL).await));
+                assert_eq!(way, alone, "{to}");
+                refused += usize::from(way.is_err());
+            }
+            assert_eq!(refused, 2 * 256 + 1);
+            let nowhere = [RouteChange::Remove("10.9.0.0/24".parse().unwrap())];
+            assert!(net.change_routes(&nowhere).await.unwrap().is_empty());
+        }
+        assert!(net.ways([], TUNNEL).await.is_empty());
+    });
 }

@@ -6,6 +6,7 @@ mod clock;
 pub mod counters;
 pub(crate) mod excerpt;
 pub(crate) mod files;
+pub(crate) mod heap;
 pub(crate) mod json_fields;
 pub mod key;
 pub mod logging;

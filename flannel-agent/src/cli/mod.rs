@@ -253,6 +253,7 @@ fn run(flags: &Flags, origins: &Origins) -> ExitCode {
         eprintln!("flannel-agent v{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
+    crate::base::heap::be_thrifty();
     crate::base::logging::init(flags.v, flags.log_format);
     let outcome = configure(flags, origins).and_then(|config| {
         for notice in notices::notices(flags, origins) {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use ipnet::Ipv4Net;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use super::agent::Agent;
 use super::node::{Node, Wanted};
 use super::subnet_file::{CniNetwork, SubnetFile};
 use super::systemd::{Spokesman, Systemd};
+use crate::base::heap;
 use crate::daemon::claims::Claim;
 use crate::daemon::health::Ready;
 use crate::dataplane::Presence;
@@ -134,6 +136,16 @@ async fn live<S: LeaseSource, N: Node>(
     }
 }
 
+/// The list is gone behind it: thousands of leases are not to be held twice.
+async fn memory<S: LeaseSource>(
+    source: &S,
+    previous: Option<Ipv4Net>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Memory> {
+    let leases = source.leases(cancel).await?;
+    Ok(Memory::of_leases(leases.iter(), previous))
+}
+
 async fn start<S: LeaseSource, N: Node>(
     mut options: Options,
     source: Arc<S>,
@@ -150,8 +162,7 @@ async fn start<S: LeaseSource, N: Node>(
     }
     let subnet_file = SubnetFile::new(options.subnet_file, options.cni, options.ip_masq);
     let previous = subnet_file.previous_subnet();
-    let leases = source.leases(cancel).await?;
-    node.remember(Memory::of_leases(leases.iter(), previous));
+    node.remember(memory(&*source, previous, cancel).await?);
     if let Some(public_ip) = source.node_public_ip(cancel).await? {
         tracing::info!("the datastore has {public_ip} as this node's public address");
         node.announce(public_ip);
@@ -236,6 +247,8 @@ async fn start<S: LeaseSource, N: Node>(
         _claim: options.claim,
     };
     agent.bring_up().await?;
+    // A start reads every lease more than once, and loads programs: as much is not needed again.
+    heap::give_back();
     source.forwards();
     Ok(agent)
 }

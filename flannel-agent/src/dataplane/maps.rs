@@ -8,7 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError};
+use bytemuck::Pod;
 use flannel_common::asked::{AGENT, Asked};
 use flannel_common::flow::{Tick, tick};
 use flannel_common::maps::{self, ASKED, EPOCH, MACS, PEERS, SENDERS, VTEPS, Vtep};
@@ -16,6 +17,7 @@ use flannel_common::source::{Claim, Sender, SenderKey};
 use flannel_common::{Ipv4, Mac};
 use ipnet::Ipv4Net;
 
+use super::batch::Batches;
 use super::bpffs::Pins;
 use super::{DataplaneError, Wire};
 use crate::base::clock;
@@ -66,14 +68,10 @@ impl Maps {
                 held.table.insert(subnet.trunc(), understand(&peer));
             }
         }
-        for entry in self.vteps.iter() {
-            let (ip, Wire(vtep)) = entry.map_err(|e| DataplaneError::map(VTEPS, "read", e))?;
-            held.vteps.insert(ip.into(), vtep.leases);
-        }
-        for entry in self.macs.iter() {
-            let (mac, Wire(vtep)) = entry.map_err(|e| DataplaneError::map(MACS, "read", e))?;
-            held.macs.insert(MacAddr(mac), vtep.leases);
-        }
+        let vteps = whole::<Ipv4>(VTEPS, self.vteps.map())?;
+        held.vteps = vteps.map(|(ip, n)| (ip.into(), n)).collect();
+        let macs = whole::<Mac>(MACS, self.macs.map())?;
+        held.macs = macs.map(|(mac, n)| (MacAddr(mac), n)).collect();
         Ok(held)
     }
 
@@ -138,6 +136,18 @@ impl Maps {
     pub(super) fn bump_epoch(&mut self) -> Result<(), DataplaneError> {
         raise(&mut self.epoch)
     }
+}
+
+/// By key, how many leases name it. Thousands are read in a few calls: a change of leases waits meanwhile.
+fn whole<K: Pod>(
+    name: &'static str,
+    map: &MapData,
+) -> Result<impl Iterator<Item = (K, u32)>, DataplaneError> {
+    let unreadable = |error| DataplaneError::map(name, "read", MapError::IoError(error));
+    let batches = Batches::<K, Vtep>::of(map).map_err(unreadable)?;
+    let entries = batches.collect::<std::io::Result<Vec<_>>>();
+    let entries = entries.map_err(unreadable)?.into_iter().flatten();
+    Ok(entries.map(|(key, vtep)| (key, vtep.leases)))
 }
 
 /// See [`Maps::bump_epoch`]. Two at once are two: what the one has changed must not be proven by what was true before the other.

@@ -19,6 +19,7 @@ mod error;
 pub(crate) mod events;
 mod globals;
 mod hooks;
+mod loader;
 mod maps;
 pub(crate) mod moves;
 mod object;

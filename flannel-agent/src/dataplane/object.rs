@@ -14,6 +14,7 @@ use super::bpffs::Pins;
 use super::carry;
 use super::definition::{Definition, ReplacedMap, Shape, UNUSED_ENTRIES};
 use super::embedded::EMBEDDED;
+use super::loader::loader;
 use super::{DataplaneError, Options};
 use crate::dataplane::Loaded;
 use crate::node::snat_ports::PortRange;
@@ -85,9 +86,7 @@ impl Object {
             map.discard_if_other(&path)?;
         }
         let constants = Constants::from(told);
-        let mut loader = EbpfLoader::new();
-        // No CO-RE relocation in our programs: parsing the kernel's BTF would only cost time.
-        loader.btf(None);
+        let mut loader: EbpfLoader<'_> = loader();
         constants.set(&mut loader);
         let places = self.entries(YOUNG);
         loader.override_global(globals::SNAT_PLACES, &places, true);
@@ -130,8 +129,7 @@ impl Object {
     /// at a few packets.
     pub(super) fn load_alone(&self, told: &Loaded) -> Result<Ebpf, DataplaneError> {
         let constants = Constants::from(told);
-        let mut loader = EbpfLoader::new();
-        loader.btf(None);
+        let mut loader: EbpfLoader<'_> = loader();
         constants.set(&mut loader);
         let places = self.entries(YOUNG);
         loader.override_global(globals::SNAT_PLACES, &places, true);

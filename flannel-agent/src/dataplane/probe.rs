@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use aya::EbpfError;
 use aya::programs::{Program as Loaded, ProgramError, SchedClassifier, TcAttachType};
-use aya::{EbpfError, EbpfLoader};
 use flannel_common::event::TELLER;
 use flannel_common::maps::{FLOWS, FRAGMENTS, SNAT, YOUNG};
 use flannel_common::program::Program;
 
+use super::loader::loader;
 use super::object::Object;
 use super::verifier::patiently;
 use super::{DataplaneError, requirements};
@@ -38,8 +39,7 @@ pub(crate) struct Tried {
 pub(crate) fn programs(object: Option<&Path>) -> Result<Tried, DataplaneError> {
     let object = Object::read_bytes(object)?;
     requirements::check_kernel()?;
-    let mut ebpf = EbpfLoader::new()
-        .btf(None)
+    let mut ebpf = loader()
         .map_max_entries(FLOWS, FEW)
         .map_max_entries(SNAT, FEW)
         .map_max_entries(FRAGMENTS, FEW)

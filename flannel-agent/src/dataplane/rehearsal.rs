@@ -24,6 +24,7 @@ use flannel_common::snat;
 use flannel_common::stats::Counters;
 
 use super::embedded::EMBEDDED;
+use super::loader::loader;
 use super::shadow::{Likeness, Shadow};
 use super::view::{View, constants_by_name};
 use super::{DataplaneError, Wire};
@@ -103,8 +104,7 @@ impl Rehearsal {
     /// Loads the programs with `constants`, the `.rodata` of an attached one.
     pub(crate) fn new(view: &View, constants: &[u8]) -> Result<Self, RehearsalError> {
         let values = constants_by_name(constants).ok_or(RehearsalError::OtherBuild("a program"))?;
-        let mut loader = EbpfLoader::new();
-        loader.btf(None);
+        let mut loader: EbpfLoader<'_> = loader();
         for (name, value) in &values {
             loader.override_global(name, *value, true);
         }

@@ -15,6 +15,7 @@ use flannel_common::maps::{
 };
 
 use super::embedded::EMBEDDED;
+use super::loader::loader;
 use super::verifier::patiently;
 use super::view::View;
 use super::{DataplaneError, requirements};
@@ -48,8 +49,7 @@ impl Teller {
             .iter()
             .map(|name| (*name, view.map_path(name)))
             .collect();
-        let mut loader = EbpfLoader::new();
-        loader.btf(None);
+        let mut loader: EbpfLoader<'_> = loader();
         for (name, path) in &paths {
             loader.map_pin_path(name, path.as_path());
         }

@@ -38,9 +38,10 @@ pub struct LeaseAttrs {
     pub public_ipv6: Option<Ipv6Addr>,
     /// `vxlan` or `host-gw`; empty when the writer left it out.
     pub backend_type: String,
-    /// Backend-specific JSON, kept as it was written.
-    pub backend_data: Option<serde_json::Value>,
-    pub backend_v6_data: Option<serde_json::Value>,
+    /// Backend-specific JSON, kept as it was written. Leases are held by whoever follows them and by whoever acts on them, thousands
+    /// each: what is large of one is shared.
+    pub backend_data: Option<Arc<serde_json::Value>>,
+    pub backend_v6_data: Option<Arc<serde_json::Value>>,
 }
 
 /// Every lease of the network but our own, by subnet. Cheap to clone: a snapshot, never a queue,

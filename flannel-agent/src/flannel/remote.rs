@@ -96,7 +96,7 @@ pub fn attrs_value(attrs: &LeaseAttrs) -> Value {
     ];
     for (name, data) in data {
         if let Some(data) = data {
-            fields.insert(name.to_owned(), data.clone());
+            fields.insert(name.to_owned(), Value::clone(data));
         }
     }
     Value::Object(fields)

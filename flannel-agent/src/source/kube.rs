@@ -17,6 +17,7 @@ mod names;
 mod node;
 mod patch;
 mod plugin;
+mod ranked;
 mod table;
 mod transport;
 mod trust;

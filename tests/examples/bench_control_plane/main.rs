@@ -1,5 +1,6 @@
 //! `cargo xtask bench control-plane`: a real etcd full of leases, a real agent, and how long it takes
-//! until they are in the map; and a real server, with as many clients, and how long until they all have heard.
+//! until they are in the map; a real server, with as many clients, and how long until they all have heard; and, if asked for, a real
+//! kube-apiserver full of Nodes.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +10,7 @@
 )]
 
 mod cluster;
+mod kube;
 mod measure;
 mod peers;
 mod report;
@@ -39,6 +41,9 @@ struct Options {
     /// Clients of one server; 0: no server
     #[arg(long, default_value_t = 5000)]
     clients: usize,
+    /// Nodes of a Kubernetes API server, for agents that follow those; 0: none
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=60_000))]
+    nodes: u32,
     /// Where the numbers go as JSON
     #[arg(long, default_value = "bench-results/control-plane.json")]
     out: PathBuf,
@@ -69,6 +74,10 @@ fn bench(options: &Options) -> ExitCode {
         let served = server::serve(&writer, &cluster, options.clients);
         report.add_server(&served);
     }
+    if options.nodes > 0 {
+        println!("writing {} Nodes", options.nodes);
+        report.add_kube(&kube::follow(&lab, options.nodes, options.starts.max(1)));
+    }
     report.print();
     report.write(&options.out);
     if options.enforce && !report.goals_met() {
@@ -86,8 +95,12 @@ fn follow(options: &Options, lab: &Lab, net: &Network, cluster: &Cluster<'_>, re
     for n in 0..options.starts {
         // One at a time: the one before would compete for the processor.
         drop(last.take());
-        let (took, agent) =
-            measure::start(lab.node(&format!("node{n}")), net, cluster.leases() + n);
+        let (took, agent) = measure::start(
+            lab.node(&format!("node{n}")),
+            net,
+            cluster.leases() + n,
+            &[],
+        );
         starts.push(took);
         last = Some(agent);
     }

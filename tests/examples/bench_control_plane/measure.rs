@@ -23,9 +23,14 @@ pub(crate) struct Running {
 }
 
 /// From the start of the process until the map of a node that never had one holds `expected` peers.
-pub(crate) fn start(node: Node, net: &Network, expected: u32) -> (Duration, Running) {
+pub(crate) fn start(
+    node: Node,
+    net: &Network,
+    expected: u32,
+    flags: &[&str],
+) -> (Duration, Running) {
     let began = Instant::now();
-    let mut daemon = Daemon::spawn(&node, net, &[]);
+    let mut daemon = Daemon::spawn(&node, net, flags);
     let expected = expected as usize;
     wait(began, &format!("{expected} peers in the map"), || {
         if let Some(status) = daemon.process().exited() {

@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::kube::Followed;
 use crate::server::Served;
 
 /// The goals of the control plane, for 5,000 leases.
 const START: f64 = 2000.0;
 const CHANGE: f64 = 50.0;
 const MEMORY: f64 = 50.0;
+/// The same with the Kubernetes API and 5,000 Nodes.
+const KUBE_START: f64 = 1500.0;
+const KUBE_MEMORY: f64 = 40.0;
 /// And of a server with 5,000 clients.
 const TOLD: f64 = 100.0;
 const SERVER_MEMORY: f64 = 60.0;
@@ -67,6 +71,13 @@ impl Report {
         self.add("server without clients", "MB", &before, None);
         let memory = [megabytes(served.memory)];
         self.add("server's peak memory", "MB", &memory, Some(SERVER_MEMORY));
+    }
+
+    pub(crate) fn add_kube(&mut self, followed: &Followed) {
+        let starts = millis(&followed.starts);
+        self.add("Nodes: start to map", "ms", &starts, Some(KUBE_START));
+        let memory = [megabytes(followed.memory)];
+        self.add("Nodes: peak memory", "MB", &memory, Some(KUBE_MEMORY));
     }
 
     fn add(&mut self, what: &'static str, unit: &'static str, values: &[f64], goal: Option<f64>) {

@@ -32,7 +32,7 @@ impl LeaseAttrs {
     pub fn extension(public_ip: Ipv4Addr, data: Option<String>) -> Self {
         Self {
             backend_type: NAME.to_owned(),
-            backend_data: data.map(Value::String),
+            backend_data: data.map(Value::String).map(Into::into),
             ..Self::host_gw(public_ip)
         }
     }
@@ -48,7 +48,7 @@ impl LeaseAttrs {
                 excerpt(&self.backend_type)
             ));
         }
-        match &self.backend_data {
+        match self.backend_data.as_deref() {
             None | Some(Value::Null) => Ok(""),
             Some(Value::String(data)) => Ok(data),
             Some(other) => {
@@ -89,7 +89,7 @@ mod tests {
         let other = LeaseAttrs::host_gw(IP).extension_data().unwrap_err();
         assert!(other.contains("\"host-gw\""), "{other}");
         let number = LeaseAttrs {
-            backend_data: Some(Value::from(7)),
+            backend_data: Some(Value::from(7).into()),
             ..LeaseAttrs::extension(IP, None)
         };
         assert_eq!(

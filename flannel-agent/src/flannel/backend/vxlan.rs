@@ -71,7 +71,7 @@ impl LeaseAttrs {
             public_ipv6: None,
             backend_type: NAME.to_owned(),
             // flannel reads the MAC only when it is the last and only string of the object.
-            backend_data: Some(json!({ "VNI": vni, "VtepMAC": vtep_mac.to_string() })),
+            backend_data: Some(json!({ "VNI": vni, "VtepMAC": vtep_mac.to_string() }).into()),
             backend_v6_data: None,
         }
     }
@@ -87,7 +87,7 @@ impl LeaseAttrs {
                 wanted: NAME,
             });
         }
-        let data = self.backend_data.as_ref().unwrap_or(&Value::Null);
+        let data = self.backend_data.as_deref().unwrap_or(&Value::Null);
         let no_data = || VtepError::NoData(excerpt(&data.to_string()));
         let fields = Fields::new(data.as_object().ok_or_else(no_data)?);
         let vtep_mac: MacAddr = fields
@@ -115,7 +115,9 @@ mod tests {
     fn lease(backend_type: &str, data: &str) -> LeaseAttrs {
         LeaseAttrs {
             backend_type: backend_type.to_owned(),
-            backend_data: serde_json::from_str(data).unwrap(),
+            backend_data: serde_json::from_str::<Option<Value>>(data)
+                .unwrap()
+                .map(Into::into),
             ..LeaseAttrs::host_gw(IP)
         }
     }

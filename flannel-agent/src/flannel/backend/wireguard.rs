@@ -61,7 +61,7 @@ impl LeaseAttrs {
         let data = |key: PublicKey| json!({ "PublicKey": key.to_string(), "Port": port });
         Self {
             backend_type: NAME.to_owned(),
-            backend_data: public_key.map(data),
+            backend_data: public_key.map(data).map(Into::into),
             ..Self::host_gw(public_ip)
         }
     }
@@ -75,7 +75,7 @@ impl LeaseAttrs {
                 excerpt(&self.backend_type)
             ));
         }
-        let data = self.backend_data.as_ref().unwrap_or(&Value::Null);
+        let data = self.backend_data.as_deref().unwrap_or(&Value::Null);
         let no_key = || {
             let data = excerpt(&data.to_string());
             format!("BackendData is {data}: no object with a PublicKey")
@@ -98,6 +98,8 @@ impl LeaseAttrs {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rstest::rstest;
 
     use super::*;
@@ -121,7 +123,7 @@ mod tests {
     fn lease(backend_type: &str, data: &str) -> LeaseAttrs {
         LeaseAttrs {
             backend_type: backend_type.to_owned(),
-            backend_data: Some(serde_json::from_str(data).unwrap()),
+            backend_data: Some(Arc::new(serde_json::from_str(data).unwrap())),
             ..LeaseAttrs::host_gw(IP)
         }
     }

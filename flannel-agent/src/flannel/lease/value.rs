@@ -1,6 +1,7 @@
 //! The JSON value of a lease, byte for byte what flannel writes.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -49,8 +50,8 @@ impl LeaseAttrs {
             public_ip: self.public_ip,
             public_ipv6: self.public_ipv6,
             backend_type: &self.backend_type,
-            backend_data: self.backend_data.as_ref(),
-            backend_v6_data: self.backend_v6_data.as_ref(),
+            backend_data: self.backend_data.as_deref(),
+            backend_v6_data: self.backend_v6_data.as_deref(),
         })?;
         // As Go escapes them; outside of strings JSON has none of these.
         const ESCAPED: [(char, &str); 5] = [
@@ -87,8 +88,8 @@ impl LeaseAttrs {
             public_ip,
             public_ipv6: fields.parsed("PublicIPv6", "null or an IPv6 address")?,
             backend_type: fields.str("BackendType")?.unwrap_or_default().to_owned(),
-            backend_data: fields.get("BackendData").cloned(),
-            backend_v6_data: fields.get("BackendV6Data").cloned(),
+            backend_data: fields.get("BackendData").cloned().map(Arc::new),
+            backend_v6_data: fields.get("BackendV6Data").cloned().map(Arc::new),
         })
     }
 }

@@ -23,8 +23,10 @@ use super::Netlink;
 use super::error::NetError;
 use super::route::PROTOCOL;
 
-/// Requests in one message. That many answers fit into a socket's receive buffer, should all be refused.
-const AT_ONCE: usize = 128;
+/// Requests in one message: so many answers fit into the socket's receive buffer.
+pub(super) const AT_ONCE: usize = 128;
+/// Bytes of an answer: one route with all its next hops, of which the kernel has room for a page (`NLMSG_GOODSIZE`, at most 8 KiB).
+const LONGEST: usize = 16 << 10;
 
 /// So many refused routes are named.
 const NAMED: usize = 4;
@@ -114,12 +116,12 @@ impl fmt::Display for Refusals {
 /// The socket for such changes.
 #[derive(Debug)]
 pub(super) struct Routes {
-    socket: Mutex<Numbered>,
+    pub(super) socket: Mutex<Numbered>,
     port: u32,
 }
 
 #[derive(Debug)]
-struct Numbered {
+pub(super) struct Numbered {
     socket: Socket,
     next: u32,
 }
@@ -130,6 +132,8 @@ impl Routes {
         let port = socket.bind_auto()?.port_number();
         // Not the request back with each refusal.
         socket.set_cap_ack(true)?;
+        // Whose limit is lower than that, lacks the right: he is refused everything else as well.
+        let _ = widen(&socket);
         Ok(Self {
             socket: Mutex::new(Numbered { socket, next: 1 }),
             port,
@@ -173,12 +177,33 @@ impl Netlink {
 
 impl Numbered {
     fn ask(&mut self, changes: &[RouteChange]) -> io::Result<BTreeMap<usize, Errno>> {
-        let first = self.next;
+        let mut refused = BTreeMap::new();
+        self.exchange(changes.iter().map(request), |at, answer| {
+            if let NetlinkPayload::Error(error) = answer
+                && let Some(code) = error.code
+                && let Some(change) = changes.get(at)
+            {
+                let errno = Errno::from_raw(-code.get());
+                if !(errno == Errno::ESRCH && matches!(change, RouteChange::Remove(_))) {
+                    refused.insert(at, errno);
+                }
+            }
+        })?;
+        Ok(refused)
+    }
+
+    /// Sends requests, each with its flags, and has every answer heard with the place of its request.
+    pub(super) fn exchange(
+        &mut self,
+        requests: impl ExactSizeIterator<Item = (RouteNetlinkMessage, u16)>,
+        mut hear: impl FnMut(usize, NetlinkPayload<RouteNetlinkMessage>),
+    ) -> io::Result<()> {
+        let (first, count) = (self.next, requests.len());
         let mut bytes = Vec::new();
-        for (n, change) in changes.iter().enumerate() {
-            // Of the others only a refusal is answered (`netlink_rcv_skb`).
-            let flags = if n + 1 == changes.len() { NLM_F_ACK } else { 0 };
-            write(&mut bytes, change, self.next, flags);
+        for (n, (request, flags)) in requests.enumerate() {
+            // Of the others only a refusal is acknowledged (`netlink_rcv_skb`).
+            let ack = if n + 1 == count { NLM_F_ACK } else { 0 };
+            append(&mut bytes, request, self.next, flags | ack);
             self.next = self.next.wrapping_add(1);
         }
         let last = self.next.wrapping_sub(1);
@@ -186,9 +211,10 @@ impl Numbered {
         if sent != bytes.len() {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        let mut refused = BTreeMap::new();
+        let mut answer = Vec::with_capacity(LONGEST);
         loop {
-            let (answer, _) = self.socket.recv_from_full()?;
+            answer.clear();
+            self.socket.recv(&mut answer, 0)?;
             let mut rest = answer.as_slice();
             while !rest.is_empty() {
                 let message: NetlinkMessage<RouteNetlinkMessage> =
@@ -196,32 +222,27 @@ impl Numbered {
                 let number = message.header.sequence_number;
                 let len = (message.header.length as usize).next_multiple_of(4);
                 rest = rest.get(len..).unwrap_or_default();
-                let at = number.wrapping_sub(first) as usize;
-                if let NetlinkPayload::Error(error) = message.payload
-                    && let Some(code) = error.code
-                    && let Some(change) = changes.get(at)
-                {
-                    let errno = Errno::from_raw(-code.get());
-                    if !(errno == Errno::ESRCH && matches!(change, RouteChange::Remove(_))) {
-                        refused.insert(at, errno);
-                    }
-                }
-                if number == last {
-                    return Ok(refused);
+                let is_end = number == last && matches!(message.payload, NetlinkPayload::Error(_));
+                hear(number.wrapping_sub(first) as usize, message.payload);
+                if is_end {
+                    return Ok(());
                 }
             }
         }
     }
 }
 
-fn write(bytes: &mut Vec<u8>, change: &RouteChange, number: u32, flags: u16) {
-    let (message, flags) = match change {
-        RouteChange::Add(to, leg) => (new(to, leg), flags | NLM_F_CREATE | NLM_F_EXCL),
-        RouteChange::Replace(to, leg) => (new(to, leg), flags | NLM_F_CREATE | NLM_F_REPLACE),
-        RouteChange::InFront(to, leg) => (new(to, leg), flags | NLM_F_CREATE),
-        RouteChange::Remove(to) => (RouteNetlinkMessage::DelRoute(any(to)), flags),
-    };
-    let mut message = NetlinkMessage::from(message);
+fn request(change: &RouteChange) -> (RouteNetlinkMessage, u16) {
+    match change {
+        RouteChange::Add(to, leg) => (new(to, leg), NLM_F_CREATE | NLM_F_EXCL),
+        RouteChange::Replace(to, leg) => (new(to, leg), NLM_F_CREATE | NLM_F_REPLACE),
+        RouteChange::InFront(to, leg) => (new(to, leg), NLM_F_CREATE),
+        RouteChange::Remove(to) => (RouteNetlinkMessage::DelRoute(any(to)), 0),
+    }
+}
+
+fn append(bytes: &mut Vec<u8>, request: RouteNetlinkMessage, number: u32, flags: u16) {
+    let mut message = NetlinkMessage::from(request);
     message.header.flags = NLM_F_REQUEST | flags;
     message.header.sequence_number = number;
     message.finalize();

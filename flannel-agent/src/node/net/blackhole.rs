@@ -19,10 +19,8 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses the dump.
     pub async fn blackholes(&self) -> Result<Vec<Ipv4Net>, NetError> {
-        let messages = self
-            .main_table(PROTOCOL.into(), "list the blackhole routes")
-            .await?;
-        Ok(messages.iter().filter_map(parse).collect())
+        self.main_table(PROTOCOL.into(), "list the blackhole routes", parse)
+            .await
     }
 
     /// Packets to `destination` that no other route leads to are dropped.

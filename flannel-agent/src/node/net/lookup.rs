@@ -10,9 +10,6 @@ use super::Netlink;
 use super::error::NetError;
 use super::route::ipv4;
 
-/// Requests in flight at once: the kernel answers each in some microseconds, the wait is ours.
-pub(super) const IN_FLIGHT: usize = 64;
-
 /// Where packets to one destination go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NextHop {

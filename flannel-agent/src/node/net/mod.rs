@@ -29,6 +29,7 @@ mod route;
 pub(crate) mod sockopt;
 pub mod sysctl;
 mod way;
+mod ways;
 pub mod wireguard;
 mod xfrm;
 pub mod xtables_lock;

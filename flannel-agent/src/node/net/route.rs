@@ -104,37 +104,39 @@ impl Netlink {
     }
 
     async fn dump(&self, protocol: RouteProtocol) -> Result<Vec<Route>, NetError> {
-        let messages = self.main_table(protocol, "list the routes").await?;
-        let mut routes: Vec<Route> = messages.iter().filter_map(parse).collect();
+        let mut routes = self.main_table(protocol, "list the routes", parse).await?;
         routes.sort_by_key(|route| route.metric);
         Ok(routes)
     }
 
-    /// What the main table holds under `protocol`, routes of every type; all of it if that is unspecified.
-    pub(super) async fn main_table(
+    /// What the main table holds under `protocol`, routes of every type; all of it if that is unspecified. Of each, only what is
+    /// made of it is kept: as messages, thousands are megabytes.
+    pub(super) async fn main_table<T>(
         &self,
         protocol: RouteProtocol,
         doing: &str,
-    ) -> Result<Vec<RouteMessage>, NetError> {
+        made_of: impl Fn(&RouteMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetError> {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
         message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.protocol = protocol;
         let _turn = self.turn_to_dump().await;
-        let mut messages: Vec<RouteMessage> = self
-            .handle
-            .route()
-            .get(message)
-            .execute()
-            .try_collect()
+        let mut dump = self.handle.route().get(message).execute();
+        let mut made = Vec::new();
+        while let Some(found) = dump
+            .try_next()
             .await
-            .map_err(|e| NetError::netlink(doing, &e))?;
-        // A kernel that does not filter dumps sends everything.
-        messages.retain(|found| {
-            found.header.table == RouteHeader::RT_TABLE_MAIN
+            .map_err(|e| NetError::netlink(doing, &e))?
+        {
+            // A kernel that does not filter dumps sends everything.
+            if found.header.table == RouteHeader::RT_TABLE_MAIN
                 && (protocol == RouteProtocol::Unspec || found.header.protocol == protocol)
-        });
-        Ok(messages)
+            {
+                made.extend(made_of(&found));
+            }
+        }
+        Ok(made)
     }
 
     /// Removes every route of the main table that leads out by `index` alone, whoever made it.
@@ -223,6 +225,8 @@ fn parse_any(message: &RouteMessage) -> Option<(u32, Route)> {
             dead,
         });
     }
+    // Of thousands, most have one, and a vector that grows takes room for four.
+    paths.shrink_to_fit();
     let route = Route {
         destination: Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?,
         paths,

@@ -1,10 +1,9 @@
 //! The way of a packet that this node sends: the route that the kernel takes for it, with all its paths.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType, RouteVia,
@@ -12,7 +11,6 @@ use netlink_packet_route::route::{
 
 use super::Netlink;
 use super::error::NetError;
-use super::lookup::IN_FLIGHT;
 use super::metrics::mtu;
 use super::route::{UNUSABLE, ipv4};
 
@@ -119,22 +117,7 @@ impl Netlink {
     /// # Errors
     /// `ENETUNREACH` and its like: there is no route, or one that forbids.
     pub async fn way(&self, destination: Ipv4Addr, sender: Sender) -> Result<RouteTo, NetError> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        message.header.destination_prefix_length = 32;
-        // The route, not the path that this very packet would take.
-        message.header.flags = RouteFlags::FibMatch;
-        let to = RouteAttribute::Destination(RouteAddress::Inet(destination));
-        message.attributes.push(to);
-        if let Some(source) = sender.source {
-            message.header.source_prefix_length = 32;
-            let from = RouteAttribute::Source(RouteAddress::Inet(source));
-            message.attributes.push(from);
-        }
-        if let Some(port) = sender.udp_port {
-            message.attributes.push(RouteAttribute::IpProto(UDP));
-            message.attributes.push(RouteAttribute::Dport(port));
-        }
+        let message = question(destination, sender);
         let doing = || format!("find a route to {destination}");
         let answer = self.handle.route().get(message).execute().try_next().await;
         let answer = answer.map_err(|e| NetError::netlink(doing(), &e))?;
@@ -143,24 +126,29 @@ impl Netlink {
             reason: "the kernel does not answer".to_owned(),
         })
     }
-
-    /// The ways to many destinations; an error where there is none.
-    pub async fn ways(
-        &self,
-        destinations: impl IntoIterator<Item = Ipv4Addr>,
-        sender: Sender,
-    ) -> BTreeMap<Ipv4Addr, Result<RouteTo, NetError>> {
-        let destinations: Vec<Ipv4Addr> = destinations.into_iter().collect();
-        crate::base::counters::looked_up(destinations.len());
-        stream::iter(destinations)
-            .map(|to| async move { (to, self.way(to, sender).await) })
-            .buffer_unordered(IN_FLIGHT)
-            .collect()
-            .await
-    }
 }
 
-fn parse(message: &RouteMessage) -> RouteTo {
+/// The route, not the path that this very packet would take.
+pub(super) fn question(destination: Ipv4Addr, sender: Sender) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = 32;
+    message.header.flags = RouteFlags::FibMatch;
+    let to = RouteAttribute::Destination(RouteAddress::Inet(destination));
+    message.attributes.push(to);
+    if let Some(source) = sender.source {
+        message.header.source_prefix_length = 32;
+        let from = RouteAttribute::Source(RouteAddress::Inet(source));
+        message.attributes.push(from);
+    }
+    if let Some(port) = sender.udp_port {
+        message.attributes.push(RouteAttribute::IpProto(UDP));
+        message.attributes.push(RouteAttribute::Dport(port));
+    }
+    message
+}
+
+pub(super) fn parse(message: &RouteMessage) -> RouteTo {
     let mut legs = Vec::new();
     let mut single = None;
     for attribute in &message.attributes {
@@ -183,6 +171,8 @@ fn parse(message: &RouteMessage) -> RouteTo {
             dead: RouteNextHopFlags::from_bits_retain(flags).intersects(UNUSABLE),
         });
     }
+    // Of thousands, most have one, and a vector that grows takes room for four.
+    legs.shrink_to_fit();
     RouteTo {
         legs,
         local: message.header.kind == RouteType::Local,

@@ -180,6 +180,10 @@ impl RouteChanges {
     /// What has to change after a change of leases alone, where nobody else touched a route.
     #[must_use]
     pub fn of_leases(before: &Routes, now: &Routes, source: Ipv4Addr) -> Self {
+        // Of thousands, all stay when one lease has another MAC.
+        if before == now {
+            return Self::default();
+        }
         let gone = before.keys().filter(|to| !now.contains_key(to));
         let set = now
             .iter()

@@ -61,7 +61,9 @@ pub(super) fn attrs(node: &Node) -> Result<LeaseAttrs, Fault> {
         public_ipv6: None,
         backend_type: node.get(Name::BackendType).unwrap_or_default().to_owned(),
         // host-gw's is the word null.
-        backend_data: Some(backend_data).filter(|data| !data.is_null()),
+        backend_data: Some(backend_data)
+            .filter(|data| !data.is_null())
+            .map(Into::into),
         backend_v6_data: None,
     })
 }
@@ -101,7 +103,7 @@ pub(super) fn overwrite(node: &Node) -> Option<Result<Ipv4Addr, Fault>> {
 
 /// What our Node's annotations should say.
 pub(super) fn annotations(node: &Node, attrs: &LeaseAttrs) -> BTreeMap<Name, String> {
-    let data = attrs.backend_data.as_ref().unwrap_or(&Value::Null);
+    let data = attrs.backend_data.as_deref().unwrap_or(&Value::Null);
     let overwrite = overwrite(node).and_then(Result::ok);
     let public_ip = overwrite.unwrap_or(attrs.public_ip).to_string();
     BTreeMap::from([

@@ -11,12 +11,10 @@ use ipnet::Ipv4Net;
 
 use super::lease::{attrs, is_managed, subnet};
 use super::node::Node;
+use super::ranked::{Rank, Ranked};
 use crate::base::excerpt::excerpt;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::LeaseAttrs;
-
-/// When the claim came (0: with the first list), then age and name of the Node: less is older.
-type Rank = (u64, String, String);
 
 /// What a claim must fit to count.
 #[derive(Debug, Clone)]
@@ -51,8 +49,8 @@ pub(super) struct Table {
     /// Of the next claim.
     turn: u64,
     nodes: BTreeMap<String, Known>,
-    claims: BTreeMap<Ipv4Net, BTreeMap<Rank, LeaseAttrs>>,
-    addresses: BTreeMap<Ipv4Addr, BTreeSet<Rank>>,
+    claims: BTreeMap<Ipv4Net, Ranked<LeaseAttrs>>,
+    addresses: BTreeMap<Ipv4Addr, Ranked<()>>,
     /// What was last said of a Node, so that it is said once.
     blamed: BTreeMap<String, String>,
 }
@@ -163,7 +161,7 @@ impl Table {
         let same = known.filter(|known| known.claim.is_some_and(|(net, _)| net == subnet));
         let rank = match same {
             Some(known) => known.rank.clone(),
-            None => (self.next_turn(), node.created.clone(), node.name.clone()),
+            None => Rank::from((self.next_turn(), node.created.clone(), node.name.clone())),
         };
         let there = self
             .claims
@@ -181,7 +179,7 @@ impl Table {
         };
         self.nodes.insert(node.name.clone(), known);
         let addresses = self.addresses.entry(attrs.public_ip).or_default();
-        addresses.insert(rank.clone());
+        addresses.insert(rank.clone(), ());
         self.claims
             .entry(subnet)
             .or_default()
@@ -219,7 +217,7 @@ impl Table {
         }
         let address = self.nodes.get(name).and_then(|known| known.claim);
         let Some((_, address)) = address else { return };
-        let first = self.addresses.get(&address).and_then(BTreeSet::first);
+        let first = self.addresses.get(&address).and_then(Ranked::first);
         if let Some(other) = first.filter(|first| *first != rank) {
             let other = &other.2;
             let text = format!(

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
+use serde::ser::{Error as _, SerializeMap as _};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::base::files;
 use crate::base::wall::Moment;
@@ -127,9 +128,8 @@ impl Snapshot {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Form {
-    form: u32,
     written: String,
     config: NetworkConfig,
     public_ip: Option<Ipv4Addr>,
@@ -140,23 +140,41 @@ struct Form {
     peers: BTreeMap<Ipv4Net, String>,
 }
 
+/// All of it as it is written, without a copy of what may be thousands.
+#[derive(Serialize)]
+struct Written<'a> {
+    form: u32,
+    written: String,
+    config: &'a NetworkConfig,
+    public_ip: Option<Ipv4Addr>,
+    subnet: Ipv4Net,
+    attrs: String,
+    expires: Option<u64>,
+    #[serde(serialize_with = "as_flannel_writes_them")]
+    peers: &'a Leases,
+}
+
+fn as_flannel_writes_them<S: Serializer>(peers: &Leases, to: S) -> Result<S::Ok, S::Error> {
+    let mut map = to.serialize_map(Some(peers.len()))?;
+    for (subnet, attrs) in peers.iter() {
+        let attrs = attrs.to_json().map_err(S::Error::custom)?;
+        map.serialize_entry(subnet, &attrs)?;
+    }
+    map.end()
+}
+
 /// # Errors
 /// When folder or file cannot be written; the old file is then still there.
 pub(super) fn save(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
-    let peers: serde_json::Result<_> = snapshot
-        .leases
-        .iter()
-        .map(|(subnet, attrs)| Ok((*subnet, attrs.to_json()?)))
-        .collect();
-    let form = Form {
+    let form = Written {
         form: FORM,
         written: snapshot.moment().to_string(),
-        config: snapshot.config.clone(),
+        config: &snapshot.config,
         public_ip: snapshot.public_ip,
         subnet: snapshot.own.subnet,
         attrs: snapshot.own.attrs.to_json()?,
         expires: snapshot.own.expires,
-        peers: peers?,
+        peers: &snapshot.leases,
     };
     // The configuration may hold a key that all nodes share.
     files::replace_private_in_new_folder(path, &serde_json::to_vec(&form)?)
@@ -224,7 +242,9 @@ pub(super) mod tests {
             public_ip: Ipv4Addr::new(192, 0, 2, last),
             public_ipv6: None,
             backend_type: "vxlan".to_owned(),
-            backend_data: Some(serde_json::json!({"VNI": 1, "VtepMAC": "5a:9d:a9:52:56:9c"})),
+            backend_data: Some(
+                serde_json::json!({"VNI": 1, "VtepMAC": "5a:9d:a9:52:56:9c"}).into(),
+            ),
             backend_v6_data: None,
         }
     }

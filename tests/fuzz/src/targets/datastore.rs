@@ -42,7 +42,7 @@ pub(super) fn lease_value(data: &[u8]) {
     let written = attrs.to_json().expect("has a JSON form");
     let again = LeaseAttrs::from_json(written.as_bytes()).expect("we read what we write");
     let data = [&attrs.backend_data, &attrs.backend_v6_data];
-    if data.into_iter().flatten().all(is_exact) {
+    if data.into_iter().flatten().all(|data| is_exact(data)) {
         assert_eq!(again, attrs);
     }
 }

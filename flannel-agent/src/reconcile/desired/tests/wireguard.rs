@@ -27,7 +27,7 @@ fn options_and_leases_make_device_and_peers() {
         r#","ListenPort":9,"MTU":1400,"PersistentKeepaliveInterval":25,"Mode":"auto","PSK":"{psk}""#
     );
     let without_port = LeaseAttrs {
-        backend_data: Some(serde_json::json!({ "PublicKey": PublicKey([3; 32]) })),
+        backend_data: Some(serde_json::json!({ "PublicKey": PublicKey([3; 32]) }).into()),
         ..lease("192.168.0.3", PEER)
     };
     let world = world(&options).with("10.244.2.0/24", lease("192.168.0.2", PEER));

@@ -153,14 +153,26 @@ impl RemoteSource {
         Ok(networks.snapshot.iter().any(|listed| listed == name))
     }
 
-    /// Ends the lease `own`, if it is one that would end by itself.
+    /// Ends the lease `own`, unless it is a reservation or another node's by now.
     ///
     /// # Errors
-    /// When no server answers, or it is somebody else's.
+    /// When no server answers, or it refuses.
     pub async fn release(&self, own: &OwnLease) -> Result<(), RemoteError> {
-        match own.expires {
-            Some(_) => self.api.revoke(own.subnet).await,
-            None => Ok(()),
+        let (watched, answer) = self.api.list().await?;
+        let holder = own.attrs.public_ip;
+        let is_ours = watched.snapshot.iter().any(|lease| {
+            let names = |attrs: &LeaseAttrs| attrs.public_ip == holder;
+            lease.subnet == own.subnet
+                && lease.attrs.as_ref().is_ok_and(names)
+                && expiry(lease, &answer).is_some()
+        });
+        if !is_ours {
+            return Ok(());
+        }
+        match self.api.revoke(own.subnet, holder).await {
+            // Since we looked.
+            Err(error) if error.is_conflict() => Ok(()),
+            revoked => revoked,
         }
     }
 

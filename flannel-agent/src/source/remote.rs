@@ -2,11 +2,14 @@
 
 mod api;
 mod client;
+mod clients;
 mod error;
 mod follow;
 mod keep;
 mod networks;
+mod old_certificate;
 mod options;
+mod server_tls;
 mod tls;
 mod transport;
 
@@ -31,7 +34,7 @@ use follow::Follower;
 use keep::Keeper;
 pub use networks::RemoteNetworks;
 pub use options::{RemoteOptions, RemoteTls};
-pub use tls::server_config;
+pub use server_tls::ServerTls;
 
 /// A configuration that is missing or invalid is asked for once a second, as etcd's is.
 const CONFIG_POLL: Duration = Duration::from_secs(1);

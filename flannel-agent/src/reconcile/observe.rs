@@ -110,9 +110,13 @@ fn classify<'a>(pair: &Pair, near: Option<&'a Link>, far: Option<&'a Link>) -> F
     match (mark::network_of(near), whole) {
         (Some(_), Some(far)) if carries_our_alias(near) => Found::Pair(near, far),
         (Some(_), None) if carries_our_alias(near) => broken(near),
-        (Some(network), _) => foreign(format!(
-            "it belongs to the network {network}: two networks on one node need different VNIs"
-        )),
+        (Some(network), _) => {
+            let fix = match mark::vni_of(near) {
+                Some(_) => "two networks on one node need different VNIs",
+                None => "of this backend a node can have one: give another network another",
+            };
+            foreign(format!("it belongs to the network {network}: {fix}"))
+        }
         // Created by an agent that did not live to mark it.
         (None, Some(far)) if near.alias.is_none() => Found::Pair(near, far),
         (None, _) => foreign("it is a veth device without our mark: rename it".to_owned()),

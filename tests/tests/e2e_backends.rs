@@ -105,8 +105,9 @@ fn change(pair: &mut Pair<AnyDaemon>, backend: &'static str) {
     for daemon in [&mut pair.one, &mut pair.two] {
         assert!(daemon.terminate().success());
     }
-    if before == Backend::Extension {
-        // What the operator's commands have made is the operator's: flanneld as well runs none when it ends.
+    if before == Backend::Extension && net.backend == Backend::Alloc {
+        // What the operator's commands have made is the operator's, until somebody needs its place: flanneld as well runs none when
+        // it ends.
         for (node, peer) in [(&pair.one, &pair.two), (&pair.two, &pair.one)] {
             node.exec(&format!("ip route del {}", peer.subnet()));
         }

@@ -80,14 +80,16 @@ impl<'a> Der<'a> {
 pub(super) fn sequence(content: &[u8]) -> Vec<u8> {
     let length = content.len().to_be_bytes();
     let length = &length[length.iter().take_while(|byte| **byte == 0).count()..];
-    match (length, content.len()) {
-        // The low bits of what is in front say how many bytes of length follow, of which there are at most eight.
-        (length, 0x80..) => {
-            let head = [SEQUENCE, 0x80 | length.len() as u8];
-            [&head, length, content].concat()
+    let head = match *length {
+        [] => vec![SEQUENCE, 0],
+        [short @ 0..=0x7f] => vec![SEQUENCE, short],
+        _ => {
+            // The low bits say how many bytes of length follow, and a length has eight at most.
+            let bytes = u8::try_from(length.len()).unwrap_or(u8::MAX);
+            [&[SEQUENCE, 0x80 | bytes], length].concat()
         }
-        (_, short) => [&[SEQUENCE, short as u8], content].concat(),
-    }
+    };
+    [&*head, content].concat()
 }
 
 #[cfg(test)]

@@ -328,7 +328,10 @@ async fn the_server_s_files_are_read_anew() {
     let flags = ["ca", "cert", "key"].map(|it| format!("--remote-{it}file={}", at(it).display()));
     let process = server_at(&net, &listener, &log.path().join("log"), &flags);
     let is_served = async |pki: &Pki| {
-        let source = source_with(&[address.clone()], Some(pki.tls(Some(&pki.node(1)), true)));
+        let source = source_with(
+            std::slice::from_ref(&address),
+            Some(pki.tls(Some(&pki.node(1)), true)),
+        );
         source.read_network_config().await.is_ok()
     };
     crate::support::eventually("it serves", || async {

@@ -15,7 +15,7 @@ pub struct Certificate {
 /// What is in a certificate.
 #[derive(Debug, Clone, Copy)]
 pub struct Contents<'a> {
-    /// Lines of an extension section of openssl's configuration.
+    /// Lines of an extension section of openssl's configuration. Without any it is one of X.509 version 1.
     pub extensions: &'a str,
     /// Over since 2020.
     pub expired: bool,
@@ -59,7 +59,10 @@ impl Contents<'_> {
             .args(["-nodes", "-config", &config, "-keyout", &key, "-out", &csr]));
         let mut command = Command::new("openssl");
         command.args(["ca", "-batch", "-notext", "-config", &config]);
-        command.args(["-extensions", "extensions", "-in", &csr, "-out", &cert]);
+        if !self.extensions.is_empty() {
+            command.args(["-extensions", "extensions"]);
+        }
+        command.args(["-in", &csr, "-out", &cert]);
         let end = if self.expired {
             "200102000000Z"
         } else {

@@ -97,6 +97,7 @@ pub mod sweep;
 pub mod talk;
 pub mod tcp;
 pub mod traceroute;
+pub mod traces;
 pub mod tuntap;
 pub mod udp;
 pub mod unprivileged;

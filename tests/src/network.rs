@@ -34,6 +34,8 @@ pub enum Backend {
     /// ipip, but no tunnel to neighbours.
     IpipDirect,
     WireGuard,
+    /// A route by the operator's commands, as in flannel's own documentation.
+    Extension,
 }
 
 impl Backend {
@@ -45,6 +47,7 @@ impl Backend {
             Self::Ipip | Self::IpipDirect => "ipip",
             Self::Alloc | Self::Udp => "",
             Self::WireGuard => "wireguard",
+            Self::Extension => "extension",
         }
     }
 }
@@ -102,6 +105,14 @@ impl Network {
         Self {
             backend: Backend::WireGuard,
             port: 51_820,
+            ..Self::vxlan(prefix, cidr)
+        }
+    }
+
+    /// An extension network.
+    pub fn extension(prefix: &str, cidr: &str) -> Self {
+        Self {
+            backend: Backend::Extension,
             ..Self::vxlan(prefix, cidr)
         }
     }
@@ -166,6 +177,11 @@ impl Network {
             Backend::Udp => format!(r#""Type":"udp","Port":{port}"#),
             Backend::Ipip => r#""Type":"ipip""#.to_owned(),
             Backend::IpipDirect => r#""Type":"ipip","DirectRouting":true"#.to_owned(),
+            Backend::Extension => concat!(
+                r#""Type":"extension","SubnetAddCommand":"ip route replace $SUBNET via $PUBLIC_IP","#,
+                r#""SubnetRemoveCommand":"ip route del $SUBNET via $PUBLIC_IP""#
+            )
+            .to_owned(),
             Backend::WireGuard => format!(r#""Type":"wireguard","ListenPort":{port}"#),
             Backend::Vxlan => format!(r#""Type":"vxlan","VNI":{vni},"Port":{port}"#),
             Backend::DirectRouting => {

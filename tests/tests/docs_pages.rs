@@ -73,6 +73,9 @@ fn has_word(code: &str, word: &str) -> bool {
 #[case("docs/snat.md")]
 #[case("docs/bpftool.md")]
 #[case("docs/drop-in.md")]
+#[case("docs/backends.md")]
+#[case("docs/networks.md")]
+#[case("docs/remote.md")]
 fn commands_and_flags_are_there(#[case] name: &str) {
     /// iptables' and tailscale's.
     const OTHERS: [&str; 3] = [

@@ -24,7 +24,7 @@ use crate::settings::flags::Flags;
 use crate::settings::remote::ServerOptions;
 use crate::source::etcd::EtcdSource;
 use crate::source::kube::KubeSource;
-use crate::source::remote::{RemoteSource, server_config};
+use crate::source::remote::{RemoteSource, ServerTls};
 use layers::Origins;
 use show::Output;
 
@@ -295,7 +295,7 @@ fn show_config(show: &Show, matches: &ArgMatches, origins: &Origins) -> ExitCode
             (None, Some(remote)) => Ok(RemoteSource::new(remote).map(drop)?),
             (None, None) => {
                 if let Some(ServerOptions { tls: Some(tls), .. }) = &config.server {
-                    server_config(tls)?;
+                    ServerTls::new(tls)?;
                 }
                 Ok(EtcdSource::new(&config.etcd).map(drop)?)
             }

@@ -73,6 +73,15 @@ fn conflict(one: &NetworkConfig, other: &NetworkConfig) -> Option<String> {
             "Network {a} overlaps its Network {b}: give one of them another range"
         ));
     }
+    let udp = |config: &NetworkConfig| {
+        let tunnel = config.backend.tunnel();
+        tunnel.filter(|it| it.wire == Wire::Udp)?.port
+    };
+    if let Some(port) = udp(one).filter(|port| udp(other) == Some(*port)) {
+        return Some(format!(
+            "both would have UDP port {port}: give one of them another Port"
+        ));
+    }
     let device = device(&one.backend)?;
     (Some(&device) == self::device(&other.backend).as_ref()).then(|| {
         let fix = match one.backend.tunnel().map(|tunnel| tunnel.wire) {
@@ -83,10 +92,12 @@ fn conflict(one: &NetworkConfig, other: &NetworkConfig) -> Option<String> {
     })
 }
 
-/// The backend's device that others look for.
+/// The backend's device that others look for, and there is one of.
 fn device(backend: &Backend) -> Option<String> {
     let kernels = backend.wireguard().map(|_| wireguard::DEVICE.to_owned());
-    let ours = backend.tunnel().map(|tunnel| mark::device(tunnel.wire));
+    // Of udp a node has as many as there are ports.
+    let tunnel = backend.tunnel().filter(|it| it.wire != Wire::Udp);
+    let ours = tunnel.map(|tunnel| mark::device(tunnel.wire));
     ours.or(kernels)
 }
 
@@ -95,6 +106,34 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    #[rstest]
+    #[case("udp", r#","Port":9000"#, None)]
+    #[case(
+        "udp",
+        "",
+        Some("both would have UDP port 8285: give one of them another Port")
+    )]
+    #[case("ipip", "", None)]
+    fn of_udp_there_may_be_several(
+        #[case] backend: &str,
+        #[case] more: &str,
+        #[case] refused: Option<&str>,
+    ) {
+        let claims = Claims::default();
+        let blue = claim(&claims, "blue");
+        let udp = r#"{"Network":"10.1.0.0/16","Backend":{"Type":"udp"}}"#;
+        blue.stake(&config(udp)).unwrap();
+        let green =
+            format!(r#"{{"Network":"10.2.0.0/16","Backend":{{"Type":"{backend}"{more}}}}}"#);
+        let outcome = claim(&claims, "green").stake(&config(&green));
+        let said = outcome.err().map(|error| error.to_string());
+        assert_eq!(said.is_some(), refused.is_some(), "{said:?}");
+        assert!(
+            said.unwrap_or_default()
+                .contains(refused.unwrap_or_default())
+        );
+    }
 
     const BLUE: &str = r#"{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","VNI":1}}"#;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
@@ -26,7 +26,7 @@ use crate::dataplane::chain;
 use crate::dataplane::moves::Moves;
 use crate::dataplane::view::View;
 use crate::dataplane::{ports, rescue, senders};
-use crate::flannel::backend::{Routed, Wire};
+use crate::flannel::backend::{Routed, Tunnel, Wire};
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::blackhole;
@@ -171,6 +171,7 @@ impl Kernel {
             wire: tunnel.wire,
             source_check: self.source_check,
             bpffs: self.bpffs.clone(),
+            network: self.network.clone(),
         };
         Ok(self.port.hold(self.dataplane.netlink(), &options).await?)
     }
@@ -229,6 +230,7 @@ impl Kernel {
             leases: &wanted.leases,
             fast_path: &self.fast_path,
             sysctls: self.dataplane.sysctls(),
+            network: &self.network,
         }
     }
 
@@ -256,6 +258,7 @@ impl Kernel {
         let netlink = self.dataplane.netlink();
         facts.refresh(netlink, self.sought(wanted), again).await?;
         self.facts = facts;
+        self.check_udp_port(wanted).await?;
         self.cluster = Some(wanted.network.network);
         self.facts.refused = self.by_stack.refused();
         let filters = self.dataplane.attaches_filters();
@@ -268,6 +271,28 @@ impl Kernel {
             .judge(self.snat.as_ref(), &self.facts, &wanted.network);
         self.name_port_holder();
         self.looked_up.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    /// Programs of two networks at one port would drop each other's packets. flanneld as well ends where the port is taken.
+    async fn check_udp_port(&self, wanted: &Wanted) -> anyhow::Result<()> {
+        let Some(Tunnel {
+            wire: Wire::Udp,
+            port: Some(port),
+            ..
+        }) = wanted.network.backend.tunnel()
+        else {
+            return Ok(());
+        };
+        let net = self.dataplane.netlink();
+        for other in &self.facts.others_udp {
+            let told = View::told_of(&self.bpffs, net, other).await;
+            if told.is_some_and(|told| told.port == port) {
+                bail!(
+                    "UDP port {port} is that of the network {other} on this node: give one of the two another Port"
+                );
+            }
+        }
         Ok(())
     }
 

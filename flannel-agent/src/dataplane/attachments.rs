@@ -69,6 +69,8 @@ pub struct Programs {
     pub stale: BTreeSet<Stale>,
     /// The uplink's driver was asked for XDP, as it is now, and refused.
     pub xdp_refused: bool,
+    /// Maps of this layout version are pinned.
+    pub has_maps: bool,
     /// Pin folders of other layout versions, and whether their translated connections mean here what they mean there.
     pub old_layouts: BTreeMap<String, bool>,
 }

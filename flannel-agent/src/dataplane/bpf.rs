@@ -249,6 +249,10 @@ impl Bpf {
         Ok(())
     }
 
+    pub(crate) fn remove_maps(&self) -> Result<(), DataplaneError> {
+        self.pins.remove_maps()
+    }
+
     pub(crate) fn remove_layout(&self, name: &str) -> Result<(), DataplaneError> {
         self.pins.remove_layout(name)
     }
@@ -379,6 +383,7 @@ impl Bpf {
             stale: BTreeSet::new(),
             attached: BTreeMap::new(),
             steps: self.steps()?,
+            has_maps: self.pins.has_maps()?,
             old_layouts: self.old_layouts()?,
             xdp_refused: self.xdp_refusal.as_ref().is_some_and(|r| r.holds(links)),
         };

@@ -117,6 +117,16 @@ impl Pins {
         Ok(true)
     }
 
+    pub(super) fn has_maps(&self) -> Result<bool, DataplaneError> {
+        Ok(!entries(&self.maps())?.is_empty())
+    }
+
+    /// Removes the maps. What has them open keeps them.
+    pub(super) fn remove_maps(&self) -> Result<(), DataplaneError> {
+        let maps = entries(&self.maps())?;
+        maps.iter().try_for_each(|name| unpin(&self.map(name)))
+    }
+
     /// Folders of other layout versions.
     pub(super) fn old_layouts(&self) -> Result<BTreeSet<String>, DataplaneError> {
         let mut folders = entries(&self.root)?;

@@ -62,6 +62,8 @@ pub struct Options {
     /// As for the programs: drop what does not come from the peer it claims to come from.
     pub source_check: SourceCheck,
     pub bpffs: PathBuf,
+    /// Whose port it is, where it is one network's.
+    pub network: String,
 }
 
 /// Packets by what became of them.
@@ -155,7 +157,7 @@ impl Rescue {
             socket,
             too_big,
             injector,
-            networks: Networks::new(net, options.bpffs.clone()),
+            networks: Networks::new(net, options.bpffs.clone(), options.network.clone()),
             wire: options.wire,
             source_check: options.source_check,
             stats: Arc::default(),

@@ -1,7 +1,9 @@
 //! How we recognise what is ours: names, aliases and folders. Nothing without our mark is ever removed.
 
+use ipnet::Ipv4Net;
+
 use crate::flannel::backend::Wire;
-use crate::node::net::{Kind, Link};
+use crate::node::net::{Address, Kind, Link};
 
 /// Every alias of ours starts with this; the network's name follows.
 const ALIAS: &str = "flannel-ebpf:";
@@ -12,11 +14,11 @@ pub fn device(wire: Wire) -> String {
     named("flannel", wire)
 }
 
-/// `flannel.<VNI>` and its like; for the backend udp as flanneld's first device.
+/// `flannel.<VNI>` and its like; for the backend udp the first of its devices.
 fn named(what: &str, wire: Wire) -> String {
     match wire {
         Wire::Vxlan { vni } => format!("{what}.{vni}"),
-        Wire::Udp => format!("{what}0"),
+        Wire::Udp => numbered(what, 0),
         Wire::Ipip => format!("{what}.ipip"),
     }
 }
@@ -31,6 +33,66 @@ pub fn gro_device(wire: Wire) -> String {
 #[must_use]
 pub fn aside_device(wire: Wire) -> String {
     named("flold", wire)
+}
+
+/// One of the devices of the backend udp: flanneld as well has the first number that is free, since no name says whose it is.
+fn numbered(what: &str, number: u32) -> String {
+    format!("{what}{number}")
+}
+
+fn number_of(what: &str, name: &str) -> Option<u32> {
+    let digits = name.strip_prefix(what)?;
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number)
+}
+
+/// Whether a name is of a device of the backend udp, ours or flanneld's.
+#[must_use]
+pub fn is_udp(name: &str) -> bool {
+    number_of("flannel", name).is_some()
+}
+
+/// Near end, far end, and where another device of that name would be put.
+#[must_use]
+pub fn udp_pair(number: u32) -> [String; 3] {
+    ["flannel", "flgro", "flold"].map(|what| numbered(what, number))
+}
+
+/// The number of `network`'s udp device: that of the one it has, of flanneld's for its `range`, or the first that is free.
+pub(crate) fn udp_number(
+    network: &str,
+    range: Ipv4Net,
+    links: &[Link],
+    addresses: &[Address],
+) -> u32 {
+    let alias = alias(network);
+    let named = |what: &'static str| {
+        let numbered = move |link: &'_ Link| number_of(what, &link.name);
+        let links = links.iter();
+        links.filter_map(move |link| Some((numbered(link)?, link)))
+    };
+    let mut either = named("flannel").chain(named("flgro"));
+    if let Some((number, _)) = either.find(|(_, link)| link.alias.as_deref() == Some(&alias)) {
+        return number;
+    }
+    let is_of_range = |link: &Link| {
+        let mut own = addresses.iter().filter(|it| it.index == link.index);
+        own.any(|address| range.contains(&address.ip()))
+    };
+    // Made by an agent that did not live to mark it.
+    let is_bare = |link: &Link| {
+        let mut far = named("flgro").filter(|(_, far)| link.peer == Some(far.index));
+        link.kind == Kind::Veth && link.alias.is_none() && far.next().is_some()
+    };
+    let mut near = named("flannel");
+    if let Some((number, _)) = near.find(|(_, link)| is_of_range(link) || is_bare(link)) {
+        return number;
+    }
+    let is_taken = |number: u32| {
+        let names = udp_pair(number);
+        links.iter().any(|link| names.contains(&link.name))
+    };
+    (0..u32::MAX).find(|it| !is_taken(*it)).unwrap_or_default()
 }
 
 /// The device by which the kernel's first GRO pass knows a VXLAN port (`--gro=anchor`); of all networks with that port.
@@ -51,9 +113,11 @@ pub fn alias(network: &str) -> String {
 /// The tunnel that the name of one of our devices is about.
 #[must_use]
 pub fn wire_of(link: &Link) -> Option<Wire> {
-    let mut bare = [Wire::Udp, Wire::Ipip].into_iter();
-    if let Some(wire) = bare.find(|wire| link.name == device(*wire)) {
-        return Some(wire);
+    if is_udp(&link.name) {
+        return Some(Wire::Udp);
+    }
+    if link.name == device(Wire::Ipip) {
+        return Some(Wire::Ipip);
     }
     let vni = link.name.strip_prefix("flannel.")?.parse().ok()?;
     Some(Wire::Vxlan { vni })
@@ -121,7 +185,7 @@ pub(crate) fn near_ends<'a>(ours: &[&'a Link]) -> Vec<&'a Link> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::net::fixtures::veth;
+    use crate::node::net::fixtures::{address, veth};
 
     #[test]
     fn tags_are_no_vnis_and_fit_beside_a_program() {
@@ -140,6 +204,38 @@ mod tests {
 
     fn link(index: u32, name: &str, peer: Option<u32>) -> Link {
         veth(index, name, peer, Some(&alias("net")))
+    }
+
+    #[test]
+    fn a_udp_device_has_the_first_free_number_and_keeps_it() {
+        let range: Ipv4Net = "10.1.0.0/16".parse().unwrap();
+        let other = veth(5, "flannel0", Some(6), Some(&alias("other")));
+        let far = veth(6, "flgro0", Some(5), Some(&alias("other")));
+        let ours = link(9, "flannel3", Some(10));
+        let number = |links: &[&Link], addresses: &[Address]| {
+            let links: Vec<Link> = links.iter().copied().cloned().collect();
+            udp_number("net", range, &links, addresses)
+        };
+        assert_eq!(number(&[], &[]), 0);
+        assert_eq!(number(&[&other, &far], &[]), 1);
+        assert_eq!(number(&[&other, &far, &ours], &[]), 3);
+        assert_eq!(number(&[&link(10, "flgro3", None)], &[]), 3, "a lone end");
+        let bare = veth(7, "flannel2", Some(8), None);
+        let bare_far = veth(8, "flgro2", Some(7), None);
+        assert_eq!(number(&[&other, &far, &bare, &bare_far], &[]), 2);
+        assert_eq!(number(&[&other, &far, &bare], &[]), 1, "a pod's, say");
+        let at = |net: &str| address(7, net);
+        assert_eq!(number(&[&other, &bare], &[at("10.1.2.0/32")]), 2);
+        assert_eq!(number(&[&other, &bare], &[at("10.2.2.0/32")]), 1);
+        for name in [
+            "flannel",
+            "flannel.1",
+            "flannel+1",
+            "flannel-wg",
+            "flannelx",
+        ] {
+            assert!(!is_udp(name), "{name}");
+        }
     }
 
     #[test]

@@ -127,6 +127,7 @@ impl Executor<'_> {
             Action::UpdateRoutes(changes) => self.update_routes(changes).await?,
             Action::Detach(stale) => self.bpf.detach(stale)?,
             Action::CarryNat { folder } => self.bpf.carry_nat(folder)?,
+            Action::RemoveMaps => self.bpf.remove_maps()?,
             Action::RemoveLayout { folder } => self.bpf.remove_layout(folder)?,
         }
         Ok(())

@@ -98,6 +98,11 @@ pub struct Facts {
     /// Why conntrack is strict about TCP's windows and will be, if it is.
     #[serde(skip)]
     pub(crate) strict: Option<String>,
+    /// Which of the devices of the backend udp is this network's.
+    pub udp_number: u32,
+    /// Other networks with such a device, while this one has none.
+    #[serde(skip)]
+    pub others_udp: BTreeSet<String>,
     /// CPUs that can run at once.
     pub cpus: u32,
     /// Ways to peers, as the kernel takes them with what we send there; without those to which there is none.

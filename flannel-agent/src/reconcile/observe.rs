@@ -117,11 +117,13 @@ fn classify<'a>(
     match (mark::network_of(near), whole) {
         (Some(_), Some(far)) if carries_our_alias(near) => Found::Pair(near, far),
         (Some(_), None) if carries_our_alias(near) => broken(near),
-        (Some(network), _) => foreign(anothers(
-            network,
-            lives(network),
-            "two networks on one node need different VNIs",
-        )),
+        (Some(network), _) => {
+            let rule = match mark::vni_of(near) {
+                Some(_) => "two networks on one node need different VNIs",
+                None => "of this backend a node can have one: give another network another",
+            };
+            foreign(anothers(network, lives(network), rule))
+        }
         // Created by an agent that did not live to mark it.
         (None, Some(far)) if near.alias.is_none() => Found::Pair(near, far),
         (None, _) => foreign("it is a veth device without our mark: rename it".to_owned()),

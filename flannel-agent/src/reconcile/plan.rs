@@ -160,6 +160,8 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
     if runs {
         snat::retire(node, actual, &mut actions);
         snat::carry(node, actual, &mut actions);
+    } else if actual.programs.has_maps {
+        actions.push(Action::RemoveMaps);
     }
     let layouts = actual.programs.old_layouts.keys().cloned();
     actions.extend(layouts.map(|folder| Action::RemoveLayout { folder }));

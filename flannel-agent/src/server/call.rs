@@ -20,7 +20,11 @@ pub(super) enum Call {
         subnet: Ipv4Net,
         was: Option<Ipv4Addr>,
     },
-    Revoke(Ipv4Net),
+    /// `was`: the PublicIP whose lease it is to be.
+    Revoke {
+        subnet: Ipv4Net,
+        was: Option<Ipv4Addr>,
+    },
     Leases {
         cursor: Option<i64>,
     },
@@ -67,6 +71,7 @@ impl Call {
         let wrong = || Wrong::Method(method.clone());
         let subnet = |text: &str| parse_segment(text).ok_or_else(|| Wrong::Subnet(text.to_owned()));
         let cursor = || cursor(query);
+        let was = || value(query, "was").and_then(|was| was.parse().ok());
         let (network, call) = match (&parts[..], method) {
             (&[""], &Method::GET) => return Ok((None, Self::Networks { cursor: cursor() })),
             (&[network, "config"], &Method::GET) => (network, Self::Config),
@@ -80,11 +85,13 @@ impl Call {
                 (network, Self::Lease { subnet, cursor })
             }
             (&[network, "leases", text], &Method::PUT) => {
-                let was = value(query, "was").and_then(|was| was.parse().ok());
-                let subnet = subnet(text)?;
+                let (subnet, was) = (subnet(text)?, was());
                 (network, Self::Renew { subnet, was })
             }
-            (&[network, "leases", text], &Method::DELETE) => (network, Self::Revoke(subnet(text)?)),
+            (&[network, "leases", text], &Method::DELETE) => {
+                let (subnet, was) = (subnet(text)?, was());
+                (network, Self::Revoke { subnet, was })
+            }
             (&[network, "reservations"], &Method::GET) => (network, Self::Reservations),
             (&[network, "reservations"], &Method::POST) => (network, Self::Reserve),
             (&[network, "reservations", text], &Method::DELETE) => {
@@ -147,7 +154,8 @@ mod tests {
     #[case("POST", "/v1/_/leases?previous=10.3.0.0-24", Call::Acquire { previous: Some(subnet()) })]
     #[case("PUT", "/v1/_/leases/10.3.0.0-24", Call::Renew { subnet: subnet(), was: None })]
     #[case("PUT", "/v1/_/leases/10.3.0.0-24?was=192.0.2.1", Call::Renew { subnet: subnet(), was: Some(Ipv4Addr::new(192, 0, 2, 1)) })]
-    #[case("DELETE", "/v1/_/leases/10.3.0.0-24", Call::Revoke(subnet()))]
+    #[case("DELETE", "/v1/_/leases/10.3.0.0-24", Call::Revoke { subnet: subnet(), was: None })]
+    #[case("DELETE", "/v1/_/leases/10.3.0.0-24?was=192.0.2.1", Call::Revoke { subnet: subnet(), was: Some(Ipv4Addr::new(192, 0, 2, 1)) })]
     #[case("GET", "/v1/_/leases", Call::Leases { cursor: None })]
     #[case("GET", "/v1/_/leases?next=", Call::Leases { cursor: None })]
     #[case("GET", "/v1/_/leases?next=12", Call::Leases { cursor: Some(12) })]

@@ -20,7 +20,7 @@ use super::tell::tell;
 use super::wire::Wire;
 use crate::base::options::Authorize;
 use crate::settings::remote::ServerOptions;
-use crate::source::remote::server_config;
+use crate::source::remote::ServerTls;
 
 /// For the handshake, and between two requests.
 const HASTE: Duration = Duration::from_secs(30);
@@ -35,15 +35,15 @@ const UNREAD: Duration = Duration::from_secs(60);
 /// How connections are taken.
 #[derive(Debug, Clone)]
 pub(super) struct Door {
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<ServerTls>>,
     authorize: Authorize,
 }
 
 impl Door {
     pub(super) fn new(options: &ServerOptions) -> anyhow::Result<Self> {
-        let tls = options.tls.as_ref().map(server_config).transpose()?;
+        let tls = options.tls.as_ref().map(ServerTls::new).transpose()?;
         Ok(Self {
-            tls,
+            tls: tls.map(Arc::new),
             authorize: options.authorize,
         })
     }
@@ -62,7 +62,7 @@ impl Door {
             let served = match tls {
                 None => serve_all(stream, Caller::new(authorize, None), networks).await,
                 Some(tls) => {
-                    let Some(stream) = Box::pin(encrypted(tls, stream, peer)).await else {
+                    let Some(stream) = Box::pin(encrypted(tls.now(), stream, peer)).await else {
                         return;
                     };
                     let certificates = stream.get_ref().1.peer_certificates();

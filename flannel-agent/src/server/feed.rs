@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hyper::body::Bytes;
 use tokio::sync::watch;
 
+use super::stock::{SharedText, Stock};
 use crate::flannel::remote::{events, snapshot};
 
 /// So many changes are kept for clients that come late.
 const LOG: usize = 4096;
+/// And no more than these, in bytes: a lease may be as long as a request.
+const LOG_BYTES: usize = 16 << 20;
 
 /// One thing of which clients hear.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub(super) struct Item {
 /// An answer to a client with a cursor.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    Now(Bytes),
+    Now(SharedText),
     /// Nothing has happened up to this revision.
     Wait(i64),
     /// The cursor is of a revision that was not heard of yet.
@@ -35,6 +37,7 @@ pub(super) enum Answer {
 pub(super) struct Feed<K> {
     /// `lease` or `network`.
     noun: &'static str,
+    stock: Arc<Stock>,
     state: Mutex<State<K>>,
     changed: watch::Sender<()>,
 }
@@ -51,10 +54,11 @@ struct State<K> {
     cluster: Option<u64>,
     items: BTreeMap<K, Item>,
     log: VecDeque<Change<K>>,
+    log_bytes: usize,
     /// The snapshot of now.
-    whole: Option<Bytes>,
+    whole: Option<SharedText>,
     /// What was last told of all things, and after which revision.
-    recent: Option<(i64, Bytes)>,
+    recent: Option<(i64, SharedText)>,
 }
 
 #[derive(Debug)]
@@ -67,9 +71,10 @@ struct Change<K> {
 }
 
 impl<K: Ord + Clone> Feed<K> {
-    pub(super) fn new(noun: &'static str) -> Self {
+    pub(super) fn new(noun: &'static str, stock: &Arc<Stock>) -> Self {
         Self {
             noun,
+            stock: Arc::clone(stock),
             state: Mutex::new(State {
                 revision: None,
                 since: 0,
@@ -77,6 +82,7 @@ impl<K: Ord + Clone> Feed<K> {
                 cluster: None,
                 items: BTreeMap::new(),
                 log: VecDeque::new(),
+                log_bytes: 0,
                 whole: None,
                 recent: None,
             }),
@@ -118,6 +124,7 @@ impl<K: Ord + Clone> Feed<K> {
         if anew || state.revision.is_none() {
             state.epoch += u64::from(state.revision.is_some());
             state.log.clear();
+            state.log_bytes = 0;
             state.items = items;
             state.since = revision;
             state.revision = Some(revision);
@@ -157,6 +164,7 @@ impl<K: Ord + Clone> Feed<K> {
             };
             let meaning = |item: &Option<Item>| item.as_ref().map(|it| it.meaning.clone());
             let json = format!(r#"{{"type":"{kind}","{}":{}}}"#, self.noun, told.json);
+            state.log_bytes += json.len();
             state.log.push_back(Change {
                 revision,
                 renewal: meaning(&item) == meaning(&before),
@@ -164,13 +172,13 @@ impl<K: Ord + Clone> Feed<K> {
                 json,
             });
         }
-        while state.log.len() > LOG {
+        while state.log.len() > LOG || state.log_bytes > LOG_BYTES {
             // All of one revision: half of it is no answer.
             let Some(revision) = state.log.front().map(|change| change.revision) else {
                 break;
             };
-            while state.log.front().is_some_and(|it| it.revision == revision) {
-                state.log.pop_front();
+            while let Some(old) = state.log.pop_front_if(|it| it.revision == revision) {
+                state.log_bytes -= old.json.len();
             }
             state.since = state.since.max(revision);
         }
@@ -185,15 +193,16 @@ impl<K: Ord + Clone> Feed<K> {
             return Answer::Wait(cursor.unwrap_or_default());
         };
         let Some(cursor) = cursor.filter(|it| *it >= state.since && epoch == state.epoch) else {
-            return Answer::Now(state.snapshot(revision, only));
+            return Answer::Now(state.snapshot(revision, only, &self.stock));
         };
         if cursor > revision {
             return Answer::Ahead;
         }
         if only.is_none()
             && let Some((_, told)) = state.recent.as_ref().filter(|(since, _)| *since == cursor)
+            && !told.is_cut()
         {
-            return Answer::Now(told.clone());
+            return Answer::Now(Arc::clone(told));
         }
         let first = state.log.partition_point(|it| it.revision <= cursor);
         let mut news = state.log.range(first..).filter(|change| match only {
@@ -205,9 +214,9 @@ impl<K: Ord + Clone> Feed<K> {
         };
         let news = std::iter::once(next).chain(news);
         let text = events(news.map(|change| &*change.json), revision);
-        let told = Bytes::from(text);
+        let told = self.stock.keep(text);
         if only.is_none() {
-            state.recent = Some((cursor, told.clone()));
+            state.recent = Some((cursor, Arc::clone(&told)));
         }
         Answer::Now(told)
     }
@@ -223,17 +232,18 @@ impl<K: Ord> State<K> {
         self.recent = None;
     }
 
-    fn snapshot(&mut self, revision: i64, only: Option<&K>) -> Bytes {
+    fn snapshot(&mut self, revision: i64, only: Option<&K>, stock: &Arc<Stock>) -> SharedText {
         if let Some(key) = only {
             let item = self.items.get(key).map(|item| &*item.json);
-            return snapshot(item, revision).into();
+            return stock.keep(snapshot(item, revision));
         }
-        let items = &self.items;
-        let whole = self.whole.get_or_insert_with(|| {
-            let items = items.values().map(|item| &*item.json);
-            snapshot(items, revision).into()
-        });
-        whole.clone()
+        if let Some(whole) = self.whole.as_ref().filter(|whole| !whole.is_cut()) {
+            return Arc::clone(whole);
+        }
+        let items = self.items.values().map(|item| &*item.json);
+        let whole = stock.keep(snapshot(items, revision));
+        self.whole = Some(Arc::clone(&whole));
+        whole
     }
 }
 
@@ -253,7 +263,7 @@ mod tests {
 
     /// Has 1 and 2 at revision 10.
     fn feed() -> Feed<u8> {
-        let feed = Feed::new("lease");
+        let feed = Feed::new("lease", &Arc::default());
         let items = [(1, item("one")), (2, item("two"))];
         feed.replace(10, items.into(), false);
         feed
@@ -265,7 +275,7 @@ mod tests {
 
     fn told_of(feed: &Feed<u8>, cursor: Option<i64>, only: Option<&u8>) -> String {
         match feed.answer(cursor, 0, only) {
-            Answer::Now(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+            Answer::Now(text) => String::from_utf8(text.bytes().to_vec()).unwrap(),
             other => format!("{other:?}"),
         }
     }
@@ -318,6 +328,22 @@ mod tests {
     }
 
     #[test]
+    fn long_changes_fall_out_of_the_log_sooner() {
+        let feed = feed();
+        let long = "x".repeat(LOG_BYTES / 8);
+        for revision in 11..=30 {
+            feed.change(
+                revision,
+                vec![(1, Some(item(&format!("{revision}{long}"))))],
+            );
+        }
+        assert!(told(&feed, Some(20)).contains(r#""events":null"#));
+        assert!(feed.state().log_bytes <= LOG_BYTES);
+        let all = told(&feed, Some(23));
+        assert_eq!(all.matches("added").count(), 7);
+    }
+
+    #[test]
     fn a_renewal_is_told_to_whoever_watches_that_lease_alone() {
         let feed = feed();
         feed.change(11, vec![(1, Some(item("one'")))]);
@@ -361,7 +387,7 @@ mod tests {
 
     #[test]
     fn nothing_is_told_before_the_first_list() {
-        let feed: Feed<u8> = Feed::new("lease");
+        let feed: Feed<u8> = Feed::new("lease", &Arc::default());
         assert!(!feed.is_ready());
         assert_eq!(told(&feed, Some(3)), "Wait(3)");
         assert_eq!(told(&feed, None), "Wait(0)");

@@ -12,6 +12,7 @@ mod networks;
 mod poll;
 mod room;
 mod service;
+mod stock;
 mod tell;
 mod turn;
 mod vigil;

@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use tokio::task::AbortHandle;
 
 use super::feed::{Feed, Item, SharedFeed};
+use super::stock::Stock;
 use crate::base::wall::Moment;
 use crate::flannel::remote::{attrs_value, lease_value};
 use crate::source::etcd::registry::{Held, News, Registry, RegistryError};
@@ -18,11 +19,18 @@ pub(super) struct Network {
     pub(super) leases: SharedFeed<Ipv4Net>,
 }
 
+/// So many names are looked up at a time.
+const AT_ONCE: usize = 64;
+
 /// All below one prefix.
 #[derive(Debug)]
 pub(super) struct Networks {
     root: Registry,
+    /// What is told of any of them.
+    pub(super) stock: Arc<Stock>,
     followed: Mutex<Followed>,
+    /// One after the other for each name: a thousand clients come at once when a server was restarted.
+    turns: [tokio::sync::Mutex<()>; AT_ONCE],
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +44,9 @@ impl Networks {
     pub(super) fn new(root: Registry) -> Self {
         Self {
             root,
+            stock: Arc::default(),
             followed: Mutex::default(),
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
         }
     }
 
@@ -54,20 +64,22 @@ impl Networks {
     /// It has no configuration: nothing is kept for names that anybody makes up.
     pub(super) async fn follow(&self, name: Option<&str>) -> Result<Arc<Network>, RegistryError> {
         let key = name.map(str::to_owned);
-        if let Some(network) = self.followed().networks.get(&key) {
-            return Ok(Arc::clone(network));
+        let known = || self.followed().networks.get(&key).map(Arc::clone);
+        if let Some(network) = known() {
+            return Ok(network);
+        }
+        let _turn = self.turns[turn(name)].lock().await;
+        if let Some(network) = known() {
+            return Ok(network);
         }
         let registry = self.registry(name);
         registry.config().await?;
         let mut followed = self.followed();
-        if let Some(network) = followed.networks.get(&key) {
-            return Ok(Arc::clone(network));
-        }
         let network = Arc::new(Network {
             registry,
-            leases: Arc::new(Feed::new("lease")),
+            leases: Arc::new(Feed::new("lease", &self.stock)),
         });
-        followed.networks.insert(key, Arc::clone(&network));
+        followed.networks.insert(key.clone(), Arc::clone(&network));
         let task = tokio::spawn({
             let network = Arc::clone(&network);
             async move {
@@ -85,7 +97,7 @@ impl Networks {
         if let Some(names) = &followed.names {
             return Arc::clone(names);
         }
-        let names = Arc::new(Feed::new("network"));
+        let names = Arc::new(Feed::new("network", &self.stock));
         followed.names = Some(Arc::clone(&names));
         let task = tokio::spawn({
             let (registry, names) = (self.root.this(), Arc::clone(&names));
@@ -112,6 +124,11 @@ impl Drop for Networks {
             task.abort();
         }
     }
+}
+
+fn turn(name: Option<&str>) -> usize {
+    let sum = |sum: usize, byte: u8| sum.wrapping_mul(31).wrapping_add(usize::from(byte));
+    name.unwrap_or_default().bytes().fold(0, sum) % AT_ONCE
 }
 
 fn items(names: BTreeSet<String>) -> BTreeMap<String, Item> {

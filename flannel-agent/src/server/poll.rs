@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::stream::{BoxStream, unfold};
-use hyper::body::Bytes;
+use futures_util::stream::{self, BoxStream, unfold};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::feed::{Answer, SharedFeed};
+use super::stock::SharedText;
 use crate::source::etcd::registry::Registry;
 
 /// So often a client that waits is told that somebody is there.
@@ -23,13 +23,18 @@ pub(super) enum Word {
     /// Somebody is there.
     Blank,
     /// All of it.
-    Answer(Bytes),
+    Answer(SharedText),
     /// There is none: the question has lost its meaning.
     Void,
 }
 
 /// Ends with an answer, or with none.
 pub(super) type Words = BoxStream<'static, Word>;
+
+/// Nothing but this answer.
+pub(super) fn at_once(answer: SharedText) -> Words {
+    stream::iter([Word::Answer(answer)]).boxed()
+}
 
 /// One client's question.
 #[derive(Debug)]

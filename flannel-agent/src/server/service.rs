@@ -14,7 +14,7 @@ use super::call::{Call, Wrong};
 use super::caller::Caller;
 use super::feed::SharedFeed;
 use super::networks::Networks;
-use super::poll::{ALIVE, Poll, Words};
+use super::poll::{ALIVE, Poll, Words, at_once};
 use super::turn::{Answer, Turn};
 use crate::base::wall::Moment;
 use crate::flannel::lease::{LeaseAttrs, OwnLease, ValueError};
@@ -159,8 +159,8 @@ async fn respond(
             let own = registry().renew(subnet, &attrs, was, rights).await?;
             Ok(own_lease(&own))
         }
-        Call::Revoke(subnet) => {
-            registry().revoke(subnet, rights).await?;
+        Call::Revoke { subnet, was } => {
+            registry().revoke(subnet, was, rights).await?;
             tracing::info!(network = name, lease = %subnet, "lease ended");
             Ok(Reply::Json(String::new()))
         }
@@ -181,7 +181,9 @@ async fn respond(
             registry().config().await?;
             let reservations = registry().reservations().await?.into_iter();
             let values: Vec<_> = reservations.map(Reservation::to_value).collect();
-            Ok(Reply::Json(serde_json::Value::from(values).to_string()))
+            // As long as all leases may be.
+            let text = serde_json::Value::from(values).to_string();
+            Ok(Reply::Words(at_once(networks.stock.keep(text)), None))
         }
         Call::Reserve => {
             let reservation = Reservation::from_json(&body)?;

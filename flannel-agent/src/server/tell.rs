@@ -26,21 +26,32 @@ where
             word = telling.words.next() => word,
             () = wire.ends() => return Ok(false),
         };
-        let (said, whole) = match word {
-            Some(Word::Blank) => (Bytes::from_static(b" "), false),
-            Some(Word::Answer(answer)) => (answer, true),
+        let answer = match word {
+            Some(Word::Blank) => None,
+            Some(Word::Answer(answer)) => Some(answer),
             // The answer stays without an end, and whoever waits asks anew.
             Some(Word::Void) | None => return Ok(false),
         };
-        let (before, behind) = frame(said.len(), chunked, whole);
+        let said = answer.as_ref().map(|answer| answer.bytes());
+        let said = said.unwrap_or_else(|| Bytes::from_static(b" "));
+        let (before, behind) = frame(said.len(), chunked, answer.is_some());
         let mut all = before.as_bytes().chain(said).chain(behind.as_bytes());
         let written = async {
             wire.write_all_buf(&mut all).await?;
             wire.flush().await
         };
-        timeout(READING, written)
-            .await
-            .map_err(|_| io::ErrorKind::TimedOut)??;
+        let cut = async {
+            match &answer {
+                Some(answer) => answer.cut().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            written = timeout(READING, written) => written.map_err(|_| io::ErrorKind::TimedOut)??,
+            // See `Stock`: others need its room.
+            () = cut => return Err(io::ErrorKind::OutOfMemory.into()),
+        }
+        let whole = answer.is_some();
         if whole {
             return Ok(telling.goes_on);
         }
@@ -58,10 +69,17 @@ fn frame(length: usize, chunked: bool, whole: bool) -> (String, &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use futures_util::stream;
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
+    use crate::server::stock::Stock;
+
+    fn answer(text: &'static str) -> Word {
+        Word::Answer(Arc::new(Stock::default()).keep(text))
+    }
 
     fn telling(words: Vec<Word>, chunked: bool) -> Telling {
         Telling {
@@ -84,7 +102,7 @@ mod tests {
 
     #[tokio::test]
     async fn blanks_and_the_answer_are_chunks_or_plain() {
-        let words = || vec![Word::Blank, Word::Answer(Bytes::from_static(b"0123456789"))];
+        let words = || vec![Word::Blank, answer("0123456789")];
         let chunks = "1\r\n \r\na\r\n0123456789\r\n0\r\n\r\n".to_owned();
         assert_eq!(heard(words(), true).await, (chunks, true));
         assert_eq!(
@@ -107,8 +125,22 @@ mod tests {
     async fn who_reads_nothing_is_given_up() {
         let (_client, stream) = tokio::io::duplex(4);
         let mut wire = Wire::new(stream);
-        let words = vec![Word::Answer(Bytes::from_static(b"0123456789"))];
+        let words = vec![answer("0123456789")];
         let error = tell(&mut wire, telling(words, true)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+    #[tokio::test]
+    async fn who_has_not_read_gives_way_to_others() {
+        let (_client, stream) = tokio::io::duplex(4);
+        let mut wire = Wire::new(stream);
+        let stock = Arc::new(Stock::default());
+        let unread = stock.keep("0123456789");
+        let words = vec![Word::Answer(Arc::clone(&unread))];
+        let telling = tokio::spawn(async move { tell(&mut wire, telling(words, true)).await });
+        // As long as the rest of what there may be, and one byte more.
+        let _others: Vec<_> = (0..2).map(|_| stock.keep(vec![0; 64 << 20])).collect();
+        let error = telling.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+        assert!(unread.is_cut());
     }
 }

@@ -18,7 +18,6 @@ pub(super) mod store;
 pub(super) mod table;
 pub(super) mod tls;
 pub(super) mod told;
-mod usage;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

@@ -33,8 +33,8 @@ pub(super) fn certified(
     }
 }
 
-/// Its key cannot be compared then.
-fn is_about_the_version(error: &Error) -> bool {
+/// webpki reads version 3 alone: the key of another cannot be compared.
+pub(super) fn is_about_the_version(error: &Error) -> bool {
     let Error::InvalidCertificate(CertificateError::Other(other)) = error else {
         return false;
     };

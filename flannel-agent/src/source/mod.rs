@@ -1,11 +1,13 @@
 //! Where leases come from: etcd, the Kubernetes API, or a server that has etcd behind it.
 
+mod der;
 pub mod etcd;
 mod identity;
 pub mod kube;
 pub mod networks;
 pub mod remembered;
 pub mod remote;
+mod usage;
 
 use std::future::Future;
 use std::net::Ipv4Addr;

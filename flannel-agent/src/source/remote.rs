@@ -2,11 +2,14 @@
 
 mod api;
 mod client;
+mod clients;
 mod error;
 mod follow;
 mod keep;
 mod networks;
+mod old_certificate;
 mod options;
+mod server_tls;
 mod tls;
 mod transport;
 
@@ -31,7 +34,7 @@ use follow::Follower;
 use keep::Keeper;
 pub use networks::RemoteNetworks;
 pub use options::{RemoteOptions, RemoteTls};
-pub use tls::server_config;
+pub use server_tls::ServerTls;
 
 /// A configuration that is missing or invalid is asked for once a second, as etcd's is.
 const CONFIG_POLL: Duration = Duration::from_secs(1);
@@ -156,23 +159,29 @@ impl RemoteSource {
     /// Ends the lease `own`, unless it is a reservation or another node's by now.
     ///
     /// # Errors
-    /// When no server answers, or one refuses.
+    /// When no server answers, or it refuses.
     pub async fn release(&self, own: &OwnLease) -> Result<(), RemoteError> {
-        if own.expires.is_none() || !self.holds(own).await? {
+        if !self.holds(own).await? {
             return Ok(());
         }
-        match self.api.revoke(own.subnet).await {
-            // The one before has ended it, and its answer was lost.
+        match self.api.revoke(own.subnet, own.attrs.public_ip).await {
+            // Since we looked.
+            Err(error) if error.is_conflict() => Ok(()),
+            // The server before has ended it, and its answer was lost.
             Err(RemoteError::Refused { .. }) if !self.holds(own).await? => Ok(()),
             ended => ended,
         }
     }
 
-    /// Whether the lease `own` is there, and ours.
+    /// Whether the lease `own` is there, ours, and no reservation.
     async fn holds(&self, own: &OwnLease) -> Result<bool, RemoteError> {
-        let leases = self.read_leases().await?;
-        let held = leases.get(&own.subnet);
-        Ok(held.is_some_and(|attrs| attrs.public_ip == own.attrs.public_ip))
+        let (watched, answer) = self.api.list().await?;
+        let names = |attrs: &LeaseAttrs| attrs.public_ip == own.attrs.public_ip;
+        Ok(watched.snapshot.iter().any(|lease| {
+            lease.subnet == own.subnet
+                && lease.attrs.as_ref().is_ok_and(names)
+                && expiry(lease, &answer).is_some()
+        }))
     }
 
     /// Asks each server.

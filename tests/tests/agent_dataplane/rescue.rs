@@ -21,7 +21,7 @@ use flannel_tests::wait::{SOON, eventually};
 use rstest::rstest;
 use tokio_util::sync::CancellationToken;
 
-use crate::rig::{Agent, PEER_MAC, Rig, meanwhile};
+use crate::rig::{Agent, NETWORK, PEER_MAC, Rig, meanwhile};
 
 fn options(rig: &Rig) -> Options {
     Options {
@@ -29,6 +29,7 @@ fn options(rig: &Rig) -> Options {
         wire: Wire::Vxlan { vni: 1 },
         source_check: SourceCheck::Lease,
         bpffs: rig.bpffs(),
+        network: NETWORK.to_owned(),
     }
 }
 

@@ -204,6 +204,7 @@ impl Agent<'_> {
             leases: &leases,
             fast_path,
             sysctls: self.dataplane.sysctls(),
+            network: NETWORK,
         };
         let facts = Facts::gather(self.dataplane.netlink(), sought)
             .await

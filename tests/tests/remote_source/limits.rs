@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use flannel_agent::flannel::remote::Watched;
 use flannel_tests::agent::binary;
 use flannel_tests::process::Process;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -133,7 +134,7 @@ async fn who_reads_no_answer_costs_next_to_nothing() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let process = server_at(&net, &listener, &folder.path().join("log"));
+    let process = server_at(&net, &listener, &folder.path().join("log"), &[]);
     let ask = || call(address, "GET", "/v1/_/leases", "");
     assert_eq!(ask().await.0, 200);
     let before = resident(&process);
@@ -157,8 +158,83 @@ async fn who_reads_no_answer_costs_next_to_nothing() {
     assert!(more < 100 << 10, "{more} KiB");
 }
 
+/// Changes since a cursor are a text for each cursor: those who ask for them and read nothing are cut off when they have too much.
+#[tokio::test]
+async fn who_reads_no_changes_is_cut_off_before_the_memory_is_gone() {
+    let net = Net::new().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let process = server_at(&net, &listener, &folder.path().join("log"), &[]);
+    let cursor = || async {
+        let (status, text) = call(address, "GET", "/v1/_/leases", "").await;
+        assert_eq!(status, 200, "{text}");
+        Watched::from_json(text.as_bytes()).unwrap().cursor
+    };
+    net.put_lease(1, 1).await;
+    let first = cursor().await;
+    net.put_lease(2, 2).await;
+    let second = eventually("another cursor", || async {
+        let now = cursor().await;
+        (now != first).then_some(now)
+    })
+    .await;
+    let padding = "x".repeat(30_000);
+    for third in 10..=250u8 {
+        let value = format!(r#"{{"PublicIP":"192.0.2.9","BackendData":{{"x":"{padding}"}}}}"#);
+        let key = format!("subnets/10.3.{third}.0-24");
+        net.put(&key, &value).await;
+    }
+    let last = "10.3.250.0/24";
+    eventually("all is known", || async {
+        let (_, text) = call(address, "GET", "/v1/_/leases", "").await;
+        text.contains(last).then_some(())
+    })
+    .await;
+    // 7 MB each, and the one is not the other.
+    let wait = |cursor: &str| format!("GET /v1/_/leases?next={cursor} HTTP/1.0\r\n\r\n");
+    let ask = |cursor: &str| {
+        let head = wait(cursor);
+        async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.read_exact(&mut [0; 12]).await.unwrap();
+            stream
+        }
+    };
+    let whole = rest(ask(&first).await).await;
+    let is_long = whole.len() > 6_000_000;
+    assert!(is_long && whole.contains(last), "{} bytes", whole.len());
+    let before = resident(&process);
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(ask(&first).await);
+        silent.push(ask(&second).await);
+    }
+    // 1.4 GB, if each had its own; what was freed the allocator may keep.
+    let more = resident(&process).saturating_sub(before);
+    assert!(more < 400 << 10, "{more} KiB");
+    // Whoever reads is served all the same, and those who came last still may.
+    assert!(rest(ask(&first).await).await.contains(last));
+    let newest = rest(silent.pop().unwrap()).await;
+    assert!(
+        newest.contains(last) && newest.len() > 6_000_000,
+        "{} bytes",
+        newest.len()
+    );
+    let oldest = rest(silent.swap_remove(0)).await;
+    assert!(!oldest.contains(last), "{} bytes", oldest.len());
+    let said = process.log();
+    assert_eq!(said.matches("of answers unread").count(), 1, "{said}");
+}
+
 /// A server that has the socket already, so that nobody else gets its port.
-fn server_at(net: &Net, listener: &std::net::TcpListener, log: &std::path::Path) -> Process {
+pub(crate) fn server_at(
+    net: &Net,
+    listener: &std::net::TcpListener,
+    log: &std::path::Path,
+    flags: &[String],
+) -> Process {
     use std::os::fd::{AsFd as _, AsRawFd as _};
 
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -166,10 +242,11 @@ fn server_at(net: &Net, listener: &std::net::TcpListener, log: &std::path::Path)
     fcntl(listener.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     let script = format!(
         "exec 3<&{}; export LISTEN_PID=$$ LISTEN_FDS=1; exec {} --listen=fd:// --etcd-endpoints={} \
-         --etcd-prefix={PREFIX}",
+         --etcd-prefix={PREFIX} {}",
         listener.as_raw_fd(),
         binary(),
         net.etcd.url(),
+        flags.join(" "),
     );
     let mut command = Command::new("bash");
     command.args(["-c", &script]);

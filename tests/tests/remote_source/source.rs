@@ -278,4 +278,48 @@ async fn a_lease_whose_end_has_no_answer_is_given_back_all_the_same() {
     etcd.put_lease_for(5, 2, 600).await;
     source.release(&own).await.unwrap();
     assert_eq!(etcd.leases().await.len(), 1);
+/// What a node gives back when a network is taken off it.
+#[tokio::test]
+async fn only_the_own_lease_is_given_back() {
+    let net = Net::new().await;
+    let server = net.server().await;
+    let cancel = CancellationToken::new();
+    let source = server.source();
+    let own = async |n: u8, subnet: &str| {
+        let request = request(n, Some(subnet));
+        source
+            .acquire(&net.config, &request, &cancel)
+            .await
+            .unwrap()
+    };
+    let [mine, lost, kept, gone] = [
+        own(1, "10.3.1.0/24").await,
+        own(2, "10.3.2.0/24").await,
+        own(3, "10.3.3.0/24").await,
+        own(4, "10.3.4.0/24").await,
+    ];
+    assert_eq!(net.leases().await.len(), 4);
+    net.put_lease_for(2, 9, 3600).await;
+    // An operator has made a reservation of it, which nothing ends.
+    net.put_lease(3, 3).await;
+    net.delete("subnets/10.3.4.0-24").await;
+    for own in [&mine, &lost, &kept, &gone] {
+        source.release(own).await.unwrap();
+    }
+    let left: Vec<String> = net.leases().await.into_keys().collect();
+    assert_eq!(left, ["10.3.2.0-24", "10.3.3.0-24"]);
+
+    // Nor does the server end another node's that has it since its holder looked.
+    let path = "/v1/_/leases/10.3.2.0-24";
+    let (status, said) = server
+        .call("DELETE", &format!("{path}?was=192.0.2.2"), "")
+        .await;
+    assert_eq!(status, 409, "{said}");
+    assert!(said.contains("the lease of 192.0.2.9"), "{said}");
+    assert_eq!(net.leases().await.len(), 2);
+    let (status, said) = server
+        .call("DELETE", &format!("{path}?was=192.0.2.9"), "")
+        .await;
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(net.leases().await.len(), 1);
 }

@@ -108,6 +108,15 @@ impl Net {
 impl Net {
     /// How many watches etcd has open, by its own count.
     pub(crate) async fn watchers(&self) -> u64 {
+        self.counted("etcd_debugging_mvcc_watcher_total").await
+    }
+
+    /// How often etcd was asked for keys.
+    pub(crate) async fn reads(&self) -> u64 {
+        self.counted("etcd_mvcc_range_total").await
+    }
+
+    async fn counted(&self, what: &str) -> u64 {
         let text = tokio::task::spawn_blocking({
             let (host, port) = self.etcd.address();
             move || {
@@ -123,8 +132,8 @@ impl Net {
         let text = text.await.unwrap();
         let line = text
             .lines()
-            .find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "));
-        line.expect("etcd counts its watchers").parse().unwrap()
+            .find_map(|line| line.strip_prefix(what)?.strip_prefix(' '));
+        line.expect("etcd counts it").parse().unwrap()
     }
 }
 

@@ -1,13 +1,16 @@
 //! TLS, and who may write.
 
 use std::path::Path;
+use std::process::Command;
 
 use flannel_agent::base::options::Authorize;
 use flannel_agent::source::remote::{RemoteSource, RemoteTls};
 use flannel_agent::source::{LeaseRequest, LeaseSource};
 use flannel_tests::certificate::{Certificate, Contents};
+use rstest::rstest;
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::server_at;
 use crate::support::{Net, Served, attrs, options, source_with};
 
 /// An authority, and certificates that it signed.
@@ -193,6 +196,189 @@ async fn a_node_may_not_have_all_subnets() {
     assert_eq!(net.leases().await.len(), 2);
 }
 
+/// What openssl makes without a file of extensions. etcd takes it, too: `etcd_source/tls.rs`.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_version_1_is_shown_and_taken(
+    #[values(&["--tlsv1.3"], &["--tls-max", "1.2"])] version: &[&str],
+) {
+    let net = Net::new().await;
+    let pki = Pki::new();
+    let (server, old) = (pki.server(), pki.signed("old", ""));
+    let text = openssl(&["x509", "-noout", "-text", "-in"], &old.cert_file);
+    assert!(text.contains("Version: 1 "), "{text}");
+    let served = serve(&net, pki.tls(Some(&server), true), Authorize::None).await;
+    let ask =
+        |identity: &Certificate| curl_by(&pki, identity, &served, version, "GET", "config", "");
+    assert!(ask(&old).ends_with("200"), "{}", ask(&old));
+    let client = source_with(&[served.name()], Some(pki.tls(Some(&old), true)));
+    acquire(&client, &net, 1, "10.3.1.0/24").await.unwrap();
+
+    // Another authority of the same name, one that is over, and one whose key the client has not.
+    let stranger = Pki::new();
+    assert!(!ask(&stranger.signed("old", "")).ends_with("200"));
+    let expired = Contents {
+        extensions: "",
+        expired: true,
+    };
+    let expired = expired.signed_by(&pki.authority, pki.folder.path(), "expired");
+    assert!(!ask(&expired).ends_with("200"));
+    let stolen = Certificate {
+        cert_file: old.cert_file.clone(),
+        key_file: pki.node(1).key_file,
+    };
+    assert!(!ask(&stolen).ends_with("200"));
+    // One that names no authority's: it is itself in the file.
+    let alone = Contents {
+        extensions: "",
+        expired: false,
+    };
+    let alone = alone.self_signed(pki.folder.path(), "alone");
+    assert!(!ask(&alone).ends_with("200"));
+    let tls = RemoteTls {
+        ca_file: Some(alone.cert_file.clone()),
+        ..pki.tls(Some(&server), true)
+    };
+    let trusting = serve(&net, tls, Authorize::None).await;
+    let said = curl_by(&pki, &alone, &trusting, version, "GET", "config", "");
+    assert!(said.ends_with("200"), "{said}");
+
+    // It names no address.
+    let tls = pki.tls(Some(&server), true);
+    let strict = serve(&net, tls, Authorize::PublicIp).await;
+    let said = curl_by(
+        &pki,
+        &old,
+        &strict,
+        version,
+        "POST",
+        "leases",
+        &crate::support::attrs_json(2),
+    );
+    assert!(
+        said.contains("the certificate does not name") && said.ends_with("403"),
+        "{said}"
+    );
+}
+
+/// As with Go: one that is itself among the authorities, and only to connect.
+#[tokio::test]
+async fn a_certificate_that_is_among_the_authorities_is_taken() {
+    let net = Net::new().await;
+    let pki = Pki::new();
+    let own = |name: &str, extensions: &str| {
+        let contents = Contents {
+            extensions,
+            expired: false,
+        };
+        contents.self_signed(pki.folder.path(), name)
+    };
+    let authority = "basicConstraints=critical,CA:true\nsubjectAltName=IP:127.0.0.1";
+    let signs = own("signs", authority);
+    let serves = own(
+        "serves",
+        &format!("{authority}\nextendedKeyUsage=serverAuth"),
+    );
+    for (own, is_taken) in [(signs, true), (serves, false)] {
+        let tls = RemoteTls {
+            ca_file: Some(own.cert_file.clone()),
+            identity: Some((own.cert_file.clone(), own.key_file.clone())),
+        };
+        let server = serve(&net, pki.tls(Some(&pki.server()), true), Authorize::None).await;
+        let stranger = source_with(
+            &[server.name()],
+            Some(RemoteTls {
+                ca_file: pki.tls(None, true).ca_file,
+                ..tls.clone()
+            }),
+        );
+        assert!(stranger.read_network_config().await.is_err());
+        let tls_of_server = RemoteTls {
+            ca_file: Some(own.cert_file.clone()),
+            ..pki.tls(Some(&pki.server()), true)
+        };
+        let server = serve(&net, tls_of_server, Authorize::None).await;
+        let known = source_with(
+            &[server.name()],
+            Some(RemoteTls {
+                ca_file: pki.tls(None, true).ca_file,
+                ..tls
+            }),
+        );
+        let read = known.read_network_config().await;
+        assert_eq!(read.is_ok(), is_taken, "{read:?}");
+    }
+}
+
+/// The files of a server, as whoever renews them writes them.
+#[tokio::test]
+async fn the_server_s_files_are_read_anew() {
+    let net = Net::new().await;
+    let [before, after] = [Pki::new(), Pki::new()];
+    let (folder, log) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at = |name: &str| folder.path().join(name);
+    let put = |certificate: &Certificate, authority: &Certificate| {
+        std::fs::copy(&certificate.cert_file, at("cert")).unwrap();
+        std::fs::copy(&certificate.key_file, at("key")).unwrap();
+        std::fs::copy(&authority.cert_file, at("ca")).unwrap();
+    };
+    put(&before.server(), &before.authority);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let flags = ["ca", "cert", "key"].map(|it| format!("--remote-{it}file={}", at(it).display()));
+    let process = server_at(&net, &listener, &log.path().join("log"), &flags);
+    let is_served = async |pki: &Pki| {
+        let source = source_with(
+            std::slice::from_ref(&address),
+            Some(pki.tls(Some(&pki.node(1)), true)),
+        );
+        source.read_network_config().await.is_ok()
+    };
+    crate::support::eventually("it serves", || async {
+        is_served(&before).await.then_some(())
+    })
+    .await;
+    assert!(!is_served(&after).await);
+
+    // Half of each new file, one after the other.
+    let new = after.server();
+    let whole = std::fs::read(&new.cert_file).unwrap();
+    std::fs::write(at("cert"), &whole[..whole.len() / 2]).unwrap();
+    assert!(is_served(&before).await && is_served(&before).await);
+    std::fs::write(at("cert"), &whole).unwrap();
+    assert!(is_served(&before).await, "the key is the old one's");
+    let bundle =
+        [&before.authority, &after.authority].map(|it| std::fs::read(&it.cert_file).unwrap());
+    let bundle = bundle.concat();
+    std::fs::copy(&new.key_file, at("key")).unwrap();
+    std::fs::write(at("ca"), &bundle[..bundle.len() - 100]).unwrap();
+    assert!(is_served(&before).await, "half an authority");
+    std::fs::remove_file(at("ca")).unwrap();
+    assert!(is_served(&before).await, "none");
+
+    put(&new, &after.authority);
+    assert!(is_served(&after).await);
+    assert!(!is_served(&before).await);
+    let said = process.log();
+    let half = format!(
+        "{} (--remote-certfile) ends in the middle",
+        at("cert").display()
+    );
+    assert_eq!(
+        said.matches("what the files held before").count(),
+        4,
+        "{said}"
+    );
+    assert_eq!(said.matches(&half).count(), 1, "{said}");
+    assert_eq!(
+        said.matches("the files of certificates have changed")
+            .count(),
+        1,
+        "{said}"
+    );
+    assert!(!said.contains("PRIVATE KEY"), "{said}");
+}
+
 /// The answer's body, with the status behind it.
 fn curl(
     pki: &Pki,
@@ -202,9 +388,22 @@ fn curl(
     path: &str,
     body: &str,
 ) -> String {
+    curl_by(pki, identity, server, &[], method, path, body)
+}
+
+fn curl_by(
+    pki: &Pki,
+    identity: &Certificate,
+    server: &Served,
+    flags: &[&str],
+    method: &str,
+    path: &str,
+    body: &str,
+) -> String {
     let (mine, authority) = (identity, &pki.authority);
-    let output = std::process::Command::new("curl")
+    let output = Command::new("curl")
         .args(["--silent", "--show-error", "--write-out", "%{http_code}"])
+        .args(flags)
         .args(["--request", method, "--data", body])
         .arg("--cert")
         .arg(&mine.cert_file)
@@ -216,4 +415,9 @@ fn curl(
         .output()
         .unwrap();
     String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn openssl(words: &[&str], file: &Path) -> String {
+    let output = Command::new("openssl").args(words).arg(file).output();
+    String::from_utf8(output.unwrap().stdout).unwrap()
 }

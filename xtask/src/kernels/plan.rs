@@ -39,7 +39,12 @@ const SCENARIOS: &[&str] = &[
 ];
 
 /// Programs with tests that need what not every machine's kernel has, and are ignored there.
-const DEVICES: &[&str] = &["e2e_ipip", "e2e_uplink_devices", "e2e_wireguard"];
+const DEVICES: &[&str] = &[
+    "e2e_backends",
+    "e2e_ipip",
+    "e2e_uplink_devices",
+    "e2e_wireguard",
+];
 
 /// A few minutes of emulation: the two ends of the tunnel, and two nodes whose pods talk.
 const BRIEF: &[(&str, &[&str])] = &[

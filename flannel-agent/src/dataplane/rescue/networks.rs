@@ -19,7 +19,7 @@ use crate::dataplane::Sources;
 use crate::dataplane::view::{Told, View};
 use crate::flannel::backend::Wire;
 use crate::node::mark;
-use crate::node::net::{NetError, Netlink};
+use crate::node::net::{Link, NetError, Netlink};
 
 /// How long an answer is used. Pairs come and go rarely, and whoever sends fragments sends many.
 const FRESH: Duration = Duration::from_secs(1);
@@ -28,6 +28,8 @@ const FRESH: Duration = Duration::from_secs(1);
 pub(super) struct Networks {
     net: Netlink,
     bpffs: PathBuf,
+    /// Whose agent this is.
+    own: String,
     known: BTreeMap<Wire, (Instant, Option<Network>)>,
     /// Tunnels that are on this node at all, and since when that is known.
     wires: Option<(Instant, BTreeSet<Wire>)>,
@@ -52,10 +54,11 @@ pub(super) struct Network {
 }
 
 impl Networks {
-    pub(super) fn new(net: Netlink, bpffs: PathBuf) -> Self {
+    pub(super) fn new(net: Netlink, bpffs: PathBuf, own: String) -> Self {
         Self {
             net,
             bpffs,
+            own,
             known: BTreeMap::new(),
             wires: None,
         }
@@ -107,21 +110,24 @@ impl Networks {
     }
 
     async fn look_up(&self, wire: Wire) -> Result<Option<Network>, NetError> {
-        let near = self.net.link(&mark::device(wire)).await?;
-        let far = self.net.link(&mark::gro_device(wire)).await?;
+        let links = self.net.links().await?;
+        let near = links.iter().find(|link| match wire {
+            // Each has a port of its own, and so a socket.
+            Wire::Udp => mark::is_udp(&link.name) && mark::network_of(link) == Some(&self.own),
+            _ => link.name == mark::device(wire),
+        });
+        let is_far = |near: &Link, far: &Link| near.peer == Some(far.index);
+        let far = near.and_then(|near| links.iter().find(|far| is_far(near, far)));
         let (Some(near), Some(far)) = (near, far) else {
             return Ok(None);
         };
-        let (Some(name), Some(mac)) = (mark::network_of(&near), near.mac) else {
+        let (Some(name), Some(mac)) = (mark::network_of(near), near.mac) else {
             return Ok(None);
         };
-        if near.peer != Some(far.index) {
-            return Ok(None);
-        }
         let sources = Sources::open(&self.bpffs, name).ok();
         let addresses = self.net.addresses().await?;
         let own = addresses.iter().filter(|a| a.index == near.index);
-        let told = self.told(name).await;
+        let told = View::told_of(&self.bpffs, &self.net, name).await;
         let own = match &told {
             Some(told) => vec![told.subnet],
             // Another build's programs: most networks lease subnets of one length.
@@ -146,15 +152,6 @@ impl Networks {
             at,
             sources,
         }))
-    }
-
-    /// What the programs of a network were told.
-    async fn told(&self, network: &str) -> Option<Told> {
-        let view = View::open(&self.bpffs, Some(network)).ok()?;
-        let links = self.net.links().await.ok()?;
-        let hooks = view.hooks(&self.net, &links).await.ok()?;
-        let hook = hooks.iter().find(|hook| hook.attached)?;
-        view.told(hook).ok().flatten()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Where programs of ours are attached: pinned links, and clsact filters by their handles.
 
+use std::path::Path;
+
 use aya::programs::links::{FdLink, LinkType, PinnedLink};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use flannel_common::program::Program;
@@ -89,6 +91,15 @@ impl View {
             });
         }
         Ok(hooks)
+    }
+
+    /// What the programs of a network were told; `None` if it has none, or they are another build's.
+    pub(crate) async fn told_of(bpffs: &Path, net: &Netlink, network: &str) -> Option<Told> {
+        let view = View::open(bpffs, Some(network)).ok()?;
+        let links = net.links().await.ok()?;
+        let hooks = view.hooks(net, &links).await.ok()?;
+        let hook = hooks.iter().find(|hook| hook.attached)?;
+        view.told(hook).ok().flatten()
     }
 
     /// What the program on `hook` was told; `None` if it is another build's, or gone.

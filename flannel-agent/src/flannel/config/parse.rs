@@ -211,8 +211,8 @@ fn udp(options: &Fields<'_>) -> Result<UdpOptions, ConfigError> {
 }
 
 /// What encrypts is the kernel's, and any tunnel of ours goes through it.
-const IPSEC_WAY_OUT: &str = "it encrypts by a strongSwan daemon of its own; write \"vxlan\", and have IPsec on the node encrypt what goes \
-    to UDP port 8472 (policies of the kernel are honoured)";
+const IPSEC_WAY_OUT: &str = "it encrypts by a strongSwan daemon of its own; write \"wireguard\", which encrypts, too, or \
+    \"vxlan\", and have IPsec on the node encrypt what goes to UDP port 8472 (policies of the kernel are honoured)";
 const TENCENT_WAY_OUT: &str = "it writes to the cloud's own route table; write \"vxlan\", which works in any VPC, or \"host-gw\" where \
     all nodes are in one subnet of it";
 

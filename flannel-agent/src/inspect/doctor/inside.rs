@@ -9,7 +9,6 @@ use ipnet::Ipv4Net;
 use tokio::time::timeout;
 
 use super::{Patient, Report};
-use crate::flannel::backend::Wire;
 use crate::flannel::config::NetworkConfig;
 use crate::node::mark;
 use crate::node::net::{Address, Route};
@@ -98,7 +97,7 @@ fn own(patient: &Patient<'_>, own_subnet: Option<Ipv4Net>) -> Vec<Ipv4Addr> {
         link.is_some_and(|link| {
             link.name == patient.config.fast_path.bridge
                 || link.name.starts_with("flannel.")
-                || link.name == mark::device(Wire::Udp)
+                || mark::is_udp(&link.name)
                 || mark::network_of(link).is_some()
         })
     };

@@ -37,7 +37,12 @@ fn tunnel(patient: &Patient<'_>, network: &NetworkConfig, report: &mut Report) {
     let Some(tunnel) = network.backend.tunnel() else {
         return;
     };
-    let device = mark::device(tunnel.wire);
+    let name = mark::network_name(&patient.config.etcd.prefix);
+    let mut own = patient.links.iter();
+    let own = own.find(|link| {
+        mark::network_of(link) == Some(&name) && mark::wire_of(link) == Some(tunnel.wire)
+    });
+    let device = own.map_or_else(|| mark::device(tunnel.wire), |link| link.name.clone());
     // Before the first start it is what a new device gets.
     let setting = match patient.link(&device) {
         Some(_) => &device,

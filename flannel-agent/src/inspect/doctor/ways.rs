@@ -28,15 +28,14 @@ pub(super) async fn look(
         Ok(view) => leases(view, network),
         Err(_) => Leases::default(),
     };
+    let name = network_name(&patient.config.etcd.prefix);
     let sought = Sought {
         config: network,
         uplink,
         leases: &leases,
         fast_path: &patient.config.fast_path,
-        sysctls: &NodeSysctls::new(
-            &patient.config.state_dir,
-            &network_name(&patient.config.etcd.prefix),
-        ),
+        sysctls: &NodeSysctls::new(&patient.config.state_dir, &name),
+        network: &name,
     };
     match Facts::gather(patient.net, sought).await {
         Ok(facts) => {

@@ -40,6 +40,7 @@ impl Preview {
             leases: &lease.others,
             fast_path: &config.fast_path,
             sysctls: &NodeSysctls::new(&config.state_dir, &self.network),
+            network: &self.network,
         };
         let facts = Facts::gather(net, sought).await?;
         let direct = Direct::new(network, lease.subnet, &lease.others, uplink, &facts.on_link);

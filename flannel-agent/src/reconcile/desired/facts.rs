@@ -26,6 +26,8 @@ pub struct Sought<'a> {
     pub leases: &'a Leases,
     pub fast_path: &'a FastPath,
     pub sysctls: &'a NodeSysctls,
+    /// Name in aliases.
+    pub network: &'a str,
 }
 
 /// What ways were looked up over: when it changes, the kernel may answer otherwise without having announced a route (it
@@ -103,9 +105,13 @@ impl Facts {
         };
         let (ways, pods) = (self.ways.values(), &self.pod_ports);
         self.underlay = Underlay::find(&links, uplink, ways, &routes, pods);
+        let addresses = net.addresses().await?;
+        let range = sought.config.network;
+        self.udp_number = mark::udp_number(sought.network, range, &links, &addresses);
+        self.others_udp = others_udp(&links, sought.network);
         let devices = Devices {
             links: &links,
-            addresses: &net.addresses().await?,
+            addresses: &addresses,
             network: sought.config.network,
         };
         self.depend_on_routes = devices.depend_on_routes();
@@ -198,6 +204,19 @@ impl Sought<'_> {
             udp_port: self.config.backend.udp_port(),
         }
     }
+}
+
+/// Networks of this node that may have the UDP port which this one is to have.
+fn others_udp(links: &[Link], own: &str) -> BTreeSet<String> {
+    let udp = links.iter().filter(|link| mark::is_udp(&link.name));
+    let mut all: BTreeSet<String> = udp
+        .filter_map(|link| mark::network_of(link).map(str::to_owned))
+        .collect();
+    // Whoever has a device has its port.
+    if all.remove(own) {
+        all.clear();
+    }
+    all
 }
 
 /// Forgets what is not wanted; returns what is not known.

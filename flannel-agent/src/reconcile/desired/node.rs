@@ -267,10 +267,18 @@ fn check_options(wire: Wire, fast_path: &FastPath) -> Result<(), DesiredError> {
 }
 
 fn pair(inputs: &Inputs<'_>, wire: Wire, mtu: u32) -> Result<Pair, DesiredError> {
+    let [name, gro_name, aside_name] = match wire {
+        Wire::Udp => mark::udp_pair(inputs.facts.udp_number),
+        _ => [
+            mark::device(wire),
+            mark::gro_device(wire),
+            mark::aside_device(wire),
+        ],
+    };
     let pair = Pair {
-        name: mark::device(wire),
-        gro_name: mark::gro_device(wire),
-        aside_name: mark::aside_device(wire),
+        name,
+        gro_name,
+        aside_name,
         mac: inputs.vtep_mac,
         gro_mac: other_mac(inputs.vtep_mac),
         mtu,

@@ -110,6 +110,8 @@ pub enum Action {
     CarryNat {
         folder: String,
     },
+    /// Removes the maps that programs of an earlier configuration had.
+    RemoveMaps,
     /// Removes the maps of another layout version.
     RemoveLayout {
         folder: String,
@@ -149,6 +151,7 @@ impl Action {
             Self::UpdateRoutes(_) => "set_routes",
             Self::Detach(_) => "detach",
             Self::CarryNat { .. } => "carry_nat",
+            Self::RemoveMaps => "remove_maps",
             Self::RemoveLayout { .. } => "remove_layout",
             Self::BumpEpoch => "bump_epoch",
             Self::Retire { .. } => "retire",
@@ -170,6 +173,7 @@ impl Action {
                 | Self::Detach(_)
                 | Self::ClearSteps
                 | Self::CarryNat { .. }
+                | Self::RemoveMaps
                 | Self::RemoveLayout { .. }
                 | Self::RemoveAddress { .. }
                 | Self::UpdateRoutes(_)
@@ -276,6 +280,7 @@ impl fmt::Display for Action {
             Self::CarryNat { folder } => {
                 write!(f, "carry translated connections over from layout {folder}")
             }
+            Self::RemoveMaps => f.write_str("remove the maps, which no program needs any more"),
             Self::RemoveLayout { folder } => write!(f, "remove the maps of layout {folder}"),
         }
     }

@@ -132,3 +132,39 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All clients of a server that was restarted are cut at the same time.
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_do_not_come_back_at_once() {
+        let mut all: Vec<Patience> = (0..1000).map(|_| Patience::growing()).collect();
+        let mut longest = Duration::ZERO;
+        for round in 0..8 {
+            let mut waits = Vec::new();
+            for patience in &mut all {
+                let before = tokio::time::Instant::now();
+                patience.lost("asking", &"nobody answers").await;
+                waits.push(before.elapsed());
+            }
+            waits.sort();
+            let (first, last) = (waits[0], waits[waits.len() - 1]);
+            // Spread over as much again as the shortest: a tenth of that time has a tenth of them, or twice that by chance.
+            assert!(last > first.mul_f64(1.5), "{round}: {first:?} to {last:?}");
+            for tenth in 0..10 {
+                let part = |n: u32| first + (last - first) * n / 10;
+                let (from, to) = (part(tenth), part(tenth + 1));
+                let here = waits.iter().filter(|wait| (from..to).contains(*wait));
+                let here = here.count();
+                assert!(here < 200, "{round}: {here} from {from:?} to {to:?}");
+            }
+            longest = last;
+        }
+        assert!(
+            longest > LAST_DELAY && longest <= 2 * LAST_DELAY,
+            "{longest:?}"
+        );
+    }
+}

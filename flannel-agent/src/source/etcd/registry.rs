@@ -175,14 +175,22 @@ impl Registry {
         }
     }
 
-    /// Ends the lease of `subnet`.
+    /// Ends the lease of `subnet`, if it is `was`'s where that is given.
     ///
     /// # Errors
     /// No answer, no such lease, or it is not the caller's.
-    pub async fn revoke(&self, subnet: Ipv4Net, rights: Rights<'_>) -> Result<(), RegistryError> {
+    pub async fn revoke(
+        &self,
+        subnet: Ipv4Net,
+        was: Option<Ipv4Addr>,
+        rights: Rights<'_>,
+    ) -> Result<(), RegistryError> {
         let key = SubnetKey::from(subnet);
         let (_, entry) = self.store.get(key).await?;
         let entry = entry.ok_or(RegistryError::NoLease(subnet))?;
+        if was.is_some_and(|was| !entry.names(was)) {
+            return Err(held(subnet, &entry));
+        }
         rights.require(subnet, holder_or_nobody(&entry))?;
         Ok(self.store.delete(key, entry.mod_revision).await?)
     }

@@ -20,8 +20,8 @@ use rustls::{
 
 use super::error::OptionsError;
 use super::options::{ClientIdentity, Tls};
-use super::usage::may_serve;
 use crate::source::identity;
+use crate::source::usage::may_serve;
 
 /// How to connect to https endpoints. Reads the files.
 ///
@@ -139,7 +139,7 @@ impl Verifier {
 
 /// Whether `error` is about who signed the certificate, or that it may sign others. webpki says so only of one that is valid
 /// now (webpki 0.103, `check_issuer_independent_properties` before `build_chain_inner`).
-fn is_about_the_issuer(error: &Error) -> bool {
+pub(in crate::source) fn is_about_the_issuer(error: &Error) -> bool {
     let Error::InvalidCertificate(error) = error else {
         return false;
     };

@@ -92,9 +92,13 @@ impl Api {
         networks(&self.client.poll(ask, line).await?)
     }
 
-    /// Ends a lease.
-    pub(super) async fn revoke(&self, subnet: Ipv4Net) -> Result<(), RemoteError> {
-        let path = format!("{}/{}", self.leases(), segment(subnet));
+    /// Ends the lease of `holder`, which old servers do not look at.
+    pub(super) async fn revoke(
+        &self,
+        subnet: Ipv4Net,
+        holder: Ipv4Addr,
+    ) -> Result<(), RemoteError> {
+        let path = format!("{}/{}?was={holder}", self.leases(), segment(subnet));
         let ask = Ask {
             what: "end this node's lease",
             method: &Method::DELETE,

@@ -17,6 +17,8 @@ pub enum RemoteOptionsError {
         file: PathBuf,
         what: &'static str,
     },
+    #[error("{file} ({flag}) ends in the middle of a PEM block: somebody is writing it")]
+    Half { flag: &'static str, file: PathBuf },
     #[error("{file} (--remote-certfile) and its key do not fit: {reason}")]
     Pair { file: PathBuf, reason: String },
     #[error("this machine trusts no certificate authority: name the server's with --remote-cafile")]

@@ -1,4 +1,4 @@
-//! TLS between client and server, for either side: whom to trust, and who we are.
+//! TLS between client and server: whom a client trusts and who it is, and the files of either side.
 
 use std::fs;
 use std::path::Path;
@@ -7,17 +7,16 @@ use std::sync::Arc;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVersions};
+use rustls::{ClientConfig, ConfigBuilder, WantsVersions};
 
 use super::error::RemoteOptionsError;
 use super::options::RemoteTls;
 use crate::source::etcd::tls::Verifier;
 use crate::source::identity::{Files, certified};
 
-const CA: &str = "--remote-cafile";
-const CERTIFICATE: &str = "--remote-certfile";
-const KEY: &str = "--remote-keyfile";
+pub(super) const CA: &str = "--remote-cafile";
+pub(super) const CERTIFICATE: &str = "--remote-certfile";
+pub(super) const KEY: &str = "--remote-keyfile";
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
@@ -36,7 +35,8 @@ pub(super) fn client_config(tls: &RemoteTls) -> Result<Arc<ClientConfig>, Remote
         .with_custom_certificate_verifier(Arc::new(verifier));
     let config = match &tls.identity {
         Some((certificate, key)) => {
-            let (chain, private) = identity(certificate, key)?;
+            let pems = [read(CERTIFICATE, certificate)?, read(KEY, key)?];
+            let (chain, private) = identity((certificate, &pems[0]), (key, &pems[1]))?;
             let first = certified(chain, private).map_err(|error| pair(certificate, &error))?;
             let shown = Files::new(certificate.clone(), key.clone(), first);
             builder.with_client_cert_resolver(shown)
@@ -46,37 +46,11 @@ pub(super) fn client_config(tls: &RemoteTls) -> Result<Arc<ClientConfig>, Remote
     Ok(Arc::new(config))
 }
 
-/// How a server takes connections; with an authority only from those who show a certificate of it.
-///
-/// # Errors
-/// A file that cannot be used.
-pub fn server_config(tls: &RemoteTls) -> Result<Arc<ServerConfig>, RemoteOptionsError> {
-    let builder = versions(ServerConfig::builder_with_provider);
-    let builder = match &tls.ca_file {
-        Some(file) => {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(certificates(CA, file)?);
-            let provider = Arc::new(ring::default_provider());
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            let verifier = verifier.build();
-            builder
-                .with_client_cert_verifier(verifier.map_err(|_| unusable(CA, file, "certificate"))?)
-        }
-        None => builder.with_no_client_auth(),
-    };
-    let Some((certificate, key)) = &tls.identity else {
-        return Err(unusable(CERTIFICATE, Path::new(""), "certificate"));
-    };
-    let (chain, key) = identity(certificate, key)?;
-    let config = builder.with_single_cert(chain, key);
-    Ok(Arc::new(config.map_err(|error| pair(certificate, &error))?))
-}
-
 #[expect(
     clippy::expect_used,
     reason = "ring knows every version that rustls has"
 )]
-fn versions<S: rustls::ConfigSide>(
+pub(super) fn versions<S: rustls::ConfigSide>(
     builder: impl FnOnce(Arc<rustls::crypto::CryptoProvider>) -> ConfigBuilder<S, WantsVersions>,
 ) -> ConfigBuilder<S, rustls::WantsVerifier> {
     builder(Arc::new(ring::default_provider()))
@@ -84,13 +58,18 @@ fn versions<S: rustls::ConfigSide>(
         .expect("ring has TLS 1.2 and 1.3")
 }
 
-fn identity(certificate: &Path, key: &Path) -> Result<Identity, RemoteOptionsError> {
-    let chain = certificates(CERTIFICATE, certificate)?;
+/// Of what is in two files.
+pub(super) fn identity(
+    (certificate, chain): (&Path, &[u8]),
+    (key, private): (&Path, &[u8]),
+) -> Result<Identity, RemoteOptionsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
+    let chain = chain.unwrap_or_default();
     if chain.is_empty() {
         return Err(unusable(CERTIFICATE, certificate, "certificate"));
     }
-    let pem = read(KEY, key)?;
-    let private = PrivateKeyDer::from_pem_slice(&pem);
+    // Without the reader's words: nothing of a key goes into a log.
+    let private = PrivateKeyDer::from_pem_slice(private);
     Ok((
         chain,
         private.map_err(|_| unusable(KEY, key, "private key"))?,
@@ -107,7 +86,7 @@ fn certificates(
     Ok(read.collect())
 }
 
-fn read(flag: &'static str, file: &Path) -> Result<Vec<u8>, RemoteOptionsError> {
+pub(super) fn read(flag: &'static str, file: &Path) -> Result<Vec<u8>, RemoteOptionsError> {
     fs::read(file).map_err(|source| RemoteOptionsError::File {
         flag,
         file: file.to_owned(),
@@ -115,7 +94,7 @@ fn read(flag: &'static str, file: &Path) -> Result<Vec<u8>, RemoteOptionsError> 
     })
 }
 
-fn unusable(flag: &'static str, file: &Path, what: &'static str) -> RemoteOptionsError {
+pub(super) fn unusable(flag: &'static str, file: &Path, what: &'static str) -> RemoteOptionsError {
     RemoteOptionsError::Unusable {
         flag,
         file: file.to_owned(),
@@ -123,7 +102,7 @@ fn unusable(flag: &'static str, file: &Path, what: &'static str) -> RemoteOption
     }
 }
 
-fn pair(file: &Path, error: &rustls::Error) -> RemoteOptionsError {
+pub(super) fn pair(file: &Path, error: &rustls::Error) -> RemoteOptionsError {
     RemoteOptionsError::Pair {
         file: file.to_owned(),
         reason: error.to_string(),

@@ -343,6 +343,7 @@ impl Model {
                     gro_index,
                 });
                 let programs = &mut actual.programs;
+                programs.has_maps = true;
                 let attached = programs.attached.values_mut();
                 for generation in attached.chain(programs.steps.values_mut()) {
                     *generation = Generation::Earlier;
@@ -460,6 +461,7 @@ impl Model {
                 assert!(actual.programs.loaded.is_some(), "maps are open");
                 assert_eq!(actual.programs.old_layouts.get(folder), Some(&true));
             }
+            Action::RemoveMaps => actual.programs.has_maps = false,
             Action::RemoveLayout { folder } => {
                 actual.programs.old_layouts.remove(folder);
             }

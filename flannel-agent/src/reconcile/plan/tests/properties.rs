@@ -182,12 +182,14 @@ proptest! {
         former in prop::collection::btree_set("flannel\\.[89]", 0..3),
         routes in routes(),
         steps in prop::collection::btree_set(prop::sample::select(&Program::STEPS[..]), 0..3),
+        has_maps: bool,
     ) {
         let mut actual = Actual { device, aside, peers, exempt, outlets, ..empty() };
         actual.former = former;
         actual.snat_times = udp.map(|udp| Times { udp, ..Times::DEFAULT });
         actual.programs.steps = steps.into_iter().map(|s| (s, Generation::Earlier)).collect();
         actual.programs.stale = stale.into_iter().map(Stale::Pin).collect();
+        actual.programs.has_maps = has_maps;
         actual.programs.old_layouts = BTreeMap::from([("v0".to_owned(), true)]);
         if desired.node.pair.is_none() {
             actual.device = Device::Absent;

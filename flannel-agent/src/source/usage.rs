@@ -2,30 +2,36 @@
 //!
 //! webpki looks at it only after it has refused a certificate that may sign others, and shows it to nobody.
 
+use super::der::{BOOLEAN, Damaged, Der, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE};
+
 /// Object identifiers, as DER writes them.
 const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
 const ANY_USAGE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
 const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 
-const BOOLEAN: u8 = 0x01;
-const OCTET_STRING: u8 = 0x04;
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const SEQUENCE: u8 = 0x30;
 /// `[3] EXPLICIT` of TBSCertificate.
 const EXTENSIONS: u8 = 0xa3;
 
 /// Whether a TLS server may show this certificate: one without the extension may be used for anything.
 pub(super) fn may_serve(certificate: &[u8]) -> bool {
+    may(certificate, SERVER_AUTH)
+}
+
+/// The same of a TLS client.
+pub(super) fn may_connect(certificate: &[u8]) -> bool {
+    may(certificate, CLIENT_AUTH)
+}
+
+fn may(certificate: &[u8], wanted: &[u8]) -> bool {
     match usages(certificate) {
         Ok(None) => true,
         Ok(Some(usages)) => usages
             .iter()
-            .any(|usage| [ANY_USAGE, SERVER_AUTH].contains(usage)),
+            .any(|usage| [ANY_USAGE, wanted].contains(usage)),
         Err(Damaged) => false,
     }
 }
-
-struct Damaged;
 
 /// `None`: no such extension.
 fn usages(certificate: &[u8]) -> Result<Option<Vec<&[u8]>>, Damaged> {
@@ -60,46 +66,6 @@ fn usages(certificate: &[u8]) -> Result<Option<Vec<&[u8]>>, Damaged> {
         return Ok(Some(found));
     }
     Ok(None)
-}
-
-/// What is left of a sequence of elements.
-struct Der<'a>(&'a [u8]);
-
-impl<'a> Der<'a> {
-    fn expect(&mut self, wanted: u8) -> Result<&'a [u8], Damaged> {
-        match self.next()? {
-            Some((tag, content)) if tag == wanted => Ok(content),
-            _ => Err(Damaged),
-        }
-    }
-
-    /// Tag and content of the next element; `None` at the end. Tags above 30 are in no certificate.
-    fn next(&mut self) -> Result<Option<(u8, &'a [u8])>, Damaged> {
-        let [tag, first, rest @ ..] = self.0 else {
-            return if self.0.is_empty() {
-                Ok(None)
-            } else {
-                Err(Damaged)
-            };
-        };
-        let (length, rest) = match first {
-            0..=0x7f => (usize::from(*first), rest),
-            // The low bits: in how many bytes the length is.
-            0x81..=0x84 => {
-                let (bytes, rest) = rest
-                    .split_at_checked(usize::from(first & 0x7f))
-                    .ok_or(Damaged)?;
-                let length = bytes
-                    .iter()
-                    .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-                (length, rest)
-            }
-            _ => return Err(Damaged),
-        };
-        let (content, rest) = rest.split_at_checked(length).ok_or(Damaged)?;
-        self.0 = rest;
-        Ok(Some((*tag, content)))
-    }
 }
 
 #[cfg(test)]
@@ -137,7 +103,6 @@ mod tests {
 
     #[test]
     fn a_server_may_show_what_names_it_or_nothing() {
-        const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
         let other = element(
             SEQUENCE,
             &[element(OBJECT_IDENTIFIER, &[1]), element(OCTET_STRING, &[])].concat(),
@@ -150,6 +115,8 @@ mod tests {
             assert!(may_serve(&of(&[CLIENT_AUTH, SERVER_AUTH])));
             assert!(may_serve(&of(&[ANY_USAGE])));
             assert!(!may_serve(&of(&[CLIENT_AUTH])));
+            assert!(may_connect(&of(&[CLIENT_AUTH])) && may_connect(&of(&[ANY_USAGE])));
+            assert!(!may_connect(&of(&[SERVER_AUTH])));
             assert!(!may_serve(&of(&[])));
         }
     }

@@ -278,6 +278,8 @@ async fn a_lease_whose_end_has_no_answer_is_given_back_all_the_same() {
     etcd.put_lease_for(5, 2, 600).await;
     source.release(&own).await.unwrap();
     assert_eq!(etcd.leases().await.len(), 1);
+}
+
 /// What a node gives back when a network is taken off it.
 #[tokio::test]
 async fn only_the_own_lease_is_given_back() {

@@ -106,7 +106,7 @@ mod tests {
             ..LeaseAttrs::host_gw(IP)
         };
         let list = LeaseAttrs {
-            backend_data: Some(Value::from(vec![long])),
+            backend_data: Some(Value::from(vec![long]).into()),
             ..LeaseAttrs::extension(IP, None)
         };
         for lease in [other, list] {

@@ -31,6 +31,19 @@ pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
     bpffs(path, is_bpffs, patient.pre, report);
     btf(Path::new("/sys/kernel/btf/vmlinux"), report);
     jit(Path::new(JIT), report);
+    realtime(Path::new("/sys/kernel/realtime"), report);
+}
+
+/// Programs keep what they know of a packet in memory of the CPU, which is one program's at a time where softirqs are off. With
+/// PREEMPT_RT they can be preempted (from 6.18 on unless `PREEMPT_RT_NEEDS_BH_LOCK` is set).
+fn realtime(path: &Path, report: &mut Report) {
+    if std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1") {
+        report.warning(
+            "the kernel is a real-time one (PREEMPT_RT): from 6.18 on a program may be interrupted by another on its CPU, and \
+             packets be translated wrongly",
+            "use a kernel without PREEMPT_RT, or one with CONFIG_PREEMPT_RT_NEEDS_BH_LOCK",
+        );
+    }
 }
 
 fn capabilities(rights: Result<(), DataplaneError>, report: &mut Report) {
@@ -130,6 +143,19 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, contents).unwrap();
         file
+    }
+
+    #[test]
+    fn a_real_time_kernel_is_named() {
+        let [rt, other] = ["1\n", "0\n"].map(file);
+        let said = |path: &Path| said(|report| realtime(path, report));
+        assert!(
+            said(rt.path())
+                .iter()
+                .any(|line| format!("{line:?}").contains("PREEMPT_RT"))
+        );
+        assert_eq!(said(other.path()), []);
+        assert_eq!(said(Path::new("/nowhere/realtime")), []);
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! Rules that look at single packets of a flow, or count them: of a fast flow they see one in five seconds.
 
+use flannel_common::header::{PROTO_TCP, PROTO_UDP};
+use flannel_common::helper;
+
 use super::{Patient, Report, single_nft};
 use crate::base::options::Mode;
 use crate::node::iptables::{Kind, Tool};
 use crate::node::net::{NetError, ip_tables, nftables};
 
 /// Where forwarded packets meet rules all along; nat sees the first of a connection alone.
-const TABLES: [&str; 2] = ["filter", "mangle"];
+const TABLES: [&str; 3] = ["filter", "mangle", "raw"];
 
 /// What a rule has that does not judge all packets of a flow alike.
-const SINGLE: [&str; 19] = [
+const SINGLE: [&str; 20] = [
     "-m string ",
     "-m quota ",
     "-m limit ",
@@ -29,7 +32,11 @@ const SINGLE: [&str; 19] = [
     "-j TEE",
     "-j RATEEST",
     "-j IDLETIMER",
+    HELPER,
 ];
+
+/// Of `CT`: what it reads are the connections that a protocol announces.
+const HELPER: &str = "--helper ";
 
 pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) {
     if patient.config.fast_path.mode == Mode::Off {
@@ -101,6 +108,23 @@ fn is_single(rule: &str) -> bool {
         && !["INPUT", "OUTPUT"].into_iter().any(is_own)
         && !line.contains("-j LOG ")
         && SINGLE.iter().any(|word| line.contains(word))
+        && !is_for_usual_port(&line)
+}
+
+/// A rule that gives a helper its usual port, whose flows are never fast.
+fn is_for_usual_port(line: &str) -> bool {
+    let port = || {
+        line.split_once("--dport ")?
+            .1
+            .split(' ')
+            .next()?
+            .parse()
+            .ok()
+    };
+    let is_usual = |proto: u8| port().is_some_and(|port| helper::may_read(proto.into(), port));
+    line.contains(HELPER)
+        && (line.contains("-p tcp ") && is_usual(PROTO_TCP)
+            || line.contains("-p udp ") && is_usual(PROTO_UDP))
 }
 
 #[cfg(test)]
@@ -115,6 +139,10 @@ mod tests {
         "-A FORWARD -m string --string secret --algo bm --to 65535 -j DROP",
         true
     )]
+    #[case("-A PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp", false)]
+    #[case("-A PREROUTING -p tcp -m tcp --dport 2121 -j CT --helper ftp", true)]
+    #[case("-A PREROUTING -p udp -m udp --dport 21 -j CT --helper ftp", true)]
+    #[case("-A PREROUTING -i cni0 -j CT --notrack", false)]
     #[case("-A FORWARD -s 10.244.1.5/32 -m quota --quota 1000 -j ACCEPT", true)]
     #[case(
         "-A KUBE-X -m connbytes --connbytes 10 --connbytes-mode bytes -j DROP",

@@ -168,9 +168,9 @@ pub(crate) fn gateway(skb: &Skb, packet: &Forwarded) -> Ipv4 {
     }
 }
 
-/// Whether the node would forward a packet by the device at hand, as far as can be asked: see [`gateway`].
+/// The device by which the node would forward a packet, as far as can be asked: see [`gateway`]. 0: no answer.
 #[inline(always)]
-pub(crate) fn leads_here(skb: &Skb, packet: &Forwarded) -> bool {
+pub(crate) fn device(skb: &Skb, packet: &Forwarded) -> u32 {
     let came_by = match skb.came_by() {
         0 => LOOPBACK,
         device => device,
@@ -178,7 +178,7 @@ pub(crate) fn leads_here(skb: &Skb, packet: &Forwarded) -> bool {
     let flags = if skb.mark() == 0 { 0 } else { LOOK_UP_MARK };
     let [src, dst] = [packet.src, packet.dst].map(u32::from_ne_bytes);
     let what = u32::from_ne_bytes([packet.tos, packet.proto, flags as u8, 0]);
-    gateway_by(skb.raw(), src, dst, what, came_by) != NONE
+    device_by(skb.raw(), src, dst, what, came_by)
 }
 
 /// Whose subnet a packet for `flannel.<VNI>` is routed through: the gateway of a route by that device, which flannel's has a
@@ -216,6 +216,35 @@ const NONE: u32 = 0;
 #[inline(never)]
 extern "C" fn gateway_by(ctx: *mut __sk_buff, src: u32, dst: u32, what: u32, device: u32) -> u32 {
     let skb = Skb::new(TcContext::new(ctx));
+    let Some(params) = ask(&skb, src, dst, what, device) else {
+        return NONE;
+    };
+    let [_, _, flags, _] = what.to_ne_bytes();
+    let here = match u32::from(flags) & OUTPUT {
+        0 => skb.ifindex(),
+        _ => device,
+    };
+    if params.ifindex != here {
+        return NONE;
+    }
+    if params.family != AF_INET {
+        // A gateway with an IPv6 address is none to the kernel's NAT.
+        return dst;
+    }
+    // SAFETY: all of the union was written above; the helper puts the next hop in its first word.
+    unsafe { params.__bindgen_anon_4.ipv4_dst }
+}
+
+/// The index of the device that it leads to; 0: there is no answer. A global function like the other.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn device_by(ctx: *mut __sk_buff, src: u32, dst: u32, what: u32, came_by: u32) -> u32 {
+    let skb = Skb::new(TcContext::new(ctx));
+    ask(&skb, src, dst, what, came_by).map_or(0, |params| params.ifindex)
+}
+
+#[inline(always)]
+fn ask(skb: &Skb, src: u32, dst: u32, what: u32, device: u32) -> Option<bpf_fib_lookup> {
     let [tos, proto, flags, _] = what.to_ne_bytes();
     let [m0, m1, m2, m3] = skb.mark().to_ne_bytes();
     let mut params = bpf_fib_lookup {
@@ -242,19 +271,7 @@ extern "C" fn gateway_by(ctx: *mut __sk_buff, src: u32, dst: u32, what: u32, dev
     let known = found == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
         || found == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED)
         || found == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH);
-    let here = match u32::from(flags) & OUTPUT {
-        0 => skb.ifindex(),
-        _ => device,
-    };
-    if !known || params.ifindex != here {
-        return NONE;
-    }
-    if params.family != AF_INET {
-        // A gateway with an IPv6 address is none to the kernel's NAT.
-        return dst;
-    }
-    // SAFETY: all of the union was written above; the helper puts the next hop in its first word.
-    unsafe { params.__bindgen_anon_4.ipv4_dst }
+    known.then_some(params)
 }
 
 /// Without a call of `memcmp`.

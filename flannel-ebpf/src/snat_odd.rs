@@ -17,6 +17,10 @@ use crate::{flows, outlets, snat_fragments, snat_icmp, snat_rewrite, snat_room, 
 #[inline(always)]
 pub(crate) fn leaving(skb: &Skb) -> Result<Verdict, Reason> {
     let work = snat_work::get().ok_or(Reason::SnatUnready)?;
+    // Its flows are left alone, see `snat_room`.
+    if work.whose == Whose::Pod && !cluster().owns(work.ip.src) && outlets::is_of_another(skb) {
+        return leave(work);
+    }
     match work.odd {
         Odd::Error | Odd::Redirect => error_leaves(skb, work),
         Odd::Neither => odd(work, Reason::SnatNoFlow),

@@ -35,8 +35,11 @@ pub(crate) struct Work {
     pub(crate) odd: Odd,
     /// It was sent past the stack by `pod_tx`, and proves nothing.
     pub(crate) past_stack: bool,
-    /// Its flow was just heard of, and leaves by another device, as [`Work::to`].
+    /// How much of the Ethernet header the packet lacks, bytes.
+    pub(crate) missing: u32,
+    /// Its flow leaves by another device, as [`Work::to`], and was heard of `silent` nanoseconds ago.
     pub(crate) elsewhere: bool,
+    pub(crate) silent: u64,
     /// Of a packet that `uplink_tx` translates as part of a flow: see [`flannel_common::outside::is_worth_proof`].
     pub(crate) worth_proof: bool,
     /// Step that opens the flow, once there is [room](crate::snat_room).

@@ -6,7 +6,7 @@ use flannel_common::flow::Tick;
 use flannel_common::header::{Ip, PROTO_IPIP};
 use flannel_common::reason::Reason;
 use flannel_common::snat::{
-    Key, LOOKS, Place, Stand, Table as _, Transport, Whose, came_in, end, share, stand,
+    Key, LOOKS, NANOS, Place, Stand, Table as _, Transport, Whose, came_in, end, share, stand,
 };
 
 use crate::cluster::cluster;
@@ -43,8 +43,9 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     }
     // Connections that were translated before go on; new ones are for whoever serves the network now.
     ours::check(skb)?;
+    let skb = &Skb::again(skb.raw(), work.missing);
     if work.elsewhere {
-        if !route::leads_here(skb, &forwarded(&work.ip)) {
+        if is_copy(skb, work) {
             return Err(copied(skb, work));
         }
         // A route has changed.
@@ -69,8 +70,19 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     Err(Reason::SnatUnready)
 }
 
-/// A copy of a packet that leaves by another device, for a collector (`TEE`, `mirred`): its flow stays where it is, and nothing waits
-/// for an answer to this one.
+/// Whether a packet whose flow leaves by another device is the copy of one of its packets, for a collector (`TEE`, `mirred`): the
+/// routing table leads to the flow's own device. Where it leads to neither (a mark on a kernel without [`route::LOOK_UP_MARK`]),
+/// the flow was heard of a moment ago.
+#[inline(always)]
+fn is_copy(skb: &Skb, work: &Work) -> bool {
+    let device = route::device(skb, &forwarded(&work.ip));
+    if device == skb.ifindex() {
+        return false;
+    }
+    device != 0 && outlets::is_lent(device, work.to.addr) || work.silent < NANOS
+}
+
+/// Its flow stays where it is, and nothing waits for an answer to this one.
 #[inline(always)]
 fn copied(skb: &Skb, work: &mut Work) -> Reason {
     work.to.addr = outlets::fitting(skb, work);
@@ -91,8 +103,8 @@ fn of_node(work: &Work) -> Wants {
 
 /// Whether netfilter had no say in whom the packet is from, or had it already.
 ///
-/// Somebody beside this host sent it, who shares the device by macvlan: from another MAC. (What that one sends in the name of a pod of
-/// ours is dropped: see [`of_pod`].) Or by ipvlan: see [`route::is_of_a_neighbour`]. Or it was forwarded under an address of
+/// Somebody beside this host sent it, who shares the device by macvlan: from another MAC. (Not in the name of a pod of ours: where the
+/// device has got another MAC, of which the agent has not told yet, pods' own packets must not leave under their addresses.) Or by ipvlan: see [`route::is_of_a_neighbour`]. Or it was forwarded under an address of
 /// the node's, which no packet that comes in has (a martian): a rule has given it that one, and NAT is done once.
 #[inline(always)]
 fn is_none_of_ours(skb: &Skb, ip: &Ip) -> bool {
@@ -122,9 +134,6 @@ const fn forwarded(ip: &Ip) -> Forwarded {
 
 #[inline(always)]
 fn of_pod(skb: &Skb, work: &mut Work) -> Result<Wants, Reason> {
-    if cluster().owns(work.ip.src) && outlets::is_of_another(skb) {
-        return Err(Reason::SnatNoFlow);
-    }
     work.node.local = outlets::fitting(skb, work);
     check_forged(work)?;
     let packet = &work.packet;

@@ -3,9 +3,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key as Prefix;
 use flannel_common::Ipv4;
-use flannel_common::snat::{
-    self, Claim, Entry, Key, NANOS, Node, Packet, Ports, Seen, Side, Slot, Table,
-};
+use flannel_common::snat::{self, Claim, Entry, Key, Node, Packet, Ports, Seen, Side, Slot, Table};
 
 use crate::globals::{
     FLANNEL_IFINDEX, SNAT_BOTH_MAX, SNAT_BOTH_MIN, SNAT_KEEP, SNAT_MORE_MAX, SNAT_MORE_MIN,
@@ -165,7 +163,7 @@ extern "C" fn hear_packet(slot: *mut Entry, other: *mut Entry, reopens: u32, now
     1
 }
 
-/// Whether the flow was heard of within a second, and its address is still some device's; then [`Work`](crate::snat_work::Work) says so, and as whom it leaves.
+/// Whether the flow's address is still some device's; then [`Work`](crate::snat_work::Work) says so, and as whom it leaves.
 ///
 /// A global function, as [`check_sender`](crate::senders::check_sender) is one.
 #[unsafe(no_mangle)]
@@ -178,7 +176,8 @@ extern "C" fn goes_on_elsewhere(slot: *mut Entry, now: u64) -> u32 {
         return 0;
     }
     let entry = Held(slot).get();
-    work.elsewhere = now.saturating_sub(entry.last_seen) < NANOS && outlets::is_lent(0, entry.addr);
+    work.elsewhere = outlets::is_lent(0, entry.addr);
+    work.silent = now.saturating_sub(entry.last_seen);
     work.to = entry.target();
     work.elsewhere.into()
 }

@@ -67,6 +67,7 @@ pub(crate) fn run<const LEAVES_NODE: bool>(
     }
     work.rounds = 0;
     work.elsewhere = false;
+    work.missing = skb.missing();
     // Taken off here: `direct_tx` is not on every uplink.
     work.past_stack = whose == Whose::Pod && skb.take_past_stack();
     match snat_read::content(skb, work, WAY_OUT) {

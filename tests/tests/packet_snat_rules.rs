@@ -273,14 +273,19 @@ fn what_is_for_the_node_is_untouched(#[case] packet: Vec<u8>) {
     assert_eq!(node.snat_entries(), []);
 }
 
-/// Who shares the device by macvlan sends from a MAC of its own, and what it sends is its own; but it is no pod of ours.
+/// Who shares the device by macvlan sends from a MAC of its own, and what it sends is its own. Not so the pods of this node: their
+/// packets are translated whatever MAC the device has got.
 #[rstest]
-#[case::a_pod_of_another_node(REMOTE_POD, UNSPEC)]
-#[case::a_pod_of_ours(POD, SHOT)]
-fn what_another_host_sends_by_the_device_is_not_translated(#[case] src: Ipv4, #[case] action: i32) {
+#[case::a_pod_of_another_node(REMOTE_POD, false)]
+#[case::a_pod_of_ours(POD, true)]
+fn what_another_host_sends_by_the_device_is_left_alone(
+    #[case] src: Ipv4,
+    #[case] translated: bool,
+) {
     let mut node = Node::default().load_snat();
     node.lends(&[(US, 24)]);
-    let packet = Plain::default().from(src, 40_000).udp();
+    let flow = Plain::default().from(src, 40_000);
+    let packet = flow.udp();
     node.device_has_mac([2, 0, 0, 0, 0, 5]);
     assert_eq!(&packet[6..12], [2, 0, 0, 0, 0, 5]);
     let own = node.run(UplinkTx, &packet);
@@ -288,7 +293,14 @@ fn what_another_host_sends_by_the_device_is_not_translated(#[case] src: Ipv4, #[
     node.clear_snat();
     node.device_has_mac([2, 0, 0, 0, 0, 9]);
     let sent = node.run(UplinkTx, &packet);
-    assert_eq!((sent.action, sent.packet), (action, packet));
+    assert_eq!(
+        (sent.action, source(&sent.packet).0 == US),
+        (UNSPEC, translated)
+    );
+    // Nor is what belongs to no flow, as an error about one that came in.
+    let error = flow.error(3, 3, &flow.answer().udp(), 8);
+    let sent = node.run(UplinkTx, &error);
+    assert_eq!(sent.action == UNSPEC && sent.packet == error, !translated);
 }
 
 /// No packet comes in under an address of the node's: a rule of the operator's has given it that one.

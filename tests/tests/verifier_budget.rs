@@ -17,7 +17,7 @@ use rstest::rstest;
 #[case(Program::UplinkXdp, 2_000)]
 #[case(Program::UplinkTx, 4_690)]
 #[case(Program::UplinkSnatRx, 3_950)]
-#[case(Program::OverlaySnatTx, 3_700)]
+#[case(Program::OverlaySnatTx, 3_750)]
 #[case(Program::OverlaySnatRx, 4_550)]
 #[case(Program::SnatOpen, 4_480)]
 #[case(Program::SnatOddTx, 2_750)]
@@ -32,7 +32,7 @@ use rstest::rstest;
 #[case(Program::UplinkTxIp, 4_050)]
 #[case(Program::SnatOpenIp, 4_490)]
 #[case(Program::SnatOddTxIp, 2_850)]
-#[case(Program::SnatRoom, 4_250)]
+#[case(Program::SnatRoom, 4_600)]
 fn verified_instructions_stay_below_the_ceiling(#[case] program: Program, #[case] ceiling: u32) {
     let mut node = Node::default().load();
     let info = match program {

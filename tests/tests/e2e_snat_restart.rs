@@ -75,6 +75,22 @@ fn flows_outlive_the_agent(#[case] kind: Kind, #[case] flags: &[&str]) {
     steady.finish().assert_complete();
 }
 
+/// What the pins held is open in the agent still, and pinned again by it.
+#[test]
+fn flows_outlive_pins_that_somebody_removes() {
+    let stage = Stage::on(Kind::Ours);
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let mut flows = Flows::open(&stage, &mirror);
+    let steady = Flow::start(&stage.pod, &stage.outside, stage.outside.address());
+    let pins = stage.node.node().bpffs().join("flannel");
+    std::fs::remove_dir_all(&pins).expect("remove the pins");
+    flows.go_on();
+    eventually("everything is pinned again", DRIFT, || pins.exists());
+    flows.go_on();
+    Flows::open(&stage, &mirror).go_on();
+    steady.finish().assert_complete();
+}
+
 /// With other ports: a flow that speaks goes on under one of them, and a connection ends rather than to hang. The kernel's NAT
 /// has no ports of its own that could change.
 #[test]

@@ -15,8 +15,8 @@ use aya_obj::generated::{bpf_attach_type, bpf_cmd};
 use nix::net::if_::if_nametoindex;
 use tokio::time::{Instant, sleep_until};
 
-use super::Attachment;
 use super::syscall::{address, bpf, zeroed};
+use super::{Attachment, DataplaneError, bpffs};
 use crate::node::net::Direction;
 
 /// So many fit on one hook (`BPF_MPROG_MAX`).
@@ -88,6 +88,13 @@ pub(super) fn detach(pin: &Path) -> io::Result<()> {
     attr.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
     // SAFETY: the command uses a descriptor and no pointer.
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// Takes the link that is pinned here off its hook, whoever else holds it, and removes the pin.
+pub(super) fn end(pin: &Path) -> Result<(), DataplaneError> {
+    // What has no pin, or is on no hook any more, is at its end.
+    let _ = detach(pin);
+    bpffs::unpin(pin)
 }
 
 /// Tells when programs come to, or leave, hooks of ours. The kernel does not.

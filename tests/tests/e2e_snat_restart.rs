@@ -4,6 +4,7 @@
 
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use flannel_tests::mirror::{Client, Mirror};
 use flannel_tests::pair::Kind;
@@ -14,6 +15,8 @@ use flannel_tests::udp::Flow;
 use rstest::rstest;
 
 const PORT: u16 = 7000;
+/// Everything is looked at every 30 s.
+const LOOKS: Duration = Duration::from_secs(60);
 
 /// Flows of each kind to one server, and as whom they are seen.
 struct Flows {
@@ -85,7 +88,7 @@ fn flows_outlive_pins_that_somebody_removes() {
     let pins = stage.node.node().bpffs().join("flannel");
     std::fs::remove_dir_all(&pins).expect("remove the pins");
     flows.go_on();
-    eventually("everything is pinned again", DRIFT, || pins.exists());
+    eventually("everything is pinned again", LOOKS, || pins.exists());
     flows.go_on();
     Flows::open(&stage, &mirror).go_on();
     steady.finish().assert_complete();

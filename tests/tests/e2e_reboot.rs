@@ -5,7 +5,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use flannel_tests::agent;
+use flannel_tests::agent::{self, Daemon};
 use flannel_tests::kube_api::KubeApi;
 use flannel_tests::member::free_subnets;
 use flannel_tests::netns::{output, run};

@@ -123,6 +123,10 @@ impl Bpf {
         &self.network
     }
 
+    pub(crate) fn pins_of_maps(&self) -> PathBuf {
+        self.pins.maps()
+    }
+
     pub(crate) fn bpffs(&self) -> &Path {
         &self.bpffs
     }

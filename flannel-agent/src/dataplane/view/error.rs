@@ -52,12 +52,12 @@ fn missing(pin: &Path) -> &'static str {
     let others = pin.parent().and_then(|folder| folder.read_dir().ok());
     match others.is_some_and(|mut others| others.next().is_some()) {
         true => {
-            "somebody has removed it, and others are there; an agent that runs pins it again within 30 s, with all that it \
+            "somebody has removed it, and others are there; an agent that runs pins it again within seconds, with all that it \
              holds, one that is started makes it anew"
         }
         false => {
             "a host-gw network has no maps (see `routes`); else the agent has not got that far, or somebody has removed them, \
-             and an agent that runs pins them again within 30 s"
+             and an agent that runs pins them again within seconds"
         }
     }
 }

@@ -84,6 +84,7 @@ impl Kept {
                     .is_some_and(|id| MapData::from_id(*id).is_ok_and(|map| map.pin(path).is_ok()))
         };
         // All of them: what cannot be pinned takes nothing else along.
-        names.map(pin).fold(true, |all, pinned| all && pinned)
+        let pinned: Vec<bool> = names.map(pin).collect();
+        pinned.into_iter().all(|pinned| pinned)
     }
 }

@@ -32,7 +32,7 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) {
                 Ok(hop) if route.leads_by(hop.index) => continue,
                 Ok(hop) => format!(
                     "leaves by {} to {}",
-                    name(hop.index, &patient.links),
+                    name(hop.index, patient.links),
                     hop.via
                 ),
                 Err(error) => format!("goes nowhere: {error}"),

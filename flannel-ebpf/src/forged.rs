@@ -7,6 +7,7 @@ use flannel_common::Ipv4;
 use flannel_common::globals::WIRE_UDP;
 use flannel_common::header::{Ip, PROTO_IPIP, PROTO_UDP, Udp, VERSION_IHL};
 use flannel_common::reason::Reason;
+use flannel_common::snat::Transport;
 use flannel_common::vxlan::Vxlan;
 
 use crate::globals::{self, FLANNEL_IFINDEX, VNI, VXLAN_PORT, WIRE};
@@ -15,6 +16,7 @@ use crate::maps::VTEPS;
 use crate::ours::Word;
 use crate::outlets;
 use crate::skb::{self, Skb};
+use crate::snat_work::Work;
 
 /// A packet of a pod that is not for the overlay.
 #[inline(always)]
@@ -145,6 +147,20 @@ extern "C" fn is_sent_tunnel(ctx: *mut __sk_buff, missing: u32) -> u8 {
 struct Front {
     udp: Udp,
     vxlan: Vxlan,
+}
+
+/// Tunnel packets of a pod's own, which would leave in the node's name.
+#[inline(always)]
+pub(crate) fn check_flow(work: &Work) -> Result<(), Reason> {
+    let Work { packet, ip, .. } = work;
+    if packet.transport == Transport::Udp && packet.key.dst_port == VXLAN_PORT.load().to_be_bytes()
+    {
+        check_port(packet.key.dst, packet.key.dst_port)?;
+    }
+    if globals::is_ipip() && ip.proto == PROTO_IPIP {
+        check_node(packet.key.dst)?;
+    }
+    Ok(())
 }
 
 /// The same of UDP, where the port is known.

@@ -3,14 +3,14 @@
 use core::cmp::Ordering;
 
 use flannel_common::flow::Tick;
-use flannel_common::header::{Ip, PROTO_IPIP};
+use flannel_common::header::Ip;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{
-    Key, LOOKS, NANOS, Place, Stand, Table as _, Transport, Whose, came_in, end, share, stand,
+    Key, LOOKS, NANOS, Place, Stand, Table as _, Whose, came_in, end, share, stand,
 };
 
 use crate::cluster::cluster;
-use crate::globals::{self, SNAT_PLACES, VXLAN_PORT};
+use crate::globals::SNAT_PLACES;
 use crate::maps::{LASTING, SHARES, YOUNG};
 use crate::route::{self, Forwarded};
 use crate::skb::{self, Skb};
@@ -135,7 +135,7 @@ const fn forwarded(ip: &Ip) -> Forwarded {
 #[inline(always)]
 fn of_pod(skb: &Skb, work: &mut Work) -> Result<Wants, Reason> {
     work.node.local = outlets::fitting(skb, work);
-    check_forged(work)?;
+    forged::check_flow(work)?;
     let packet = &work.packet;
     // What belongs to no flow gets no entry.
     if !packet.may_open() || is_exempt(&work.ip) {
@@ -143,20 +143,6 @@ fn of_pod(skb: &Skb, work: &mut Work) -> Result<Wants, Reason> {
     }
     let share = share(&cluster(), packet.key.src, false);
     Ok(Some((packet.key, share)))
-}
-
-/// Tunnel packets of a pod's own, which would leave in the node's name.
-#[inline(always)]
-pub(crate) fn check_forged(work: &Work) -> Result<(), Reason> {
-    let Work { packet, ip, .. } = work;
-    if packet.transport == Transport::Udp && packet.key.dst_port == VXLAN_PORT.load().to_be_bytes()
-    {
-        forged::check_port(packet.key.dst, packet.key.dst_port)?;
-    }
-    if globals::is_ipip() && ip.proto == PROTO_IPIP {
-        forged::check_node(packet.key.dst)?;
-    }
-    Ok(())
 }
 
 #[inline(always)]

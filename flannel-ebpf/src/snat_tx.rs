@@ -18,7 +18,7 @@ use crate::snat_read::{self, Content};
 use crate::snat_table::{self, Snat};
 use crate::snat_work::{self, Odd, Work};
 use crate::verdict::Verdict;
-use crate::{flows, forged, headers, outlets, snat_rewrite, snat_room};
+use crate::{flows, forged, headers, outlets, snat_rewrite};
 
 /// `local` is the address that most packets get on this device; `proves` is told of those that the stack let out. `LEAVES_NODE`: not by the
 /// tunnel.
@@ -120,7 +120,7 @@ extern "C" fn find_known() -> u32 {
     let before = |half: &Entry| *worth = outside::is_worth_proof(half, now);
     match known(&Snat, &work.node, &work.packet, work.whose, before) {
         // Where it goes has become a node since the flow began: `snat_room` drops it.
-        Some(Outbound::Translate(_)) if snat_room::check_forged(work).is_err() => 0,
+        Some(Outbound::Translate(_)) if forged::check_flow(work).is_err() => 0,
         Some(Outbound::Translate(to)) => {
             work.to = to;
             TRANSLATE

@@ -41,6 +41,7 @@ fn trouble(lines: &[(String, String)]) -> Vec<&str> {
 
 struct Ward {
     lab: Lab,
+    net: Network,
     agent: Agent,
 }
 
@@ -53,7 +54,7 @@ impl Ward {
         let lab = Lab::new();
         let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
         let agent = Agent::start_with(lab.node("one"), &net, flags);
-        Self { lab, agent }
+        Self { lab, net, agent }
     }
 
     #[track_caller]
@@ -153,6 +154,59 @@ fn an_etcd_that_does_not_answer_and_a_missing_configuration_are_told_apart() {
         "{lines:#?}"
     );
     drop(ward.lab);
+}
+
+/// It takes connections and never says a word; the others serve.
+#[test]
+fn a_member_of_etcd_that_hangs_is_named_and_holds_up_nothing() {
+    let ward = Ward::new();
+    let node = ward.agent.node();
+    let (hung, address) = node.netns().enter(|| {
+        let hung = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = hung.local_addr().unwrap();
+        (hung, address)
+    });
+    let endpoints = format!("--etcd-endpoints=http://{address},{}", node.etcd());
+    let (code, lines) = ward.findings(&[&endpoints]);
+    let named = format!("http://{address} gives no answer: nothing in 3 s");
+    assert_eq!(trouble(&lines), [named.as_str()], "{lines:?}");
+    assert_eq!(code, Some(1));
+    drop(hung);
+}
+
+#[test]
+fn a_route_and_a_rule_that_lead_pods_packets_past_ours_are_named() {
+    let ward = Ward::new();
+    let peer = Agent::start(ward.lab.node("two"), &ward.net);
+    let (node, subnet) = (ward.agent.node(), peer.subnet());
+    eventually("there is a route", SOON, || {
+        node.exec("ip route").contains(&subnet.to_string())
+    });
+    let past = format!("of the lease {subnet}, leaves by {} to", Node::UPLINK);
+    let gateway = peer.node().address();
+    let base = subnet.base;
+    for (add, remove) in [
+        (
+            format!("ip route add {base}/25 via {gateway}"),
+            format!("ip route del {base}/25"),
+        ),
+        (
+            format!("ip rule add to {subnet} lookup 77 prio 100"),
+            "ip rule del prio 100".to_owned(),
+        ),
+    ] {
+        node.exec(&format!("ip route replace default via {gateway} table 77"));
+        let (_, before) = ward.findings(&[]);
+        assert!(
+            !trouble(&before)
+                .iter()
+                .any(|what| what.contains("past our route")),
+            "{before:?}"
+        );
+        node.exec(&add);
+        assert_eq!(ward.finds(&past), Some(1));
+        node.exec(&remove);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use flannel_tests::agent;
+use flannel_tests::agent::{self, Daemon};
 use flannel_tests::kube_api::KubeApi;
 use flannel_tests::member::free_subnets;
 use flannel_tests::netns::{output, run};
@@ -144,6 +144,46 @@ fn without_etcd_a_node_boots_by_what_it_knew() {
 }
 
 /// A datastore that lacks a peer may have been wiped, and live nodes take their leases again.
+/// What `status` says, and with which exit status.
+fn status(node: &Node) -> (Option<i32>, String) {
+    let bpffs = format!("--bpffs={}", node.bpffs().display());
+    let state = format!("--state-dir={}", node.state_dir().display());
+    let output = output(&mut agent::command(node, &["status", &bpffs, &state]));
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
+}
+
+#[test]
+fn status_says_that_nobody_is_followed_and_that_a_start_waits() {
+    let lab = Lab::new();
+    let net = lab.network(vxlan());
+    let mut one = Agent::start(lab.node("one"), &net);
+    assert_eq!(status(one.node()).0, Some(0));
+    lab.etcd().kill();
+    let minutes = SOON * 8;
+    eventually("status says that leases are not followed", minutes, || {
+        let (code, text) = status(one.node());
+        code == Some(1) && text.contains("! following leases has not worked for")
+    });
+    one.kill();
+    // Without that file a start waits.
+    fs::remove_dir_all(one.node().snapshot_dir()).expect("remove what it knew");
+    let node = one.stop();
+    let waiting = Daemon::spawn(&node, &net, &[]);
+    eventually("status says that the agent waits", SOON, || {
+        let (code, text) = status(&node);
+        code == Some(1)
+            && text.contains(
+                "ago and waits for the datastore (waiting for the network configuration): ",
+            )
+    });
+    lab.etcd().restart();
+    eventually("the agent serves", SOON, || status(&node).0 == Some(0));
+    drop(waiting);
+}
+
 #[test]
 fn a_peer_that_went_meanwhile_counts_for_a_while() {
     let lab = Lab::new();

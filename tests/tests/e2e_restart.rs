@@ -119,7 +119,7 @@ fn of_two_agents_on_one_node_the_younger_serves_and_the_other_waits() {
     let names = std::fs::read_dir(&links).expect("the pinned links");
     let mut names = names.map(|link| link.expect("a link").path());
     match names.find(|link| link.to_string_lossy().contains("uplink_rx")) {
-        Some(link) => std::fs::remove_file(link).expect("detach it"),
+        Some(link) => drop(node.exec(&format!("bpftool link detach pinned {}", link.display()))),
         // Before 6.6 programs are filters.
         None => drop(node.exec("tc filter del dev eth0 ingress")),
     }

@@ -4,6 +4,7 @@
 
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use flannel_tests::mirror::{Client, Mirror};
 use flannel_tests::pair::Kind;
@@ -14,6 +15,8 @@ use flannel_tests::udp::Flow;
 use rstest::rstest;
 
 const PORT: u16 = 7000;
+/// Everything is looked at every 30 s.
+const LOOKS: Duration = Duration::from_secs(60);
 
 /// Flows of each kind to one server, and as whom they are seen.
 struct Flows {
@@ -72,6 +75,22 @@ fn flows_outlive_the_agent(#[case] kind: Kind, #[case] flags: &[&str]) {
     Flows::open(&stage, &mirror).go_on();
     stage.node.terminate();
     flows.go_on();
+    steady.finish().assert_complete();
+}
+
+/// What the pins held is open in the agent still, and pinned again by it.
+#[test]
+fn flows_outlive_pins_that_somebody_removes() {
+    let stage = Stage::on(Kind::Ours);
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let mut flows = Flows::open(&stage, &mirror);
+    let steady = Flow::start(&stage.pod, &stage.outside, stage.outside.address());
+    let pins = stage.node.node().bpffs().join("flannel");
+    std::fs::remove_dir_all(&pins).expect("remove the pins");
+    flows.go_on();
+    eventually("everything is pinned again", LOOKS, || pins.exists());
+    flows.go_on();
+    Flows::open(&stage, &mirror).go_on();
     steady.finish().assert_complete();
 }
 

@@ -1,5 +1,7 @@
 //! Translated flows: every protocol there and back, to the byte.
 
+#![cfg(test)]
+
 use etherparse::Ipv4Header;
 use flannel_common::program::Program::{SnatOpen, UplinkSnatRx, UplinkTx};
 use flannel_common::reason::Reason;

@@ -1,6 +1,7 @@
 //! What the agent did since its start, counted where it is done. [`crate::daemon::metrics`] shows it.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ struct Done {
     /// `None`: it never does.
     lease_ends: Mutex<Option<Instant>>,
     datastore_troubles: Counter,
+    silences: Mutex<BTreeMap<String, Silence>>,
     netlink_overruns: Counter,
     next_hop_lookups: Counter,
     snat_entries: Gauge,
@@ -47,6 +49,7 @@ impl Default for Done {
             peers: Family::default(),
             lease_ends: Mutex::default(),
             datastore_troubles: Counter::default(),
+            silences: Mutex::default(),
             netlink_overruns: Counter::default(),
             next_hop_lookups: Counter::default(),
             snat_entries: Gauge::default(),
@@ -136,6 +139,35 @@ pub fn count_peers(states: &PeerStates) {
     }
 }
 
+/// What the datastore does not let succeed at present.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silence {
+    pub since: Instant,
+    pub error: String,
+}
+
+/// `what` is asked of the datastore in vain.
+pub fn datastore_is_silent(what: &str, silence: Silence) {
+    count(|done| {
+        locked(&done.silences).insert(what.to_owned(), silence);
+    });
+}
+
+/// `what` has succeeded, or is not asked any more.
+pub fn datastore_answers(what: &str) {
+    count(|done| {
+        locked(&done.silences).remove(what);
+    });
+}
+
+/// All that is asked in vain.
+#[must_use]
+pub fn silences() -> BTreeMap<String, Silence> {
+    let mut all = BTreeMap::new();
+    count(|done| all.clone_from(&locked(&done.silences)));
+    all
+}
+
 /// Following leases was interrupted and begins anew.
 pub fn datastore_troubled() {
     count(|done| {
@@ -166,7 +198,7 @@ pub fn swept(entries: usize, flows: usize) {
     });
 }
 
-fn locked(instant: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
+fn locked<T>(instant: &Mutex<T>) -> MutexGuard<'_, T> {
     instant.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

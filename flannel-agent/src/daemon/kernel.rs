@@ -566,8 +566,11 @@ impl Node for Kernel {
         self.untranslated = at_uplink.map(|why| {
             format!("what pods send to the outside leaves under their own addresses: {why}")
         });
-        self.chains
-            .know(&desired.node.attachments, &desired.node.pod_ports);
+        self.chains.know(
+            &desired.node.attachments,
+            &desired.node.pod_ports,
+            self.dataplane.pins_of_maps(),
+        );
         if self.ports.is_none() {
             let options = ports::Options::new(&self.fast_path, &self.bpffs, &self.network);
             let options = options.filter(|_| !desired.node.programs.is_empty());

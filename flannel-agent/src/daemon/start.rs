@@ -155,21 +155,32 @@ async fn start<S: LeaseSource, N: Node>(
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<Agent<N>> {
     options.logbook.begin();
-    let network = source.network_config(cancel).await?;
+    let network = options
+        .logbook
+        .through(source.network_config(cancel))
+        .await?;
     tracing::info!(network = %network.network, backend = network.backend.name(), "network configuration read");
     if let Some(claim) = &options.claim {
         claim.stake(&network)?;
     }
     let subnet_file = SubnetFile::new(options.subnet_file, options.cni, options.ip_masq);
     let previous = subnet_file.previous_subnet();
-    node.remember(memory(&*source, previous, cancel).await?);
-    if let Some(public_ip) = source.node_public_ip(cancel).await? {
+    let memory = memory(&*source, previous, cancel);
+    node.remember(options.logbook.through(memory).await?);
+    if let Some(public_ip) = options
+        .logbook
+        .through(source.node_public_ip(cancel))
+        .await?
+    {
         tracing::info!("the datastore has {public_ip} as this node's public address");
         node.announce(public_ip);
     }
     let uplink = node.uplink().await?;
     tracing::info!("the uplink is {uplink}");
-    let published = source.previous_lease(uplink.public_ip, cancel).await?;
+    let published = options
+        .logbook
+        .through(source.previous_lease(uplink.public_ip, cancel))
+        .await?;
     let attrs = node
         .attrs(
             &network,
@@ -181,7 +192,10 @@ async fn start<S: LeaseSource, N: Node>(
         attrs: attrs.clone(),
         previous,
     };
-    let own = source.acquire(&network, &request, cancel).await?;
+    let own = options
+        .logbook
+        .through(source.acquire(&network, &request, cancel))
+        .await?;
     let (address, mut addresses) = watch::channel(uplink.address);
     {
         let (source, cancel) = (source.clone(), cancel.clone());
@@ -219,7 +233,7 @@ async fn start<S: LeaseSource, N: Node>(
     }
     // An adopted dataplane knows its peers already: without the first snapshot they would all be
     // taken for gone.
-    if leases.changed().await.is_err() {
+    if options.logbook.through(leases.changed()).await.is_err() {
         let reason = tasks.join_next().await;
         return match reason {
             Some(Ok(Err(error))) => Err(error),

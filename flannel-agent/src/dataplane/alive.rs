@@ -4,8 +4,9 @@
 //! the process ends, however it ends. The lock excludes nobody: two agents that overlap during an
 //! upgrade both hold it, and see each other by it.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,6 +45,17 @@ impl Presence {
     /// Whether somebody else looks after it, too.
     pub(super) fn has_company(&self) -> io::Result<bool> {
         self.0.has_company()
+    }
+
+    /// Whether it can be seen at `folder`: that may have been made anew.
+    pub(super) fn is_at(&self, folder: &Path) -> bool {
+        let place = |of: Metadata| (of.dev(), of.ino());
+        let held = self.0.folder.metadata().map(place);
+        held.is_ok_and(|held| {
+            std::fs::metadata(folder)
+                .map(place)
+                .is_ok_and(|there| there == held)
+        })
     }
 }
 
@@ -109,6 +121,7 @@ mod tests {
         assert!(!one.has_company().unwrap());
         drop(one);
         assert!(is_held(folder.path()).unwrap());
+        assert!(other.is_at(folder.path()) && !other.is_at(tempfile::tempdir().unwrap().path()));
         assert!(!other.has_company().unwrap());
         drop(other);
         assert!(!is_held(folder.path()).unwrap());

@@ -12,10 +12,12 @@ use super::Places;
 use super::alive::{Presence, ServesAlone};
 use super::anchors;
 use super::barrier;
-use super::bpffs::{self, Pins};
+use super::bpffs::Pins;
+use super::chain;
 use super::clsact::MadeQdiscs;
 use super::definition::ReplacedMap;
 use super::hooks::{self, Target, Way};
+use super::kept::Kept;
 use super::maps::Maps;
 use super::object::Object;
 use super::outlet_maps::OutletMaps;
@@ -38,6 +40,7 @@ pub(crate) struct Bpf {
     pins: Pins,
     way: Way,
     loaded: Option<Running>,
+    kept: Kept,
     xdp_refusal: Option<Refusal>,
     made: MadeQdiscs,
     /// Tells `flannel-agent status` that somebody is here; worth no failure.
@@ -67,20 +70,38 @@ impl Bpf {
         Ok(Self::not_loaded(object, pins, options, alive))
     }
 
-    /// Makes the folder again if somebody unmounted the file system or removed pins of maps: what was loaded
-    /// cannot be found there by anybody any more, so it will be loaded anew.
+    /// Pins again what is not pinned any more, if somebody unmounted the file system or removed pins: everything is open here
+    /// still, and runs on. A map that is beyond that is made anew, with the programs.
     pub(crate) fn repair_pins(&mut self) -> Result<(), DataplaneError> {
-        if self.loaded.is_none() || self.object.is_pinned(&self.pins) {
+        let are_pinned =
+            || self.object.is_pinned(&self.pins) && self.kept.are_links_pinned(&self.pins);
+        if self.loaded.is_none() || are_pinned() {
             return Ok(());
         }
-        tracing::warn!(
-            "maps are not pinned in {} any more: loading the programs again",
-            self.pins.root().display()
-        );
         self.pins = Pins::open(&self.bpffs, &self.network)?;
-        self.alive = Presence::of(self.pins.root()).ok();
-        self.loaded = None;
+        let root = self.pins.root();
+        if !self.alive.as_ref().is_some_and(|alive| alive.is_at(root)) {
+            self.alive = Presence::of(root).ok();
+        }
+        self.kept.pin_links(&self.pins);
+        if self.kept.pin_maps(self.object.map_names(), &self.pins) {
+            tracing::warn!(
+                "pins were removed below {}: pinned again what they held, which ran on",
+                root.display()
+            );
+        } else {
+            tracing::warn!(
+                "maps are not pinned in {} any more, and cannot be again: loading the programs again",
+                root.display()
+            );
+            self.loaded = None;
+        }
         Ok(())
+    }
+
+    /// Another agent serves here.
+    pub(crate) fn stand_back(&mut self) {
+        self.kept.let_all_go();
     }
 
     /// The table of translated flows, where there is one.
@@ -100,6 +121,10 @@ impl Bpf {
 
     pub(crate) fn network(&self) -> &str {
         &self.network
+    }
+
+    pub(crate) fn pins_of_maps(&self) -> PathBuf {
+        self.pins.maps()
     }
 
     pub(crate) fn bpffs(&self) -> &Path {
@@ -131,6 +156,7 @@ impl Bpf {
             pins,
             way: options.attach.into(),
             loaded: None,
+            kept: Kept::default(),
             xdp_refusal: None,
             made: MadeQdiscs::new(&options.state_dir),
             alive,
@@ -172,6 +198,7 @@ impl Bpf {
                 Err(error) => return Err(error),
             }
         }
+        self.kept.know_maps(self.object.map_names(), &self.pins);
         self.loaded = Some(Running {
             maps: Maps::take(&mut ebpf)?,
             snat: SnatMaps::take(&mut ebpf)?,
@@ -184,6 +211,12 @@ impl Bpf {
 
     /// Puts a loaded program on its hook, which is at `link`.
     pub(crate) fn attach(&mut self, to: &Target<'_>, link: &Link) -> Result<(), DataplaneError> {
+        self.put(to, link)?;
+        self.kept.keep(to.pin_name(), &self.pins);
+        Ok(())
+    }
+
+    fn put(&mut self, to: &Target<'_>, link: &Link) -> Result<(), DataplaneError> {
         let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
         let program = to.attachment.program;
         if !program.is_xdp() {
@@ -227,10 +260,12 @@ impl Bpf {
         }
     }
 
-    pub(crate) fn detach(&self, stale: &Stale) -> Result<(), DataplaneError> {
+    pub(crate) fn detach(&mut self, stale: &Stale) -> Result<(), DataplaneError> {
         match stale {
-            // Nobody else holds the link: without its pin it ends.
-            Stale::Pin(name) => bpffs::unpin(&self.pins.link(name)),
+            Stale::Pin(name) => {
+                self.kept.let_go(name);
+                chain::end(&self.pins.link(name))
+            }
             Stale::Filter {
                 device,
                 direction,

@@ -56,7 +56,7 @@ impl Pins {
         &self.root
     }
 
-    fn maps(&self) -> PathBuf {
+    pub(super) fn maps(&self) -> PathBuf {
         self.root.join(current_layout()).join("maps")
     }
 

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::programs::links::{FdLink, LinkType, PinnedLink};
@@ -15,8 +16,8 @@ use aya_obj::generated::{bpf_attach_type, bpf_cmd};
 use nix::net::if_::if_nametoindex;
 use tokio::time::{Instant, sleep_until};
 
-use super::Attachment;
 use super::syscall::{address, bpf, zeroed};
+use super::{Attachment, DataplaneError, bpffs};
 use crate::node::net::Direction;
 
 /// So many fit on one hook (`BPF_MPROG_MAX`).
@@ -90,10 +91,18 @@ pub(super) fn detach(pin: &Path) -> io::Result<()> {
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
 }
 
-/// Tells when programs come to, or leave, hooks of ours. The kernel does not.
+/// Takes the link that is pinned here off its hook, whoever else holds it, and removes the pin.
+pub(super) fn end(pin: &Path) -> Result<(), DataplaneError> {
+    // What has no pin, or is on no hook any more, is at its end.
+    let _ = detach(pin);
+    bpffs::unpin(pin)
+}
+
+/// Tells when programs come to, or leave, hooks of ours, and when pins of maps are removed. The kernel does not.
 #[derive(Debug)]
 pub(crate) struct Watch {
     revisions: BTreeMap<(String, Direction), u64>,
+    maps: Option<(PathBuf, Stamp)>,
     pause: Duration,
     due: Instant,
 }
@@ -106,6 +115,7 @@ impl Default for Watch {
     fn default() -> Self {
         Self {
             revisions: BTreeMap::new(),
+            maps: None,
             pause: EVERY,
             due: Instant::now() + EVERY,
         }
@@ -115,7 +125,16 @@ impl Default for Watch {
 impl Watch {
     /// What is on the hooks from here on is known. Those of pods are left to the looks at everything: nothing but speed
     /// depends on them.
-    pub(crate) fn know(&mut self, attachments: &[Attachment], pods: &BTreeMap<String, u32>) {
+    ///
+    /// `maps`: the folder of their pins.
+    pub(crate) fn know(
+        &mut self,
+        attachments: &[Attachment],
+        pods: &BTreeMap<String, u32>,
+        maps: PathBuf,
+    ) {
+        let now = stamp(&maps);
+        self.maps = Some((maps, now));
         let hooks = attachments
             .iter()
             .filter(|at| !at.program.is_xdp() && !pods.contains_key(&at.device));
@@ -132,6 +151,10 @@ impl Watch {
                 let now = revision(hook);
                 changed |= std::mem::replace(known, now) != now;
             }
+            if let Some((folder, known)) = &mut self.maps {
+                let now = stamp(folder);
+                changed |= std::mem::replace(known, now) != now;
+            }
             if changed {
                 self.pause = (self.pause * 2).min(SELDOM);
                 return;
@@ -139,6 +162,14 @@ impl Watch {
             self.pause = (self.pause / 2).max(EVERY);
         }
     }
+}
+
+/// Which folder it is, and when something was last put there or removed; `None`: there is none.
+type Stamp = Option<(u64, i64, i64)>;
+
+fn stamp(folder: &Path) -> Stamp {
+    let is = std::fs::metadata(folder).ok()?;
+    Some((is.ino(), is.mtime(), is.mtime_nsec()))
 }
 
 fn revision((device, direction): &(String, Direction)) -> u64 {
@@ -150,4 +181,24 @@ pub(super) fn tcx_program(path: &Path) -> Option<u32> {
     let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
     let info = link.info().ok()?;
     (info.link_type().ok()? == LinkType::Tcx).then(|| info.program_id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn maps_whose_pins_are_removed_are_noticed_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let maps = folder.path().join("maps");
+        std::fs::create_dir(&maps).unwrap();
+        let mut watch = Watch::default();
+        watch.know(&[], &BTreeMap::new(), maps.clone());
+        let quiet = tokio::time::timeout(SELDOM * 2, watch.changed()).await;
+        assert!(quiet.is_err(), "nothing has changed");
+        std::fs::remove_dir(&maps).unwrap();
+        tokio::time::timeout(EVERY * 2, watch.changed())
+            .await
+            .unwrap();
+    }
 }

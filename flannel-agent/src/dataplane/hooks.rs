@@ -1,7 +1,7 @@
 //! Programs on hooks: tcx links that live in bpffs, clsact filters where the kernel has no tcx.
 //!
-//! The pin is the only reference: this process keeps no link open, so its end changes nothing. A later
-//! agent finds the pins and puts its own programs under the same links, without a gap.
+//! The pins hold the links, so the end of this process changes nothing. A later agent finds them and puts its own programs under
+//! the same links, without a gap. What is to leave its hook is detached: others may [hold](super::kept) a link whose pin is gone.
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
@@ -12,7 +12,7 @@ use flannel_common::program::Program;
 
 use super::DataplaneError;
 use super::barrier;
-use super::bpffs::{self, Pins};
+use super::bpffs::Pins;
 use super::chain::{self, Chain, tcx_program};
 use super::clsact::MadeQdiscs;
 use super::strangers::Stranger;
@@ -192,7 +192,7 @@ pub(super) fn attach(
         }
     }
     attach_clsact(program, target, made).map_err(|error| target.failed(error))?;
-    bpffs::unpin(&pins.link(&target.pin_name()))
+    chain::end(&pins.link(&target.pin_name()))
 }
 
 enum Failed {
@@ -241,7 +241,7 @@ fn attach_tcx(
     };
     let link: FdLink = take(program, id)?.try_into().map_err(link_error)?;
     // What was pinned here is on no hook any more.
-    bpffs::unpin(&path).map_err(Failed::Pin)?;
+    chain::end(&path).map_err(Failed::Pin)?;
     link.pin(&path).map_err(|error| {
         Failed::Pin(DataplaneError::Pin {
             path,

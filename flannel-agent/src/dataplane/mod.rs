@@ -19,6 +19,7 @@ mod error;
 pub(crate) mod events;
 mod globals;
 mod hooks;
+mod kept;
 mod loader;
 mod maps;
 pub(crate) mod moves;
@@ -138,7 +139,11 @@ pub(crate) async fn is_shared(
 /// # Errors
 /// If one cannot be removed.
 pub(crate) fn remove_pins(bpffs: &Path, network: &str) -> Result<(), DataplaneError> {
-    bpffs::Pins::of(bpffs, network).remove_all()
+    let pins = bpffs::Pins::of(bpffs, network);
+    for link in pins.link_names()? {
+        chain::end(&pins.link(&link))?;
+    }
+    pins.remove_all()
 }
 
 /// Whether one hook of `device` has clsact filters of ours, of `vni`.

@@ -120,6 +120,10 @@ impl Object {
         map.map_or(0, |map| map.shape.max_entries)
     }
 
+    pub(super) fn map_names(&self) -> impl Iterator<Item = &str> {
+        self.maps.iter().map(|map| map.name.as_str())
+    }
+
     /// Whether every map of this object is pinned.
     pub(super) fn is_pinned(&self, pins: &Pins) -> bool {
         self.maps.iter().all(|map| pins.map(&map.name).exists())

@@ -236,7 +236,9 @@ impl Rescue {
         };
         if tell {
             let what = match by {
-                By::Network => "of networks that are not on this node",
+                By::Network => {
+                    "of networks that have no device of ours here (not on this node, or its device is gone or somebody else's: see `status`)"
+                }
                 By::Source => "that must be refused",
             };
             tracing::warn!(

@@ -7,7 +7,8 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpError, XdpMode};
 use nix::errno::Errno;
 
-use super::bpffs::{self, Pins};
+use super::bpffs::Pins;
+use super::chain;
 use super::hooks::Target;
 use super::{DataplaneError, error};
 use crate::node::net::Link;
@@ -73,7 +74,7 @@ pub(super) fn attach(
     // Before 5.9 aya attaches without a link, and what is dropped here is detached.
     let fd = FdLink::try_from(attached)
         .map_err(|_| DataplaneError::Xdp("the kernel has no XDP links (before 5.9)".to_owned()))?;
-    bpffs::unpin(&path)?;
+    chain::end(&path)?;
     fd.pin(&path).map_err(|e| other(error::chain(&e)))?;
     Ok(())
 }

@@ -9,6 +9,7 @@ mod inside;
 mod ipip;
 mod kernel;
 mod kubernetes;
+mod led_away;
 mod node;
 mod offloads;
 mod paths;
@@ -134,6 +135,7 @@ impl Doctor {
         if !self.pre {
             report.group("tunnel");
             tunnel::check(&patient, &mut report).await?;
+            led_away::check(&patient, &mut report).await;
         }
         Ok(report)
     }

@@ -11,12 +11,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::base::wall::Moment;
-use crate::base::{clock, files};
+use crate::base::{clock, counters, files};
 use crate::flannel::lease::OwnLease;
 use crate::node::net::{NetError, namespace, sysctl};
 
 /// Actions that are written down in words; more are only counted.
 const IN_WORDS: usize = 20;
+
+/// A step of the start that takes longer is waited for.
+const WAITS: Duration = Duration::from_secs(2);
 
 /// The file's contents.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +38,20 @@ pub struct Page {
     /// What an operator has to put right, although nothing failed.
     #[serde(default)]
     pub complaint: Option<String>,
+    /// When the agent started, until it has looked at the node.
+    #[serde(default)]
+    pub(crate) starting: Option<u64>,
+    /// What the datastore does not answer.
+    #[serde(default)]
+    pub(crate) silences: Vec<Silence>,
+}
+
+/// Something that is asked of the datastore in vain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Silence {
+    pub(crate) what: String,
+    pub(crate) since: u64,
+    pub(crate) error: String,
 }
 
 /// This node's lease.
@@ -142,7 +159,19 @@ impl Logbook {
 
     /// An agent is here; what it does is still to come.
     pub fn begin(&mut self) {
+        self.page.starting = Some(clock());
         self.write();
+    }
+
+    /// Waits for one step of the start, and writes down what that waits for.
+    pub async fn through<T>(&mut self, step: impl Future<Output = T>) -> T {
+        let mut step = std::pin::pin!(step);
+        loop {
+            match tokio::time::timeout(WAITS, &mut step).await {
+                Ok(done) => return done,
+                Err(_) => self.hear(),
+            }
+        }
     }
 
     /// The lease was acquired or renewed.
@@ -180,6 +209,7 @@ impl Logbook {
             self.page.last_change = Some(reconcile.clone());
         }
         self.page.last = Some(reconcile);
+        self.page.starting = None;
         self.page.failing = None;
         self.page.complaint = complaint;
         self.write();
@@ -195,7 +225,18 @@ impl Logbook {
         self.write();
     }
 
+    fn hear(&mut self) {
+        let says = |all: &[Silence]| -> Vec<_> {
+            let words = |one: &Silence| (one.what.clone(), one.error.clone());
+            all.iter().map(words).collect()
+        };
+        if says(&silences()) != says(&self.page.silences) {
+            self.write();
+        }
+    }
+
     fn write(&mut self) {
+        self.page.silences = silences();
         let text = serde_json::to_value(&self.page).unwrap_or_default();
         let written = path(&self.folder, &self.network).and_then(|path| {
             files::replace_in_new_folder(&path, format!("{text:#}\n").as_bytes())
@@ -210,6 +251,16 @@ impl Logbook {
             Err(_) => {}
         }
     }
+}
+
+fn silences() -> Vec<Silence> {
+    let all = counters::silences().into_iter();
+    let silence = |(what, silence): (String, counters::Silence)| Silence {
+        what,
+        since: moment(silence.since),
+        error: silence.error,
+    };
+    all.map(silence).collect()
 }
 
 /// The programs' clock at `instant`.

@@ -16,6 +16,7 @@ mod turn;
 pub mod unreached;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 
@@ -108,6 +109,12 @@ impl Dataplane {
     #[must_use]
     pub fn netlink(&self) -> &Netlink {
         &self.net
+    }
+
+    /// The folder of the pins of maps.
+    #[must_use]
+    pub(crate) fn pins_of_maps(&self) -> PathBuf {
+        self.bpf.pins_of_maps()
     }
 
     /// Whether programs are clsact filters here.

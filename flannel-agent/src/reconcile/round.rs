@@ -98,6 +98,7 @@ impl Dataplane {
             .turn
             .look(company, Instant::now(), || self.bpf.serve_alone());
         if part == Part::StandBack {
+            self.bpf.stand_back();
             return Err(ReconcileError::Replaced);
         }
         let before = self.mirror.take();
@@ -132,6 +133,7 @@ impl Dataplane {
             // Compared with once it is our turn again.
             self.mirror = before;
             self.turn.stand_back(Instant::now());
+            self.bpf.stand_back();
             return Err(ReconcileError::Replaced);
         }
         let before = before.map(|before| before.node);

@@ -33,6 +33,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// The file is written no more often than this: leases of a large cluster change all the time.
 const WRITE_PAUSE: Duration = Duration::from_secs(10);
 
+/// A node without a clock of its own gets the time from the network, after its start, and nothing tells of it.
+const CLOCK_CHECK: Duration = Duration::from_secs(20);
+
 /// A source with a memory.
 #[derive(Debug)]
 pub struct Remembered<S> {
@@ -149,6 +152,8 @@ impl<S: LeaseSource> Remembered<S> {
             changed = tokio::select! {
                 changed = own.changed() => changed,
                 changed = leases.changed() => changed,
+                // The clock may have been set.
+                () = tokio::time::sleep(CLOCK_CHECK) => Ok(()),
             };
         }
         std::future::pending::<()>().await;

@@ -18,7 +18,7 @@ fn link(path: &Path) -> (u32, u32) {
     (info.id(), info.program_id())
 }
 
-fn links(rig: &Rig) -> BTreeMap<&'static str, (u32, u32)> {
+pub(crate) fn links(rig: &Rig) -> BTreeMap<&'static str, (u32, u32)> {
     PROGRAMS.map(|p| (p, link(&rig.link_pin(p)))).into()
 }
 

@@ -14,6 +14,7 @@ mod drift;
 mod fast_path;
 mod first_start;
 mod peers;
+mod pins;
 mod refused;
 mod replacement;
 mod rescue;

@@ -30,10 +30,7 @@ pub enum ViewError {
         .folder.display(), .found.join(", ")
     )]
     OtherLayout { folder: PathBuf, found: Vec<String> },
-    #[error(
-        "{} is not there: a host-gw network has no maps (see `routes`); else the agent has not got that far",
-        .0.display()
-    )]
+    #[error("{} is not there: {}", .0.display(), missing(.0))]
     NotPinned(PathBuf),
     #[error("cannot read {}: {error}", .path.display())]
     Unreadable {
@@ -47,6 +44,21 @@ fn list(found: &[String]) -> String {
     match found {
         [one] => format!("is {one}"),
         several => format!("are {}", several.join(", ")),
+    }
+}
+
+/// Why a pin is not there: all maps of a network are pinned at once.
+fn missing(pin: &Path) -> &'static str {
+    let others = pin.parent().and_then(|folder| folder.read_dir().ok());
+    match others.is_some_and(|mut others| others.next().is_some()) {
+        true => {
+            "somebody has removed it, and others are there; an agent that runs pins it again within seconds, with all that it \
+             holds, one that is started makes it anew"
+        }
+        false => {
+            "a host-gw network has no maps (see `routes`); else the agent has not got that far, or somebody has removed them, \
+             and an agent that runs pins them again within seconds"
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -15,6 +16,8 @@ use crate::source::etcd::EtcdSource;
 /// Long enough for a cluster that elects a leader.
 const ANSWER: Duration = Duration::from_secs(10);
 const CLOCK_ANSWER: Duration = Duration::from_secs(3);
+/// Of etcd's first years, and one of flannel's defaults still.
+const OLD_DEFAULT: &str = "http://127.0.0.1:4001";
 /// More makes certificates invalid and logs of several nodes hard to read.
 const SKEW: Duration = Duration::from_secs(10);
 /// `/version` is small; whoever sends more is no etcd.
@@ -29,8 +32,17 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> Option<
             return None;
         }
     };
-    for endpoint in &options.endpoints {
-        clock(endpoint, report).await;
+    let asked = options.endpoints.iter().map(|endpoint| ask(endpoint));
+    for (endpoint, answer) in options.endpoints.iter().zip(join_all(asked).await) {
+        match answer {
+            Some(Ok(Some(theirs))) => compare(endpoint, theirs, report),
+            Some(Err(why)) if names_silent(endpoint, options.endpoints.len()) => report.warning(
+                format!("{endpoint} gives no answer: {why}"),
+                "start that member again, or take it out of --etcd-endpoints: a cluster serves while more than half of its \
+                 members run",
+            ),
+            _ => {}
+        }
     }
     match timeout(ANSWER, source.read_network_config()).await {
         Ok(Ok(config)) => {
@@ -43,10 +55,9 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> Option<
             Some(config)
         }
         Ok(Err(error)) => {
-            report.failure(
-                describe(&error),
-                "check --etcd-endpoints, --etcd-prefix and the network between here and etcd",
-            );
+            let error = describe(&error);
+            let fix = fix(&error);
+            report.failure(error, fix);
             None
         }
         Err(_) => {
@@ -59,18 +70,33 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> Option<
     }
 }
 
-/// Every HTTP answer of etcd says what time it thinks it is.
-async fn clock(endpoint: &str, report: &mut Report) {
-    let Some(host) = plain_host(endpoint) else {
-        return;
-    };
-    let Ok(Ok(answer)) = timeout(CLOCK_ANSWER, version(host)).await else {
-        return;
-    };
-    let Some(theirs) = date(&answer) else {
-        return;
-    };
-    compare(endpoint, theirs, report);
+/// A member that has lost the others says so, and nobody serves.
+fn fix(error: &str) -> &'static str {
+    match ["no leader", "etcdserver: request timed out"]
+        .iter()
+        .any(|words| error.contains(words))
+    {
+        true => {
+            "etcd has no quorum: start its other members again, so that more than half of them run, and see that they reach each \
+             other (etcdctl endpoint status --cluster)"
+        }
+        false => "check --etcd-endpoints, --etcd-prefix and the network between here and etcd",
+    }
+}
+
+/// Of one that is alone the configuration says it; and on every machine one of flannel's two default endpoints is dead.
+fn names_silent(endpoint: &str, endpoints: usize) -> bool {
+    endpoints > 1 && endpoint != OLD_DEFAULT
+}
+
+/// What an endpoint without TLS says of its time, if it answers at all: every HTTP answer of etcd has that.
+async fn ask(endpoint: &str) -> Option<Result<Option<SystemTime>, String>> {
+    let host = plain_host(endpoint)?;
+    Some(match timeout(CLOCK_ANSWER, version(host)).await {
+        Ok(Ok(answer)) => Ok(date(&answer)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("nothing in {} s", CLOCK_ANSWER.as_secs())),
+    })
 }
 
 /// The clock of `endpoint` with ours.
@@ -126,6 +152,32 @@ mod tests {
             date("HTTP/1.1 200 OK\r\n\r\nDate: Thu, 01 Jan 1970 00:01:00 GMT"),
             None
         );
+    }
+
+    #[test]
+    fn a_cluster_without_a_quorum_is_named() {
+        for (error, words) in [
+            ("172.31.7.3: etcdserver: no leader", "no quorum"),
+            ("172.31.7.3: connection refused", "--etcd-endpoints"),
+        ] {
+            assert!(fix(error).contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_dead_member_of_several_is_named_but_for_the_default_that_nobody_has() {
+        assert!(names_silent("http://192.0.2.1:2379", 3));
+        assert!(!names_silent("http://192.0.2.1:2379", 1));
+        assert!(!names_silent(OLD_DEFAULT, 2));
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_refuses_is_told_from_one_that_is_not_asked() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        assert!(matches!(ask(&endpoint).await, Some(Err(_))));
+        assert_eq!(ask("https://127.0.0.1:1").await, None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::Report;
 use super::datastore::compare;
 use crate::base::logging::describe;
 use crate::flannel::config::NetworkConfig;
-use crate::source::remote::{Health, RemoteOptions, RemoteSource};
+use crate::source::remote::{Health, RemoteError, RemoteOptions, RemoteSource};
 
 /// Each may be tried for as long as a client waits.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -55,8 +55,20 @@ fn judge(health: &Health, several: bool, report: &mut Report) {
         Ok(theirs) => compare(&format!("the server {}", health.server), *theirs, report),
         // Of one that is alone the configuration says it.
         Err(_) if !several => {}
-        Err(error) => report.warning(error.to_string(), "the others serve alone: start it again"),
+        Err(error) if has_no_etcd(error) => report.warning(
+            error.to_string(),
+            "this server runs, and its etcd does not answer it: see that etcd runs and has a quorum, and the server's log",
+        ),
+        Err(error) => report.warning(
+            error.to_string(),
+            "see that it runs, and the network to it; nodes ask the others meanwhile",
+        ),
     }
+}
+
+/// Whether the server itself said that nobody answers it.
+fn has_no_etcd(error: &RemoteError) -> bool {
+    error.to_string().contains("no etcd endpoint answers")
 }
 
 #[cfg(test)]
@@ -67,7 +79,6 @@ mod tests {
     use super::super::tests::said;
     use super::*;
     use crate::base::wall::Moment;
-    use crate::source::remote::RemoteError;
 
     fn health(answer: Result<SystemTime, RemoteError>) -> Health {
         Health {
@@ -88,6 +99,25 @@ mod tests {
         assert_eq!(lines[0].0, Mark::Warning);
         assert!(lines[0].1.contains("10.0.0.3:8888"), "{lines:?}");
         assert!(said(|report| judge(&away(), false, report)).is_empty());
+    }
+
+    #[test]
+    fn a_server_without_its_etcd_is_not_to_be_started_again() {
+        let of = |failures: &str| {
+            let answer = Err(RemoteError::Unreachable {
+                what: "read the network configuration".to_owned(),
+                failures: format!("10.0.0.3:8888: {failures}"),
+            });
+            let lines = said(|report| judge(&health(answer), true, report));
+            (lines[0].0, lines[0].2.clone().unwrap_or_default())
+        };
+        let (mark, fix) = of("503: cannot read: no etcd endpoint answers (x: no answer in 10 s)");
+        assert!(
+            mark == Mark::Warning && fix.contains("its etcd does not answer"),
+            "{fix}"
+        );
+        let (mark, fix) = of("refused");
+        assert!(mark == Mark::Warning && !fix.contains("etcd"), "{fix}");
     }
 
     #[test]

@@ -43,7 +43,8 @@ fn judge(shown: &str, memory: &Memory, network: Option<&NetworkConfig>, report: 
         Standing::Holds => report.ok(what),
         Standing::Ended => report.warning(
             what,
-            "start the agent while the datastore answers: it writes the file with each renewal",
+            "see that the agent runs and the datastore answers: it writes the file with each renewal, and within a minute of this \
+             node's clock being set",
         ),
         Standing::Unknown => report.warning(
             what,

@@ -12,6 +12,10 @@ use crate::reconcile::logbook::{self, Page};
 
 /// The agent looks at everything every 30 s; after this long it hangs, or was not given time to run.
 const OVERDUE: Duration = Duration::from_mins(2);
+/// A start takes a second or two.
+const START: Duration = Duration::from_secs(15);
+/// A watch that breaks is there again within seconds, if anybody answers.
+const UNHEARD: Duration = Duration::from_mins(1);
 /// etcd refuses for a while, or is elected anew: no reason to call somebody.
 const RENEWAL_LATE: Duration = Duration::from_mins(10);
 
@@ -27,6 +31,17 @@ pub(super) struct Past {
     /// The agent is there, and stopped.
     #[serde(rename = "agent_stopped")]
     is_stopped: bool,
+    /// The agent has not looked at the node since it started, so long ago.
+    starting_s: Option<u64>,
+    silences: Vec<Silence>,
+}
+
+/// What is asked of the datastore in vain.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Silence {
+    what: String,
+    since_s: u64,
+    error: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -71,6 +86,11 @@ impl Past {
     /// `now`: on the programs' clock.
     fn at(page: Page, now: u64) -> Self {
         let ago = |at: u64| now.saturating_sub(at) / NANOS;
+        let silence = |silence: logbook::Silence| Silence {
+            since_s: ago(silence.since),
+            what: silence.what,
+            error: silence.error,
+        };
         let reconcile = |done: logbook::Reconcile| Reconcile {
             at: Moment::now().before(Duration::from_secs(ago(done.at))),
             ago_s: ago(done.at),
@@ -100,6 +120,8 @@ impl Past {
             }),
             complaint: page.complaint,
             is_stopped: is_stopped(page.pid),
+            starting_s: page.starting.map(ago),
+            silences: page.silences.into_iter().map(silence).collect(),
         }
     }
 
@@ -170,6 +192,8 @@ impl Past {
                     "put that right, and start the agent",
                 ),
             }
+        } else if let Some(since_s) = self.starting_s.filter(|_| runs && !self.is_stopped) {
+            self.judge_start(since_s, attention);
         } else if let Some(last) = self
             .last_reconcile
             .as_ref()
@@ -188,6 +212,24 @@ impl Past {
             attention(complaint.clone(), "as it says; the agent notices by itself");
         }
         let Some(lease) = &self.lease else { return };
+        let unheard = self.silences.iter().find(|silence| {
+            silence.what.starts_with("following") && silence.since_s >= UNHEARD.as_secs()
+        });
+        if let Some(Silence {
+            what,
+            since_s,
+            error,
+        }) = unheard.filter(|_| runs && self.starting_s.is_none())
+        {
+            attention(
+                format!(
+                    "{what} has not worked for {}, so nobody's changes are known since: {error}",
+                    duration(*since_s)
+                ),
+                "see that the datastore answers (`doctor` says what does not); what is known forwards on, and the agent asks again \
+                 by itself",
+            );
+        }
         if let Some(as_of) = lease.as_of.filter(|_| runs) {
             attention(
                 format!(
@@ -213,6 +255,23 @@ impl Past {
                     duration(left.unsigned_abs())
                 ),
                 "start the agent, or see in its log why etcd does not take the renewal",
+            );
+        }
+    }
+}
+
+impl Past {
+    fn judge_start(&self, since_s: u64, attention: &mut impl FnMut(String, &'static str)) {
+        let waits = format!("the agent started {} ago and waits", duration(since_s));
+        if let Some(Silence { what, error, .. }) = self.silences.first() {
+            attention(
+                format!("{waits} for the datastore ({what}): {error}"),
+                "see that it answers (`doctor` says what does not); what is attached forwards on meanwhile, and changes are not followed",
+            );
+        } else if since_s > START.as_secs() {
+            attention(
+                format!("{waits} for what comes before its first look at the node"),
+                "its log says what that is: an answer of the datastore, mostly",
             );
         }
     }
@@ -404,6 +463,51 @@ mod tests {
         let ahead = as_of(Some(today + 86_400));
         assert!(findings(ahead, true)[0].contains("has not reached"));
         assert_eq!(findings(as_of(None), true), <[&str; 0]>::default());
+    }
+
+    #[test]
+    fn a_silent_datastore_is_named_while_the_agent_waits_and_while_it_runs() {
+        let silent = |since: u64, starting: Option<u64>, what: &str| {
+            let ago = |seconds: u64| NOW - seconds * NANOS;
+            let mut page = page();
+            page.starting = starting.map(ago);
+            page.last.as_mut().unwrap().at = ago(300);
+            page.silences = vec![logbook::Silence {
+                what: what.to_owned(),
+                since: ago(since),
+                error: "no etcd endpoint answers".to_owned(),
+            }];
+            if starting.is_none() {
+                page.last.as_mut().unwrap().at = ago(12);
+            }
+            findings(page, true)
+        };
+        let waits = silent(100, Some(120), "waiting for the network configuration");
+        assert_eq!(
+            waits,
+            [
+                "the agent started 2 min 0 s ago and waits for the datastore (waiting for the network configuration): no etcd \
+                 endpoint answers"
+            ]
+        );
+        let runs = silent(124, None, "following leases");
+        assert_eq!(runs.len(), 1, "{runs:?}");
+        assert!(
+            runs[0].starts_with("following leases has not worked for 2 min 4 s"),
+            "{runs:?}"
+        );
+        for quiet in [
+            silent(30, None, "following leases"),
+            silent(124, None, "keeping our lease"),
+        ] {
+            assert_eq!(quiet, <[&str; 0]>::default());
+        }
+        let mut begun = page();
+        begun.starting = Some(NOW - 3 * NANOS);
+        assert_eq!(findings(begun.clone(), true), <[&str; 0]>::default());
+        begun.starting = Some(NOW - 20 * NANOS);
+        assert!(findings(begun.clone(), true)[0].contains("20 s ago and waits"));
+        assert_eq!(findings(begun, false), <[&str; 0]>::default());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio_util::sync::CancellationToken;
 
 use super::error::EtcdError;
+use crate::base::counters;
 use crate::source::Cancelled;
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -23,6 +24,8 @@ pub(in crate::source) struct Patience {
     delays: Delays,
     since: Option<Instant>,
     said: Option<(Instant, String)>,
+    /// What `status` is told of.
+    noted: Option<String>,
 }
 
 #[derive(Debug)]
@@ -56,6 +59,7 @@ impl Patience {
             delays,
             since: None,
             said: None,
+            noted: None,
         }
     }
 
@@ -65,8 +69,14 @@ impl Patience {
         what: &str,
         error: &dyn Display,
     ) -> impl Future<Output = ()> + Send + use<> {
-        self.since.get_or_insert_with(Instant::now);
+        let since = *self.since.get_or_insert_with(Instant::now);
         let text = format!("{error:#}");
+        let silence = counters::Silence {
+            since,
+            error: text.clone(),
+        };
+        counters::datastore_is_silent(what, silence);
+        self.noted = Some(what.to_owned());
         let news = self
             .said
             .as_ref()
@@ -84,6 +94,7 @@ impl Patience {
 
     /// It works; the next trouble starts with short waits again.
     pub(in crate::source) fn over(&mut self) {
+        self.forget();
         if let Some(since) = self.since.take() {
             let (who, lost) = (self.who, since.elapsed().as_secs());
             tracing::info!("{who} is usable again after {lost} s");
@@ -92,6 +103,20 @@ impl Patience {
                 *delays = backoff();
             }
         }
+    }
+}
+
+impl Patience {
+    fn forget(&mut self) {
+        if let Some(what) = self.noted.take() {
+            counters::datastore_answers(&what);
+        }
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Calls to a cluster: one endpoint at a time, the next when it fails.
+//! Calls to a cluster: one endpoint at a time, the next when it fails, or is silent while something is read.
 //!
 //! etcd-client's own balancing would send every second call to a dead endpoint, and one of flannel's
 //! two default endpoints is dead on every machine.
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, WatchOptions, WatchResponse, WatchStream};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::watch;
 
 use super::endpoint::Endpoint;
@@ -16,6 +17,8 @@ use super::options::EtcdOptions;
 
 /// etcd itself gives up on a request after 5 s and two election timeouts.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Who has been silent for so long may hang, and the next endpoint is asked as well.
+const HANGS: Duration = Duration::from_secs(2);
 
 /// The endpoints of one cluster.
 #[derive(Debug)]
@@ -77,7 +80,21 @@ impl Session {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        self.call_at(what, call).await.map(|(_, answer)| answer)
+        let answered = self.call_at(what, None, call).await;
+        answered.map(|(_, answer)| answer)
+    }
+
+    /// The same for what changes nothing, and may be asked of several: an endpoint that hangs costs [`HANGS`], not [`CALL_TIMEOUT`].
+    pub(super) async fn read<T, F>(
+        &self,
+        what: &str,
+        call: impl Fn(Client) -> F + Sync,
+    ) -> Result<T, EtcdError>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let answered = self.call_at(what, Some(HANGS), call).await;
+        answered.map(|(_, answer)| answer)
     }
 
     /// Watches `key` from `revision` on; `prefix` also what is below it.
@@ -99,7 +116,7 @@ impl Session {
         let what = format!("watch {key}");
         let dead = self.dead.subscribe();
         let (endpoint, stream) = self
-            .call_at(&what, |client| {
+            .call_at(&what, Some(HANGS), |client| {
                 let options = options.clone();
                 async move {
                     client
@@ -117,9 +134,12 @@ impl Session {
         })
     }
 
+    /// Runs `call` until an endpoint answers, on each at most once: on the next when one fails, and `pause` after the last was
+    /// asked.
     async fn call_at<T, F>(
         &self,
         what: &str,
+        pause: Option<Duration>,
         call: impl Fn(Client) -> F + Sync,
     ) -> Result<(&str, T), EtcdError>
     where
@@ -128,18 +148,31 @@ impl Session {
         let mut failures = Vec::new();
         let mut dead = self.dead.subscribe();
         let first = self.current.load(Ordering::Relaxed);
-        for turn in 0..self.endpoints.len() {
-            let index = (first + turn) % self.endpoints.len();
-            let endpoint = &self.endpoints[index];
-            let attempt = async { call(endpoint.client().await?).await };
-            let answer = tokio::select! {
-                answer = tokio::time::timeout(CALL_TIMEOUT, attempt) => answer,
+        let count = self.endpoints.len();
+        let mut turns = (first..first + count).map(|turn| turn % count);
+        let call = &call;
+        let ask = |index: usize| async move {
+            let attempt = async { call(self.endpoints[index].client().await?).await };
+            (index, tokio::time::timeout(CALL_TIMEOUT, attempt).await)
+        };
+        let mut asked = FuturesUnordered::new();
+        loop {
+            if let Some(index) = turns.next() {
+                asked.push(ask(index));
+            }
+            let (index, answer) = tokio::select! {
+                answered = asked.next() => match answered {
+                    Some(answered) => answered,
+                    None => break,
+                },
+                () = after(pause), if turns.len() > 0 => continue,
                 // Whether the call arrived, nobody knows: whoever made it looks again.
                 Ok(()) = dead.changed() => {
-                    failures.push(format!("{}: {MOVED}", endpoint.url()));
+                    failures.push(format!("{}: {MOVED}", self.endpoints[first % count].url()));
                     break;
                 }
             };
+            let endpoint = &self.endpoints[index];
             let reason = match answer {
                 Ok(Ok(answer)) => {
                     self.current.store(index, Ordering::Relaxed);
@@ -165,5 +198,12 @@ impl Session {
             what: what.to_owned(),
             failures: failures.join("; "),
         })
+    }
+}
+
+async fn after(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => std::future::pending().await,
     }
 }

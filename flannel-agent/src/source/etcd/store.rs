@@ -223,7 +223,7 @@ impl Store {
         let now = Instant::now();
         let answer = self
             .session
-            .call("look up an etcd lease", |mut client| async move {
+            .read("look up an etcd lease", |mut client| async move {
                 client.lease_time_to_live(id, None).await
             })
             .await?;
@@ -318,7 +318,7 @@ impl Store {
         let options = prefix.then(|| GetOptions::new().with_prefix());
         let mut answer = self
             .session
-            .call(&format!("read {key}"), |client| {
+            .read(&format!("read {key}"), |client| {
                 let options = options.clone();
                 async move {
                     client

@@ -40,6 +40,17 @@ pub(super) struct Own {
     expires: Option<u64>,
 }
 
+impl Own {
+    /// Two clocks that are read one after the other make the same end a second more or less.
+    fn says_the_same(&self, other: &Self) -> bool {
+        let ends_alike = match (self.expires, other.expires) {
+            (Some(one), Some(other)) => one.abs_diff(other) <= 1,
+            (one, other) => one == other,
+        };
+        ends_alike && (self.subnet, &self.attrs) == (other.subnet, &other.attrs)
+    }
+}
+
 impl From<OwnLease> for Own {
     fn from(own: OwnLease) -> Self {
         let left = |ends: Instant| ends.saturating_duration_since(Instant::now()).as_secs();
@@ -67,6 +78,9 @@ impl From<Own> for OwnLease {
 fn now() -> u64 {
     Moment::now().unix().as_secs()
 }
+
+/// By so much the wall clock may be corrected without the file being written anew: no lease is shorter.
+const STEP: Duration = Duration::from_mins(1);
 
 /// What has become of our lease, as far as the clock tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +128,13 @@ impl Snapshot {
         Moment::at(Duration::from_secs(self.written))
     }
 
+    /// Whether the wall clock has gone on, and was not set, in the time that has `passed` until `other` by the clock that nobody
+    /// sets: a boot would believe what was written under the wrong one.
+    pub(super) fn clock_went_on_until(&self, other: &Self, passed: Duration) -> bool {
+        let expected = self.written.saturating_add(passed.as_secs());
+        expected.abs_diff(other.written) <= STEP.as_secs()
+    }
+
     /// But for when it was written.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         let Self {
@@ -123,8 +144,8 @@ impl Snapshot {
             own,
             leases,
         } = self;
-        (config, public_ip, own, leases)
-            == (&other.config, &other.public_ip, &other.own, &other.leases)
+        (config, public_ip, leases) == (&other.config, &other.public_ip, &other.leases)
+            && own.says_the_same(&other.own)
     }
 }
 
@@ -318,6 +339,40 @@ pub(super) mod tests {
             Standing::Holds,
             "it never ends"
         );
+    }
+
+    #[test]
+    fn the_end_of_a_lease_may_be_a_second_off_and_no_more() {
+        let one = snapshot(Some(Duration::from_hours(24)));
+        for (by, same) in [(0, true), (1, true), (-1, true), (3, false), (3600, false)] {
+            let mut other = one.clone();
+            other.own.expires = one.own.expires.map(|end| end.saturating_add_signed(by));
+            assert_eq!(one.says_the_same(&other), same, "{by}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_known_by_the_time_that_passed() {
+        let before = snapshot(None);
+        let written = |by: i64| Snapshot {
+            written: before.written.saturating_add_signed(by),
+            ..before.clone()
+        };
+        let hour = Duration::from_hours(1);
+        for (by, went_on) in [
+            (3600, true),
+            (3630, true),
+            (3570, true),
+            (0, false),
+            (3600 + 2 * 86_400, false),
+            (-2 * 86_400, false),
+        ] {
+            assert_eq!(
+                before.clock_went_on_until(&written(by), hour),
+                went_on,
+                "{by}"
+            );
+        }
     }
 
     #[test]

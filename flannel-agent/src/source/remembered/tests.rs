@@ -313,3 +313,17 @@ async fn what_is_followed_is_written() {
     assert_eq!(saved.own.attrs, attrs(77));
     assert_eq!(saved.config, snapshot(None).config);
 }
+
+/// Here it seems to be set back all the time: it stands while tokio's goes on.
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_is_set_has_the_file_written_anew() {
+    let stage = stage(None, true);
+    let _running = stage.run().await;
+    let file = stage.folder.path().join("s.json");
+    for _ in 0..2 {
+        while stage.saved().is_none() {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        std::fs::remove_file(&file).unwrap();
+    }
+}

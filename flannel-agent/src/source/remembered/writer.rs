@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use tokio::time::Instant;
+
 use super::file::{self, Snapshot};
 
 #[derive(Debug)]
 pub(super) struct Writer {
     file: PathBuf,
-    written: Option<Snapshot>,
+    written: Option<(Snapshot, Instant)>,
     is_broken: bool,
 }
 
@@ -22,8 +24,11 @@ impl Writer {
 
     /// Writes what is not in the file yet.
     pub(super) async fn write(&mut self, snapshot: Snapshot) {
-        let before = self.written.as_ref();
-        if before.is_some_and(|before| before.says_the_same(&snapshot)) {
+        let now = Instant::now();
+        if let Some((before, at)) = &self.written
+            && before.says_the_same(&snapshot)
+            && before.clock_went_on_until(&snapshot, now.duration_since(*at))
+        {
             return;
         }
         let (path, saved) = (self.file.clone(), snapshot.clone());
@@ -31,7 +36,7 @@ impl Writer {
         match outcome.unwrap_or_else(|broken| Err(broken.into())) {
             Ok(()) => {
                 self.is_broken = false;
-                self.written = Some(snapshot);
+                self.written = Some((snapshot, now));
             }
             Err(error) if !self.is_broken => {
                 self.is_broken = true;

@@ -31,7 +31,7 @@ impl Store {
         let options = GetOptions::new().with_prefix().with_keys_only();
         let answer = self
             .session
-            .call(&format!("list the networks under {folder}"), |client| {
+            .read(&format!("list the networks under {folder}"), |client| {
                 let options = options.clone();
                 async move {
                     client

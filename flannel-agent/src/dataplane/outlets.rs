@@ -79,6 +79,11 @@ impl Sources {
         Self { tracked, ..self }
     }
 
+    /// See [`Choices::mac`].
+    pub(crate) const fn mac(&self) -> Mac {
+        self.mac
+    }
+
     pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.all.iter().map(|source| source.address)
     }

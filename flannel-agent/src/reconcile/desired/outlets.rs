@@ -144,14 +144,15 @@ impl Outlets {
             .collect()
     }
 
-    /// Whether packets may leave by a device, or as an address, that is not among the `known`.
+    /// Whether packets may leave by a device, from a MAC or as an address that is not among the `known`.
     #[must_use]
     pub fn exceed(&self, known: &Self) -> bool {
         let known = known.by_index();
         let is_known = |(index, sources): (u32, Sources)| {
             known.get(&index).is_some_and(|known| {
                 let mut addresses = sources.addresses();
-                addresses.all(|address| known.addresses().any(|known| known == address))
+                sources.mac() == known.mac()
+                    && addresses.all(|address| known.addresses().any(|known| known == address))
             })
         };
         !self.by_index().into_iter().all(is_known)
@@ -293,7 +294,9 @@ mod tests {
         assert_eq!(names(&outlets), ["docker0", "eth1", "idle"]);
         let outlet = Outlet {
             index: 1,
-            sources: Sources::of([&address(1, "192.168.7.9/24")]).unwrap(),
+            sources: Sources::of([&address(1, "192.168.7.9/24")])
+                .unwrap()
+                .with_mac(links[0].mac),
         };
         assert_eq!(outlets.devices["eth1"], outlet);
         assert!(outlets.unserved.is_empty());
@@ -388,6 +391,13 @@ mod tests {
         let made_again = [link(2, "eth0"), link(4, "eth1")];
         let again = [address(2, "192.0.2.1/24"), address(4, "192.0.2.3/24")];
         assert!(find(&made_again, &again).exceed(&with(2)));
+        let before = with(3);
+        let [uplink, other] = links.clone();
+        let of_another = Link {
+            mac: Some([2, 0, 0, 0, 0, 99]),
+            ..other
+        };
+        assert!(find(&[uplink, of_another], &addresses).exceed(&before));
     }
 
     #[test]

@@ -98,8 +98,12 @@ pub enum EtcdError {
 
 impl EtcdError {
     /// Whether etcd has surely done nothing of what it was asked.
-    pub(super) const fn did_nothing(&self) -> bool {
-        matches!(self, Self::Refused { surely: true, .. } | Self::Value(_))
+    pub(super) fn did_nothing(&self) -> bool {
+        match self {
+            Self::Refused { code, surely, .. } => *surely && code.comes_before_a_write(),
+            Self::Value(_) => true,
+            _ => false,
+        }
     }
 
     pub(super) const fn out_of_subnets(config: &NetworkConfig) -> Self {
@@ -139,6 +143,15 @@ impl Code {
         Self::UNAUTHENTICATED,
     ];
 
+    /// Whether etcd answers so before it writes. Out of space it also says after a write that was the last to fit (quotaApplierV3.Txn
+    /// in go.etcd.io/etcd/server/etcdserver).
+    const fn comes_before_a_write(self) -> bool {
+        matches!(
+            self,
+            Self::PERMISSION_DENIED | Self::UNAUTHENTICATED | Self::INVALID_ARGUMENT
+        )
+    }
+
     /// What an operator can do about a refusal.
     fn fix(self) -> &'static str {
         match self {
@@ -172,5 +185,30 @@ pub(super) fn describe(error: &etcd_client::Error) -> String {
             causes::append(error.to_string(), error.source())
         }
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::may_not(Code::PERMISSION_DENIED, true, true)]
+    #[case::nobody_knows_it(Code::UNAUTHENTICATED, true, true)]
+    #[case::stale_rights(Code::INVALID_ARGUMENT, true, true)]
+    #[case::somebody_was_asked_before(Code::PERMISSION_DENIED, false, false)]
+    #[case::full_or_full_by_this(Code::RESOURCE_EXHAUSTED, true, false)]
+    #[case::anything_else(Code::FAILED_PRECONDITION, true, false)]
+    fn what_surely_did_nothing(#[case] code: Code, #[case] surely: bool, #[case] nothing: bool) {
+        let error = EtcdError::Refused {
+            endpoint: "http://192.0.2.1:2379".to_owned(),
+            what: "write /a".to_owned(),
+            reason: "no".to_owned(),
+            code,
+            surely,
+        };
+        assert_eq!(error.did_nothing(), nothing);
     }
 }

@@ -7,7 +7,7 @@ mod step;
 use anyhow::{Context as _, bail};
 
 use crate::base::logging::describe;
-use crate::dataplane;
+use crate::dataplane::{self, Life};
 use crate::node::mark;
 use crate::node::net::Netlink;
 use crate::settings::Config;
@@ -86,7 +86,7 @@ pub async fn take_down(config: &Config) -> anyhow::Result<()> {
 
 async fn clean(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
     let prefix = &config.etcd.prefix;
-    if !dry_run && dataplane::is_looked_after(&config.bpffs, &mark::network_name(prefix)) {
+    if !dry_run && dataplane::life(&config.bpffs, &mark::network_name(prefix)) == Life::Lives {
         bail!(
             "an agent of {prefix} runs on this node and would make everything anew: stop it first"
         );

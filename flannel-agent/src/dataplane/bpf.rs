@@ -131,7 +131,7 @@ impl Bpf {
         &self.bpffs
     }
 
-    /// Takes over what is pinned for another network. `false`: this one has pins of its own.
+    /// Takes over what is pinned for another network. `false`: nothing is, or this one has pins of its own.
     pub(crate) fn inherit(&mut self, from: &str) -> Result<bool, DataplaneError> {
         if !self.pins.take_from(&Pins::of(&self.bpffs, from))? {
             return Ok(false);
@@ -139,6 +139,11 @@ impl Bpf {
         self.pins = Pins::open(&self.bpffs, &self.network)?;
         self.alive = Presence::of(self.pins.root()).ok();
         Ok(true)
+    }
+
+    /// What was `from`'s beside its pins is this network's as well.
+    pub(crate) fn has_inherited(&self, from: &str) -> Result<(), DataplaneError> {
+        self.pins.settle(&Pins::of(&self.bpffs, from))
     }
 
     /// As [`Self::open`], but leaves no trace: no folder, and no word that an agent is here.

@@ -3,6 +3,7 @@
 //! ```text
 //! <bpffs>/flannel/<network>/v<LAYOUT_VERSION>/maps/<map>
 //! <bpffs>/flannel/<network>/links/<program>-<ifindex>
+//! <bpffs>/flannel/<network>/from-<network>
 //! ```
 //! Links are outside the layout folder: a link lives on when its program, and the maps of that, change.
 
@@ -98,10 +99,14 @@ impl Pins {
         remove_folder(&self.root)
     }
 
-    /// Becomes what another network's folder is, if that is there. `false`: something is pinned here already.
+    /// Becomes what another network's folder is, and remembers it until [`Self::settle`]. `false`: something is pinned here already,
+    /// or there is no such folder.
     pub(super) fn take_from(&self, other: &Self) -> Result<bool, DataplaneError> {
-        if !other.root.exists() {
+        if self.has_taken(other) {
             return Ok(true);
+        }
+        if !other.root.exists() {
+            return Ok(false);
         }
         let is_bare = entries(&self.links())?.is_empty()
             && entries(&self.maps())?.is_empty()
@@ -110,11 +115,32 @@ impl Pins {
             return Ok(false);
         }
         self.remove_all()?;
+        let taken = other.taken(other);
+        // Recursive: one that is there already is fine.
+        let made = fs::DirBuilder::new().recursive(true).create(&taken);
+        made.map_err(|error| DataplaneError::Pin { path: taken, error })?;
         fs::rename(&other.root, &self.root).map_err(|error| DataplaneError::Pin {
             path: other.root.clone(),
             error,
         })?;
         Ok(true)
+    }
+
+    /// Whether the folder was that of `other`, whose devices may still be its.
+    pub(super) fn has_taken(&self, other: &Self) -> bool {
+        self.taken(other).exists()
+    }
+
+    /// All that was `other`'s is this network's.
+    pub(super) fn settle(&self, other: &Self) -> Result<(), DataplaneError> {
+        let taken = self.taken(other);
+        removed(&taken, fs::remove_dir(&taken))
+    }
+
+    /// An empty folder that says it. bpffs has no files of one's own, and no names with dots.
+    fn taken(&self, other: &Self) -> PathBuf {
+        let name = other.root.file_name().unwrap_or_default();
+        self.root.join(format!("from-{}", name.to_string_lossy()))
     }
 
     pub(super) fn has_maps(&self) -> Result<bool, DataplaneError> {
@@ -249,7 +275,7 @@ mod tests {
                 fs::create_dir_all(folder).unwrap();
             }
         };
-        assert!(ours.take_from(&other).unwrap(), "nothing is nothing");
+        assert!(!ours.take_from(&other).unwrap(), "nothing is nothing");
         make(&ours);
         make(&other);
         fs::write(other.link("uplink_rx-2"), b"").unwrap();
@@ -257,6 +283,10 @@ mod tests {
         assert!(ours.take_from(&other).unwrap());
         assert!(ours.link("uplink_rx-2").exists() && ours.map("fl_peers").exists());
         assert!(!other.root().exists());
+        assert!(ours.take_from(&other).unwrap(), "half done is gone on with");
+        assert!(!other.has_taken(&ours));
+        ours.settle(&other).unwrap();
+        assert!(!ours.take_from(&other).unwrap(), "done");
 
         make(&other);
         fs::write(other.link("uplink_rx-3"), b"").unwrap();

@@ -53,6 +53,7 @@ mod wire;
 mod xdp;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub use alive::{Presence, ServesAlone};
@@ -105,10 +106,29 @@ pub(crate) fn be_present(bpffs: &Path, network: &str) -> Option<Presence> {
     Presence::of(pins.root()).ok()
 }
 
+/// What is known of a network's agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Lives,
+    Stopped,
+    /// It has no folder here: there was none, or it has its pins in another BPF file system.
+    Unknown,
+}
+
 /// Whether an agent of the network runs.
-pub(crate) fn is_looked_after(bpffs: &Path, network: &str) -> bool {
-    // Without the folder there is nobody to hold it.
-    alive::is_held(bpffs::Pins::of(bpffs, network).root()).unwrap_or(false)
+pub(crate) fn life(bpffs: &Path, network: &str) -> Life {
+    match alive::is_held(bpffs::Pins::of(bpffs, network).root()) {
+        Ok(false) => Life::Stopped,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Life::Unknown,
+        // What cannot be asked is no reason to take anything away.
+        Ok(true) | Err(_) => Life::Lives,
+    }
+}
+
+/// Whether `network` has moved the pins of `former`, and has not come to its devices yet.
+pub(crate) fn is_half_inherited(bpffs: &Path, network: &str, former: &str) -> bool {
+    let former = bpffs::Pins::of(bpffs, former);
+    bpffs::Pins::of(bpffs, network).has_taken(&former)
 }
 
 /// The programs of the pinned tcx links of all networks, this one among them.
@@ -201,4 +221,26 @@ pub(crate) async fn are_all_ours(
 pub fn online_cpus() -> u32 {
     let cpus = aya::util::online_cpus().map_or(1, |cpus| cpus.len());
     u32::try_from(cpus).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_folder_that_nobody_holds_says_that_an_agent_has_stopped() {
+        let bpffs = tempfile::tempdir().unwrap();
+        let of = || life(bpffs.path(), "other");
+        assert_eq!(of(), Life::Unknown);
+        let root = bpffs.path().join("flannel/other");
+        std::fs::create_dir_all(&root).unwrap();
+        assert_eq!(of(), Life::Stopped);
+        let presence = Presence::of(&root).unwrap();
+        assert_eq!(of(), Life::Lives);
+        drop(presence);
+        // A link to itself: what is there cannot be opened.
+        std::fs::remove_dir(&root).unwrap();
+        std::os::unix::fs::symlink("other", &root).unwrap();
+        assert_eq!(of(), Life::Lives);
+    }
 }

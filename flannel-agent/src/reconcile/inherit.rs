@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::dataplane::{DataplaneError, is_looked_after};
+use crate::dataplane::{DataplaneError, Life, is_half_inherited, life};
 use crate::flannel::backend::Wire;
 use crate::flannel::config::NetworkConfig;
 use crate::node::net::{Link, NetError, Netlink};
@@ -20,7 +20,7 @@ pub(crate) struct Heir<'a> {
     pub(crate) by_filters: bool,
 }
 
-/// The other network whose device stands where `heir` wants one, if no agent looks after it.
+/// The other network whose device stands where `heir` wants one, if its agent was here and is not any more.
 ///
 /// # Errors
 /// If the kernel does not answer.
@@ -33,7 +33,11 @@ pub(crate) async fn former(net: &Netlink, heir: Heir<'_>) -> Result<Option<Strin
     let marked = link.as_ref().and_then(mark::network_of);
     let others = marked.filter(|marked| *marked != network);
     Ok(others
-        .filter(|other| !is_looked_after(bpffs, other))
+        .filter(|other| match life(bpffs, other) {
+            Life::Stopped => true,
+            Life::Lives => false,
+            Life::Unknown => is_half_inherited(bpffs, network, other),
+        })
         .map(str::to_owned))
 }
 
@@ -76,6 +80,7 @@ impl Dataplane {
         if let Err(error) = self.shared.inherit(&from) {
             tracing::warn!("sysctls that the agent of the network {from} has set stay: {error}");
         }
+        self.bpf.has_inherited(&from)?;
         tracing::warn!(
             "a stopped agent of another network, {from}, has left its dataplane: it is this network's from here on \
              (was --etcd-prefix changed?)"

@@ -6,7 +6,7 @@ mod wireguard;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::mac::MacAddr;
-use crate::dataplane::{Bpf, DataplaneError, is_looked_after};
+use crate::dataplane::{Bpf, DataplaneError, Life, life};
 use crate::flannel::backend::Wire;
 use crate::node::mark;
 use crate::node::net::{Features, KIND_IPIP, Kind, Link, NetError, Netlink, PROTOCOL, sysctl};
@@ -27,8 +27,8 @@ pub(crate) async fn observe(
         None => Device::Absent,
         Some(wanted) => {
             let (near, far) = (by_name(&wanted.name), by_name(&wanted.gro_name));
-            let lives = |network: &str| is_looked_after(bpf.bpffs(), network);
-            match classify(wanted, near, far, &lives) {
+            let life = |network: &str| life(bpf.bpffs(), network);
+            match classify(wanted, near, far, &life) {
                 Found::Pair(near, far) => Device::Ours(pair(net, node, wanted, near, far).await?),
                 Found::Other(device) => device,
             }
@@ -74,12 +74,11 @@ enum Found<'a> {
     Other(Device),
 }
 
-/// `lives` says whether a network's agent runs.
 fn classify<'a>(
     pair: &Pair,
     near: Option<&'a Link>,
     far: Option<&'a Link>,
-    lives: &dyn Fn(&str) -> bool,
+    life: &dyn Fn(&str) -> Life,
 ) -> Found<'a> {
     let foreign = |why: String| Found::Other(Device::Foreign { why });
     let carries_our_alias = |link: &Link| link.alias.as_deref() == Some(pair.alias.as_str());
@@ -122,7 +121,7 @@ fn classify<'a>(
                 Some(_) => "two networks on one node need different VNIs",
                 None => "of this backend a node can have one: give another network another",
             };
-            foreign(anothers(network, lives(network), rule))
+            foreign(anothers(network, life(network), rule))
         }
         // Created by an agent that did not live to mark it.
         (None, Some(far)) if near.alias.is_none() => Found::Pair(near, far),
@@ -131,10 +130,15 @@ fn classify<'a>(
 }
 
 /// A network's name in the mark is as good a prefix as the one that it was made from.
-fn anothers(network: &str, lives: bool, rule: &str) -> String {
-    match lives {
-        true => format!("it belongs to the network {network}, whose agent runs: {rule}"),
-        false => format!(
+fn anothers(network: &str, life: Life, rule: &str) -> String {
+    match life {
+        Life::Lives => format!("it belongs to the network {network}, whose agent runs: {rule}"),
+        Life::Unknown => format!(
+            "it belongs to the network {network}, which has nothing pinned below --bpffs; its agent may run with \
+             another --bpffs, or in a container with a file system of its own: {rule}. If none runs: flannel-agent \
+             cleanup --etcd-prefix={network}"
+        ),
+        Life::Stopped => format!(
             "an agent of the network {network} left it, and does not run: if --etcd-prefix was changed, run \
              flannel-agent cleanup --etcd-prefix={network} and start again; otherwise {rule}"
         ),

@@ -9,12 +9,12 @@ fn wanted() -> Pair {
 const OURS: Option<&str> = Some("flannel-ebpf:coreos_com_network");
 
 fn found(near: Option<&Link>, far: Option<&Link>) -> String {
-    found_while(near, far, true)
+    found_while(near, far, Life::Lives)
 }
 
-/// `lives`: so do all agents of other networks.
-fn found_while(near: Option<&Link>, far: Option<&Link>, lives: bool) -> String {
-    match classify(&wanted(), near, far, &|_| lives) {
+/// `life`: that of the agents of all other networks.
+fn found_while(near: Option<&Link>, far: Option<&Link>, life: Life) -> String {
+    match classify(&wanted(), near, far, &|_| life) {
         Found::Pair(..) => "pair".to_owned(),
         Found::Other(Device::Foreign { why }) => format!("foreign: {why}"),
         Found::Other(Device::Broken { device }) => format!("broken {device}"),
@@ -50,9 +50,14 @@ fn what_is_not_ours_is_named() {
         why.contains("network other, whose agent runs") && why.contains("VNI"),
         "{why}"
     );
-    let why = found_while(Some(&near), Some(&far), false);
+    let why = found_while(Some(&near), Some(&far), Life::Stopped);
     let fix = "if --etcd-prefix was changed, run flannel-agent cleanup --etcd-prefix=other";
     assert!(why.contains("does not run") && why.contains(fix), "{why}");
+    let why = found_while(Some(&near), Some(&far), Life::Unknown);
+    assert!(
+        why.contains("another --bpffs") && why.contains("VNI") && !why.contains("does not run"),
+        "{why}"
+    );
     let alone = veth(7, "flannel.1", Some(99), None);
     assert!(found(Some(&alone), None).contains("without our mark"));
     assert!(found(None, Some(&alone)).starts_with("foreign"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::anothers;
 use crate::base::wall::Moment;
-use crate::dataplane::{Bpf, is_looked_after};
+use crate::dataplane::{Bpf, Life, life};
 use crate::node::mark;
 use crate::node::net::{Kind, Link, NetError, Netlink, wireguard};
 use crate::reconcile::actual::{SealedState, WireGuardDevice, WireGuardState};
@@ -22,8 +22,8 @@ pub(super) async fn device(
     let Some(link) = links.iter().find(|link| link.name == wanted.name) else {
         return Ok(WireGuardDevice::Absent);
     };
-    let lives = |network: &str| is_looked_after(bpf.bpffs(), network);
-    if let Some(why) = is_foreign(link, &wanted.alias, &lives) {
+    let life = |network: &str| life(bpf.bpffs(), network);
+    if let Some(why) = is_foreign(link, &wanted.alias, &life) {
         return Ok(WireGuardDevice::Foreign { why });
     }
     // It may go between two looks.
@@ -67,7 +67,7 @@ fn is_recent(handshake: Option<Duration>, now: Duration) -> bool {
 }
 
 /// flanneld's device has no alias, and is taken as it is: its peers notice nothing.
-fn is_foreign(link: &Link, alias: &str, lives: &dyn Fn(&str) -> bool) -> Option<String> {
+fn is_foreign(link: &Link, alias: &str, life: &dyn Fn(&str) -> Life) -> Option<String> {
     let is_wireguard = matches!(&link.kind, Kind::Other(kind) if kind == "wireguard");
     match (&link.alias, mark::network_of(link)) {
         _ if !is_wireguard => Some("it is no WireGuard device: rename it".to_owned()),
@@ -75,7 +75,7 @@ fn is_foreign(link: &Link, alias: &str, lives: &dyn Fn(&str) -> bool) -> Option<
         (Some(held), _) if held == alias => None,
         (_, Some(network)) => Some(anothers(
             network,
-            lives(network),
+            life(network),
             "one network of a node has the backend wireguard",
         )),
         (Some(_), None) => {
@@ -117,7 +117,7 @@ mod tests {
             alias: alias.map(str::to_owned),
             ..link(7, "flannel-wg")
         };
-        let why = is_foreign(&link, "flannel-ebpf:net", &|_| true);
+        let why = is_foreign(&link, "flannel-ebpf:net", &|_| Life::Lives);
         assert_eq!(why.is_some(), refused.is_some(), "{why:?}");
         assert!(
             why.unwrap_or_default()

@@ -7,6 +7,7 @@ pub mod kube;
 pub mod networks;
 pub mod remembered;
 pub mod remote;
+mod trusted;
 mod usage;
 
 use std::future::Future;

@@ -310,6 +310,49 @@ async fn a_certificate_that_is_among_the_authorities_is_taken() {
     }
 }
 
+/// As with Go: one that is no authority is trusted itself, and nobody whom it has signed, be it a client or a server.
+#[rstest]
+#[tokio::test]
+async fn who_is_signed_by_one_that_is_no_authority_is_a_stranger(
+    #[values(false, true)] beside_an_authority: bool,
+) {
+    let net = Net::new().await;
+    let pki = Pki::new();
+    let contents = |extensions: &'static str| Contents {
+        extensions,
+        expired: false,
+    };
+    let leaf = contents("subjectAltName=IP:127.0.0.1").self_signed(pki.folder.path(), "leaf");
+    let forged = contents("subjectAltName=IP:127.0.0.1");
+    let forged = forged.signed_by(&leaf, pki.folder.path(), "forged");
+    let mut listed = std::fs::read(&leaf.cert_file).unwrap();
+    if beside_an_authority {
+        listed.extend(std::fs::read(&pki.authority.cert_file).unwrap());
+    }
+    let file = pki.folder.path().join("listed.pem");
+    std::fs::write(&file, listed).unwrap();
+
+    for (shown, is_taken) in [(&leaf, true), (&forged, false)] {
+        let to_listed = RemoteTls {
+            ca_file: Some(file.clone()),
+            ..pki.tls(Some(&pki.server()), true)
+        };
+        let server = serve(&net, to_listed, Authorize::None).await;
+        let client = source_with(&[server.name()], Some(pki.tls(Some(shown), true)));
+        let read = client.read_network_config().await;
+        assert_eq!(read.is_ok(), is_taken, "a client: {read:?}");
+
+        let server = serve(&net, pki.tls(Some(shown), false), Authorize::None).await;
+        let trusts_listed = RemoteTls {
+            ca_file: Some(file.clone()),
+            identity: None,
+        };
+        let client = source_with(&[server.name()], Some(trusts_listed));
+        let read = client.read_network_config().await;
+        assert_eq!(read.is_ok(), is_taken, "a server: {read:?}");
+    }
+}
+
 /// The files of a server, as whoever renews them writes them.
 #[tokio::test]
 async fn the_server_s_files_are_read_anew() {

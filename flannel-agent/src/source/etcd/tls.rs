@@ -14,13 +14,12 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 use super::error::OptionsError;
 use super::options::{ClientIdentity, Tls};
 use crate::source::identity;
+use crate::source::trusted::Trusted;
 use crate::source::usage::may_serve;
 
 /// How to connect to https endpoints. Reads the files.
@@ -121,19 +120,17 @@ fn pem(flag: &'static str, file: &Path, label: &'static str) -> Result<Vec<u8>, 
 #[derive(Debug)]
 pub(in crate::source) struct Verifier {
     webpki: Arc<WebPkiServerVerifier>,
-    /// As they were configured, to the byte.
-    roots: Vec<CertificateDer<'static>>,
+    trusted: Trusted,
 }
 
 impl Verifier {
     /// `None`: not one of `roots` can be used.
     pub(in crate::source) fn new(roots: Vec<CertificateDer<'static>>) -> Option<Self> {
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(roots.iter().cloned());
+        let trusted = Trusted::new(roots);
         let provider = Arc::new(ring::default_provider());
-        let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider);
+        let builder = WebPkiServerVerifier::builder_with_provider(trusted.roots(), provider);
         let webpki = builder.build().ok()?;
-        Some(Self { webpki, roots })
+        Some(Self { webpki, trusted })
     }
 }
 
@@ -171,8 +168,8 @@ impl ServerCertVerifier for Verifier {
             ocsp_response,
             now,
         );
-        match verified {
-            Err(error) if is_about_the_issuer(&error) && self.roots.contains(end_entity) => {
+        match self.trusted.rightly(verified, end_entity) {
+            Err(error) if is_about_the_issuer(&error) && self.trusted.lists(end_entity) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 if !may_serve(end_entity) {
                     return Err(CertificateError::InvalidPurpose.into());

@@ -7,39 +7,34 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls13_signature_wit
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
-    SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use super::old_certificate::OldCertificate;
 use crate::source::etcd::tls::is_about_the_issuer;
 use crate::source::identity::is_about_the_version;
+use crate::source::trusted::Trusted;
 use crate::source::usage::may_connect;
 
 /// Those of some authorities.
 #[derive(Debug)]
 pub(super) struct Clients {
     webpki: Arc<dyn ClientCertVerifier>,
-    roots: Arc<RootCertStore>,
-    /// As they were configured, to the byte.
-    listed: Vec<CertificateDer<'static>>,
+    trusted: Trusted,
+    hints: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Clients {
     /// `None`: not one of `listed` can be used.
     pub(super) fn of(listed: Vec<CertificateDer<'static>>) -> Option<Arc<Self>> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(listed.iter().cloned());
-        let roots = Arc::new(roots);
+        let trusted = Trusted::new(listed);
         let provider = Arc::new(ring::default_provider());
         let algorithms = provider.signature_verification_algorithms;
-        let webpki = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider);
+        let webpki = WebPkiClientVerifier::builder_with_provider(trusted.roots(), provider);
         Some(Arc::new(Self {
             webpki: webpki.build().ok()?,
-            roots,
-            listed,
+            hints: trusted.subjects(),
+            trusted,
             algorithms,
         }))
     }
@@ -47,7 +42,7 @@ impl Clients {
 
 impl ClientCertVerifier for Clients {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.webpki.root_hint_subjects()
+        &self.hints
     }
 
     fn verify_client_cert(
@@ -59,14 +54,14 @@ impl ClientCertVerifier for Clients {
         let verified = self
             .webpki
             .verify_client_cert(end_entity, intermediates, now);
-        match verified {
+        match self.trusted.rightly(verified, end_entity) {
             Err(error) if is_about_the_version(&error) => {
                 let old =
                     OldCertificate::parse(end_entity).map_err(|_| CertificateError::BadEncoding)?;
-                old.verify(&self.roots, self.algorithms, now)?;
+                old.verify(self.trusted.authorities(), self.algorithms, now)?;
                 Ok(ClientCertVerified::assertion())
             }
-            Err(error) if is_about_the_issuer(&error) && self.listed.contains(end_entity) => {
+            Err(error) if is_about_the_issuer(&error) && self.trusted.lists(end_entity) => {
                 match may_connect(end_entity) {
                     true => Ok(ClientCertVerified::assertion()),
                     false => Err(CertificateError::InvalidPurpose.into()),

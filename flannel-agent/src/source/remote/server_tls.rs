@@ -163,19 +163,20 @@ impl Pems {
     }
 }
 
-/// Whether every block that begins also ends. A line that begins with a dash is a mark, or a part of one.
+/// Whether every block that begins also ends, and the last line is not half a mark. Between blocks can be anything: `openssl s_client`
+/// writes lines of dashes.
 fn is_whole(pem: &[u8]) -> bool {
     let text = String::from_utf8_lossy(pem);
-    let (mut begun, mut ended) = (0, 0);
-    for line in text.lines().map(str::trim) {
-        match line.strip_suffix("-----") {
-            Some(mark) if mark.starts_with("-----BEGIN ") => begun += 1,
-            Some(mark) if mark.starts_with("-----END ") => ended += 1,
-            _ if line.starts_with('-') => return false,
-            _ => {}
-        }
+    let (mut begun, mut ended, mut in_a_mark) = (0, 0, false);
+    for line in text.split_inclusive('\n') {
+        let mark = line.trim().strip_suffix("-----");
+        let begins = mark.is_some_and(|mark| mark.starts_with("-----BEGIN "));
+        let ends = mark.is_some_and(|mark| mark.starts_with("-----END "));
+        begun += usize::from(begins);
+        ended += usize::from(ends);
+        in_a_mark = !begins && !ends && line.starts_with('-') && !line.ends_with('\n');
     }
-    begun > 0 && begun == ended
+    begun > 0 && begun == ended && !in_a_mark
 }
 
 /// The same to everybody. rustls's own way would look into the certificate, and so refuse version 1.
@@ -197,6 +198,9 @@ mod tests {
         let one = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let two = format!("# what for\n{one}\n{one}# the end\n");
         assert!(is_whole(one.as_bytes()) && is_whole(two.as_bytes()));
+        let shown =
+            format!("Certificate chain\n 0 s:CN=a\n{one}---\nServer certificate\n{one}---\n");
+        assert!(is_whole(shown.as_bytes()), "openssl s_client -showcerts");
         let is_end = |text: &str| text.trim_end().ends_with("-----END CERTIFICATE-----");
         for length in 0..two.len() - "# the end\n".len() {
             let part = &two[..length];

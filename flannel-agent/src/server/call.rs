@@ -53,6 +53,10 @@ pub(super) enum Wrong {
     Network(String),
     #[error("{0:?} is no subnet: write 10.3.5.0-24")]
     Subnet(String),
+    #[error(
+        "{0:?} is no address: write ?was=192.0.2.1, the PublicIP that the lease names, or leave it out"
+    )]
+    Was(String),
 }
 
 const LONGEST_NAME: usize = 64;
@@ -71,7 +75,7 @@ impl Call {
         let wrong = || Wrong::Method(method.clone());
         let subnet = |text: &str| parse_segment(text).ok_or_else(|| Wrong::Subnet(text.to_owned()));
         let cursor = || cursor(query);
-        let was = || value(query, "was").and_then(|was| was.parse().ok());
+        let was = || value(query, "was").map(was).transpose();
         let (network, call) = match (&parts[..], method) {
             (&[""], &Method::GET) => return Ok((None, Self::Networks { cursor: cursor() })),
             (&[network, "config"], &Method::GET) => (network, Self::Config),
@@ -85,11 +89,11 @@ impl Call {
                 (network, Self::Lease { subnet, cursor })
             }
             (&[network, "leases", text], &Method::PUT) => {
-                let (subnet, was) = (subnet(text)?, was());
+                let (subnet, was) = (subnet(text)?, was()?);
                 (network, Self::Renew { subnet, was })
             }
             (&[network, "leases", text], &Method::DELETE) => {
-                let (subnet, was) = (subnet(text)?, was());
+                let (subnet, was) = (subnet(text)?, was()?);
                 (network, Self::Revoke { subnet, was })
             }
             (&[network, "reservations"], &Method::GET) => (network, Self::Reservations),
@@ -118,8 +122,15 @@ fn name(network: &str) -> Result<Option<String>, Wrong> {
 }
 
 fn value<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
-    let mut pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
+    let pairs = query?.split('&');
+    let mut pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+/// One that cannot be read is not the same as none: that would end anybody's lease.
+fn was(text: &str) -> Result<Ipv4Addr, Wrong> {
+    let wrong = |_| Wrong::Was(text.chars().take(100).collect());
+    text.parse().map_err(wrong)
 }
 
 /// What is no number is as out of range as one that is too low.
@@ -188,6 +199,10 @@ mod tests {
     #[case("PUT", "/v1/_/config", Wrong::Method(Method::PUT))]
     #[case("PATCH", "/v1/_/leases/10.3.0.0-24", Wrong::Method(Method::PATCH))]
     #[case("PUT", "/v1/_/leases/10.3.0.0", Wrong::Subnet("10.3.0.0".to_owned()))]
+    #[case("DELETE", "/v1/_/leases/10.3.0.0-24?was=10.0.0", Wrong::Was("10.0.0".to_owned()))]
+    #[case("DELETE", "/v1/_/leases/10.3.0.0-24?was=", Wrong::Was(String::new()))]
+    #[case("DELETE", "/v1/_/leases/10.3.0.0-24?was", Wrong::Was(String::new()))]
+    #[case("PUT", "/v1/_/leases/10.3.0.0-24?was=node", Wrong::Was("node".to_owned()))]
     fn what_nobody_asks(#[case] method: &str, #[case] target: &str, #[case] wrong: Wrong) {
         assert_eq!(parse(method, target), Err(wrong));
     }

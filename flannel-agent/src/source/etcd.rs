@@ -36,7 +36,7 @@ pub use networks::EtcdNetworks;
 pub use options::{ClientIdentity, EtcdOptions, Login, Tls};
 use patience::Patience;
 pub use preview::{LeaseChange, LeasePreview};
-use store::Store;
+use store::{Entry, Store};
 
 /// flannel asks for a missing or invalid configuration once a second.
 const CONFIG_POLL: Duration = Duration::from_secs(1);
@@ -104,12 +104,15 @@ impl EtcdSource {
     /// # Errors
     /// When etcd does not answer.
     pub async fn release(&self, own: &OwnLease) -> Result<(), EtcdError> {
-        let (_, entry) = self.store.get(own.subnet.into()).await?;
-        match entry {
-            Some(entry) if entry.etcd_lease.is_some() && entry.names(own.attrs.public_ip) => {
-                self.store.delete(entry.key, entry.mod_revision).await
+        loop {
+            let (_, entry) = self.store.get(own.subnet.into()).await?;
+            let is_own = |it: &Entry| it.etcd_lease.is_some() && it.names(own.attrs.public_ip);
+            let Some(entry) = entry.filter(is_own) else {
+                return Ok(());
+            };
+            if self.store.delete(entry.key, entry.mod_revision).await? {
+                return Ok(());
             }
-            _ => Ok(()),
         }
     }
 

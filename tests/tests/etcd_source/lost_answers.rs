@@ -18,6 +18,8 @@ use crate::support::{
 
 const KEY: &str = "10.3.5.0-24";
 const SUBNET: &str = "10.3.5.0/24";
+/// How a comparison of a key's revision begins (`target: MOD`, then the key): what is deleted is named behind one.
+const DELETION: &str = "\x10\x02\x1a";
 /// The value of a lease, and nothing else that a client says.
 const WRITE: &str = "\"PublicIP\"";
 
@@ -190,4 +192,37 @@ async fn what_a_server_writes_for_its_clients_is_written_once(
     let registry = Registry::new(&options).unwrap();
     let ((), kv) = tokio::join!(call.run(&registry), written(&net, &gate, before.as_ref()));
     stays(&net, &kv).await;
+}
+
+/// The next endpoint finds no key, or one that another node wrote meanwhile and that stays.
+#[rstest]
+#[tokio::test]
+async fn a_lease_that_a_server_ends_is_that_of_whoever_had_it(
+    #[values(false, true)] another_was_quicker: bool,
+) {
+    let net = Net::new().await;
+    held(&net).await;
+    let gate = Gate::to(net.etcd.address()).await;
+    let options = EtcdOptions::new(vec![gate.url(), net.etcd.url()], PREFIX);
+    gate.lose_the_answer_to(DELETION);
+    let registry = Registry::new(&options).unwrap();
+    let rights = Rights {
+        may: &|_: Ipv4Addr| true,
+        most: None,
+    };
+    let ended = registry.revoke(self::net(SUBNET), Some(public_ip(1)), rights);
+    let meanwhile = async {
+        gate.asked().await;
+        eventually("etcd has deleted it", || async {
+            net.get(KEY).await.is_none().then_some(())
+        })
+        .await;
+        if another_was_quicker {
+            net.put_lease(KEY, 2).await;
+        }
+        gate.close();
+    };
+    let (ended, ()) = tokio::join!(ended, meanwhile);
+    assert_eq!(ended.is_ok(), !another_was_quicker, "{ended:?}");
+    assert_eq!(net.get(KEY).await.is_some(), another_was_quicker);
 }

@@ -37,6 +37,7 @@ pub(super) async fn acquire(
                     lease = %entry.key,
                     "our lease does not fit the network configuration any more: giving it up"
                 );
+                // One that was written meanwhile is looked at again.
                 store.delete(entry.key, entry.mod_revision).await?;
                 // Its IPv4 part may fit still, when only the key's form was wrong.
                 previous = previous.or(Some(entry.key.v4));

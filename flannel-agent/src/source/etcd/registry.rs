@@ -186,13 +186,18 @@ impl Registry {
         rights: Rights<'_>,
     ) -> Result<(), RegistryError> {
         let key = SubnetKey::from(subnet);
-        let (_, entry) = self.store.get(key).await?;
-        let entry = entry.ok_or(RegistryError::NoLease(subnet))?;
-        if was.is_some_and(|was| !entry.names(was)) {
-            return Err(held(subnet, &entry));
+        loop {
+            let (_, entry) = self.store.get(key).await?;
+            let entry = entry.ok_or(RegistryError::NoLease(subnet))?;
+            if was.is_some_and(|was| !entry.names(was)) {
+                return Err(held(subnet, &entry));
+            }
+            rights.require(subnet, holder_or_nobody(&entry))?;
+            // Whoever wrote it meanwhile may be somebody else.
+            if self.store.delete(key, entry.mod_revision).await? {
+                return Ok(());
+            }
         }
-        rights.require(subnet, holder_or_nobody(&entry))?;
-        Ok(self.store.delete(key, entry.mod_revision).await?)
     }
 
     /// Whether the network would lease `subnet`, nobody has a part of it, and whoever is to have it may have one more.

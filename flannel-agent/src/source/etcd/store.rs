@@ -257,8 +257,13 @@ impl Store {
         self.put_if(unchanged, key, attrs, hold).await
     }
 
-    /// Deletes a key nobody else wrote since `mod_revision`.
-    pub(super) async fn delete(&self, key: SubnetKey, mod_revision: i64) -> Result<(), EtcdError> {
+    /// Deletes a key nobody else wrote since `mod_revision`. `false`: somebody did, and it is there. An endpoint whose answer is lost may
+    /// have deleted it all the same: what is gone is gone.
+    pub(super) async fn delete(
+        &self,
+        key: SubnetKey,
+        mod_revision: i64,
+    ) -> Result<bool, EtcdError> {
         let path = self.paths.lease(key);
         let txn = Txn::new()
             .when([Compare::mod_revision(
@@ -266,14 +271,16 @@ impl Store {
                 CompareOp::Equal,
                 mod_revision,
             )])
-            .and_then([TxnOp::delete(path.as_str(), None)]);
-        self.session
+            .and_then([TxnOp::delete(path.as_str(), None)])
+            .or_else([TxnOp::get(path.as_str(), None)]);
+        let answer = self
+            .session
             .call(&format!("delete {path}"), |mut client| {
                 let txn = txn.clone();
                 async move { client.txn(txn).await }
             })
-            .await
-            .map(|_| ())
+            .await?;
+        Ok(answer.succeeded() || shown(&answer.op_responses()).is_none())
     }
 
     /// The revision of the write, when `condition` held. An endpoint whose answer is lost may have written all the same: the next
@@ -337,12 +344,17 @@ impl Store {
 /// The revision at which just that was written, if it is what the key holds.
 fn written_before(answer: &TxnResponse, value: &str, hold: Hold) -> Option<i64> {
     let answers = answer.op_responses();
+    let kv = shown(&answers)?;
+    (kv.lease() == hold.id() && kv.value() == value.as_bytes()).then(|| kv.mod_revision())
+}
+
+/// The key that a transaction read.
+fn shown(answers: &[TxnOpResponse]) -> Option<&KeyValue> {
     let mut shown = answers.iter().filter_map(|answer| match answer {
         TxnOpResponse::Get(shown) => shown.kvs().first(),
         _ => None,
     });
-    let kv = shown.next()?;
-    (kv.lease() == hold.id() && kv.value() == value.as_bytes()).then(|| kv.mod_revision())
+    shown.next()
 }
 
 fn seconds(ttl: i64) -> Duration {

@@ -79,7 +79,10 @@ impl Registry {
             let entry = entry.filter(|entry| entry.etcd_lease.is_none());
             let entry = entry.ok_or(RegistryError::NoReservation(subnet))?;
             let Ok(attrs) = &entry.attrs else {
-                return Ok(self.store.delete(key, entry.mod_revision).await?);
+                if self.store.delete(key, entry.mod_revision).await? {
+                    return Ok(());
+                }
+                continue;
             };
             rights.require(subnet, attrs.public_ip)?;
             let written = renew(&self.store, key, entry.mod_revision, attrs).await?;

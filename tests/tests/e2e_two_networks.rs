@@ -311,6 +311,24 @@ fn two_udp_on_one_port(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     pod2.reaches(&pod1);
 }
 
+/// Nor does a change of the port lead there.
+#[rstest]
+fn a_udp_network_may_not_change_to_anothers_port(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+    let lab = Lab::new();
+    let [red, blue] = [udp(RED), udp(BLUE).port(8286)].map(|net| lab.network(net));
+    let host = Arc::new(lab.node("one"));
+    let _red = start(kind, host.clone(), &red, &[]);
+    let mut before = start(kind, host.clone(), &blue, &[]);
+    assert!(before.terminate().success());
+    let blue = lab.network(udp(BLUE));
+    let late = spawn(kind, host, &blue, &[]);
+    let why = match kind {
+        Kind::Ours => "UDP port 8285 is that of the network two_red on this node",
+        _ => "address already in use",
+    };
+    eventually("it says why", SOON, || late.log().contains(why));
+}
+
 /// Each on its own: counters, flows and proofs of one network say nothing about the other's.
 #[test]
 fn flows_of_both_networks_are_fast() {

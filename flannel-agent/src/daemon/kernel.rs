@@ -285,9 +285,13 @@ impl Kernel {
             return Ok(());
         };
         let net = self.dataplane.netlink();
+        let has_port = async |network: &str| {
+            let told = View::told_of(&self.bpffs, net, network).await;
+            told.is_some_and(|told| told.port == port)
+        };
         for other in &self.facts.others_udp {
-            let told = View::told_of(&self.bpffs, net, other).await;
-            if told.is_some_and(|told| told.port == port) {
+            // Who has it already is not to go for who comes later.
+            if has_port(other).await && !has_port(&self.network).await {
                 bail!(
                     "UDP port {port} is that of the network {other} on this node: give one of the two another Port"
                 );

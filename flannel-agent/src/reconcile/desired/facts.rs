@@ -209,14 +209,8 @@ impl Sought<'_> {
 /// Networks of this node that may have the UDP port which this one is to have.
 fn others_udp(links: &[Link], own: &str) -> BTreeSet<String> {
     let udp = links.iter().filter(|link| mark::is_udp(&link.name));
-    let mut all: BTreeSet<String> = udp
-        .filter_map(|link| mark::network_of(link).map(str::to_owned))
-        .collect();
-    // Whoever has a device has its port.
-    if all.remove(own) {
-        all.clear();
-    }
-    all
+    let others = udp.filter_map(mark::network_of).filter(|it| *it != own);
+    others.map(str::to_owned).collect()
 }
 
 /// Forgets what is not wanted; returns what is not known.
@@ -346,5 +340,19 @@ mod tests {
             BTreeSet::from([c])
         );
         assert_eq!(known.into_keys().collect::<Vec<_>>(), [b]);
+    }
+
+    #[test]
+    fn networks_beside_this_one_by_its_side_or_not() {
+        let udp = |index: u32, name: &str, network: &str| Link {
+            alias: Some(mark::alias(network)),
+            ..fixtures::link(index, name)
+        };
+        let (own, other) = (udp(5, "flannel0", "own"), udp(7, "flannel1", "other"));
+        let tunnel = udp(9, "flannel.1", "tunnel");
+        let others = BTreeSet::from(["other".to_owned()]);
+        assert_eq!(others_udp(&[other.clone(), tunnel.clone()], "own"), others);
+        // Its own device says nothing about the port that it is to have from now on.
+        assert_eq!(others_udp(&[own, other, tunnel], "own"), others);
     }
 }

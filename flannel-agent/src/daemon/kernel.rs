@@ -310,6 +310,12 @@ impl Kernel {
         )
     }
 
+    /// Of either kind of round, for a change of leases may make it a full one.
+    fn hear(&mut self, report: &Report, desired: &Desired) -> Done {
+        self.untranslated = report.hindrance(&desired.node.uplink, self.untranslated.take());
+        words(report)
+    }
+
     /// The bridge is the CNI plugin's: reported, never touched.
     async fn look_at_bridge(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         let (network, subnet) = (wanted.network.network, wanted.own.subnet);
@@ -563,13 +569,8 @@ impl Node for Kernel {
             _ => {}
         }
         let report = reconciled?;
-        done.extend(words(&report));
-        let untranslated = report.untranslated();
-        let translates = self.snat.is_some() && untranslated.is_empty();
-        let at_uplink = untranslated.get(desired.node.uplink.as_str());
-        self.untranslated = at_uplink.map(|why| {
-            format!("what pods send to the outside leaves under their own addresses: {why}")
-        });
+        done.extend(self.hear(&report, &desired));
+        let translates = self.snat.is_some() && report.untranslated().is_empty();
         self.chains.know(
             &desired.node.attachments,
             &desired.node.pod_ports,
@@ -648,7 +649,7 @@ impl Node for Kernel {
         if matches!(updated, Ok(_) | Err(ReconcileError::Replaced)) {
             self.by_stack.tell(&desired.peers.table);
         }
-        let done = words(&updated?);
+        let done = self.hear(&updated?, &desired);
         self.count_peers(&desired, &direct);
         if let Some(extension) = &self.extension {
             extension.follow(&wanted.network, wanted.own.subnet, &wanted.leases);

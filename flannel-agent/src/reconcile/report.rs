@@ -12,6 +12,8 @@ pub struct Report {
     pub done: Vec<Action>,
     /// Actions that failed and are not essential, with the reason.
     pub failed: Vec<(Action, String)>,
+    /// Everything was compared with the kernel: what is not among the failed is as it is wanted.
+    pub is_full: bool,
 }
 
 impl Report {
@@ -24,6 +26,18 @@ impl Report {
             _ => None,
         });
         failed.collect()
+    }
+
+    /// What keeps pods' packets from being translated at `uplink`; `before`: what did until now.
+    pub(crate) fn hindrance(&self, uplink: &str, before: Option<String>) -> Option<String> {
+        if !self.is_full {
+            return before;
+        }
+        let untranslated = self.untranslated();
+        let why = untranslated.get(uplink);
+        why.map(|why| {
+            format!("what pods send to the outside leaves under their own addresses: {why}")
+        })
     }
 
     /// Routes that the kernel did not take.
@@ -56,4 +70,35 @@ pub(super) fn parts(
     let refused = Err(DataplaneError::Routes(refusals));
     parts.push((Action::UpdateRoutes(rest), refused));
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use flannel_common::program::Program;
+
+    use super::*;
+    use crate::dataplane::Attachment;
+
+    #[test]
+    fn only_a_full_round_says_that_nothing_hinders_translation() {
+        let attach = Action::Attach(Attachment::ingress(Program::UplinkTx, "eth0"));
+        let refused = Report {
+            failed: vec![(attach, "no".to_owned())],
+            is_full: true,
+            ..Report::default()
+        };
+        let why = refused.hindrance("eth0", None).unwrap();
+        assert!(why.ends_with("own addresses: no"), "{why}");
+        assert_eq!(refused.hindrance("eth1", None), None, "at another device");
+        let of_leases = Report::default();
+        assert_eq!(
+            of_leases.hindrance("eth0", Some(why.clone())),
+            Some(why.clone())
+        );
+        let full = Report {
+            is_full: true,
+            ..Report::default()
+        };
+        assert_eq!(full.hindrance("eth0", Some(why)), None);
+    }
 }

@@ -140,7 +140,8 @@ impl Dataplane {
         if ends_proofs(before.as_ref(), &desired.node) && !actions.contains(&Action::BumpEpoch) {
             actions.push(Action::BumpEpoch);
         }
-        let report = self.apply(desired, actions, &repairs).await?;
+        let mut report = self.apply(desired, actions, &repairs).await?;
+        report.is_full = true;
         self.failures.tried_all();
         self.lend_address(desired, &report)
             .await
@@ -276,6 +277,7 @@ impl Dataplane {
             let rest = self.reconcile(desired).await?;
             report.done.extend(rest.done);
             report.failed = rest.failed;
+            report.is_full = rest.is_full;
         }
         Ok(report)
     }

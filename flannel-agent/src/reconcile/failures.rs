@@ -37,7 +37,15 @@ impl Failures {
         !self.standing.contains_key(text) && !self.round.contains_key(text)
     }
 
-    /// The round ended, and tried everything.
+    /// What failed with these words in front was not tried again, for it would fail still.
+    pub(super) fn stands(&mut self, words: &str) {
+        let standing = self.standing.iter();
+        let stands = standing.filter(|(text, _)| text.starts_with(words));
+        let stands: Vec<_> = stands.map(|(text, grade)| (text.clone(), *grade)).collect();
+        self.round.extend(stands);
+    }
+
+    /// The round ended, and tried everything but what [`Self::stands`].
     pub(super) fn tried_all(&mut self) {
         let round = std::mem::take(&mut self.round);
         let before = std::mem::replace(&mut self.standing, round);
@@ -105,6 +113,22 @@ mod tests {
         failures.tried_some();
         let both = Some("cannot a: no; cannot b: no".to_owned());
         assert_eq!(failures.complaint(), both);
+    }
+
+    #[test]
+    fn what_is_known_to_fail_still_is_not_over() {
+        let mut failures = Failures::default();
+        add(&mut failures, "cannot attach xdp to eth1: no");
+        add(&mut failures, "cannot attach xdp to eth10: no");
+        failures.tried_all();
+        for _ in 0..2 {
+            failures.stands("cannot attach xdp to eth1:");
+            failures.tried_all();
+            let standing = Some("cannot attach xdp to eth1: no".to_owned());
+            assert_eq!(failures.complaint(), standing);
+        }
+        failures.tried_all();
+        assert_eq!(failures.complaint(), None);
     }
 
     #[test]

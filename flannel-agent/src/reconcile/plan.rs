@@ -13,12 +13,14 @@ mod snat;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod untried;
 mod wireguard;
 
 pub use action::Action;
 pub use repairs::repairs;
 pub use routes::{How, RouteChanges, Set};
 pub use sealed::{SealedChanges, SealedPut};
+pub(super) use untried::untried;
 
 use std::collections::BTreeSet;
 

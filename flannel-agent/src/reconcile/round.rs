@@ -18,7 +18,9 @@ use crate::node::wireguard;
 use crate::reconcile::actual::{Actual, Device, WireGuardDevice};
 use crate::reconcile::apply::Executor;
 use crate::reconcile::desired::{Desired, Node, Peers, Routes};
-use crate::reconcile::plan::{Action, Conflict, RouteChanges, SealedChanges, plan, repairs};
+use crate::reconcile::plan::{
+    Action, Conflict, RouteChanges, SealedChanges, plan, repairs, untried,
+};
 
 impl Mirror {
     /// Whether the routes that the kernel refused are wanted as they were: then there is no reason to ask it again.
@@ -140,7 +142,11 @@ impl Dataplane {
         if ends_proofs(before.as_ref(), &desired.node) && !actions.contains(&Action::BumpEpoch) {
             actions.push(Action::BumpEpoch);
         }
+        let refused_before = untried(&desired.node, &actual, &actions);
         let mut report = self.apply(desired, actions, &repairs).await?;
+        for attach in refused_before {
+            self.failures.stands(&format!("cannot {attach}:"));
+        }
         report.is_full = true;
         self.failures.tried_all();
         self.lend_address(desired, &report)

@@ -9,6 +9,7 @@ mod wireguard;
 
 use super::*;
 use crate::base::mac::MacAddr;
+use crate::base::options::Xdp;
 use crate::dataplane::Stale;
 use crate::flannel::lease::LeaseAttrs;
 use crate::reconcile::desired::tests::{World, config, ip, net, source_nat};
@@ -83,6 +84,30 @@ fn a_first_start_reads_as_a_story() {
             "attach uplink_rx to ingress of eth0",
             "end the proofs of all flows",
         ]
+    );
+}
+
+/// A refusal stands for as long as the device is the one that refused: what is left out did not succeed.
+#[test]
+fn what_a_driver_has_refused_is_left_out_and_known() {
+    let mut world = World::default();
+    world.fast_path.xdp = Xdp::On;
+    let desired = world.build().unwrap();
+    let mut actual = empty();
+    let left_out = |actual: &Actual| {
+        let planned = plan(&desired, actual).unwrap();
+        let untried = untried(&desired.node, actual, &planned);
+        assert!(untried.iter().all(|it| !planned.contains(it)));
+        words(&untried)
+    };
+    assert_eq!(left_out(&actual), [""; 0]);
+    actual.programs.xdp_refused = true;
+    let left_out = left_out(&actual);
+    assert!(
+        left_out
+            .iter()
+            .any(|it| it.starts_with("attach uplink_xdp to ")),
+        "{left_out:?}"
     );
 }
 

@@ -178,7 +178,7 @@ mod tests {
         let authority = constraints(&element(BOOLEAN, &[0xff]));
         let usage = |bits: &[u8]| of_id(KEY_USAGE, true, &element(BIT_STRING, bits));
         let v3 = |extensions: &[Vec<u8>]| of_version(Some(VERSION_3), extensions);
-        assert!(may_sign(&v3(&[authority.clone()])));
+        assert!(may_sign(&v3(std::slice::from_ref(&authority))));
         assert!(may_sign(&v3(&[authority.clone(), usage(&[1, 0x06])])));
         assert!(!may_sign(&v3(&[authority.clone(), usage(&[7, 0x80])])));
         assert!(may_sign(&v3(&[authority.clone(), usage(&[0])])));

@@ -1,5 +1,7 @@
 //! The real [`Node`]: this host's kernel.
 
+mod look;
+
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -18,7 +20,7 @@ use super::pod_ports::PodPorts;
 use super::port::Port;
 use super::reached;
 use crate::base::mac::MacAddr;
-use crate::base::options::{FastPath, Gro, Mode, SourceCheck, UplinkChoice};
+use crate::base::options::{FastPath, Gro, SourceCheck, UplinkChoice};
 use crate::base::{counters, mac};
 use crate::dataplane::Presence;
 use crate::dataplane::by_stack::{self, ByStack};
@@ -30,24 +32,16 @@ use crate::flannel::backend::{Routed, Tunnel, Wire};
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::blackhole;
-use crate::node::conntrack::forgets_fast_flows;
 use crate::node::direct::{self, Direct};
-use crate::node::net::{self, Changes, Monitor, Netlink, sysctl};
-use crate::node::pod_bridge::{self, Mismatch};
+use crate::node::net::{self, Changes, Monitor, Netlink};
+use crate::node::pod_bridge::Mismatch;
 use crate::node::uplink::{self, Memory, Uplink};
 use crate::node::wireguard;
 use crate::reconcile::desired::{self, Desired, Devices, Facts, Inputs, Sought, SourceNat};
 use crate::reconcile::unreached::Unreached;
 use crate::reconcile::{Dataplane, ReconcileError, Report, observe};
 use crate::settings::Config;
-
-const NO_FORWARDING: &str = "net.ipv4.ip_forward is 0: no pod reaches another node; set it to 1 (sysctl -w), and in /etc/sysctl.d for the next boot";
-
-const STRICT: &str = "conntrack minds TCP's windows and cannot be told not to, so no flow is fast; set \
-    net.netfilter.nf_conntrack_tcp_be_liberal=1 on the node, or make /proc/sys writable for the agent";
-
-const FORGETS: &str =
-    "conntrack forgets flows sooner than the fast path shows them to it, so no flow is fast";
+use look::NO_FORWARDING;
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -314,104 +308,6 @@ impl Kernel {
     fn hear(&mut self, report: &Report, desired: &Desired) -> Done {
         self.untranslated = report.hindrance(&desired.node.uplink, self.untranslated.take());
         words(report)
-    }
-
-    /// The bridge is the CNI plugin's: reported, never touched.
-    async fn look_at_bridge(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
-        let (network, subnet) = (wanted.network.network, wanted.own.subnet);
-        let found = pod_bridge::check(
-            self.dataplane.netlink(),
-            &self.fast_path.bridge,
-            network,
-            subnet,
-        )
-        .await?;
-        if let Some(mismatch) = found.as_ref().filter(|_| found != self.bridge) {
-            tracing::warn!("{mismatch}");
-        }
-        self.bridge = found;
-        Ok(())
-    }
-
-    /// Somebody else's to switch on, as with flanneld: the CNI plugin does with each pod that it makes. Before the first it is no
-    /// news.
-    fn look_at_forwarding(&mut self) {
-        let value = sysctl::read(sysctl::FORWARDING).ok().flatten();
-        let forwards = value.is_none_or(|value| value != "0") || self.facts.pod_ports.is_empty();
-        if self.forwards && !forwards {
-            tracing::warn!("{NO_FORWARDING}");
-        }
-        if !self.forwards && forwards {
-            tracing::info!("the kernel forwards IPv4 again");
-        }
-        self.forwards = forwards;
-    }
-
-    /// Flows that are fast beside a strict conntrack break where a rule drops what it calls INVALID; and beside one that forgets
-    /// them, where a rule lets only answers through.
-    fn look_at_conntrack(&mut self) {
-        let strict = self.facts.strict.as_ref();
-        let strict = strict.map(|why| format!("{STRICT}: {why}"));
-        let forgets = forgets_fast_flows(&self.facts.times);
-        let unfit = strict.or_else(|| Some(format!("{FORGETS}: {}", forgets?)));
-        let is_new = unfit != self.unfit;
-        self.unfit.clone_from(&unfit);
-        if !is_new || self.fast_path.mode != Mode::Verified {
-            return;
-        }
-        if let Some(why) = unfit {
-            tracing::warn!("{why}");
-        } else {
-            tracing::info!("conntrack is no hindrance any more: flows may be fast");
-        }
-    }
-
-    /// Without it flows follow with their renewals.
-    fn follow_moves(&mut self) {
-        let netlink = self.dataplane.netlink();
-        match Moves::follow(netlink, &self.fast_path, &self.bpffs, &self.network) {
-            Ok(moves) => self.moves = moves,
-            Err(error) => tracing::debug!("addresses that move are followed in 5 s: {error}"),
-        }
-    }
-
-    /// Why there is no anchor, although it is asked for.
-    fn without_anchor(&self) -> Option<String> {
-        let holder = self.facts.port_holder.as_ref()?;
-        Some(format!(
-            "our UDP port is held by {holder}, so there is no anchor: fragmented tunnel packets go there, and GRO knows the port \
-             only if that is a vxlan device; networks of one node that share a port need the same --gro"
-        ))
-    }
-
-    fn name_port_holder(&mut self) {
-        let holder = &self.facts.port_holder;
-        if *holder != self.port_holder
-            && let Some(text) = self.without_anchor()
-        {
-            tracing::warn!("{text}");
-        }
-        self.port_holder.clone_from(&self.facts.port_holder);
-    }
-
-    fn name_unserved(&mut self) {
-        let unserved = &self.facts.outlets.unserved;
-        for device in unserved.difference(&self.unserved) {
-            if self.snat.is_some() {
-                tracing::warn!(
-                    "what pods send by {device} leaves under their own addresses, as far as no rule of somebody else \
-                     masquerades it: the device has a link-layer header that --ip-masq does not know"
-                );
-            }
-        }
-        self.unserved.clone_from(unserved);
-    }
-
-    /// Whose tunnel packets come from elsewhere. Without programs there are no such maps.
-    fn name_senders(&mut self) {
-        if let Ok(view) = View::open(&self.bpffs, Some(&self.network)) {
-            self.senders.look(&view);
-        }
     }
 
     /// Whether what was announced may not wait until the last look has paid off.

@@ -105,7 +105,7 @@ fn change(pair: &mut Pair<AnyDaemon>, backend: &'static str) {
     for daemon in [&mut pair.one, &mut pair.two] {
         assert!(daemon.terminate().success());
     }
-    if before == Backend::Extension && net.backend == Backend::Alloc {
+    if before == Backend::Extension && matches!(net.backend, Backend::Alloc | Backend::WireGuard) {
         // What the operator's commands have made is the operator's, until somebody needs its place: flanneld as well runs none when
         // it ends.
         for (node, peer) in [(&pair.one, &pair.two), (&pair.two, &pair.one)] {

@@ -82,13 +82,18 @@ pub fn was_fast(daemon: &AnyDaemon, before: Option<(u64, u64)>, packets: u64) {
     }
 }
 
-/// Waits until the programs sit where pods' packets pass: the agent learns of a new pod a moment later.
+/// Waits until the programs sit where pods' packets pass: the agent learns of a new pod a moment later, and what it does then
+/// may end with the end of all proofs.
 #[track_caller]
 pub fn hooked(agent: &Agent) {
     let what = format!("programs at the pods of {}", agent.node().name());
     eventually(what, SOON, || {
         let log = agent.log();
-        log.contains("attach pod_tx") && log.contains("attach pod_rx")
+        let last = ["attach pod_rx", "attach pod_tx"].map(|line| log.rfind(line));
+        let [Some(rx), Some(tx)] = last else {
+            return false;
+        };
+        log[rx.max(tx)..].contains("node brought up to date")
     });
 }
 

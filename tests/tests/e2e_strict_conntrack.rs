@@ -4,10 +4,7 @@
 
 use std::net::SocketAddrV4;
 
-use flannel_common::program::Program::PodTx;
-use flannel_common::reason::Reason;
-use flannel_tests::bpftool::count;
-use flannel_tests::fast_path::hooked;
+use flannel_tests::fast_path::{hooked, sent};
 use flannel_tests::pair::{Kind, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::tcp;
@@ -60,7 +57,7 @@ fn join(kind: Kind, node: Node, net: &Network) -> AnyDaemon {
 
 /// More than any window, which a strict conntrack has to have seen all of.
 #[track_caller]
-fn streams(pair: &Pair<AnyDaemon>) {
+fn streams<D: Member>(pair: &Pair<D>) {
     let server = tcp::Server::on(&pair.pod2);
     let to = SocketAddrV4::new(pair.pod2.address(), server.port());
     server.exchange(&pair.pod1, to, 4 << 20);
@@ -100,7 +97,7 @@ fn a_rule_that_drops_what_is_invalid_breaks_nothing(
         hooked(daemon.agent().expect("ours"));
     }
     streams(&pair);
-    assert!(count(agent, PodTx, Reason::FastTx) > 0);
+    assert!(sent(agent) > 0);
 }
 
 /// The mount that the shipped manifest has.
@@ -120,9 +117,10 @@ fn a_container_with_the_hosts_sysctls_has_fast_flows() {
             "1"
         );
     }
-    let pods = [Pod::on(&one, "pod1"), Pod::on(&two, "pod2")];
-    let server = tcp::Server::on(&pods[1]);
-    let to = SocketAddrV4::new(pods[1].address(), server.port());
-    server.exchange(&pods[0], to, 4 << 20);
-    assert!(count(&one, PodTx, Reason::FastTx) > 0);
+    let pair = Pair::of(lab, net, one, two);
+    for agent in [&pair.one, &pair.two] {
+        hooked(agent);
+    }
+    streams(&pair);
+    assert!(sent(&pair.one) > 0);
 }

@@ -9,7 +9,8 @@ use flannel_common::reason::Reason;
 use flannel_common::source::Claim;
 
 use crate::globals::{FLANNEL_IFINDEX, VNI};
-use crate::skb::{self, Skb};
+use crate::redirect;
+use crate::skb::Skb;
 use crate::verdict::Verdict;
 use crate::{decap, headers, ours, senders};
 
@@ -39,7 +40,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     })?;
     decap::address_to_stack(skb, eth.src, &packet.ip)?;
     Ok(Verdict::Taken(
-        skb::redirect_ingress(FLANNEL_IFINDEX.load()),
+        redirect::ingress(FLANNEL_IFINDEX.load()),
         Reason::DecapDirect,
     ))
 }

@@ -14,7 +14,8 @@ use flannel_common::reason::Reason;
 use crate::flows;
 use crate::globals::{FLANNEL_IFINDEX, SUBNET, SUBNET_MASK};
 use crate::headers::{self, Packet};
-use crate::skb::{self, Skb};
+use crate::redirect;
+use crate::skb::Skb;
 use crate::verdict::Verdict;
 
 #[inline(always)]
@@ -38,7 +39,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     };
     if pod.decide_at_bridge(eth.dst, now, epoch) == Step::Fast {
         return Ok(Verdict::Taken(
-            skb::redirect(pod.rx.port),
+            redirect::out(pod.rx.port),
             Reason::PastBridge,
         ));
     }

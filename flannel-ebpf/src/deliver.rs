@@ -8,7 +8,8 @@ use flannel_common::reason::Reason;
 
 use crate::crossing;
 use crate::headers::{self, Macs, Packet};
-use crate::skb::{self, Skb};
+use crate::redirect;
+use crate::skb::Skb;
 use crate::verdict::Verdict;
 
 /// Where the stack delivered the flow before; copied out of the table because the packet changes under it.
@@ -96,9 +97,9 @@ pub(crate) fn to_pod(
     headers::rewrite(skb, target.macs, &target.change.hop(ip))?;
     skb.set_class(target.change.mark, target.change.priority);
     let action = if target.hook == POD_HOOK_BRIDGE {
-        skb::redirect(target.port)
+        redirect::out(target.port)
     } else {
-        skb::redirect_peer(target.port)
+        redirect::peer(target.port)
     };
     Ok(Verdict::Taken(action, reason))
 }

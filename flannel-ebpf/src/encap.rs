@@ -7,8 +7,10 @@ use flannel_common::source_port;
 use flannel_common::vxlan::Varying;
 
 use crate::globals::{self, OUTER_TEMPLATE, PORT_MAX, PORT_MIN, UPLINK_IFINDEX, VXLAN_PORT};
+use crate::random;
+use crate::redirect;
 use crate::route::{self, Outer};
-use crate::skb::{self, Skb};
+use crate::skb::Skb;
 use crate::verdict::Verdict;
 
 /// Whether a packet may have a route by now.
@@ -52,7 +54,7 @@ fn send(skb: &Skb, peer: &Peer, ip: &Ip, at: At, reason: Reason) -> Result<Verdi
             src_port,
             dst_mac: peer.vtep_mac,
             inner: *ip,
-            id: skb::random_id(),
+            id: random::ip_id(),
             inner_len: inner_len(skb)?,
         })
         .ok_or(Reason::EncapRefused)?;
@@ -70,7 +72,7 @@ fn send(skb: &Skb, peer: &Peer, ip: &Ip, at: At, reason: Reason) -> Result<Verdi
     let action = match at {
         // Marks may be routed by.
         At::Pod if peer.next_hop != ROUTED && skb.mark() == 0 => {
-            skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop)
+            redirect::to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop)
         }
         _ => route::send(
             skb,

@@ -3,9 +3,9 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use flannel_common::flow::{self, Direction, Flow, FlowKey, Tick};
 
+use crate::clock;
 use crate::globals::{FAST_PATH, POD_HOOK};
 use crate::maps::{EPOCH, FLOWS};
-use crate::skb;
 use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF};
 use flannel_common::reason::Reason;
 
@@ -22,7 +22,7 @@ pub(crate) fn always() -> bool {
 
 #[inline(always)]
 pub(crate) fn now() -> Tick {
-    flow::tick(skb::coarse_ns())
+    flow::tick(clock::coarse_ns())
 }
 
 /// Read it before anything that a new epoch would change, so that a proof is never newer than its facts.

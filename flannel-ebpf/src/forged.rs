@@ -10,12 +10,13 @@ use flannel_common::reason::Reason;
 use flannel_common::snat::Transport;
 use flannel_common::vxlan::Vxlan;
 
+use crate::clock;
 use crate::globals::{self, FLANNEL_IFINDEX, VNI, VXLAN_PORT, WIRE};
 use crate::headers::{self, Packet};
 use crate::maps::VTEPS;
 use crate::ours::Word;
 use crate::outlets;
-use crate::skb::{self, Skb};
+use crate::skb::Skb;
 use crate::snat_work::Work;
 
 /// A packet of a pod that is not for the overlay.
@@ -107,7 +108,7 @@ const CHANGE: u64 = 5_000_000_000;
 #[inline(never)]
 extern "C" fn is_sent_tunnel(ctx: *mut __sk_buff, missing: u32) -> u8 {
     let skb = Skb::again(ctx, missing);
-    let now = skb::coarse_ns();
+    let now = clock::coarse_ns();
     let first = FIRST_NOTED.load();
     if skb.is_tunnelled() {
         if first == 0 {

@@ -14,7 +14,8 @@ use crate::fast_rx::{Destination, Merged};
 use crate::globals::{self, FLANNEL_IFINDEX, GRO_IFINDEX, SOURCE_CHECK, SUBNET, SUBNET_MASK};
 use crate::headers::{self, Packet, SHORT_L4};
 use crate::maps::VTEPS;
-use crate::skb::{self, Skb};
+use crate::redirect;
+use crate::skb::Skb;
 use crate::tunnelled::{Tunnelled, check_source};
 use crate::uplink_rx::is_for_pair;
 use crate::verdict::Verdict;
@@ -74,10 +75,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let ip = strip(skb, outer.tos, &inner.ip)?;
     decap::address_to_stack(skb, eth.src, &ip)?;
     Ok(if !at_once && is_for_pair(skb, inner) {
-        Verdict::Taken(skb::redirect(GRO_IFINDEX.load()), Reason::DecapGro)
+        Verdict::Taken(redirect::out(GRO_IFINDEX.load()), Reason::DecapGro)
     } else {
         Verdict::Taken(
-            skb::redirect_ingress(FLANNEL_IFINDEX.load()),
+            redirect::ingress(FLANNEL_IFINDEX.load()),
             Reason::DecapDirect,
         )
     })

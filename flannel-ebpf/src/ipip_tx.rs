@@ -7,8 +7,10 @@ use flannel_common::reason::Reason;
 
 use crate::encap::{At, Encapsulate};
 use crate::globals::{self, OUTER_TEMPLATE, UPLINK_IFINDEX};
+use crate::random;
+use crate::redirect;
 use crate::route::{self, Outer};
-use crate::skb::{self, Skb};
+use crate::skb::Skb;
 use crate::verdict::Verdict;
 
 pub(crate) struct Ipip;
@@ -25,7 +27,7 @@ impl Encapsulate for Ipip {
             &Varying {
                 remote: peer.public_ip,
                 inner: *ip,
-                id: skb::random_id(),
+                id: random::ip_id(),
                 inner_len: u16::try_from(len).map_err(|_| Reason::EncapRefused)?,
             },
         )
@@ -37,7 +39,7 @@ impl Encapsulate for Ipip {
         }
         let action = match at {
             At::Pod if peer.next_hop != ROUTED => {
-                skb::redirect_to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop)
+                redirect::to_neighbour(UPLINK_IFINDEX.load(), peer.next_hop)
             }
             _ => route::send(
                 skb,

@@ -21,6 +21,8 @@ mod asked;
 #[cfg(target_arch = "bpf")]
 mod bridge_rx;
 #[cfg(target_arch = "bpf")]
+mod clock;
+#[cfg(target_arch = "bpf")]
 mod cluster;
 #[cfg(target_arch = "bpf")]
 mod crossing;
@@ -82,6 +84,10 @@ mod peers;
 mod pod_rx;
 #[cfg(target_arch = "bpf")]
 mod pod_tx;
+#[cfg(target_arch = "bpf")]
+mod random;
+#[cfg(target_arch = "bpf")]
+mod redirect;
 #[cfg(target_arch = "bpf")]
 mod route;
 #[cfg(target_arch = "bpf")]

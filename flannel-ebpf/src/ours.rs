@@ -6,8 +6,9 @@ use core::cell::UnsafeCell;
 
 use flannel_common::reason::Reason;
 
+use crate::clock;
 use crate::globals::FLANNEL_IFINDEX;
-use crate::skb::{self, Skb};
+use crate::skb::Skb;
 use crate::xdp_frame::Frame;
 
 /// Fails once the pair is gone: then the packet is for whoever serves the network now.
@@ -53,7 +54,7 @@ impl Word {
 /// Once a tick of the timer is enough to look: what is written in between is lost with the devices anyway.
 #[inline(always)]
 fn was_seen(look: impl FnOnce() -> bool) -> bool {
-    let now = skb::jiffies();
+    let now = clock::jiffies();
     if SEEN.load() == now {
         return true;
     }

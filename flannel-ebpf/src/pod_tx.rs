@@ -16,7 +16,8 @@ use crate::globals::{
     self, NETWORK, NETWORK_MASK, OVERLAY_MTU, POD_HOOK, SUBNET, SUBNET_MASK, UPLINK_IFINDEX,
 };
 use crate::headers::{self, Packet};
-use crate::skb::{self, Skb};
+use crate::redirect;
+use crate::skb::Skb;
 use crate::verdict::Verdict;
 use crate::{asked, crossing, flows, forged, ours, peers};
 
@@ -173,9 +174,9 @@ fn send<Tunnel: Encapsulate>(
         let uplink = UPLINK_IFINDEX.load();
         skb.tell_past_stack();
         let action = if peer.kind == PEER_DIRECT && has_route() {
-            skb::redirect_routed(uplink)
+            redirect::routed(uplink)
         } else {
-            skb::redirect_to_neighbour(uplink, peer.next_hop)
+            redirect::to_neighbour(uplink, peer.next_hop)
         };
         return Ok(Verdict::Taken(action, Reason::FastTx));
     }

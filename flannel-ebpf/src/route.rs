@@ -13,7 +13,8 @@ use flannel_common::reason::Reason;
 use flannel_common::{Ipv4, Mac};
 
 use crate::globals::{FLANNEL_IFINDEX, GRO_IFINDEX, UPLINK_IFINDEX};
-use crate::skb::{self, Skb};
+use crate::redirect;
+use crate::skb::Skb;
 
 const AF_INET: u8 = 2;
 /// What a packet of the node itself comes by, to the routing rules (`LOOPBACK_IFINDEX`).
@@ -81,10 +82,10 @@ pub(crate) fn send(skb: &Skb, outer: &Outer) -> Result<i32, Reason> {
     if known && params.family == AF_INET {
         // SAFETY: all of the union was written above; the helper puts the next hop in its first word.
         let next_hop = unsafe { params.__bindgen_anon_4.ipv4_dst };
-        return Ok(skb::redirect_to_neighbour(to, next_hop.to_ne_bytes()));
+        return Ok(redirect::to_neighbour(to, next_hop.to_ne_bytes()));
     }
     if known || unresolved {
-        return Ok(skb::redirect_routed(to));
+        return Ok(redirect::routed(to));
     }
     if (i64::from(BPF_FIB_LKUP_RET_BLACKHOLE)..=i64::from(BPF_FIB_LKUP_RET_NOT_FWDED))
         .contains(&found)
@@ -92,7 +93,7 @@ pub(crate) fn send(skb: &Skb, outer: &Outer) -> Result<i32, Reason> {
         return Err(Reason::NoRoute);
     }
     // No answer: the loopback device does not forward, the route has labels, the mark is none for an old kernel.
-    Ok(skb::redirect_routed(UPLINK_IFINDEX.load()))
+    Ok(redirect::routed(UPLINK_IFINDEX.load()))
 }
 
 /// The next hop of a packet that is on its way out of a device, forwarded by the stack: whom the routing table names.

@@ -6,9 +6,10 @@ use flannel_common::reason::Reason;
 use flannel_common::source::{CHECK_OFF, Claim, Leases, Sender, SenderKey, TAKEN, is_martian};
 use flannel_common::{Ipv4, Mac};
 
+use crate::clock;
 use crate::globals::{SOURCE_CHECK, SUBNET, SUBNET_MASK};
 use crate::maps::{MACS, SENDERS, VTEPS};
-use crate::{asked, peers, skb};
+use crate::{asked, peers};
 
 /// The lease that covers the inner source is looked up once.
 struct Maps(Option<Peer>);
@@ -164,7 +165,7 @@ pub(crate) extern "C" fn note(outer: u32, inner: u32, mac: u64, reason: u8) -> u
         reason,
         pad: [0; 3],
     };
-    let now = skb::coarse_ns();
+    let now = clock::coarse_ns();
     if let Some(known) = SENDERS.get_ptr_mut(key) {
         // SAFETY: an element of the map, which recycles but never frees it while the program runs. Another CPU may write
         // the same words: what gets lost is a count.

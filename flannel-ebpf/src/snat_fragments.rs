@@ -4,8 +4,8 @@ use flannel_common::Ipv4;
 use flannel_common::header::Ip;
 use flannel_common::snat::{FRAGMENT_LIFETIME, Fragment, FragmentKey, KIND_LEAVE, KIND_PAIR};
 
+use crate::clock;
 use crate::maps::FRAGMENTS;
-use crate::skb;
 use crate::snat_work::Work;
 
 /// What the first fragment was told.
@@ -40,7 +40,7 @@ pub(crate) fn remember(work: &Work, way: u8, first: First) {
         addr,
         kind,
         pad: [0; 3],
-        opened: skb::coarse_ns(),
+        opened: clock::coarse_ns(),
     };
     // A failure costs the packet, as a lost fragment would.
     let _ = FRAGMENTS.insert(key(ip, way), fragment, 0);
@@ -52,7 +52,7 @@ pub(crate) fn recall(work: &Work, way: u8) -> Option<First> {
     let fragment = FRAGMENTS.get_ptr(key(&work.ip, way))?;
     // SAFETY: from a look-up in this program run, so the memory is a value of the map.
     let fragment = unsafe { *fragment };
-    if skb::coarse_ns().saturating_sub(fragment.opened) > FRAGMENT_LIFETIME {
+    if clock::coarse_ns().saturating_sub(fragment.opened) > FRAGMENT_LIFETIME {
         return None;
     }
     Some(match fragment.kind {

@@ -4,8 +4,10 @@ use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Outbound, WAY_IN, WAY_OUT, Whose, note};
 
+use crate::clock;
 use crate::cluster::cluster;
-use crate::skb::{self, Skb};
+use crate::redirect;
+use crate::skb::Skb;
 use crate::snat_fragments::First;
 use crate::snat_open::is_exempt;
 use crate::snat_table::Snat;
@@ -95,7 +97,7 @@ pub(crate) fn arriving(skb: &Skb) -> Result<Verdict, Reason> {
             Ok(Verdict::Untouched)
         }
         Odd::CameIn => {
-            if note(&Snat, skb::coarse_ns(), &work.packet) {
+            if note(&Snat, clock::coarse_ns(), &work.packet) {
                 work.after = snat_room::CAME_IN;
                 skb.step(Program::SnatRoom.step());
             }
@@ -143,7 +145,7 @@ fn follower_arrives(skb: &Skb, work: &mut Work) -> Result<Verdict, Reason> {
         }
         None if passes < PATIENCE && work.waits.spend(flows::now(), WAITS) => {
             skb.set_passes(passes + 1);
-            Ok(Verdict::Again(skb::redirect_ingress(skb.ifindex())))
+            Ok(Verdict::Again(redirect::ingress(skb.ifindex())))
         }
         _ => Ok(Verdict::Untouched),
     }

@@ -9,11 +9,13 @@ use flannel_common::snat::{
     Key, LOOKS, NANOS, Place, Stand, Table as _, Whose, came_in, end, share, stand,
 };
 
+use crate::clock;
 use crate::cluster::cluster;
 use crate::globals::SNAT_PLACES;
 use crate::maps::{LASTING, SHARES, YOUNG};
+use crate::random;
 use crate::route::{self, Forwarded};
-use crate::skb::{self, Skb};
+use crate::skb::Skb;
 use crate::snat_open::is_exempt;
 use crate::snat_shares::{count_young, young};
 use crate::snat_table::Snat;
@@ -147,7 +149,7 @@ fn of_pod(skb: &Skb, work: &mut Work) -> Result<Wants, Reason> {
 
 #[inline(always)]
 fn comes_in(work: &Work) -> Result<Verdict, Reason> {
-    let now = skb::coarse_ns();
+    let now = clock::coarse_ns();
     let (key, note) = came_in(now, &work.packet);
     make(&key, share(&cluster(), key.src, true), now)?;
     Snat.claim(&key, &note);
@@ -170,7 +172,7 @@ fn make(key: &Key, whose: u32, now: u64) -> Result<(), Reason> {
     let mut found = places;
     let mut stands = KEEPS;
     for _ in 0..LOOKS {
-        let at = ((u64::from(skb::random()) * u64::from(places)) >> 32) as u32;
+        let at = ((u64::from(random::number()) * u64::from(places)) >> 32) as u32;
         let standing = standing_at(at, mine, now);
         if standing < stands {
             found = at;

@@ -6,8 +6,9 @@ use flannel_common::program::Program;
 use flannel_common::reason::Reason;
 use flannel_common::snat::{Entry, Packet, Seen, WAY_IN, decide, inbound};
 
+use crate::clock;
 use crate::cluster::cluster;
-use crate::skb::{self, Skb};
+use crate::skb::Skb;
 use crate::snat_fragments::{self, First};
 use crate::snat_read::{self, Content};
 use crate::snat_table::{self, Snat};
@@ -41,7 +42,7 @@ pub(crate) fn run<const IS_OUTLET: bool>(
     work.ip = ip;
     match snat_read::content(skb, work, WAY_IN) {
         Content::Flow => {
-            let now = skb::coarse_ns();
+            let now = clock::coarse_ns();
             let half = match to_us && may_be_ours::<IS_OUTLET>(&work.packet) {
                 true => find_half(now),
                 false => 0,

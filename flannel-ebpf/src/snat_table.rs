@@ -5,12 +5,14 @@ use aya_ebpf::btf_maps::lpm_trie::Key as Prefix;
 use flannel_common::Ipv4;
 use flannel_common::snat::{self, Claim, Entry, Key, Node, Packet, Ports, Seen, Side, Slot, Table};
 
+use crate::clock;
 use crate::globals::{
     FLANNEL_IFINDEX, SNAT_BOTH_MAX, SNAT_BOTH_MIN, SNAT_KEEP, SNAT_MORE_MAX, SNAT_MORE_MIN,
     SNAT_PORT_MAX, SNAT_PORT_MIN,
 };
 use crate::maps::{ENDING, EXEMPT, SNAT, TIMES};
-use crate::skb::{self, Skb};
+use crate::random;
+use crate::skb::Skb;
 use crate::{outlets, snat_shares, snat_work};
 
 pub(crate) struct Snat;
@@ -124,7 +126,7 @@ impl Table for Snat {
 
     #[inline(always)]
     fn random(&self) -> u32 {
-        skb::random()
+        random::number()
     }
 
     #[inline(always)]
@@ -271,6 +273,6 @@ pub(crate) fn node(skb: &Skb, local: Ipv4) -> Node {
         local,
         device: skb.ifindex(),
         ports: ports(),
-        now: skb::coarse_ns(),
+        now: clock::coarse_ns(),
     }
 }

@@ -6,10 +6,12 @@ use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use flannel_common::event::{About, DROPS_ONLY, Filter, Note, WHOLE, found, ports};
 use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip, PROTO_IPIP};
 
+use crate::clock;
 use crate::globals;
 use crate::headers::{self, Packet};
 use crate::maps::{EVENTS, FILTER, LISTEN, LOST};
-use crate::skb::{self, Skb};
+use crate::random;
+use crate::skb::Skb;
 
 /// In an IPv4 header.
 const PROTO_AT: usize = core::mem::offset_of!(Ip, proto);
@@ -45,7 +47,7 @@ fn wish() -> Option<Wish> {
     let listen = LISTEN.get_ptr_mut(0)?;
     // SAFETY: a value of the map, which lives as long as the program; its words are read and written whole.
     let wish = unsafe { *listen };
-    if skb::exact_ns() > wish.until {
+    if clock::exact_ns() > wish.until {
         // SAFETY: as above. A listener that comes back at this moment says so again in a second.
         unsafe { (*listen).until = 0 };
         return None;
@@ -133,12 +135,12 @@ fn report(skb: &Skb, wish: &Wish, note: Note) {
     let Some((program, reason, action)) = note.read() else {
         return;
     };
-    let is_left_out = wish.flags & DROPS_ONLY != 0 || skb::random() & wish.one_in_mask != 0;
+    let is_left_out = wish.flags & DROPS_ONLY != 0 || random::number() & wish.one_in_mask != 0;
     if is_left_out && !Note::is_drop(action) {
         return;
     }
     let about = About {
-        at: skb::exact_ns(),
+        at: clock::exact_ns(),
         ifindex: skb.ifindex(),
         len: skb.len(),
         gso_size: skb.gso_size(),

@@ -11,7 +11,8 @@ use flannel_common::header::Ip;
 use flannel_common::reason::{Class, Reason};
 
 use crate::cluster::cluster;
-use crate::skb::{self, Skb};
+use crate::redirect;
+use crate::skb::Skb;
 use crate::verdict::Verdict;
 use crate::{headers, outlets};
 
@@ -37,7 +38,7 @@ pub(crate) extern "C" fn arrive_again(ctx: *mut __sk_buff) -> i32 {
         return TC_ACT_UNSPEC;
     }
     skb.tell_translated();
-    skb::redirect_ingress(device)
+    redirect::ingress(device)
 }
 
 /// Whether [`arrive_again`] had the packet arrive again: then nobody translates it once more, whosever it is. The note is taken off where

@@ -11,7 +11,8 @@ use flannel_common::udp::{self, Outer};
 use crate::fast_rx::{Destination, Merged};
 use crate::globals::{self, FLANNEL_IFINDEX, GRO_IFINDEX, VXLAN_PORT};
 use crate::headers::{self, Packet};
-use crate::skb::{self, Skb};
+use crate::redirect;
+use crate::skb::Skb;
 use crate::tunnelled::{Tunnelled, check_source};
 use crate::uplink_rx::{is_for_pair, with_options};
 use crate::verdict::Verdict;
@@ -81,10 +82,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     skb.shrink_bare(&inner.ip)?;
     decap::address_to_stack(skb, eth.src, &inner.ip)?;
     Ok(if !at_once && is_for_pair(skb, inner) {
-        Verdict::Taken(skb::redirect(GRO_IFINDEX.load()), Reason::DecapGro)
+        Verdict::Taken(redirect::out(GRO_IFINDEX.load()), Reason::DecapGro)
     } else {
         Verdict::Taken(
-            skb::redirect_ingress(FLANNEL_IFINDEX.load()),
+            redirect::ingress(FLANNEL_IFINDEX.load()),
             Reason::DecapDirect,
         )
     })

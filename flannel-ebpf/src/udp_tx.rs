@@ -16,8 +16,10 @@ use crate::encap::{At, Encapsulate};
 use crate::globals::{self, FLANNEL_IFINDEX, OUTER_TEMPLATE, VTEP_MAC, VXLAN_PORT};
 use crate::headers::{self, Macs, Packet};
 use crate::overlay_tx::{note_passed, routed};
+use crate::random;
+use crate::redirect;
 use crate::route::{self, Outer};
-use crate::skb::{self, Skb};
+use crate::skb::Skb;
 use crate::verdict::Verdict;
 use crate::{asked, peers};
 
@@ -73,7 +75,7 @@ fn encapsulate(skb: &Skb, peer: &Peer, ip: &Ip) -> Result<Verdict, Reason> {
         &Varying {
             remote: peer.public_ip,
             inner: *ip,
-            id: skb::random_id(),
+            id: random::ip_id(),
             inner_len: u16::try_from(len).map_err(|_| Reason::UnhandledTx)?,
         },
     )
@@ -107,7 +109,7 @@ impl Encapsulate for Udp {
         let mac = VTEP_MAC.load();
         headers::rewrite(skb, Macs { dst: mac, src: mac }, ip)?;
         skb.tell_past_stack();
-        let action = skb::redirect(FLANNEL_IFINDEX.load());
+        let action = redirect::out(FLANNEL_IFINDEX.load());
         Ok(Verdict::Taken(action, reason))
     }
 }

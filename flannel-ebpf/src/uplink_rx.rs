@@ -14,7 +14,8 @@ use crate::globals::{
     self, ANCHOR, FLANNEL_IFINDEX, GRO_IFINDEX, PAIR_MTU, SUBNET, SUBNET_MASK, VNI, VXLAN_PORT,
 };
 use crate::headers::{self, Front, Packet};
-use crate::skb::{self, Skb};
+use crate::redirect;
+use crate::skb::Skb;
 use crate::tunnelled::{Tunnelled, check_source};
 use crate::verdict::Verdict;
 use crate::{decap, deliver, fast_rx, flows, ours};
@@ -97,10 +98,10 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
         skb.set_mark(mark);
     }
     Ok(if !at_once && is_for_pair(skb, inner) {
-        Verdict::Taken(skb::redirect(GRO_IFINDEX.load()), Reason::DecapGro)
+        Verdict::Taken(redirect::out(GRO_IFINDEX.load()), Reason::DecapGro)
     } else {
         Verdict::Taken(
-            skb::redirect_ingress(FLANNEL_IFINDEX.load()),
+            redirect::ingress(FLANNEL_IFINDEX.load()),
             Reason::DecapDirect,
         )
     })

@@ -8,7 +8,8 @@ use flannel_common::reason::Reason;
 use crate::fast_rx::{Destination, Merged};
 use crate::globals::{FLANNEL_IFINDEX, VTEP_MAC};
 use crate::headers;
-use crate::skb::{self, Skb};
+use crate::redirect;
+use crate::skb::Skb;
 use crate::tunnelled::Tunnelled;
 use crate::verdict::Verdict;
 use crate::{decap, deliver, fast_rx, flows};
@@ -45,7 +46,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
     decap::address_to_stack(skb, eth.src, &inner.ip)?;
     Ok(Verdict::Taken(
-        skb::redirect_ingress(FLANNEL_IFINDEX.load()),
+        redirect::ingress(FLANNEL_IFINDEX.load()),
         Reason::DecapDirect,
     ))
 }

@@ -1,12 +1,15 @@
 //! The real [`Node`]: this host's kernel.
 
 mod look;
+mod port;
+mod published;
+mod urgent;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
@@ -19,29 +22,28 @@ use super::own_ports::{self, OwnPorts};
 use super::pod_ports::PodPorts;
 use super::port::Port;
 use super::reached;
-use crate::base::mac::MacAddr;
-use crate::base::options::{FastPath, Gro, SourceCheck, UplinkChoice};
-use crate::base::{counters, mac};
+use crate::base::counters;
+use crate::base::options::{FastPath, SourceCheck, UplinkChoice};
 use crate::dataplane::Presence;
 use crate::dataplane::by_stack::{self, ByStack};
 use crate::dataplane::chain;
 use crate::dataplane::moves::Moves;
-use crate::dataplane::view::View;
-use crate::dataplane::{ports, rescue, senders};
-use crate::flannel::backend::{Routed, Tunnel, Wire};
+use crate::dataplane::{ports, senders};
+use crate::flannel::backend::Wire;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::blackhole;
-use crate::node::direct::{self, Direct};
-use crate::node::net::{self, Changes, Monitor, Netlink};
+use crate::node::direct::Direct;
+use crate::node::net::{Changes, Monitor};
 use crate::node::pod_bridge::Mismatch;
 use crate::node::uplink::{self, Memory, Uplink};
 use crate::node::wireguard;
-use crate::reconcile::desired::{self, Desired, Devices, Facts, Inputs, Sought, SourceNat};
+use crate::reconcile::desired::{self, Desired, Facts, Inputs, Sought, SourceNat};
 use crate::reconcile::unreached::Unreached;
-use crate::reconcile::{Dataplane, ReconcileError, Report, observe};
+use crate::reconcile::{Dataplane, ReconcileError, Report};
 use crate::settings::Config;
 use look::NO_FORWARDING;
+pub(crate) use published::attrs;
 
 /// Netlink, and what is loaded and pinned.
 #[derive(Debug)]
@@ -153,23 +155,6 @@ impl Kernel {
         })
     }
 
-    async fn hold_port(&mut self, network: &NetworkConfig) -> anyhow::Result<()> {
-        let Some(tunnel) = network.backend.tunnel() else {
-            return Ok(());
-        };
-        if self.fast_path.gro == Gro::Anchor {
-            return Ok(());
-        }
-        let options = rescue::Options {
-            port: tunnel.port.unwrap_or(0),
-            wire: tunnel.wire,
-            source_check: self.source_check,
-            bpffs: self.bpffs.clone(),
-            network: self.network.clone(),
-        };
-        Ok(self.port.hold(self.dataplane.netlink(), &options).await?)
-    }
-
     /// What cannot be sent that way is not sent at all.
     async fn serve_stack(&mut self, node: &desired::Node, wire: Option<Wire>) {
         let (Some(pair), Some(wire)) = (&node.pair, wire) else {
@@ -268,32 +253,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// Programs of two networks at one port would drop each other's packets. flanneld as well ends where the port is taken.
-    async fn check_udp_port(&self, wanted: &Wanted) -> anyhow::Result<()> {
-        let Some(Tunnel {
-            wire: Wire::Udp,
-            port: Some(port),
-            ..
-        }) = wanted.network.backend.tunnel()
-        else {
-            return Ok(());
-        };
-        let net = self.dataplane.netlink();
-        let has_port = async |network: &str| {
-            let told = View::told_of(&self.bpffs, net, network).await;
-            told.is_some_and(|told| told.port == port)
-        };
-        for other in &self.facts.others_udp {
-            // Who has it already is not to go for who comes later.
-            if has_port(other).await && !has_port(&self.network).await {
-                bail!(
-                    "UDP port {port} is that of the network {other} on this node: give one of the two another Port"
-                );
-            }
-        }
-        Ok(())
-    }
-
     fn direct(&self, wanted: &Wanted) -> Direct {
         Direct::new(
             &wanted.network,
@@ -310,87 +269,9 @@ impl Kernel {
         words(report)
     }
 
-    /// Whether what was announced may not wait until the last look has paid off.
-    async fn judge(&mut self) -> Change {
-        if self.unjudged.links && self.has_another_mtu() {
-            return Change::Urgent;
-        }
-        match self.has_new_outlets().await {
-            true => {
-                tracing::info!(
-                    "there is another device or address to leave by: looking at everything at once"
-                );
-                Change::Urgent
-            }
-            false => Change::Any,
-        }
-    }
-
-    /// Packets of pods may leave by a device, or as an address, that the programs do not know yet. What cannot be found out
-    /// waits for the next look at everything.
-    async fn has_new_outlets(&mut self) -> bool {
-        let (Some(cluster), Some(uplink)) = (self.cluster, &self.uplink) else {
-            return false;
-        };
-        let by_routes = self.facts.depend_on_routes;
-        if self.snat.is_none() || !self.announced.may_open_outlets(by_routes) {
-            return false;
-        }
-        let seen = self.glance.take(self.dataplane.netlink(), cluster).await;
-        seen.is_some_and(|seen| {
-            let devices = Devices {
-                links: &seen.links,
-                addresses: &seen.addresses,
-                network: cluster,
-            };
-            self.facts.lack_outlets(devices, uplink.index, &seen.leads)
-        })
-    }
-
-    /// The uplink has another MTU than when it was last found.
-    fn has_another_mtu(&self) -> bool {
-        let now = |uplink: &Uplink| Some((uplink.mtu, net::mtu(&uplink.name).ok()?));
-        let both = self.uplink.as_ref().and_then(now);
-        both.is_some_and(|(known, now)| known != now)
-    }
-
     fn count_peers(&self, desired: &Desired, direct: &Direct) {
         counters::count_peers(&counters::PeerStates::new(desired, direct, &self.facts));
     }
-}
-
-/// What this node publishes about itself; see [`Node::attrs`].
-///
-/// # Errors
-/// An uplink that the backend cannot use, or a kernel that does not answer.
-pub(crate) async fn attrs(
-    net: &Netlink,
-    network: &NetworkConfig,
-    uplink: &Uplink,
-    published: Option<&LeaseAttrs>,
-) -> anyhow::Result<LeaseAttrs> {
-    let backend = &network.backend;
-    let Some(tunnel) = backend.tunnel() else {
-        if backend.routed() == Routed::All {
-            direct::check_uplink(uplink)?;
-        }
-        if let Some(options) = backend.wireguard() {
-            let key = wireguard::known(net).await?.map(|key| key.public());
-            return Ok(LeaseAttrs::wireguard(uplink.public_ip, key, options.port));
-        }
-        let attrs = backend.attrs(uplink.public_ip, MacAddr([0; 6]));
-        // What a command of the operator's printed: nobody who only looks runs it.
-        let printed = published.filter(|_| backend.commands().is_some());
-        return Ok(LeaseAttrs {
-            backend_data: printed.and_then(|lease| lease.backend_data.clone()),
-            ..attrs
-        });
-    };
-    let device = observe::vtep_mac(net, tunnel.wire).await?;
-    // A lease of another backend, or one that somebody damaged, just has no MAC to keep.
-    let published = published.and_then(|attrs| backend.vtep_mac(attrs).ok());
-    let mac = mac::choose(device, published);
-    Ok(backend.attrs(uplink.public_ip, mac))
 }
 
 fn words(report: &Report) -> Done {

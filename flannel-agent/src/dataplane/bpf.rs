@@ -1,17 +1,15 @@
 //! The loaded object: maps, programs, and the hooks they are on.
 
+mod contents;
+mod observed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use flannel_common::maps::{EPOCH, EXEMPT, LENT, MACS, OUTLETS, PEERS, STEPS, TIMES, VTEPS};
 use flannel_common::program::Program;
-use flannel_common::snat::Times;
 
-use super::Places;
 use super::alive::{Presence, ServesAlone};
-use super::anchors;
-use super::barrier;
 use super::bpffs::Pins;
 use super::chain;
 use super::clsact::MadeQdiscs;
@@ -20,17 +18,13 @@ use super::hooks::{self, Target, Way};
 use super::kept::Kept;
 use super::maps::Maps;
 use super::object::Object;
-use super::outlet_maps::OutletMaps;
 use super::programs::{at_driver, classifier, load};
 use super::shadow::Shadow;
-use super::snat_maps::{self, SnatMaps};
-use super::strays::stray_filters;
+use super::snat_maps::SnatMaps;
 use super::xdp::{self, Refusal};
 use super::{DataplaneError, Options, carry};
-use crate::dataplane::outlets::Sources;
-use crate::dataplane::{Generation, Loaded, PeerChanges, PeerMaps, Programs, SnatTable, Stale};
-use crate::node::net::{Link, NetError, Netlink};
-use ipnet::Ipv4Net;
+use crate::dataplane::{Loaded, SnatTable, Stale};
+use crate::node::net::Link;
 
 #[derive(Debug)]
 pub(crate) struct Bpf {
@@ -295,209 +289,5 @@ impl Bpf {
 
     pub(crate) fn remove_layout(&self, name: &str) -> Result<(), DataplaneError> {
         self.pins.remove_layout(name)
-    }
-
-    pub(crate) fn update_peers(&mut self, changes: &PeerChanges) -> Result<(), DataplaneError> {
-        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
-        running.maps.update(changes)
-    }
-
-    pub(crate) fn bump_epoch(&mut self) -> Result<(), DataplaneError> {
-        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
-        running.maps.bump_epoch()
-    }
-
-    /// Makes the loaded steps those that are jumped to, by our programs and those of an earlier agent.
-    pub(crate) fn set_steps(&mut self) -> Result<(), DataplaneError> {
-        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
-        for step in Program::STEPS {
-            let program = classifier(&mut running.ebpf, running.told.globals.wire, step)?;
-            running.snat.set_step(step, program)?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn clear_steps(&mut self) -> Result<(), DataplaneError> {
-        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
-        running.snat.clear_steps()
-    }
-
-    pub(crate) fn update_exempt(
-        &mut self,
-        put: &BTreeSet<Ipv4Net>,
-        remove: &BTreeSet<Ipv4Net>,
-    ) -> Result<(), DataplaneError> {
-        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
-        running.snat.update_exempt(put, remove)
-    }
-
-    /// Destinations that the map exempts from source NAT, be it ours or left by an earlier agent.
-    pub(crate) fn exempt(&self) -> Result<BTreeSet<Ipv4Net>, DataplaneError> {
-        if let Some(running) = &self.loaded {
-            return running.snat.exempt();
-        }
-        if self.object.has_usable_pin(EXEMPT, &self.pins) {
-            snat_maps::pinned_exempt(&self.pins)
-        } else {
-            Ok(BTreeSet::new())
-        }
-    }
-
-    pub(crate) fn set_times(&mut self, times: &Times) -> Result<(), DataplaneError> {
-        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
-        running.snat.set_times(times)
-    }
-
-    /// How long translated flows live, as the map has it, be it ours or left by an earlier agent. All zero: nobody has written there.
-    pub(crate) fn times(&self) -> Result<Option<Times>, DataplaneError> {
-        if let Some(running) = &self.loaded {
-            return running.snat.times().map(Some);
-        }
-        match self.object.has_usable_pin(TIMES, &self.pins) {
-            true => snat_maps::pinned_times(&self.pins).map(Some),
-            false => Ok(None),
-        }
-    }
-
-    pub(crate) fn update_outlets(
-        &mut self,
-        put: &BTreeMap<u32, Sources>,
-        remove: &BTreeSet<u32>,
-    ) -> Result<(), DataplaneError> {
-        let running = self.loaded.as_mut().ok_or(DataplaneError::NotLoaded)?;
-        running.snat.outlets.update(put, remove)
-    }
-
-    /// Addresses that flows leave as, as the maps hold them, be they ours or left by an earlier agent.
-    pub(crate) fn outlets(&self) -> Result<BTreeMap<u32, Sources>, DataplaneError> {
-        if let Some(running) = &self.loaded {
-            return running.snat.outlets.list();
-        }
-        let usable = |map: &str| self.object.has_usable_pin(map, &self.pins);
-        if usable(OUTLETS) && usable(LENT) {
-            OutletMaps::pinned(&self.pins)?.list()
-        } else {
-            Ok(BTreeMap::new())
-        }
-    }
-
-    /// Kernel ids of the steps that can be jumped to.
-    pub(crate) fn step_ids(&self) -> Result<BTreeMap<Program, u32>, DataplaneError> {
-        match self.object.has_usable_pin(STEPS, &self.pins) {
-            true => snat_maps::pinned_steps(&self.pins),
-            false => Ok(BTreeMap::new()),
-        }
-    }
-
-    fn steps(&self) -> Result<BTreeMap<Program, Generation>, DataplaneError> {
-        let ids = self.step_ids()?;
-        let judged = |(step, id)| (step, self.generation(step, id));
-        Ok(ids.into_iter().map(judged).collect())
-    }
-
-    /// What the maps hold, be they ours or left by an earlier agent.
-    pub(crate) fn peers(&self) -> Result<PeerMaps, DataplaneError> {
-        if let Some(running) = &self.loaded {
-            return running.maps.list();
-        }
-        let usable = [EPOCH, PEERS, VTEPS, MACS]
-            .iter()
-            .all(|name| self.object.has_usable_pin(name, &self.pins));
-        if usable {
-            Maps::from_pins(&self.pins)?.list()
-        } else {
-            Ok(PeerMaps::default())
-        }
-    }
-
-    /// Looks at every hook that is wanted, and for whatever of ours is elsewhere.
-    pub(crate) async fn observe(
-        &self,
-        places: &Places<'_>,
-        net: &Netlink,
-        links: &[Link],
-    ) -> Result<Programs, DataplaneError> {
-        let tag = places.tag;
-        let mut programs = Programs {
-            loaded: self.loaded.as_ref().map(|running| running.told.clone()),
-            stale: BTreeSet::new(),
-            attached: BTreeMap::new(),
-            steps: self.steps()?,
-            has_maps: self.pins.has_maps()?,
-            old_layouts: self.old_layouts()?,
-            xdp_refused: self.xdp_refusal.as_ref().is_some_and(|r| r.holds(links)),
-        };
-        let mut pins = self.pins.link_names()?;
-        for attachment in places.attachments {
-            let Some(link) = links.iter().find(|link| link.name == attachment.device) else {
-                continue;
-            };
-            let target = Target::new(attachment, link.index, tag);
-            pins.remove(&target.pin_name());
-            if attachment.program.is_xdp() {
-                if let Some(id) = xdp::pinned_program(&target, &self.pins, link) {
-                    let generation = self.generation(attachment.program, id);
-                    programs.attached.insert(attachment.clone(), generation);
-                }
-                continue;
-            }
-            let filters = net.filters(link.index, attachment.direction).await?;
-            let filter = hooks::filter_program(&target, &filters);
-            let pinned = match self.way {
-                Way::Clsact => None,
-                _ => hooks::pinned_program(&target, &self.pins),
-            };
-            if let Some(id) = pinned.or(filter) {
-                let hidden =
-                    pinned.is_some() && barrier::find(attachment, pinned, &self.pins).is_some();
-                let generation = match hidden {
-                    true => Generation::Hidden,
-                    false => self.generation(attachment.program, id),
-                };
-                programs.attached.insert(attachment.clone(), generation);
-            }
-            if pinned.is_some() && filter.is_some() {
-                programs.stale.insert(Stale::Filter {
-                    device: attachment.device.clone(),
-                    direction: attachment.direction,
-                    handle: target.handle(),
-                });
-            }
-        }
-        programs.stale.extend(pins.into_iter().map(Stale::Pin));
-        if self.way != Way::Tcx {
-            let strays = stray_filters(places, net, links).await?;
-            programs.stale.extend(strays);
-        }
-        Ok(programs)
-    }
-
-    /// Whether another network has a program at an anchor.
-    pub(crate) async fn is_shared(
-        &self,
-        net: &Netlink,
-        anchor: &Link,
-        tags: &[u32],
-    ) -> Result<bool, NetError> {
-        anchors::is_shared(net, anchor, &self.pins, tags).await
-    }
-
-    fn old_layouts(&self) -> Result<BTreeMap<String, bool>, DataplaneError> {
-        let folders = self.pins.old_layouts()?.into_iter();
-        Ok(folders
-            .map(|folder| {
-                let carried = carry::is_carried(&self.pins, &folder);
-                (folder, carried)
-            })
-            .collect())
-    }
-
-    fn generation(&self, program: Program, id: u32) -> Generation {
-        let current = self.loaded.as_ref().and_then(|r| r.ids.get(&program));
-        if current == Some(&id) {
-            Generation::Current
-        } else {
-            Generation::Earlier
-        }
     }
 }

@@ -69,7 +69,7 @@ reasons! {
     5 OuterOptions outer_options Pass "outer IPv4 header has options" "nothing: the VXLAN socket or the anchor delivers it, slowly";
     6 OuterFragment outer_fragment Pass "outer packet is a fragment" "raise the underlay's MTU or lower the overlay's: fragments take the slow socket path";
     7 OtherVni other_vni Pass "VXLAN of another network" "nothing, if another network runs on this node; else compare the VNI of the config on both nodes";
-    8 LengthMismatch length_mismatch Pass "outer and inner lengths disagree" "switch rx-udp-gro-forwarding off on the uplink if this grows";
+    8 LengthMismatch length_mismatch Pass "outer and inner lengths disagree" "switch rx-gro-list and rx-udp-gro-forwarding off on the uplink if this grows";
     9 EncapRefused encap_refused Pass "the kernel refused to grow the packet before changing it" "nothing: it comes back segmented through flgro";
     10 DecapRefused decap_refused Pass "the kernel refused to shrink the packet before changing it" "nothing: the VXLAN socket delivers it, slowly";
     11 NoPeer no_peer Drop "no lease covers the destination" "check that the destination's node holds a lease";

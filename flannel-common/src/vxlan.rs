@@ -227,8 +227,7 @@ pub fn check(outer: &Outer, vni: u32, packet_len: u32, gbp: bool) -> Result<Opti
 
 /// Checks the inner IPv4 header against the room that the outer lengths leave; returns its total length.
 ///
-/// A header that is not sane stays with the stack, which counts it where people look for it. An inner
-/// length over the datagram's also marks several datagrams merged by `rx-udp-gro-forwarding`.
+/// A header that is not sane stays with the stack, which counts it where people look for it.
 ///
 /// # Errors
 /// [`Reason::NotIpv4`] or [`Reason::LengthMismatch`].
@@ -238,11 +237,30 @@ pub fn check_inner(outer: &Outer, inner: &Ip) -> Result<u16, Reason> {
     Ok(inner.total_len())
 }
 
+/// Whether a GSO packet is several datagrams that UDP's GRO has merged (`rx-gro-list`, `rx-udp-gro-forwarding`): the inner header speaks of
+/// the first alone. What a tunnel's own GRO or GSO makes has one length, inside as outside (`inet_gro_complete`, `iptunnel_xmit`). Total lengths
+/// of both.
+#[inline(always)]
+#[must_use]
+pub const fn is_batch(gso_size: u32, outer: u16, inner: u16) -> bool {
+    gso_size != 0 && inner != outer.wrapping_sub(OVERHEAD)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use etherparse::{PacketHeaders, TransportHeader};
     use proptest::prelude::*;
+
+    #[test]
+    fn a_batch_is_longer_outside_than_its_first_inside() {
+        assert!(is_batch(1_400, 2_900, 1_450));
+        assert!(!is_batch(1_400, 2_900, 2_850), "one packet of a tunnel");
+        assert!(
+            !is_batch(0, 2_900, 1_450),
+            "what is behind one packet is nobody's"
+        );
+    }
 
     proptest! {
         /// Against a library that is not ours: every field, and the header checksum.

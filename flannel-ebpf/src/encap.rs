@@ -1,5 +1,6 @@
 //! Encapsulation: room, outer headers, redirect to the device that leads to the peer.
 
+use flannel_common::crossing::Change;
 use flannel_common::header::{Eth, Ip, PROTO_UDP};
 use flannel_common::maps::{Peer, ROUTED};
 use flannel_common::reason::Reason;
@@ -28,16 +29,31 @@ pub(crate) trait Encapsulate {
     /// Whether routes lead to peers by their own addresses, as flannel makes them.
     const BY_ADDRESS: bool = false;
 
-    /// Sends an IPv4 frame to `peer`, with `ip` as its header up to the checksum, counting `reason`.
-    fn send(skb: &Skb, peer: &Peer, ip: &Ip, at: At, reason: Reason) -> Result<Verdict, Reason>;
+    /// Sends an IPv4 frame to `peer`, with `ip` as its header up to the checksum, counting `reason`. `class`: with the mark and class of
+    /// that, which it gets once nothing can be refused any more: what is refused takes the stack, as it came.
+    fn send(
+        skb: &Skb,
+        peer: &Peer,
+        ip: &Ip,
+        at: At,
+        class: Option<&Change>,
+        reason: Reason,
+    ) -> Result<Verdict, Reason>;
 }
 
 pub(crate) struct Vxlan;
 
 impl Encapsulate for Vxlan {
     #[inline(always)]
-    fn send(skb: &Skb, peer: &Peer, ip: &Ip, at: At, reason: Reason) -> Result<Verdict, Reason> {
-        send(skb, peer, ip, at, reason)
+    fn send(
+        skb: &Skb,
+        peer: &Peer,
+        ip: &Ip,
+        at: At,
+        class: Option<&Change>,
+        reason: Reason,
+    ) -> Result<Verdict, Reason> {
+        send(skb, peer, ip, at, class, reason)
     }
 }
 
@@ -45,7 +61,14 @@ impl Encapsulate for Vxlan {
 /// The outer packet keeps the inner one's mark and traffic class, for filters and classes at the uplink, as with the kernel's
 /// device.
 #[inline(always)]
-fn send(skb: &Skb, peer: &Peer, ip: &Ip, at: At, reason: Reason) -> Result<Verdict, Reason> {
+fn send(
+    skb: &Skb,
+    peer: &Peer,
+    ip: &Ip,
+    at: At,
+    class: Option<&Change>,
+    reason: Reason,
+) -> Result<Verdict, Reason> {
     let src_port = source_port::from_hash(skb.flow_hash(), PORT_MIN.load(), PORT_MAX.load());
     let mut outer = OUTER_TEMPLATE
         .load()
@@ -60,10 +83,13 @@ fn send(skb: &Skb, peer: &Peer, ip: &Ip, at: At, reason: Reason) -> Result<Verdi
         .ok_or(Reason::EncapRefused)?;
     // Behind the stack it is the packet's own, ahead of it the one that the stack was seen to give such packets.
     if globals::gbp() {
-        outer.carry(skb.mark());
+        outer.carry(class.map_or_else(|| skb.mark(), |class| class.mark));
     }
 
     skb.grow().map_err(|_| Reason::EncapRefused)?;
+    if let Some(class) = class {
+        skb.set_class(class.mark, class.priority);
+    }
     skb.store(Eth::LEN, outer.bytes())
         .map_err(|_| Reason::Mangled)?;
     if globals::masquerades() {

@@ -1,5 +1,6 @@
 //! The backend ipip: what goes to a peer gets an IPv4 header in front.
 
+use flannel_common::crossing::Change;
 use flannel_common::header::{Eth, Ip, PROTO_IPIP};
 use flannel_common::ipip::{self, Varying};
 use flannel_common::maps::{Peer, ROUTED};
@@ -20,7 +21,14 @@ impl Encapsulate for Ipip {
 
     /// As for a kernel ipip device's packets, the way does not depend on the inner packet's mark (`ip_tunnel_xmit`).
     #[inline(always)]
-    fn send(skb: &Skb, peer: &Peer, ip: &Ip, at: At, reason: Reason) -> Result<Verdict, Reason> {
+    fn send(
+        skb: &Skb,
+        peer: &Peer,
+        ip: &Ip,
+        at: At,
+        class: Option<&Change>,
+        reason: Reason,
+    ) -> Result<Verdict, Reason> {
         let len = skb.len().wrapping_sub(Eth::LEN as u32);
         let outer = ipip::fill(
             &OUTER_TEMPLATE.load(),
@@ -33,6 +41,9 @@ impl Encapsulate for Ipip {
         )
         .ok_or(Reason::EncapRefused)?;
         skb.grow_ipip().map_err(|_| Reason::EncapRefused)?;
+        if let Some(class) = class {
+            skb.set_class(class.mark, class.priority);
+        }
         skb.store(Eth::LEN, &outer).map_err(|_| Reason::Mangled)?;
         if globals::masquerades() {
             skb.tell_tunnelled();

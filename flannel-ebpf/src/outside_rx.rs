@@ -12,7 +12,7 @@ use crate::skb::Skb;
 use crate::verdict::Verdict;
 use crate::{flows, headers};
 
-/// That it was translated proves where it comes from: whom a pod of ours talks to.
+/// That it was translated, at the uplink, proves where it comes from: whom a pod of ours talks to.
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     skb.untag();

@@ -59,7 +59,7 @@ fn send<Tunnel: Encapsulate>(skb: &Skb, ask: u8) -> Result<Verdict, Reason> {
     if is_one && asked::is_turn(peer.public_ip, ask) {
         return Err(Reason::ByStack);
     }
-    Tunnel::send(skb, peer, &packet.ip, At::Stack, Reason::Encap)
+    Tunnel::send(skb, peer, &packet.ip, At::Stack, None, Reason::Encap)
 }
 
 /// Whom somebody's own route by this device leads through: `ip route add 10.8.0.0/24 via 10.244.2.0 dev flannel.1 onlink`.

@@ -62,6 +62,9 @@ pub(crate) fn run<Tunnel: Encapsulate>(skb: &Skb) -> Result<Verdict, Reason> {
             return Err(Reason::Unverified);
         }
         ours::check(skb)?;
+        if is_of_node(packet) {
+            return Err(Reason::Unverified);
+        }
         let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
         let asks = peer.kind == PEER_VXLAN && asked::is_turn(peer.public_ip, asked::LOOK_OUT);
         if peer.kind == PEER_STACK || asks {
@@ -132,6 +135,13 @@ pub(crate) fn leaves_for_overlay(packet: &Packet) -> bool {
         && cidr::contains(SUBNET.load(), SUBNET_MASK.load(), packet.ip.src)
 }
 
+/// Whether the source is an address of the node's in its subnet: the overlay's device has the first, the bridge the one behind it. The
+/// stack, which hears that from nobody else (`fib_validate_source`: a martian), is to judge.
+#[inline(always)]
+fn is_of_node(packet: &Packet) -> bool {
+    u32::from_be_bytes(packet.ip.src).wrapping_sub(SUBNET.load()) <= 1
+}
+
 /// From a pod of ours to an address that is no pod's, where such packets leave as the node.
 #[inline(always)]
 fn leaves_cluster(packet: &Packet) -> bool {
@@ -167,8 +177,8 @@ fn send<Tunnel: Encapsulate>(
     change: &Change,
 ) -> Result<Verdict, Reason> {
     let ip = change.hop(&packet.ip);
-    skb.set_class(change.mark, change.priority);
     if peer.kind == PEER_DIRECT || peer.kind == PEER_OUTSIDE {
+        skb.set_class(change.mark, change.priority);
         skb.store(headers::IP, &ip.front())
             .map_err(|_| Reason::Mangled)?;
         let uplink = UPLINK_IFINDEX.load();
@@ -184,5 +194,5 @@ fn send<Tunnel: Encapsulate>(
         true => At::Stack,
         false => At::Pod,
     };
-    Tunnel::send(skb, peer, &ip, at, Reason::FastTx)
+    Tunnel::send(skb, peer, &ip, at, Some(change), Reason::FastTx)
 }

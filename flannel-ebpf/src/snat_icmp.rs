@@ -38,9 +38,13 @@ pub(crate) fn read(skb: &Skb, work: &mut Work) -> bool {
     true
 }
 
-/// What the table says about the flow of the carried packet.
+/// What the table says about the flow of the carried packet. An error is for who sent that, and for nobody else: conntrack as well
+/// calls it invalid (`nf_conntrack_inet_error`). A pod could else ask whether there is a flow, and under which port.
 #[inline(always)]
 pub(crate) fn flow(work: &Work, way: u8) -> Option<Outbound> {
+    if work.embedded.ip.src != work.ip.dst {
+        return None;
+    }
     find(&Snat, &work.embedded.key(way)?)
 }
 

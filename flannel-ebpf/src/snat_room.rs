@@ -57,7 +57,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         Whose::Pod if is_none_of_ours(skb, &work.ip) => return leave(work),
         Whose::Pod => of_pod(skb, work)?,
         Whose::Own if work.packet.is_icmp_answer() => return leave(work),
-        Whose::Own => of_node(work),
+        Whose::Own => of_node(skb, work),
     };
     if let Some((key, share)) = wants
         && let Err(reason) = make(&key, share, work.node.now)
@@ -94,12 +94,13 @@ fn copied(skb: &Skb, work: &mut Work) -> Reason {
 /// A place is wanted by a flow with this out key, in this share.
 type Wants = Option<(Key, u32)>;
 
-/// What somebody outside can make the node send is noted within bounds, as what comes in for others is: whoever sends it
-/// requests without end would else have the table, and the pods' flows in it.
+/// What somebody else can make the node send is noted within bounds, as what comes in for others is: whoever sends it
+/// requests without end would else have the table, and the pods' flows in it. So is what it forwards in its own name: kube-proxy does
+/// with whoever asks for a port of its Services.
 #[inline(always)]
-fn of_node(work: &Work) -> Wants {
+fn of_node(skb: &Skb, work: &Work) -> Wants {
     let packet = &work.packet;
-    let noted = packet.is_worth_noting() && packet.may_answer();
+    let noted = packet.is_worth_noting() && (packet.may_answer() || skb.came_by() != 0);
     noted.then(|| (packet.note(), share(&cluster(), packet.key.src, true)))
 }
 

@@ -8,6 +8,7 @@ use flannel_common::snat::{Entry, Packet, Seen, WAY_IN, decide, inbound};
 
 use crate::clock;
 use crate::cluster::cluster;
+use crate::globals::UPLINK_IFINDEX;
 use crate::skb::Skb;
 use crate::snat_fragments::{self, First};
 use crate::snat_read::{self, Content};
@@ -44,7 +45,7 @@ pub(crate) fn run<const IS_OUTLET: bool>(
         Content::Flow => {
             let now = clock::coarse_ns();
             let half = match to_us && may_be_ours::<IS_OUTLET>(&work.packet) {
-                true => find_half(now),
+                true => find_half(now, skb.ifindex()),
                 false => 0,
             };
             if half != 0 {
@@ -83,10 +84,13 @@ const PROVABLE: u32 = 2;
 
 /// Whom [`Work::packet`](snat_work::Work::packet) is for, into [`Work::to`](snat_work::Work::to); 0: nobody.
 ///
+/// Whether such a packet may come by another `device` than the uplink is for the stack to say (`rp_filter`, rules about devices): it has
+/// shown so of the uplink alone.
+///
 /// A global function, as [`check_sender`](crate::senders::check_sender) is one.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find_half(now: u64) -> u32 {
+extern "C" fn find_half(now: u64, device: u32) -> u32 {
     let Some(work) = snat_work::get() else {
         return 0;
     };
@@ -94,7 +98,7 @@ extern "C" fn find_half(now: u64) -> u32 {
         return 0;
     };
     work.to = half.target();
-    match may_be_proven(&half, &work.packet, now) {
+    match device == UPLINK_IFINDEX.load() && may_be_proven(&half, &work.packet, now) {
         true => PROVABLE,
         false => FOUND,
     }

@@ -90,7 +90,7 @@ impl Table for Snat {
 
     #[inline(always)]
     fn keeps_ports(&self) -> bool {
-        SNAT_KEEP.load() != 0
+        SNAT_KEEP.load() != 0 && snat_work::get().is_some_and(|work| work.rounds == 0)
     }
 
     #[inline(always)]

@@ -4,11 +4,13 @@ use core::mem::MaybeUninit;
 
 use flannel_common::Ipv4;
 use flannel_common::cidr;
-use flannel_common::header::{PROTO_IPIP, PROTO_UDP, VERSION_IHL};
+use flannel_common::header::{PROTO_ICMP, PROTO_IPIP, PROTO_UDP, VERSION_IHL};
 use flannel_common::outside;
 use flannel_common::program::Program;
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Entry, Outbound, Seen, Transport, WAY_OUT, Whose, decide, known};
+use flannel_common::snat::{
+    Entry, Outbound, Seen, Transport, WAY_OUT, Whose, decide, is_icmp_error, known,
+};
 
 use crate::cluster::cluster;
 use crate::globals::{self, VXLAN_PORT};
@@ -35,29 +37,22 @@ pub(crate) fn run<const LEAVES_NODE: bool>(
     let mut room = MaybeUninit::uninit();
     let headers = headers::load(skb, headers::IP, &mut room).ok_or(Reason::SnatMalformed)?;
     let ip = &headers.ip;
-    let whose = if ip.src == local {
+    let is_local = ip.src == local;
+    let mut whose = Whose::Pod;
+    if is_local || !decide(&cluster(), ip.src, ip.dst, skb.mark()).translates() {
+        whose = Whose::Own;
+        if !is_local && cluster().has(ip.src) {
+            return Ok(Verdict::Untouched);
+        }
         if LEAVES_NODE {
             forged::check_sent(skb, headers)?;
         }
-        if never_clashes(headers) {
+        if !is_error(headers)
+            && (never_clashes(headers) || !is_local && !outlets::is_lent(skb.ifindex(), ip.src))
+        {
             return Ok(Verdict::Untouched);
         }
-        Whose::Own
-    } else {
-        match decide(&cluster(), ip.src, ip.dst, skb.mark()) {
-            rule if rule.translates() => Whose::Pod,
-            _ if cluster().has(ip.src) => return Ok(Verdict::Untouched),
-            _ => {
-                if LEAVES_NODE {
-                    forged::check_sent(skb, headers)?;
-                }
-                if never_clashes(headers) || !outlets::is_lent(skb.ifindex(), ip.src) {
-                    return Ok(Verdict::Untouched);
-                }
-                Whose::Own
-            }
-        }
-    };
+    }
     let work = snat_work::get().ok_or(Reason::SnatUnready)?;
     work.ip = headers.ip;
     work.node = snat_table::node(skb, local);
@@ -184,6 +179,27 @@ pub(crate) fn odd(work: &Work, reason: Reason) -> Result<Verdict, Reason> {
 #[inline(always)]
 pub(crate) fn knows_pods(addr: Ipv4) -> bool {
     cluster().has(addr) || snat_table::is_exempt(addr)
+}
+
+/// Whether it is an ICMP error. That may speak of a translated flow whoever signs it: the node by another of its addresses (a preferred source
+/// on the loopback device, a second uplink's), or a host behind it. In there is the pod's address.
+#[inline(always)]
+fn is_error(headers: &headers::Packet) -> bool {
+    let ip = &headers.ip;
+    speaks_of_another(u32::from_ne_bytes([
+        ip.proto,
+        ip.version_ihl,
+        headers.l4[0],
+        0,
+    ])) != 0
+}
+
+/// A global function, which the verifier looks at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn speaks_of_another(what: u32) -> u32 {
+    let [proto, version_ihl, kind, _] = what.to_ne_bytes();
+    u32::from(proto == PROTO_ICMP && version_ihl == VERSION_IHL && is_icmp_error(kind))
 }
 
 /// Whether a packet under our own address can be told at a glance to use no port a pod could have:

@@ -7,6 +7,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use flannel_common::cidr;
+use flannel_common::crossing::Change;
 use flannel_common::header::{Eth, Ip, PROTO_UDP};
 use flannel_common::maps::{PEER_STACK, Peer};
 use flannel_common::reason::Reason;
@@ -105,7 +106,17 @@ pub(crate) struct Udp;
 impl Encapsulate for Udp {
     /// It goes where the stack would have sent it, whoever it is for.
     #[inline(always)]
-    fn send(skb: &Skb, _peer: &Peer, ip: &Ip, _at: At, reason: Reason) -> Result<Verdict, Reason> {
+    fn send(
+        skb: &Skb,
+        _peer: &Peer,
+        ip: &Ip,
+        _at: At,
+        class: Option<&Change>,
+        reason: Reason,
+    ) -> Result<Verdict, Reason> {
+        if let Some(class) = class {
+            skb.set_class(class.mark, class.priority);
+        }
         let mac = VTEP_MAC.load();
         headers::rewrite(skb, Macs { dst: mac, src: mac }, ip)?;
         skb.tell_past_stack();

@@ -65,6 +65,9 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
     let packet_len = skb.len().wrapping_sub(Eth::LEN as u32);
     let mark = vxlan::check(outer, VNI.load(), packet_len, globals::gbp())?;
     vxlan::check_inner(outer, &inner.ip)?;
+    if is_batch(skb.gso_size(), outer.ip.total_len(), inner.ip.total_len()) != 0 {
+        return Err(Reason::LengthMismatch);
+    }
     skb.untag();
     skb.set_passes(0);
     let packet = Tunnelled {
@@ -105,6 +108,13 @@ fn decapsulate(skb: &Skb, front: &Front) -> Result<Verdict, Reason> {
             Reason::DecapDirect,
         )
     })
+}
+
+/// See [`vxlan::is_batch`]. A global function, which the verifier looks at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_batch(gso_size: u32, outer: u16, inner: u16) -> u32 {
+    vxlan::is_batch(gso_size, outer, inner).into()
 }
 
 /// What may merge crosses the pair. Not so a GSO packet, which the GRO end would cut up, nor one longer than the

@@ -4,9 +4,9 @@
 
 use flannel_common::flow::{FlowKey, LIFETIME, REFRESH};
 use flannel_common::globals::FAST_PATH_ALWAYS;
-use flannel_common::program::Program::{DirectRx, OverlayRx, PodRx, UplinkRx};
+use flannel_common::program::Program::{DirectRx, OverlayRx, PodRx, PodTx, UplinkRx};
 use flannel_common::reason::Reason;
-use flannel_tests::packet::{Fixture, Inner, Node, vxlan};
+use flannel_tests::packet::{Fixture, Inner, Node, REDIRECT, vxlan};
 use rstest::rstest;
 
 const POD: FlowKey = FlowKey::pod([10, 244, 1, 5]);
@@ -95,4 +95,19 @@ fn what_nobody_has_seen_for_long_is_forgotten(#[values(Way::Tunnel, Way::Direct)
     }
     way.comes_out(&mut node);
     assert!(way.is_fast(&mut node));
+}
+
+/// The stack hears its own addresses from nobody else (`fib_validate_source`), and other nodes' policies may let the node in.
+#[rstest]
+#[case::the_overlays([10, 244, 1, 0], false)]
+#[case::the_bridges([10, 244, 1, 1], false)]
+#[case::a_pods([10, 244, 1, 5], true)]
+fn a_pod_does_not_send_as_the_node(#[case] src: [u8; 4], #[case] fast: bool) {
+    let mut node = learnt(Way::Tunnel);
+    let packet = Inner {
+        src,
+        ..Inner::from_pod()
+    };
+    let sent = node.run(PodTx, &packet.udp());
+    assert_eq!(sent.action == REDIRECT, fast, "{}", sent.action);
 }

@@ -51,6 +51,30 @@ fn a_packet_over_the_mtu_takes_the_stack() {
     assert_eq!(node.run(PodTx, &packet).action, REDIRECT);
 }
 
+/// A test run's GSO is of no kind, which the kernel does not encapsulate. The stack has not given it mark and class yet.
+#[test]
+fn what_is_refused_takes_the_stack_as_it_came() {
+    let mut node = verified_tcp();
+    change_flow(&mut node, |flow| {
+        flow.tx.change.mark = 0x77;
+        flow.tx.change.priority = 5;
+    });
+    let packet = Inner {
+        payload: 2000,
+        ..Inner::from_pod()
+    }
+    .tcp();
+    let run = Run {
+        packet: &packet,
+        gso_size: 1000,
+        ..Run::default()
+    };
+    let out = node.run_with(PodTx, &run);
+    assert_eq!((out.action, out.packet), (UNSPEC, packet));
+    assert_eq!((out.mark, out.priority), (0, 0));
+    assert_eq!(node.count(PodTx, Reason::EncapRefused).packets, 1);
+}
+
 #[test]
 fn udp_gso_takes_the_stack() {
     let mut node = Node::default().load();

@@ -131,6 +131,47 @@ fn the_outside_sees_a_pods_error_as_the_nodes(#[case] ask: Make, #[case] answer:
     }
 }
 
+/// By a preferred source that is no device's to lend (one of the loopback device's, another uplink's), or by a host behind the node.
+#[test]
+fn whoever_signs_an_error_the_pods_address_is_not_in_it() {
+    let mut node = Node::default().load_snat();
+    let (_, port) = source(&sent(&mut node, &Plain::default().udp()));
+    let came = Plain::default().from(US, port).answer().udp();
+    let delivered = node.run(UplinkSnatRx, &came).packet;
+    for from in [[198, 51, 100, 9], [10, 99, 0, 1]] {
+        let error = Plain::between(from, SERVER).error(3, 4, &delivered, 28);
+        let out = node.run(UplinkTx, &error);
+        let wanted = Plain::between(from, SERVER).error(3, 4, &came, 28);
+        assert_eq!((out.action, out.packet), (UNSPEC, wanted));
+    }
+    // Nobody's flow is none of ours.
+    let other = Plain::between(ROUTER, [198, 51, 100, 9]).udp();
+    let error = Plain::between([198, 51, 100, 8], ROUTER).error(3, 4, &other, 28);
+    let out = node.run(UplinkTx, &error);
+    assert_eq!((out.action, out.packet), (UNSPEC, error));
+}
+
+/// An error is for who sent the packet inside. A pod would else read in one to a friend of its own outside under which port another pod's
+/// flow leaves.
+#[test]
+fn an_error_to_somebody_else_tells_nothing() {
+    let mut node = Node::default().load_snat();
+    let left = sent(&mut node, &Plain::default().udp());
+    let (_, port) = source(&left);
+    let came = Plain::default().from(US, port).answer().udp();
+    let delivered = node.run(UplinkSnatRx, &came).packet;
+    for from in [POD, [10, 244, 1, 66]] {
+        let error = Plain::between(from, ROUTER).error(3, 3, &delivered, 28);
+        assert_eq!(node.run(UplinkTx, &error).action, SHOT);
+    }
+    assert_eq!(node.counted(SnatOddTx), [(Reason::SnatNoFlow, 2)]);
+    let other = [192, 168, 0, 77];
+    node.lends(&[(US, 0), (other, 0)]);
+    let error = Plain::between(ROUTER, other).error(3, 1, &left, 28);
+    let out = node.run(UplinkSnatRx, &error);
+    assert_eq!((out.action, out.packet), (UNSPEC, error));
+}
+
 /// Of a connection that came in, the client knows the pod's own address.
 #[test]
 fn an_error_about_a_connection_that_came_in_is_the_pods_own() {

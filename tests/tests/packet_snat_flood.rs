@@ -10,9 +10,11 @@ use flannel_common::snat::{Lasting, WAY_OUT, places};
 use flannel_tests::packet::outside::{
     ACK, OTHER_POD, POD, Plain, SERVER, SYN, SYN_ACK, US, source,
 };
-use flannel_tests::packet::{Fixture, Node, SHOT, UNSPEC};
+use flannel_tests::packet::{Fixture, Node, Run, SHOT, UNSPEC};
 use rstest::rstest;
 
+/// Index of the loopback device, in any namespace.
+const LOOPBACK: u32 = 1;
 const ENTRIES: u32 = 4_096;
 /// Flows of the flood: as many as the table has entries, at two entries each.
 const FLOOD: u16 = 8_192;
@@ -260,10 +262,12 @@ fn forged_connections_push_nobody_out() {
 
 /// What somebody outside can make the node send, from addresses that nobody has.
 #[rstest]
-#[case::pings(Plain::pong)]
-#[case::datagrams(Plain::udp)]
-#[case::connections(|p: Plain| p.tcp(SYN_ACK))]
-fn who_asks_the_node_pushes_nobody_out(#[case] answer: fn(Plain) -> Vec<u8>) {
+#[case::pings(Plain::pong, 0)]
+#[case::datagrams(Plain::udp, 0)]
+#[case::connections(|p: Plain| p.tcp(SYN_ACK), 0)]
+// kube-proxy has masqueraded what came in for a Service.
+#[case::forwarded_in_its_name(|p: Plain| p.tcp(SYN), LOOPBACK)]
+fn who_asks_the_node_pushes_nobody_out(#[case] answer: fn(Plain) -> Vec<u8>, #[case] came_by: u32) {
     let mut node = node();
     let port = connect(&mut node, OTHER_POD);
     for n in 0..FLOOD {
@@ -275,7 +279,13 @@ fn who_asks_the_node_pushes_nobody_out(#[case] answer: fn(Plain) -> Vec<u8>) {
             ..Plain::default()
         };
         for _ in 0..2 {
-            let sent = node.run(UplinkTx, &answer(asked));
+            let packet = answer(asked);
+            let run = Run {
+                packet: &packet,
+                came_by,
+                ..Run::default()
+            };
+            let sent = node.run_with(UplinkTx, &run);
             assert_eq!((sent.action, sent.packet), (UNSPEC, answer(asked)));
         }
     }

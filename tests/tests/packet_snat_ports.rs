@@ -8,6 +8,7 @@ use flannel_tests::packet::line::{Line, Side};
 use flannel_tests::packet::outside::{
     ACK, FIN_ACK, OTHER_POD, POD, Plain, RST, SYN, SYN_ACK, US, source,
 };
+use flannel_tests::packet::world::world;
 use flannel_tests::packet::{Fixture, Node, SHOT, UNSPEC};
 use rstest::rstest;
 
@@ -113,6 +114,25 @@ fn a_flow_keeps_its_port_where_it_is_asked_to_and_nobody_has_it() {
         node.run(UplinkSnatRx, &answer).packet,
         flow(2).answer().udp()
     );
+}
+
+/// A socket of the node's has it: WireGuard's, a time server's. The flow gets one of the range.
+#[test]
+fn a_port_that_a_socket_of_the_nodes_has_is_not_kept() {
+    let stage = Node {
+        snat_ports: (50_000, 50_003),
+        snat_keep: true,
+        ..Node::default()
+    };
+    world(&stage, |_, world| {
+        let _socket = std::net::UdpSocket::bind("0.0.0.0:4500").expect("nobody has it");
+        let flow = Plain::default().from(POD, 4_500);
+        let (addr, port) = source(&world.leaves(flow.udp()).packet);
+        assert_eq!(addr, US);
+        assert!((50_000..=50_003).contains(&port), "{port}");
+        let free = Plain::default().from(POD, 4_501);
+        assert_eq!(source(&world.leaves(free.udp()).packet), (US, 4_501));
+    });
 }
 
 /// With nobody sweeping, a flow that has outlived its time gives its port to a new one.

@@ -86,6 +86,8 @@ fn large() -> Inner {
 #[rstest]
 #[case::of_udp(large().udp(), Reason::UdpGso)]
 #[case::of_an_unknown_kind(large().tcp(), Reason::DecapRefused)]
+// UDP's own GRO does so (`rx-gro-list`, `rx-udp-gro-forwarding`): the inner header speaks of the first alone.
+#[case::of_several_datagrams(packet::patched(large().tcp(), 16, &[2, 88]), Reason::LengthMismatch)]
 fn gso_is_left_to_the_stack(#[case] inner: Vec<u8>, #[case] reason: Reason) {
     let mut node = Node::default().load();
     let packet = vxlan(&inner);

@@ -55,7 +55,8 @@ pub trait Table {
     fn hold(&self, key: &Key, now: u64) -> bool;
     fn let_go(&self, key: &Key);
     fn random(&self) -> u32;
-    /// Whether a flow keeps its own port where that is free, and whatever it is.
+    /// Whether a flow keeps its own port where that is free, and whatever it is. Asked in each round of its search: where one of the
+    /// node's sockets turned out to have that port, the next round is for another.
     fn keeps_ports(&self) -> bool {
         false
     }

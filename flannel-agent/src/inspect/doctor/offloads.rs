@@ -40,13 +40,17 @@ fn would_gain(uplink: &Link, features: &Features, now: &FastPath) -> bool {
 
 fn judge(uplink: &str, is_hardware: bool, features: &Features, report: &mut Report) {
     let before = report.checks.len();
-    // It merges datagrams that are on their way to somebody else; outer packets then no longer fit their
-    // headers.
-    if features.is_on("rx-udp-gro-forwarding") == Some(true) {
-        report.warning(
-            format!("rx-udp-gro-forwarding is on at {uplink}: it merges tunnel packets, which then take the slow way"),
-            format!("ethtool -K {uplink} rx-udp-gro-forwarding off"),
-        );
+    // They merge datagrams that are on their way to somebody else (and the first also what is for a socket); outer packets then no
+    // longer fit their headers, and only the agent's socket can take them.
+    for merges in ["rx-gro-list", "rx-udp-gro-forwarding"] {
+        if features.is_on(merges) == Some(true) {
+            report.warning(
+                format!(
+                    "{merges} is on at {uplink}: it merges tunnel packets, which then take the slow way, and are lost while no agent runs"
+                ),
+                format!("ethtool -K {uplink} {merges} off"),
+            );
+        }
     }
     if is_hardware && features.is_on("rx-gro") == Some(false) {
         report.warning(
@@ -96,8 +100,11 @@ mod tests {
             said(false, &["tx-checksum-ip-generic"], &off).0,
             Verdict::Fine
         );
-        let (_, lines) = said(false, &["rx-udp-gro-forwarding"], &[]);
-        assert_eq!(lines.len(), 2, "{lines:?}");
+        for merges in ["rx-gro-list", "rx-udp-gro-forwarding"] {
+            let (_, lines) = said(false, &[merges], &[]);
+            assert_eq!(lines.len(), 2, "{lines:?}");
+            assert!(lines[0].starts_with(merges), "{lines:?}");
+        }
     }
 
     #[test]

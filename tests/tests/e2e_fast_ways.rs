@@ -49,8 +49,9 @@ fn marks_take_the_router(pair: &Pair<AnyDaemon>) {
 /// Packets to the other node's pod, in the tunnel or not, that leave for a neighbour.
 fn leaving(pair: &Pair<AnyDaemon>, mac: &str) -> Capture {
     let (peer, pod) = (pair.two.node().address(), pair.pod2.address());
+    let port = pair.net.port;
     let filter = format!(
-        "ether dst {mac} and udp and (dst host {pod} or (dst host {peer} and dst port 8472))"
+        "ether dst {mac} and udp and (dst host {pod} or (dst host {peer} and dst port {port}))"
     );
     Capture::start(pair.one.node(), Node::UPLINK, &filter)
 }
@@ -116,7 +117,7 @@ fn takes_the_router(pair: &Pair<AnyDaemon>, rounds: impl Fn()) {
 
 /// Marks by which nothing is routed do no harm.
 #[rstest]
-fn other_marks_keep_a_flow_fast(#[values(Vxlan, HostGw)] setup: Setup) {
+fn other_marks_keep_a_flow_fast(#[values(Vxlan, HostGw, Udp)] setup: Setup) {
     let pair = setup.pair();
     let pod = pair.pod1.address();
     pair.one.exec(&format!(
@@ -138,8 +139,11 @@ fn a_way_to_nowhere_ends_a_running_flow(
         DirectRouting,
         HostGw,
         HostGwAtBridge,
+        Udp,
+        UdpAtBridge,
         Flanneld,
-        FlanneldHostGw
+        FlanneldHostGw,
+        FlanneldUdp
     )]
     setup: Setup,
 ) {

@@ -218,3 +218,26 @@ fn a_mark_is_on_every_packet(
     rule(&pair, &format!("-s {pod} -j MARK --set-mark 5"));
     all_is_slow(&pair);
 }
+
+/// flanneld's proxy makes datagrams of its own: neither is theirs.
+#[rstest]
+fn the_tunnel_of_a_process_has_neither(#[values(Udp, UdpAtBridge, FlanneldUdp)] setup: Setup) {
+    let pair = setup.pair();
+    shape(&pair);
+    let file = pair.one.node().folder().join("mark-is-5");
+    std::fs::write(&file, MARK_IS_5).unwrap();
+    let filter = "tc filter add dev eth0 parent 1: bpf bytecode-file";
+    pair.one
+        .exec(&format!("{filter} {} flowid 1:10", file.display()));
+    let pod = pair.pod1.address();
+    rule(&pair, &format!("-s {pod} -p udp -j MARK --set-mark 5"));
+    rule(
+        &pair,
+        &format!("-s {pod} -p tcp -j CLASSIFY --set-class 1:10"),
+    );
+    let before = fast(&pair.one);
+    let slow = in_class(&pair.one);
+    talked(&pair);
+    was_fast(&pair.one, before, 400);
+    assert_eq!(in_class(&pair.one) - slow, 0);
+}

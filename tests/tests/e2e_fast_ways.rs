@@ -66,6 +66,20 @@ fn the_tunnel_goes_by_the_mark_inside(#[values(Vxlan, VxlanAtBridge, Flanneld)] 
     takes_the_router(&pair, || talk.rounds(ROUNDS));
 }
 
+/// A process carries them with flanneld: its datagrams have no mark, whatever is in them.
+#[rstest]
+fn the_tunnel_of_a_process_goes_by_no_mark(
+    #[values(Udp, UdpAtBridge, UdpAlways, FlanneldUdp)] setup: Setup,
+) {
+    let pair = setup.pair();
+    marks_take_the_router(&pair);
+    let neighbour = mac(pair.two.node().netns(), "eth0");
+    let straight = leaving(&pair, &neighbour);
+    talk_udp(&pair.pod1, &pair.pod2).rounds(ROUNDS);
+    straight.packets(ROUNDS);
+    assert_eq!(straight.finish().len(), ROUNDS);
+}
+
 /// Without a tunnel, a rule by the mark that PREROUTING gives.
 #[rstest]
 fn a_pod_is_routed_by_its_mark(

@@ -26,6 +26,7 @@ struct Front {
 }
 
 const INNER: usize = size_of::<Front>();
+const NO_MARK: u32 = 0;
 
 #[inline(always)]
 pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
@@ -66,7 +67,8 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         // There is none: a peer is known by its address alone.
         src_mac: Some(&[0; 6]),
         inner,
-        mark: None,
+        // Nor does flannel's device take one over from the datagram.
+        mark: Some(NO_MARK),
     };
 
     ours::check(skb)?;
@@ -81,6 +83,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let at_once = matches!(destination?, Destination::StackAtOnce);
     skb.shrink_bare(&inner.ip)?;
     decap::address_to_stack(skb, eth.src, &inner.ip)?;
+    skb.set_mark(NO_MARK);
     Ok(if !at_once && is_for_pair(skb, inner) {
         Verdict::Taken(redirect::out(GRO_IFINDEX.load()), Reason::DecapGro)
     } else {

@@ -68,6 +68,8 @@ pub(crate) fn run_last(skb: &Skb) -> Result<Verdict, Reason> {
     encapsulate(skb, peer, &udp::hop(&packet.ip)?)
 }
 
+const NO_MARK: u32 = 0;
+
 #[inline(always)]
 fn encapsulate(skb: &Skb, peer: &Peer, ip: &Ip) -> Result<Verdict, Reason> {
     let len = skb.len().wrapping_sub(Eth::LEN as u32);
@@ -89,13 +91,15 @@ fn encapsulate(skb: &Skb, peer: &Peer, ip: &Ip) -> Result<Verdict, Reason> {
     if globals::masquerades() {
         skb.tell_tunnelled();
     }
+    // A datagram of flannel's proxy has none, whatever is in it.
+    skb.set_mark(NO_MARK);
     let port = VXLAN_PORT.load().to_be_bytes();
     let to = Outer {
         from: globals::uplink_ip(),
         to: peer.public_ip,
         proto: PROTO_UDP,
         ports: [port, port],
-        mark: skb.mark(),
+        mark: NO_MARK,
     };
     Ok(Verdict::Taken(route::send(skb, &to)?, Reason::Encap))
 }

@@ -21,6 +21,8 @@ pub struct Plugin<'a> {
     config: Value,
     /// CNI_PATH.
     path: String,
+    /// What it is started by, as words.
+    wrapper: &'static str,
 }
 
 /// What a call made of it.
@@ -47,7 +49,15 @@ impl<'a> Plugin<'a> {
             node,
             config,
             path: DELEGATES.to_owned(),
+            wrapper: "",
         }
+    }
+
+    /// The same, started by another command, such as one that takes rights away.
+    #[must_use]
+    pub fn under(mut self, wrapper: &'static str) -> Self {
+        self.wrapper = wrapper;
+        self
     }
 
     /// The same with another value of one key.
@@ -94,10 +104,14 @@ impl<'a> Plugin<'a> {
     /// The same; `netns` need not be one.
     pub fn call_at(&self, command: &str, container: &str, netns: &Path) -> Said {
         let plugin = shipped();
+        let plugin = plugin.to_str().expect("UTF-8");
+        let words = self.wrapper.split_whitespace().chain([plugin]);
+        let words: Vec<&str> = words.collect();
         let mut child = self
             .node
             .netns()
-            .command(plugin.to_str().expect("UTF-8"))
+            .command(words[0])
+            .args(&words[1..])
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", container)
             .env("CNI_NETNS", netns)
@@ -106,7 +120,7 @@ impl<'a> Plugin<'a> {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|e| panic!("start {}: {e}", plugin.display()));
+            .unwrap_or_else(|e| panic!("start {plugin}: {e}"));
         let stdin = child.stdin.take();
         let config = self.config.to_string();
         // One that refuses the command does not read it.

@@ -1,8 +1,8 @@
 //! Nodes that have forgotten their neighbours, and the first packet after that.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd as _;
 
-use crate::fast_path::to;
 use crate::host::Host;
 use crate::node::Node;
 use crate::pod::Pod;
@@ -25,15 +25,25 @@ impl First {
     /// If either does not arrive, or not the first time.
     #[track_caller]
     pub fn reaches(self, client: &impl Host, server: &Pod) {
+        self.reaches_at(client, server, server.address());
+    }
+
+    /// The same for anybody at this address.
+    ///
+    /// # Panics
+    /// As above.
+    #[track_caller]
+    pub fn reaches_at(self, client: &impl Host, server: &impl Host, address: Ipv4Addr) {
         match self {
             Self::Ping => {
-                client.ping(server.address()).count(1).succeeds();
+                client.ping(address).count(1).succeeds();
             }
-            Self::Datagram => drop(udp::exchange(client, server, server.address(), 100)),
-            Self::LongDatagram => drop(udp::exchange(client, server, server.address(), 8192)),
+            Self::Datagram => drop(udp::exchange(client, server, address, 100)),
+            Self::LongDatagram => drop(udp::exchange(client, server, address, 8192)),
             Self::Connection => {
                 let listener = tcp::Server::on(server);
-                let stream = tcp::connect(client, to(server, listener.port())).expect("connect");
+                let to = SocketAddrV4::new(address, listener.port());
+                let stream = tcp::connect(client, to).expect("connect");
                 drop(listener.accept());
                 assert_eq!(retransmitted(&stream), 0, "the handshake took two tries");
             }

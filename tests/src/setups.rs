@@ -16,20 +16,24 @@ pub enum Setup {
     DirectRoutingAtBridge,
     HostGw,
     HostGwAtBridge,
+    Udp,
+    UdpAtBridge,
+    UdpAlways,
     /// Real flanneld.
     Flanneld,
     FlanneldHostGw,
+    FlanneldUdp,
 }
 
 impl Setup {
     pub fn kind(self) -> Kind {
         match self {
-            Self::Flanneld | Self::FlanneldHostGw => Kind::Flanneld,
+            Self::Flanneld | Self::FlanneldHostGw | Self::FlanneldUdp => Kind::Flanneld,
             _ => Kind::Ours,
         }
     }
 
-    fn net(self) -> Network {
+    pub fn net(self) -> Network {
         let vxlan = || Network::vxlan("/coreos.com/network", "10.244.0.0/16");
         match self {
             Self::Vxlan | Self::VxlanAtBridge | Self::VxlanAlways | Self::Flanneld => vxlan(),
@@ -37,16 +41,20 @@ impl Setup {
             Self::HostGw | Self::HostGwAtBridge | Self::FlanneldHostGw => {
                 Network::host_gw("/coreos.com/network", "10.244.0.0/16")
             }
+            Self::Udp | Self::UdpAtBridge | Self::UdpAlways | Self::FlanneldUdp => {
+                Network::udp("/coreos.com/network", "10.244.0.0/16")
+            }
         }
     }
 
     /// Flags of ours.
     pub fn flags(self) -> &'static [&'static str] {
         match self {
-            Self::VxlanAtBridge | Self::DirectRoutingAtBridge | Self::HostGwAtBridge => {
-                &["--pod-hook=bridge"]
-            }
-            Self::VxlanAlways => &["--fast-path=always"],
+            Self::VxlanAtBridge
+            | Self::DirectRoutingAtBridge
+            | Self::HostGwAtBridge
+            | Self::UdpAtBridge => &["--pod-hook=bridge"],
+            Self::VxlanAlways | Self::UdpAlways => &["--fast-path=always"],
             _ => &[],
         }
     }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use flannel_tests::agent::{command, http_get, http_status};
 use flannel_tests::kernel_vxlan::is_kernel_vxlan;
-use flannel_tests::netns::output;
+use flannel_tests::netns::{output, run};
+use flannel_tests::network::Backend;
 use flannel_tests::prelude::*;
 use flannel_tests::real_flanneld::RealFlanneld;
 use flannel_tests::{no_tcx, talk, tcp, udp};
@@ -74,9 +75,26 @@ fn flanneld_takes_the_node_over_again(
     #[case] between: Between,
     #[values(vxlan, direct_routing, host_gw)] network: fn() -> Network,
 ) {
+    goes_back(between, network());
+}
+
+/// flanneld makes a device of its own beside ours, and `cleanup` takes ours away between the two steps.
+#[rstest]
+#[case::flanneld(Between::Flanneld)]
+#[case::ours(Between::Ours(&[]))]
+#[case::without_proof(Between::Ours(&["--fast-path=always"]))]
+#[case::at_the_bridge(Between::Ours(&["--pod-hook=bridge"]))]
+#[case::clsact(Between::OnClsact)]
+fn flanneld_takes_the_node_over_again_with_udp(#[case] between: Between) {
+    let net = Network::udp("/coreos.com/network", "10.244.0.0/16");
+    goes_back(between, net);
+}
+
+#[track_caller]
+fn goes_back(between: Between, net: Network) {
     const MASQ: &[&str] = &["--ip-masq"];
     let lab = Lab::new();
-    let net = lab.network(network());
+    let net = lab.network(net);
     let outside = lab.outside();
     let peer = RealFlanneld::start_with(lab.node("two"), &net, MASQ);
     let node = lab.node("one");
@@ -95,8 +113,13 @@ fn flanneld_takes_the_node_over_again(
         let server = tcp::Server::on(&outside);
         let mut out = talk::Tcp::open(&server, &pod1, outside.at(server.port()));
         out.outlast();
-        connections.push(out);
         assert!(agent.terminate().success());
+        if net.backend == Backend::Udp {
+            // Who was translated goes with who translated.
+            run(&mut cleanup(&agent));
+        } else {
+            connections.push(out);
+        }
         (agent.node_arc(), connections)
     };
     let (node, connections) = match between {
@@ -144,6 +167,20 @@ fn start_again_and_again(node: &Arc<Node>, net: &Network) -> RealFlanneld {
     });
     flanneld.follow_leases();
     flanneld
+}
+
+/// With the flags that the agent had.
+fn cleanup(agent: &Agent) -> std::process::Command {
+    let node = agent.node();
+    let flags = [
+        "cleanup".to_owned(),
+        format!("--etcd-prefix={}", agent.net().prefix),
+        format!("--bpffs={}", node.bpffs().display()),
+        format!("--subnet-file={}", agent.subnet_file().display()),
+        format!("--state-dir={}", node.state_dir().display()),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    command(node, &flags)
 }
 
 fn status(agent: &Agent) -> std::process::Command {

@@ -244,6 +244,81 @@ fn a_subnet_file_that_says_little_is_named_and_nothing_is_done() {
     plugin.del("pod", &pod);
 }
 
+/// What may be in the way of reading a file.
+#[derive(Debug, Clone, Copy)]
+enum InTheWay {
+    Mode,
+    Folder,
+    DanglingLink,
+    LinkToItself,
+}
+
+impl InTheWay {
+    fn put(self, file: &Path) -> &'static str {
+        match self {
+            Self::Mode => fs::set_permissions(file, fs::Permissions::from_mode(0o000)).unwrap(),
+            Self::Folder => {
+                fs::remove_file(file).unwrap();
+                fs::create_dir(file).unwrap();
+            }
+            Self::DanglingLink => {
+                fs::remove_file(file).unwrap();
+                std::os::unix::fs::symlink("gone", file).unwrap();
+            }
+            Self::LinkToItself => {
+                fs::remove_file(file).unwrap();
+                std::os::unix::fs::symlink(file, file).unwrap();
+            }
+        }
+        match self {
+            Self::Mode => "permission denied",
+            Self::Folder => "is a directory",
+            Self::DanglingLink => "no such file or directory",
+            Self::LinkToItself => "too many levels of symbolic links",
+        }
+    }
+}
+
+/// Root reads what it likes, unless it lacks the right to.
+const READS_BY_MODE: &str = "setpriv --bounding-set -dac_override,-dac_read_search --inh-caps -all";
+
+#[rstest]
+fn a_subnet_file_that_cannot_be_read_is_named_and_nothing_is_done(
+    #[values(
+        InTheWay::Mode,
+        InTheWay::Folder,
+        InTheWay::DanglingLink,
+        InTheWay::LinkToItself
+    )]
+    in_the_way: InTheWay,
+) {
+    let (_lab, one) = node(Kind::Ours);
+    let [old, new] = ["old", "new"].map(|name| one.node().pod_namespace(name));
+    let plugin = Plugin::on(&one, "0.3.1").under(READS_BY_MODE);
+    plugin.add("old", &old);
+    let file = one.subnet_file();
+    let why = in_the_way.put(&file);
+    let named = |says: &str| {
+        assert!(
+            says.contains(&file.display().to_string()) && says.contains(why),
+            "{says}"
+        );
+    };
+    let (code, says) = plugin.call("ADD", "new", &new).error();
+    assert_eq!(code, 999, "{says}");
+    named(&says);
+    assert!(!plugin.saved("new").exists());
+    assert_eq!(plugin.addresses().len(), 1);
+    let status = Plugin::on(&one, "1.1.0").under(READS_BY_MODE);
+    let (code, says) = status.call("STATUS", "", &new).error();
+    assert_eq!(code, 50, "{says}");
+    named(&says);
+    // Pods go without it.
+    plugin.del("new", &new);
+    plugin.del("old", &old);
+    assert_eq!(plugin.addresses(), Vec::<String>::new());
+}
+
 /// The bridge plugin would put its veth's peer into the node itself.
 #[test]
 fn the_nodes_own_namespace_is_no_pod() {

@@ -4,13 +4,14 @@
 
 use std::net::Ipv4Addr;
 
-use flannel_tests::cold::{First, forget_neighbours};
-use flannel_tests::fast_path::{agents_of, hooked, talk_udp, to};
+use flannel_tests::cold::{First, forget_everybody, forget_neighbours};
+use flannel_tests::fast_path::{agents_of, hooked, hooked_if_ours, sent, talk_udp, to};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
 use flannel_tests::lab::Options;
-use flannel_tests::pair::{Mix, Pair, Way};
+use flannel_tests::pair::{Kind, Mix, Pair, Way};
 use flannel_tests::prelude::*;
+use flannel_tests::stage::Stage;
 use flannel_tests::ways::{host_gw, join, vxlan};
 use flannel_tests::{flannel_rules, no_tcx, udp};
 use rstest::rstest;
@@ -36,6 +37,10 @@ fn pair(net: Network, mix: Mix, place: Place, flags: &[&str]) -> Pair {
     let one = join(one, lab.node("one"), &net, flags);
     let two = join(two, node_at(&lab, place), &net, flags);
     Pair::of(lab, net, one, two)
+}
+
+fn udp_backend() -> Network {
+    Network::udp("/coreos.com/network", "10.244.0.0/16")
 }
 
 const EACH: [First; 4] = [
@@ -88,8 +93,17 @@ fn with_host_gw(#[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: M
 }
 
 #[rstest]
+fn with_udp(
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
+    #[values(Place::Neighbour, Place::BehindRouter)] place: Place,
+) {
+    arrives_first_time(&pair(udp_backend(), mix, place, &[]));
+}
+
+#[rstest]
 #[case::always(vxlan(), "--fast-path=always")]
 #[case::always_direct(host_gw(), "--fast-path=always")]
+#[case::always_udp(udp_backend(), "--fast-path=always")]
 #[case::off(vxlan(), "--fast-path=off")]
 fn with_another_fast_path(
     #[case] net: Network,
@@ -123,6 +137,7 @@ fn on_a_kernel_without_tcx(#[case] net: Network) {
 #[rstest]
 #[case(vxlan())]
 #[case(host_gw())]
+#[case(udp_backend())]
 fn in_the_middle_of_a_fast_flow(#[case] net: Network) {
     let pair = agents_of(net, Options::default(), &[]);
     let talk = talk_udp(&pair.pod1, &pair.pod2);
@@ -137,7 +152,7 @@ fn in_the_middle_of_a_fast_flow(#[case] net: Network) {
 /// With br_netfilter a service's packet may already have a route when it comes to the bridge's hook.
 #[rstest]
 fn to_a_service(
-    #[values(vxlan(), host_gw())] net: Network,
+    #[values(vxlan(), host_gw(), udp_backend())] net: Network,
     #[values("--pod-hook=port", "--pod-hook=bridge")] hook: &str,
 ) {
     let pair = agents_of(net, Options::default(), &["--fast-path=always", hook]);
@@ -153,5 +168,40 @@ fn to_a_service(
         forget_neighbours(pair.one.node());
         forget_neighbours(pair.two.node());
         server.exchange(&pair.pod1, service.address(), 100);
+    }
+}
+
+/// The gateway is forgotten, and by it the server.
+fn forget_the_way_out(stage: &Stage<AnyDaemon>) {
+    forget_neighbours(stage.node.node());
+    forget_everybody(stage.lab.router());
+}
+
+/// By flanneld's own network alone: there the kernel translates, whatever the backend.
+#[rstest]
+#[case::vxlan(Kind::Ours, vxlan(), &[])]
+#[case::at_the_bridge(Kind::Ours, vxlan(), &["--pod-hook=bridge"])]
+#[case::without_fast_path(Kind::Ours, vxlan(), &["--fast-path=off"])]
+#[case::host_gw(Kind::Ours, host_gw(), &[])]
+#[case::udp(Kind::Ours, udp_backend(), &[])]
+#[case::flanneld(Kind::Flanneld, vxlan(), &[])]
+fn to_the_outside(#[case] kind: Kind, #[case] net: Network, #[case] flags: &[&str]) {
+    let stage = Stage::on_with(kind, net, flags);
+    let outside = &stage.outside;
+    for first in EACH {
+        forget_the_way_out(&stage);
+        first.reaches_at(&stage.pod, outside, outside.address());
+    }
+    let is_fast = kind == Kind::Ours && !flags.contains(&"--fast-path=off");
+    if is_fast {
+        hooked_if_ours(&stage.node);
+    }
+    let talk = stage.lasting_udp();
+    talk.rounds(50);
+    let out = || stage.node.agent().map(sent);
+    assert!(!is_fast || out() > Some(20), "{:?}", out());
+    for _ in 0..20 {
+        forget_the_way_out(&stage);
+        talk.rounds(1);
     }
 }

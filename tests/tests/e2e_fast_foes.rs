@@ -49,7 +49,11 @@ fn another_pod_s_answers_are_not_to_be_had(
         DirectRouting,
         HostGw,
         HostGwAtBridge,
-        Flanneld
+        Udp,
+        UdpAtBridge,
+        UdpAlways,
+        Flanneld,
+        FlanneldUdp
     )]
     setup: Setup,
     #[values(false, true)] to_all: bool,
@@ -89,7 +93,9 @@ fn talk_tcp_at(client: &Pod, server: &Pod) -> (talk::Tcp, u16) {
 #[case::at_the_bridge(Kind::Ours, Network::vxlan(PREFIX, CLUSTER), &["--pod-hook=bridge"])]
 #[case::always(Kind::Ours, Network::vxlan(PREFIX, CLUSTER), &["--fast-path=always"])]
 #[case::host_gw(Kind::Ours, Network::host_gw(PREFIX, CLUSTER), &[])]
+#[case::udp(Kind::Ours, Network::udp(PREFIX, CLUSTER), &[])]
 #[case::flanneld(Kind::Flanneld, Network::vxlan(PREFIX, CLUSTER), &[])]
+#[case::flanneld_udp(Kind::Flanneld, Network::udp(PREFIX, CLUSTER), &[])]
 fn nor_are_answers_from_outside(
     #[case] kind: Kind,
     #[case] net: Network,
@@ -119,7 +125,7 @@ fn nor_are_answers_from_outside(
 
 /// What the foe sends in pod 1's name is let through by the stack, as flannel does it; it is no part of pod 1's fast flow.
 #[rstest]
-fn a_fast_flow_is_its_pod_s_alone(#[values(Vxlan, DirectRouting, HostGw)] setup: Setup) {
+fn a_fast_flow_is_its_pod_s_alone(#[values(Vxlan, DirectRouting, HostGw, Udp)] setup: Setup) {
     let pair = setup.pair();
     let foe = foe_on(&pair.one, !setup.flags().contains(&"--pod-hook=bridge"));
     let gateway: Mac = {

@@ -6,7 +6,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use flannel_tests::fast_path::{pair_of, talk_udp};
+use flannel_tests::fast_path::{fast, pair_of, talk_udp, was_fast};
 use flannel_tests::lab::Options;
 use flannel_tests::netns::Netns;
 use flannel_tests::pair::Kind;
@@ -55,6 +55,20 @@ fn a_pod_that_inherits_an_address_while_the_agent_is_dead(
     flags: Flags,
     #[values(vxlan(), vxlan().direct_routing(), host_gw())] net: Network,
 ) {
+    inherits(flags, net);
+}
+
+/// With flanneld nothing arrives without it: it carries every packet itself.
+#[rstest]
+fn and_with_udp(
+    #[values(&["--fast-path=always"], &["--fast-path=verified"])] flags: &'static [&'static str],
+) {
+    let net = Network::udp("/coreos.com/network", "10.244.0.0/16");
+    inherits(Some(flags), net);
+}
+
+#[track_caller]
+fn inherits(flags: Flags, net: Network) {
     let kind = flags.map_or(Kind::Flanneld, |_| Kind::Ours);
     let mut pair = pair_of(kind, net, Options::default(), flags.unwrap_or_default());
     talk_udp(&pair.pod1, &pair.pod2).rounds(50);
@@ -66,6 +80,48 @@ fn a_pod_that_inherits_an_address_while_the_agent_is_dead(
     let server = udp::Server::on(&heir);
     let target = SocketAddrV4::new(address, server.port());
     let talk = talk::Udp::open(server, &pair.pod1, target);
+    eventually("the pod gets every packet", FORGOTTEN, || {
+        (0..50).all(|_| talk.round())
+    });
+    talk.rounds(50);
+}
+
+/// It is on another node by then, and the operator's own route leads there.
+#[rstest]
+fn a_pod_of_another_node_inherits_an_address_while_the_agent_is_dead(
+    #[values(
+        Some(&["--fast-path=always"][..]),
+        Some(&["--fast-path=always", "--pod-hook=bridge"][..]),
+        Some(&["--fast-path=verified"][..]),
+        None
+    )]
+    flags: Flags,
+    #[values(vxlan().direct_routing(), host_gw())] net: Network,
+) {
+    let kind = flags.map_or(Kind::Flanneld, |_| Kind::Ours);
+    let mut pair = pair_of(kind, net, Options::default(), flags.unwrap_or_default());
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    let before = fast(&pair.one);
+    talk.rounds(50);
+    was_fast(&pair.one, before, 20);
+    let [_, port] = talk.ports();
+    pair.one.kill();
+    let address = pair.pod2.address();
+    pair.pod2.delete(&pair.two);
+    let three = pair.lab.node("three");
+    three.ip_batch(&[
+        format!("addr add {address}/32 dev lo"),
+        format!(
+            "route add {} via {} src {address}",
+            pair.one.subnet(),
+            pair.one.node().address()
+        ),
+    ]);
+    pair.one.exec(&format!(
+        "ip route add {address}/32 via {}",
+        three.address()
+    ));
+    let talk = talk.moved_to(udp::Server::on_port(&three, port));
     eventually("the pod gets every packet", FORGOTTEN, || {
         (0..50).all(|_| talk.round())
     });

@@ -39,7 +39,17 @@ fn track(node: &Node) {
 
 #[rstest]
 fn an_idle_connection_between_pods_is_kept(
-    #[values(Vxlan, VxlanAtBridge, DirectRouting, HostGw, HostGwAtBridge, Flanneld)] setup: Setup,
+    #[values(
+        Vxlan,
+        VxlanAtBridge,
+        DirectRouting,
+        HostGw,
+        HostGwAtBridge,
+        Udp,
+        Flanneld,
+        FlanneldUdp
+    )]
+    setup: Setup,
 ) {
     let pair = setup.pair();
     for daemon in [&pair.one, &pair.two] {

@@ -15,12 +15,19 @@ use flannel_tests::raw::RawIp;
 use flannel_tests::{sockopt, tcp, udp};
 use rstest::rstest;
 
-fn on(kind: Kind, wire: Wire) -> Pair<AnyDaemon> {
+fn vxlan() -> Network {
+    Network::vxlan("/coreos.com/network", "10.244.0.0/16")
+}
+
+fn udp_backend() -> Network {
+    Network::udp("/coreos.com/network", "10.244.0.0/16")
+}
+
+fn on(kind: Kind, net: Network, wire: Wire) -> Pair<AnyDaemon> {
     let options = Options {
         wire,
         ..Options::default()
     };
-    let net = Network::vxlan("/coreos.com/network", "10.244.0.0/16");
     pair_of(kind, net, options, &[])
 }
 
@@ -38,11 +45,12 @@ fn others_are_fast(pair: &Pair<AnyDaemon>) {
 #[rstest]
 fn udp_gso_arrives_datagram_by_datagram(
     #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+    #[values(vxlan(), udp_backend())] net: Network,
     #[values(Wire::Whole, Wire::Segmented)] wire: Wire,
 ) {
     const SIZE: usize = 1000;
     const PARTS: usize = 40;
-    let pair = on(kind, wire);
+    let pair = on(kind, net, wire);
     let server = udp::Server::on(&pair.pod2);
     let client = udp::Server::on(&pair.pod1).into_socket();
     client.connect(to(&pair.pod2, server.port())).unwrap();
@@ -75,9 +83,12 @@ fn udp_gso_arrives_datagram_by_datagram(
 
 /// No port that the programs could read. The kernel here may have no SCTP of its own, so the packets are made by hand.
 #[rstest]
-fn sctp_arrives(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+fn sctp_arrives(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+    #[values(vxlan(), udp_backend())] net: Network,
+) {
     const SCTP: u8 = 132;
-    let pair = on(kind, Wire::Whole);
+    let pair = on(kind, net, Wire::Whole);
     let [client, server] = [&pair.pod1, &pair.pod2].map(|pod| RawIp::open(pod, SCTP));
     let unread = |daemon: &AnyDaemon| {
         let agent = daemon.agent()?;
@@ -101,9 +112,10 @@ fn sctp_arrives(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
 #[rstest]
 fn a_nested_tunnel_arrives(
     #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+    #[values(vxlan(), udp_backend())] net: Network,
     #[values(Wire::Whole, Wire::Segmented)] wire: Wire,
 ) {
-    let pair = on(kind, wire);
+    let pair = on(kind, net, wire);
     for (n, Way { client, server, .. }) in pair.both_ways().into_iter().enumerate() {
         client.ip_batch(&[
             format!(

@@ -8,8 +8,8 @@ use flannel_common::program::Program::OverlayRx;
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
 use flannel_tests::fast_path::{
-    agents, conntrack_is_content, fast_both_ways, goes_on_without_its_agent, obeys_a_drop_rule,
-    pair_of, proven_tcp, received, sent, talk_tcp, talk_udp, to, was_fast,
+    agents, agents_of, conntrack_is_content, fast_both_ways, goes_on_without_its_agent,
+    obeys_a_drop_rule, pair_of, proven_tcp, received, sent, talk_tcp, talk_udp, to, was_fast,
 };
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
@@ -19,6 +19,10 @@ use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::{flannel_rules, sweep, talk, tcp, udp};
 use rstest::rstest;
+
+fn udp_backend() -> Network {
+    Network::udp("/coreos.com/network", "10.244.0.0/16")
+}
 
 fn vxlan() -> Network {
     Network::vxlan("/coreos.com/network", "10.244.0.0/16")
@@ -81,10 +85,11 @@ fn bulk_arrives_whole(#[case] wire: Wire) {
 /// On the client's node the flow is translated: it must never skip the stack there.
 #[rstest]
 fn a_translated_flow_is_never_fast(
+    #[values(vxlan(), udp_backend())] net: Network,
     #[values("--pod-hook=port", "--pod-hook=bridge")] hook: &str,
     #[values(true, false)] br_netfilter: bool,
 ) {
-    let pair = agents(Options::default(), &[hook]);
+    let pair = agents_of(net, Options::default(), &[hook]);
     let server = tcp::Server::on(&pair.pod2);
     let cluster_ip = Ipv4Addr::new(10, 96, 0, 10);
     let service = Service::new(cluster_ip, 80, vec![to(&pair.pod2, server.port())]);
@@ -104,8 +109,9 @@ fn a_translated_flow_is_never_fast(
 #[rstest]
 fn a_drop_rule_stops_a_fast_flow_and_its_removal_lets_it_go_on(
     #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+    #[values(vxlan(), udp_backend())] net: Network,
 ) {
-    let pair = pair_of(kind, vxlan(), Options::default(), &[]);
+    let pair = pair_of(kind, net, Options::default(), &[]);
     let talk = talk_udp(&pair.pod1, &pair.pod2);
     talk.rounds(50);
     was_fast(&pair.one, Some((0, 0)), 0);

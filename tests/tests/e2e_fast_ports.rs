@@ -55,7 +55,11 @@ fn a_pod_that_is_taken_out_of_traffic_gets_nothing_and_sends_nothing(
         DirectRouting,
         HostGw,
         HostGwAtBridge,
-        Flanneld
+        Udp,
+        UdpAtBridge,
+        UdpAlways,
+        Flanneld,
+        FlanneldUdp
     )]
     setup: Setup,
     #[values(Quarantine::Down, Quarantine::OutOfBridge, Quarantine::Disabled)] how: Quarantine,
@@ -102,7 +106,11 @@ fn whoever_is_behind_another_kind_of_port_talks_on(
         DirectRouting,
         HostGw,
         HostGwAtBridge,
-        Flanneld
+        Udp,
+        UdpAtBridge,
+        UdpAlways,
+        Flanneld,
+        FlanneldUdp
     )]
     setup: Setup,
     #[values(Guest::behind_another_bridge, Guest::behind_a_tap)] guest: fn(&AnyDaemon) -> Guest,
@@ -137,7 +145,11 @@ fn a_queueing_discipline_at_a_pod_s_port_sees_every_packet(
         DirectRouting,
         HostGw,
         HostGwAtBridge,
-        Flanneld
+        Udp,
+        UdpAtBridge,
+        UdpAlways,
+        Flanneld,
+        FlanneldUdp
     )]
     setup: Setup,
     #[values(false, true)] later: bool,
@@ -164,7 +176,11 @@ fn filters_at_a_pod_s_port_see_every_packet(
         DirectRouting,
         HostGw,
         HostGwAtBridge,
-        Flanneld
+        Udp,
+        UdpAtBridge,
+        UdpAlways,
+        Flanneld,
+        FlanneldUdp
     )]
     setup: Setup,
     #[values(false, true)] later: bool,

@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 use flannel_tests::fast_path::{fast, talk_tcp, talk_udp, was_fast};
+use flannel_tests::network::Backend;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
 use flannel_tests::setups::Setup::{self, *};
@@ -64,8 +65,11 @@ fn a_dscp_is_on_every_packet(
         DirectRoutingAtBridge,
         HostGw,
         HostGwAtBridge,
+        Udp,
+        UdpAtBridge,
         Flanneld,
-        FlanneldHostGw
+        FlanneldHostGw,
+        FlanneldUdp
     )]
     setup: Setup,
 ) {
@@ -81,13 +85,29 @@ fn a_dscp_is_on_every_packet(
 /// The next hop takes one off.
 #[rstest]
 fn a_ttl_is_on_every_packet(
-    #[values(Vxlan, VxlanAtBridge, DirectRouting, HostGw, HostGwAtBridge, Flanneld)] setup: Setup,
+    #[values(
+        Vxlan,
+        VxlanAtBridge,
+        DirectRouting,
+        HostGw,
+        HostGwAtBridge,
+        Udp,
+        UdpAtBridge,
+        Flanneld,
+        FlanneldUdp
+    )]
+    setup: Setup,
 ) {
     let pair = setup.pair();
     rule(&pair, "-s 10.244.0.0/16 -j TTL --ttl-set 33");
     let [to_one, to_two] = talked(&pair);
     assert_eq!(values(&to_one, TTL), [33]);
-    assert_eq!(values(&to_two, TTL), [32]);
+    let hops = match setup.net().backend {
+        // The tunnel is one at either end.
+        Backend::Udp => 3,
+        _ => 1,
+    };
+    assert_eq!(values(&to_two, TTL), [33 - hops]);
     if let Some((sent, received)) = fast(&pair.one) {
         assert_eq!((sent, received), (0, 0), "a fast packet's TTL is one less");
     }
@@ -96,7 +116,18 @@ fn a_ttl_is_on_every_packet(
 /// A rule that goes by the DSCP which the pod has set itself: each packet by its own.
 #[rstest]
 fn packets_of_one_flow_may_be_treated_differently(
-    #[values(Vxlan, VxlanAtBridge, DirectRouting, HostGw, HostGwAtBridge, Flanneld)] setup: Setup,
+    #[values(
+        Vxlan,
+        VxlanAtBridge,
+        DirectRouting,
+        HostGw,
+        HostGwAtBridge,
+        Udp,
+        UdpAtBridge,
+        Flanneld,
+        FlanneldUdp
+    )]
+    setup: Setup,
 ) {
     let pair = setup.pair();
     rule(&pair, "-m dscp --dscp 10 -j DSCP --set-dscp 20");
@@ -186,4 +217,27 @@ fn a_mark_is_on_every_packet(
     let pod = pair.pod1.address();
     rule(&pair, &format!("-s {pod} -j MARK --set-mark 5"));
     all_is_slow(&pair);
+}
+
+/// flanneld's proxy makes datagrams of its own: neither is theirs.
+#[rstest]
+fn the_tunnel_of_a_process_has_neither(#[values(Udp, UdpAtBridge, FlanneldUdp)] setup: Setup) {
+    let pair = setup.pair();
+    shape(&pair);
+    let file = pair.one.node().folder().join("mark-is-5");
+    std::fs::write(&file, MARK_IS_5).unwrap();
+    let filter = "tc filter add dev eth0 parent 1: bpf bytecode-file";
+    pair.one
+        .exec(&format!("{filter} {} flowid 1:10", file.display()));
+    let pod = pair.pod1.address();
+    rule(&pair, &format!("-s {pod} -p udp -j MARK --set-mark 5"));
+    rule(
+        &pair,
+        &format!("-s {pod} -p tcp -j CLASSIFY --set-class 1:10"),
+    );
+    let before = fast(&pair.one);
+    let slow = in_class(&pair.one);
+    talked(&pair);
+    was_fast(&pair.one, before, 400);
+    assert_eq!(in_class(&pair.one) - slow, 0);
 }

@@ -49,8 +49,9 @@ fn marks_take_the_router(pair: &Pair<AnyDaemon>) {
 /// Packets to the other node's pod, in the tunnel or not, that leave for a neighbour.
 fn leaving(pair: &Pair<AnyDaemon>, mac: &str) -> Capture {
     let (peer, pod) = (pair.two.node().address(), pair.pod2.address());
+    let port = pair.net.port;
     let filter = format!(
-        "ether dst {mac} and udp and (dst host {pod} or (dst host {peer} and dst port 8472))"
+        "ether dst {mac} and udp and (dst host {pod} or (dst host {peer} and dst port {port}))"
     );
     Capture::start(pair.one.node(), Node::UPLINK, &filter)
 }
@@ -63,6 +64,20 @@ fn the_tunnel_goes_by_the_mark_inside(#[values(Vxlan, VxlanAtBridge, Flanneld)] 
     talk.rounds(50);
     marks_take_the_router(&pair);
     takes_the_router(&pair, || talk.rounds(ROUNDS));
+}
+
+/// A process carries them with flanneld: its datagrams have no mark, whatever is in them.
+#[rstest]
+fn the_tunnel_of_a_process_goes_by_no_mark(
+    #[values(Udp, UdpAtBridge, UdpAlways, FlanneldUdp)] setup: Setup,
+) {
+    let pair = setup.pair();
+    marks_take_the_router(&pair);
+    let neighbour = mac(pair.two.node().netns(), "eth0");
+    let straight = leaving(&pair, &neighbour);
+    talk_udp(&pair.pod1, &pair.pod2).rounds(ROUNDS);
+    straight.packets(ROUNDS);
+    assert_eq!(straight.finish().len(), ROUNDS);
 }
 
 /// Without a tunnel, a rule by the mark that PREROUTING gives.
@@ -116,7 +131,7 @@ fn takes_the_router(pair: &Pair<AnyDaemon>, rounds: impl Fn()) {
 
 /// Marks by which nothing is routed do no harm.
 #[rstest]
-fn other_marks_keep_a_flow_fast(#[values(Vxlan, HostGw)] setup: Setup) {
+fn other_marks_keep_a_flow_fast(#[values(Vxlan, HostGw, Udp)] setup: Setup) {
     let pair = setup.pair();
     let pod = pair.pod1.address();
     pair.one.exec(&format!(
@@ -138,8 +153,11 @@ fn a_way_to_nowhere_ends_a_running_flow(
         DirectRouting,
         HostGw,
         HostGwAtBridge,
+        Udp,
+        UdpAtBridge,
         Flanneld,
-        FlanneldHostGw
+        FlanneldHostGw,
+        FlanneldUdp
     )]
     setup: Setup,
 ) {

@@ -12,6 +12,7 @@ use flannel_tests::bpftool::count;
 use flannel_tests::fast_path::hooked;
 use flannel_tests::forger::{datagram, mac};
 use flannel_tests::lab::Lab;
+use flannel_tests::network::Backend;
 use flannel_tests::packet_socket::PacketSocket;
 use flannel_tests::pair::{Kind, Pair};
 use flannel_tests::prelude::*;
@@ -19,17 +20,31 @@ use flannel_tests::udp;
 use flannel_tests::with_daemon::{AnyDaemon, start};
 use rstest::rstest;
 
-fn pair(kinds: [Kind; 2], flags: &[&str]) -> Pair<AnyDaemon> {
+fn vxlan() -> Network {
+    Network::vxlan("/coreos.com/network", "10.244.0.0/16")
+}
+
+fn udp_backend() -> Network {
+    Network::udp("/coreos.com/network", "10.244.0.0/16")
+}
+
+fn pair(kinds: [Kind; 2], net: Network, flags: &[&str]) -> Pair<AnyDaemon> {
     let lab = Lab::new();
-    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let net = lab.network(net);
     let one = start(kinds[0], lab.node("one"), &net, flags);
     let two = start(kinds[1], lab.node("two"), &net, flags);
     Pair::of(lab, net, one, two)
 }
 
-/// MAC of a node's `flannel.1`.
-fn vtep_mac(daemon: &AnyDaemon) -> Mac {
-    mac_of(daemon, "flannel.1")
+/// What a node's tunnel takes for a packet from one to the other.
+fn tunnelled(pair: &Pair<AnyDaemon>, from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
+    if pair.net.backend == Backend::Udp {
+        return datagram([[0; 6]; 2], from, to)[14..].to_vec();
+    }
+    // All that a pod may come to know, and more.
+    let macs = [&pair.one, &pair.two].map(|daemon| mac_of(daemon, "flannel.1"));
+    let header = vec![8, 0, 0, 0, 0, 0, 1, 0];
+    [header, datagram(macs, from, to)].concat()
 }
 
 fn mac_of(daemon: &AnyDaemon, device: &str) -> Mac {
@@ -47,7 +62,7 @@ fn bridge_mac(daemon: &AnyDaemon) -> Mac {
 
 /// From pod 1 to the tunnel of the second node, 100 datagrams in the name of `from`. How many reach pod 2?
 fn reach(pair: &Pair<AnyDaemon>, from: SocketAddrV4) -> usize {
-    let node = SocketAddrV4::new(pair.two.node().address(), 8472);
+    let node = SocketAddrV4::new(pair.two.node().address(), pair.net.port);
     reach_by(pair, from, node)
 }
 
@@ -55,10 +70,7 @@ fn reach(pair: &Pair<AnyDaemon>, from: SocketAddrV4) -> usize {
 fn reach_by(pair: &Pair<AnyDaemon>, from: SocketAddrV4, node: SocketAddrV4) -> usize {
     let server = udp::Server::on(&pair.pod2);
     let to = SocketAddrV4::new(pair.pod2.address(), server.port());
-    // All that a pod may come to know, and more.
-    let macs = [vtep_mac(&pair.one), vtep_mac(&pair.two)];
-    let header = vec![8, 0, 0, 0, 0, 0, 1, 0];
-    let payload = [header, datagram(macs, from, to)].concat();
+    let payload = tunnelled(pair, from, to);
     let filter = format!("udp and src host {}", from.ip());
     let capture = Capture::inside(pair.two.node(), pair.pod2.netns(), "eth0", &filter);
     let socket = pair.pod1.netns().enter(|| UdpSocket::bind("0.0.0.0:0"));
@@ -86,8 +98,12 @@ fn nobody() -> SocketAddrV4 {
 #[case::always(&["--ip-masq", "--fast-path=always"], true)]
 #[case::without_the_fast_path(&["--ip-masq", "--fast-path=off"], false)]
 #[case::under_its_own_address(&[], true)]
-fn is_dropped_by_its_own_node(#[case] flags: &[&str], #[case] at_the_pod: bool) {
-    let pair = pair([Kind::Ours, Kind::Ours], flags);
+fn is_dropped_by_its_own_node(
+    #[case] flags: &[&str],
+    #[case] at_the_pod: bool,
+    #[values(vxlan(), udp_backend())] net: Network,
+) {
+    let pair = pair([Kind::Ours, Kind::Ours], net, flags);
     let agent = pair.one.agent().unwrap();
     if at_the_pod {
         hooked(agent);
@@ -111,19 +127,25 @@ fn is_dropped_by_its_own_node(#[case] flags: &[&str], #[case] at_the_pod: bool) 
 fn service(pair: &Pair<AnyDaemon>) -> SocketAddrV4 {
     let service: SocketAddrV4 = "10.96.0.10:4000".parse().unwrap();
     let (one, two) = (pair.one.node(), pair.two.node().address());
-    let (to, port) = (service.ip(), service.port());
+    let (to, port, tunnel) = (service.ip(), service.port(), pair.net.port);
     one.exec(&format!(
-        "iptables -t nat -A PREROUTING -p udp -d {to} --dport {port} -j DNAT --to-destination {two}:8472"
+        "iptables -t nat -A PREROUTING -p udp -d {to} --dport {port} -j DNAT --to-destination {two}:{tunnel}"
     ));
-    one.exec("iptables -t nat -A POSTROUTING -p udp -s 10.244.0.0/16 --dport 8472 -j MASQUERADE");
+    one.exec(&format!(
+        "iptables -t nat -A POSTROUTING -p udp -s 10.244.0.0/16 --dport {tunnel} -j MASQUERADE"
+    ));
     service
 }
 
 #[rstest]
 #[case::flanneld_believes_it(Kind::Flanneld, 100)]
 #[case::ours(Kind::Ours, 0)]
-fn in_the_node_s_name_by_a_service(#[case] kind: Kind, #[case] arrive: usize) {
-    let pair = pair([kind, kind], &["--ip-masq"]);
+fn in_the_node_s_name_by_a_service(
+    #[case] kind: Kind,
+    #[case] arrive: usize,
+    #[values(vxlan(), udp_backend())] net: Network,
+) {
+    let pair = pair([kind, kind], net, &["--ip-masq"]);
     let service = service(&pair);
     // Programs that have just come first wait for the others.
     eventually("it is known who makes tunnel packets", SOON, || {
@@ -146,7 +168,7 @@ fn in_the_node_s_name_by_a_service(#[case] kind: Kind, #[case] arrive: usize) {
 #[case::at_the_port("--pod-hook=port")]
 #[case::at_the_bridge("--pod-hook=bridge")]
 fn a_tag_hides_nothing(#[case] flag: &str) {
-    let pair = pair([Kind::Ours, Kind::Ours], &[flag]);
+    let pair = pair([Kind::Ours, Kind::Ours], vxlan(), &[flag]);
     let agent = pair.one.agent().unwrap();
     hooked(agent);
     let from = SocketAddrV4::new(pair.pod1.address(), 50_000);
@@ -177,9 +199,9 @@ fn a_tag_hides_nothing(#[case] flag: &str) {
 }
 
 /// The sender is flanneld's node, which lets its pods send what they like.
-#[test]
-fn is_not_believed_from_a_pod_s_address() {
-    let pair = pair([Kind::Flanneld, Kind::Ours], &[]);
+#[rstest]
+fn is_not_believed_from_a_pod_s_address(#[values(vxlan(), udp_backend())] net: Network) {
+    let pair = pair([Kind::Flanneld, Kind::Ours], net, &[]);
     for from in [nobody(), another_pod(&pair)] {
         assert_eq!(reach(&pair, from), 0);
     }
@@ -188,8 +210,8 @@ fn is_not_believed_from_a_pod_s_address() {
 }
 
 /// What that is worth: flannel delivers it.
-#[test]
-fn flanneld_believes_everybody() {
-    let pair = pair([Kind::Flanneld, Kind::Flanneld], &["--ip-masq"]);
+#[rstest]
+fn flanneld_believes_everybody(#[values(vxlan(), udp_backend())] net: Network) {
+    let pair = pair([Kind::Flanneld, Kind::Flanneld], net, &["--ip-masq"]);
     assert_eq!(reach(&pair, another_pod(&pair)), 100);
 }

@@ -14,10 +14,14 @@ use flannel_tests::prelude::*;
 use flannel_tests::with_daemon::{self, AnyDaemon};
 use rstest::rstest;
 
+fn vxlan() -> Network {
+    Network::vxlan("/coreos.com/network", "10.244.0.0/16")
+}
+
 #[track_caller]
-fn pair(mix: Mix, flags: &[&str]) -> Pair<AnyDaemon> {
+fn pair(mix: Mix, net: Network, flags: &[&str]) -> Pair<AnyDaemon> {
     let lab = Lab::new();
-    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let net = lab.network(net);
     let member = |kind, name| {
         let asks: &[&str] = match kind {
             Kind::Ours => &["--tunnel-firewall=ask"],
@@ -35,17 +39,19 @@ fn pair(mix: Mix, flags: &[&str]) -> Pair<AnyDaemon> {
     pair
 }
 
-/// What a rule is about, at the node that it is on; `PEER` stands for the other.
+/// What a rule is about, at the node that it is on; `PEER` stands for the other, `PORT` for the tunnel's.
 const FROM_PEER: &str = "INPUT -s PEER -j DROP";
-const INTO_PORT: &str = "INPUT -p udp --dport 8472 -j DROP";
-const TO_PORT: &str = "OUTPUT -p udp --dport 8472 -j DROP";
+const INTO_PORT: &str = "INPUT -p udp --dport PORT -j DROP";
+const TO_PORT: &str = "OUTPUT -p udp --dport PORT -j DROP";
 
 #[track_caller]
-fn obeys(mix: Mix, flags: &[&str], tool: &str, rule: &str) {
-    let pair = pair(mix, flags);
+fn obeys(mix: Mix, net: Network, flags: &[&str], tool: &str, rule: &str) {
+    let pair = pair(mix, net, flags);
     let (one, two) = (&pair.one, &pair.two);
     let at = if rule.starts_with("INPUT") { two } else { one };
-    let rule = rule.replace("PEER", &one.node().address().to_string());
+    let rule = rule
+        .replace("PEER", &one.node().address().to_string())
+        .replace("PORT", &pair.net.port.to_string());
     let talk = talk_udp(&pair.pod1, &pair.pod2);
     talk.rounds(100);
     at.node().exec(&format!("{tool} -I {rule}"));
@@ -81,7 +87,16 @@ fn a_rule_against_tunnel_packets(
     #[values("iptables-nft", "iptables-legacy")] tool: &str,
     #[values(FROM_PEER, INTO_PORT, TO_PORT)] rule: &str,
 ) {
-    obeys(mix, flags, tool, rule);
+    obeys(mix, vxlan(), flags, tool, rule);
+}
+
+#[rstest]
+fn with_udp(
+    #[values(Mix::Ours, Mix::Flanneld)] mix: Mix,
+    #[values(FROM_PEER, INTO_PORT, TO_PORT)] rule: &str,
+) {
+    let net = Network::udp("/coreos.com/network", "10.244.0.0/16");
+    obeys(mix, net, &[], "iptables-nft", rule);
 }
 
 #[rstest]
@@ -96,7 +111,7 @@ fn with_every_kind_of_fast_path(
     flag: &str,
     #[values(FROM_PEER, TO_PORT)] rule: &str,
 ) {
-    obeys(Mix::Ours, &[flag], "iptables-nft", rule);
+    obeys(Mix::Ours, vxlan(), &[flag], "iptables-nft", rule);
 }
 
 /// What was last known stays: nobody asks, and nothing is lost for it.
@@ -106,7 +121,7 @@ fn with_every_kind_of_fast_path(
 #[case::ours_anchor(Mix::Ours, &["--gro=anchor"])]
 #[case::control(Mix::Flanneld, &[])]
 fn without_an_agent_packets_go_on(#[case] mix: Mix, #[case] flags: &[&str]) {
-    let mut pair = pair(mix, flags);
+    let mut pair = pair(mix, vxlan(), flags);
     let talk = talk_udp(&pair.pod1, &pair.pod2);
     talk.rounds(100);
     pair.one.kill();

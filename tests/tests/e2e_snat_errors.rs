@@ -28,6 +28,9 @@ enum Stand {
     HostGwOfFlannel,
     /// A tunnel that neighbours do not need.
     Direct,
+    Udp,
+    /// Real flanneld.
+    UdpOfFlannel,
 }
 
 impl Stand {
@@ -40,12 +43,16 @@ impl Stand {
             Self::HostGw | Self::HostGwOfFlannel => {
                 Network::host_gw("/coreos.com/network", CLUSTER)
             }
+            Self::Udp | Self::UdpOfFlannel => Network::udp("/coreos.com/network", CLUSTER),
         });
         let ours =
             |node: Node| -> AnyMember { Box::new(Agent::start_with(node, &net, &["--ip-masq"])) };
         let flannels = |node: Node| -> AnyMember {
             let member: AnyMember = match self {
                 Self::HostGwOfFlannel => Box::new(KernelHostGw::join(node, &net)),
+                Self::UdpOfFlannel => {
+                    return Box::new(RealFlanneld::start_with(node, &net, &["--ip-masq"]));
+                }
                 _ => Box::new(KernelVxlan::join(node, &net)),
             };
             flannel_rules::install(&member, Iptables::Nft);
@@ -53,17 +60,31 @@ impl Stand {
         };
         let nodes = (talkative(lab.node("one")), talkative(lab.node("two")));
         let (one, two) = match self {
-            Self::TunnelOfFlannel | Self::HostGwOfFlannel => (flannels(nodes.0), flannels(nodes.1)),
+            Self::TunnelOfFlannel | Self::HostGwOfFlannel | Self::UdpOfFlannel => {
+                (flannels(nodes.0), flannels(nodes.1))
+            }
             Self::TunnelOfBoth => (ours(nodes.0), flannels(nodes.1)),
             _ => (ours(nodes.0), ours(nodes.1)),
         };
         Pair::of(lab, net, one, two)
     }
 
+    /// Hops between two nodes of which nobody hears: flanneld's proxy at either end.
+    fn silent(self) -> u8 {
+        match self {
+            Self::Udp | Self::UdpOfFlannel => 2,
+            _ => 0,
+        }
+    }
+
     /// As whom a node speaks to pods of another.
     fn voice(self, member: &dyn Member) -> Ipv4Addr {
         match self {
-            Self::Tunnel | Self::TunnelOfFlannel | Self::TunnelOfBoth => member.vtep(),
+            Self::Tunnel
+            | Self::TunnelOfFlannel
+            | Self::TunnelOfBoth
+            | Self::Udp
+            | Self::UdpOfFlannel => member.vtep(),
             Self::HostGw | Self::HostGwOfFlannel | Self::Direct => member.node().address(),
         }
     }
@@ -88,7 +109,9 @@ fn a_pod_hears_what_another_node_says(
         Stand::Tunnel,
         Stand::TunnelOfBoth,
         Stand::HostGw,
-        Stand::Direct
+        Stand::Direct,
+        Stand::Udp,
+        Stand::UdpOfFlannel
     )]
     stand: Stand,
 ) {
@@ -98,7 +121,10 @@ fn a_pod_hears_what_another_node_says(
         let voice = stand.voice(way.to);
         let bridge = way.from.subnet().address(1);
         let hops = [bridge, voice, server].map(Some);
-        assert_eq!(traceroute::hops(pod, server), hops);
+        assert_eq!(
+            traceroute::hops_around(pod, server, 1, stand.silent()),
+            hops
+        );
         assert_eq!(unreachable(pod, unused(way.to)), Some(voice));
         // The node's own addresses in the cluster, and the pod.
         assert_closed(pod, way.to.subnet().address(1));
@@ -120,7 +146,9 @@ fn a_node_hears_what_another_node_says(
         Stand::Tunnel,
         Stand::TunnelOfBoth,
         Stand::HostGw,
-        Stand::Direct
+        Stand::Direct,
+        Stand::Udp,
+        Stand::UdpOfFlannel
     )]
     stand: Stand,
 ) {
@@ -128,7 +156,11 @@ fn a_node_hears_what_another_node_says(
     for way in pair.both_ways() {
         let (node, server) = (way.from.node(), way.server.address());
         let voice = stand.voice(way.to);
-        assert_eq!(traceroute::hops(node, server), [voice, server].map(Some));
+        let hops = [voice, server].map(Some);
+        assert_eq!(
+            traceroute::hops_around(node, server, 0, stand.silent()),
+            hops
+        );
         assert_eq!(unreachable(node, unused(way.to)), Some(voice));
         assert_closed(node, server);
         guard(way.to.node(), server);
@@ -155,7 +187,9 @@ fn a_pod_learns_the_mtu_behind_another_node(
         Stand::HostGwOfFlannel,
         Stand::Tunnel,
         Stand::HostGw,
-        Stand::Direct
+        Stand::Direct,
+        Stand::Udp,
+        Stand::UdpOfFlannel
     )]
     stand: Stand,
 ) {
@@ -179,7 +213,9 @@ fn what_is_said_about_a_service_reaches_its_client(
         Stand::Tunnel,
         Stand::TunnelOfBoth,
         Stand::HostGw,
-        Stand::Direct
+        Stand::Direct,
+        Stand::Udp,
+        Stand::UdpOfFlannel
     )]
     stand: Stand,
     #[values(CLOSED, DOORS[0].port)] port: u16,
@@ -208,7 +244,9 @@ fn the_outside_hears_why_it_does_not_reach_a_pod(
         Stand::HostGwOfFlannel,
         Stand::Tunnel,
         Stand::HostGw,
-        Stand::Direct
+        Stand::Direct,
+        Stand::Udp,
+        Stand::UdpOfFlannel
     )]
     stand: Stand,
     #[values(false, true)] by_another_node: bool,
@@ -220,7 +258,11 @@ fn the_outside_hears_why_it_does_not_reach_a_pod(
     let via = if by_another_node { way.from } else { way.to };
     outside.routes_to(&way.to.subnet().to_string(), via);
     outside.ping(server).succeeds();
-    let hops = traceroute::hops(&outside, server);
+    // The router and the first node are before the tunnel.
+    let hops = match by_another_node {
+        true => traceroute::hops_around(&outside, server, 2, stand.silent()),
+        false => traceroute::hops(&outside, server),
+    };
     assert!(hops.iter().all(Option::is_some), "{hops:?}");
     assert_eq!(hops.last(), Some(&Some(server)));
     assert!(unreachable(&outside, unused(way.to)).is_some());

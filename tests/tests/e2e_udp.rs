@@ -4,8 +4,12 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
-use flannel_tests::fast_path::{agents_of, fast_both_ways, goes_on_without_its_agent, received};
+use flannel_tests::agent::command;
+use flannel_tests::fast_path::{
+    agents_of, fast_both_ways, goes_on_without_its_agent, hooked, received,
+};
 use flannel_tests::lab::Options;
+use flannel_tests::netns::output;
 use flannel_tests::pair::{Kind, Mix, Pair, Way};
 use flannel_tests::prelude::*;
 use flannel_tests::stage::{Stage, seen};
@@ -98,6 +102,35 @@ fn flows_are_fast_with_and_without_the_agent() {
     let mut pair = agents_of(network(), Options::default(), &[]);
     fast_both_ways(&pair, received).close();
     goes_on_without_its_agent(&mut pair);
+}
+
+/// Whose pods have addresses inside what the whole Network's route is for.
+#[test]
+fn doctor_has_nothing_against_a_node_with_pods() {
+    let pair = pair(network(), Mix::Ours);
+    let agent = pair.one.agent().unwrap();
+    hooked(agent);
+    let node = agent.node();
+    let flags = [
+        "doctor".to_owned(),
+        format!("--bpffs={}", node.bpffs().display()),
+        format!("--etcd-endpoints={}", node.etcd()),
+        format!("--iface={}", Node::UPLINK),
+        format!("--subnet-file={}", agent.subnet_file().display()),
+        "--ip-masq".to_owned(),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let said = output(&mut command(node, &flags));
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(!said.contains("past our route"), "{said}");
+    // A real one is found, once, by the route of the lease that it is in.
+    let pod = pair.pod2.address();
+    node.exec(&format!("ip route add {pod}/32 via 172.30.0.254"));
+    let said = output(&mut command(node, &flags));
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let away = format!("of the lease {}, leaves by eth0", pair.two.subnet());
+    assert!(said.contains(&away), "{said}");
+    assert_eq!(said.matches("past our route").count(), 1, "{said}");
 }
 
 /// The stage watches the wire for what leaves under a pod's address.

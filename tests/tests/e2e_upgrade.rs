@@ -6,10 +6,19 @@ use std::net::SocketAddrV4;
 
 use flannel_common::maps::LAYOUT_VERSION;
 use flannel_tests::agent::Build;
+use flannel_tests::fast_path::{hooked, received, sent, talk_udp};
+use flannel_tests::lab::Options;
 use flannel_tests::prelude::*;
-use flannel_tests::stage::{Neighbour, Stage};
+use flannel_tests::stage::{CLUSTER, Neighbour, Stage};
 use flannel_tests::udp::{Flow, assert_nothing_lost};
 use flannel_tests::{talk, tcp};
+use rstest::rstest;
+
+const PREFIX: &str = "/coreos.com/network";
+
+fn vxlan() -> Network {
+    Network::vxlan(PREFIX, CLUSTER)
+}
 
 /// Pod to pod both ways, and pod to the outside.
 fn flows(stage: &Stage, neighbour: &Neighbour) -> [Flow; 3] {
@@ -88,6 +97,32 @@ fn the_next_layout_takes_leases_and_translated_connections_along() {
     let log = stage.node.log();
     let carried = format!("carry translated connections over from layout v{LAYOUT_VERSION}");
     assert!(log.contains(&carried), "{log}");
+}
+
+/// Of a way that is not the default's.
+#[rstest]
+#[case::anchor(vxlan(), &["--gro=anchor"])]
+#[case::udp(Network::udp(PREFIX, CLUSTER), &[])]
+#[case::direct_routing(vxlan().direct_routing(), &[])]
+fn the_next_layout_takes_over_from_a_fast_flow(#[case] net: Network, #[case] flags: &[&str]) {
+    let mut stage = Stage::of(net, Options::default(), flags);
+    let neighbour = stage.neighbour(flags);
+    let connections = Connections::open(&stage);
+    hooked(&stage.node);
+    hooked(&neighbour.node);
+    let talk = talk_udp(&stage.pod, &neighbour.pod);
+    talk.rounds(100);
+    let (out, back) = (sent(&stage.node), received(&stage.node));
+    assert!(out > 50 && back > 50, "of 100 rounds {out} and {back}");
+    let flows = flows(&stage, &neighbour);
+    let all = [&["--ip-masq"], flags].concat();
+    stage.node.upgrade(Build::NextLayout, &all);
+    talk.rounds(100);
+    connections.go_on(&stage);
+    assert_nothing_lost(flows);
+    assert_eq!(layouts(&stage), layout(LAYOUT_VERSION + 1));
+    stage.pod.ping(neighbour.pod.address()).succeeds();
+    neighbour.pod.ping(stage.pod.address()).succeeds();
 }
 
 /// Nobody who steps back knows what the later layout means: nothing of it is read, and pods reach each other all

@@ -76,6 +76,25 @@ fn encapsulates_and_is_a_hop(#[case] inner: Vec<u8>) {
     assert_eq!(node.counted(OverlayCatch), [(Reason::Encap, 1)]);
 }
 
+/// What a process reads here and writes there has no mark at either end.
+#[test]
+fn a_mark_goes_along_with_neither() {
+    let mut node = Node::udp().load();
+    for (program, packet) in [
+        (OverlayCatch, outbound(63).udp()),
+        (UplinkRx, datagram(&inbound().udp())),
+        (UplinkRx, datagram(&inbound().tcp())),
+    ] {
+        let run = Run {
+            packet: &packet,
+            mark: 9,
+            ..Run::default()
+        };
+        let out = node.run_with(program, &run);
+        assert_eq!((out.action, out.mark), (REDIRECT, 0), "{program:?}");
+    }
+}
+
 /// flannel's proxy ends it and tells nobody.
 #[test]
 fn the_last_hop_may_be_in_the_tunnel() {

@@ -24,10 +24,17 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) {
     let (Ok(all), Ok(ours)) = (patient.net.routes().await, patient.net.our_routes().await) else {
         return;
     };
+    let own = crate::flannel::subnet_env::read(patient.subnet_file())
+        .ok()
+        .and_then(|previous| previous.subnet);
     let mut found = Vec::new();
     for route in &ours {
         let subnet = route.destination;
-        for address in samples(subnet, &all) {
+        // The backend udp has a route for the whole Network beside those of leases.
+        if ours.iter().any(|other| is_within(other, subnet)) {
+            continue;
+        }
+        for address in samples(subnet, &all, own) {
             let to = match patient.net.next_hop(address, None).await {
                 Ok(hop) if route.leads_by(hop.index) => continue,
                 Ok(hop) => format!(
@@ -48,14 +55,20 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) {
     tell(&found, report);
 }
 
-/// Addresses of the subnet of which each may have a route of its own.
-fn samples(subnet: Ipv4Net, routes: &[Route]) -> BTreeSet<Ipv4Addr> {
+fn is_within(route: &Route, net: Ipv4Net) -> bool {
+    route.destination != net && net.contains(&route.destination)
+}
+
+/// Addresses of the subnet of which each may have a route of its own. This node's `own` subnet, which has, may be inside: there is one
+/// route for all with wireguard.
+fn samples(subnet: Ipv4Net, routes: &[Route], own: Option<Ipv4Net>) -> BTreeSet<Ipv4Addr> {
     let others = routes
         .iter()
         .filter(|route| route.protocol != PROTOCOL && subnet.contains(&route.destination));
     let nets = others.map(|route| route.destination).chain([subnet]);
     // Not a subnet's first address, which is no pod's.
     nets.filter_map(|net| net.hosts().nth(1).or_else(|| net.hosts().next()))
+        .filter(|address| !own.is_some_and(|own| own.contains(address)))
         .collect()
 }
 
@@ -109,9 +122,30 @@ mod tests {
             route("10.244.3.0/25", 3),
             route("0.0.0.0/0", 3),
         ];
-        let tried = samples("10.244.2.0/24".parse().unwrap(), &routes);
+        let tried = samples("10.244.2.0/24".parse().unwrap(), &routes, None);
         let addresses = [2, 9, 130].map(|last| Ipv4Addr::new(10, 244, 2, last));
         assert_eq!(tried, BTreeSet::from(addresses));
+        // The node's own pods are behind its bridge, whatever is said of the whole Network.
+        let own = "10.244.3.0/24".parse().unwrap();
+        let tried = samples("10.244.0.0/16".parse().unwrap(), &routes, Some(own));
+        let addresses = [[0, 2], [2, 9], [2, 130]].map(|[c, d]| Ipv4Addr::new(10, 244, c, d));
+        assert_eq!(tried, BTreeSet::from(addresses));
+    }
+
+    #[test]
+    fn only_what_is_narrower_is_within() {
+        let route = |destination: &str| Route {
+            destination: destination.parse().unwrap(),
+            paths: Vec::new(),
+            source: None,
+            metric: 0,
+            protocol: PROTOCOL,
+            mtu: None,
+        };
+        let network = "10.244.0.0/16".parse().unwrap();
+        let within = ["10.244.2.0/24", "10.244.0.0/16", "10.245.2.0/24"]
+            .map(|destination| is_within(&route(destination), network));
+        assert_eq!(within, [true, false, false]);
     }
 
     #[test]

@@ -45,14 +45,22 @@ fn bridge_mac(daemon: &AnyDaemon) -> Mac {
     mac_of(daemon, "cni0")
 }
 
-/// From pod 1 to the tunnel of the second node, 100 datagrams in the name of `from`. How many reach pod 2?
-fn reach(pair: &Pair<AnyDaemon>, from: SocketAddrV4) -> usize {
+/// From pod 1 to the tunnel of the second node, 100 datagrams in the name of `from`. How many reach pod 2? It is waited for so many
+/// as are to `arrive`.
+#[track_caller]
+fn reach(pair: &Pair<AnyDaemon>, from: SocketAddrV4, arrive: usize) -> usize {
     let node = SocketAddrV4::new(pair.two.node().address(), 8472);
-    reach_by(pair, from, node)
+    reach_by(pair, from, node, arrive)
 }
 
 /// The same, sent to `node`.
-fn reach_by(pair: &Pair<AnyDaemon>, from: SocketAddrV4, node: SocketAddrV4) -> usize {
+#[track_caller]
+fn reach_by(
+    pair: &Pair<AnyDaemon>,
+    from: SocketAddrV4,
+    node: SocketAddrV4,
+    arrive: usize,
+) -> usize {
     let server = udp::Server::on(&pair.pod2);
     let to = SocketAddrV4::new(pair.pod2.address(), server.port());
     // All that a pod may come to know, and more.
@@ -68,6 +76,7 @@ fn reach_by(pair: &Pair<AnyDaemon>, from: SocketAddrV4, node: SocketAddrV4) -> u
     }
     // Behind all of them.
     pair.pod1.ping(pair.pod2.address()).succeeds();
+    capture.packets(arrive);
     capture.finish().len()
 }
 
@@ -93,7 +102,7 @@ fn is_dropped_by_its_own_node(#[case] flags: &[&str], #[case] at_the_pod: bool) 
         hooked(agent);
     }
     for from in [nobody(), another_pod(&pair)] {
-        assert_eq!(reach(&pair, from), 0);
+        assert_eq!(reach(&pair, from, 0), 0);
     }
     let dropped = match at_the_pod {
         true => count(agent, PodTx, Reason::PodTunnel),
@@ -127,7 +136,7 @@ fn in_the_node_s_name_by_a_service(#[case] kind: Kind, #[case] arrive: usize) {
     let service = service(&pair);
     // Programs that have just come first wait for the others.
     eventually("it is known who makes tunnel packets", SOON, || {
-        reach_by(&pair, nobody(), service) == arrive
+        reach_by(&pair, nobody(), service, arrive) == arrive
     });
     let dropped = || {
         pair.one
@@ -136,7 +145,7 @@ fn in_the_node_s_name_by_a_service(#[case] kind: Kind, #[case] arrive: usize) {
     };
     let before = dropped();
     for from in [nobody(), another_pod(&pair)] {
-        assert_eq!(reach_by(&pair, from, service), arrive);
+        assert_eq!(reach_by(&pair, from, service, arrive), arrive);
     }
     assert_eq!(dropped(), before.map(|before| before + 200));
 }
@@ -181,7 +190,7 @@ fn a_tag_hides_nothing(#[case] flag: &str) {
 fn is_not_believed_from_a_pod_s_address() {
     let pair = pair([Kind::Flanneld, Kind::Ours], &[]);
     for from in [nobody(), another_pod(&pair)] {
-        assert_eq!(reach(&pair, from), 0);
+        assert_eq!(reach(&pair, from, 0), 0);
     }
     let agent = pair.two.agent().unwrap();
     assert_eq!(count(agent, UplinkRx, Reason::UnknownVtep), 200);
@@ -191,5 +200,5 @@ fn is_not_believed_from_a_pod_s_address() {
 #[test]
 fn flanneld_believes_everybody() {
     let pair = pair([Kind::Flanneld, Kind::Flanneld], &["--ip-masq"]);
-    assert_eq!(reach(&pair, another_pod(&pair)), 100);
+    assert_eq!(reach(&pair, another_pod(&pair), 100), 100);
 }

@@ -18,13 +18,27 @@ pub enum First {
     Connection,
 }
 
+/// A machine that stands still for a second has a SYN sent again that was not lost. One that is lost because nobody knows the
+/// neighbour is lost each time.
+const TRIES: usize = 3;
+
 impl First {
-    /// One of it from `client` to `server`, and the answer.
+    /// One of it from `client` to `server`, and the answer, each time after `forget`, by which nodes get cold.
     ///
     /// # Panics
     /// If either does not arrive, or not the first time.
     #[track_caller]
-    pub fn reaches(self, client: &impl Host, server: &Pod) {
+    pub fn reaches(self, forget: impl Fn(), client: &impl Host, server: &Pod) {
+        let goes_at_once = (0..TRIES).any(|_| {
+            forget();
+            self.reaches_at_once(client, server)
+        });
+        assert!(goes_at_once, "the handshake took two tries");
+    }
+
+    /// Whether nothing had to be sent again; what nobody sends again arrives.
+    #[track_caller]
+    fn reaches_at_once(self, client: &impl Host, server: &Pod) -> bool {
         match self {
             Self::Ping => {
                 client.ping(server.address()).count(1).succeeds();
@@ -35,9 +49,10 @@ impl First {
                 let listener = tcp::Server::on(server);
                 let stream = tcp::connect(client, to(server, listener.port())).expect("connect");
                 drop(listener.accept());
-                assert_eq!(retransmitted(&stream), 0, "the handshake took two tries");
+                return retransmitted(&stream) == 0;
             }
         }
+        true
     }
 }
 

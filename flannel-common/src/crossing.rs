@@ -15,7 +15,7 @@ use crate::tick::{Tick, ticks};
 use crate::transport::L4;
 
 /// A packet takes no longer than this from the hook before the stack to the one behind it, however busy the CPU is.
-const LONGEST: Tick = ticks(1_000);
+pub const LONGEST: Tick = ticks(1_000);
 
 /// Notes a CPU has for each direction. A batch from GRO passes the hook before as a whole, and only then enters the
 /// stack (`netif_receive_skb_list`): one note would be about its last packet. So each flow has its place, as far as it goes.

@@ -18,14 +18,18 @@ pub enum First {
     Connection,
 }
 
+/// A machine that stands still for a second has a SYN sent again that was not lost. One that is lost because nobody knows the
+/// neighbour is lost each time.
+const TRIES: usize = 3;
+
 impl First {
-    /// One of it from `client` to `server`, and the answer.
+    /// One of it from `client` to `server`, and the answer, each time after `forget`, by which nodes get cold.
     ///
     /// # Panics
     /// If either does not arrive, or not the first time.
     #[track_caller]
-    pub fn reaches(self, client: &impl Host, server: &Pod) {
-        self.reaches_at(client, server, server.address());
+    pub fn reaches(self, forget: impl Fn(), client: &impl Host, server: &Pod) {
+        self.reaches_at(forget, client, server, server.address());
     }
 
     /// The same for anybody at this address.
@@ -33,7 +37,28 @@ impl First {
     /// # Panics
     /// As above.
     #[track_caller]
-    pub fn reaches_at(self, client: &impl Host, server: &impl Host, address: Ipv4Addr) {
+    pub fn reaches_at(
+        self,
+        forget: impl Fn(),
+        client: &impl Host,
+        server: &impl Host,
+        address: Ipv4Addr,
+    ) {
+        let goes_at_once = (0..TRIES).any(|_| {
+            forget();
+            self.reaches_at_once(client, server, address)
+        });
+        assert!(goes_at_once, "the handshake took two tries");
+    }
+
+    /// Whether nothing had to be sent again; what nobody sends again arrives.
+    #[track_caller]
+    fn reaches_at_once(
+        self,
+        client: &impl Host,
+        server: &impl Host,
+        address: Ipv4Addr,
+    ) -> bool {
         match self {
             Self::Ping => {
                 client.ping(address).count(1).succeeds();
@@ -45,9 +70,10 @@ impl First {
                 let to = SocketAddrV4::new(address, listener.port());
                 let stream = tcp::connect(client, to).expect("connect");
                 drop(listener.accept());
-                assert_eq!(retransmitted(&stream), 0, "the handshake took two tries");
+                return retransmitted(&stream) == 0;
             }
         }
+        true
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use flannel_common::maps::{EPOCH, FLOWS};
-use flannel_common::program::Program::{DirectRx, OverlayRx, PodTx, UplinkRx, XdpRx};
+use flannel_common::program::Program::{self, DirectRx, OverlayRx, PodTx, UplinkRx, XdpRx};
 use flannel_common::reason::Reason;
 use serde_json::Value;
 
@@ -13,6 +13,7 @@ use crate::bpftool::{count, dump};
 use crate::host::Host as _;
 use crate::lab::{Lab, Options};
 use crate::member::Member as _;
+use crate::metrics::sample;
 use crate::network::Network;
 use crate::node::Node;
 use crate::pair::{Kind, Pair};
@@ -23,6 +24,9 @@ use crate::{talk, tcp, udp};
 
 /// A proof ends 15 s after its last renewal; the rest is for a busy machine.
 pub const RULE_REACHES: Duration = Duration::from_secs(30);
+
+/// How often the agent has compared the node with what is wanted.
+const PASSES: &str = "flannel_ebpf_reconcile_duration_seconds_count";
 
 /// Two nodes of ours with a pod each, on whose ports the programs already sit.
 pub fn agents(options: Options, flags: &[&str]) -> Pair<Agent> {
@@ -82,6 +86,20 @@ pub fn was_fast(daemon: &AnyDaemon, before: Option<(u64, u64)>, packets: u64) {
     }
 }
 
+/// Waits until the agent has looked at everything once more, and done what it found, because of what this makes it see. Whatever
+/// it would do at ports and devices that are there by now, it has done.
+#[track_caller]
+pub fn looked_again(agent: &Agent) {
+    let passes = || sample::<u64>(agent, PASSES).unwrap_or(0);
+    let before = passes();
+    agent.exec("ip link add nudge type veth peer name nudged");
+    // The first may have begun before.
+    eventually("the agent looks again", SOON, || passes() > before);
+    let before = passes();
+    agent.exec("ip link del nudge");
+    eventually("and again", SOON, || passes() > before);
+}
+
 /// Waits until the programs sit where pods' packets pass: the agent learns of a new pod a moment later, and what it does then
 /// may end with the end of all proofs.
 #[track_caller]
@@ -95,6 +113,25 @@ pub fn hooked(agent: &Agent) {
         };
         log[rx.max(tx)..].contains("node brought up to date")
     });
+}
+
+/// Where the agent holds a program on a device, by the names of the pinned links, `PROGRAM-INDEX`: those of this program.
+pub fn pinned(agent: &Agent, program: Program) -> Vec<String> {
+    // A bpffs takes no dots.
+    let network = agent
+        .net()
+        .prefix
+        .trim_matches('/')
+        .replace(['/', '.'], "_");
+    let links = agent.node().bpffs().join("flannel").join(network);
+    let entries = std::fs::read_dir(links.join("links")).expect("pinned links");
+    let names = entries.map(|entry| entry.expect("a name").file_name());
+    let names = names.map(|name| name.into_string().expect("UTF-8"));
+    let of = |name: &String| {
+        name.rsplit_once('-')
+            .is_some_and(|(of, _)| of == program.name())
+    };
+    names.filter(of).collect()
 }
 
 /// Packets that went from a pod to the wire past the stack.
@@ -157,6 +194,45 @@ pub fn talk_udp(client: &Pod, server: &Pod) -> talk::Udp {
     let socket = udp::Server::on(server);
     let to = to(server, socket.port());
     talk::Udp::open(socket, client, to)
+}
+
+/// Those of both nodes that are ours.
+pub fn ours(pair: &Pair<AnyDaemon>) -> Vec<&Agent> {
+    [&pair.one, &pair.two]
+        .into_iter()
+        .filter_map(|daemon| daemon.agent())
+        .collect()
+}
+
+/// Talks so many rounds at a time until most of them went past the stack of each of these nodes, out and in: what a test then
+/// changes, it changes under a fast flow. Of none, as of the control, they are talked once.
+#[track_caller]
+pub fn gets_fast(agents: &[&Agent], mut rounds: impl FnMut(usize)) {
+    const ROUNDS: usize = 50;
+    const MOST: u64 = 40;
+    let counts = || agents.iter().map(|agent| (sent(agent), received(agent)));
+    eventually("the flow is fast", SOON, || {
+        let before: Vec<_> = counts().collect();
+        rounds(ROUNDS);
+        let both = |(before, after): (&(u64, u64), (u64, u64))| {
+            after.0 >= before.0 + MOST && after.1 >= before.1 + MOST
+        };
+        before.iter().zip(counts()).all(both)
+    });
+}
+
+/// Datagrams from pod 1 to pod 2 and back, past the stack of each node that is ours.
+#[track_caller]
+pub fn fast_udp(pair: &Pair<AnyDaemon>) -> talk::Udp {
+    fast_udp_of(&ours(pair), &pair.pod1, &pair.pod2)
+}
+
+/// The same past the stack of these.
+#[track_caller]
+pub fn fast_udp_of(agents: &[&Agent], client: &Pod, server: &Pod) -> talk::Udp {
+    let talk = talk_udp(client, server);
+    gets_fast(agents, |rounds| talk.rounds(rounds));
+    talk
 }
 
 /// Talks 200 rounds over TCP and over UDP, most of whose packets go past the stack on both nodes; `received` counts those

@@ -78,11 +78,15 @@ fn by_another_device_than_the_answers(
     });
     for first in [First::Datagram, First::Connection, First::LongDatagram] {
         for way in pair.both_ways() {
-            forget_everybody(&pair.pod1);
-            forget_everybody(&pair.pod2);
-            forget_everybody(one.netns());
-            forget_everybody(two.netns());
-            first.reaches(way.client, way.server);
+            let forget = || {
+                for pod in [&pair.pod1, &pair.pod2] {
+                    forget_everybody(pod);
+                }
+                for node in [one, two] {
+                    forget_everybody(node.netns());
+                }
+            };
+            first.reaches(forget, way.client, way.server);
         }
     }
     carries_everything(&pair);

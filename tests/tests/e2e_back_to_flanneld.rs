@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_tests::agent::{command, http_get, http_status};
+use flannel_tests::fast_path::{gets_fast, hooked};
 use flannel_tests::kernel_vxlan::is_kernel_vxlan;
 use flannel_tests::netns::{output, run};
 use flannel_tests::network::Backend;
@@ -108,8 +109,17 @@ fn goes_back(between: Between, net: Network) {
     let with = |wrapper: &str, node: Arc<Node>, flags: &[&str]| {
         let all = [MASQ, flags].concat();
         let mut agent = Agent::start_under(wrapper, node, &net, &all);
+        let is_fast = !flags.contains(&"--fast-path=off");
+        if is_fast {
+            hooked(&agent);
+        }
         talk_to_each_other(&pod1, &pod2);
         let mut connections = vec![connection(&pod1, &pod2), connection(&pod2, &pod1)];
+        if is_fast {
+            for connection in &mut connections {
+                gets_fast(&[&agent], |rounds| connection.rounds(rounds));
+            }
+        }
         let server = tcp::Server::on(&outside);
         let mut out = talk::Tcp::open(&server, &pod1, outside.at(server.port()));
         out.outlast();

@@ -2,9 +2,12 @@
 
 #![cfg(test)]
 
+use std::net::SocketAddrV4;
+
 use flannel_tests::metrics::sample;
 use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
+use flannel_tests::tcp;
 use rstest::rstest;
 
 /// The pods reach each other again, without anybody being restarted.
@@ -90,8 +93,20 @@ fn an_end_of_the_device_that_was_set_down_comes_up_again(
     #[values("flannel.1", "flgro.1")] device: &str,
 ) {
     let pair = Pair::of_agents();
-    pair.one.node().exec(&format!("ip link set {device} down"));
+    let node = pair.one.node();
+    node.exec(&format!("ip link set {device} down"));
+    // Pings need neither end: they are taken where they go in.
+    eventually("it is up", SOON, || {
+        !node
+            .exec(&format!("ip link show dev {device} up"))
+            .is_empty()
+    });
     recovers(&pair);
+    for way in pair.both_ways() {
+        let server = tcp::Server::on(way.server);
+        let to = SocketAddrV4::new(way.server.address(), server.port());
+        server.exchange(way.client, to, 1 << 20);
+    }
 }
 
 #[test]
@@ -146,6 +161,11 @@ fn pods_that_come_cost_no_look_at_the_way_to_each_peer() {
     let after = look_ups(&agent);
     assert!(after - before < PEERS * PODS / 2, "{before} to {after}");
 
+    // Behind such a look the next one is not near.
+    eventually("the look of every half minute", 4 * SOON, || {
+        look_ups(&agent) >= after + PEERS
+    });
+    let after = look_ups(&agent);
     agent.exec("ip route add 172.30.0.100/32 via 172.30.0.101");
     eventually("a route is a reason", SOON, || {
         look_ups(&agent) >= after + PEERS

@@ -17,6 +17,11 @@ fn way(node: &impl Host, pod: &Pod) -> String {
     String::from_utf8_lossy(&answer.stdout).into_owned()
 }
 
+/// Without a tunnel to a neighbour. (A default route leads out of the same device, by another gateway.)
+fn goes_to(node: &impl Host, pod: &Pod, neighbour: &Node) {
+    goes_by(node, pod, &format!("via {} dev eth0", neighbour.address()));
+}
+
 fn goes_by(node: &impl Host, pod: &Pod, words: &str) {
     eventually(format!("{} goes {words}", pod.address()), SOON, || {
         way(node, pod).contains(words)
@@ -32,16 +37,8 @@ fn neighbours_without_tunnel_and_others_with_one(#[values(Kind::Ours, Kind::Flan
     let pods = [&one, &two, &far].map(|member| Pod::on(member, "pod"));
     let tunnel = Capture::start(one.node(), Node::UPLINK, "udp port 8472");
     let [pod1, pod2, pod3] = &pods;
-    goes_by(
-        one.node(),
-        pod2,
-        &format!("via {} dev eth0", two.node().address()),
-    );
-    goes_by(
-        two.node(),
-        pod1,
-        &format!("via {} dev eth0", one.node().address()),
-    );
+    goes_to(one.node(), pod2, two.node());
+    goes_to(two.node(), pod1, one.node());
     pod1.reaches(pod2);
     pod2.reaches(pod1);
     assert_eq!(tunnel.finish().len(), 0, "neighbours use the tunnel");
@@ -65,8 +62,8 @@ fn a_route_event_decides_anew() {
     let two = Agent::start(lab.node("two"), &net);
     let (pod1, pod2) = (Pod::on(&one, "pod"), Pod::on(&two, "pod"));
     let neighbour = two.node().address();
-    goes_by(&one, &pod2, "dev eth0");
-    goes_by(&two, &pod1, "dev eth0");
+    goes_to(&one, &pod2, two.node());
+    goes_to(&two, &pod1, one.node());
     pod1.reaches(&pod2);
 
     let _router = lab.router();
@@ -75,7 +72,7 @@ fn a_route_event_decides_anew() {
     pod1.reaches(&pod2);
 
     one.exec(&format!("ip route del {neighbour}/32"));
-    goes_by(&one, &pod2, "dev eth0");
+    goes_to(&one, &pod2, two.node());
     pod1.reaches(&pod2);
 }
 
@@ -85,11 +82,11 @@ fn lost_direct_routes_come_back() {
     let one = Agent::start(lab.node("one"), &net);
     let two = Agent::start(lab.node("two"), &net);
     let (pod1, pod2) = (Pod::on(&one, "pod"), Pod::on(&two, "pod"));
-    goes_by(&one, &pod2, "dev eth0");
+    goes_to(&one, &pod2, two.node());
     one.exec(&format!("ip route del {}", two.subnet()));
-    goes_by(&one, &pod2, "dev eth0");
+    goes_to(&one, &pod2, two.node());
     one.exec("ip link set eth0 down");
     one.exec("ip link set eth0 up");
-    goes_by(&one, &pod2, "dev eth0");
+    goes_to(&one, &pod2, two.node());
     pod1.reaches(&pod2);
 }

@@ -8,8 +8,8 @@ use flannel_common::program::Program::{DirectRx, OverlayRx, UplinkRx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
 use flannel_tests::fast_path::{
-    fast_both_ways, goes_on_without_its_agent, hooked, obeys_a_drop_rule, sent, talk_tcp, talk_udp,
-    to,
+    fast_both_ways, fast_udp_of, goes_on_without_its_agent, hooked, obeys_a_drop_rule, sent,
+    talk_tcp, talk_udp, to,
 };
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
@@ -33,16 +33,21 @@ fn agents(net: Network, flags: &[&str]) -> Pair<Agent> {
 
 fn agents_on(options: Options, net: Network, flags: &[&str]) -> Pair<Agent> {
     let pair = fast_path::agents_of(net, options, flags);
-    for (agent, pod) in [(&pair.one, &pair.pod2), (&pair.two, &pair.pod1)] {
-        goes_without_tunnel(agent, pod);
+    for (agent, pod, peer) in [
+        (&pair.one, &pair.pod2, &pair.two),
+        (&pair.two, &pair.pod1, &pair.one),
+    ] {
+        goes_without_tunnel(agent, pod, peer);
     }
     pair
 }
 
-fn goes_without_tunnel(agent: &Agent, pod: &Pod) {
+/// The default route leads out of eth0 as well, by another gateway.
+fn goes_without_tunnel(agent: &Agent, pod: &Pod, peer: &Agent) {
+    let words = format!("via {} dev eth0", peer.node().address());
     eventually("the route of a neighbour", SOON, || {
         let way = agent.exec(&format!("ip route get {}", pod.address()));
-        way.contains("dev eth0")
+        way.contains(&words)
     });
 }
 
@@ -103,8 +108,8 @@ fn direct_routing_mixes_both_ways() {
     for agent in [&one, &two, &far] {
         hooked(agent);
     }
-    goes_without_tunnel(&one, &pod2);
-    goes_without_tunnel(&two, &pod1);
+    goes_without_tunnel(&one, &pod2, &two);
+    goes_without_tunnel(&two, &pod1, &one);
     pod1.reaches(&pod2);
     pod1.reaches(&pod3);
 
@@ -123,7 +128,7 @@ fn direct_routing_mixes_both_ways() {
 #[test]
 fn a_fast_flow_follows_a_route() {
     let pair = agents(direct_routing(), &[]);
-    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    let talk = fast_udp_of(&[&pair.one, &pair.two], &pair.pod1, &pair.pod2);
     talk.rounds(100);
     let _router = pair.lab.router();
     let neighbour = pair.two.node().address();
@@ -141,7 +146,7 @@ fn a_fast_flow_follows_a_route() {
     // Something took the tunnel.
     tunnel.packets(1);
     pair.one.exec(&format!("ip route del {neighbour}/32"));
-    goes_without_tunnel(&pair.one, &pair.pod2);
+    goes_without_tunnel(&pair.one, &pair.pod2, &pair.two);
     let before = fast_in(&pair.two);
     talk.rounds(100);
     assert!(fast_in(&pair.two) > before);

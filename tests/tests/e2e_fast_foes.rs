@@ -5,7 +5,10 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use flannel_common::Mac;
-use flannel_tests::fast_path::{fast, hooked_if_ours, talk_udp, to, was_fast};
+use flannel_common::program::Program::{OutsideRx, PodTx};
+use flannel_common::reason::Reason;
+use flannel_tests::bpftool::count;
+use flannel_tests::fast_path::{fast, fast_udp, hooked_if_ours, sent, talk_udp, to, was_fast};
 use flannel_tests::forger::{Forger, datagram, mac, segment};
 use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
@@ -116,11 +119,24 @@ fn nor_are_answers_from_outside(
     );
     let (server, victim) = (stage.outside.address(), stage.pod.address());
     let stolen = stolen(&stage.node, &foe, server, victim);
+    let past_the_stack = || {
+        let agent = stage.node.agent()?;
+        Some((sent(agent), count(agent, OutsideRx, Reason::FastRx)))
+    };
+    let before = past_the_stack();
     let forger = Forger::start(&foe, vec![forged]);
     udp.rounds(ROUNDS);
     drop(forger);
     udp.rounds(ROUNDS);
     assert_eq!(stolen.finish().len(), 0, "of {} answers", 2 * ROUNDS);
+    // And they are fast all the same.
+    if let (Some(before), Some(after)) = (before, past_the_stack()) {
+        let most = ROUNDS as u64;
+        assert!(
+            after.0 > before.0 + most && after.1 > before.1 + most,
+            "{before:?} to {after:?}"
+        );
+    }
 }
 
 /// What the foe sends in pod 1's name is let through by the stack, as flannel does it; it is no part of pod 1's fast flow.
@@ -135,7 +151,7 @@ fn a_fast_flow_is_its_pod_s_alone(#[values(Vxlan, DirectRouting, HostGw, Udp)] s
         let bytes: Vec<u8> = bytes.map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
         bytes.try_into().unwrap()
     };
-    let udp = talk_udp(&pair.pod1, &pair.pod2);
+    let udp = fast_udp(&pair);
     udp.rounds(ROUNDS);
     let [client, server] = udp.ports();
     let forged = datagram(
@@ -144,8 +160,19 @@ fn a_fast_flow_is_its_pod_s_alone(#[values(Vxlan, DirectRouting, HostGw, Udp)] s
         to(&pair.pod2, server),
     );
     let before = fast(&pair.one).unwrap().0;
+    assert!(before > 0, "pod 1's own are fast");
+    let seen = at_pods(&pair.one);
     let forger = Forger::start(&foe, vec![forged]);
     forger.sends(1000);
     drop(forger);
     assert_eq!(fast(&pair.one).unwrap().0, before, "none of the foe's");
+    let seen = at_pods(&pair.one) - seen;
+    assert!(seen >= 1000, "the program saw {seen} of the foe's");
+}
+
+/// Packets from pods that their program has judged, whatever it said.
+fn at_pods(daemon: &AnyDaemon) -> u64 {
+    let agent = daemon.agent().expect("ours");
+    let reasons = Reason::ALL.iter();
+    reasons.map(|reason| count(agent, PodTx, *reason)).sum()
 }

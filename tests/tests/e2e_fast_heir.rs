@@ -3,15 +3,15 @@
 
 #![cfg(test)]
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use flannel_tests::fast_path::{fast, pair_of, talk_udp, was_fast};
+use flannel_tests::fast_path::{fast, fast_udp, pair_of, talk_udp, was_fast};
 use flannel_tests::lab::Options;
 use flannel_tests::netns::Netns;
 use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
-use flannel_tests::{sweep, talk, udp};
+use flannel_tests::{sweep, udp};
 use rstest::rstest;
 
 /// A proof lasts 15 seconds.
@@ -71,15 +71,15 @@ fn and_with_udp(
 fn inherits(flags: Flags, net: Network) {
     let kind = flags.map_or(Kind::Flanneld, |_| Kind::Ours);
     let mut pair = pair_of(kind, net, Options::default(), flags.unwrap_or_default());
-    talk_udp(&pair.pod1, &pair.pod2).rounds(50);
+    let talk = fast_udp(&pair);
+    let [_, port] = talk.ports();
     pair.two.kill();
     let gateway = Ipv4Addr::from(u32::from(pair.two.vtep()) + 1);
     let address = pair.pod2.address();
     pair.pod2.delete(&pair.two);
     let heir = heir(pair.two.node(), gateway, address);
-    let server = udp::Server::on(&heir);
-    let target = SocketAddrV4::new(address, server.port());
-    let talk = talk::Udp::open(server, &pair.pod1, target);
+    // The same flow, to whoever has the address now.
+    let talk = talk.moved_to(udp::Server::on_port(&heir, port));
     eventually("the pod gets every packet", FORGOTTEN, || {
         (0..50).all(|_| talk.round())
     });

@@ -9,7 +9,7 @@
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
-use flannel_tests::fast_path::{pair_of, received, talk_udp};
+use flannel_tests::fast_path::{fast_udp, pair_of, received};
 use flannel_tests::lab::Options;
 use flannel_tests::packet_socket::PacketSocket;
 use flannel_tests::pair::Kind;
@@ -154,8 +154,7 @@ fn a_kernel_that_is_to_forward_nothing_stops_fast_flows(
     #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
 ) {
     let pair = pair_of(kind, vxlan(), Options::default(), &[]);
-    let talk = talk_udp(&pair.pod1, &pair.pod2);
-    talk.rounds(50);
+    let talk = fast_udp(&pair);
     let node = pair.two.node();
     node.sysctl("net.ipv4.ip_forward", 0);
     if pair.two.agent().is_some() {

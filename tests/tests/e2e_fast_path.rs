@@ -4,12 +4,13 @@
 
 use std::net::Ipv4Addr;
 
-use flannel_common::program::Program::OverlayRx;
+use flannel_common::program::Program::{OverlayRx, PodRx, PodTx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
 use flannel_tests::fast_path::{
-    agents, agents_of, conntrack_is_content, fast_both_ways, goes_on_without_its_agent,
-    obeys_a_drop_rule, pair_of, proven_tcp, received, sent, talk_tcp, talk_udp, to, was_fast,
+    agents, agents_of, conntrack_is_content, fast_both_ways, fast_udp, goes_on_without_its_agent,
+    looked_again, obeys_a_drop_rule, pair_of, pinned, proven_tcp, received, sent, talk_tcp,
+    talk_udp, to, was_fast,
 };
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
@@ -40,6 +41,12 @@ fn flows_become_fast_in_both_directions(#[case] flags: &[&str]) {
 #[test]
 fn switched_off_nothing_is_fast() {
     let pair = agents(Options::default(), &["--fast-path=off"]);
+    for agent in [&pair.one, &pair.two] {
+        looked_again(agent);
+        for program in [PodTx, PodRx] {
+            assert_eq!(pinned(agent, program), <[String; 0]>::default());
+        }
+    }
     talk_tcp(&pair.pod1, &pair.pod2).rounds(50);
     assert_eq!(sent(&pair.one) + received(&pair.one), 0);
 }
@@ -136,10 +143,8 @@ fn a_pod_that_takes_over_an_address_gets_its_flows(
     #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
 ) {
     let pair = pair_of(kind, vxlan(), Options::default(), &[]);
-    let server = udp::Server::on(&pair.pod2);
-    let port = server.port();
-    let talk = talk::Udp::open(server, &pair.pod1, to(&pair.pod2, port));
-    talk.rounds(50);
+    let talk = fast_udp(&pair);
+    let [_, port] = talk.ports();
     let address = pair.pod2.address();
     pair.pod2.delete(&pair.two);
     let heir = Netns::create(&format!("{}-heir", sweep::unique_name()));

@@ -2,7 +2,9 @@
 
 #![cfg(test)]
 
-use flannel_tests::fast_path::{RULE_REACHES, epoch, fast, talk_udp, was_fast};
+use flannel_tests::fast_path::{
+    RULE_REACHES, epoch, fast, fast_udp, gets_fast, ours, talk_udp, was_fast,
+};
 use flannel_tests::netns::Netns;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
@@ -60,10 +62,11 @@ fn leaving(pair: &Pair<AnyDaemon>, mac: &str) -> Capture {
 #[rstest]
 fn the_tunnel_goes_by_the_mark_inside(#[values(Vxlan, VxlanAtBridge, Flanneld)] setup: Setup) {
     let pair = setup.pair();
-    let talk = talk_udp(&pair.pod1, &pair.pod2);
-    talk.rounds(50);
+    let talk = fast_udp(&pair);
     marks_take_the_router(&pair);
     takes_the_router(&pair, || talk.rounds(ROUNDS));
+    // Without a tunnel it would be the stack's from now on (docs/fast-path.md).
+    gets_fast(&ours(&pair), |rounds| talk.rounds(rounds));
 }
 
 /// A process carries them with flanneld: its datagrams have no mark, whatever is in them.
@@ -86,8 +89,7 @@ fn a_pod_is_routed_by_its_mark(
     #[values(DirectRouting, HostGw, HostGwAtBridge, FlanneldHostGw)] setup: Setup,
 ) {
     let pair = setup.pair();
-    let talk = talk_udp(&pair.pod1, &pair.pod2);
-    talk.rounds(50);
+    let talk = fast_udp(&pair);
     marks_take_the_router(&pair);
     let pod = pair.pod1.address();
     pair.one
@@ -103,8 +105,7 @@ fn a_pod_is_routed_by_its_mark(
 #[rstest]
 fn a_pod_is_routed_by_its_source(#[values(DirectRouting, HostGw, FlanneldHostGw)] setup: Setup) {
     let pair = setup.pair();
-    let talk = talk_udp(&pair.pod1, &pair.pod2);
-    talk.rounds(50);
+    let talk = fast_udp(&pair);
     marks_take_the_router(&pair);
     pair.one.exec("iptables-nft -t mangle -F FORWARD");
     let pod = pair.pod1.address();

@@ -60,14 +60,22 @@ fn bridge_mac(daemon: &AnyDaemon) -> Mac {
     mac_of(daemon, "cni0")
 }
 
-/// From pod 1 to the tunnel of the second node, 100 datagrams in the name of `from`. How many reach pod 2?
-fn reach(pair: &Pair<AnyDaemon>, from: SocketAddrV4) -> usize {
+/// From pod 1 to the tunnel of the second node, 100 datagrams in the name of `from`. How many reach pod 2? It is waited for so many
+/// as are to `arrive`.
+#[track_caller]
+fn reach(pair: &Pair<AnyDaemon>, from: SocketAddrV4, arrive: usize) -> usize {
     let node = SocketAddrV4::new(pair.two.node().address(), pair.net.port);
-    reach_by(pair, from, node)
+    reach_by(pair, from, node, arrive)
 }
 
 /// The same, sent to `node`.
-fn reach_by(pair: &Pair<AnyDaemon>, from: SocketAddrV4, node: SocketAddrV4) -> usize {
+#[track_caller]
+fn reach_by(
+    pair: &Pair<AnyDaemon>,
+    from: SocketAddrV4,
+    node: SocketAddrV4,
+    arrive: usize,
+) -> usize {
     let server = udp::Server::on(&pair.pod2);
     let to = SocketAddrV4::new(pair.pod2.address(), server.port());
     let payload = tunnelled(pair, from, to);
@@ -80,6 +88,7 @@ fn reach_by(pair: &Pair<AnyDaemon>, from: SocketAddrV4, node: SocketAddrV4) -> u
     }
     // Behind all of them.
     pair.pod1.ping(pair.pod2.address()).succeeds();
+    capture.packets(arrive);
     capture.finish().len()
 }
 
@@ -109,7 +118,7 @@ fn is_dropped_by_its_own_node(
         hooked(agent);
     }
     for from in [nobody(), another_pod(&pair)] {
-        assert_eq!(reach(&pair, from), 0);
+        assert_eq!(reach(&pair, from, 0), 0);
     }
     let dropped = match at_the_pod {
         true => count(agent, PodTx, Reason::PodTunnel),
@@ -149,7 +158,7 @@ fn in_the_node_s_name_by_a_service(
     let service = service(&pair);
     // Programs that have just come first wait for the others.
     eventually("it is known who makes tunnel packets", SOON, || {
-        reach_by(&pair, nobody(), service) == arrive
+        reach_by(&pair, nobody(), service, arrive) == arrive
     });
     let dropped = || {
         pair.one
@@ -158,7 +167,7 @@ fn in_the_node_s_name_by_a_service(
     };
     let before = dropped();
     for from in [nobody(), another_pod(&pair)] {
-        assert_eq!(reach_by(&pair, from, service), arrive);
+        assert_eq!(reach_by(&pair, from, service, arrive), arrive);
     }
     assert_eq!(dropped(), before.map(|before| before + 200));
 }
@@ -203,7 +212,7 @@ fn a_tag_hides_nothing(#[case] flag: &str) {
 fn is_not_believed_from_a_pod_s_address(#[values(vxlan(), udp_backend())] net: Network) {
     let pair = pair([Kind::Flanneld, Kind::Ours], net, &[]);
     for from in [nobody(), another_pod(&pair)] {
-        assert_eq!(reach(&pair, from), 0);
+        assert_eq!(reach(&pair, from, 0), 0);
     }
     let agent = pair.two.agent().unwrap();
     assert_eq!(count(agent, UplinkRx, Reason::UnknownVtep), 200);
@@ -213,5 +222,5 @@ fn is_not_believed_from_a_pod_s_address(#[values(vxlan(), udp_backend())] net: N
 #[rstest]
 fn flanneld_believes_everybody(#[values(vxlan(), udp_backend())] net: Network) {
     let pair = pair([Kind::Flanneld, Kind::Flanneld], net, &["--ip-masq"]);
-    assert_eq!(reach(&pair, another_pod(&pair)), 100);
+    assert_eq!(reach(&pair, another_pod(&pair), 100), 100);
 }

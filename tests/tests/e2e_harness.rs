@@ -50,6 +50,27 @@ fn source_is(frame: &[u8], address: std::net::Ipv4Addr) -> bool {
     frame.get(26..30) == Some(&address.octets()[..])
 }
 
+/// Told to end right behind the last packet, a capture has seen every one; in between tcpdump may not get a CPU.
+#[test]
+fn a_capture_has_seen_what_came_before_its_end() {
+    const DATAGRAMS: usize = 300;
+    let lab = Lab::new();
+    let (one, two) = (lab.node("one"), lab.node("two"));
+    let socket = udp::Server::on(&one).into_socket();
+    socket.connect((two.address(), 9)).unwrap();
+    one.ping(two.address()).succeeds();
+    for _ in 0..5 {
+        let capture = Capture::start(&one, Node::UPLINK, "udp dst port 9");
+        let nothing = Capture::start(&one, Node::UPLINK, "udp dst port 10");
+        for _ in 0..DATAGRAMS {
+            // An ICMP error of an earlier one is an error of this one.
+            while socket.send(&[7]).is_err() {}
+        }
+        assert_eq!(capture.finish().len(), DATAGRAMS);
+        nothing.saw_nothing();
+    }
+}
+
 #[test]
 fn a_router_and_a_server_outside_are_reachable() {
     let lab = Lab::new();

@@ -8,9 +8,12 @@
     reason = "tests panic to keep their backtraces"
 )]
 
-use flannel_tests::fast_path::{RULE_REACHES, fast, hooked_if_ours, talk_udp};
+use std::time::{Duration, Instant};
+
+use flannel_tests::fast_path::{RULE_REACHES, fast, gets_fast, hooked_if_ours, ours, talk_udp};
 use flannel_tests::pair::{Kind, Mix, Pair};
 use flannel_tests::prelude::*;
+use flannel_tests::udp::assert_nothing_lost;
 use flannel_tests::with_daemon::{self, AnyDaemon};
 use rstest::rstest;
 
@@ -54,6 +57,9 @@ fn obeys(mix: Mix, net: Network, flags: &[&str], tool: &str, rule: &str) {
         .replace("PORT", &pair.net.port.to_string());
     let talk = talk_udp(&pair.pod1, &pair.pod2);
     talk.rounds(100);
+    if !flags.contains(&"--fast-path=off") {
+        gets_fast(&ours(&pair), |rounds| talk.rounds(rounds));
+    }
     at.node().exec(&format!("{tool} -I {rule}"));
     eventually("the rule stops the flow", RULE_REACHES, || {
         (0..5).all(|_| !talk.round())
@@ -126,6 +132,60 @@ fn without_an_agent_packets_go_on(#[case] mix: Mix, #[case] flags: &[&str]) {
     talk.rounds(100);
     pair.one.kill();
     pair.two.kill();
-    eventually("a round after the end", SOON, || talk.round());
-    talk.outlast();
+    past_the_last_question();
+    let flows = pair.flows();
+    turns_of_asking(|| talk.rounds(1));
+    assert_nothing_lost(flows);
+}
+
+/// A peer that the firewall refused when the agent died stays refused. It is for the next agent to hear that it is no more.
+#[rstest]
+#[case::ours(Mix::Ours, &[])]
+#[case::ours_off(Mix::Ours, &["--fast-path=off"])]
+#[case::ours_anchor(Mix::Ours, &["--gro=anchor"])]
+#[case::control(Mix::Flanneld, &[])]
+fn without_an_agent_a_rule_still_holds(
+    #[case] mix: Mix,
+    #[case] flags: &[&str],
+    #[values(FROM_PEER, TO_PORT)] rule: &str,
+) {
+    let mut pair = pair(mix, flags);
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    talk.rounds(100);
+    let rule = rule.replace("PEER", &pair.one.node().address().to_string());
+    let node = match rule.starts_with("INPUT") {
+        true => pair.two.node_arc(),
+        false => pair.one.node_arc(),
+    };
+    node.exec(&format!("iptables-nft -I {rule}"));
+    eventually("the rule stops the flow", RULE_REACHES, || {
+        (0..5).all(|_| !talk.round())
+    });
+    pair.one.kill();
+    pair.two.kill();
+    past_the_last_question();
+    turns_of_asking(|| assert!(!talk.round()));
+    node.exec(&format!("iptables-nft -D {rule}"));
+    pair.one.restart();
+    pair.two.restart();
+    eventually("the flow goes on", RULE_REACHES, || talk.round());
+    talk.rounds(100);
+}
+
+/// What an agent that was there until now is asked is lost with it.
+fn past_the_last_question() {
+    let since = Instant::now();
+    eventually("its last word is old", SOON, || {
+        since.elapsed() > Duration::from_secs(1)
+    });
+}
+
+/// Whoever asks does so every five seconds: three times by the end of this.
+#[track_caller]
+fn turns_of_asking(mut meanwhile: impl FnMut()) {
+    let since = Instant::now();
+    eventually("three turns of asking", 2 * RULE_REACHES, || {
+        meanwhile();
+        since.elapsed() > Duration::from_secs(16)
+    });
 }

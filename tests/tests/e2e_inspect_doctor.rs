@@ -8,6 +8,7 @@ use std::process::Output;
 use aya::programs::LinkOrder;
 use aya::programs::tc::{SchedClassifier, TcAttachOptions, TcAttachType};
 use flannel_tests::agent::command;
+use flannel_tests::fast_path::hooked;
 use flannel_tests::netns::output;
 use flannel_tests::prelude::*;
 use flannel_tests::{stranger, udp};
@@ -76,6 +77,17 @@ impl Ward {
     }
 }
 
+/// Once the agent has done what it saw last. Returns the lines.
+#[track_caller]
+fn all_is_well(
+    findings: impl Fn() -> (Option<i32>, Vec<(String, String)>),
+) -> Vec<(String, String)> {
+    eventually_some("all is well", SOON, || {
+        let (status, lines) = findings();
+        ((status, trouble(&lines)) == (Some(0), vec![])).then_some(lines)
+    })
+}
+
 #[test]
 fn a_healthy_node_passes_before_and_after_its_start() {
     let lab = Lab::new();
@@ -89,8 +101,8 @@ fn a_healthy_node_passes_before_and_after_its_start() {
     let agent = Agent::start(node.clone(), &net);
     let pod = Pod::on(&agent, "pod");
     let file = format!("--subnet-file={}", agent.daemon().subnet_file().display());
-    let (status, lines) = findings(&node, &[&file]);
-    assert_eq!((status, trouble(&lines)), (Some(0), vec![]), "{lines:#?}");
+    hooked(&agent);
+    all_is_well(|| findings(&node, &[&file]));
     drop(pod);
 }
 
@@ -234,9 +246,12 @@ fn devices_where_packets_are_translated_are_named() {
         node.exec(line);
     }
     // A device without a link-layer header is served like any other.
-    let (status, lines) = ward.findings(&["--ip-masq"]);
-    assert_eq!((status, trouble(&lines)), (Some(0), vec![]));
     let with_tun = |what: &str| what.starts_with(on) && what.contains("tun7");
+    eventually("the agent serves it", SOON, || {
+        let (_, lines) = ward.findings(&["--ip-masq"]);
+        lines.iter().any(|(_, what)| with_tun(what))
+    });
+    let lines = all_is_well(|| ward.findings(&["--ip-masq"]));
     assert!(lines.iter().any(|(_, what)| with_tun(what)), "{lines:?}");
 
     let bpffs = format!("--bpffs={}", node.bpffs().display());

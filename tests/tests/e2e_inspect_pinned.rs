@@ -8,6 +8,7 @@ use std::process::{Output, Stdio};
 
 use flannel_common::maps::FLOWS;
 use flannel_tests::agent::command;
+use flannel_tests::fast_path::hooked;
 use flannel_tests::netns::output;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
@@ -42,6 +43,11 @@ fn a_healthy_node_is_ok_and_without_its_agent_it_needs_attention() {
     let subnet = pair.two.subnet_env().subnet().to_string();
 
     let state = format!("--state-dir={}", pair.one.node().state_dir().display());
+    hooked(&pair.one);
+    eventually("the agent has done what it saw last", SOON, || {
+        let status = look(pair.one.node(), &format!("status {state}"));
+        status.status.code() == Some(0)
+    });
     let status = json(pair.one.node(), &format!("status {state}"), 0);
     assert_eq!(status["verdict"], "ok", "{status}");
     let lease = &status["lease"];

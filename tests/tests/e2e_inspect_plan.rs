@@ -32,6 +32,14 @@ fn plan(node: &Node, flags: &[&str]) -> Output {
     output(&mut command(node, &flags))
 }
 
+/// Once the agent has done what it saw last.
+#[track_caller]
+fn nothing_is_left(node: &Node, flags: &[&str]) {
+    eventually("nothing is left to do", SOON, || {
+        steps(node, flags) == (Some(0), vec![])
+    });
+}
+
 /// Exit status and the action of each step.
 #[track_caller]
 fn steps(node: &Node, flags: &[&str]) -> (Option<i32>, Vec<String>) {
@@ -82,9 +90,9 @@ fn a_fresh_node_gets_everything_and_a_dry_run_leaves_no_trace() {
     assert_eq!(traces(&lab, &net, &node), before);
 
     let mut agent = Agent::start_with(node.clone(), &net, &["--ip-masq"]);
-    assert_eq!(steps(&node, &["--ip-masq"]), (Some(0), vec![]));
+    nothing_is_left(&node, &["--ip-masq"]);
     agent.restart_with(&[]);
-    assert_eq!(steps(&node, &[]), (Some(0), vec![]));
+    nothing_is_left(&node, &[]);
     let said = String::from_utf8(plan(&node, &[]).stdout).unwrap();
     assert!(said.ends_with("\nnothing to do\n"), "{said}");
 
@@ -158,9 +166,7 @@ fn the_late_steps_are_shown_too() {
     assert!(rules.contains("flanneld masq"), "it was only said: {rules}");
 
     agent.restart_with(&small);
-    eventually("nothing is left to do", SOON, || {
-        steps(&node, &small) == (Some(0), vec![])
-    });
+    nothing_is_left(&node, &small);
     let rules = node.exec("iptables-nft -t nat -S");
     assert!(!rules.contains("flanneld masq"), "{rules}");
 
@@ -172,9 +178,7 @@ fn the_late_steps_are_shown_too() {
     assert!(said.contains(words), "{said}");
     agent.kill();
     agent.restart_with(&large);
-    eventually("nothing is left to do", SOON, || {
-        steps(&node, &large) == (Some(0), vec![])
-    });
+    nothing_is_left(&node, &large);
 }
 
 #[test]
@@ -184,9 +188,7 @@ fn a_node_without_a_tunnel_has_nothing_to_do_either() {
     let mut one = Agent::start(lab.node("one"), &net);
     let two = Agent::start(lab.node("two"), &net);
     let node = one.node_arc();
-    eventually("nothing is left to do", SOON, || {
-        steps(&node, &[]) == (Some(0), vec![])
-    });
+    nothing_is_left(&node, &[]);
     one.kill();
     node.exec(&format!("ip route del {}", two.subnet()));
     assert_eq!(steps(&node, &[]), (Some(1), vec!["set_routes".to_owned()]));
@@ -197,7 +199,7 @@ fn the_driver_s_program_counts_as_ours() {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
     let agent = Agent::start_with(lab.node("one"), &net, &["--xdp=on"]);
-    assert_eq!(steps(agent.node(), &["--xdp=on"]), (Some(0), vec![]));
+    nothing_is_left(agent.node(), &["--xdp=on"]);
 }
 
 #[test]

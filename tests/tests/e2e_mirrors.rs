@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread::sleep;
 use std::time::Duration;
 
+use flannel_tests::fast_path::{hooked_if_ours, sent};
 use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::stage::CLUSTER;
@@ -79,6 +80,9 @@ fn a_copied_flow_leaves_as_one(
         eventually("programs at the other device", SOON, || {
             one.log().contains("uplink_tx to egress of eth1")
         });
+        if fast {
+            hooked_if_ours(&one);
+        }
     }
     let lines = copies(pod.port());
     // Others are frames as the pod sent them, for the bridge.
@@ -103,9 +107,9 @@ fn a_copied_flow_leaves_as_one(
                 sleep(PAUSE);
             }
             client.send_to(&[n], to).expect("send");
-            let (_, from) = server.recv_from(&mut buffer).expect("a datagram");
+            let (_, from) = uninterrupted(|| server.recv_from(&mut buffer)).expect("a datagram");
             server.send_to(&[n], from).expect("answer");
-            client.recv_from(&mut buffer).expect("the answer");
+            uninterrupted(|| client.recv_from(&mut buffer)).expect("the answer");
             from
         })
         .collect();
@@ -119,9 +123,12 @@ fn a_copied_flow_leaves_as_one(
         assert!(after >= before + 40, "{before} copies, then {after}");
         return;
     }
+    if let (Some(agent), true) = (one.agent(), fast) {
+        assert!(sent(agent) > 0, "none of it went past the stack");
+    }
     // Rules see few packets of what is fast, but the first ones.
     for _ in 0..if fast { 1 } else { 40 } {
-        let (_, from) = copied.recv_from(&mut buffer).expect("a copy");
+        let (_, from) = uninterrupted(|| copied.recv_from(&mut buffer)).expect("a copy");
         let expected = match kind {
             Kind::Ours => SECOND,
             _ => pod.address(),

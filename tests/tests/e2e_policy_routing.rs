@@ -10,7 +10,7 @@ use flannel_common::reason::Reason;
 use flannel_tests::agent::command;
 use flannel_tests::bpftool::count;
 use flannel_tests::cold::{First, forget_neighbours};
-use flannel_tests::fast_path::{fast_both_ways, hooked, received, talk_udp};
+use flannel_tests::fast_path::{fast_both_ways, fast_udp_of, hooked, received, talk_udp};
 use flannel_tests::metrics::sample;
 use flannel_tests::netns::output;
 use flannel_tests::pair::{Kind, Mix, Pair};
@@ -63,8 +63,8 @@ fn by_the_table_for_the_nodes_address(
 ) {
     let pair = pair(net, mix, &[]);
     carries_everything(&pair);
-    forget_neighbours(pair.one.node());
-    First::Datagram.reaches(&pair.pod1, &pair.pod2);
+    let forget = || forget_neighbours(pair.one.node());
+    First::Datagram.reaches(forget, &pair.pod1, &pair.pod2);
 }
 
 #[rstest]
@@ -97,8 +97,7 @@ fn to_neighbours(
 fn a_fast_flow_follows_a_rule() {
     let pair = agents(&[]);
     let node = pair.one.node();
-    let talk = talk_udp(&pair.pod1, &pair.pod2);
-    talk.rounds(50);
+    let talk = fast_udp_of(&[&pair.one, &pair.two], &pair.pod1, &pair.pod2);
     let other = pair.lab.other_gateway();
     node.exec(&format!(
         "ip route add default via {} dev eth0 table 200",

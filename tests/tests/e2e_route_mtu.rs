@@ -4,7 +4,7 @@
 
 use std::net::SocketAddrV4;
 
-use flannel_tests::fast_path::{fast, pair_of, was_fast};
+use flannel_tests::fast_path::{fast, gets_fast, ours, pair_of, was_fast};
 use flannel_tests::lab::Options;
 use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
@@ -74,6 +74,9 @@ fn tunnel_packets_keep_to_it(#[case] flags: &[&str], #[values(Mix::Ours, Mix::Fl
     let to = SocketAddrV4::new(pair.pod2.address(), server.port());
     let mut lasting = talk::Tcp::open(&server, &pair.pod1, to);
     lasting.rounds(50);
+    if !flags.contains(&"--fast-path=off") {
+        gets_fast(&ours(&pair), |rounds| lasting.rounds(rounds));
+    }
     assert!(longest(pair.one.node(), || talk_long(&pair)) > FITS);
     routes(&pair, "add", &format!("mtu {MTU}"));
     if mix == Mix::Ours {

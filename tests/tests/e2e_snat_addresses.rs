@@ -3,6 +3,7 @@
 
 #![cfg(test)]
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 
@@ -178,6 +179,22 @@ fn proven_flows_keep_their_address() {
         fast_path::sent(agent) > before + 10
     });
     talk.rounds(100);
+    assert_eq!(*talk.seen().ip(), SECOND);
+    // As whom its packets come there past the stack, too.
+    let filter = format!("tcp and dst host {SHOP} and dst port {}", to.port());
+    let came = Capture::inside(scene.one.node(), scene.shop.netns(), "eth0", &filter);
+    let before = fast_path::sent(agent);
+    talk.rounds(100);
+    assert!(fast_path::sent(agent) > before + 80);
+    // Behind the Ethernet header and twelve bytes of IPv4's.
+    let sources = came
+        .finish()
+        .into_iter()
+        .map(|packet| packet[26..30].to_vec());
+    assert_eq!(
+        sources.collect::<BTreeSet<_>>(),
+        [SECOND.octets().to_vec()].into()
+    );
 }
 
 /// Both ways, and about what was translated to either address.

@@ -106,7 +106,19 @@ fn an_idle_connection_outlives_it(
     let port = idle.port();
     assert!(is_established(&stage, port));
 
-    // What comes behind them shows that they have passed.
+    // Each of them comes to the node. What comes behind them shows that they have passed.
+    let (device, from, other_end) = match name {
+        Name::Server => (Node::UPLINK, to, idle.seen()),
+        Name::Pod => ("cni0", idle.client(), to),
+    };
+    let filter = format!(
+        "tcp and src host {} and src port {} and dst host {} and dst port {}",
+        from.ip(),
+        from.port(),
+        other_end.ip(),
+        other_end.port()
+    );
+    let came = Capture::start(stage.node.node(), device, &filter);
     match name {
         Name::Server => {
             raw::send(&stage.outside, &forged(what, to, idle.seen()));
@@ -122,6 +134,7 @@ fn an_idle_connection_outlives_it(
             other.ping(stage.outside.address()).succeeds();
         }
     }
+    came.packets(20);
     assert!(is_established(&stage, port));
 
     // Ten seconds are what a reset would have left it, and two minutes a FIN.

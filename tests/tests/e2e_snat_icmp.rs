@@ -24,9 +24,12 @@ fn pods_ping_at_the_same_time_and_with_the_same_id(
     let stage = Stage::on(kind);
     let other = stage.another_pod("other");
     let server = stage.outside.address();
+    let patience = SOON.as_secs().to_string();
     let ping = |host: &Netns| {
         let mut command = host.command("ping");
-        command.args(["-n", "-i", "0.02", "-c", "20", "-W", "2", "-e", "4242"]);
+        // All at once: behind the last, ping waits one interval and no longer.
+        command.args(["-n", "-l", "20", "-c", "20", "-e", "4242"]);
+        command.args(["-i", &patience, "-W", &patience]);
         command.arg(server.to_string());
         command.output().unwrap()
     };

@@ -138,7 +138,9 @@ fn a_full_table_keeps_what_is_in_use() {
         });
         flows.go_on();
     }
-    assert!(SnatTable::of(&stage.node).entries().len() <= 8_192);
+    // What is young fills a quarter of it and no more, whoever sends it, and that is full.
+    let entries = SnatTable::of(&stage.node).entries().len();
+    assert!((2_048 * 9 / 10..=8_192).contains(&entries), "{entries}");
 }
 
 #[test]

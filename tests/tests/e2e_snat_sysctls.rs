@@ -55,16 +55,16 @@ fn lowered_it_ends_streams_of_datagrams(#[values(Kind::Ours, Kind::Flanneld)] ki
     for pause in [0, 2_100] {
         std::thread::sleep(Duration::from_millis(pause));
         server.send(b"answer").unwrap();
-        pod.recv(&mut [0; 16]).unwrap();
+        uninterrupted(|| pod.recv(&mut [0; 16])).unwrap();
         pod.send_to(b"again", to).unwrap();
-        server.recv(&mut [0; 16]).unwrap();
+        uninterrupted(|| server.recv(&mut [0; 16])).unwrap();
     }
     eventually("the node forgets the flow", LOOKS, || {
         !is_known(&stage, ("udp", 17), port)
     });
     // The node has no such socket itself, and says so.
     server.send(b"late").unwrap();
-    let refused = server.recv(&mut [0; 16]).unwrap_err();
+    let refused = uninterrupted(|| server.recv(&mut [0; 16])).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 }
 
@@ -80,7 +80,7 @@ fn raised_it_keeps_what_nobody_answers(#[values(Kind::Ours, Kind::Flanneld)] kin
     std::thread::sleep(USUAL);
     server.send_to(b"late", seen).unwrap();
     let mut late = [0; 16];
-    assert_eq!(pod.recv(&mut late).unwrap(), 4);
+    assert_eq!(uninterrupted(|| pod.recv(&mut late)).unwrap(), 4);
     assert_eq!(&late[..4], b"late");
 }
 
@@ -103,7 +103,7 @@ fn lowered_it_ends_idle_connections(#[values(Kind::Ours, Kind::Flanneld)] kind: 
     }
     // The node knows no such connection itself, and says so.
     server.write_all(b"late").unwrap();
-    let reset = server.read(&mut [0; 5]).unwrap_err();
+    let reset = uninterrupted(|| server.read(&mut [0; 5])).unwrap_err();
     assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
 }
 
@@ -134,7 +134,7 @@ fn without_an_agent_the_last_ones_count() {
     let (pod, server, seen) = stage.greeting();
     assert_eq!(table.times().udp, 700);
     server.send_to(b"answer", seen).unwrap();
-    pod.recv(&mut [0; 16]).unwrap();
+    uninterrupted(|| pod.recv(&mut [0; 16])).unwrap();
     stage.node.restart();
     eventually("the next one has looked", LOOKS, || {
         SnatTable::of(stage.node.agent().unwrap()).times().udp == 20

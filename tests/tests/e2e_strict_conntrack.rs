@@ -4,7 +4,8 @@
 
 use std::net::SocketAddrV4;
 
-use flannel_tests::fast_path::{hooked, sent};
+use flannel_common::program::Program::PodTx;
+use flannel_tests::fast_path::{hooked, looked_again, pinned, sent};
 use flannel_tests::pair::{Kind, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::tcp;
@@ -88,6 +89,8 @@ fn a_rule_that_drops_what_is_invalid_breaks_nothing(
         "{}",
         agent.log()
     );
+    looked_again(agent);
+    assert_eq!(pinned(agent, PodTx), <[String; 0]>::default());
     assert!(!agent.log().contains("attach pod_tx"), "{}", agent.log());
 
     // Whoever may changes it, and the agent looks at the node.

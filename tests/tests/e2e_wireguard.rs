@@ -95,11 +95,7 @@ fn a_kernel_without_it_is_named_with_the_way_out() {
         );
         assert!(log.contains("modprobe wireguard"), "{log}");
         assert!(!node.key_file().exists());
-        assert_eq!(
-            lab.etcd()
-                .get(&net.lease_key(net.subnets().next().unwrap())),
-            None
-        );
+        assert_eq!(lab.etcd().leases(&net), []);
         let (fine, said) = ask(&node, &doctor);
         assert!(
             !fine && said.contains("the kernel has no WireGuard devices"),

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+use flannel_common::crossing::LONGEST;
 use flannel_common::globals::{FAST_PATH_ALWAYS, POD_HOOK_BRIDGE};
 use flannel_common::program::Program::{OverlayRx, OverlayTx, PodRx, PodTx};
 use flannel_tests::packet::flows::{
@@ -41,6 +42,20 @@ fn another_packet_of_the_flow_proves_nothing(#[case] other: fn(&mut Vec<u8>)) {
         other(&mut packet);
         way.comes_out(&mut node, &packet);
         assert_eq!(node.flows(), [], "{way:?}");
+        way.is_proven_by_the_true_one(&mut node);
+    }
+}
+
+/// Whatever keeps a packet in the stack for so long, another of the flow's may look like it by then.
+#[test]
+fn a_packet_that_was_long_in_the_stack_proves_nothing() {
+    for way in WAYS {
+        let mut node = node_with_both();
+        way.goes_in(&mut node, &way.before().udp(), 0);
+        node.age_notes(LONGEST);
+        way.comes_out(&mut node, &way.after().udp());
+        assert_eq!(node.flows(), [], "{way:?}");
+        way.is_proven_by_the_true_one(&mut node);
     }
 }
 
@@ -84,6 +99,7 @@ fn what_went_in_before_the_epoch_was_raised_proves_nothing_in_the_new_one() {
         node.bump_epoch();
         way.comes_out(&mut node, &way.after().udp());
         assert!(!way.is_fast(&mut node), "{way:?}");
+        way.is_proven_by_the_true_one(&mut node);
     }
 }
 

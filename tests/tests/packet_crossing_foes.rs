@@ -119,6 +119,7 @@ fn a_group_of_pods_is_no_pod() {
     };
     Way::In.comes_out(&mut node, &packet.udp());
     assert_eq!(node.flows(), []);
+    Way::In.is_proven_by_the_true_one(&mut node);
 }
 
 /// Pod B sends in the name of pod A, by its own port.

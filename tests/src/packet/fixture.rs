@@ -366,6 +366,14 @@ impl Fixture {
         classifier
     }
 
+    /// Has programs loaded ahead of their first run: what the first of them writes down is old after a second, and the verifier may
+    /// take as long for the next.
+    pub fn prepare(&mut self, programs: &[Program]) {
+        for program in programs {
+            self.program(*program);
+        }
+    }
+
     /// A packet at the hook of `program`. At a pod's port it is one that came by the tunnel.
     pub fn run(&mut self, program: Program, packet: &[u8]) -> Outcome {
         let (came_by, device) = match program {

@@ -35,6 +35,7 @@ pub fn udp_key() -> FlowKey {
 
 /// A packet from the pod through the stack.
 pub fn through_the_stack_out(node: &mut Fixture, make: fn(&Inner) -> Vec<u8>) {
+    node.prepare(&[PodTx, OverlayTx]);
     assert_eq!(node.run(PodTx, &make(&Inner::from_pod())).action, UNSPEC);
     assert_eq!(
         node.run(OverlayTx, &make(&Inner::outbound())).action,
@@ -44,6 +45,7 @@ pub fn through_the_stack_out(node: &mut Fixture, make: fn(&Inner) -> Vec<u8>) {
 
 /// A packet from the overlay through the stack.
 pub fn through_the_stack_in(node: &mut Fixture, make: fn(&Inner) -> Vec<u8>) {
+    node.prepare(&[UplinkRx, OverlayRx, PodRx]);
     let inner = make(&Inner::inbound());
     assert_eq!(node.run(UplinkRx, &vxlan(&inner)).action, REDIRECT);
     assert_eq!(node.run(OverlayRx, &inner).action, UNSPEC);
@@ -53,6 +55,8 @@ pub fn through_the_stack_in(node: &mut Fixture, make: fn(&Inner) -> Vec<u8>) {
 /// A node on which the flow of [`Inner::tcp`] is proven in both directions.
 pub fn verified_tcp() -> Fixture {
     let mut node = Node::default().load();
+    // What is proven lasts a while, and tests begin then.
+    node.prepare(&[PodTx, OverlayTx, UplinkRx, OverlayRx, PodRx]);
     through_the_stack_out(&mut node, Inner::tcp);
     through_the_stack_in(&mut node, Inner::tcp);
     node

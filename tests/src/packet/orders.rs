@@ -2,8 +2,10 @@
 
 use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
 use flannel_agent::dataplane::Wire;
+use flannel_common::asked::{AGENT, Asked};
 use flannel_common::crossing::{Crossing, SLOTS};
-use flannel_common::maps;
+use flannel_common::tick::Tick;
+use flannel_common::{Ipv4, maps};
 
 use super::Fixture;
 use crate::netns::Netns;
@@ -34,6 +36,24 @@ impl Fixture {
         let mut map = Array::<_, u32>::try_from(self.ebpf.map_mut(maps::EPOCH).unwrap()).unwrap();
         let epoch = map.get(&0, 0).unwrap();
         map.set(0, epoch + 1, 0).unwrap();
+    }
+
+    /// The agent has last said so many ticks ago that it is there.
+    pub fn agent_said(&mut self, ago: Tick) {
+        let here = Asked {
+            seen: self.tick().wrapping_sub(ago) | 1,
+            ..Asked::default()
+        };
+        let map = self.ebpf.map_mut(maps::ASKED).unwrap();
+        let mut map = HashMap::<_, Ipv4, Wire<Asked>>::try_from(map).unwrap();
+        map.insert(AGENT, Wire(here), 0).unwrap();
+    }
+
+    /// Nothing was asked about what comes from an address, or goes there, which the programs have heard of.
+    pub fn nothing_asked(&mut self, outer: Ipv4) {
+        let map = self.ebpf.map_mut(maps::ASKED).unwrap();
+        let mut map = HashMap::<_, Ipv4, Wire<Asked>>::try_from(map).unwrap();
+        map.insert(outer, Wire(Asked::default()), 0).unwrap();
     }
 
     /// As if every packet that is in the stack had been there for so many ticks more.

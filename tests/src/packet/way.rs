@@ -1,12 +1,13 @@
 //! The ways through the stack between pods, packet by packet: what goes in, and what comes out.
 
 use flannel_common::program::Program::{
-    DirectRx, DirectTx, OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx,
+    self, DirectRx, DirectTx, OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx,
 };
 use flannel_common::reason::Reason;
 
 use super::world::{BRIDGE, UPLINK};
 use super::{Fixture, Inner, Node, Run, UNSPEC, vxlan};
+use crate::wait::{SOON, eventually};
 
 /// A packet that went past the stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,13 +70,20 @@ impl Way {
         }
     }
 
+    /// Its programs: before the stack, and behind it.
+    fn programs(self) -> [Program; 2] {
+        match self {
+            Self::Out => [PodTx, OverlayTx],
+            Self::OutDirectly => [PodTx, DirectTx],
+            Self::In => [OverlayRx, PodRx],
+            Self::InDirectly => [DirectRx, PodRx],
+        }
+    }
+
     /// At the hook before the stack, with which it has to stay.
     pub fn goes_in(self, node: &mut Fixture, packet: &[u8], mark: u32) {
-        let program = match self {
-            Self::Out | Self::OutDirectly => PodTx,
-            Self::In => OverlayRx,
-            Self::InDirectly => DirectRx,
-        };
+        let [program, behind] = self.programs();
+        node.prepare(&[program, behind]);
         let run = Run {
             packet,
             mark,
@@ -95,10 +103,11 @@ impl Way {
 
     /// The same with another mark, say.
     pub fn comes_out_as(self, node: &mut Fixture, run: &Run<'_>) {
-        let (program, came_by, device) = match self {
-            Self::Out => (OverlayTx, 0, 0),
-            Self::OutDirectly => (DirectTx, BRIDGE, UPLINK),
-            Self::In | Self::InDirectly => (PodRx, Node::FLANNEL, 0),
+        let [_, program] = self.programs();
+        let (came_by, device) = match self {
+            Self::Out => (0, 0),
+            Self::OutDirectly => (BRIDGE, UPLINK),
+            Self::In | Self::InDirectly => (Node::FLANNEL, 0),
         };
         let run = Run {
             came_by,
@@ -106,6 +115,17 @@ impl Way {
             ..run.clone()
         };
         node.run_with(program, &run);
+    }
+
+    /// The packet that went in proves its flow here, too: so it was for what it was that another proved nothing. A note is good for
+    /// a second, and a machine may stand still as long.
+    #[track_caller]
+    pub fn is_proven_by_the_true_one(self, node: &mut Fixture) {
+        eventually(format!("{self:?} is proven"), SOON, || {
+            self.goes_in(node, &self.before().udp(), 0);
+            self.comes_out(node, &self.after().udp());
+            self.is_fast(node)
+        });
     }
 
     /// Sends one more. `None`: it takes the stack.

@@ -131,6 +131,7 @@ pub fn routed(packet: Vec<u8>) -> Vec<u8> {
 
 impl World {
     pub fn pod_sends(&mut self, packet: &[u8]) -> Outcome {
+        self.node.prepare(&[PodTx, UplinkTx]);
         self.node.run(PodTx, packet)
     }
 
@@ -161,6 +162,7 @@ impl World {
 
     /// At the uplink, from the wire.
     pub fn arrives(&mut self, packet: &[u8]) -> Outcome {
+        self.node.prepare(&[UplinkSnatRx, PodRx]);
         let mut packet = packet.to_vec();
         packet[..6].copy_from_slice(&UPLINK_MAC);
         let run = Run {

@@ -71,7 +71,11 @@ fn outer_fragments_arrive() {
     let peer = fragmenting_peer(&rig, 1450);
     rig.agent(async |agent| {
         let stats = start(agent).await;
-        let out = ping(&peer, "-c 3 -i 0.2 -W 5 -s 1400 -I 10.244.2.0 10.244.1.0").await;
+        let out = ping(
+            &peer,
+            "-c 3 -l 3 -i 15 -W 15 -s 1400 -I 10.244.2.0 10.244.1.0",
+        )
+        .await;
         assert!(out.status.success(), "{out:?}");
         let said = String::from_utf8_lossy(&out.stdout);
         assert!(said.contains("3 received"), "{said}");
@@ -87,7 +91,7 @@ fn fragments_longer_than_our_mtu_are_fragmented_inside() {
         let stats = start(agent).await;
         let out = ping(
             &peer,
-            "-c 2 -i 0.2 -W 5 -M dont -s 8000 -I 10.244.2.0 10.244.1.0",
+            "-c 2 -l 2 -i 15 -W 15 -M dont -s 8000 -I 10.244.2.0 10.244.1.0",
         )
         .await;
         assert!(out.status.success(), "{out:?}");
@@ -283,7 +287,11 @@ fn a_flood_of_other_networks_is_kept_from_the_agent() {
         .await;
         flood(10_000..15_000).await;
         // What is of this network is delivered all the while, and came behind all that.
-        let out = ping(&peer, "-c 3 -i 0.2 -W 5 -s 1400 -I 10.244.2.0 10.244.1.0").await;
+        let out = ping(
+            &peer,
+            "-c 3 -l 3 -i 15 -W 15 -s 1400 -I 10.244.2.0 10.244.1.0",
+        )
+        .await;
         assert!(out.status.success(), "{out:?}");
         assert_eq!(stats.delivered(), 3, "{stats:?}");
         assert_eq!(stats.dropped(Reason::OtherVni), refused, "{stats:?}");
@@ -315,7 +323,11 @@ fn a_flood_of_refused_packets_is_kept_from_the_agent() {
         };
         let refused = until_shut(&stats, Reason::PodTunnel, async || flood(UNTIL_SHUT)).await;
         flood(5_000);
-        let out = ping(&peer, "-c 3 -i 0.2 -W 5 -s 1400 -I 10.244.2.0 10.244.1.0").await;
+        let out = ping(
+            &peer,
+            "-c 3 -l 3 -i 15 -W 15 -s 1400 -I 10.244.2.0 10.244.1.0",
+        )
+        .await;
         assert!(out.status.success(), "{out:?}");
         assert_eq!(stats.delivered(), 4, "{stats:?}");
         assert_eq!(stats.dropped(Reason::PodTunnel), refused, "{stats:?}");

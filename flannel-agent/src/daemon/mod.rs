@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::counters::Counters;
 use crate::base::logging::describe;
+use crate::base::open_files;
 use crate::daemon::health::{Health, Ready};
 use crate::daemon::metrics::Exporter;
 use crate::dataplane::sweep::Sweeper;
@@ -53,6 +54,7 @@ const STACK: usize = 8 << 20;
 /// # Errors
 /// What makes a start impossible, or the end of something the agent cannot do without.
 pub fn main(config: &Config) -> anyhow::Result<()> {
+    open_files::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_stack_size(STACK)

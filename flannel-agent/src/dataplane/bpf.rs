@@ -10,7 +10,7 @@ use aya::Ebpf;
 use flannel_common::program::Program;
 
 use super::alive::{Presence, ServesAlone};
-use super::bpffs::Pins;
+use super::bpffs::{self, Pins};
 use super::chain;
 use super::clsact::MadeQdiscs;
 use super::definition::ReplacedMap;
@@ -170,13 +170,22 @@ impl Bpf {
     }
 
     /// Pinned maps that [`Self::load`] would make anew.
-    pub(crate) fn replaced_maps(&self) -> Vec<ReplacedMap> {
+    pub(crate) fn replaced_maps(&self) -> Result<Vec<ReplacedMap>, DataplaneError> {
         self.object.replaced_maps(&self.pins)
     }
 
     /// Whether every map is pinned in the shape that the object wants.
-    pub(crate) fn has_all_maps(&self) -> bool {
+    pub(crate) fn has_all_maps(&self) -> Result<bool, DataplaneError> {
         self.object.has_all_pins(&self.pins)
+    }
+
+    /// Makes room for a table of translated connections of another size. What is set aside is an old layout from here on: it is carried
+    /// over, and goes.
+    pub(crate) fn set_table_aside(&self) -> Result<(), DataplaneError> {
+        match self.loaded {
+            Some(_) => Ok(()),
+            None => self.object.set_table_aside(&self.pins),
+        }
     }
 
     /// Opens the maps and loads the programs of `attachments` with new constants. What is attached runs on.
@@ -276,10 +285,17 @@ impl Bpf {
 
     pub(crate) fn carry_nat(&self, folder: &str) -> Result<(), DataplaneError> {
         let entries = carry::carry(&self.pins, folder)?;
-        tracing::info!(
-            entries,
-            "translated connections of layout {folder} are known here"
-        );
+        if bpffs::is_aside(folder) {
+            tracing::info!(
+                entries,
+                "translated connections carried into a table of another size"
+            );
+        } else {
+            tracing::info!(
+                entries,
+                "translated connections of layout {folder} are known here"
+            );
+        }
         Ok(())
     }
 

@@ -81,10 +81,15 @@ fn flows_outlive_the_agent(#[case] kind: Kind, #[case] flags: &[&str]) {
     steady.finish().assert_complete();
 }
 
-/// What the pins held is open in the agent still, and pinned again by it.
-#[test]
-fn flows_outlive_pins_that_somebody_removes() {
-    let stage = Stage::on(Kind::Ours);
+/// What the pins held is open in the agent still, and pinned again by it: it has not to be found by its number, which takes
+/// CAP_SYS_ADMIN.
+#[rstest]
+#[case::as_root("")]
+#[case::without_sys_admin(
+    "setpriv --bounding-set -all,+net_admin,+net_raw,+bpf,+perfmon --inh-caps -all"
+)]
+fn flows_outlive_pins_that_somebody_removes(#[case] rights: &str) {
+    let stage = Stage::under(rights);
     let mirror = Mirror::on(&stage.outside, PORT);
     let mut flows = Flows::open(&stage, &mirror);
     let steady = Flow::start(&stage.pod, &stage.outside, stage.outside.address());
@@ -95,6 +100,8 @@ fn flows_outlive_pins_that_somebody_removes() {
     flows.go_on();
     Flows::open(&stage, &mirror).go_on();
     steady.finish().assert_complete();
+    let log = stage.node.log();
+    assert!(!log.contains("loading the programs again"), "{log}");
 }
 
 /// With other ports: a flow that speaks goes on under one of them, and a connection ends rather than to hang. The kernel's NAT

@@ -34,6 +34,7 @@ use crate::base::open_files;
 use crate::daemon::health::{Health, Ready};
 use crate::daemon::metrics::Exporter;
 use crate::dataplane::sweep::Sweeper;
+use crate::dataplane::{WITHOUT_SYS_ADMIN, lacks_sys_admin};
 use crate::node::mark;
 use crate::settings::Config;
 use crate::source::etcd::EtcdSource;
@@ -69,6 +70,9 @@ pub fn main(config: &Config) -> anyhow::Result<()> {
 
 async fn run(config: &Config) -> anyhow::Result<()> {
     tracing::info!("flannel-agent v{} starts", env!("CARGO_PKG_VERSION"));
+    if lacks_sys_admin("self") {
+        tracing::warn!("the agent lacks CAP_SYS_ADMIN, and goes on without: {WITHOUT_SYS_ADMIN}");
+    }
     let cancel = CancellationToken::new();
     tokio::spawn(Signals::install()?.watch(cancel.clone()));
     if let Some(networks) = &config.networks {

@@ -116,7 +116,12 @@ impl Dataplane {
         }
         let before = self.mirror.take();
         self.name_ignored(&desired.peers);
-        self.bpf.repair_pins().map_err(ReconcileError::Observe)?;
+        if let Err(error) = self.bpf.repair_pins() {
+            let text = format!(
+                "what somebody unpinned cannot be pinned again: {error}; it runs on until this agent ends"
+            );
+            self.failures.add(text, Grade::Trouble);
+        }
         self.bpf
             .set_table_aside()
             .map_err(ReconcileError::Observe)?;

@@ -101,6 +101,9 @@ impl Bpf {
 
     /// Kernel ids of the steps that can be jumped to.
     pub(crate) fn step_ids(&self) -> Result<BTreeMap<Program, u32>, DataplaneError> {
+        if let Some(map) = self.kept.map(STEPS).filter(|_| self.unpinned) {
+            return snat_maps::steps_of(map);
+        }
         match self.has_usable_pins(&[STEPS])? {
             true => snat_maps::pinned_steps(&self.pins),
             false => Ok(BTreeMap::new()),

@@ -74,6 +74,14 @@ impl Stage {
         })
     }
 
+    /// With its daemon under a wrapper, which may take rights from it.
+    pub fn under(wrapper: &str) -> Self {
+        let net = Network::vxlan("/coreos.com/network", CLUSTER);
+        Self::build(Kind::Ours, net, Options::default(), |node, net| {
+            Agent::start_under(wrapper, node, net, &with_masquerading(&[]))
+        })
+    }
+
     /// Another node of ours, which masquerades as well and is watched as well.
     pub fn neighbour(&self, flags: &[&str]) -> Neighbour {
         self.beside(|node, net| Agent::start_with(node, net, &with_masquerading(flags)))

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use flannel_tests::agent::Daemon;
+use flannel_tests::agent::{Daemon, command};
+use flannel_tests::netns::output;
 use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::subnet_env::SubnetEnv;
@@ -14,6 +15,10 @@ use rstest::rstest;
 
 /// A look at everything, and time to do what it found.
 const DRIFT: Duration = Duration::from_secs(45);
+
+/// No more than what the agent cannot do without.
+const WITHOUT_SYS_ADMIN: &str =
+    "setpriv --bounding-set -all,+net_admin,+net_raw,+bpf,+perfmon --inh-caps -all";
 
 /// A third node joins, and the running agents send to its pods.
 fn a_new_node_is_seen(pair: &Pair<impl Member>) {
@@ -111,6 +116,45 @@ fn a_bpffs_unmounted_under_the_agent_is_made_good() {
     nix::mount::umount2(&bpffs, nix::mount::MntFlags::MNT_DETACH).expect("unmount the bpffs");
     eventually("everything is pinned again", DRIFT, || {
         bpffs.join("flannel").exists()
+    });
+    pair.pod1.reaches(&pair.pod2);
+    pair.pod2.reaches(&pair.pod1);
+}
+
+/// Without the right to mount it stays away, until somebody else mounts it: what is attached runs on meanwhile, and takes what changes.
+#[test]
+fn leases_are_followed_while_nothing_can_be_pinned() {
+    let lab = Lab::new();
+    let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16"));
+    let one = Agent::start_under(WITHOUT_SYS_ADMIN, lab.node("one"), &net, &[]);
+    let two = Agent::start(lab.node("two"), &net);
+    let pair = Pair::of(lab, net, one, two);
+    let lacking = "lacks CAP_SYS_ADMIN";
+    assert_eq!(pair.one.log().matches(lacking).count(), 1);
+    assert!(!pair.two.log().contains(lacking));
+    let doctor = |node: &Node| {
+        let bpffs = format!("--bpffs={}", node.bpffs().display());
+        let etcd = format!("--etcd-endpoints={}", node.etcd());
+        let said = output(&mut command(node, &["doctor", &bpffs, &etcd]));
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    let said = doctor(pair.one.node());
+    assert!(said.contains(lacking), "{said}");
+    let said = doctor(pair.two.node());
+    assert!(!said.contains(lacking), "{said}");
+    let bpffs = pair.one.node().bpffs();
+    nix::mount::umount2(&bpffs, nix::mount::MntFlags::MNT_DETACH).expect("unmount the bpffs");
+    let unpinned = "cannot be pinned again";
+    eventually("it is said", DRIFT, || pair.one.log().contains(unpinned));
+    a_new_node_is_seen(&pair);
+    pair.pod1.reaches(&pair.pod2);
+    assert_eq!(pair.one.log().matches(unpinned).count(), 1);
+
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("bpf"), &bpffs, Some("bpf"), flags, Some("mode=700"))
+        .expect("mount a BPF file system");
+    eventually("everything is pinned again", DRIFT, || {
+        pair.one.log().contains("pinned again what they held")
     });
     pair.pod1.reaches(&pair.pod2);
     pair.pod2.reaches(&pair.pod1);

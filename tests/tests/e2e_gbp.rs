@@ -27,14 +27,22 @@ const HIGH: u32 = 0x0100_0000;
 
 /// The firewall is asked about ours, so that some packets take the agents' sockets.
 fn pair(mix: Mix) -> Pair<AnyDaemon> {
+    pair_under(mix, "")
+}
+
+/// Ours under a wrapper, which may take rights from it.
+fn pair_under(mix: Mix, wrapper: &str) -> Pair<AnyDaemon> {
     let lab = Lab::new();
     let net = lab.network(Network::vxlan("/coreos.com/network", "10.244.0.0/16").gbp());
-    let join = |kind, name| {
-        let flags: &[&str] = match kind {
-            Kind::Ours => &["--tunnel-firewall=ask"],
-            _ => &[],
-        };
-        start(kind, lab.node(name), &net, flags)
+    let join = |kind, name| -> AnyDaemon {
+        let node = lab.node(name);
+        match kind {
+            Kind::Ours => {
+                let flags = ["--tunnel-firewall=ask"];
+                Box::new(Agent::start_under(wrapper, node, &net, &flags))
+            }
+            _ => start(kind, node, &net, &[]),
+        }
     };
     let (one, two) = mix.kinds();
     let (one, two) = (join(one, "one"), join(two, "two"));
@@ -111,10 +119,15 @@ fn a_mark_goes_along(
     was_fast(&pair.two, before[1], 400);
 }
 
-/// A packet whose turn it is to ask the host's firewall leaves by one agent's socket, and comes in by the other's.
-#[test]
-fn a_mark_goes_along_by_the_agents_sockets() {
-    let pair = pair(Mix::Ours);
+/// A packet whose turn it is to ask the host's firewall leaves by one agent's socket, and comes in by the other's. What its own programs
+/// were told an agent knows without a look at them, which takes CAP_SYS_ADMIN.
+#[rstest]
+#[case::as_root("")]
+#[case::without_sys_admin(
+    "setpriv --bounding-set -all,+net_admin,+net_raw,+bpf,+perfmon --inh-caps -all"
+)]
+fn a_mark_goes_along_by_the_agents_sockets(#[case] rights: &str) {
+    let pair = pair_under(Mix::Ours, rights);
     let [there, back] = pair.both_ways();
     for (way, value) in [(&there, THERE), (&back, BACK)] {
         only(way, value);

@@ -2,10 +2,13 @@
 
 #![cfg(test)]
 
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::Duration;
 
+use flannel_tests::agent::Daemon;
 use flannel_tests::mirror::{Client, Mirror};
 use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
@@ -78,10 +81,15 @@ fn flows_outlive_the_agent(#[case] kind: Kind, #[case] flags: &[&str]) {
     steady.finish().assert_complete();
 }
 
-/// What the pins held is open in the agent still, and pinned again by it.
-#[test]
-fn flows_outlive_pins_that_somebody_removes() {
-    let stage = Stage::on(Kind::Ours);
+/// What the pins held is open in the agent still, and pinned again by it: it has not to be found by its number, which takes
+/// CAP_SYS_ADMIN.
+#[rstest]
+#[case::as_root("")]
+#[case::without_sys_admin(
+    "setpriv --bounding-set -all,+net_admin,+net_raw,+bpf,+perfmon --inh-caps -all"
+)]
+fn flows_outlive_pins_that_somebody_removes(#[case] rights: &str) {
+    let stage = Stage::under(rights);
     let mirror = Mirror::on(&stage.outside, PORT);
     let mut flows = Flows::open(&stage, &mirror);
     let steady = Flow::start(&stage.pod, &stage.outside, stage.outside.address());
@@ -92,6 +100,8 @@ fn flows_outlive_pins_that_somebody_removes() {
     flows.go_on();
     Flows::open(&stage, &mirror).go_on();
     steady.finish().assert_complete();
+    let log = stage.node.log();
+    assert!(!log.contains("loading the programs again"), "{log}");
 }
 
 /// With other ports: a flow that speaks goes on under one of them, and a connection ends rather than to hang. The kernel's NAT
@@ -154,6 +164,47 @@ fn flows_outlive_another_size_of_the_table() {
         flows.go_on();
         Flows::open(&stage, &mirror).go_on();
     }
+}
+
+/// The programs that run go on with the table that they have, and whatever comes into it meanwhile is worth as much.
+#[test]
+fn flows_outlive_a_start_with_another_size_that_fails() {
+    let mut stage = Stage::new();
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let mut before = Flows::open(&stage, &mirror);
+    stage.node.terminate();
+    let object = flag_of_refused_programs(stage.node.node());
+    let flags = ["--ip-masq", "--snat-entries=16384", &object];
+    let mut daemon = Daemon::spawn(stage.node.node(), &stage.net, &flags);
+    let status = daemon.process().wait(LOOKS);
+    assert!(!status.success() && daemon.log().contains("the program"));
+    let mut meanwhile = Flows::open(&stage, &mirror);
+    for flags in [&["--ip-masq"][..], &["--ip-masq", "--snat-entries=32768"]] {
+        stage.node.restart_with(flags);
+        before.go_on();
+        meanwhile.go_on();
+        Flows::open(&stage, &mirror).go_on();
+        stage.node.terminate();
+    }
+    let pins = stage.node.node().bpffs().join("flannel");
+    let networks = std::fs::read_dir(pins).expect("the pins").flatten();
+    let folders = networks.flat_map(|network| std::fs::read_dir(network.path()).expect("pins"));
+    let names: Vec<_> = folders.flatten().map(|folder| folder.file_name()).collect();
+    let aside = |name: &OsString| name.to_string_lossy().starts_with("was");
+    assert!(!names.iter().any(aside), "{names:?}");
+}
+
+/// Our object under another license: the kernel makes the maps, and takes no program.
+fn flag_of_refused_programs(node: &Node) -> String {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut object = std::fs::read(tests.join("../target/bpf/flannel-ebpf")).expect("the object");
+    let license = b"Dual MIT/GPL";
+    let at = object.windows(license.len()).position(|at| at == license);
+    let at = at.expect("a license");
+    object[at..at + license.len()].copy_from_slice(b"All reserved");
+    let file = node.folder().join("object");
+    std::fs::write(&file, object).expect("write the object");
+    format!("--ebpf-object={}", file.display())
 }
 
 /// The range is the programs' own: what left under another port has no way back.

@@ -122,7 +122,7 @@ fn a_subnet_file_that_cannot_be_written_holds_up_nobody(
     assert_eq!(daemon.log().matches(said).count(), 1, "{}", daemon.log());
 }
 
-/// The capabilities in the unit are those that `four_capabilities_are_enough` gives.
+/// The capabilities in the unit are those that `four_capabilities_are_enough` gives, and what it takes to look at programs and to mount.
 #[test]
 fn the_unit_grants_what_the_agent_needs() {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/flannel-ebpf.service");
@@ -133,8 +133,26 @@ fn the_unit_grants_what_the_agent_needs() {
         .expect("a bounding set")
         .split(' ')
         .collect();
-    let needed = ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_PERFMON"];
+    let needed = [
+        "CAP_NET_ADMIN",
+        "CAP_NET_RAW",
+        "CAP_BPF",
+        "CAP_PERFMON",
+        "CAP_SYS_ADMIN",
+    ];
     assert_eq!(granted, BTreeSet::from(needed));
+    let calls = text
+        .lines()
+        .find_map(|line| line.strip_prefix("SystemCallFilter="));
+    let calls: BTreeSet<&str> = calls.expect("a filter").split(' ').collect();
+    for call in ["@system-service", "bpf", "perf_event_open", "mount"] {
+        assert!(calls.contains(call), "{call}");
+    }
+    let files = text
+        .lines()
+        .find_map(|line| line.strip_prefix("LimitNOFILE="))
+        .expect("a limit of open files");
+    assert!(files.parse::<u64>().expect("a number") >= 65_536);
     assert!(text.contains("Type=notify") && text.contains("WatchdogSec="));
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod json_fields;
 pub mod key;
 pub mod logging;
 pub mod mac;
+pub(crate) mod open_files;
 pub mod options;
 pub mod redact;
 pub mod rfc3339;

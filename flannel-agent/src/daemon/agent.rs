@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::node::{Change, Done, Node, Wanted};
@@ -23,6 +23,8 @@ use crate::reconcile::logbook::Logbook;
 const DRIFT_CHECK: Duration = Duration::from_secs(30);
 /// A link that comes up announces itself several times; one look after the last is enough. So it is after the first of what is urgent.
 const SETTLE: Duration = Duration::from_millis(100);
+/// A look that is overdue by this goes before leases: those may change faster than they can be followed.
+const OVERDUE: Duration = Duration::from_secs(1);
 /// Pods that come and go announce links all the time. Looking at everything because of that may take
 /// this share of the time, no more: with thousands of peers a look is not free.
 const LOOK_ONE_PART_IN: u32 = 10;
@@ -83,6 +85,8 @@ pub(super) struct Agent<N> {
     pub(super) ready: Ready,
     pub(super) systemd: Systemd,
     pub(super) logbook: Logbook,
+    /// The last time the node could not be brought up to date.
+    pub(super) fails: bool,
     /// Held as long as the network is served.
     pub(super) _claim: Option<Claim>,
 }
@@ -97,9 +101,27 @@ impl<N: Node> Agent<N> {
         let mut rested = Instant::now();
         let mut calm = rested;
         let mut hurried = false;
-        let mut drift = interval_at(Instant::now() + DRIFT_CHECK, DRIFT_CHECK);
-        drift.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut drift = rested + DRIFT_CHECK;
+        let mut followed = rested;
         loop {
+            let looks = [
+                (settle, Work::Uplink, Cause::Kernel),
+                (retry.at(), work, Cause::Retry),
+                (Some(drift), Work::Uplink, Cause::Timer),
+            ];
+            let looks = looks.into_iter();
+            let looks = looks.filter_map(|(due, work, cause)| Some((due?, work, cause)));
+            let next = looks.min_by_key(|(due, _, _)| *due);
+            let now = Instant::now();
+            let is_overdue = next.is_some_and(|(due, _, _)| due + OVERDUE <= now);
+            let rests = followed > now;
+            let look = async {
+                match next {
+                    Some((due, _, _)) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+                next
+            };
             let (new, cause) = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
@@ -108,10 +130,16 @@ impl<N: Node> Agent<N> {
                     continue;
                 }
                 Ok(()) = self.own.changed() => (self.take_own_lease(), Cause::OwnLease),
-                Ok(()) = self.leases.changed() => (self.take_leases(), Cause::Leases),
-                () = at(settle) => {
-                    settle = None;
-                    (Work::Uplink, Cause::Kernel)
+                Ok(()) = self.leases.changed(), if !is_overdue && !rests => {
+                    (self.take_leases(), Cause::Leases)
+                }
+                Some((_, work, cause)) = look => {
+                    match cause {
+                        Cause::Kernel => settle = None,
+                        Cause::Timer => drift = Instant::now() + DRIFT_CHECK,
+                        _ => {}
+                    }
+                    (work, cause)
                 }
                 change = self.node.changed() => {
                     let now = Instant::now();
@@ -123,20 +151,27 @@ impl<N: Node> Agent<N> {
                     settle = Some(settle.map_or(due, |settle: Instant| settle.min(due)));
                     continue;
                 }
-                () = at(retry.at()) => (work, Cause::Retry),
-                _ = drift.tick() => (Work::Uplink, Cause::Timer),
+                () = sleep_until(followed), if rests => continue,
             };
             if new > Work::Nothing {
                 causes.insert(cause);
             }
             work = work.max(new);
+            // What fails costs as much with each lease that changes.
+            let is_held = self.fails && retry.at().is_some_and(|at| at > Instant::now());
+            if cause == Cause::Leases && is_held {
+                continue;
+            }
             if work == Work::Nothing {
                 continue;
             }
             let begun = Instant::now();
             let outcome = self.attempt(work, &causes).await;
-            if work > Work::Peers {
-                let (now, took) = (Instant::now(), begun.elapsed());
+            let (now, took) = (Instant::now(), begun.elapsed());
+            if work == Work::Peers {
+                // Leases take half of the time, no more, or nobody would hear of anything else.
+                followed = now + took.min(OVERDUE);
+            } else {
                 let hurried = std::mem::take(&mut hurried);
                 // Urgent looks in a row take half of the time, no more.
                 calm = now + if hurried { SETTLE.max(took) } else { SETTLE };
@@ -212,6 +247,7 @@ impl<N: Node> Agent<N> {
                 self.systemd.meanwhile(LONGEST, work).await
             }
         };
+        self.fails = done.is_err();
         let done = match done {
             Err(error) if is_taken_over(&error) => {
                 self.stand_back(&error).await;
@@ -352,11 +388,4 @@ fn is_taken_over(error: &anyhow::Error) -> bool {
 
 fn is_replaced(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(ReconcileError::Replaced))
-}
-
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
 }

@@ -3,9 +3,14 @@
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::node::flanneld_masq::FlanneldMasq;
 use crate::node::forward_rules::Keeper;
+
+/// How long a round waits for rules to go, which do no harm: iptables may take its time.
+const MOMENT: Duration = Duration::from_secs(5);
 
 /// The accept rules, and flanneld's masquerading.
 #[derive(Debug)]
@@ -14,6 +19,8 @@ pub(super) struct Firewall {
     resync: Option<Duration>,
     forward: Option<Keeper>,
     masquerade: FlanneldMasq,
+    /// What takes the rules away, with what it has in hand.
+    replacing: Option<AbortOnDropHandle<(FlanneldMasq, Result<bool, String>)>>,
 }
 
 impl Firewall {
@@ -22,6 +29,7 @@ impl Firewall {
             resync,
             forward: None,
             masquerade: FlanneldMasq::default(),
+            replacing: None,
         }
     }
 
@@ -34,7 +42,31 @@ impl Firewall {
 
     /// Takes flanneld's masquerading away. Only once our own programs translate. Rules that stay do no harm but cost time.
     pub(super) async fn replace_masquerading(&mut self, network: Ipv4Net) -> Option<String> {
-        match self.masquerade.replace(network).await {
+        let mut task = match self.replacing.take() {
+            Some(task) => task,
+            None if self.masquerade.is_due() => {
+                let mut masquerade = std::mem::take(&mut self.masquerade);
+                AbortOnDropHandle::new(tokio::spawn(async move {
+                    let outcome = masquerade.replace(network).await;
+                    (masquerade, outcome)
+                }))
+            }
+            None => return None,
+        };
+        let outcome = match timeout(MOMENT, &mut task).await {
+            Ok(Ok((masquerade, outcome))) => {
+                self.masquerade = masquerade;
+                outcome
+            }
+            // It broke: the next round begins anew.
+            Ok(Err(_)) => return None,
+            // The next round hears of it.
+            Err(_) => {
+                self.replacing = Some(task);
+                return None;
+            }
+        };
+        match outcome {
             Ok(true) => {
                 let done = "flanneld's masquerade rules removed: programs translate";
                 tracing::info!("{done}");

@@ -235,8 +235,10 @@ impl Kernel {
             facts.new_others_ways();
         }
         let netlink = self.dataplane.netlink();
-        facts.refresh(netlink, self.sought(wanted), again).await?;
+        let refreshed = facts.refresh(netlink, self.sought(wanted), again).await;
+        // Also after a failure: what it has is from the last look, and more than nothing.
         self.facts = facts;
+        refreshed?;
         self.check_udp_port(wanted).await?;
         self.cluster = Some(wanted.network.network);
         self.facts.refused = self.by_stack.refused();

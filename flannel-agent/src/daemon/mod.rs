@@ -30,9 +30,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::counters::Counters;
 use crate::base::logging::describe;
+use crate::base::open_files;
 use crate::daemon::health::{Health, Ready};
 use crate::daemon::metrics::Exporter;
 use crate::dataplane::sweep::Sweeper;
+use crate::dataplane::{WITHOUT_SYS_ADMIN, lacks_sys_admin};
 use crate::node::mark;
 use crate::settings::Config;
 use crate::source::etcd::EtcdSource;
@@ -53,6 +55,7 @@ const STACK: usize = 8 << 20;
 /// # Errors
 /// What makes a start impossible, or the end of something the agent cannot do without.
 pub fn main(config: &Config) -> anyhow::Result<()> {
+    open_files::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_stack_size(STACK)
@@ -67,6 +70,9 @@ pub fn main(config: &Config) -> anyhow::Result<()> {
 
 async fn run(config: &Config) -> anyhow::Result<()> {
     tracing::info!("flannel-agent v{} starts", env!("CARGO_PKG_VERSION"));
+    if lacks_sys_admin("self") {
+        tracing::warn!("the agent lacks CAP_SYS_ADMIN, and goes on without: {WITHOUT_SYS_ADMIN}");
+    }
     let cancel = CancellationToken::new();
     tokio::spawn(Signals::install()?.watch(cancel.clone()));
     if let Some(networks) = &config.networks {

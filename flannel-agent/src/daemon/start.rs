@@ -258,6 +258,7 @@ async fn start<S: LeaseSource, N: Node>(
         ready,
         systemd: Systemd::of_network(options.spokesman),
         logbook: options.logbook.resting_on(source.rests_on()),
+        fails: false,
         _claim: options.claim,
     };
     agent.bring_up().await?;

@@ -169,6 +169,53 @@ async fn a_failed_update_is_tried_again_as_a_whole() {
     stage.end().await.unwrap();
 }
 
+/// Other leases ten times a second, for that long.
+async fn leases_never_rest(stage: &Stage, seconds: u64) {
+    for n in 0..seconds * 10 {
+        let peers: [&[(u8, &str)]; 2] = [&[], &[(3, "192.0.2.3")]];
+        stage.source.leases(peers[usize::from(n % 2 == 0)]);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_that_never_rest_do_not_hurry_what_fails() {
+    let mut stage = started().await;
+    stage.node.fail(usize::MAX);
+    leases_never_rest(&stage, 25).await;
+    let tries = stage.node.so_far().len() - 1;
+    assert!((4..=8).contains(&tries), "{tries}: twice as long each time");
+    stage.node.fail(0);
+    stage
+        .node
+        .until(|calls| calls.last().unwrap().wanted().leases.is_empty())
+        .await;
+    stage.idle().await;
+    let calls = stage.node.so_far().len();
+    leases_never_rest(&stage, 1).await;
+    assert!(stage.node.so_far().len() >= calls + 9, "at once again");
+    stage.end().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_that_change_faster_than_they_are_followed_hold_up_no_look() {
+    let mut stage = started().await;
+    stage.node.takes_for_peers(Duration::from_millis(300));
+    leases_never_rest(&stage, 5).await;
+    let looks = |stage: &Stage| {
+        let calls = stage.node.so_far();
+        let looks = calls.iter().filter(|c| matches!(c, Call::Reconcile(_)));
+        looks.count()
+    };
+    assert_eq!(looks(&stage), 1, "the first");
+    stage.node.announce_change();
+    leases_never_rest(&stage, 5).await;
+    assert_eq!(looks(&stage), 2, "because of the kernel");
+    leases_never_rest(&stage, 35).await;
+    assert_eq!(looks(&stage), 3, "the timer's");
+    stage.end().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_subnet_is_planned_and_written() {
     let mut stage = started().await;

@@ -7,7 +7,7 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
@@ -79,6 +79,30 @@ pub(super) fn is_held(folder: &Path) -> io::Result<bool> {
     is_locked(&File::open(folder)?)
 }
 
+/// The other processes that have `folder` open, as an agent has its network's. The lock is nobody's by name: the kernel gives no process
+/// for it.
+pub(super) fn holders(folder: &Path) -> Vec<u32> {
+    let place = |path: &Path| std::fs::metadata(path).map(|of| (of.dev(), of.ino()));
+    let Ok(wanted) = place(folder) else {
+        return Vec::new();
+    };
+    let has_open = |process: &Path| {
+        let open = std::fs::read_dir(process.join("fd"));
+        // By its name first: to look at what else is open may take as long as a file server that is away.
+        open.into_iter().flatten().flatten().any(|fd| {
+            let names = |target: PathBuf| target.file_name() == folder.file_name();
+            std::fs::read_link(fd.path()).is_ok_and(names)
+                && place(&fd.path()).is_ok_and(|place| place == wanted)
+        })
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let holders = processes.filter_map(|entry| {
+        let process: u32 = entry.file_name().to_str()?.parse().ok()?;
+        (process != std::process::id() && has_open(&entry.path())).then_some(process)
+    });
+    holders.collect()
+}
+
 /// By anybody but `folder` itself.
 fn is_locked(folder: &File) -> io::Result<bool> {
     let mut lock = whole(libc::F_WRLCK);
@@ -125,6 +149,23 @@ mod tests {
         assert!(!other.has_company().unwrap());
         drop(other);
         assert!(!is_held(folder.path()).unwrap());
+    }
+
+    #[test]
+    fn who_has_it_open_is_found_and_it_is_nobody_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let _here = Alive::hold(folder.path()).unwrap();
+        assert_eq!(holders(folder.path()), <[u32; 0]>::default());
+        let open = std::process::Stdio::from(File::open(folder.path()).unwrap());
+        let mut other = std::process::Command::new("sleep")
+            .arg("infinity")
+            .stdin(open)
+            .spawn()
+            .unwrap();
+        assert_eq!(holders(folder.path()), [other.id()]);
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(holders(folder.path()), <[u32; 0]>::default());
     }
 
     #[test]

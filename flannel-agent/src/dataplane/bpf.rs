@@ -5,12 +5,13 @@ mod observed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::Ebpf;
 use flannel_common::program::Program;
 
 use super::alive::{Presence, ServesAlone};
-use super::bpffs::Pins;
+use super::bpffs::{self, Pins};
 use super::chain;
 use super::clsact::MadeQdiscs;
 use super::definition::ReplacedMap;
@@ -21,6 +22,7 @@ use super::object::Object;
 use super::programs::{at_driver, classifier, load};
 use super::shadow::Shadow;
 use super::snat_maps::SnatMaps;
+use super::view::{Told, here};
 use super::xdp::{self, Refusal};
 use super::{DataplaneError, Options, carry};
 use crate::dataplane::{Loaded, SnatTable, Stale};
@@ -35,6 +37,8 @@ pub(crate) struct Bpf {
     way: Way,
     loaded: Option<Running>,
     kept: Kept,
+    /// What is kept is not pinned, and cannot be.
+    unpinned: bool,
     xdp_refusal: Option<Refusal>,
     made: MadeQdiscs,
     /// Tells `flannel-agent status` that somebody is here; worth no failure.
@@ -50,6 +54,8 @@ struct Running {
     snat: SnatMaps,
     /// Kernel ids of the programs.
     ids: BTreeMap<Program, u32>,
+    /// For others in this process.
+    _here: Option<Arc<Told>>,
 }
 
 impl Bpf {
@@ -65,11 +71,15 @@ impl Bpf {
     }
 
     /// Pins again what is not pinned any more, if somebody unmounted the file system or removed pins: everything is open here
-    /// still, and runs on. A map that is beyond that is made anew, with the programs.
+    /// still, and runs on. A map that is not open here is made anew, with the programs.
+    ///
+    /// # Errors
+    /// They cannot be pinned now: without the right to mount, say. What they held runs on, and takes what changes.
     pub(crate) fn repair_pins(&mut self) -> Result<(), DataplaneError> {
         let are_pinned =
             || self.object.is_pinned(&self.pins) && self.kept.are_links_pinned(&self.pins);
-        if self.loaded.is_none() || are_pinned() {
+        self.unpinned = self.loaded.is_some() && !are_pinned();
+        if !self.unpinned {
             return Ok(());
         }
         self.pins = Pins::open(&self.bpffs, &self.network)?;
@@ -77,8 +87,10 @@ impl Bpf {
         if !self.alive.as_ref().is_some_and(|alive| alive.is_at(root)) {
             self.alive = Presence::of(root).ok();
         }
-        self.kept.pin_links(&self.pins);
-        if self.kept.pin_maps(self.object.map_names(), &self.pins) {
+        self.kept.pin_links(&self.pins)?;
+        let known = self.kept.pin_maps(self.object.map_names(), &self.pins)?;
+        self.unpinned = false;
+        if known {
             tracing::warn!(
                 "pins were removed below {}: pinned again what they held, which ran on",
                 root.display()
@@ -156,6 +168,7 @@ impl Bpf {
             way: options.attach.into(),
             loaded: None,
             kept: Kept::default(),
+            unpinned: false,
             xdp_refusal: None,
             made: MadeQdiscs::new(&options.state_dir),
             alive,
@@ -170,13 +183,22 @@ impl Bpf {
     }
 
     /// Pinned maps that [`Self::load`] would make anew.
-    pub(crate) fn replaced_maps(&self) -> Vec<ReplacedMap> {
+    pub(crate) fn replaced_maps(&self) -> Result<Vec<ReplacedMap>, DataplaneError> {
         self.object.replaced_maps(&self.pins)
     }
 
     /// Whether every map is pinned in the shape that the object wants.
-    pub(crate) fn has_all_maps(&self) -> bool {
+    pub(crate) fn has_all_maps(&self) -> Result<bool, DataplaneError> {
         self.object.has_all_pins(&self.pins)
+    }
+
+    /// Makes room for a table of translated connections of another size. What is set aside is an old layout from here on: it is carried
+    /// over, and goes.
+    pub(crate) fn set_table_aside(&self) -> Result<(), DataplaneError> {
+        match self.loaded {
+            Some(_) => Ok(()),
+            None => self.object.set_table_aside(&self.pins),
+        }
     }
 
     /// Opens the maps and loads the programs of `attachments` with new constants. What is attached runs on.
@@ -197,8 +219,10 @@ impl Bpf {
                 Err(error) => return Err(error),
             }
         }
-        self.kept.know_maps(self.object.map_names(), &self.pins);
+        self.kept.keep_maps(self.object.map_names(), &self.pins);
+        let here = Told::of_loaded(told);
         self.loaded = Some(Running {
+            _here: here.map(|told| here::tell(&self.bpffs, &self.network, told)),
             maps: Maps::take(&mut ebpf)?,
             snat: SnatMaps::take(&mut ebpf)?,
             told: told.clone(),
@@ -276,10 +300,17 @@ impl Bpf {
 
     pub(crate) fn carry_nat(&self, folder: &str) -> Result<(), DataplaneError> {
         let entries = carry::carry(&self.pins, folder)?;
-        tracing::info!(
-            entries,
-            "translated connections of layout {folder} are known here"
-        );
+        if bpffs::is_aside(folder) {
+            tracing::info!(
+                entries,
+                "translated connections carried into a table of another size"
+            );
+        } else {
+            tracing::info!(
+                entries,
+                "translated connections of layout {folder} are known here"
+            );
+        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! <bpffs>/flannel/<network>/v<LAYOUT_VERSION>/maps/<map>
 //! <bpffs>/flannel/<network>/links/<program>-<ifindex>
 //! <bpffs>/flannel/<network>/from-<network>
+//! <bpffs>/flannel/<network>/was<number>/maps/<map>
 //! ```
 //! Links are outside the layout folder: a link lives on when its program, and the maps of that, change.
 
@@ -20,6 +21,9 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::DataplaneError;
 
 const LINKS: &str = "links";
+const MAPS: &str = "maps";
+/// Of the folders of what was set aside.
+const ASIDE: &str = "was";
 
 /// Our folder.
 #[derive(Debug, Clone)]
@@ -32,17 +36,8 @@ impl Pins {
     pub(super) fn open(bpffs: &Path, network: &str) -> Result<Self, DataplaneError> {
         ensure_mounted(bpffs)?;
         let pins = Self::of(bpffs, network);
-        for folder in [pins.maps(), pins.links()] {
-            // A BPF file system that others mounted may be open to everybody, and folders can be locked by all who can open them.
-            let made = fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder);
-            made.map_err(|error| DataplaneError::Pin {
-                path: folder,
-                error,
-            })?;
-        }
+        make_folder(&pins.maps())?;
+        make_folder(&pins.links())?;
         Ok(pins)
     }
 
@@ -58,7 +53,7 @@ impl Pins {
     }
 
     pub(super) fn maps(&self) -> PathBuf {
-        self.root.join(current_layout()).join("maps")
+        self.root.join(current_layout()).join(MAPS)
     }
 
     pub(super) fn links(&self) -> PathBuf {
@@ -71,7 +66,7 @@ impl Pins {
 
     /// A map of another layout.
     pub(super) fn map_of(&self, layout: &str, name: &str) -> PathBuf {
-        self.root.join(layout).join("maps").join(name)
+        self.root.join(layout).join(MAPS).join(name)
     }
 
     pub(super) fn link(&self, name: &str) -> PathBuf {
@@ -119,10 +114,7 @@ impl Pins {
         // Recursive: one that is there already is fine.
         let made = fs::DirBuilder::new().recursive(true).create(&taken);
         made.map_err(|error| DataplaneError::Pin { path: taken, error })?;
-        fs::rename(&other.root, &self.root).map_err(|error| DataplaneError::Pin {
-            path: other.root.clone(),
-            error,
-        })?;
+        renamed(&other.root, &self.root)?;
         Ok(true)
     }
 
@@ -153,16 +145,47 @@ impl Pins {
         maps.iter().try_for_each(|name| unpin(&self.map(name)))
     }
 
-    /// Folders of other layout versions.
+    /// Folders of other layout versions, and of maps that made room for others.
     pub(super) fn old_layouts(&self) -> Result<BTreeSet<String>, DataplaneError> {
         let mut folders = entries(&self.root)?;
-        folders.retain(|name| is_layout(name) && *name != current_layout());
+        folders.retain(|name| is_aside(name) || is_layout(name) && *name != current_layout());
         Ok(folders)
+    }
+
+    /// Folders of maps that made room for others.
+    pub(super) fn set_asides(&self) -> Result<BTreeSet<String>, DataplaneError> {
+        let mut folders = entries(&self.root)?;
+        folders.retain(|name| is_aside(name));
+        Ok(folders)
+    }
+
+    /// Moves a map to a folder of its own, from where nobody takes it away until it is no use any more.
+    pub(super) fn set_aside(&self, name: &str) -> Result<(), DataplaneError> {
+        let held = self.set_asides()?;
+        let last = held.iter().filter_map(|folder| number_aside(folder)).max();
+        let folder = format!("{ASIDE}{}", last.unwrap_or(0) + 1);
+        let to = self.map_of(&folder, name);
+        make_folder(&self.root.join(folder).join(MAPS))?;
+        renamed(&self.map(name), &to)
+    }
+
+    /// Undoes [`Self::set_aside`].
+    pub(super) fn take_back(&self, folder: &str, name: &str) -> Result<(), DataplaneError> {
+        renamed(&self.map_of(folder, name), &self.map(name))
     }
 
     pub(super) fn remove_layout(&self, name: &str) -> Result<(), DataplaneError> {
         remove_folder(&self.root.join(name))
     }
+}
+
+/// Whether a folder is one of what was set aside.
+pub(super) fn is_aside(folder: &str) -> bool {
+    number_aside(folder).is_some()
+}
+
+fn number_aside(folder: &str) -> Option<u32> {
+    folder.strip_prefix(ASIDE)?.parse().ok()
 }
 
 fn is_layout(name: &str) -> bool {
@@ -193,6 +216,25 @@ fn entries(folder: &Path) -> Result<BTreeSet<String>, DataplaneError> {
                 .into_owned())
         })
         .collect()
+}
+
+/// A BPF file system that others mounted may be open to everybody, and folders can be locked by all who can open them.
+fn make_folder(folder: &Path) -> Result<(), DataplaneError> {
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder);
+    made.map_err(|error| DataplaneError::Pin {
+        path: folder.to_owned(),
+        error,
+    })
+}
+
+fn renamed(from: &Path, to: &Path) -> Result<(), DataplaneError> {
+    fs::rename(from, to).map_err(|error| DataplaneError::Pin {
+        path: from.to_owned(),
+        error,
+    })
 }
 
 /// Removes a pin; one that is gone is fine.
@@ -292,6 +334,29 @@ mod tests {
         fs::write(other.link("uplink_rx-3"), b"").unwrap();
         assert!(!ours.take_from(&other).unwrap(), "both have pins");
         assert!(other.link("uplink_rx-3").exists() && ours.link("uplink_rx-2").exists());
+    }
+
+    #[test]
+    fn what_is_set_aside_comes_back_or_goes_like_an_old_layout() {
+        let folder = tempfile::tempdir().unwrap();
+        let pins = Pins::of(folder.path(), "ours");
+        fs::create_dir_all(pins.maps()).unwrap();
+        for text in ["one", "two"] {
+            fs::write(pins.map("fl_snat"), text).unwrap();
+            pins.set_aside("fl_snat").unwrap();
+        }
+        assert!(!pins.map("fl_snat").exists());
+        let both = BTreeSet::from(["was1".to_owned(), "was2".to_owned()]);
+        assert_eq!(pins.old_layouts().unwrap(), both);
+        pins.take_back("was1", "fl_snat").unwrap();
+        assert_eq!(fs::read(pins.map("fl_snat")).unwrap(), b"one");
+        pins.remove_layout("was1").unwrap();
+        pins.set_aside("fl_snat").unwrap();
+        assert_eq!(
+            fs::read(pins.map_of("was3", "fl_snat")).unwrap(),
+            b"one",
+            "none takes the place of another"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Translated connections from the maps of an earlier layout, or from a table of another size, into ours.
+//! Translated connections from the maps of an earlier layout, or from a table of another size that was set aside, into ours.
 
 use std::path::Path;
 
@@ -8,17 +8,18 @@ use flannel_common::maps::{SNAT, carries_snat};
 use flannel_common::snat::{Entry, Former, Key, Side};
 
 use super::batch::Batches;
-use super::bpffs::Pins;
+use super::bpffs::{self, Pins};
 use super::{DataplaneError, Wire};
 
 /// `BPF_NOEXIST`: what is there already stays.
 pub(super) const NO_EXIST: u64 = 1;
 
-/// Whether the table in the layout folder, say `v3`, is to be carried over: it is there, and means here what it
-/// means there.
+/// Whether the table in the folder of a layout, say `v3`, or of what was set aside is to be carried over: it is there, and means here
+/// what it means there.
 pub(super) fn is_carried(pins: &Pins, folder: &str) -> bool {
     let version = folder.strip_prefix('v').and_then(|v| v.parse().ok());
-    version.is_some_and(carries_snat) && pins.map_of(folder, SNAT).exists()
+    let means_the_same = bpffs::is_aside(folder) || version.is_some_and(carries_snat);
+    means_the_same && pins.map_of(folder, SNAT).exists()
 }
 
 /// Copies what is not here yet; returns how many entries that were.
@@ -27,7 +28,7 @@ pub(super) fn carry(pins: &Pins, folder: &str) -> Result<usize, DataplaneError> 
 }
 
 /// Copies what our table does not hold yet; returns how many entries that were.
-pub(super) fn copy(old: &MapData, pins: &Pins) -> Result<usize, DataplaneError> {
+fn copy(old: &MapData, pins: &Pins) -> Result<usize, DataplaneError> {
     let info = old.info().map_err(failed("look at"))?;
     if info.value_size() as usize == size_of::<Former>() {
         return copy_as::<Former>(old, pins);
@@ -59,7 +60,7 @@ fn copy_as<Old: Pod + Into<Entry>>(old: &MapData, pins: &Pins) -> Result<usize, 
     Ok(carried)
 }
 
-pub(super) fn open(pin: &Path) -> Result<MapData, DataplaneError> {
+fn open(pin: &Path) -> Result<MapData, DataplaneError> {
     MapData::from_pin(pin).map_err(failed("open"))
 }
 

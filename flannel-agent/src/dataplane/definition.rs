@@ -1,9 +1,10 @@
 //! The maps as the object defines them, compared with what is pinned.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 
-use aya::maps::MapInfo;
+use aya::maps::{MapError, MapInfo};
 use flannel_common::maps::SNAT;
 
 use super::DataplaneError;
@@ -30,14 +31,29 @@ pub(super) struct Shape {
 }
 
 impl Definition {
-    pub(super) fn pinned(&self, path: &Path) -> Option<Shape> {
-        MapInfo::from_pin(path).ok().map(|info| Shape {
+    /// What is pinned there; `None`: nothing.
+    ///
+    /// # Errors
+    /// It cannot be opened just now (no descriptor is left, say), which says nothing about what it is.
+    pub(super) fn pinned(&self, path: &Path) -> Result<Option<Shape>, DataplaneError> {
+        let info = match MapInfo::from_pin(path) {
+            Ok(info) => info,
+            Err(error) => {
+                let error = into_io(error);
+                if error.kind() == io::ErrorKind::NotFound {
+                    return Ok(None);
+                }
+                let path = path.to_owned();
+                return Err(DataplaneError::OpenPin { path, error });
+            }
+        };
+        Ok(Some(Shape {
             kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
             key_size: info.key_size(),
             value_size: info.value_size(),
             max_entries: info.max_entries(),
             flags: info.map_flags(),
-        })
+        }))
     }
 
     /// Whether nothing but the number of entries differs.
@@ -51,30 +67,32 @@ impl Definition {
     }
 
     /// Whether the table of translated connections is pinned in another size, and both sizes are of use.
-    pub(super) fn is_resized_snat(&self, path: &Path) -> bool {
-        self.name == SNAT
-            && self.pinned(path).is_some_and(|found| {
-                let sizes = [found.max_entries, self.shape.max_entries];
-                self.is_resized(&found) && !sizes.contains(&UNUSED_ENTRIES)
-            })
+    pub(super) fn is_resized_snat(&self, found: &Shape) -> bool {
+        let sizes = [found.max_entries, self.shape.max_entries];
+        self.name == SNAT && self.is_resized(found) && !sizes.contains(&UNUSED_ENTRIES)
     }
 
     /// aya opens a pinned map without a look at its shape and would misread every entry. Everything in
     /// our maps follows from the leases, so a map of another shape is made anew; the attached programs
     /// keep the old one until they are swapped.
     pub(super) fn discard_if_other(&self, path: &Path) -> Result<(), DataplaneError> {
-        let found = match self.pinned(path) {
-            Some(found) if found != self.shape => format!("{found:?}"),
-            // Something else than a map is pinned there.
-            None if path.exists() => "no map".to_owned(),
-            _ => return Ok(()),
+        // A program or a link has a shape of its own as well, and none of ours.
+        let Some(found) = self.pinned(path)?.filter(|found| *found != self.shape) else {
+            return Ok(());
         };
         tracing::warn!(
-            "{} is {found} and not {:?}: making it anew",
+            "{} is {found:?} and not {:?}: making it anew",
             path.display(),
             self.shape
         );
         bpffs::unpin(path)
+    }
+}
+
+fn into_io(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        error => io::Error::other(error),
     }
 }
 
@@ -98,5 +116,51 @@ impl fmt::Display for ReplacedMap {
             true => ", carrying its connections over",
             false => "",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition() -> Definition {
+        Definition {
+            name: SNAT.to_owned(),
+            shape: Shape {
+                kind: 9,
+                key_size: 16,
+                value_size: 64,
+                max_entries: 65_536,
+                flags: 0,
+            },
+        }
+    }
+
+    /// What the kernel does not open (here: a file that is in no BPF file system) may be the very map.
+    #[test]
+    fn what_cannot_be_opened_is_not_taken_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let pin = folder.path().join(SNAT);
+        definition().discard_if_other(&pin).unwrap();
+        std::fs::write(&pin, b"").unwrap();
+        let error = definition().discard_if_other(&pin).unwrap_err().to_string();
+        assert!(error.contains(&pin.display().to_string()), "{error}");
+        assert!(pin.exists());
+    }
+
+    #[test]
+    fn only_sizes_that_are_of_use_are_carried() {
+        let map = definition();
+        let sized = |max_entries| Shape {
+            max_entries,
+            ..map.shape
+        };
+        assert!(map.is_resized_snat(&sized(8_192)));
+        assert!(!map.is_resized_snat(&map.shape));
+        assert!(!map.is_resized_snat(&sized(UNUSED_ENTRIES)));
+        assert!(!map.is_resized_snat(&Shape {
+            key_size: 8,
+            ..sized(8_192)
+        }));
     }
 }

@@ -9,6 +9,7 @@ use aya::programs::ProgramError;
 
 use super::requirements::OLDEST_KERNEL;
 use crate::base::causes;
+use crate::base::open_files::hint_at;
 use crate::node::net::Refusals;
 
 /// A dataplane that could not be opened, loaded or attached.
@@ -27,13 +28,19 @@ pub enum DataplaneError {
         path = path.display()
     )]
     Bpffs { path: PathBuf, error: io::Error },
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), hint_at(error))]
     Pin { path: PathBuf, error: io::Error },
-    #[error("cannot read the BPF object {}: {error}", path.display())]
+    #[error(
+        "cannot open what is pinned as {}, which stays as it is: {error}{}",
+        path.display(),
+        hint_at(error)
+    )]
+    OpenPin { path: PathBuf, error: io::Error },
+    #[error("cannot read the BPF object {}: {error}{}", path.display(), hint_at(error))]
     ReadObject { path: PathBuf, error: io::Error },
     #[error("the BPF object is not usable: {0}; build it with `cargo xtask build-ebpf`")]
     Object(String),
-    #[error("cannot set up the BPF maps: {}", chain(.0))]
+    #[error("cannot set up the BPF maps: {}{}", chain(.0), hint_below(.0.as_ref()))]
     Maps(#[source] Box<EbpfError>),
     #[error(
         "the kernel lacks {}; tests pass on kernel {OLDEST_KERNEL} and newer",
@@ -65,13 +72,13 @@ pub enum DataplaneError {
         /// The last lines, where the reason is.
         log: String,
     },
-    #[error("cannot load the program {program}: {}", chain(.error))]
+    #[error("cannot load the program {program}: {}{}", chain(.error), hint_below(error.as_ref()))]
     Load {
         program: &'static str,
         #[source]
         error: Box<ProgramError>,
     },
-    #[error("cannot attach {attachment}: {}", chain(.error))]
+    #[error("cannot attach {attachment}: {}{}", chain(.error), hint_below(error.as_ref()))]
     Attach {
         attachment: String,
         #[source]
@@ -82,7 +89,7 @@ pub enum DataplaneError {
          dev {device} ingress, and what was there as filters of clsact"
     )]
     NoRoom { attachment: String, device: String },
-    #[error("cannot {action} in the map {map}: {}", chain(.error))]
+    #[error("cannot {action} in the map {map}: {}{}", chain(.error), hint_below(error.as_ref()))]
     Map {
         map: &'static str,
         action: &'static str,
@@ -109,6 +116,13 @@ pub enum DataplaneError {
 /// An error with its causes.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     causes::append(error.to_string(), error.source())
+}
+
+/// What an operator does about the error of the kernel that is behind another, if too many files are open.
+fn hint_below(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let kernels = causes.find_map(|error| error.downcast_ref::<io::Error>());
+    kernels.map_or("", hint_at)
 }
 
 impl DataplaneError {
@@ -149,6 +163,33 @@ impl DataplaneError {
             map,
             action,
             error: Box::new(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_open_files_have_a_way_out() {
+        let full = || io::Error::from_raw_os_error(libc::EMFILE);
+        let syscall = || aya::sys::SyscallError {
+            call: "bpf_map_create",
+            io_error: full(),
+        };
+        let errors = [
+            DataplaneError::Pin {
+                path: PathBuf::from("/pin"),
+                error: full(),
+            },
+            DataplaneError::Maps(Box::new(EbpfError::MapError(syscall().into()))),
+            DataplaneError::attach("pod_tx".to_owned(), syscall().into()),
+            DataplaneError::map("fl_peers", "open", syscall().into()),
+        ];
+        for error in errors {
+            let said = error.to_string();
+            assert_eq!(said.matches("LimitNOFILE=").count(), 1, "{said}");
         }
     }
 }

@@ -152,8 +152,12 @@ fn tc_type(direction: Direction) -> TcAttachType {
 /// The program that a live pinned tcx link of ours runs on the target.
 pub(super) fn pinned_program(target: &Target<'_>, pins: &Pins) -> Option<u32> {
     let id = tcx_program(&pins.link(&target.pin_name()))?;
-    // A link detached by hand keeps its program id but is on no hook.
-    on_hook(target).contains(&id).then_some(id)
+    is_on(target, id).then_some(id)
+}
+
+/// A link detached by hand keeps its program id but is on no hook.
+pub(super) fn is_on(target: &Target<'_>, program: u32) -> bool {
+    on_hook(target).contains(&program)
 }
 
 /// Ids of the programs on the tcx hook; none on a kernel without tcx.

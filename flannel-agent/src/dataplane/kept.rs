@@ -1,48 +1,47 @@
 //! What the pins hold, held a second time for as long as the agent runs: who removes pins under it, or unmounts their file system,
-//! takes no program off its hook and no translated connection out of the table. They are pinned again at the next look.
+//! takes no program off its hook and no translated connection out of the table. They are pinned again at the next look. To open a map
+//! by its number instead would take CAP_SYS_ADMIN.
 
 use std::collections::BTreeMap;
-use std::fmt;
-
-use aya::maps::{MapData, MapInfo};
-use aya::programs::links::{FdLink, PinnedLink};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use super::bpffs::Pins;
+use super::chain::tcx_program;
+use super::{DataplaneError, pin};
 
-/// Open links by the names of their pins, and the kernel's numbers of the maps, which the loaded object holds open.
-#[derive(Default)]
+/// By the names of their pins.
+#[derive(Debug, Default)]
 pub(super) struct Kept {
-    links: BTreeMap<String, FdLink>,
-    maps: BTreeMap<String, u32>,
+    links: BTreeMap<String, Link>,
+    maps: BTreeMap<String, OwnedFd>,
 }
 
-impl fmt::Debug for Kept {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let links: Vec<_> = self.links.keys().collect();
-        f.debug_struct("Kept")
-            .field("links", &links)
-            .field("maps", &self.maps)
-            .finish()
-    }
+#[derive(Debug)]
+struct Link {
+    fd: OwnedFd,
+    /// Of one at tcx.
+    program: Option<u32>,
 }
 
 impl Kept {
-    /// Knows the maps of a load from now on. One that cannot be looked at cannot be pinned again, either.
-    pub(super) fn know_maps<'a>(&mut self, names: impl Iterator<Item = &'a str>, pins: &Pins) {
-        let id = |name: &str| {
-            Some((
-                name.to_owned(),
-                MapInfo::from_pin(pins.map(name)).ok()?.id(),
-            ))
-        };
-        self.maps = names.filter_map(id).collect();
+    /// Keeps the maps of a load from now on. One that cannot be opened cannot be pinned again, either.
+    pub(super) fn keep_maps<'a>(&mut self, names: impl Iterator<Item = &'a str>, pins: &Pins) {
+        let kept = |name: &str| Some((name.to_owned(), pin::open(&pins.map(name)).ok()?));
+        self.maps = names.filter_map(kept).collect();
+    }
+
+    pub(super) fn map(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        Some(self.maps.get(name)?.as_fd())
     }
 
     /// Keeps the link that is pinned as `name`.
     pub(super) fn keep(&mut self, name: String, pins: &Pins) {
         self.let_go(&name);
-        if let Ok(link) = PinnedLink::from_pin(pins.link(&name)) {
-            self.links.insert(name, FdLink::from(link));
+        let path = pins.link(&name);
+        if let Ok(fd) = pin::open(&path) {
+            let program = tcx_program(&path);
+            self.links.insert(name, Link { fd, program });
         }
     }
 
@@ -55,36 +54,51 @@ impl Kept {
         self.links.clear();
     }
 
+    /// The program of the link at tcx that was pinned as `name`.
+    pub(super) fn program(&self, name: &str) -> Option<u32> {
+        self.links.get(name)?.program
+    }
+
     pub(super) fn are_links_pinned(&self, pins: &Pins) -> bool {
         self.links.keys().all(|name| pins.link(name).exists())
     }
 
     /// A link that is on no hook any more is pinned, too: the next look finds that.
-    pub(super) fn pin_links(&mut self, pins: &Pins) {
-        let links = std::mem::take(&mut self.links).into_iter();
-        let pinned = links.filter_map(|(name, link)| {
-            let path = pins.link(&name);
-            let link = match path.exists() {
-                true => link,
-                false => link.pin(path).ok()?.into(),
-            };
-            Some((name, link))
-        });
-        self.links = pinned.collect();
+    pub(super) fn pin_links(&self, pins: &Pins) -> Result<(), DataplaneError> {
+        let links = self.links.iter();
+        all(links.map(|(name, link)| pin_again(link.fd.as_fd(), &pins.link(name))))
     }
 
-    /// Pins `names` again as far as they are not. `false`: one could not be.
-    pub(super) fn pin_maps<'a>(&self, names: impl Iterator<Item = &'a str>, pins: &Pins) -> bool {
-        let pin = |name: &str| {
+    /// Pins `names` again as far as they are not. `false`: one is not known here.
+    pub(super) fn pin_maps<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str>,
+        pins: &Pins,
+    ) -> Result<bool, DataplaneError> {
+        let mut known = true;
+        let pinned = names.map(|name| {
             let path = pins.map(name);
-            path.exists()
-                || self
-                    .maps
-                    .get(name)
-                    .is_some_and(|id| MapData::from_id(*id).is_ok_and(|map| map.pin(path).is_ok()))
-        };
-        // All of them: what cannot be pinned takes nothing else along.
-        let pinned: Vec<bool> = names.map(pin).collect();
-        pinned.into_iter().all(|pinned| pinned)
+            match self.map(name) {
+                Some(map) => return pin_again(map, &path),
+                None => known &= path.exists(),
+            }
+            Ok(())
+        });
+        all(pinned).map(|()| known)
     }
+}
+
+/// The first error, once all were tried: what cannot be pinned takes nothing else along.
+fn all(pinned: impl Iterator<Item = Result<(), DataplaneError>>) -> Result<(), DataplaneError> {
+    pinned.fold(Ok(()), Result::and)
+}
+
+fn pin_again(fd: BorrowedFd<'_>, path: &Path) -> Result<(), DataplaneError> {
+    if path.exists() {
+        return Ok(());
+    }
+    pin::pin(fd, path).map_err(|error| DataplaneError::Pin {
+        path: path.to_owned(),
+        error,
+    })
 }

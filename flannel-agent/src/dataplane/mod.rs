@@ -27,6 +27,7 @@ mod object;
 mod outlet_maps;
 pub mod outlets;
 mod peers;
+mod pin;
 pub(crate) mod ports;
 pub(crate) mod probe;
 mod programs;
@@ -70,7 +71,9 @@ pub(crate) use hooks::Target;
 pub(crate) use maps::Sources;
 pub use peers::{Peer, PeerChanges, PeerMaps, ROUTED};
 pub(crate) use rehearsal::{About, Outcome, Rehearsal};
-pub(crate) use requirements::{JIT, OLDEST_KERNEL, check_capabilities, check_kernel};
+pub(crate) use requirements::{
+    JIT, OLDEST_KERNEL, WITHOUT_SYS_ADMIN, check_capabilities, check_kernel, lacks_sys_admin,
+};
 pub(crate) use shadow::{Likeness, Shadow};
 pub use snat::{SnatTable, Swept};
 pub use wire::Wire;

@@ -11,7 +11,6 @@ use flannel_common::vxlan::{Constant, Template};
 use flannel_common::{Ipv4, Mac, cidr, globals, ipip, udp};
 
 use super::bpffs::Pins;
-use super::carry;
 use super::definition::{Definition, ReplacedMap, Shape, UNUSED_ENTRIES};
 use super::embedded::EMBEDDED;
 use super::loader::loader;
@@ -76,14 +75,9 @@ impl Object {
     /// Opens the pinned maps (or creates and pins them) and prepares the programs with `told` as their
     /// constants.
     pub(super) fn load(&self, told: &Loaded, pins: &Pins) -> Result<Ebpf, DataplaneError> {
-        let mut resized = None;
+        self.set_table_aside(pins)?;
         for map in &self.maps {
-            let path = pins.map(&map.name);
-            // Held while its successor is made: what it knows is worth keeping.
-            if map.is_resized_snat(&path) {
-                resized = Some(carry::open(&path)?);
-            }
-            map.discard_if_other(&path)?;
+            map.discard_if_other(&pins.map(&map.name))?;
         }
         let constants = Constants::from(told);
         let mut loader: EbpfLoader<'_> = loader();
@@ -101,17 +95,30 @@ impl Object {
         for map in &self.maps {
             loader.map_max_entries(&map.name, map.shape.max_entries);
         }
-        let ebpf = loader
+        loader
             .load(&self.bytes)
-            .map_err(|error| DataplaneError::Maps(Box::new(error)))?;
-        if let Some(old) = resized {
-            let entries = carry::copy(&old, pins)?;
-            tracing::info!(
-                entries,
-                "translated connections carried into a table of another size"
-            );
+            .map_err(|error| DataplaneError::Maps(Box::new(error)))
+    }
+
+    /// Moves the table of translated connections out of the way of one of another size. The programs on the hooks go on with it, also if
+    /// nothing comes of its successor, so it stays pinned until what it knows is carried over. One that is of the right size after all
+    /// comes back.
+    pub(super) fn set_table_aside(&self, pins: &Pins) -> Result<(), DataplaneError> {
+        let Some(map) = self.maps.iter().find(|map| map.name == SNAT) else {
+            return Ok(());
+        };
+        let found = map.pinned(&pins.map(SNAT))?;
+        if found.is_some_and(|found| map.is_resized_snat(&found)) {
+            pins.set_aside(SNAT)?;
+        } else if found.is_some() {
+            return Ok(());
         }
-        Ok(ebpf)
+        for folder in pins.set_asides()? {
+            if map.pinned(&pins.map_of(&folder, SNAT))? == Some(map.shape) {
+                return pins.take_back(&folder, SNAT);
+            }
+        }
+        Ok(())
     }
 
     /// Size of a map.
@@ -148,33 +155,44 @@ impl Object {
             .map_err(|error| DataplaneError::Maps(Box::new(error)))
     }
 
-    pub(super) fn has_all_pins(&self, pins: &Pins) -> bool {
-        let usable = |map: &Definition| map.pinned(&pins.map(&map.name)) == Some(map.shape);
-        self.maps.iter().all(usable)
+    pub(super) fn has_all_pins(&self, pins: &Pins) -> Result<bool, DataplaneError> {
+        let names: Vec<&str> = self.map_names().collect();
+        self.has_usable_pins(&names, pins)
     }
 
     /// Pinned maps of another shape than the object wants.
-    pub(super) fn replaced_maps(&self, pins: &Pins) -> Vec<ReplacedMap> {
-        let replaced = |map: &Definition| {
-            let path = pins.map(&map.name);
-            let found = map.pinned(&path)?;
-            (found != map.shape).then(|| ReplacedMap {
-                name: map.name.clone(),
-                resized: map
-                    .is_resized(&found)
-                    .then_some((found.max_entries, map.shape.max_entries)),
-                carried: map.is_resized_snat(&path),
-            })
-        };
-        self.maps.iter().filter_map(replaced).collect()
+    pub(super) fn replaced_maps(&self, pins: &Pins) -> Result<Vec<ReplacedMap>, DataplaneError> {
+        let mut replaced = Vec::new();
+        for map in &self.maps {
+            let found = map.pinned(&pins.map(&map.name))?;
+            if let Some(found) = found.filter(|found| *found != map.shape) {
+                replaced.push(ReplacedMap {
+                    name: map.name.clone(),
+                    resized: map
+                        .is_resized(&found)
+                        .then_some((found.max_entries, map.shape.max_entries)),
+                    carried: map.is_resized_snat(&found),
+                });
+            }
+        }
+        Ok(replaced)
     }
 
-    /// Whether a map is pinned that this object can use.
-    pub(super) fn has_usable_pin(&self, name: &str, pins: &Pins) -> bool {
-        self.maps
-            .iter()
-            .find(|map| map.name == name)
-            .is_some_and(|map| map.pinned(&pins.map(name)) == Some(map.shape))
+    /// Whether all of these maps are pinned, and this object can use them.
+    pub(super) fn has_usable_pins(
+        &self,
+        names: &[&str],
+        pins: &Pins,
+    ) -> Result<bool, DataplaneError> {
+        for name in names {
+            let Some(map) = self.maps.iter().find(|map| map.name == *name) else {
+                return Ok(false);
+            };
+            if map.pinned(&pins.map(name))? != Some(map.shape) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -36,6 +36,21 @@ pub(crate) fn check_capabilities() -> Result<(), DataplaneError> {
     Err(DataplaneError::Capabilities { missing })
 }
 
+/// What is left out without CAP_SYS_ADMIN, which the kernel asks of whoever opens a program or map by its number, and of whoever mounts.
+pub(crate) const WITHOUT_SYS_ADMIN: &str = "what programs of other agents on this node were told is not known (packets with a mark \
+    for their networks that take the sockets are lost, and networks at one UDP port are not refused), programs of others ahead of ours \
+    have no name, and a BPF file system that somebody unmounts is not mounted again";
+
+/// Whether a process (`self`, or its number) lacks CAP_SYS_ADMIN. Without /proc the kernel itself will say no.
+pub(crate) fn lacks_sys_admin(process: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    is_without_sys_admin(&status)
+}
+
+fn is_without_sys_admin(status: &str) -> bool {
+    effective(status).is_some_and(|effective| effective & SYS_ADMIN == 0)
+}
+
 fn effective(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
@@ -221,6 +236,15 @@ mod tests {
             missing: missing(NET_ADMIN | NET_RAW | PERFMON),
         };
         assert!(error.to_string().contains("lacks CAP_BPF: "), "{error}");
+    }
+
+    #[test]
+    fn without_the_right_to_look_is_not_without_proc() {
+        let status = |effective: u64| format!("CapPrm:\t0\nCapEff:\t{effective:016x}\n");
+        assert!(is_without_sys_admin(&status(NET_ADMIN | BPF | PERFMON)));
+        assert!(!is_without_sys_admin(&status(NET_ADMIN | SYS_ADMIN)));
+        assert!(!is_without_sys_admin(""));
+        assert!(!lacks_sys_admin("self"), "tests run as root");
     }
 
     /// The verifier was content, and its map or program has no number left to be known by.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::os::fd::BorrowedFd;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
@@ -128,8 +129,20 @@ fn list_exempt(map: &LpmTrie<MapData, Ipv4, u8>) -> Result<BTreeSet<Ipv4Net>, Da
 
 /// Kernel ids of the programs in the pinned map of steps; the caller has checked its shape.
 pub(super) fn pinned_steps(pins: &Pins) -> Result<BTreeMap<Program, u32>, DataplaneError> {
+    let opened = MapData::from_pin(pins.map(STEPS));
+    steps_in(opened.map_err(|e| DataplaneError::map(STEPS, "open", e))?)
+}
+
+/// The same of a map that is open.
+pub(super) fn steps_of(map: BorrowedFd<'_>) -> Result<BTreeMap<Program, u32>, DataplaneError> {
+    let failed = |e| DataplaneError::map(STEPS, "open", e);
+    let map = map.try_clone_to_owned();
+    let map = map.map_err(|error| failed(MapError::IoError(error)))?;
+    steps_in(MapData::from_fd(map).map_err(failed)?)
+}
+
+fn steps_in(data: MapData) -> Result<BTreeMap<Program, u32>, DataplaneError> {
     let failed = |e| DataplaneError::map(STEPS, "read", e);
-    let data = MapData::from_pin(pins.map(STEPS)).map_err(failed)?;
     // For a read from user space a program array is an array of ids (`prog_fd_array_sys_lookup_elem`);
     // aya has no such read for it.
     let ids: Array<MapData, u32> = typed(STEPS, Map::Array(data))?;

@@ -1,6 +1,7 @@
 //! The pinned objects, read only: what forwards, with or without an agent.
 
 mod error;
+pub(super) mod here;
 mod hooks;
 mod snat_flows;
 mod snat_shares;
@@ -124,6 +125,11 @@ impl View {
     /// If the network's folder may not be read.
     pub fn agent_runs(&self) -> Result<bool, ViewError> {
         super::alive::is_held(&self.root).map_err(|error| unreadable_io(&self.root, error))
+    }
+
+    /// The processes that look after the network.
+    pub(crate) fn agents(&self) -> Vec<u32> {
+        super::alive::holders(&self.root)
     }
 
     /// Path of a map's pin.

@@ -52,13 +52,19 @@ pub struct FlanneldMasq {
 }
 
 impl FlanneldMasq {
-    /// Removes flanneld's masquerading of `network`, unless that is done. Returns whether there was any.
+    /// Whether there is anything to do: after a failure half a minute has to pass.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        let recently = |(at, _): &(Instant, String)| at.elapsed() < AGAIN;
+        !self.done && !self.failed.as_ref().is_some_and(recently)
+    }
+
+    /// Removes flanneld's masquerading of `network`, if that [is due](Self::is_due). Returns whether there was any.
     ///
     /// # Errors
-    /// As [`remove`], with news; half a minute has to pass before it is tried again.
+    /// As [`remove`], with news.
     pub async fn replace(&mut self, network: Ipv4Net) -> Result<bool, String> {
-        let recently = |(at, _): &(Instant, String)| at.elapsed() < AGAIN;
-        if self.done || self.failed.as_ref().is_some_and(recently) {
+        if !self.is_due() {
             return Ok(false);
         }
         let known = self.failed.take().map(|(_, why)| why);

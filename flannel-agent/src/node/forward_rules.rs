@@ -82,10 +82,13 @@ async fn ensure_in(kind: Kind, network: Ipv4Net) -> Result<bool, ForwardRulesErr
     };
     let missing = match lacking(kind, network).await {
         // flanneld's, say. Whether they name this network is the one thing not seen.
-        Err(IptablesError::Missing(_)) if kind == Kind::Nft && are_in_nftables()? => {
+        Err(ForwardRulesError::Iptables(IptablesError::Missing(_)))
+            if kind == Kind::Nft && are_in_nftables()? =>
+        {
             return Ok(false);
         }
-        missing => missing.map_err(cannot)?,
+        Err(ForwardRulesError::Iptables(error)) => return Err(cannot(error)),
+        missing => missing?,
     };
     if missing.is_empty() {
         return Ok(false);
@@ -100,10 +103,9 @@ async fn ensure_in(kind: Kind, network: Ipv4Net) -> Result<bool, ForwardRulesErr
 }
 
 /// What is to be added, the jump last: from there on packets meet the rules.
-async fn lacking(kind: Kind, network: Ipv4Net) -> Result<Vec<String>, IptablesError> {
+async fn lacking(kind: Kind, network: Ipv4Net) -> Result<Vec<String>, ForwardRulesError> {
     let tool = Tool::of(kind).await?;
-    // No such chain: no rule.
-    let there = tool.run(&["-S", CHAIN]).await.unwrap_or_default();
+    let there = listed(kind, tool).await?;
     let mut missing: Vec<String> = rules(network)
         .into_iter()
         .filter(|rule| !there.lines().any(|line| line == rule))
@@ -119,6 +121,27 @@ async fn lacking(kind: Kind, network: Ipv4Net) -> Result<Vec<String>, IptablesEr
     Ok(missing)
 }
 
+/// The chain as `iptables -S` prints it; without the chain there is no rule. A tool that fails says nothing about rules: it may have
+/// waited in vain for the xtables lock, which kube-proxy holds for seconds.
+async fn listed(kind: Kind, tool: Tool) -> Result<String, ForwardRulesError> {
+    if !has_chain(kind)? {
+        return Ok(String::new());
+    }
+    match tool.run(&["-S", CHAIN]).await {
+        // Meanwhile.
+        Err(_) if !has_chain(kind)? => Ok(String::new()),
+        printed => Ok(printed?),
+    }
+}
+
+/// The kernel's word, which no lock holds up.
+fn has_chain(kind: Kind) -> Result<bool, NetError> {
+    match kind {
+        Kind::Nft => Ok(nftables::chain(TABLE, CHAIN)?.is_some()),
+        Kind::Legacy => ip_tables::has_chain(TABLE, CHAIN),
+    }
+}
+
 /// As far as one sees without the tool.
 fn are_in_nftables() -> Result<bool, NetError> {
     let met = nftables::rules(TABLE, "FORWARD")?;
@@ -129,11 +152,10 @@ fn are_in_nftables() -> Result<bool, NetError> {
 /// The kinds that have the chain, ours or flanneld's.
 fn kinds_with_chain() -> Result<Vec<Kind>, NetError> {
     let mut kinds = Vec::new();
-    if nftables::chain(TABLE, CHAIN)?.is_some() {
-        kinds.push(Kind::Nft);
-    }
-    if ip_tables::has_chain(TABLE, CHAIN)? {
-        kinds.push(Kind::Legacy);
+    for kind in [Kind::Nft, Kind::Legacy] {
+        if has_chain(kind)? {
+            kinds.push(kind);
+        }
     }
     Ok(kinds)
 }
@@ -148,7 +170,7 @@ pub async fn are_there(network: Ipv4Net) -> Result<bool, ForwardRulesError> {
         match Tool::of(kind).await {
             Err(IptablesError::Missing(_)) => return Ok(true),
             tool => {
-                let there = tool?.run(&["-S", CHAIN]).await.unwrap_or_default();
+                let there = listed(kind, tool?).await?;
                 if there
                     .lines()
                     .any(|line| ours.iter().any(|rule| rule == line))
@@ -192,12 +214,14 @@ fn jump() -> String {
     format!("-A FORWARD -m comment --comment \"{COMMENT}\" -j {CHAIN}")
 }
 
-/// A rule as it is printed, once.
+/// A rule as it is printed, as often as it is there: each `-D` takes one.
 async fn delete(tool: Tool, chain: &str, rule: &str) -> Result<(), IptablesError> {
     let there = tool.run(&["-S", chain]).await?;
-    if there.lines().any(|line| line == rule) {
-        let rule = rule.replacen("-A ", "-D ", 1);
-        tool.restore(&format!("*{TABLE}\n{rule}\nCOMMIT\n")).await?;
+    let times = there.lines().filter(|line| *line == rule).count();
+    if times > 0 {
+        let rule = rule.replacen("-A ", "-D ", 1) + "\n";
+        let script = format!("*{TABLE}\n{}COMMIT\n", rule.repeat(times));
+        tool.restore(&script).await?;
     }
     Ok(())
 }

@@ -3,12 +3,21 @@
 use std::fmt;
 use std::io;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::base::open_files;
 
 /// Seconds to wait for the xtables lock, which others hold only briefly.
-const PATIENCE: &str = "5";
+const LOCK: &str = "5";
+/// A tool takes part of a second, a few with tens of thousands of rules. Some never end: the kernel, a module or a wrapper around the
+/// tool waits for something else.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -32,10 +41,16 @@ impl fmt::Display for Kind {
 pub enum IptablesError {
     #[error("there is no {0} on this node's path: install iptables (the shipped image has it)")]
     Missing(Kind),
-    #[error("cannot run {program}: {error}")]
+    #[error("cannot run {program}: {error}{}", open_files::hint_at(error))]
     Run {
         program: &'static str,
         error: io::Error,
+    },
+    #[error("{program} {command} did not end within {} s, and was ended", patience.as_secs())]
+    TooLong {
+        program: &'static str,
+        command: String,
+        patience: Duration,
     },
     #[error("{program} {command}: {reason}")]
     Refused {
@@ -43,6 +58,12 @@ pub enum IptablesError {
         command: String,
         reason: String,
     },
+}
+
+impl IptablesError {
+    fn is_no_program(&self) -> bool {
+        matches!(self, Self::Run { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// A program that shows and changes the rules of its kind.
@@ -91,11 +112,8 @@ impl Tool {
             match output(tool.program, &["--version"], "").await {
                 Ok(version) if tool.is(kind, &version.stdout) => return Ok(tool),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    let program = tool.program;
-                    return Err(IptablesError::Run { program, error });
-                }
+                Err(error) if error.is_no_program() => {}
+                Err(error) => return Err(error),
             }
         }
         Err(IptablesError::Missing(kind))
@@ -112,7 +130,7 @@ impl Tool {
     /// # Errors
     /// [`IptablesError::Refused`] with its own words.
     pub async fn run(self, arguments: &[&str]) -> Result<String, IptablesError> {
-        let all = [&["-w", PATIENCE], arguments].concat();
+        let all = [&["-w", LOCK], arguments].concat();
         finish(self.program, &all, "").await
     }
 
@@ -121,7 +139,7 @@ impl Tool {
     /// # Errors
     /// As [`Self::run`].
     pub async fn restore(self, script: &str) -> Result<(), IptablesError> {
-        let arguments = ["-w", PATIENCE, "--noflush"];
+        let arguments = ["-w", LOCK, "--noflush"];
         finish(self.restore, &arguments, script).await.map(drop)
     }
 }
@@ -132,9 +150,7 @@ impl Tool {
 /// As [`Tool::run`].
 pub async fn nft(arguments: &[&str]) -> Result<Option<String>, IptablesError> {
     match finish("nft", arguments, "").await {
-        Err(IptablesError::Run { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-            Ok(None)
-        }
+        Err(error) if error.is_no_program() => Ok(None),
         printed => printed.map(Some),
     }
 }
@@ -144,12 +160,11 @@ async fn finish(
     arguments: &[&str],
     input: &str,
 ) -> Result<String, IptablesError> {
-    let output = output(program, arguments, input).await;
     let Output {
         status,
         stdout,
         stderr,
-    } = output.map_err(|error| IptablesError::Run { program, error })?;
+    } = output(program, arguments, input).await?;
     if status.success() {
         return Ok(String::from_utf8_lossy(&stdout).into_owned());
     }
@@ -160,19 +175,53 @@ async fn finish(
     })
 }
 
-async fn output(program: &str, arguments: &[&str], input: &str) -> io::Result<Output> {
-    let mut child = Command::new(program)
+async fn output(
+    program: &'static str,
+    arguments: &[&str],
+    input: &str,
+) -> Result<Output, IptablesError> {
+    output_within(PATIENCE, program, arguments, input).await
+}
+
+async fn output_within(
+    patience: Duration,
+    program: &'static str,
+    arguments: &[&str],
+    input: &str,
+) -> Result<Output, IptablesError> {
+    let failed = |error| IptablesError::Run { program, error };
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // Dropped at the end: the tool reads until then. One that does not read at all has ended.
-        let _ = stdin.write_all(input.as_bytes()).await;
+        .process_group(0)
+        .kill_on_drop(true);
+    let mut child = open_files::as_given(&mut command).spawn().map_err(failed)?;
+    let group = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let stdin = child.stdin.take();
+    let printed = async {
+        if let Some(mut stdin) = stdin {
+            // Dropped at the end: the tool reads until then. One that does not read at all has ended.
+            let _ = stdin.write_all(input.as_bytes()).await;
+        }
+        child.wait_with_output().await
+    };
+    match timeout(patience, printed).await {
+        Ok(output) => output.map_err(failed),
+        Err(_) => {
+            // Whatever a wrapper called, too; the wrapper itself may be gone by now.
+            if let Some(group) = group {
+                let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+            }
+            Err(IptablesError::TooLong {
+                program,
+                command: arguments.join(" "),
+                patience,
+            })
+        }
     }
-    child.wait_with_output().await
 }
 
 #[cfg(test)]
@@ -186,5 +235,18 @@ mod tests {
         assert!(is(Kind::Legacy, "iptables v1.8.9 (legacy)\n"));
         assert!(is(Kind::Legacy, "iptables v1.6.1\n"), "there was one kind");
         assert!(!is(Kind::Nft, "iptables v1.6.1\n"));
+    }
+
+    #[tokio::test]
+    async fn a_tool_that_never_ends_is_ended() {
+        let patience = Duration::from_millis(10);
+        let error = output_within(patience, "sh", &["-c", "sleep infinity; :"], "").await;
+        let said = error.unwrap_err().to_string();
+        assert!(
+            said.starts_with("sh -c sleep infinity; : did not end within"),
+            "{said}"
+        );
+        let output = output_within(Duration::from_mins(10), "cat", &[], "rules").await;
+        assert_eq!(output.unwrap().stdout, b"rules");
     }
 }

@@ -89,6 +89,11 @@ pub struct Facts {
     /// For whom ports are reserved.
     #[serde(skip)]
     pub reserved: Reserved,
+    /// Why nobody knows that, if no look has found it out.
+    #[serde(skip)]
+    pub(crate) unknown_ports: Option<String>,
+    #[serde(skip)]
+    pub(crate) knows_ports: bool,
     /// `net.netfilter.nf_conntrack_tcp_timeout_established`, seconds; `None` without conntrack.
     #[serde(skip)]
     pub(crate) established: Option<String>,
@@ -179,6 +184,11 @@ pub enum DesiredError {
          give a range without that port"
     )]
     SnatPorts { ports: PortRange, port: u16 },
+    #[error(
+        "no ports for source NAT can be chosen, for those of this node's other networks are not known: {0}; or give each network \
+         its own --snat-ports"
+    )]
+    UnknownPorts(String),
 }
 
 impl Desired {

@@ -52,7 +52,10 @@ impl Preview {
     }
 
     /// Pinned maps that a load would make anew, since they are not what the object wants.
-    pub(crate) fn replaced_maps(&self) -> Vec<ReplacedMap> {
+    ///
+    /// # Errors
+    /// If one cannot be opened.
+    pub(crate) fn replaced_maps(&self) -> Result<Vec<ReplacedMap>, DataplaneError> {
         self.dataplane.bpf.replaced_maps()
     }
 
@@ -95,7 +98,7 @@ impl Preview {
         let attached = &actual.programs.attached;
         let all = attached.values().all(|g| *g == Generation::Current);
         // Maps that cannot be used, or are gone, take a load to come back.
-        let whole = !attached.is_empty() && self.dataplane.bpf.has_all_maps();
+        let whole = !attached.is_empty() && self.dataplane.bpf.has_all_maps()?;
         actual.programs.loaded = (all && whole).then_some(told);
         Ok(actual)
     }

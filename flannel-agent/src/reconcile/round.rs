@@ -54,6 +54,17 @@ fn a_port_went(before: &Node, now: &Node) -> bool {
     !before.pod_ports.iter().all(stays)
 }
 
+/// Whether what could not be done needs what another action would take away: connections that could not be carried over are in
+/// the maps of their layout alone.
+fn needs(failed: &Action, next: &Action) -> bool {
+    match (failed, next) {
+        (Action::CarryNat { folder: carried }, Action::RemoveLayout { folder }) => {
+            carried == folder
+        }
+        _ => false,
+    }
+}
+
 /// A node that could not be made what is wanted. What forwarded before, still does.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
@@ -105,7 +116,15 @@ impl Dataplane {
         }
         let before = self.mirror.take();
         self.name_ignored(&desired.peers);
-        self.bpf.repair_pins().map_err(ReconcileError::Observe)?;
+        if let Err(error) = self.bpf.repair_pins() {
+            let text = format!(
+                "what somebody unpinned cannot be pinned again: {error}; it runs on until this agent ends"
+            );
+            self.failures.add(text, Grade::Trouble);
+        }
+        self.bpf
+            .set_table_aside()
+            .map_err(ReconcileError::Observe)?;
         let observed = self.actual(desired).await;
         let actual = observed.map_err(ReconcileError::Observe)?;
         if let Some(device) = self.taken_over(desired, &actual) {
@@ -296,6 +315,14 @@ impl Dataplane {
     ) -> Result<Report, ReconcileError> {
         let mut report = Report::default();
         for action in actions {
+            if report
+                .failed
+                .iter()
+                .any(|(failed, _)| needs(failed, &action))
+            {
+                tracing::debug!("not now: {action}");
+                continue;
+            }
             let mut executor = Executor {
                 net: &self.net,
                 bpf: &mut self.bpf,
@@ -374,5 +401,24 @@ impl Dataplane {
             }
         }
         self.ignored.clone_from(&peers.ignored);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_carried_over_stays_for_the_next_try() {
+        let carry = |folder: &str| Action::CarryNat {
+            folder: folder.to_owned(),
+        };
+        let remove = |folder: &str| Action::RemoveLayout {
+            folder: folder.to_owned(),
+        };
+        assert!(needs(&carry("v9"), &remove("v9")));
+        assert!(!needs(&carry("v9"), &remove("was1")));
+        assert!(!needs(&carry("v9"), &carry("v9")));
+        assert!(!needs(&Action::BumpEpoch, &remove("v9")));
     }
 }

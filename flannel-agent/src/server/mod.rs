@@ -23,11 +23,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::base::open_files;
 use crate::daemon::health::{Health, Ready};
 use crate::daemon::signals::Signals;
 use crate::daemon::systemd::Systemd;
@@ -117,7 +117,8 @@ impl Server {
     /// # Errors
     /// Files or endpoints that cannot be used, or a port that cannot be had.
     pub async fn bind(etcd: &EtcdOptions, options: &ServerOptions) -> anyhow::Result<Self> {
-        let files = raise_the_limit();
+        // Each client is a connection.
+        let files = open_files::raise();
         let registry = Registry::new(etcd)?;
         let door = Door::new(options)?;
         Ok(Self {
@@ -158,16 +159,4 @@ impl Server {
             }
         }
     }
-}
-
-/// Each client is a connection. Gives how many files may be open, if that is known.
-fn raise_the_limit() -> Option<u64> {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| {
-        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-        Ok(most)
-    });
-    if let Err(error) = &raised {
-        tracing::warn!("cannot raise the number of open files: {error}");
-    }
-    raised.ok()
 }

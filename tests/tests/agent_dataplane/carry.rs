@@ -1,6 +1,9 @@
 //! Translated connections of an earlier layout, whose entries were shorter.
 
-use aya::maps::{HashMap, Map, MapData};
+use std::path::Path;
+
+use aya::maps::{HashMap, Map, MapData, MapInfo};
+use bytemuck::Zeroable as _;
 use flannel_agent::dataplane::Wire;
 use flannel_common::maps::{LAYOUT_VERSION, SNAT};
 use flannel_common::snat::{Endpoint, Entry, Former, KIND_PAIR, Key, Seen, Side, WAY_OUT};
@@ -85,4 +88,59 @@ fn shorter_entries_go_on_with_nothing_known_of_their_sides() {
         );
         assert_eq!(found.sides, [Side::NONE; 2]);
     }
+}
+
+/// A start with another size was killed, and the next one has the size of before: what runs has that table all the time.
+#[test]
+fn a_table_that_was_set_aside_for_nothing_comes_back() {
+    let mut rig = Rig::new();
+    rig.snat = Some(source_nat(&[]));
+    rig.agent(async |agent| agent.converge().await);
+    let layout = rig.pins().join(format!("v{LAYOUT_VERSION}"));
+    let pin = layout.join("maps").join(SNAT);
+    let id = |pin: &Path| MapInfo::from_pin(pin).unwrap().id();
+    let before = id(&pin);
+    let aside = rig.pins().join("was1");
+    std::fs::create_dir_all(aside.join("maps")).unwrap();
+    std::fs::rename(&pin, aside.join("maps").join(SNAT)).unwrap();
+    rig.agent(async |agent| agent.converge().await);
+    assert_eq!(id(&pin), before);
+    assert!(!aside.exists());
+}
+
+/// It was killed while it carried: some are there, and the next start carries the rest.
+#[test]
+fn what_was_carried_in_part_is_carried_again() {
+    let mut rig = Rig::new();
+    rig.snat = Some(source_nat(&[]));
+    rig.agent(async |agent| agent.converge().await);
+    let maps = rig.pins().join("was1").join("maps");
+    std::fs::create_dir_all(&maps).unwrap();
+    rig.netns.run(&format!(
+        "bpftool map create {}/{SNAT} type lru_hash key {} value {} entries 64 name {SNAT}",
+        maps.display(),
+        size_of::<Key>(),
+        size_of::<Entry>()
+    ));
+    let entry = |opened| Entry {
+        addr: US.addr,
+        port: US.port,
+        kind: KIND_PAIR,
+        opened,
+        ..Entry::zeroed()
+    };
+    let table = |folder: &str| {
+        let table = Map::from_map_data(open(&rig, folder)).unwrap();
+        HashMap::<_, Wire<Key>, Wire<Entry>>::try_from(table).unwrap()
+    };
+    let now = format!("v{LAYOUT_VERSION}");
+    let back = OUT.other_half(US);
+    table(&now).insert(Wire(OUT), Wire(entry(2)), 0).unwrap();
+    for key in [OUT, back] {
+        table("was1").insert(Wire(key), Wire(entry(1)), 0).unwrap();
+    }
+    let did = rig.agent(async |agent| agent.converge().await);
+    let opened = |key| table(&now).get(&Wire(key), 0).unwrap().0.opened;
+    assert_eq!((opened(OUT), opened(back)), (2, 1), "{did:?}");
+    assert!(!rig.pins().join("was1").exists());
 }

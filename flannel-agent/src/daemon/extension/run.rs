@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::base::open_files;
 use crate::flannel::backend::CommandLine;
 
 /// Whoever makes devices and routes is done long before.
@@ -53,7 +54,8 @@ async fn run_for(
     // Files, not pipes: nobody waits for a child of its own that keeps them open.
     let mut printed = room(c"output")?;
     let given = in_memory(c"input", &format!("{input}\n"))?;
-    let mut child = Command::new(program)
+    let mut started = Command::new(program);
+    started
         .args(arguments)
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .env_remove(SECRET)
@@ -61,7 +63,8 @@ async fn run_for(
         .stdout(Stdio::from(printed.try_clone()?))
         .stderr(Stdio::from(printed.try_clone()?))
         .process_group(0)
-        .kill_on_drop(true)
+        .kill_on_drop(true);
+    let mut child = open_files::as_given(&mut started)
         .spawn()
         .with_context(|| format!("cannot run {command}"))?;
     let group = child.id().and_then(|pid| i32::try_from(pid).ok());

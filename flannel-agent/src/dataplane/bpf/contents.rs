@@ -55,7 +55,7 @@ impl Bpf {
         if let Some(running) = &self.loaded {
             return running.snat.exempt();
         }
-        if self.object.has_usable_pin(EXEMPT, &self.pins) {
+        if self.has_usable_pins(&[EXEMPT])? {
             snat_maps::pinned_exempt(&self.pins)
         } else {
             Ok(BTreeSet::new())
@@ -72,7 +72,7 @@ impl Bpf {
         if let Some(running) = &self.loaded {
             return running.snat.times().map(Some);
         }
-        match self.object.has_usable_pin(TIMES, &self.pins) {
+        match self.has_usable_pins(&[TIMES])? {
             true => snat_maps::pinned_times(&self.pins).map(Some),
             false => Ok(None),
         }
@@ -92,8 +92,7 @@ impl Bpf {
         if let Some(running) = &self.loaded {
             return running.snat.outlets.list();
         }
-        let usable = |map: &str| self.object.has_usable_pin(map, &self.pins);
-        if usable(OUTLETS) && usable(LENT) {
+        if self.has_usable_pins(&[OUTLETS, LENT])? {
             OutletMaps::pinned(&self.pins)?.list()
         } else {
             Ok(BTreeMap::new())
@@ -102,10 +101,17 @@ impl Bpf {
 
     /// Kernel ids of the steps that can be jumped to.
     pub(crate) fn step_ids(&self) -> Result<BTreeMap<Program, u32>, DataplaneError> {
-        match self.object.has_usable_pin(STEPS, &self.pins) {
+        if let Some(map) = self.kept.map(STEPS).filter(|_| self.unpinned) {
+            return snat_maps::steps_of(map);
+        }
+        match self.has_usable_pins(&[STEPS])? {
             true => snat_maps::pinned_steps(&self.pins),
             false => Ok(BTreeMap::new()),
         }
+    }
+
+    fn has_usable_pins(&self, names: &[&str]) -> Result<bool, DataplaneError> {
+        self.object.has_usable_pins(names, &self.pins)
     }
 
     /// What the maps hold, be they ours or left by an earlier agent.
@@ -113,10 +119,7 @@ impl Bpf {
         if let Some(running) = &self.loaded {
             return running.maps.list();
         }
-        let usable = [EPOCH, PEERS, VTEPS, MACS]
-            .iter()
-            .all(|name| self.object.has_usable_pin(name, &self.pins));
-        if usable {
+        if self.has_usable_pins(&[EPOCH, PEERS, VTEPS, MACS])? {
             Maps::from_pins(&self.pins)?.list()
         } else {
             Ok(PeerMaps::default())

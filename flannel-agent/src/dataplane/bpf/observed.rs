@@ -55,7 +55,7 @@ impl Bpf {
             let filter = hooks::filter_program(&target, &filters);
             let pinned = match self.way {
                 Way::Clsact => None,
-                _ => hooks::pinned_program(&target, &self.pins),
+                _ => self.tcx_program(&target),
             };
             if let Some(id) = pinned.or(filter) {
                 let hidden =
@@ -80,6 +80,13 @@ impl Bpf {
             programs.stale.extend(strays);
         }
         Ok(programs)
+    }
+
+    /// The program of our link on a hook of tcx.
+    fn tcx_program(&self, target: &Target<'_>) -> Option<u32> {
+        let kept = || self.kept.program(&target.pin_name());
+        let kept = || kept().filter(|id| self.unpinned && hooks::is_on(target, *id));
+        hooks::pinned_program(target, &self.pins).or_else(kept)
     }
 
     /// Whether another network has a program at an anchor.

@@ -8,7 +8,7 @@ use flannel_common::program::Program;
 use serde::Serialize;
 
 use super::error::unreadable_io;
-use super::{Told, View, ViewError, folder_names};
+use super::{Told, View, ViewError, folder_names, here};
 use crate::dataplane::hooks::is_filter_of;
 use crate::node::net::{Direction, Link, NetError, Netlink};
 
@@ -95,6 +95,9 @@ impl View {
 
     /// What the programs of a network were told; `None` if it has none, or they are another build's.
     pub(crate) async fn told_of(bpffs: &Path, net: &Netlink, network: &str) -> Option<Told> {
+        if let Some(told) = here::told(bpffs, network) {
+            return Some(told);
+        }
         let view = View::open(bpffs, Some(network)).ok()?;
         let links = net.links().await.ok()?;
         let hooks = view.hooks(net, &links).await.ok()?;

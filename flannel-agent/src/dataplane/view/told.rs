@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::base::mac::MacAddr;
 use crate::base::options;
+use crate::dataplane::Loaded;
 use crate::dataplane::embedded::EMBEDDED;
 use crate::dataplane::rodata::constants;
 use crate::flannel::backend::Wire;
@@ -54,11 +55,63 @@ impl Told {
         }
     }
 
+    /// What a load of this process told its programs, as it would be read from them.
+    pub(in crate::dataplane) fn of_loaded(loaded: &Loaded) -> Option<Self> {
+        let Loaded {
+            globals: node,
+            index,
+            gro_index,
+        } = loaded;
+        Some(Self {
+            wire: wire(node.wire, node.vni),
+            vni: node.vni,
+            port: node.port,
+            gbp: node.gbp,
+            uplink_index: node.uplink_index,
+            uplink_ip: node.uplink_ip,
+            public_ip: node.public_ip,
+            flannel_index: *index,
+            gro_index: *gro_index,
+            vtep_mac: node.vtep_mac,
+            network: node.network.trunc(),
+            subnet: node.subnet.trunc(),
+            overlay_mtu: node.overlay_mtu,
+            gro: gro(node.gro.pair_mtu(node.overlay_mtu), node.anchor),
+            source_check: source_check(node.source_check.value()),
+            fast_path: options::Mode::of_value(node.fast_path)?,
+            pod_hook: options::Hook::of_value(node.pod_hook)?,
+            snat_ports: node.snat_ports,
+        })
+    }
+
     /// The constants of the program that uses the maps `ids`; `None` if it comes from another build, whose
     /// constants lie elsewhere.
     pub(super) fn of_program(ids: &[u32]) -> io::Result<Option<Self>> {
         let bytes = constants(ids)?;
         Ok(bytes.and_then(|bytes| Layout::of(EMBEDDED)?.decode(&bytes)))
+    }
+}
+
+fn wire(value: u8, vni: u32) -> Option<Wire> {
+    match (value, vni) {
+        (globals::WIRE_VXLAN, 0) => None,
+        (value, vni) => Wire::of_value(value, vni),
+    }
+}
+
+const fn gro(pair_mtu: u32, anchor: u8) -> options::Gro {
+    match (pair_mtu, anchor) {
+        (0, globals::ANCHOR_NONE) => options::Gro::None,
+        (0, _) => options::Gro::Anchor,
+        _ => options::Gro::Pair,
+    }
+}
+
+const fn source_check(value: u8) -> &'static str {
+    match value {
+        source::CHECK_OFF => "off",
+        source::CHECK_LEASE => "lease",
+        _ => "strict",
     }
 }
 
@@ -128,10 +181,7 @@ impl Layout {
         };
         Some(Told {
             snat_ports: (ports.max > 0).then_some(ports),
-            wire: match (u8(globals::WIRE)?, u32(globals::VNI)?) {
-                (globals::WIRE_VXLAN, 0) => None,
-                (wire, vni) => Wire::of_value(wire, vni),
-            },
+            wire: wire(u8(globals::WIRE)?, u32(globals::VNI)?),
             vni: u32(globals::VNI)?,
             port: u16::from_ne_bytes(self.get(rodata, globals::VXLAN_PORT)?),
             gbp: u8(globals::GBP)? != 0,
@@ -144,16 +194,8 @@ impl Layout {
             network: subnet(globals::NETWORK, globals::NETWORK_MASK)?,
             subnet: subnet(globals::SUBNET, globals::SUBNET_MASK)?,
             overlay_mtu: u32(globals::OVERLAY_MTU)?,
-            gro: match (u32(globals::PAIR_MTU)?, u8(globals::ANCHOR)?) {
-                (0, globals::ANCHOR_NONE) => options::Gro::None,
-                (0, _) => options::Gro::Anchor,
-                _ => options::Gro::Pair,
-            },
-            source_check: match self.get(rodata, globals::SOURCE_CHECK)? {
-                [source::CHECK_OFF] => "off",
-                [source::CHECK_LEASE] => "lease",
-                _ => "strict",
-            },
+            gro: gro(u32(globals::PAIR_MTU)?, u8(globals::ANCHOR)?),
+            source_check: source_check(u8(globals::SOURCE_CHECK)?),
             fast_path: options::Mode::of_value(u8(globals::FAST_PATH)?)?,
             pod_hook: options::Hook::of_value(u8(globals::POD_HOOK)?)?,
         })

@@ -7,7 +7,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::{Patient, Report};
 use crate::base::options::Xdp;
 use crate::dataplane::probe::{self, Tried};
-use crate::dataplane::{DataplaneError, JIT, OLDEST_KERNEL};
+use crate::dataplane::view::View;
+use crate::dataplane::{DataplaneError, JIT, OLDEST_KERNEL, WITHOUT_SYS_ADMIN, lacks_sys_admin};
 
 pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
     if let Ok(name) = nix::sys::utsname::uname() {
@@ -20,6 +21,12 @@ pub(super) fn check(patient: &Patient<'_>, report: &mut Report) {
     let rights = probe::capabilities();
     let allowed = rights.is_ok();
     capabilities(rights, report);
+    let agents = patient.view.as_ref().map(View::agents).unwrap_or_default();
+    for agent in agents {
+        if lacks_sys_admin(&agent.to_string()) {
+            without_sys_admin(agent, report);
+        }
+    }
     // Without rights every probe fails, and would say nothing about the kernel.
     if allowed {
         let tried = probe::programs(patient.config.ebpf_object.as_deref());
@@ -51,6 +58,14 @@ fn capabilities(rights: Result<(), DataplaneError>, report: &mut Report) {
         Ok(()) => report.ok("capabilities: NET_ADMIN, NET_RAW, BPF, PERFMON"),
         Err(error) => report.failure(error.to_string(), "run it as root, as the agent is run"),
     }
+}
+
+/// The agent's rights, which are not those of whoever asks.
+fn without_sys_admin(agent: u32, report: &mut Report) {
+    report.warning(
+        format!("the agent (pid {agent}) lacks CAP_SYS_ADMIN: {WITHOUT_SYS_ADMIN}"),
+        "add it to CapabilityBoundingSet= of the unit, or to the container's capabilities, as those that are shipped have it",
+    );
 }
 
 /// XDP is an option, and the agent does without: on a kernel that is too old for it nothing is wrong.

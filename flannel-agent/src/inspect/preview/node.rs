@@ -120,7 +120,7 @@ impl Preview {
         for action in &actions {
             if matches!(action, Action::Load { .. }) {
                 self.steps
-                    .extend(dataplane.replaced_maps().iter().map(Step::from));
+                    .extend(dataplane.replaced_maps()?.iter().map(Step::from));
             }
             self.steps.push(Step::from(action));
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{CHAIN, TABLE, dropping, ensure};
@@ -16,29 +16,49 @@ use crate::node::net::xtables_lock::LockWatch;
 /// A change comes as several messages; one look after the last of them is enough.
 const SETTLE: Duration = Duration::from_millis(10);
 
+/// How long the first look may hold up others. What it finds does as well a little later.
+const FIRST: Duration = Duration::from_secs(5);
+
+const UNKNOWN: &str =
+    "whether the firewall drops what is forwarded is not known yet: iptables has not answered";
+
+/// What a look found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// Packets are not lost.
+    Passes,
+    /// Why they are lost.
+    Hindrance(String),
+}
+
 /// Looks after the rules until it is dropped.
 #[derive(Debug)]
 pub struct Keeper {
-    hindrance: watch::Receiver<Option<String>>,
+    found: watch::Receiver<Found>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Keeper {
-    /// Adds what is missing before it returns. From then on it looks when there are news, and `every` so often.
+    /// Adds what is missing before it returns, unless iptables takes its time. From then on it looks when there are news, and `every`
+    /// so often.
     pub async fn start(network: Ipv4Net, every: Duration) -> Self {
         // Before the first look, or a change right after it would go unnoticed.
         let news = News::listen();
-        let (sender, hindrance) = watch::channel(None);
-        let mut guard = Guard {
+        let (sender, mut found) = watch::channel(Found::Nothing);
+        let guard = Guard {
             network,
-            hindrance: sender,
+            found: sender,
             settled: None,
             looked: false,
         };
-        guard.look().await;
         let task = tokio::spawn(guard.run(news, every));
+        let first = found.wait_for(|found| *found != Found::Nothing);
+        if timeout(FIRST, first).await.is_err() {
+            tracing::info!("{UNKNOWN}");
+        }
         Self {
-            hindrance,
+            found,
             _task: AbortOnDropHandle::new(task),
         }
     }
@@ -46,12 +66,16 @@ impl Keeper {
     /// Why packets are lost at the firewall, if they are.
     #[must_use]
     pub fn hindrance(&self) -> Option<String> {
-        self.hindrance.borrow().clone()
+        match &*self.found.borrow() {
+            Found::Nothing => Some(UNKNOWN.to_owned()),
+            Found::Passes => None,
+            Found::Hindrance(why) => Some(why.clone()),
+        }
     }
 
     /// Waits until that is another reason, or none.
     pub async fn changed(&mut self) {
-        if self.hindrance.changed().await.is_err() {
+        if self.found.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -60,7 +84,7 @@ impl Keeper {
 #[derive(Debug)]
 struct Guard {
     network: Ipv4Net,
-    hindrance: watch::Sender<Option<String>>,
+    found: watch::Sender<Found>,
     /// nftables' generation with which all was well.
     settled: Option<u32>,
     looked: bool,
@@ -68,6 +92,7 @@ struct Guard {
 
 impl Guard {
     async fn run(mut self, mut news: News, every: Duration) {
+        self.look().await;
         let mut due = interval_at(Instant::now() + every, every);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -89,26 +114,29 @@ impl Guard {
             return;
         }
         self.settled = None;
-        let why = match ensure(self.network).await {
+        let now = match ensure(self.network).await {
             Ok(added) => {
                 if added {
                     self.tell_added();
                 } else {
                     self.settled = generation;
                 }
-                None
+                Found::Passes
             }
-            Err(error) => Some(crate::base::logging::describe(&error.into())),
+            Err(error) => Found::Hindrance(crate::base::logging::describe(&error.into())),
         };
         self.looked = true;
-        self.hindrance.send_if_modified(|known| {
-            let news = *known != why;
+        self.found.send_if_modified(|known| {
+            let news = *known != now;
             if news {
-                match &why {
-                    Some(why) => tracing::error!("{why}"),
-                    None => tracing::info!("the firewall lets {} pass again", self.network),
+                match (&now, &known) {
+                    (Found::Hindrance(why), _) => tracing::error!("{why}"),
+                    (_, Found::Hindrance(_)) => {
+                        tracing::info!("the firewall lets {} pass again", self.network);
+                    }
+                    _ => {}
                 }
-                *known = why;
+                *known = now;
             }
             news
         });

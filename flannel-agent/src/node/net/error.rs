@@ -4,11 +4,13 @@ use std::io;
 
 use nix::errno::Errno;
 
+use crate::base::open_files;
+
 /// A failed netlink, ethtool or sysctl request.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// No netlink socket, so nothing about the network can be read or changed.
-    #[error("cannot open a netlink socket: {0}")]
+    #[error("cannot open a netlink socket: {0}{hint}", hint = open_files::hint_at(.0))]
     Open(#[source] io::Error),
     /// The kernel refused a request.
     #[error("cannot {action}: {errno}{}", hint(*errno))]
@@ -118,7 +120,7 @@ const fn hint(errno: Errno) -> &'static str {
         Errno::ENOBUFS | Errno::ENOMEM => " (the kernel is out of memory)",
         Errno::EBUSY => " (something else holds it)",
         Errno::EADDRINUSE => " (something else on the node has the UDP port)",
-        _ => "",
+        _ => open_files::hint(errno),
     }
 }
 
@@ -147,6 +149,15 @@ mod tests {
             Errno::EADDRNOTAVAIL,
         ] {
             assert_eq!(sort(gone), Outcome::Missing);
+        }
+    }
+
+    #[test]
+    fn too_many_open_files_have_a_way_out() {
+        let error = outcome("list links", kernel_says(Errno::EMFILE)).unwrap_err();
+        let socket = NetError::Open(io::Error::from(Errno::EMFILE));
+        for text in [error.to_string(), socket.to_string()] {
+            assert!(text.contains("LimitNOFILE="), "{text}");
         }
     }
 

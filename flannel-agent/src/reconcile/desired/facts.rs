@@ -13,7 +13,7 @@ use crate::flannel::lease::Leases;
 use crate::node::conntrack::{self, ESTABLISHED};
 use crate::node::direct;
 use crate::node::net::{Leads, Link, NetError, Netlink, Policies, RouteTo, Sender, sysctl};
-use crate::node::node_sysctls::NodeSysctls;
+use crate::node::node_sysctls::{NodeSysctls, Reserved};
 use crate::node::snat_ports::Room;
 use crate::node::uplink::Uplink;
 use crate::node::{mark, wireguard};
@@ -66,9 +66,10 @@ impl Facts {
     ) -> Result<(), NetError> {
         let links = net.links().await?;
         self.local_ports = sysctl::local_port_range()?;
-        // What cannot be read is said by whoever writes there.
-        self.reserved = sought.sysctls.reserved_ports().unwrap_or_default();
-        self.established = sysctl::read(ESTABLISHED).unwrap_or_default();
+        self.know_reserved(sought.sysctls.reserved_ports());
+        if let Ok(established) = sysctl::read(ESTABLISHED) {
+            self.established = established;
+        }
         self.times = conntrack::times(sought.sysctls);
         // What failed for another reason is no answer, and is asked again.
         let denied = |error: &NetError| {
@@ -135,6 +136,21 @@ impl Facts {
             _ => None,
         };
         Ok(())
+    }
+
+    /// What cannot be read just now is most likely what it was: taken for nothing, it would give this network the ports of another.
+    fn know_reserved(&mut self, read: Result<Reserved, NetError>) {
+        match read {
+            Ok(reserved) => {
+                self.reserved = reserved;
+                self.unknown_ports = None;
+                self.knows_ports = true;
+            }
+            Err(error) if self.knows_ports => {
+                tracing::debug!("reserved ports are taken for what they were: {error}");
+            }
+            Err(error) => self.unknown_ports = Some(error.to_string()),
+        }
     }
 
     /// Whether packets may leave by a device, or as an address, that was not there at the last look.
@@ -288,6 +304,26 @@ mod tests {
         assert_eq!(
             pod_ports(&links(), &at_bridge),
             Ports::from([("cni0".to_owned(), 5)])
+        );
+    }
+
+    #[test]
+    fn ports_that_cannot_be_read_for_a_moment_are_what_they_were() {
+        let unreadable = || Err(NetError::refused("read the file", Errno::EMFILE));
+        let mut facts = Facts::default();
+        facts.know_reserved(unreadable());
+        assert!(facts.unknown_ports.as_ref().unwrap().contains("EMFILE"));
+        let reserved = Reserved {
+            held: (60_000..=60_999).into(),
+            by_others: (49_152..=59_999).into(),
+            by_networks: (49_152..=59_999).into(),
+        };
+        facts.know_reserved(Ok(reserved.clone()));
+        facts.know_reserved(unreadable());
+        assert_eq!(
+            (facts.reserved, facts.unknown_ports),
+            (reserved, None),
+            "what the last look had"
         );
     }
 

@@ -18,7 +18,7 @@ use crate::flannel::backend::{Routed, Wire};
 use crate::node::mark;
 use crate::node::net::{Direction, Policies};
 use crate::node::node_sysctls::Wishes;
-use crate::node::snat_ports::PortRange;
+use crate::node::snat_ports::{PortChoice, PortRange};
 
 /// The pair carries whatever the tunnel brings; only `flannel.<VNI>` has the overlay's MTU.
 const GRO_MTU: u32 = 65_535;
@@ -174,6 +174,14 @@ pub(super) fn node(inputs: &Inputs<'_>) -> Result<Node, DesiredError> {
     let none = Outlets::default();
     let outlets = inputs.snat.map_or(&none, |_| &inputs.facts.outlets);
     let room = inputs.facts.room(port);
+    if let Some(SourceNat {
+        ports: PortChoice::Auto,
+        ..
+    }) = inputs.snat
+        && let Some(why) = &inputs.facts.unknown_ports
+    {
+        return Err(DesiredError::UnknownPorts(why.clone()));
+    }
     let snat_ports = match inputs.snat {
         Some(snat) => Some(snat.ports(&room)?),
         None => None,

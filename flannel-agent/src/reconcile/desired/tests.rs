@@ -237,6 +237,28 @@ fn ports_of_source_nat_are_reserved() {
     assert_eq!(wish.to_string(), "what it is and 50000-60000");
 }
 
+#[test]
+fn no_ports_are_chosen_while_those_of_others_are_not_known() {
+    let unknown = |ports| {
+        let mut world = World {
+            snat: Some(SourceNat {
+                ports,
+                ..source_nat(50_000, 60_000, &[])
+            }),
+            ..World::default()
+        };
+        world.facts.unknown_ports = Some("cannot read the file".to_owned());
+        world.build()
+    };
+    let error = unknown(PortChoice::Auto).unwrap_err().to_string();
+    assert!(
+        error.contains("cannot read the file") && error.contains("--snat-ports"),
+        "{error}"
+    );
+    let (min, max) = (50_000, 60_000);
+    unknown(PortChoice::Fixed(PortRange { min, max })).unwrap();
+}
+
 pub(crate) fn source_nat(min: u16, max: u16, exempt: &[&str]) -> SourceNat {
     SourceNat {
         ports: PortChoice::Fixed(PortRange { min, max }),

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::access::ExecPlugin;
 use super::error::AccessError;
+use crate::base::open_files;
 
 /// A plugin may ask a cloud.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -74,6 +75,7 @@ pub(super) async fn ask(plugin: &ExecPlugin) -> Result<Given, AccessError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
+    open_files::as_given(&mut command);
     let output = match timeout(PATIENCE, command.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => {

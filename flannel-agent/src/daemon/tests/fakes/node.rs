@@ -38,6 +38,7 @@ struct Kernel {
     calls: watch::Sender<Vec<Call>>,
     failures: AtomicUsize,
     slowness: Mutex<Duration>,
+    slowness_of_peers: Mutex<Duration>,
     taken_over: AtomicBool,
     reached: Mutex<Leases>,
     announced: AtomicBool,
@@ -55,6 +56,7 @@ impl FakeNode {
             calls: watch::Sender::default(),
             failures: AtomicUsize::default(),
             slowness: Mutex::default(),
+            slowness_of_peers: Mutex::default(),
             taken_over: AtomicBool::default(),
             reached: Mutex::default(),
             announced: AtomicBool::default(),
@@ -71,6 +73,11 @@ impl FakeNode {
     /// How long a full reconcile takes from now on.
     pub(in crate::daemon::tests) fn takes(&self, slowness: Duration) {
         *self.0.slowness.lock().unwrap() = slowness;
+    }
+
+    /// How long an update of the peers takes from now on.
+    pub(in crate::daemon::tests) fn takes_for_peers(&self, slowness: Duration) {
+        *self.0.slowness_of_peers.lock().unwrap() = slowness;
     }
 
     /// Whether flanneld is there, with a device of the kernel's.
@@ -174,6 +181,8 @@ impl Node for FakeNode {
     }
 
     async fn update_peers(&mut self, wanted: &Wanted) -> anyhow::Result<Done> {
+        let slowness = *self.0.slowness_of_peers.lock().unwrap();
+        tokio::time::sleep(slowness).await;
         self.act(Call::Peers(wanted.clone()))
     }
 

@@ -1,5 +1,6 @@
 //! A gate in front of a server: closed, it cuts every connection; frozen, it lets nothing through
-//! and says nothing, as a host that lost its power does; deaf, it keeps from clients what the server answers.
+//! and says nothing, as a host that lost its power does; deaf, it keeps from clients what the server answers. Choosy, it cuts
+//! whoever asks one thing.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -13,6 +14,7 @@ use tokio::task::JoinHandle;
 pub struct Gate {
     address: SocketAddr,
     now: watch::Sender<Now>,
+    refused: watch::Receiver<u32>,
     listening: JoinHandle<()>,
 }
 
@@ -41,6 +43,8 @@ enum State {
     Listening(&'static str),
     /// What clients say passes, and no answer comes back.
     Deaf,
+    /// Cuts each connection by which a client says this.
+    Choosy(&'static str),
     Closed,
     Frozen,
 }
@@ -57,14 +61,16 @@ impl Gate {
             cuts: 0,
         });
         let all = now.clone();
+        let (refusals, refused) = watch::channel(0);
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, server, all.clone()));
+                tokio::spawn(pass(client, server, all.clone(), refusals.clone()));
             }
         });
         Self {
             address,
             now,
+            refused,
             listening,
         }
     }
@@ -102,6 +108,18 @@ impl Gate {
         asked.expect("the gate has its state");
     }
 
+    /// Cuts whoever asks a question with `words` in it, each time, and nobody else.
+    pub fn refuse(&self, words: &'static str) {
+        self.enter(State::Choosy(words));
+    }
+
+    /// Waits until that was asked so many times.
+    pub async fn refused(&self, times: u32) {
+        let mut refused = self.refused.clone();
+        let reached = refused.wait_for(|now| *now >= times).await;
+        reached.expect("the gate counts");
+    }
+
     fn enter(&self, state: State) {
         self.now.send_modify(|now| now.state = state);
     }
@@ -114,7 +132,12 @@ impl Drop for Gate {
     }
 }
 
-async fn pass(mut client: TcpStream, server: (Ipv4Addr, u16), now: watch::Sender<Now>) {
+async fn pass(
+    mut client: TcpStream,
+    server: (Ipv4Addr, u16),
+    now: watch::Sender<Now>,
+    refusals: watch::Sender<u32>,
+) {
     let mut nows = now.subscribe();
     let begun = *nows.borrow_and_update();
     let cuts = begun.cuts;
@@ -125,7 +148,7 @@ async fn pass(mut client: TcpStream, server: (Ipv4Addr, u16), now: watch::Sender
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::select! {
-            () = ask(from_client, to_server, &now) => return,
+            () = ask(from_client, to_server, &now, &refusals) => return,
             () = answer(from_server, to_client, &now) => return,
             _ = nows.wait_for(|now| !now.lets_pass(cuts)) => {}
         }
@@ -141,6 +164,7 @@ async fn ask(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     now: &watch::Sender<Now>,
+    refusals: &watch::Sender<u32>,
 ) {
     let mut buffer = vec![0; 1 << 16];
     // Words may be cut in two.
@@ -148,12 +172,15 @@ async fn ask(
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let bytes = &buffer[..length];
         let state = now.borrow().state;
-        if let State::Listening(words) = state {
+        if let State::Listening(words) | State::Choosy(words) = state {
             said.extend_from_slice(bytes);
             let mut places = said.windows(words.len());
-            if places.any(|place| place == words.as_bytes()) {
+            let is_said = places.any(|place| place == words.as_bytes());
+            match state {
+                State::Choosy(_) if is_said => return refusals.send_modify(|times| *times += 1),
                 // Before the server hears it.
-                now.send_modify(|now| now.state = State::Deaf);
+                _ if is_said => now.send_modify(|now| now.state = State::Deaf),
+                _ => {}
             }
             said.drain(..said.len().saturating_sub(words.len()));
         }

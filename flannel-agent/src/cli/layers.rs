@@ -95,7 +95,8 @@ struct Layers {
 impl Layers {
     fn take_variable(&mut self, flag: Flag, env: &BTreeMap<String, String>) {
         let variable = variable_of(&flag.name);
-        let value = env.get(&variable).filter(|value| !value.is_empty());
+        let value = env.get(&variable);
+        let value = value.filter(|value| !value.is_empty() && !is_service_link(&variable, value));
         let origin = match value.filter(|_| flag.name != COMMAND_LINE_ONLY) {
             Some(value) => {
                 self.arguments.push(format!("--{}={value}", flag.name));
@@ -134,6 +135,12 @@ impl Layers {
         }
         Ok(())
     }
+}
+
+/// Whether Kubernetes has set it in each pod of the namespace, for a Service whose name begins like our variables (`flanneld-healthz`).
+fn is_service_link(variable: &str, value: &str) -> bool {
+    let protocols = ["tcp://", "udp://", "sctp://"];
+    variable.ends_with("_PORT") && protocols.iter().any(|it| value.starts_with(it))
 }
 
 /// `FLANNELD_ETCD_PREFIX` for `etcd-prefix`.

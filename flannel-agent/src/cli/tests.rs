@@ -194,6 +194,17 @@ fn a_wrong_variable_is_named() {
     assert!(error.contains("FLANNELD_HEALTHZ_PORT"), "{error}");
 }
 
+/// Each pod of the namespace of a Service `flanneld-healthz` has these.
+#[test]
+fn variables_that_kubernetes_sets_for_a_service_are_none_of_ours() {
+    let links = [
+        ("FLANNELD_HEALTHZ_PORT", "tcp://10.96.7.1:8081"),
+        ("FLANNELD_HEALTHZ_SERVICE_HOST", "10.96.7.1"),
+    ];
+    let flags = read_with(&[], &links).unwrap().cli.flags;
+    assert_eq!(flags.healthz_port, 0);
+}
+
 #[test]
 fn an_image_may_carry_its_version_in_a_variable() {
     let invocation = read_with(&[], &[("FLANNELD_VERSION", "v0.28.9")]).unwrap();
@@ -248,6 +259,8 @@ fn an_unusable_value_is_explained(#[case] argument: &str, #[case] why: &str) {
 #[test]
 fn a_wrong_health_address_only_matters_when_health_is_on() {
     assert!(config(&["--healthz-ip=nowhere"]).unwrap().health.is_none());
+    let all = config(&["--healthz-ip=", "--healthz-port=8081"]).unwrap();
+    assert_eq!(all.health, Some("0.0.0.0:8081".parse().unwrap()));
     let error = config_error(&["--healthz-ip=nowhere", "--healthz-port=8081"]);
     assert!(error.starts_with("--healthz-ip=nowhere"), "{error}");
 }

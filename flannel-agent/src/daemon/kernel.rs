@@ -175,9 +175,7 @@ impl Kernel {
             mtu: node.globals.overlay_mtu,
             gbp: node.globals.gbp,
         };
-        if let Err(error) = self.by_stack.keep(&options) {
-            tracing::warn!("{error}; peers that IPsec or a rule is about get nothing");
-        }
+        self.by_stack.keep(&options);
     }
 
     fn desired(&self, wanted: &Wanted, direct: &Direct) -> anyhow::Result<Desired> {
@@ -409,6 +407,7 @@ impl Node for Kernel {
         let first = others.or_else(ports).or_else(held);
         let all: Vec<_> = first
             .into_iter()
+            .chain(self.by_stack.complaint().map(str::to_owned))
             .chain(self.dataplane.complaint())
             .collect();
         Some(all.join("; ")).filter(|all| !all.is_empty())

@@ -85,9 +85,9 @@ impl SubnetFile {
 
     fn write(&mut self, env: &SubnetEnv) -> anyhow::Result<()> {
         // Compared with the disk, not only with our memory: CNI plugins fail without the file, and
-        // whoever empties /run takes it away.
+        // whoever empties /run takes it away, and a flanneld that was started by mistake writes its own.
         let is_known = self.written.as_ref() == Some(env);
-        if is_known && self.path.exists() {
+        if is_known && subnet_env::is_written(&self.path, env) {
             return Ok(());
         }
         self.written = None;

@@ -352,6 +352,17 @@ async fn a_new_uplink_address_is_published_and_the_subnet_kept() {
     stage.end().await.unwrap();
 }
 
+/// A flanneld that was started by mistake, an editor.
+#[tokio::test(start_paused = true)]
+async fn what_somebody_else_writes_into_the_subnet_file_is_put_right() {
+    let mut stage = started().await;
+    stage.subnet_env_has("FLANNEL_MTU=1450").await;
+    std::fs::write(stage.subnet_file(), "FLANNEL_MTU=1400\n").unwrap();
+    stage.node.announce_change();
+    stage.subnet_env_has("FLANNEL_MTU=1450").await;
+    stage.end().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_smaller_uplink_mtu_reaches_the_subnet_file() {
     let mut stage = started().await;

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::Attachment;
 use super::bpffs::Pins;
@@ -9,11 +10,20 @@ use super::chain::{Chain, tcx_program};
 use super::strangers::Stranger;
 
 /// The first program of somebody else's, ahead of `ours` or of what is put last, that may keep packets from what is behind
-/// it.
-pub(super) fn find(at: &Attachment, ours: Option<u32>, pins: &Pins) -> Option<Stranger> {
+/// it. `index`: of the attachment's device.
+pub(super) fn find(
+    at: &Attachment,
+    index: u32,
+    ours: Option<u32>,
+    pins: &Pins,
+) -> Option<Stranger> {
     let chain = Chain::of(&at.device, at.direction);
     let pinned = OnceCell::new();
-    let is_ours = |id| pinned.get_or_init(|| pinned_programs(pins)).contains(&id);
+    // Not those of all devices: whoever looks at all hooks would open each pin for each of them.
+    let is_ours = |id| {
+        let pinned = pinned.get_or_init(|| programs(pins.links_of_all_at(index)));
+        pinned.contains(&id)
+    };
     let strangers = chain.ahead_of(ours).iter().copied();
     strangers
         .filter_map(|id| Stranger::of(id, is_ours))
@@ -22,7 +32,11 @@ pub(super) fn find(at: &Attachment, ours: Option<u32>, pins: &Pins) -> Option<St
 
 /// The programs of all networks' pinned tcx links.
 pub(super) fn pinned_programs(pins: &Pins) -> BTreeSet<u32> {
-    let links = pins.links_of_all().into_iter();
+    programs(pins.links_of_all())
+}
+
+fn programs(links: Vec<PathBuf>) -> BTreeSet<u32> {
+    let links = links.into_iter();
     links.filter_map(|path| tcx_program(&path)).collect()
 }
 

@@ -15,6 +15,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use flannel_common::maps::LAYOUT_VERSION;
+use flannel_common::program::Program;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -80,13 +81,24 @@ impl Pins {
 
     /// All pinned links, of whatever network.
     pub(super) fn links_of_all(&self) -> Vec<PathBuf> {
+        let folders = self.folders_of_all().filter_map(|f| fs::read_dir(f).ok());
+        let links = folders.flatten();
+        links.filter_map(|link| Some(link.ok()?.path())).collect()
+    }
+
+    /// Those of one device.
+    pub(super) fn links_of_all_at(&self, index: u32) -> Vec<PathBuf> {
+        let links = self.folders_of_all().flat_map(|folder| {
+            let name = |program: Program| folder.join(link_name(program, index));
+            Program::ALL.map(name)
+        });
+        links.filter(|link| link.exists()).collect()
+    }
+
+    fn folders_of_all(&self) -> impl Iterator<Item = PathBuf> {
         let networks = self.root.parent().map(fs::read_dir);
         let networks = networks.and_then(Result::ok).into_iter().flatten();
-        let folders = networks.filter_map(|network| Some(network.ok()?.path().join(LINKS)));
-        let links = folders
-            .filter_map(|folder| fs::read_dir(folder).ok())
-            .flatten();
-        links.filter_map(|link| Some(link.ok()?.path())).collect()
+        networks.filter_map(|network| Some(network.ok()?.path().join(LINKS)))
     }
 
     /// Removes every pin of the network, and with the pinned links what is attached.
@@ -186,6 +198,12 @@ pub(super) fn is_aside(folder: &str) -> bool {
 
 fn number_aside(folder: &str) -> Option<u32> {
     folder.strip_prefix(ASIDE)?.parse().ok()
+}
+
+/// The index is in the name: a link of a device that was deleted is never mistaken for one of its
+/// successor, and two uplinks are two files.
+pub(super) fn link_name(program: Program, index: u32) -> String {
+    format!("{}-{index}", program.name())
 }
 
 fn is_layout(name: &str) -> bool {
@@ -357,6 +375,25 @@ mod tests {
             b"one",
             "none takes the place of another"
         );
+    }
+
+    #[test]
+    fn links_of_a_device_are_had_without_those_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let [ours, other] = ["ours", "other"].map(|name| Pins::of(folder.path(), name));
+        for (pins, names) in [
+            (&ours, ["uplink_rx-2", "pod_tx-21"]),
+            (&other, ["uplink_tx-2", "pod_tx-12"]),
+        ] {
+            fs::create_dir_all(pins.links()).unwrap();
+            for name in names {
+                fs::write(pins.link(name), b"").unwrap();
+            }
+        }
+        let here = BTreeSet::from_iter(ours.links_of_all_at(2));
+        let expected = [ours.link("uplink_rx-2"), other.link("uplink_tx-2")];
+        assert_eq!(here, BTreeSet::from(expected));
+        assert_eq!(ours.links_of_all().len(), 4);
     }
 
     #[test]

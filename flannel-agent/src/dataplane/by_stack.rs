@@ -79,14 +79,35 @@ pub(crate) struct ByStack {
     refusals: Arc<Refusals>,
     /// Peers of which it was said.
     named: BTreeSet<Ipv4Addr>,
+    /// Why it does not run.
+    hindrance: Option<String>,
 }
 
 impl ByStack {
-    /// Has it run with these options.
-    ///
-    /// # Errors
-    /// What the kernel refuses.
-    pub(crate) fn keep(&mut self, options: &Options) -> Result<(), ByStackError> {
+    /// Has it run with these options. What the kernel refuses is said once, and tried again with the next call.
+    pub(crate) fn keep(&mut self, options: &Options) {
+        let opened = self.open(options);
+        if let Some(news) = self.note(opened) {
+            tracing::warn!("{news}");
+        }
+    }
+
+    /// What is to be said of that.
+    fn note(&mut self, opened: Result<(), ByStackError>) -> Option<String> {
+        let why = opened
+            .err()
+            .map(|error| format!("{error}; peers that IPsec or a rule is about get nothing"));
+        let is_news = self.hindrance != why;
+        self.hindrance.clone_from(&why);
+        why.filter(|_| is_news)
+    }
+
+    /// What an operator has to put right.
+    pub(crate) fn complaint(&self) -> Option<&str> {
+        self.hindrance.as_deref()
+    }
+
+    fn open(&mut self, options: &Options) -> Result<(), ByStackError> {
         let runs =
             |(now, task): &(Options, AbortOnDropHandle<()>)| now == options && !task.is_finished();
         if self.task.as_ref().is_some_and(runs) {
@@ -141,6 +162,7 @@ impl ByStack {
 
     pub(crate) fn release(&mut self) {
         self.task = None;
+        self.hindrance = None;
     }
 }
 
@@ -313,4 +335,25 @@ fn udp() -> io::Result<OwnedFd> {
     // Nobody answers to it, and nobody reads.
     setsockopt(&fd, RcvBuf, &0)?;
     Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_each_time_is_said_once_and_complained_of_until_it_works() {
+        let mut by_stack = ByStack::default();
+        let refused = |kind: io::ErrorKind| Err(ByStackError::Open(kind.into()));
+        let denied = || refused(io::ErrorKind::PermissionDenied);
+        let said = by_stack.note(denied());
+        assert!(said.is_some() && said.as_deref() == by_stack.complaint());
+        assert_eq!(by_stack.note(denied()), None);
+        assert!(by_stack.complaint().is_some());
+        let other = refused(io::ErrorKind::OutOfMemory);
+        assert!(by_stack.note(other).is_some(), "that is another reason");
+        assert_eq!(by_stack.note(Ok(())), None);
+        assert_eq!(by_stack.complaint(), None);
+        assert!(by_stack.note(denied()).is_some());
+    }
 }

@@ -78,13 +78,20 @@ fn query(index: u32, direction: Direction) -> io::Result<Chain> {
 /// Takes the link that is pinned here off its hook, at once: to remove the pin does that a moment later, and the same program
 /// cannot be on a hook twice.
 pub(super) fn detach(pin: &Path) -> io::Result<()> {
+    take_off(&open(pin)?)
+}
+
+fn open(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_encoded_bytes())?;
     let mut attr = zeroed();
     attr.__bindgen_anon_4.pathname = address(path.as_ptr());
     // SAFETY: `pathname` leads to a string that ends with a zero and lives through the call.
     let link = unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?;
     // SAFETY: the kernel has just given us this descriptor.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    Ok(unsafe { OwnedFd::from_raw_fd(link) })
+}
+
+fn take_off(link: &OwnedFd) -> io::Result<()> {
     let mut attr = zeroed();
     attr.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
     // SAFETY: the command uses a descriptor and no pointer.
@@ -96,6 +103,32 @@ pub(super) fn end(pin: &Path) -> Result<(), DataplaneError> {
     // What has no pin, or is on no hook any more, is at its end.
     let _ = detach(pin);
     bpffs::unpin(pin)
+}
+
+/// Pins `link`, which is on its hook, in the place of the one that is pinned here. That one stays on its hook until then: what cannot
+/// be pinned goes off the hook again.
+pub(super) fn succeed(link: FdLink, pin: &Path) -> Result<(), DataplaneError> {
+    let failed = |error| DataplaneError::Pin {
+        path: pin.to_owned(),
+        error,
+    };
+    let before = open(pin);
+    let mut new = pin.as_os_str().to_owned();
+    // No name that is looked for: what a killed agent leaves here is removed as a pin that nobody wants.
+    new.push("_new");
+    let new = PathBuf::from(new);
+    end(&new)?;
+    link.pin(&new)
+        .map_err(|error| failed(io::Error::other(error)))?;
+    if let Err(error) = std::fs::rename(&new, pin) {
+        let _ = end(&new);
+        return Err(failed(error));
+    }
+    if let Ok(before) = before {
+        // One that is on no hook any more is at its end.
+        let _ = take_off(&before);
+    }
+    Ok(())
 }
 
 /// Tells when programs come to, or leave, hooks of ours, and when pins of maps are removed. The kernel does not.

@@ -12,7 +12,7 @@ use flannel_common::program::Program;
 
 use super::DataplaneError;
 use super::barrier;
-use super::bpffs::Pins;
+use super::bpffs::{self, Pins};
 use super::chain::{self, Chain, tcx_program};
 use super::clsact::MadeQdiscs;
 use super::strangers::Stranger;
@@ -88,10 +88,8 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The index is in the name: a link of a device that was deleted is never mistaken for one of its
-    /// successor, and two uplinks are two files.
     pub(super) fn pin_name(&self) -> String {
-        format!("{}-{}", self.attachment.program.name(), self.index)
+        bpffs::link_name(self.attachment.program, self.index)
     }
 
     fn direction(&self) -> TcAttachType {
@@ -217,7 +215,7 @@ fn attach_tcx(
 ) -> Result<(), Failed> {
     let path = pins.link(&target.pin_name());
     let pinned = pinned_program(target, pins);
-    let barrier = barrier::find(target.attachment, pinned, pins);
+    let barrier = barrier::find(target.attachment, target.index, pinned, pins);
     if let Some(stranger) = &barrier {
         barrier::name(stranger, target.attachment);
     }
@@ -244,15 +242,7 @@ fn attach_tcx(
         attached => attached?,
     };
     let link: FdLink = take(program, id)?.try_into().map_err(link_error)?;
-    // What was pinned here is on no hook any more.
-    chain::end(&path).map_err(Failed::Pin)?;
-    link.pin(&path).map_err(|error| {
-        Failed::Pin(DataplaneError::Pin {
-            path,
-            error: std::io::Error::other(error),
-        })
-    })?;
-    Ok(())
+    chain::succeed(link, &path).map_err(Failed::Pin)
 }
 
 fn take(

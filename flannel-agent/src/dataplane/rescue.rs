@@ -4,6 +4,7 @@
 //! but not lost: the inner frame is pushed into `flgro.<VNI>`, as the program would have done. Several agents
 //! share the port; whichever gets a packet delivers it to the network that the VNI names.
 
+mod answer;
 mod complaints;
 mod fit;
 mod flood;

@@ -74,9 +74,7 @@ pub(super) fn attach(
     // Before 5.9 aya attaches without a link, and what is dropped here is detached.
     let fd = FdLink::try_from(attached)
         .map_err(|_| DataplaneError::Xdp("the kernel has no XDP links (before 5.9)".to_owned()))?;
-    chain::end(&path)?;
-    fd.pin(&path).map_err(|e| other(error::chain(&e)))?;
-    Ok(())
+    chain::succeed(fd, &path)
 }
 
 /// In an operator's words: the kernel says no more than a number.

@@ -84,6 +84,11 @@ pub(crate) fn text(path: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
+/// Whether the file is as it is written for `env`.
+pub(crate) fn is_written(path: &Path, env: &SubnetEnv) -> bool {
+    fs::read(path).is_ok_and(|text| text == env.to_string().as_bytes())
+}
+
 /// What the text of a subnet file says.
 pub fn parse(text: &str) -> Previous {
     Previous {
@@ -179,6 +184,24 @@ pub(crate) mod tests {
         env.write(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), env.to_string());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn sf_what_others_made_of_it_is_not_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("subnet.env");
+        assert!(!is_written(&path, &env()), "there is none");
+        env().write(&path).unwrap();
+        assert!(is_written(&path, &env()));
+        let whole = fs::read_to_string(&path).unwrap();
+        for other in [
+            whole.replace("1450", "1400"),
+            whole[..whole.len() - 1].to_owned(),
+            String::new(),
+        ] {
+            fs::write(&path, other).unwrap();
+            assert!(!is_written(&path, &env()));
+        }
     }
 
     #[test]

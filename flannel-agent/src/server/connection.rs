@@ -16,6 +16,7 @@ use tokio_rustls::server::TlsStream;
 use super::caller::Caller;
 use super::exchange::{Next, exchange};
 use super::networks::Networks;
+use super::room::Newcomer;
 use super::tell::tell;
 use super::wire::Wire;
 use crate::base::options::Authorize;
@@ -53,6 +54,7 @@ impl Door {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
+        newcomer: Newcomer,
         networks: Arc<Networks>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let (tls, authorize) = (self.tls.clone(), self.authorize);
@@ -60,9 +62,18 @@ impl Door {
         async move {
             prepare(&stream);
             let served = match tls {
-                None => serve_all(stream, Caller::new(authorize, None), networks).await,
+                None => {
+                    let mut first = [0];
+                    let speaks = timeout(HASTE, stream.peek(&mut first));
+                    let Some((Ok(Ok(1)), _place)) = newcomer.settle(speaks).await else {
+                        return;
+                    };
+                    serve_all(stream, Caller::new(authorize, None), networks).await
+                }
                 Some(tls) => {
-                    let Some(stream) = Box::pin(encrypted(tls.now(), stream, peer)).await else {
+                    let encrypted = encrypted(tls.now(), stream, peer);
+                    let settled = Box::pin(newcomer.settle(encrypted)).await;
+                    let Some((Some(stream), _place)) = settled else {
                         return;
                     };
                     let certificates = stream.get_ref().1.peer_certificates();

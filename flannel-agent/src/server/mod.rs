@@ -14,6 +14,7 @@ mod room;
 mod service;
 mod stock;
 mod tell;
+mod together;
 mod turn;
 mod vigil;
 mod wire;
@@ -142,14 +143,14 @@ impl Server {
             match accepted.await {
                 None => return,
                 Some(Ok((stream, peer))) => {
-                    let Some(place) = self.room.enter(peer) else {
+                    let Some(newcomer) = self.room.enter(peer) else {
                         continue;
                     };
-                    let served = self.door.serve(stream, peer, Arc::clone(&self.networks));
+                    let networks = Arc::clone(&self.networks);
+                    let served = self.door.serve(stream, peer, newcomer, networks);
                     let cancel = cancel.clone();
                     tokio::spawn(async move {
                         cancel.run_until_cancelled_owned(served).await;
-                        drop(place);
                     });
                 }
                 Some(Err(error)) => {

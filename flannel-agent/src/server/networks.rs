@@ -8,6 +8,7 @@ use tokio::task::AbortHandle;
 
 use super::feed::{Feed, Item, SharedFeed};
 use super::stock::Stock;
+use super::together::Together;
 use crate::base::wall::Moment;
 use crate::flannel::remote::{attrs_value, lease_value};
 use crate::source::etcd::registry::{Held, News, Registry, RegistryError};
@@ -19,9 +20,6 @@ pub(super) struct Network {
     pub(super) leases: SharedFeed<Ipv4Net>,
 }
 
-/// So many names are looked up at a time.
-const AT_ONCE: usize = 64;
-
 /// All below one prefix.
 #[derive(Debug)]
 pub(super) struct Networks {
@@ -29,8 +27,7 @@ pub(super) struct Networks {
     /// What is told of any of them.
     pub(super) stock: Arc<Stock>,
     followed: Mutex<Followed>,
-    /// One after the other for each name: a thousand clients come at once when a server was restarted.
-    turns: [tokio::sync::Mutex<()>; AT_ONCE],
+    asked: Together<Arc<RegistryError>>,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +43,7 @@ impl Networks {
             root,
             stock: Arc::default(),
             followed: Mutex::default(),
-            turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+            asked: Together::default(),
         }
     }
 
@@ -62,24 +59,27 @@ impl Networks {
     ///
     /// # Errors
     /// It has no configuration: nothing is kept for names that anybody makes up.
-    pub(super) async fn follow(&self, name: Option<&str>) -> Result<Arc<Network>, RegistryError> {
+    pub(super) async fn follow(
+        &self,
+        name: Option<&str>,
+    ) -> Result<Arc<Network>, Arc<RegistryError>> {
         let key = name.map(str::to_owned);
         let known = || self.followed().networks.get(&key).map(Arc::clone);
-        if let Some(network) = known() {
-            return Ok(network);
-        }
-        let _turn = self.turns[turn(name)].lock().await;
-        if let Some(network) = known() {
-            return Ok(network);
-        }
-        let registry = self.registry(name);
-        registry.config().await?;
+        let ask = async || {
+            let registry = self.registry(name);
+            registry.config().await?;
+            Ok(self.begin(key.clone(), registry))
+        };
+        self.asked.ask(&key, known, ask).await
+    }
+
+    fn begin(&self, key: Option<String>, registry: Registry) -> Arc<Network> {
         let mut followed = self.followed();
         let network = Arc::new(Network {
             registry,
             leases: Arc::new(Feed::new("lease", &self.stock)),
         });
-        followed.networks.insert(key.clone(), Arc::clone(&network));
+        followed.networks.insert(key, Arc::clone(&network));
         let task = tokio::spawn({
             let network = Arc::clone(&network);
             async move {
@@ -88,7 +88,7 @@ impl Networks {
             }
         });
         followed.tasks.push(task.abort_handle());
-        Ok(network)
+        network
     }
 
     /// The names of all networks, followed from the first time on.
@@ -124,11 +124,6 @@ impl Drop for Networks {
             task.abort();
         }
     }
-}
-
-fn turn(name: Option<&str>) -> usize {
-    let sum = |sum: usize, byte: u8| sum.wrapping_mul(31).wrapping_add(usize::from(byte));
-    name.unwrap_or_default().bytes().fold(0, sum) % AT_ONCE
 }
 
 fn items(names: BTreeSet<String>) -> BTreeMap<String, Item> {

@@ -43,6 +43,9 @@ enum Refusal {
     Wrong(#[from] Wrong),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The same for all who asked at that time.
+    #[error(transparent)]
+    Together(#[from] Arc<RegistryError>),
     #[error("the body: {0}")]
     Message(#[from] MessageError),
     #[error("the body: {0}")]
@@ -65,22 +68,24 @@ impl Refusal {
             Self::Wrong(Wrong::Path(_)) => StatusCode::NOT_FOUND,
             Self::Wrong(Wrong::Method(_)) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Forbidden(_) | Self::Registry(RegistryError::Forbidden { .. }) => {
-                StatusCode::FORBIDDEN
-            }
-            Self::Registry(
-                RegistryError::Held { .. }
-                | RegistryError::NotAdmitted(_)
-                | RegistryError::Enough { .. },
-            ) => StatusCode::CONFLICT,
-            Self::Registry(RegistryError::Etcd(EtcdError::OutOfSubnets { .. })) => {
-                StatusCode::BAD_REQUEST
-            }
-            Self::Registry(RegistryError::Etcd(_)) | Self::NotYet => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Registry(error) => status_of(error),
+            Self::Together(error) => status_of(error),
+            Self::NotYet => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }
+    }
+}
+
+const fn status_of(error: &RegistryError) -> StatusCode {
+    match error {
+        RegistryError::Forbidden { .. } => StatusCode::FORBIDDEN,
+        RegistryError::Held { .. }
+        | RegistryError::NotAdmitted(_)
+        | RegistryError::Enough { .. } => StatusCode::CONFLICT,
+        RegistryError::Etcd(EtcdError::OutOfSubnets { .. }) => StatusCode::BAD_REQUEST,
+        RegistryError::Etcd(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
     }
 }
 

@@ -339,7 +339,10 @@ fn health(flags: &Flags) -> Result<Option<SocketAddr>, ConfigError> {
     if flags.healthz_port == 0 {
         return Ok(None);
     }
-    let ip: IpAddr = flags.healthz_ip.parse().map_err(|_| {
+    // None is all of them, as in Go.
+    let given = Some(flags.healthz_ip.as_str()).filter(|ip| !ip.is_empty());
+    let given = given.unwrap_or("0.0.0.0");
+    let ip: IpAddr = given.parse().map_err(|_| {
         ConfigError::new(
             "healthz-ip",
             &flags.healthz_ip,

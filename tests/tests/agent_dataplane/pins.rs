@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::maps::MapInfo;
-use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, ProgramInfo, SchedClassifier, TcAttachType};
 use flannel_common::maps::{PEERS, SNAT};
+use flannel_tests::stranger;
 use rstest::rstest;
 
 use crate::adoption::links;
-use crate::rig::Rig;
+use crate::rig::{Rig, sh};
 
 /// Ids of what is pinned there.
 fn pinned_maps(rig: &Rig) -> BTreeMap<PathBuf, u32> {
@@ -45,5 +47,38 @@ fn pins_that_were_removed_come_back_and_what_they_held_runs_on(#[case] remove: f
         assert_eq!(pinned_maps(agent.rig), maps);
         assert_eq!(links(agent.rig), programs);
         assert_eq!(on_uplink(), on_hook);
+    });
+}
+
+/// What is ahead of ours has it go before, by another link, which is pinned in the place of the one before.
+#[test]
+fn a_hook_is_not_empty_while_the_link_that_comes_cannot_be_pinned() {
+    Rig::new().agent(async |agent| {
+        agent.converge().await;
+        let ours = on_uplink();
+        assert_eq!(ours.len(), 1);
+        let bpffs = agent.rig.bpffs();
+        let pin = bpffs.join("monitor");
+        stranger::pin_answering(stranger::Kind::Tc, "monitor", 0, &pin);
+        let mut monitor = SchedClassifier::from_pin(&pin).unwrap();
+        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let link = monitor.attach_with_options("eth0", TcAttachType::Ingress, first);
+        let _link = monitor.take_link(link.unwrap()).unwrap();
+        let remount = |how: &str| sh(&format!("mount -o remount,{how} {}", bpffs.display()));
+        remount("ro");
+        let desired = agent.desired().await;
+        let refused = agent.dataplane.reconcile(&desired).await;
+        let on_hook = on_uplink();
+        remount("rw");
+        assert!(refused.is_err() || refused.is_ok_and(|it| !it.failed.is_empty()));
+        assert!(on_hook.contains(&ours[0]), "{on_hook:?}");
+        agent.converge().await;
+        let stranger = monitor.info().unwrap().id();
+        let on_hook = on_uplink();
+        assert_eq!(
+            (on_hook.len(), on_hook[1]),
+            (2, stranger),
+            "ours goes first"
+        );
     });
 }

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use etcd_client::PutOptions;
+use etcd_client::{AlarmAction, AlarmType, PutOptions};
+use flannel_agent::base::counters::{self, Counters};
 use flannel_agent::flannel::config::NetworkConfig;
 use flannel_agent::source::LeaseSource;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Net, attrs, key, net, public_ip};
+use crate::support::{Net, attrs, eventually, key, net, public_ip};
 
 /// A network with four subnets to lease: 10.3.4.0/24 to 10.3.7.0/24.
 const FOUR: &str = r#"{"Network":"10.3.0.0/16","SubnetMin":"10.3.4.0","SubnetMax":"10.3.7.0","Backend":{"Type":"vxlan"}}"#;
@@ -185,4 +186,29 @@ async fn a_hundred_nodes_at_once_get_a_hundred_subnets() {
     let subnets: BTreeSet<_> = leases.into_iter().map(|own| own.unwrap().subnet).collect();
     assert_eq!(subnets.len(), 100);
     assert_eq!(net.keys().await.len(), 100, "nobody left a second one");
+}
+
+/// The start would end, and begin again with everything before it.
+#[tokio::test]
+async fn an_etcd_without_room_is_waited_for() {
+    let here = Counters::default();
+    here.count_in_this_thread();
+    let net = Net::new().await;
+    let mut etcd = net.client.clone();
+    let activated = etcd.alarm(AlarmAction::Activate, AlarmType::Nospace, None);
+    activated.await.unwrap();
+    let acquired = net.acquire(1, None);
+    let waits = eventually("it is waited for", || async {
+        let silences = counters::silences();
+        let silent = silences.get("acquiring a lease");
+        silent.map(|silent| silent.error.clone())
+    });
+    tokio::pin!(acquired);
+    tokio::select! {
+        ended = &mut acquired => panic!("{ended:?}"),
+        said = waits => assert!(said.contains("raise its quota"), "{said}"),
+    }
+    let ended = etcd.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None);
+    ended.await.unwrap();
+    acquired.await.unwrap();
 }

@@ -165,6 +165,24 @@ async fn an_etcd_restored_from_a_backup_that_counts_on_takes_nobody_away_at_once
     node.others(&[(2, 2), (3, 3)]).await;
 }
 
+/// `etcdutl snapshot restore --bump-revision --mark-compacted` with the names of before.
+#[tokio::test]
+async fn nor_does_one_with_the_same_names_whose_history_is_compacted() {
+    let mut net = Net::new().await;
+    // It has chosen a leader more than once.
+    net.restart().await;
+    let (gate, source) = net.gated().await;
+    net.put_lease("10.3.2.0-24", 2).await;
+    let mut node = follow(source, "10.3.1.0/24");
+    node.others(&[(2, 2)]).await;
+    gate.close();
+    net.restart_empty_further().await;
+    net.put_lease("10.3.3.0-24", 3).await;
+    net.compact().await;
+    gate.open();
+    node.others(&[(2, 2), (3, 3)]).await;
+}
+
 /// When a minute is over, all are listed once more.
 #[tokio::test]
 async fn what_a_restored_etcd_lacks_is_given_up_also_if_it_fails_at_that_moment() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use etcd_client::PutOptions;
+use flannel_agent::base::counters::{self, Counters};
 use flannel_agent::flannel::lease;
 use flannel_agent::source::etcd::EtcdSource;
 use flannel_tests::wait::SOON;
@@ -263,4 +264,31 @@ async fn nothing_is_published_when_nothing_changed() {
     let published = notified("the new attributes", &mut node.own).await;
     assert_eq!(published.attrs, attrs(11));
     assert_eq!(published.subnet, self::net("10.3.1.0/24"));
+}
+
+/// Who begins to watch a lease says its key, and from which revision on; who reads it says no more than the key.
+const WATCH: &str = "-24\u{18}";
+
+/// Behind a proxy that passes no streams, etcd is read, and watched in vain: each try waits longer than the one before it.
+#[tokio::test]
+async fn patience_goes_on_while_watches_alone_fail() {
+    let here = Counters::default();
+    here.count_in_this_thread();
+    let net = Net::new().await;
+    let (gate, source) = net.gated().await;
+    let own = net.acquire(1, None).await.unwrap();
+    gate.refuse(WATCH);
+    let _node = keep(source, &net.config, own.clone());
+    let trouble = || async { counters::silences().remove("keeping our lease") };
+    gate.refused(1).await;
+    let first = eventually("the watch has failed", trouble).await;
+    gate.refused(4).await;
+    let later = eventually("it fails still", trouble).await;
+    assert_eq!(first.since, later.since, "one trouble, not several");
+    gate.open();
+    eventually("it works", || async {
+        let silent = counters::silences().contains_key("keeping our lease");
+        (!silent).then_some(())
+    })
+    .await;
 }

@@ -63,6 +63,17 @@ impl Net {
     pub(crate) async fn restart_as_another(&mut self) {
         let before = self.revision().await;
         self.etcd.restart_as_another();
+        self.count_beyond(before).await;
+    }
+
+    /// The same with the names of before.
+    pub(crate) async fn restart_empty_further(&mut self) {
+        let before = self.revision().await;
+        self.etcd.restart_empty();
+        self.count_beyond(before).await;
+    }
+
+    async fn count_beyond(&mut self, before: i64) {
         self.client = connect(&self.etcd).await;
         while self.revision().await <= before {
             self.client.put("/elsewhere", "x", None).await.unwrap();

@@ -120,6 +120,24 @@ async fn one_connection_too_many_is_refused_until_another_ends() {
     .await;
 }
 
+/// The first of them have to go, and no node finds the door shut.
+#[tokio::test]
+async fn who_connects_and_says_nothing_keeps_nobody_out() {
+    let net = Net::new().await;
+    let mut options = options("127.0.0.1:0");
+    options.connections = 2;
+    let server = Served::start(&net.options(), options).await;
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.push(connected(&server, "").await);
+    }
+    let said = rest(connected(&server, "GET /v1/_/config HTTP/1.0\r\n\r\n").await).await;
+    assert!(said.ends_with(CONFIG), "{said}");
+    for stream in silent.drain(..4) {
+        assert_eq!(rest(stream).await, "");
+    }
+}
+
 #[tokio::test]
 async fn who_reads_no_answer_costs_next_to_nothing() {
     let net = Net::new().await;

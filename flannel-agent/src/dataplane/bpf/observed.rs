@@ -58,8 +58,8 @@ impl Bpf {
                 _ => self.tcx_program(&target),
             };
             if let Some(id) = pinned.or(filter) {
-                let hidden =
-                    pinned.is_some() && barrier::find(attachment, pinned, &self.pins).is_some();
+                let hidden = pinned.is_some()
+                    && barrier::find(attachment, link.index, pinned, &self.pins).is_some();
                 let generation = match hidden {
                     true => Generation::Hidden,
                     false => self.generation(attachment.program, id),

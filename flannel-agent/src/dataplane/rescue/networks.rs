@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use flannel_common::header::Ip;
 use flannel_common::maps::Peer;
@@ -11,8 +10,8 @@ use flannel_common::reason::Reason;
 use flannel_common::source::{Claim, Leases, SenderKey};
 use flannel_common::{Ipv4, Mac, ipip};
 use ipnet::Ipv4Net;
-use tokio::time::Instant;
 
+use super::answer::Answer;
 use super::too_big::Misfit;
 use crate::base::options::SourceCheck;
 use crate::dataplane::Sources;
@@ -21,19 +20,34 @@ use crate::flannel::backend::Wire;
 use crate::node::mark;
 use crate::node::net::{Link, NetError, Netlink};
 
-/// How long an answer is used. Pairs come and go rarely, and whoever sends fragments sends many.
-const FRESH: Duration = Duration::from_secs(1);
-
 #[derive(Debug)]
 pub(super) struct Networks {
+    looker: Looker,
+    here: Answer<Here>,
+    /// VNIs of this node, as of the last packet.
+    vnis: BTreeSet<u32>,
+}
+
+/// What is on this node.
+#[derive(Debug, Default)]
+struct Here {
+    /// Tunnels.
+    wires: BTreeSet<Wire>,
+    /// Those of them that packets came for.
+    known: BTreeMap<Wire, Option<Network>>,
+}
+
+/// Who asks the kernel.
+#[derive(Debug, Clone)]
+struct Looker {
     net: Netlink,
     bpffs: PathBuf,
     /// Whose agent this is.
     own: String,
-    known: BTreeMap<Wire, (Instant, Option<Network>)>,
-    /// Tunnels that are on this node at all, and since when that is known.
-    wires: Option<(Instant, BTreeSet<Wire>)>,
 }
+
+/// What a program was told, and its id: it is never told anything else.
+type ToldOnce = (u32, Told);
 
 /// One network of this node.
 #[derive(Debug)]
@@ -49,6 +63,7 @@ pub(super) struct Network {
     own: Vec<Ipv4Net>,
     /// Where peers send to; `None` if any address of this node may be meant.
     at: Option<[Ipv4Addr; 2]>,
+    told: Option<ToldOnce>,
     /// `None` if its maps cannot be read: then nobody is known.
     sources: Option<Sources>,
 }
@@ -56,21 +71,60 @@ pub(super) struct Network {
 impl Networks {
     pub(super) fn new(net: Netlink, bpffs: PathBuf, own: String) -> Self {
         Self {
-            net,
-            bpffs,
-            own,
-            known: BTreeMap::new(),
-            wires: None,
+            looker: Looker { net, bpffs, own },
+            here: Answer::default(),
+            vnis: BTreeSet::new(),
         }
-    }
-
-    fn wires(&self) -> impl Iterator<Item = Wire> {
-        self.wires.iter().flat_map(|(_, wires)| wires).copied()
     }
 
     /// VNIs of this node, as of the last packet.
     pub(super) fn vnis(&self) -> BTreeSet<u32> {
-        self.wires().filter_map(Wire::vni).collect()
+        self.vnis.clone()
+    }
+
+    /// The network of a tunnel, if it is one of an agent of ours on this node.
+    pub(super) async fn get(&mut self, wire: Wire) -> Option<&mut Network> {
+        let Self { looker, here, vnis } = self;
+        let ask = |before: Option<&Here>| looker.clone().look(asked_for(before));
+        // Whoever sends VNIs at random must not make us ask the kernel for each.
+        let here = here.get(ask).await?;
+        *vnis = here.wires.iter().copied().filter_map(Wire::vni).collect();
+        if !here.wires.contains(&wire) {
+            return None;
+        }
+        if !here.known.contains_key(&wire) {
+            // Not remembered, if it fails: the next packet may be luckier.
+            let network = looker.network(wire, None).await?;
+            here.known.insert(wire, network);
+        }
+        here.known.get_mut(&wire)?.as_mut()
+    }
+}
+
+/// The tunnels to look up again, with what their programs were told.
+fn asked_for(before: Option<&Here>) -> BTreeMap<Wire, Option<ToldOnce>> {
+    let known = before.iter().flat_map(|here| &here.known);
+    let told = |network: &Option<Network>| network.as_ref()?.told.clone();
+    known
+        .map(|(wire, network)| (*wire, told(network)))
+        .collect()
+}
+
+impl Looker {
+    async fn look(self, before: BTreeMap<Wire, Option<ToldOnce>>) -> Here {
+        let mut here = Here::default();
+        match self.list().await {
+            Ok(wires) => here.wires = wires,
+            Err(error) => tracing::warn!(%error, "cannot list the networks of this node"),
+        }
+        for (wire, told) in before {
+            if here.wires.contains(&wire)
+                && let Some(network) = self.network(wire, told).await
+            {
+                here.known.insert(wire, network);
+            }
+        }
+        here
     }
 
     async fn list(&self) -> Result<BTreeSet<Wire>, NetError> {
@@ -79,37 +133,21 @@ impl Networks {
         Ok(ours.filter_map(mark::wire_of).collect())
     }
 
-    /// The network of a tunnel, if it is one of an agent of ours on this node.
-    pub(super) async fn get(&mut self, wire: Wire) -> Option<&mut Network> {
-        let now = Instant::now();
-        // Whoever sends VNIs at random must not make us ask the kernel for each.
-        if self.wires.as_ref().is_none_or(|(at, _)| now - *at >= FRESH) {
-            let wires = self.list().await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "cannot list the networks of this node");
-                BTreeSet::new()
-            });
-            self.known.retain(|wire, _| wires.contains(wire));
-            self.wires = Some((now, wires));
-        }
-        if !self.wires().any(|known| known == wire) {
-            return None;
-        }
-        self.known.retain(|_, (at, _)| now - *at < FRESH);
-        if !self.known.contains_key(&wire) {
-            let network = self
-                .look_up(wire)
-                .await
-                .inspect_err(
-                    |error| tracing::warn!(?wire, %error, "cannot look up the pair of a tunnel"),
-                )
-                // Not remembered: the next packet may be luckier.
-                .ok()?;
-            self.known.insert(wire, (now, network));
-        }
-        self.known.get_mut(&wire)?.1.as_mut()
+    /// `None`: nobody knows, which is said.
+    async fn network(&self, wire: Wire, before: Option<ToldOnce>) -> Option<Option<Network>> {
+        let found = self.look_up(wire, before).await;
+        found
+            .inspect_err(
+                |error| tracing::warn!(?wire, %error, "cannot look up the pair of a tunnel"),
+            )
+            .ok()
     }
 
-    async fn look_up(&self, wire: Wire) -> Result<Option<Network>, NetError> {
+    async fn look_up(
+        &self,
+        wire: Wire,
+        before: Option<ToldOnce>,
+    ) -> Result<Option<Network>, NetError> {
         let links = self.net.links().await?;
         let near = links.iter().find(|link| match wire {
             // Each has a port of its own, and so a socket.
@@ -127,8 +165,9 @@ impl Networks {
         let sources = Sources::open(&self.bpffs, name).ok();
         let addresses = self.net.addresses().await?;
         let own = addresses.iter().filter(|a| a.index == near.index);
-        let told = View::told_of(&self.bpffs, &self.net, name).await;
-        let own = match &told {
+        let told_once = self.told(name, &links, before).await;
+        let told = told_once.as_ref().map(|(_, told)| told);
+        let own = match told {
             Some(told) => vec![told.subnet],
             // Another build's programs: most networks lease subnets of one length.
             None => {
@@ -137,9 +176,9 @@ impl Networks {
                     .collect()
             }
         };
-        let gbp = told.as_ref().is_some_and(|told| told.gbp);
+        let gbp = told.is_some_and(|told| told.gbp);
         // Somebody else translates a PublicIP that is not ours, to whatever address he likes.
-        let is_here = |told: &Told| addresses.iter().any(|a| a.ip() == told.public_ip);
+        let is_here = |told: &&Told| addresses.iter().any(|a| a.ip() == told.public_ip);
         let at = told
             .filter(is_here)
             .map(|told| [told.uplink_ip, told.public_ip]);
@@ -150,8 +189,20 @@ impl Networks {
             gbp,
             own,
             at,
+            told: told_once,
             sources,
         }))
+    }
+
+    /// What the programs of a network were told; those that are in their place are asked.
+    async fn told(&self, name: &str, links: &[Link], before: Option<ToldOnce>) -> Option<ToldOnce> {
+        let view = View::open(&self.bpffs, Some(name)).ok()?;
+        let hook = view.any_hook(&self.net, links).await.ok()??;
+        let id = hook.program_id;
+        if let Some(before) = before.filter(|(of, _)| *of == id) {
+            return Some(before);
+        }
+        Some((id, view.told(&hook).ok()??))
     }
 }
 

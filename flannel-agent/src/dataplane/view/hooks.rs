@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::error::unreadable_io;
 use super::{Told, View, ViewError, folder_names, here};
+use crate::dataplane::chain::Chain;
 use crate::dataplane::hooks::is_filter_of;
 use crate::node::net::{Direction, Link, NetError, Netlink};
 
@@ -42,7 +43,36 @@ impl View {
     /// # Errors
     /// If the folder of links may not be read, or the kernel refuses to list filters.
     pub async fn hooks(&self, net: &Netlink, links: &[Link]) -> Result<Vec<Hook>, HooksError> {
-        let mut hooks = self.pinned(links)?;
+        let mut hooks = self.pinned(links, |_| true)?;
+        hooks.extend(filters(net, links, self.tag(links)).await?);
+        hooks.sort_by(|a, b| (&a.program, a.ifindex).cmp(&(&b.program, b.ifindex)));
+        Ok(hooks)
+    }
+
+    /// One hook, of a network with a tunnel, by which packets come to a program. Pods' ports are not looked at: there may be a
+    /// thousand. All programs of a network were told the same, and one is at its own device.
+    ///
+    /// # Errors
+    /// As [`Self::hooks`].
+    pub(crate) async fn any_hook(
+        &self,
+        net: &Netlink,
+        links: &[Link],
+    ) -> Result<Option<Hook>, HooksError> {
+        let pinned = self.pinned(links, |program| !is_for_ports(program))?;
+        let found = pinned.into_iter().find(|hook| hook.attached);
+        if found.is_some() {
+            return Ok(found);
+        }
+        let alias = crate::node::mark::alias(&self.network);
+        let is_its_own = |link: &&Link| link.alias.as_deref() == Some(alias.as_str());
+        let own: Vec<Link> = links.iter().filter(is_its_own).cloned().collect();
+        let filters = filters(net, &own, self.tag(links)).await?;
+        Ok(filters.into_iter().next())
+    }
+
+    /// What the network's filters have in their handles.
+    fn tag(&self, links: &[Link]) -> u32 {
         let alias = crate::node::mark::alias(&self.network);
         let vni = links.iter().find_map(|link| {
             let ours = link.alias.as_deref() == Some(alias.as_str());
@@ -50,18 +80,20 @@ impl View {
             vni.parse().ok()
         });
         // A network without a tunnel has no VNI.
-        let tag = vni.unwrap_or_else(|| crate::node::mark::tag(&self.network));
-        hooks.extend(filters(net, links, tag).await?);
-        hooks.sort_by(|a, b| (&a.program, a.ifindex).cmp(&(&b.program, b.ifindex)));
-        Ok(hooks)
+        vni.unwrap_or_else(|| crate::node::mark::tag(&self.network))
     }
 
-    fn pinned(&self, links: &[Link]) -> Result<Vec<Hook>, ViewError> {
+    fn pinned(
+        &self,
+        links: &[Link],
+        concerns: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Hook>, ViewError> {
         let folder = self.root.join("links");
         let mut hooks = Vec::new();
         for pin in folder_names(&folder)? {
             // Other files in the folder are not ours.
-            let Some((program, ifindex)) = parse(&pin) else {
+            let Some((program, ifindex)) = parse(&pin).filter(|(program, _)| concerns(program))
+            else {
                 continue;
             };
             let path = folder.join(&pin);
@@ -100,9 +132,8 @@ impl View {
         }
         let view = View::open(bpffs, Some(network)).ok()?;
         let links = net.links().await.ok()?;
-        let hooks = view.hooks(net, &links).await.ok()?;
-        let hook = hooks.iter().find(|hook| hook.attached)?;
-        view.told(hook).ok().flatten()
+        let hook = view.any_hook(net, &links).await.ok()??;
+        view.told(&hook).ok().flatten()
     }
 
     /// What the program on `hook` was told; `None` if it is another build's, or gone.
@@ -170,6 +201,12 @@ pub enum HooksError {
     Net(#[from] NetError),
 }
 
+fn is_for_ports(program: &str) -> bool {
+    [Program::PodTx, Program::PodRx]
+        .iter()
+        .any(|it| it.name() == program)
+}
+
 /// `<program>-<ifindex>`.
 fn parse(pin: &str) -> Option<(&str, u32)> {
     let (program, ifindex) = pin.rsplit_once('-')?;
@@ -177,15 +214,10 @@ fn parse(pin: &str) -> Option<(&str, u32)> {
 }
 
 fn on_hook(device: &str, program: u32) -> Option<Direction> {
-    let directions = [
-        (Direction::Ingress, TcAttachType::Ingress),
-        (Direction::Egress, TcAttachType::Egress),
-    ];
-    directions.into_iter().find_map(|(direction, kind)| {
-        let (_, on_it) = SchedClassifier::query_tcx(device, kind).ok()?;
-        let there = on_it.iter().any(|info| info.id() == program);
-        there.then_some(direction)
-    })
+    let directions = [Direction::Ingress, Direction::Egress];
+    directions
+        .into_iter()
+        .find(|direction| Chain::of(device, *direction).programs.contains(&program))
 }
 
 async fn filters(net: &Netlink, links: &[Link], tag: u32) -> Result<Vec<Hook>, NetError> {

@@ -194,16 +194,25 @@ impl News {
                 self.nftables = None;
             },
             heard = calls => if heard.is_err() {
-                self.calls = None;
+                self.listen_to_the_next_lock();
             },
         }
     }
 
     /// Our own calls take the lock, too. A change that others made meanwhile waits for the next look.
-    fn were_ours(&self) {
-        if let Some(calls) = &self.calls {
-            calls.forget();
+    fn were_ours(&mut self) {
+        if self
+            .calls
+            .as_ref()
+            .is_some_and(|calls| calls.forget().is_err())
+        {
+            self.listen_to_the_next_lock();
         }
+    }
+
+    /// If it is made already; else [`Self::listen_again`] finds it.
+    fn listen_to_the_next_lock(&mut self) {
+        self.calls = LockWatch::open().ok();
     }
 }
 

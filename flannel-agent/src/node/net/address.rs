@@ -43,12 +43,11 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses the dump.
     pub async fn addresses(&self) -> Result<Vec<Address>, NetError> {
-        let mut request = self.handle.address().get();
+        let mut request = self.handle().address().get();
         request.message_mut().header.family = AddressFamily::Inet;
         let _turn = self.turn_to_dump().await;
-        let messages: Vec<AddressMessage> = request
-            .execute()
-            .try_collect()
+        let messages: Vec<AddressMessage> = self
+            .in_time(request.execute().try_collect())
             .await
             .map_err(|e| NetError::netlink("list the addresses", &e))?;
         Ok(messages.iter().filter_map(parse).collect())
@@ -60,12 +59,12 @@ impl Netlink {
     /// [`Outcome::Exists`] is not an error; any other refusal is.
     pub async fn add_address(&self, index: u32, net: Ipv4Net) -> Result<Outcome, NetError> {
         let request = self
-            .handle
+            .handle()
             .address()
             .add(index, IpAddr::V4(net.addr()), net.prefix_len());
         outcome(
             format!("add the address {net} to interface #{index}"),
-            request.execute().await,
+            self.in_time(request.execute()).await,
         )
     }
 
@@ -83,7 +82,8 @@ impl Netlink {
             .push(AddressAttribute::Local(IpAddr::V4(net.addr())));
         outcome(
             format!("remove the address {net} from interface #{index}"),
-            self.handle.address().del(message).execute().await,
+            self.in_time(self.handle().address().del(message).execute())
+                .await,
         )
     }
 }

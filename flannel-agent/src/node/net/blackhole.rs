@@ -28,10 +28,10 @@ impl Netlink {
     /// # Errors
     /// [`Outcome::Exists`] is not an error; any other refusal is.
     pub async fn add_blackhole(&self, destination: Ipv4Net) -> Result<Outcome, NetError> {
-        let request = self.handle.route().add(blackhole(destination));
+        let request = self.handle().route().add(blackhole(destination));
         outcome(
             format!("add the blackhole route {destination}"),
-            request.execute().await,
+            self.in_time(request.execute()).await,
         )
     }
 
@@ -40,10 +40,10 @@ impl Netlink {
     /// # Errors
     /// [`Outcome::Missing`] is not an error; any other refusal is.
     pub async fn remove_blackhole(&self, destination: Ipv4Net) -> Result<Outcome, NetError> {
-        let request = self.handle.route().del(blackhole(destination));
+        let request = self.handle().route().del(blackhole(destination));
         outcome(
             format!("remove the blackhole route {destination}"),
-            request.execute().await,
+            self.in_time(request.execute()).await,
         )
     }
 }

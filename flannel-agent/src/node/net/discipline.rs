@@ -40,8 +40,8 @@ impl Netlink {
     /// If the kernel refuses the dump.
     pub async fn disciplines(&self) -> Result<Vec<Discipline>, NetError> {
         let _turn = self.turn_to_dump().await;
-        let found: Result<Vec<TcMessage>, _> =
-            self.handle.qdisc().get().execute().try_collect().await;
+        let dump = self.handle().qdisc().get().execute();
+        let found: Result<Vec<TcMessage>, _> = self.in_time(dump.try_collect()).await;
         let found = found.map_err(|e| NetError::netlink("list the queueing disciplines", &e))?;
         Ok(found.iter().filter_map(parse).collect())
     }

@@ -80,7 +80,7 @@ impl Netlink {
         const HANDLE: u32 = 0xffff_0000;
 
         let action = || format!("remove the clsact qdisc of interface #{index}");
-        let mut request = self.handle.qdisc().del(signed(index, action)?);
+        let mut request = self.handle().qdisc().del(signed(index, action)?);
         let message = request.message_mut();
         message.header.parent = PARENT.into();
         message.header.handle = HANDLE.into();
@@ -88,7 +88,7 @@ impl Netlink {
         message
             .attributes
             .push(TcAttribute::Kind("clsact".to_owned()));
-        match request.execute().await {
+        match self.in_time(request.execute()).await {
             Err(e)
                 if matches!(
                     errno(&e),
@@ -108,13 +108,13 @@ impl Netlink {
     ) -> Result<Vec<TcMessage>, NetError> {
         let action = || format!("list the tc filters of interface #{index}");
         let index = signed(index, action)?;
-        let mut handle = self.handle.traffic_filter(index);
+        let mut handle = self.handle().traffic_filter(index);
         let request = match direction {
             Direction::Ingress => handle.get().ingress(),
             Direction::Egress => handle.get().egress(),
         };
         let _turn = self.turn_to_dump().await;
-        let found: Result<Vec<TcMessage>, _> = request.execute().try_collect().await;
+        let found: Result<Vec<TcMessage>, _> = self.in_time(request.execute().try_collect()).await;
         match found {
             Ok(messages) => Ok(messages),
             // EINVAL: there is no clsact qdisc to hold filters.

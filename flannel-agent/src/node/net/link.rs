@@ -109,12 +109,9 @@ impl Netlink {
     /// If the kernel refuses the dump.
     pub async fn links(&self) -> Result<Vec<Link>, NetError> {
         let _turn = self.turn_to_dump().await;
-        self.handle
-            .link()
-            .get()
-            .execute()
-            .map_ok(|message| Link::from(&message))
-            .try_collect()
+        let dump = self.handle().link().get().execute();
+        let links = dump.map_ok(|message| Link::from(&message)).try_collect();
+        self.in_time(links)
             .await
             .map_err(|e| NetError::netlink("list the network interfaces", &e))
     }
@@ -124,7 +121,7 @@ impl Netlink {
     /// # Errors
     /// Any refusal but "no such device".
     pub async fn link(&self, name: &str) -> Result<Option<Link>, NetError> {
-        let request = self.handle.link().get().match_name(name);
+        let request = self.handle().link().get().match_name(name);
         self.one_link(request, || format!("look up the interface {name}"))
             .await
     }
@@ -134,7 +131,7 @@ impl Netlink {
     /// # Errors
     /// Any refusal but "no such device".
     pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, NetError> {
-        let request = self.handle.link().get().match_index(index);
+        let request = self.handle().link().get().match_index(index);
         self.one_link(request, || format!("look up the interface #{index}"))
             .await
     }
@@ -144,7 +141,7 @@ impl Netlink {
         request: rtnetlink::LinkGetRequest,
         action: impl FnOnce() -> String,
     ) -> Result<Option<Link>, NetError> {
-        match request.execute().try_next().await {
+        match self.in_time(request.execute().try_next()).await {
             Ok(message) => Ok(message.as_ref().map(Link::from)),
             Err(e) if errno(&e) == Some(Errno::ENODEV) => Ok(None),
             Err(e) => Err(NetError::netlink(action(), &e)),
@@ -176,7 +173,8 @@ impl Netlink {
             .build();
         outcome(
             format!("create the veth pair {} and {}", pair.name, pair.peer_name),
-            self.handle.link().add(message).execute().await,
+            self.in_time(self.handle().link().add(message).execute())
+                .await,
         )
     }
 
@@ -199,13 +197,15 @@ impl Netlink {
             .build();
         outcome(
             format!("create the vxlan device {name} on UDP port {port}"),
-            self.handle.link().add(message).execute().await,
+            self.in_time(self.handle().link().add(message).execute())
+                .await,
         )
     }
 
     /// Changes an interface; build the message with [`LinkUnspec`].
     async fn change(&self, action: String, message: LinkMessage) -> Result<Outcome, NetError> {
-        outcome(action, self.handle.link().change(message).execute().await)
+        let changed = self.handle().link().change(message).execute();
+        outcome(action, self.in_time(changed).await)
     }
 
     /// # Errors
@@ -264,7 +264,8 @@ impl Netlink {
     pub async fn delete_link(&self, index: u32) -> Result<Outcome, NetError> {
         error::outcome(
             format!("delete interface #{index}"),
-            self.handle.link().del(index).execute().await,
+            self.in_time(self.handle().link().del(index).execute())
+                .await,
         )
     }
 }

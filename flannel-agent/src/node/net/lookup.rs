@@ -42,12 +42,9 @@ impl Netlink {
             message.attributes.push(RouteAttribute::Oif(index));
         }
         let action = || format!("find a route to {destination}");
+        let mut answers = self.handle().route().get(message).execute();
         let answer = self
-            .handle
-            .route()
-            .get(message)
-            .execute()
-            .try_next()
+            .in_time(answers.try_next())
             .await
             .map_err(|e| NetError::netlink(action(), &e))?;
         answer

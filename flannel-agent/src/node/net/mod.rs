@@ -7,6 +7,7 @@
 mod address;
 mod batch;
 mod blackhole;
+mod connection;
 mod discipline;
 mod error;
 mod features;
@@ -51,10 +52,13 @@ pub use route::{Leads, PROTOCOL, Path, Route};
 pub use way::{Branch, RouteTo, Sender, Towards};
 pub use xfrm::{Policies, Policy};
 
+/// Who makes changes of devices and routes has one lock for all, which the end of a namespace keeps for seconds (`rtnl_mutex`).
+const LONGEST: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// A connection to the kernel's routing tables. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Netlink {
-    handle: rtnetlink::Handle,
+    connection: std::sync::Arc<connection::Connection>,
     routes: std::sync::Arc<batch::Routes>,
     dumps: std::sync::Arc<tokio::sync::Mutex<()>>,
 }
@@ -66,14 +70,30 @@ impl Netlink {
     /// # Errors
     /// [`NetError::Open`] if the kernel gives no socket, or is older than 4.20 and cannot filter dumps.
     pub fn open() -> Result<Self, NetError> {
-        let (connection, handle, _unsolicited) =
-            rtnetlink::new_connection_with_strict_check().map_err(NetError::Open)?;
-        tokio::spawn(connection);
+        let connection = connection::Connection::open()?.into();
         let routes = batch::Routes::open().map_err(NetError::Open)?.into();
         Ok(Self {
-            handle,
+            connection,
             routes,
             dumps: std::sync::Arc::default(),
+        })
+    }
+
+    /// For one request.
+    fn handle(&self) -> rtnetlink::Handle {
+        self.connection.handle()
+    }
+
+    /// The kernel's answer. One that does not come is no reason to wait for ever: whoever dumps has the turn, and the whole agent waits.
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, rtnetlink::Error>>,
+    ) -> Result<T, rtnetlink::Error> {
+        let answered = tokio::time::timeout(LONGEST, answer).await;
+        answered.unwrap_or_else(|_| {
+            tracing::error!("the kernel does not answer in {} s", LONGEST.as_secs());
+            self.connection.give_up();
+            Err(rtnetlink::Error::RequestFailed)
         })
     }
 

@@ -3,21 +3,31 @@
 //! A reader that is busy misses no change and sees no backlog: what happened meanwhile is one set of
 //! flags. Messages that the kernel had to throw away (socket buffer full) count as "everything".
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteType;
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::sync::Notify;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::batch;
 use super::error::NetError;
 use super::route::PROTOCOL;
 use super::xfrm;
+
+/// Between two tries to listen again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+type Announcements = BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
 
 /// What changed since the last look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,7 +42,7 @@ pub struct Changes {
     pub own_routes: bool,
     /// Policies of IPsec.
     pub policies: bool,
-    /// Messages were lost (then all of the above are set too), or the monitor ended.
+    /// Messages were lost (then all of the above are set too).
     pub lost: bool,
 }
 
@@ -82,8 +92,7 @@ impl Changes {
 struct Shared {
     changes: Mutex<Changes>,
     notify: Notify,
-    /// The monitor was dropped: that its tasks end is no news.
-    dropped: AtomicBool,
+    listens: AtomicBool,
     /// Who makes our own routes: what it does is no news. 0 is the kernel itself.
     passed_over: AtomicU32,
 }
@@ -95,6 +104,40 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
             .add(changes);
         self.notify.notify_one();
+    }
+
+    /// Tells what is heard; never ends. What breaks is opened again.
+    async fn listen(
+        &self,
+        first: Announcements,
+        open: impl Fn() -> Result<Announcements, NetError>,
+    ) -> Infallible {
+        let mut announcements = first;
+        loop {
+            while let Some(message) = announcements.next().await {
+                let changes = classify(&message);
+                let by = message.header.port_number;
+                let ours = by != 0 && by == self.passed_over.load(Ordering::Relaxed);
+                if changes.any() && !(ours && changes.own_routes) {
+                    self.add(changes);
+                }
+            }
+            self.listens.store(false, Ordering::Relaxed);
+            tracing::error!(
+                "the netlink monitor broke: changes are found by the timer only until it listens again"
+            );
+            announcements = loop {
+                sleep(AGAIN).await;
+                match open() {
+                    Ok(again) => break again,
+                    Err(error) => tracing::debug!("the netlink monitor: {error}"),
+                }
+            };
+            tracing::info!("the netlink monitor listens again");
+            self.listens.store(true, Ordering::Relaxed);
+            // Whatever was announced meanwhile.
+            self.add(Changes::ALL);
+        }
     }
 }
 
@@ -140,32 +183,14 @@ impl Monitor {
         Self::of(&[MulticastGroup::Link, MulticastGroup::Tc])
     }
 
-    fn of(groups: &[MulticastGroup]) -> Result<Self, NetError> {
-        let (mut connection, handle, mut messages) =
-            rtnetlink::new_multicast_connection(groups).map_err(NetError::Open)?;
-        // Without it, thousands of routes made at once would count as "everything changed".
-        if let Err(error) = batch::widen(connection.socket_mut().socket_ref()) {
-            tracing::debug!("no larger buffer for announcements: {error}");
-        }
+    fn of(groups: &'static [MulticastGroup]) -> Result<Self, NetError> {
+        let first = announcements(groups)?;
         let shared = Arc::new(Shared::default());
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(connection);
         let sink = Arc::clone(&shared);
+        sink.listens.store(true, Ordering::Relaxed);
         tasks.spawn(async move {
-            // The connection ends when its last handle is gone.
-            let _handle = handle;
-            while let Some((message, _)) = messages.next().await {
-                let changes = classify(&message);
-                let by = message.header.port_number;
-                let ours = by != 0 && by == sink.passed_over.load(Ordering::Relaxed);
-                if changes.any() && !(ours && changes.own_routes) {
-                    sink.add(changes);
-                }
-            }
-            if !sink.dropped.load(Ordering::Relaxed) {
-                tracing::error!("the netlink monitor ended; changes are found by the timer only");
-                sink.add(Changes::ALL);
-            }
+            sink.listen(first, || announcements(groups)).await;
         });
         Ok(Self { shared, tasks })
     }
@@ -173,6 +198,12 @@ impl Monitor {
     /// Changes of our own routes by this netlink port are not told: whoever makes them knows.
     pub fn pass_over(&self, port: u32) {
         self.shared.passed_over.store(port, Ordering::Relaxed);
+    }
+
+    /// Whether it listens now.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.shared.listens.load(Ordering::Relaxed)
     }
 
     /// Waits until something changed, then returns everything that did since the last call.
@@ -191,18 +222,23 @@ impl Monitor {
             }
         }
     }
-
-    /// Whether it still listens.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        self.tasks.len() >= 2
-    }
 }
 
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        self.shared.dropped.store(true, Ordering::Relaxed);
+/// What one socket hears; it ends when that breaks.
+fn announcements(groups: &[MulticastGroup]) -> Result<Announcements, NetError> {
+    let (mut connection, handle, messages) =
+        rtnetlink::new_multicast_connection(groups).map_err(NetError::Open)?;
+    // Without it, thousands of routes made at once would count as "everything changed".
+    if let Err(error) = batch::widen(connection.socket_mut().socket_ref()) {
+        tracing::debug!("no larger buffer for announcements: {error}");
     }
+    // The connection ends with its last handle.
+    let held = (AbortOnDropHandle::new(tokio::spawn(connection)), handle);
+    let heard = messages.map(move |(message, _)| {
+        let _held = &held;
+        message
+    });
+    Ok(heard.boxed())
 }
 
 fn classify(message: &NetlinkMessage<RouteNetlinkMessage>) -> Changes {
@@ -253,6 +289,25 @@ mod tests {
     use netlink_packet_route::route::RouteMessage;
 
     use super::*;
+
+    /// What is lost until it listens again is read again.
+    #[tokio::test(start_paused = true)]
+    async fn a_monitor_that_broke_listens_again() {
+        let shared = Arc::new(Shared::default());
+        let tries = AtomicU32::new(0);
+        let open = || match tries.fetch_add(1, Ordering::Relaxed) {
+            0 => Err(NetError::Open(std::io::ErrorKind::OutOfMemory.into())),
+            _ => Ok(futures_util::stream::pending().boxed()),
+        };
+        let listens = shared.listen(futures_util::stream::empty().boxed(), open);
+        tokio::select! {
+            _ = listens => unreachable!("it never ends"),
+            () = shared.notify.notified() => {}
+        }
+        assert_eq!(*shared.changes.lock().unwrap(), Changes::ALL);
+        assert!(shared.listens.load(Ordering::Relaxed));
+        assert_eq!(tries.load(Ordering::Relaxed), 2);
+    }
 
     #[test]
     fn an_overrun_means_everything() {

@@ -21,14 +21,13 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses the dump.
     pub async fn silent_neighbours(&self) -> Result<BTreeSet<(u32, Ipv4Addr)>, NetError> {
-        let request = self.handle.neighbours().get();
+        let request = self.handle().neighbours().get();
         let request = request.set_address_family(AddressFamily::Inet);
         let _turn = self.turn_to_dump().await;
-        let messages: Vec<NeighbourMessage> = request
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|e| NetError::netlink("list the neighbours", &e))?;
+        let messages: Vec<NeighbourMessage> =
+            self.in_time(request.execute().try_collect())
+                .await
+                .map_err(|e| NetError::netlink("list the neighbours", &e))?;
         Ok(messages.iter().filter_map(silent).collect())
     }
 }

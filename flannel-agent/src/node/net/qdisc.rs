@@ -17,8 +17,9 @@ impl Netlink {
     pub async fn ingress_qdiscs(&self) -> Result<BTreeSet<u32>, NetError> {
         let _turn = self.turn_to_dump().await;
         let found: Result<Vec<TcMessage>, _> = {
-            let mut handle = self.handle.qdisc();
-            handle.get().execute().try_collect().await
+            let mut handle = self.handle().qdisc();
+            let dump = handle.get().execute();
+            self.in_time(dump.try_collect()).await
         };
         let messages = found.map_err(|e| NetError::netlink("list the qdiscs", &e))?;
         Ok(messages.iter().filter_map(ingress).collect())

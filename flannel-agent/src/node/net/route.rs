@@ -83,10 +83,10 @@ impl Netlink {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
         let _turn = self.turn_to_dump().await;
-        let mut dump = self.handle.route().get(message).execute();
+        let mut dump = self.handle().route().get(message).execute();
         let mut leads = Leads::default();
-        while let Some(message) = dump
-            .try_next()
+        while let Some(message) = self
+            .in_time(dump.try_next())
             .await
             .map_err(|e| NetError::netlink("list the routes of all tables", &e))?
         {
@@ -122,10 +122,10 @@ impl Netlink {
         message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.protocol = protocol;
         let _turn = self.turn_to_dump().await;
-        let mut dump = self.handle.route().get(message).execute();
+        let mut dump = self.handle().route().get(message).execute();
         let mut made = Vec::new();
-        while let Some(found) = dump
-            .try_next()
+        while let Some(found) = self
+            .in_time(dump.try_next())
             .await
             .map_err(|e| NetError::netlink(doing, &e))?
         {
@@ -162,7 +162,8 @@ impl Netlink {
                 .build();
             outcome(
                 format!("remove the route {to} dev #{index}"),
-                self.handle.route().del(message).execute().await,
+                self.in_time(self.handle().route().del(message).execute())
+                    .await,
             )?;
         }
         Ok(())

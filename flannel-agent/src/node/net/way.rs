@@ -119,7 +119,8 @@ impl Netlink {
     pub async fn way(&self, destination: Ipv4Addr, sender: Sender) -> Result<RouteTo, NetError> {
         let message = question(destination, sender);
         let doing = || format!("find a route to {destination}");
-        let answer = self.handle.route().get(message).execute().try_next().await;
+        let mut answers = self.handle().route().get(message).execute();
+        let answer = self.in_time(answers.try_next()).await;
         let answer = answer.map_err(|e| NetError::netlink(doing(), &e))?;
         answer.as_ref().map(parse).ok_or_else(|| NetError::Failed {
             action: doing(),

@@ -125,7 +125,8 @@ impl Netlink {
         let message = rtnetlink::LinkWireguard::new(name).mtu(mtu).build();
         error::outcome(
             format!("create the WireGuard device {name}"),
-            self.handle.link().add(message).execute().await,
+            self.in_time(self.handle().link().add(message).execute())
+                .await,
         )
     }
 }

@@ -164,14 +164,18 @@ impl Code {
     }
 }
 
+/// Of `ErrGRPCTooManyRequests` (go.etcd.io/etcd/api/v3rpc/rpctypes): this member lags behind, as all do for a moment when a herd of clients
+/// is back; another may not.
+const TOO_MANY: &str = "too many requests";
+
 /// The refusal in `error`, when it is one and not a failure of the endpoint.
 pub(super) fn refusal(error: &etcd_client::Error) -> Option<(Code, String)> {
     let etcd_client::Error::GRpcStatus(status) = error else {
         return None;
     };
     let code = Code(status.code().into());
-    Code::REFUSALS
-        .contains(&code)
+    let is_busy = code == Code::RESOURCE_EXHAUSTED && status.message().contains(TOO_MANY);
+    (Code::REFUSALS.contains(&code) && !is_busy)
         .then(|| (code, format!("{}{}", status.message(), code.fix())))
 }
 
@@ -191,8 +195,17 @@ pub(super) fn describe(error: &etcd_client::Error) -> String {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
+    use tonic::Status;
 
     use super::*;
+
+    #[rstest]
+    #[case::a_member_that_lags("etcdserver: too many requests", false)]
+    #[case::no_room("etcdserver: mvcc: database space exceeded", true)]
+    fn what_another_member_may_take_is_no_refusal(#[case] said: &str, #[case] refused: bool) {
+        let error = etcd_client::Error::GRpcStatus(Status::resource_exhausted(said));
+        assert_eq!(refusal(&error).is_some(), refused);
+    }
 
     #[rstest]
     #[case::may_not(Code::PERMISSION_DENIED, true, true)]

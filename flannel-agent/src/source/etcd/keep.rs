@@ -76,13 +76,10 @@ impl<'a> Keeper<'a> {
         let mut patience = Patience::growing();
         loop {
             let error = match self.settle().await {
-                Ok(revision) => {
-                    patience.over();
-                    match self.wait(revision).await {
-                        Ok(()) => continue,
-                        Err(error) => error,
-                    }
-                }
+                Ok(revision) => match self.wait(revision, &mut patience).await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
                 Err(error) => error,
             };
             let wait = patience.lost("keeping our lease", &error);
@@ -294,7 +291,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Waits until there is a reason to look again.
-    async fn wait(&mut self, revision: i64) -> Result<(), EtcdError> {
+    async fn wait(&mut self, revision: i64, patience: &mut Patience) -> Result<(), EtcdError> {
         let mut watch = self.store.watch_lease(self.key(), revision + 1).await?;
         let known = self.known.map_or(0, |known| known.mod_revision);
         let renew = self.known.and_then(|known| self.renew_at(known.hold));
@@ -305,7 +302,7 @@ impl<'a> Keeper<'a> {
             .filter(|_| self.postponed)
             .map(|at| at + RETRY);
         tokio::select! {
-            touched = touched(&mut watch, known) => touched,
+            touched = touched(&mut watch, known, patience) => touched,
             Ok(()) = self.attrs.changed() => Ok(()),
             () = until(renew) => Ok(()),
             () = until(correct) => Ok(()),
@@ -313,10 +310,12 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// Ends when somebody wrote or deleted the key after `known`.
-async fn touched(watch: &mut Watch, known: i64) -> Result<(), EtcdError> {
+/// Ends when somebody wrote or deleted the key after `known`. The first response says that the watch works: an etcd may be read
+/// whose watches nobody gets.
+async fn touched(watch: &mut Watch, known: i64, patience: &mut Patience) -> Result<(), EtcdError> {
     loop {
         let response = next(watch).await?;
+        patience.over();
         let mut writes = response.events().iter().filter_map(Event::kv);
         if writes.any(|kv| kv.mod_revision() > known) {
             return Ok(());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio_util::sync::CancellationToken;
 
-use super::error::EtcdError;
+use super::error::{Code, EtcdError};
 use crate::base::counters;
 use crate::source::Cancelled;
 
@@ -129,7 +129,8 @@ fn backoff() -> ExponentialBackoff {
         .build()
 }
 
-/// Repeats `attempt` until it succeeds, as long as etcd just does not answer.
+/// Repeats `attempt` until it succeeds, as long as etcd just does not answer, or has no room for an answer: that is put right there,
+/// and ends by itself here.
 pub(super) async fn patiently<T, F>(
     what: &str,
     cancel: &CancellationToken,
@@ -149,7 +150,13 @@ where
                 patience.over();
                 return Ok(value);
             }
-            Err(error @ EtcdError::Unreachable { .. }) => {
+            Err(
+                error @ (EtcdError::Unreachable { .. }
+                | EtcdError::Refused {
+                    code: Code::RESOURCE_EXHAUSTED,
+                    ..
+                }),
+            ) => {
                 let wait = patience.lost(what, &error);
                 cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
             }

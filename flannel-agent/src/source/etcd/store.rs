@@ -40,6 +40,8 @@ pub(in crate::source) struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Position {
     cluster: u64,
+    /// Of raft. What a quorum has agreed on never has an older one than what it agreed on before.
+    term: u64,
     pub(super) revision: i64,
 }
 
@@ -47,14 +49,18 @@ impl Position {
     pub(super) fn new(header: Option<&etcd_client::ResponseHeader>) -> Self {
         Self {
             cluster: header.map_or(0, etcd_client::ResponseHeader::cluster_id),
+            term: header.map_or(0, etcd_client::ResponseHeader::raft_term),
             revision: header.map_or(0, etcd_client::ResponseHeader::revision),
         }
     }
 
     /// Whether the same etcd says it that had counted up to `before`, and not one that was restored from a backup. That one
-    /// counts less, unless it was told to count on, and has another id, unless it was given the same names.
+    /// counts less, unless it was told to count on (`--bump-revision`), and has another id, unless it was given the same names. It
+    /// begins with raft's first term: where the one before has ever chosen another leader, it is known by that.
     pub(super) fn follows(self, before: Self) -> bool {
-        self.cluster == before.cluster && self.revision >= before.revision
+        self.cluster == before.cluster
+            && self.term >= before.term
+            && self.revision >= before.revision
     }
 
     /// The same etcd, up to what a watch has told.

@@ -64,13 +64,19 @@ impl From<OwnLease> for Own {
 
 impl From<Own> for OwnLease {
     fn from(own: Own) -> Self {
-        let left = |ends: u64| Duration::from_secs(ends.saturating_sub(now()));
         Self {
-            expires: own.expires.map(|ends| Instant::now() + left(ends)),
+            // What has no such end was not loaded.
+            expires: own.expires.and_then(instant),
             subnet: own.subnet,
             attrs: own.attrs,
         }
     }
+}
+
+/// The same by the clock of this boot; `None`: it does not reach so far.
+fn instant(ends: u64) -> Option<Instant> {
+    let left = Duration::from_secs(ends.saturating_sub(now()));
+    Instant::now().checked_add(left)
 }
 
 /// Beyond a reboot there is no other clock. One that is wrong makes a lease end early, or late by as much, unless it is known to have
@@ -241,6 +247,10 @@ fn parse(text: &[u8]) -> anyhow::Result<Snapshot> {
         })
         .collect();
     let written = Moment::parse(&form.written).context("it is damaged")?;
+    if let Some(expires) = form.expires {
+        let holds_it = instant(expires).is_some();
+        anyhow::ensure!(holds_it, "it is damaged: a lease that ends at {expires}");
+    }
     Ok(Snapshot {
         written: written.unix().as_secs(),
         config: form.config,
@@ -381,7 +391,11 @@ pub(super) mod tests {
         let file = folder.path().join("s.json");
         save(&file, &snapshot(None)).unwrap();
         let whole = std::fs::read_to_string(&file).unwrap();
+        let endless = format!("\"expires\":{}", u64::MAX);
+        let endless = whole.replace("\"expires\":null", &endless);
+        assert_ne!(endless, whole);
         for damaged in [
+            endless,
             whole[..whole.len() / 2].to_owned(),
             whole.replace("\"form\":1", "\"form\":2"),
             whole.replace("192.0.2.2", "0.0.0.0"),

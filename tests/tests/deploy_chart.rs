@@ -32,15 +32,35 @@ fn by_name(objects: Vec<Value>) -> Vec<(String, Value)> {
     named
 }
 
-/// Either may be installed over the other. The namespace is helm's business (`--create-namespace`).
+/// Of flannel's release manifest, and of ours.
+const MANIFESTS: &str = "ebpf: {selector: {k8s-app: flannel}}";
+
+/// With its selector either may be installed over the other. The namespace is helm's business (`--create-namespace`).
 #[test]
-fn without_values_it_is_the_manifest() {
+fn with_the_manifests_selector_it_is_the_manifest() {
     let mut shipped = shipped();
     shipped.retain(|object| object["kind"] != "Namespace");
-    for ((name, ours), (_, theirs)) in by_name(rendered("")).iter().zip(by_name(shipped.clone())) {
+    for ((name, ours), (_, theirs)) in by_name(rendered(MANIFESTS))
+        .iter()
+        .zip(by_name(shipped.clone()))
+    {
         assert_eq!(*ours, theirs, "{name}");
     }
-    assert_eq!(rendered("").len(), shipped.len());
+    assert_eq!(rendered(MANIFESTS).len(), shipped.len());
+}
+
+/// By flannel's own chart, and by what flannel releases (`commonLabels` of its kustomization.yaml): each may be followed by ours.
+#[rstest]
+#[case::chart("", json!({"app": "flannel"}))]
+#[case::manifest(MANIFESTS, json!({"app": "flannel", "k8s-app": "flannel"}))]
+fn its_selector_is_that_of_the_flannel_before_it(#[case] values: &str, #[case] selector: Value) {
+    let objects = rendered(values);
+    let spec = &object(&objects, "DaemonSet")["spec"];
+    assert_eq!(spec["selector"], json!({"matchLabels": selector}));
+    let labels = &spec["template"]["metadata"]["labels"];
+    for (label, value) in selector.as_object().unwrap() {
+        assert_eq!(labels[label], *value, "{label}");
+    }
 }
 
 /// Each of our own values, and of flannel's those that change something.
@@ -222,6 +242,18 @@ fn alerts_are_the_shipped_file() {
 #[case("netpol: {enabled: true}", "brings no policy engine")]
 #[case("flannel: {image_cni: {tag: v1}}", "it is flannel.flannel_cni.image")]
 #[case("flannel: {enableNFTables: true}", "takes no rule here")]
+#[case(
+    "flannel: {image: {repository: example.com/flannel-ebpf, tag: v0.28.9}}",
+    "which is flannel's"
+)]
+#[case(
+    "flannel: {image: {repository: ghcr.io/flannel-io/flannel, tag: v0.28.9}}",
+    "has no flannel-agent"
+)]
+#[case(
+    "flannel: {flannel_cni: {image: {tag: v1.9.1-flannel3}}}",
+    "give both, or none"
+)]
 #[case("flannel: {backend: ipsec}", "write vxlan, host-gw")]
 #[case(
     "flannel: {backend: udp, vni: 5}",
@@ -303,6 +335,8 @@ fn alerts_are_the_shipped_file() {
 #[case("flannel: {backend_port: 1}", "backend_port")]
 #[case("flannel: {vni: 16777216}", "/flannel/vni")]
 #[case("ebpf: {xdp: sometimes}", "/ebpf/xdp")]
+#[case("ebpf: {selector: {app: other}}", "/ebpf/selector/app")]
+#[case("ebpf: {selector: {tier: node}}", "/ebpf/selector")]
 #[case("ebpf: {snatExempt: [all]}", "/ebpf/snatExempt/0")]
 #[case("netpool: {}", "netpool")]
 fn what_has_no_meaning_is_refused(#[case] values: &str, #[case] why: &str) {

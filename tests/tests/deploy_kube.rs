@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use flannel_tests::kube_api::KubeApi;
-use flannel_tests::manifest::{create, name, object, shipped};
+use flannel_tests::manifest::{create, deployed, name, object, shipped};
 use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::with_daemon::start;
@@ -25,13 +25,71 @@ fn the_objects_are_flannels() {
         ]
     );
     let set = object(&objects, "DaemonSet");
-    // It cannot be changed once the object is there.
-    assert_eq!(
-        set["spec"]["selector"]["matchLabels"],
-        serde_json::json!({"app": "flannel"})
-    );
     let containers = &set["spec"]["template"]["spec"]["containers"];
     assert_eq!(containers[0]["name"], "kube-flannel");
+}
+
+/// The selector of a DaemonSet cannot be changed. People have that of flannel's releases, to which `commonLabels` of flannel's
+/// kustomization.yaml adds a label that the file in its sources has not.
+#[test]
+fn it_goes_over_flannels_release_and_back() {
+    let lab = Lab::new();
+    let api = KubeApi::start(&lab);
+    let objects = shipped();
+    create(&api, object(&objects, "Namespace"));
+    let ours = object(&objects, "DaemonSet");
+    let with = |selector: Value| {
+        let mut theirs = ours.clone();
+        theirs["spec"]["selector"]["matchLabels"] = selector;
+        theirs["spec"]["template"]["spec"]["containers"][0]["image"] = json!("flannel");
+        theirs
+    };
+    let released = with(json!({"app": "flannel", "k8s-app": "flannel"}));
+    create(&api, &released);
+    let path = "/apis/apps/v1/namespaces/kube-flannel/daemonsets/kube-flannel-ds";
+    let put = |set: &Value| api.request("PUT", path, Some(&set.to_string()));
+    for set in [ours, &released] {
+        put(set).expect("either over the other");
+    }
+    // It does look.
+    let refusal = put(&with(json!({"app": "flannel"}))).expect_err("another selector");
+    assert!(refusal.contains("immutable"), "{refusal}");
+}
+
+/// The command of docs/kubernetes.md that takes ours off a node: each folder of the host's in which the agent leaves something is named.
+#[test]
+fn the_documented_cleanup_looks_where_the_agent_writes() {
+    let page = std::fs::read_to_string(deployed("../docs/kubernetes.md")).expect("the page");
+    let (_, command) = page
+        .split_once("flannel-agent cleanup")
+        .expect("the command");
+    let (command, _) = command.split_once("```").expect("its end");
+    let objects = shipped();
+    let pod = &object(&objects, "DaemonSet")["spec"]["template"]["spec"];
+    for name in ["bpffs", "run", "snapshot"] {
+        let mut volumes = pod["volumes"].as_array().expect("a list").iter();
+        let volume = volumes.find(|volume| volume["name"] == name);
+        let path = volume.expect(name)["hostPath"]["path"].as_str();
+        let flag = format!("=/host{}", path.expect("a path"));
+        assert!(
+            command.split_whitespace().any(|word| word.ends_with(&flag)),
+            "{flag}: {command}"
+        );
+    }
+}
+
+/// Where SELinux is enforced, a container's own type may not write to the host's folders.
+#[test]
+fn init_containers_may_write_where_they_install() {
+    let objects = shipped();
+    let pod = &object(&objects, "DaemonSet")["spec"]["template"]["spec"];
+    for container in pod["initContainers"].as_array().expect("a list") {
+        let context = &container["securityContext"];
+        let of_the_host = json!({"type": "spc_t", "level": "s0"});
+        assert_eq!(context["seLinuxOptions"], of_the_host, "{container}");
+        let capabilities = json!({"drop": ["ALL"], "add": ["DAC_OVERRIDE"]});
+        assert_eq!(context["capabilities"], capabilities, "{container}");
+    }
 }
 
 /// Every field is one that the API server knows, and the agent runs with the rights, the arguments and the network of the manifest.

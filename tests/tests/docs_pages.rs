@@ -293,6 +293,19 @@ fn alerts_name_their_node_and_are_documented() {
             summary.contains("{{ $labels.instance }}"),
             "{alert}: {summary}"
         );
+        // Of several networks or clusters each is judged by itself.
+        if alert == "FlannelPeersMissing" {
+            assert!(
+                expr.contains("on (cluster, namespace, job, network)"),
+                "{expr}"
+            );
+        }
+        if alert == "FlannelNodeNotReconciled" {
+            assert!(
+                expr.contains("by (instance, network)") && expr.ends_with("and on (instance) up"),
+                "{expr}"
+            );
+        }
         // A sum over all nodes has no node.
         for by in expr.split("sum by (").skip(1) {
             assert!(by.split(')').next().unwrap().contains("instance"), "{expr}");

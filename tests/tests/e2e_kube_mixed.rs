@@ -12,6 +12,8 @@ use rstest::rstest;
 use serde_json::Value;
 
 const CIDR: &str = "10.244.0.0/16";
+/// With the lab's nodes in it.
+const AROUND: &str = "172.16.0.0/12";
 
 fn vxlan() -> Network {
     Network::vxlan("/coreos.com/network", CIDR)
@@ -111,6 +113,45 @@ fn pods_of_both_kinds_talk(
         });
         let expected = ["False", "FlannelIsUp", "Flannel is running on this node"];
         assert_eq!(condition, expected);
+    }
+}
+
+/// flannel's own example has a Network of 10.0.0.0/8: nodes are in it, outside of every podCIDR, and only podCIDRs have routes.
+#[rstest]
+#[case::vxlan(Network::vxlan("/coreos.com/network", AROUND))]
+#[case::host_gw(Network::host_gw("/coreos.com/network", AROUND))]
+fn nodes_may_be_inside_network(
+    #[case] net: Network,
+    #[values(Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
+) {
+    let lab = Lab::new();
+    let api = KubeApi::start(&lab);
+    api.add_node("one", &["172.20.1.0/24"]);
+    api.add_node("two", &["172.20.2.0/24"]);
+    let flags = api.flags(&net);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let backend = net.backend;
+    let around: ipnet::Ipv4Net = AROUND.parse().expect("a range");
+    let pair = Pair::of_daemons_in(lab, net, mix, &flags);
+    for member in [&pair.one, &pair.two] {
+        assert!(around.contains(&member.node().address()), "no test");
+        if backend != Backend::HostGw {
+            hooked_if_ours(member);
+        }
+    }
+    for Way {
+        from,
+        client,
+        server,
+        ..
+    } in pair.both_ways()
+    {
+        let to = server.address();
+        assert_eq!(
+            udp::exchange(client, server, to, 8192).ip(),
+            client.address()
+        );
+        from.node().ping(to).succeeds();
     }
 }
 

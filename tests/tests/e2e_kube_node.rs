@@ -127,6 +127,20 @@ fn of_dual_stack_ipv4_is_served() {
     says(&ours, "10.244.3.0/24 is served: IPv6 is not supported yet");
 }
 
+/// flanneld with `EnableIPv6` takes a Node without it for none of flannel's.
+#[test]
+fn what_flanneld_left_of_ipv6_outlives_the_node() {
+    let stage = stage();
+    stage.api.add_node("one", &["10.244.1.0/24"]);
+    stage.api.annotate("one", "public-ipv6", "fd00::11");
+    let _ours = stage.start(Kind::Ours);
+    stage.api.delete_node("one");
+    stage.api.add_node("one", &["10.244.1.0/24"]);
+    eventually("it is published again", SOON, || {
+        stage.api.annotation("one", "public-ipv6").as_deref() == Some("fd00::11")
+    });
+}
+
 /// K1. Ours also while it runs.
 #[rstest]
 fn k1_an_admins_overwrite_is_the_public_ip(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {

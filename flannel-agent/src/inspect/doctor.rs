@@ -117,7 +117,8 @@ impl Doctor {
             (None, Some(remote)) => remote::check(remote, &mut report).await,
             (None, None) => datastore::check(&patient, &mut report).await,
         };
-        snapshot::check(config.snapshot().as_deref(), network.as_ref(), &mut report);
+        let (file, here) = (config.snapshot(), config.place());
+        snapshot::check((file.as_deref(), &here), network.as_ref(), &mut report);
         report.group("node");
         node::check(&patient, network.as_ref(), &mut report).await;
         if let Some(network) = &network {

@@ -133,7 +133,7 @@ fn without_answer(config: &Config) -> String {
         return String::new();
     };
     let shown = file.display();
-    match look(&file) {
+    match look(&file, &config.place()) {
         Ok(Some(memory)) => format!(". {shown}: without an answer {}", memory.start()),
         Ok(None) => format!(". A start would wait for an answer: there is no {shown}"),
         Err(error) => {

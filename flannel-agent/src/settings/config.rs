@@ -20,6 +20,7 @@ use crate::node::mark;
 use crate::reconcile::desired::SourceNat;
 use crate::source::etcd::{ClientIdentity, EtcdOptions, Login, Tls};
 use crate::source::kube::{KubeOptions, Names};
+use crate::source::place::Place;
 use crate::source::remote::RemoteOptions;
 
 const ETCD: &str = "etcd";
@@ -89,6 +90,12 @@ impl Config {
         [ETCD, KUBERNETES, REMOTE]
             .into_iter()
             .filter_map(|source| self.snapshot_of(source))
+    }
+
+    /// Where what the datastore says holds.
+    pub(crate) fn place(&self) -> Place {
+        let kube = self.kube.as_ref().map(KubeOptions::place);
+        kube.unwrap_or_else(Place::here)
     }
 
     /// Where the names of several networks are kept for a start without the datastore.

@@ -16,6 +16,7 @@ mod lines;
 mod names;
 mod node;
 mod patch;
+mod place;
 mod plugin;
 mod ranked;
 mod table;
@@ -109,18 +110,27 @@ impl KubeSource {
     /// # Errors
     /// When it cannot be read, or is invalid.
     pub fn read_network_config(&self) -> anyhow::Result<NetworkConfig> {
+        let (config, ipv6) = self.read_net_conf()?;
+        if ipv6 {
+            tracing::warn!(
+                "{} enables IPv6, which is not supported yet: pods get IPv4 from this agent, and no IPv6. Nodes with flanneld know \
+                 this one only if flanneld was here before (annotation public-ipv6)",
+                self.net_config.display()
+            );
+        }
+        Ok(config)
+    }
+
+    /// The same, and whether it enables IPv6.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is invalid.
+    pub fn read_net_conf(&self) -> anyhow::Result<(NetworkConfig, bool)> {
         let file = self.net_config.display();
         let json = std::fs::read_to_string(&self.net_config).with_context(|| {
             format!("cannot read {file} (--net-config-path): in Kubernetes it is net-conf.json of the ConfigMap kube-flannel-cfg")
         })?;
-        let (config, ipv6) = NetworkConfig::parse_for_kubernetes(&json)
-            .with_context(|| format!("{file} is not usable"))?;
-        if ipv6 {
-            tracing::warn!(
-                "{file} enables IPv6, which is not supported yet: pods get IPv4 from this agent, and no IPv6"
-            );
-        }
-        Ok(config)
+        NetworkConfig::parse_for_kubernetes(&json).with_context(|| format!("{file} is not usable"))
     }
 
     /// Our Node's name.
@@ -249,6 +259,16 @@ impl LeaseSource for KubeSource {
             Err(KubeError::Refused { code, .. }) => code >= 500,
             _ => false,
         }
+    }
+
+    /// The configuration is a file, which is there whoever answers.
+    async fn answers(&self, cancel: &CancellationToken) -> anyhow::Result<()> {
+        let node = self.patiently("reading this node's Node", cancel, || self.node());
+        node.await.map(drop)
+    }
+
+    fn place(&self) -> super::place::Place {
+        place::of(self.api.client.access().ok().as_ref(), Some(&self.identity))
     }
 
     async fn network_config(&self, cancel: &CancellationToken) -> anyhow::Result<NetworkConfig> {

@@ -5,6 +5,7 @@ pub mod etcd;
 mod identity;
 pub mod kube;
 pub mod networks;
+pub mod place;
 pub mod remembered;
 pub mod remote;
 mod trusted;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::wall::Moment;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
+use place::Place;
 
 /// A datastore restored from a backup lacks leases of nodes that live. Each takes its own again as soon as it notices,
 /// within seconds; for so long what was known of it counts.
@@ -48,6 +50,19 @@ pub trait LeaseSource: Send + Sync + 'static {
     /// When what our lease rests on was heard, if that is no answer of now.
     fn rests_on(&self) -> watch::Receiver<Option<Moment>> {
         watch::channel(None).1
+    }
+
+    /// Waits until somebody answers. Where the configuration is kept by the datastore itself, reading that is waiting enough.
+    fn answers(
+        &self,
+        _cancel: &CancellationToken,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Where what it says holds.
+    fn place(&self) -> Place {
+        Place::here()
     }
 
     /// Reads the network's configuration, waiting (one try a second) while it is missing or invalid.

@@ -17,6 +17,7 @@ use anyhow::ensure;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::place::Place;
 use super::{Cancelled, LeaseRequest, LeaseSource};
 use crate::base::wall::Moment;
 use crate::flannel::config::NetworkConfig;
@@ -91,7 +92,8 @@ impl<S: LeaseSource> Remembered<S> {
         }
         let shown = file.display();
         let subnet = snapshot.own.subnet;
-        if snapshot.standing() == Standing::Unknown {
+        let here = self.source.place();
+        if snapshot.standing(&here) == Standing::Unknown {
             tracing::warn!(
                 "the datastore does not answer, and {shown} was written later than now, at {}, by this node's clock: its \
                  lease of {subnet} may have ended; waiting for the datastore, or for the clock to be set",
@@ -99,7 +101,7 @@ impl<S: LeaseSource> Remembered<S> {
             );
         }
         // A node without a clock of its own gets the time from the network, after a while.
-        while snapshot.standing() == Standing::Unknown {
+        while snapshot.standing(&here) == Standing::Unknown {
             let silent = async {
                 tokio::time::sleep(ASK_AGAIN).await;
                 self.source.is_silent().await
@@ -109,10 +111,20 @@ impl<S: LeaseSource> Remembered<S> {
                 return Ok(None);
             }
         }
-        if snapshot.standing() == Standing::Ended {
+        let why = match snapshot.standing(&here) {
+            Standing::Holds => None,
+            Standing::Ended | Standing::Unknown => Some(format!(
+                "by {shown} this node's lease of {subnet} has ended"
+            )),
+            Standing::Old => Some(format!(
+                "the datastore has not confirmed {shown} since {}, for more than a day",
+                snapshot.moment()
+            )),
+            Standing::Elsewhere(what) => Some(format!("{shown} is {what}")),
+        };
+        if let Some(why) = why {
             tracing::warn!(
-                "the datastore does not answer, and by {shown} this node's lease of {subnet} has ended: another node may \
-                 have the subnet; waiting for the datastore"
+                "the datastore does not answer, and {why}: another node may have the subnet; waiting for the datastore"
             );
             return Ok(None);
         }
@@ -145,8 +157,14 @@ impl<S: LeaseSource> Remembered<S> {
                 own.borrow_and_update().clone(),
                 leases.borrow_and_update().clone(),
             );
-            if let Some(snapshot) = snapshot {
-                writer.write(snapshot).await;
+            if let Some(mut snapshot) = snapshot {
+                snapshot.place = self.source.place();
+                // When it was written says when the datastore was heard.
+                if writer.lacks(&snapshot)
+                    || (writer.is_stale(&snapshot) && !self.source.is_silent().await)
+                {
+                    writer.write(snapshot).await;
+                }
             }
             tokio::time::sleep(WRITE_PAUSE).await;
             changed = tokio::select! {
@@ -167,6 +185,14 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl<S: LeaseSource> LeaseSource for Remembered<S> {
     async fn is_silent(&self) -> bool {
         self.source.is_silent().await
+    }
+
+    async fn answers(&self, cancel: &CancellationToken) -> anyhow::Result<()> {
+        self.source.answers(cancel).await
+    }
+
+    fn place(&self) -> Place {
+        self.source.place()
     }
 
     fn rests_on(&self) -> watch::Receiver<Option<Moment>> {
@@ -251,6 +277,8 @@ impl<S: LeaseSource> LeaseSource for Remembered<S> {
         cancel: &CancellationToken,
     ) -> anyhow::Result<()> {
         if self.snapshot().is_some() {
+            // Or a changed file would end a start by the old one again and again, for as long as nobody answers.
+            self.source.answers(cancel).await?;
             let real = self.source.network_config(cancel).await?;
             ensure!(
                 real == *config,

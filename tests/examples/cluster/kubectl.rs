@@ -73,6 +73,12 @@ impl Kubectl {
 
     #[track_caller]
     pub(crate) fn apply(&self, objects: &str) {
+        self.try_apply(objects).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// # Errors
+    /// What it said, if it failed.
+    pub(crate) fn try_apply(&self, objects: &str) -> Result<String, String> {
         let mut command = self.command(&["apply", "--filename=-"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::piped()).spawn().expect("kubectl");
@@ -80,7 +86,7 @@ impl Kubectl {
         stdin.write_all(objects.as_bytes()).expect("write to it");
         drop(stdin);
         let output = child.wait_with_output().expect("wait for kubectl");
-        said(&["apply"], &output).unwrap_or_else(|e| panic!("{e}"));
+        said(&["apply"], &output)
     }
 
     /// A command in a pod: its shell's.

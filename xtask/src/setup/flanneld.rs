@@ -85,7 +85,8 @@ pub(super) fn ensure(workspace: &Workspace, cache: &GoCache, dry_run: bool) -> R
     Ok(())
 }
 
-/// `kube-flannel.yml` of the version that `go.mod` asks for.
+/// `kube-flannel.yml` of the version that `go.mod` asks for, made as flannel's Makefile makes what a release has: that is what people
+/// are told to apply. The file in `Documentation` has a smaller selector, which nobody's cluster has.
 pub(super) fn manifest(workspace: &Workspace) -> Result<String> {
     let recipe = Recipe::read(workspace)?;
     let go = go::ensure(workspace, &recipe.go)?;
@@ -102,8 +103,10 @@ pub(super) fn manifest(workspace: &Workspace) -> Result<String> {
     let folder = told["Dir"]
         .as_str()
         .context("no folder of flannel's module")?;
-    let file = Path::new(folder).join("Documentation/kube-flannel.yml");
-    fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
+    let folder = Path::new(folder).join("Documentation/kustomization/kube-flannel");
+    let mut kustomize = Command::new(workspace.tool("kubectl"));
+    process::read(kustomize.arg("kustomize").arg(&folder))
+        .with_context(|| format!("cannot make flannel's manifest of {}", folder.display()))
 }
 
 fn source(workspace: &Workspace) -> std::path::PathBuf {

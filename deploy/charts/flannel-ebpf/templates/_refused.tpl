@@ -16,6 +16,16 @@
 {{- if $flannel.enableNFTables -}}
   {{- fail "flannel.enableNFTables is true: source NAT takes no rule here, and those in FORWARD are made in whichever kind drops; leave it out" -}}
 {{- end -}}
+{{- $plugin := $flannel.flannel_cni.image -}}
+{{- if and $plugin.tag (not $plugin.repository) -}}
+  {{- fail (printf "flannel.flannel_cni.image.tag is %q, and there is no flannel.flannel_cni.image.repository: no image of ours has that tag; give both, or none" $plugin.tag) -}}
+{{- end -}}
+{{- if and (regexMatch "^v0\\.2[0-9]\\.[0-9]+" $flannel.image.tag) (not (hasSuffix "flannel-io/flannel" $flannel.image.repository)) -}}
+  {{- fail (printf "flannel.image.tag is %q, which is flannel's: set it to the tag of this agent's image" $flannel.image.tag) -}}
+{{- end -}}
+{{- if hasSuffix "flannel-io/flannel" $flannel.image.repository -}}
+  {{- fail (printf "flannel.image.repository is %q: flannel's image has no flannel-agent; set it to where this agent's image is" $flannel.image.repository) -}}
+{{- end -}}
 {{- $backends := include "flannel-ebpf.backends" . | fromYaml -}}
 {{- if not (hasKey $backends $flannel.backend) -}}
   {{- fail (printf "flannel.backend is %q: not supported, write vxlan, host-gw, udp, ipip, wireguard, alloc or extension" $flannel.backend) -}}

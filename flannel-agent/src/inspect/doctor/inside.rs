@@ -33,12 +33,12 @@ pub(super) async fn check(patient: &Patient<'_>, network: &NetworkConfig, report
         needed.insert(address, "the DNS server");
     }
     let config = patient.config;
-    let (asked, what): (&[String], _) = match (&config.kube, &config.remote) {
-        (Some(_), _) => (&[], ""),
-        (None, Some(remote)) => (&remote.servers, "the server"),
-        (None, None) => (&config.etcd.endpoints, "etcd"),
+    let (asked, what): (Vec<String>, _) = match (&config.kube, &config.remote) {
+        (Some(kube), _) => (kube.server().into_iter().collect(), "the API server"),
+        (None, Some(remote)) => (remote.servers.clone(), "the server"),
+        (None, None) => (config.etcd.endpoints.clone(), "etcd"),
     };
-    for endpoint in asked {
+    for endpoint in &asked {
         for address in addresses(endpoint).await {
             needed.insert(address, what);
         }
@@ -46,11 +46,45 @@ pub(super) async fn check(patient: &Patient<'_>, network: &NetworkConfig, report
     let peers = patient.view.as_ref().ok().and_then(|v| v.peers().ok());
     let mut leases: Vec<Ipv4Net> = peers.unwrap_or_default().into_keys().collect();
     leases.extend(own_subnet);
-    judge(network, &needed, &leases, report);
+    let keeper = match config.kube {
+        Some(_) => Keeper::Controller,
+        None => Keeper::Etcd,
+    };
+    judge((network, keeper), &needed, &leases, report);
+}
+
+/// Who says which subnets there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeper {
+    Etcd,
+    /// Of Nodes: flannel's `SubnetMin` and `SubnetMax` mean nothing there.
+    Controller,
+}
+
+impl Keeper {
+    fn fix(self) -> &'static str {
+        match self {
+            Self::Etcd => {
+                "set SubnetMin and SubnetMax in the network's config so that no lease covers it"
+            }
+            Self::Controller => {
+                "give the cluster a --cluster-cidr (kube-controller-manager) and Network in net-conf.json that do not cover it"
+            }
+        }
+    }
+
+    fn removal(self) -> &'static str {
+        match self {
+            Self::Etcd => "delete that lease in etcd once its node is drained",
+            Self::Controller => {
+                "drain the Node with that podCIDR, delete it and let it register anew"
+            }
+        }
+    }
 }
 
 fn judge(
-    network: &NetworkConfig,
+    (network, keeper): (&NetworkConfig, Keeper),
     needed: &BTreeMap<Ipv4Addr, &'static str>,
     leases: &[Ipv4Net],
     report: &mut Report,
@@ -62,13 +96,13 @@ fn judge(
     for (address, what) in inside {
         any = true;
         let within = format!("{what} {address} is inside the Network {}", network.network);
-        let fix = "set SubnetMin and SubnetMax in the network's config so that no lease covers it";
+        let fix = keeper.fix();
         if let Some(lease) = leases.iter().find(|lease| lease.contains(address)) {
             report.failure(
                 format!("{within}, and the lease {lease} covers it: it is out of reach"),
-                format!("delete that lease in etcd once its node is drained, and {fix}"),
+                format!("{}, and {fix}", keeper.removal()),
             );
-        } else if may_be_leased(network, *address) {
+        } else if keeper == Keeper::Controller || may_be_leased(network, *address) {
             report.warning(
                 format!("{within}: it works until a node leases its subnet"),
                 fix,
@@ -176,18 +210,34 @@ mod tests {
             ([10, 1, 2, 3].into(), "the gateway"),
             ([192, 0, 2, 1].into(), "etcd"),
         ]);
-        let said = said(|report| judge(&network(more), &needed, &leases, report));
+        let said = said(|report| judge((&network(more), Keeper::Etcd), &needed, &leases, report));
         assert_eq!((said.len(), said[0].0), (1, mark), "{said:?}");
         let text = &said[0].1;
         let named = "the gateway 10.1.2.3 is inside the Network 10.0.0.0/8";
         assert!(text.starts_with(named) && text.contains(words), "{text}");
     }
 
+    /// There is no lease to delete, and net-conf.json does not say which podCIDRs there may be.
+    #[rstest]
+    #[case::may_be_assigned(&[], Mark::Warning)]
+    #[case::assigned(&["10.1.2.0/24"], Mark::Failure)]
+    fn in_kubernetes_the_controller_is_spoken_of(#[case] leases: &[&str], #[case] mark: Mark) {
+        let leases: Vec<Ipv4Net> = leases.iter().map(|l| l.parse().unwrap()).collect();
+        let needed = BTreeMap::from([([10, 1, 2, 3].into(), "the API server")]);
+        let network = network(r#","SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0""#);
+        let said = said(|report| judge((&network, Keeper::Controller), &needed, &leases, report));
+        let (found, what, fix) = &said[0];
+        assert_eq!(*found, mark, "{what}");
+        let fix = fix.as_deref().unwrap();
+        assert!(fix.contains("--cluster-cidr"), "{fix}");
+        assert!(!fix.contains("etcd") && !fix.contains("SubnetMin"), "{fix}");
+    }
+
     #[test]
     fn a_network_of_its_own_is_fine() {
         let needed = BTreeMap::from([([192, 0, 2, 1].into(), "etcd")]);
         assert_eq!(
-            said(|report| judge(&network(""), &needed, &[], report)),
+            said(|report| judge((&network(""), Keeper::Etcd), &needed, &[], report)),
             fine("nothing that this node needs is inside the Network 10.0.0.0/8")
         );
     }

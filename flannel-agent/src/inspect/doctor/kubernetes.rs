@@ -23,8 +23,15 @@ pub(super) async fn check(options: &KubeOptions, report: &mut Report) -> Option<
             return None;
         }
     };
+    let read = source.read_net_conf();
+    let is_dual = read.as_ref().is_ok_and(|(_, ipv6)| *ipv6);
     match timeout(ANSWER, source.examine()).await {
-        Ok(Ok(examined)) => judge(&examined, report),
+        Ok(Ok(examined)) => {
+            judge(&examined, report);
+            if is_dual {
+                judge_dual_stack(&examined, report);
+            }
+        }
         Ok(Err(error)) => report.failure(
             error.to_string(),
             "check --kubeconfig-file or --kube-api-url, and the network between here and the API server",
@@ -34,8 +41,8 @@ pub(super) async fn check(options: &KubeOptions, report: &mut Report) -> Option<
             "check the network between here and the API server",
         ),
     }
-    match source.read_network_config() {
-        Ok(config) => {
+    match read {
+        Ok((config, _)) => {
             report.ok(format!(
                 "{}: network {}, backend {}",
                 options.net_config.display(),
@@ -88,11 +95,44 @@ fn judge(examined: &Examined, report: &mut Report) {
     }
 }
 
+/// flanneld with `EnableIPv6` makes no lease at all of a Node without `public-ipv6` (its nodeToLease).
+fn judge_dual_stack(examined: &Examined, report: &mut Report) {
+    let node = &examined.node;
+    let what = "net-conf.json enables IPv6, which is not supported yet: pods get no IPv6 here";
+    match &examined.public_ipv6 {
+        Some(ip) => report.warning(
+            format!("{what}; Node {node} still publishes flanneld's public-ipv6 {ip}"),
+            "keep the annotation while other nodes have flanneld: without it they do not know this node, for IPv4 either",
+        ),
+        None => report.failure(
+            format!("{what}, and Node {node} publishes no public-ipv6: nodes with flanneld do not know this one, for IPv4 either"),
+            "set EnableIPv6 to false for all nodes, or change this one back to flanneld until no node has it",
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Mark;
     use super::super::tests::said;
     use super::*;
+
+    #[test]
+    fn dual_stack_peers_with_flanneld_are_thought_of() {
+        let mut examined = Examined::default();
+        let judged = |examined: &Examined| {
+            let lines = said(|report| judge_dual_stack(examined, report));
+            (lines[0].0, lines[0].1.clone())
+        };
+        let (mark, what) = judged(&examined);
+        assert!(
+            mark == Mark::Failure && what.contains("do not know this one"),
+            "{what}"
+        );
+        examined.public_ipv6 = Some("fd00::1".to_owned());
+        let (mark, what) = judged(&examined);
+        assert!(mark == Mark::Warning && what.contains("fd00::1"), "{what}");
+    }
 
     #[test]
     fn what_is_missing_is_named() {

@@ -4,16 +4,21 @@ use std::path::Path;
 
 use super::Report;
 use crate::flannel::config::NetworkConfig;
+use crate::source::place::Place;
 use crate::source::remembered::{Memory, Standing, look};
 
 /// `network`: what the datastore says now, if it answered.
-pub(super) fn check(file: Option<&Path>, network: Option<&NetworkConfig>, report: &mut Report) {
+pub(super) fn check(
+    (file, here): (Option<&Path>, &Place),
+    network: Option<&NetworkConfig>,
+    report: &mut Report,
+) {
     let Some(file) = file else {
         return report
             .ok("--snapshot-dir is empty: a boot while the datastore is away waits for it");
     };
     let shown = file.display();
-    match look(file) {
+    match look(file, here) {
         // Before the first start, and for ten seconds after it.
         Ok(None) => report.ok(format!("{shown} is not there yet")),
         Ok(Some(memory)) => judge(&shown.to_string(), &memory, network, report),
@@ -45,6 +50,14 @@ fn judge(shown: &str, memory: &Memory, network: Option<&NetworkConfig>, report: 
             what,
             "see that the agent runs and the datastore answers: it writes the file with each renewal, and within a minute of this \
              node's clock being set",
+        ),
+        Standing::Old => report.warning(
+            what,
+            "see that the agent runs and the datastore answers: it writes the file each hour",
+        ),
+        Standing::Elsewhere(_) => report.warning(
+            what,
+            "start the agent, which writes the file anew when the datastore answers; remove the file from images of machines",
         ),
         Standing::Unknown => report.warning(
             what,
@@ -89,6 +102,12 @@ mod tests {
             (Standing::Holds, Mark::Ok, "10.244.1.0/24 and 3 peers"),
             (Standing::Ended, Mark::Warning, "has ended"),
             (Standing::Unknown, Mark::Warning, "later than now"),
+            (Standing::Old, Mark::Warning, "for more than a day"),
+            (
+                Standing::Elsewhere("of another cluster"),
+                Mark::Warning,
+                "it is of another cluster",
+            ),
         ] {
             for network in [Some(&ours), None] {
                 let (said, what) = one(|report| judge("f", &memory(standing), network, report));
@@ -111,17 +130,23 @@ mod tests {
     fn what_cannot_be_used_is_named_and_what_is_missing_is_none_the_worse() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("s.json");
-        assert_eq!(one(|report| check(Some(&file), None, report)).0, Mark::Ok);
+        assert_eq!(
+            one(|report| check((Some(&file), &Place::here()), None, report)).0,
+            Mark::Ok
+        );
         std::fs::write(&file, "{\"form\":9}").unwrap();
-        let (mark, what) = one(|report| check(Some(&file), None, report));
+        let (mark, what) = one(|report| check((Some(&file), &Place::here()), None, report));
         assert!(mark == Mark::Warning && what.contains("form 9"), "{what}");
         std::fs::remove_file(&file).unwrap();
         std::fs::create_dir(&file).unwrap();
-        let (mark, what) = one(|report| check(Some(&file), None, report));
+        let (mark, what) = one(|report| check((Some(&file), &Place::here()), None, report));
         assert!(
             mark == Mark::Warning && what.contains("cannot be read"),
             "{what}"
         );
-        assert_eq!(one(|report| check(None, None, report)).0, Mark::Ok);
+        assert_eq!(
+            one(|report| check((None, &Place::here()), None, report)).0,
+            Mark::Ok
+        );
     }
 }

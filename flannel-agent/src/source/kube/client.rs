@@ -91,6 +91,14 @@ impl Client {
         })
     }
 
+    /// Where the API server is, and who we are there, as files and variables say now.
+    ///
+    /// # Errors
+    /// They lead to none.
+    pub(super) fn access(&self) -> Result<Access, AccessError> {
+        choose(self.url.as_deref(), self.kubeconfig.as_deref())
+    }
+
     /// Ends the watches, and the next request connects anew.
     pub(super) fn reconnect(self: &Arc<Self>) {
         let client = self.clone();
@@ -213,7 +221,7 @@ impl Client {
     }
 
     async fn open(&self) -> Result<Session, AccessError> {
-        let access = choose(self.url.as_deref(), self.kubeconfig.as_deref())?;
+        let access = self.access()?;
         let server = server(&access)?;
         let given = match &access.credentials.exec {
             Some(exec) => plugin::ask(exec).await?,

@@ -37,6 +37,8 @@ pub struct Examined {
     pub node: String,
     pub subnet: Option<Ipv4Net>,
     pub public_ip: Option<String>,
+    /// And public-ipv6, which flanneld asks of each Node where IPv6 is enabled.
+    pub public_ipv6: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -143,6 +145,7 @@ impl KubeSource {
         if let Some(node) = self.node().await? {
             examined.subnet = subnet(&node).ok().flatten();
             examined.public_ip = node.get(Name::PublicIp).map(str::to_owned);
+            examined.public_ipv6 = node.get(Name::PublicIpv6).map(str::to_owned);
         }
         Ok(examined)
     }

@@ -1,5 +1,6 @@
 //! Keeping our Node as it should be: the annotations, the condition NetworkUnavailable, and our subnet what its podCIDR is.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -9,6 +10,7 @@ use super::api::Api;
 use super::error::KubeError;
 use super::follow::OwnNode;
 use super::lease::{annotations, missing, overwrite, subnet};
+use super::names::Name;
 use super::node::Node;
 use super::patch;
 use crate::base::wall::Moment;
@@ -65,6 +67,7 @@ impl Keeper<'_> {
         let mut rest = Rest::default();
         let mut complaint = None;
         let mut odd = None;
+        let mut v6 = BTreeMap::new();
         loop {
             let node = self.node.borrow_and_update().clone();
             let wanted = self.attrs.borrow_and_update().clone();
@@ -73,7 +76,8 @@ impl Keeper<'_> {
             if let Some(node) = &node {
                 self.take_subnet(node, &mut complaint);
                 name_odd_overwrite(node, &mut odd);
-                match self.settle(node, &wanted, forwards, &mut rest).await {
+                remember_v6(node, &mut v6);
+                match self.settle(node, (&wanted, &v6), forwards, &mut rest).await {
                     Ok(later) => {
                         patience.over();
                         again = later;
@@ -103,11 +107,13 @@ impl Keeper<'_> {
     async fn settle(
         &self,
         node: &Node,
-        wanted: &LeaseAttrs,
+        (wanted, v6): (&LeaseAttrs, &BTreeMap<Name, String>),
         forwards: bool,
         rest: &mut Rest,
     ) -> Result<Option<Instant>, KubeError> {
-        let gone = missing(node, annotations(node, wanted));
+        let mut wanted = annotations(node, wanted);
+        wanted.extend(v6.clone());
+        let gone = missing(node, wanted);
         let up = self.conditions && forwards && !node.network_up;
         if gone.is_empty() && !up {
             return Ok(None);
@@ -173,6 +179,13 @@ fn name_odd_overwrite(node: &Node, said: &mut Option<String>) {
         tracing::warn!("of this node's Node, {text}; leaving it out");
     }
     *said = odd;
+}
+
+/// What flanneld left: a flanneld of a dual-stack cluster takes a Node without `public-ipv6` for none of flannel's, and would lose us for
+/// IPv4, too, once our Node was made again.
+fn remember_v6(node: &Node, known: &mut BTreeMap<Name, String>) {
+    let there = Name::V6.into_iter();
+    known.extend(there.filter_map(|name| Some((name, node.get(name)?.to_owned()))));
 }
 
 async fn at(instant: Option<Instant>) {

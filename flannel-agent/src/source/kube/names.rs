@@ -19,16 +19,24 @@ pub(super) enum Name {
     PublicIpOverwrite,
     /// By an admin: `--public-ip`.
     NodePublicIp,
+    /// Of IPv6, by a flanneld that was here before.
+    PublicIpv6,
+    BackendV6Data,
 }
 
 impl Name {
-    const ALL: [Self; 6] = [
+    /// Of IPv6, which we have not.
+    pub(super) const V6: [Self; 2] = [Self::PublicIpv6, Self::BackendV6Data];
+
+    const ALL: [Self; 8] = [
         Self::Managed,
         Self::BackendType,
         Self::BackendData,
         Self::PublicIp,
         Self::PublicIpOverwrite,
         Self::NodePublicIp,
+        Self::PublicIpv6,
+        Self::BackendV6Data,
     ];
 
     const fn rest(self) -> &'static str {
@@ -39,6 +47,8 @@ impl Name {
             Self::PublicIp => "public-ip",
             Self::PublicIpOverwrite => "public-ip-overwrite",
             Self::NodePublicIp => "node-public-ip",
+            Self::PublicIpv6 => "public-ipv6",
+            Self::BackendV6Data => "backend-v6-data",
         }
     }
 }

@@ -126,21 +126,18 @@ impl Table {
             ));
         }
         let attrs = attrs(node).map_err(|fault| fault.to_string())?;
-        self.check(&attrs)?;
+        self.check(subnet, &attrs)?;
         Ok(Some((subnet, attrs)))
     }
 
-    /// Whether anybody can be reached there.
-    fn check(&self, attrs: &LeaseAttrs) -> Result<(), String> {
-        let (ip, network) = (attrs.public_ip, self.scope.network);
-        if network.contains(&ip) {
-            // Packets to it would be tunnelled to it.
+    /// Whether anybody can be reached there. Elsewhere in Network the address may well be: only podCIDRs have routes into the tunnel.
+    fn check(&self, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<(), String> {
+        let ip = attrs.public_ip;
+        if subnet.contains(&ip) {
+            // Tunnel packets to it would be tunnelled to it.
             return Err(format!(
-                "its annotation public-ip {ip} is inside Network {network}"
+                "its annotation public-ip {ip} is inside its own podCIDR {subnet}"
             ));
-        }
-        if ip == self.own.public_ip {
-            return Err(format!("its annotation public-ip {ip} is this node's own"));
         }
         let (theirs, ours) = (&attrs.backend_type, self.scope.backend);
         if theirs != ours {
@@ -217,6 +214,16 @@ impl Table {
         }
         let address = self.nodes.get(name).and_then(|known| known.claim);
         let Some((_, address)) = address else { return };
+        if address == self.own.public_ip {
+            let text =
+                format!("its annotation public-ip {address} is this node's own; skipping it");
+            self.blame(name, text);
+            return;
+        }
+        if let Some(text) = self.hidden(rank, subnet, address) {
+            self.blame(name, text);
+            return;
+        }
         let first = self.addresses.get(&address).and_then(Ranked::first);
         if let Some(other) = first.filter(|first| *first != rank) {
             let other = &other.2;
@@ -225,6 +232,38 @@ impl Table {
             );
             self.blame(name, text);
         }
+    }
+
+    /// What says that a podCIDR takes a node's address away: the route to it is narrower than others.
+    fn hidden(&self, rank: &Rank, subnet: Ipv4Net, address: Ipv4Addr) -> Option<String> {
+        let own = self.own;
+        if own.subnet.contains(&address) {
+            let own = own.subnet;
+            return Some(format!(
+                "its public-ip {address} is inside this node's podCIDR {own}: packets to it stay here"
+            ));
+        }
+        // All of them contain it.
+        let mut covers = self.around(Ipv4Net::from(address)).into_iter();
+        if let Some((net, other)) = covers.find_map(|net| Some((net, self.first(net)?.0))) {
+            let other = &other.2;
+            return Some(format!(
+                "its public-ip {address} is inside the podCIDR {net} of Node {other}: packets to it go there"
+            ));
+        }
+        if subnet.contains(&own.public_ip) {
+            let ip = own.public_ip;
+            return Some(format!(
+                "its podCIDR {subnet} covers this node's public-ip {ip}"
+            ));
+        }
+        let inside = self.addresses.range(subnet.network()..=subnet.broadcast());
+        let mut others = inside.filter_map(|(ip, ranks)| Some((ip, ranks.first()?)));
+        let (ip, other) = others.find(|(_, other)| *other != rank)?;
+        let other = &other.2;
+        Some(format!(
+            "its podCIDR {subnet} covers the public-ip {ip} of Node {other}: packets to that go there"
+        ))
     }
 
     pub(super) fn delete(&mut self, name: &str) -> Touched {

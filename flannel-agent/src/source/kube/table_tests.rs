@@ -180,7 +180,7 @@ fn what_does_not_count_hides_nothing() {
         node("c", 1, "10.1.0.0/16", 4),
         node("d", 1, "10.1.2.0/24", 1),
         with(node("e", 1, "10.1.2.0/24", 5), Name::BackendType, "vxlan"),
-        with(node("f", 1, "10.1.2.0/24", 6), Name::PublicIp, "10.1.9.9"),
+        with(node("f", 1, "10.1.2.0/24", 6), Name::PublicIp, "10.1.2.9"),
     ] {
         table.put(&odd);
         assert!(table.blamed.contains_key(&odd.name), "{}", odd.name);
@@ -251,4 +251,59 @@ fn a_backend_type_that_is_long_is_cut() {
     ));
     let said = &table.blamed["b"];
     assert!(said.contains("xxx…") && said.len() < 400, "{}", said.len());
+}
+
+/// Network may be as large as 10.0.0.0/8, with the nodes in it: flannel routes podCIDRs alone.
+#[test]
+fn an_address_in_network_and_in_no_pod_cidr_is_a_nodes() {
+    let mut table = table();
+    let inside =
+        |name: &str, cidr: &str, ip: &str| with(node(name, 3, cidr, 3), Name::PublicIp, ip);
+    table.put(&inside("b", "10.1.3.0/24", "10.1.200.3"));
+    expect(&table, &[("10.1.2.0/24", 2), ("10.1.3.0/24", 3)]);
+    assert!(table.blamed.is_empty(), "{:?}", table.blamed);
+    // flannel serves these as well; somebody's address is out of reach then, and that is said.
+    for (name, cidr, ip, said) in [
+        (
+            "c",
+            "10.1.4.0/24",
+            "10.1.3.9",
+            "inside the podCIDR 10.1.3.0/24 of Node b",
+        ),
+        (
+            "d",
+            "10.1.200.0/24",
+            "10.1.201.1",
+            "covers the public-ip 10.1.200.3 of Node b",
+        ),
+        (
+            "e",
+            "10.1.5.0/24",
+            "10.1.1.9",
+            "inside this node's podCIDR 10.1.1.0/24",
+        ),
+    ] {
+        table.put(&inside(name, cidr, ip));
+        assert!(table.other(net(cidr)).is_some(), "{name}");
+        assert!(table.blamed[name].contains(said), "{:?}", table.blamed);
+    }
+}
+
+/// Two Nodes may change their addresses: whoever comes first has the other's for a moment.
+#[test]
+fn a_node_with_the_address_that_was_ours_is_known_once_we_have_another() {
+    let mut table = table();
+    table.put(&node("b", 3, "10.1.3.0/24", 1));
+    expect(&table, &[("10.1.2.0/24", 2)]);
+    assert!(
+        table.blamed["b"].contains("this node's own"),
+        "{:?}",
+        table.blamed
+    );
+    let moved = Own {
+        public_ip: Ipv4Addr::new(192, 0, 2, 9),
+        ..us("10.1.1.0/24")
+    };
+    assert!(table.set_own(moved).contains(&net("10.1.3.0/24")));
+    expect(&table, &[("10.1.2.0/24", 2), ("10.1.3.0/24", 1)]);
 }

@@ -15,6 +15,7 @@ use crate::base::files;
 use crate::base::wall::Moment;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
+use crate::source::place::Place;
 
 /// A later form has another number, and is nothing to an older agent.
 const FORM: u32 = 1;
@@ -29,6 +30,7 @@ pub(super) struct Snapshot {
     pub(super) public_ip: Option<Ipv4Addr>,
     pub(super) own: Own,
     pub(super) leases: Leases,
+    pub(super) place: Place,
 }
 
 /// Our lease, by a clock that goes on while the node is off.
@@ -41,6 +43,10 @@ pub(super) struct Own {
 }
 
 impl Own {
+    pub(super) fn never_ends(&self) -> bool {
+        self.expires.is_none()
+    }
+
     /// Two clocks that are read one after the other make the same end a second more or less.
     fn says_the_same(&self, other: &Self) -> bool {
         let ends_alike = match (self.expires, other.expires) {
@@ -88,15 +94,23 @@ fn now() -> u64 {
 /// By so much the wall clock may be corrected without the file being written anew: no lease is shorter.
 const STEP: Duration = Duration::from_mins(1);
 
-/// What has become of our lease, as far as the clock tells.
+/// For so long a lease without an end is ours though nobody confirms it, as one of etcd: a Node may be deleted and made again, or the
+/// machine may have been away for months.
+const LONGEST: Duration = Duration::from_hours(24);
+
+/// What has become of our lease, as far as the clock and the machine tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// It is ours.
     Holds,
     /// The datastore may have given the subnet to another node.
     Ended,
+    /// It has no end, and nobody has confirmed it for too long.
+    Old,
     /// The file was written later than now: the clock was wrong then, or is, and nobody knows how long ago that was.
     Unknown,
+    /// It was written elsewhere, of this.
+    Elsewhere(&'static str),
 }
 
 impl Snapshot {
@@ -113,19 +127,23 @@ impl Snapshot {
             public_ip,
             own: own.into(),
             leases,
+            place: Place::default(),
         })
     }
 
-    pub(super) fn standing(&self) -> Standing {
-        self.standing_at(now())
+    pub(super) fn standing(&self, here: &Place) -> Standing {
+        match self.place.other(here) {
+            Some(other) => Standing::Elsewhere(other),
+            None => self.standing_at(now()),
+        }
     }
 
     fn standing_at(&self, now: u64) -> Standing {
         match self.own.expires {
-            None => Standing::Holds,
-            Some(_) if now < self.written => Standing::Unknown,
+            _ if now < self.written => Standing::Unknown,
             Some(expires) if expires <= now => Standing::Ended,
-            Some(_) => Standing::Holds,
+            None if now - self.written > LONGEST.as_secs() => Standing::Old,
+            _ => Standing::Holds,
         }
     }
 
@@ -149,8 +167,10 @@ impl Snapshot {
             public_ip,
             own,
             leases,
+            place,
         } = self;
         (config, public_ip, leases) == (&other.config, &other.public_ip, &other.leases)
+            && *place == other.place
             && own.says_the_same(&other.own)
     }
 }
@@ -165,6 +185,9 @@ struct Form {
     attrs: String,
     expires: Option<u64>,
     peers: BTreeMap<Ipv4Net, String>,
+    /// Not in files of earlier versions.
+    #[serde(default)]
+    place: Place,
 }
 
 /// All of it as it is written, without a copy of what may be thousands.
@@ -179,6 +202,7 @@ struct Written<'a> {
     expires: Option<u64>,
     #[serde(serialize_with = "as_flannel_writes_them")]
     peers: &'a Leases,
+    place: &'a Place,
 }
 
 fn as_flannel_writes_them<S: Serializer>(peers: &Leases, to: S) -> Result<S::Ok, S::Error> {
@@ -202,6 +226,7 @@ pub(super) fn save(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
         attrs: snapshot.own.attrs.to_json()?,
         expires: snapshot.own.expires,
         peers: &snapshot.leases,
+        place: &snapshot.place,
     };
     // The configuration may hold a key that all nodes share.
     files::replace_private_in_new_folder(path, &serde_json::to_vec(&form)?)
@@ -261,6 +286,7 @@ fn parse(text: &[u8]) -> anyhow::Result<Snapshot> {
             expires: form.expires,
         },
         leases: peers?.into(),
+        place: form.place,
     })
 }
 
@@ -308,7 +334,7 @@ pub(super) mod tests {
         save(&file, &saved).unwrap();
         let loaded = load(&file).unwrap();
         assert!(loaded.says_the_same(&saved));
-        assert_eq!(loaded.standing(), Standing::Holds);
+        assert_eq!(loaded.standing(&Place::here()), Standing::Holds);
         assert_eq!(loaded.written, saved.written);
         let lease = OwnLease::from(loaded.own);
         let left = lease
@@ -324,9 +350,25 @@ pub(super) mod tests {
     #[test]
     fn a_lease_that_has_ended_is_known() {
         let ended = snapshot(Some(Duration::ZERO));
-        assert_eq!(ended.standing(), Standing::Ended);
+        let here = Place::here();
+        assert_eq!(ended.standing(&here), Standing::Ended);
         let reserved = snapshot(None);
-        assert_eq!(reserved.standing(), Standing::Holds);
+        assert_eq!(reserved.standing(&here), Standing::Holds);
+    }
+
+    #[test]
+    fn a_lease_without_an_end_is_believed_for_a_day() {
+        let endless = snapshot(None);
+        let (written, hour) = (endless.written, 3600);
+        for (now, standing) in [
+            (written, Standing::Holds),
+            (written + 24 * hour, Standing::Holds),
+            (written + 25 * hour, Standing::Old),
+            (written - 1, Standing::Unknown),
+            (0, Standing::Unknown),
+        ] {
+            assert_eq!(endless.standing_at(now), standing, "{now}");
+        }
     }
 
     #[test]
@@ -344,11 +386,6 @@ pub(super) mod tests {
         ] {
             assert_eq!(day.standing_at(now), standing, "{now}");
         }
-        assert_eq!(
-            snapshot(None).standing_at(0),
-            Standing::Holds,
-            "it never ends"
-        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use super::file::{self, Standing};
 use crate::base::wall::Moment;
 use crate::flannel::config::NetworkConfig;
+use crate::source::place::Place;
 
 /// What a file says.
 #[derive(Debug, Clone)]
@@ -22,11 +23,11 @@ pub struct Memory {
 ///
 /// # Errors
 /// The agent would leave it out, and why.
-pub fn look(file: &Path) -> anyhow::Result<Option<Memory>> {
+pub fn look(file: &Path, here: &Place) -> anyhow::Result<Option<Memory>> {
     let snapshot = file::read(file)?;
     Ok(snapshot.map(|snapshot| Memory {
         written: snapshot.moment(),
-        standing: snapshot.standing(),
+        standing: snapshot.standing(here),
         subnet: snapshot.own.subnet,
         peers: snapshot.leases.len(),
         config: snapshot.config,
@@ -50,6 +51,11 @@ impl Memory {
             Standing::Ended => format!(
                 "the lease of {subnet} in it, as of {written}, has ended: a start would wait"
             ),
+            Standing::Old => format!(
+                "the datastore has not confirmed it since {written}, for more than a day, and {subnet} may be another node's: a \
+                 start would wait"
+            ),
+            Standing::Elsewhere(what) => format!("it is {what}: a start would wait"),
             Standing::Unknown => {
                 format!(
                     "it was written later than now, at {written}, and the lease of {subnet} in it may have ended: a start would wait"

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
@@ -18,6 +18,9 @@ struct Played {
     requests: Mutex<Vec<LeaseRequest>>,
     known: Mutex<Option<Leases>>,
     leases: Leases,
+    /// In which the configuration is a local file.
+    kubernetes: AtomicBool,
+    place: Mutex<Place>,
 }
 
 impl Played {
@@ -36,8 +39,19 @@ impl LeaseSource for Arc<Played> {
         !*self.answers.borrow()
     }
 
-    async fn network_config(&self, _: &CancellationToken) -> anyhow::Result<NetworkConfig> {
+    async fn answers(&self, _: &CancellationToken) -> anyhow::Result<()> {
         self.answered().await;
+        Ok(())
+    }
+
+    fn place(&self) -> Place {
+        self.place.lock().unwrap().clone()
+    }
+
+    async fn network_config(&self, _: &CancellationToken) -> anyhow::Result<NetworkConfig> {
+        if !self.kubernetes.load(Ordering::Relaxed) {
+            self.answered().await;
+        }
         Ok(self.config.clone())
     }
 
@@ -117,6 +131,8 @@ fn stage(saved: Option<&Snapshot>, answers: bool) -> Stage {
         config: snapshot(None).config,
         requests: Mutex::default(),
         known: Mutex::default(),
+        kubernetes: AtomicBool::new(false),
+        place: Mutex::default(),
         leases: BTreeMap::from([peer]).into(),
     });
     Stage {
@@ -230,8 +246,14 @@ async fn a_lease_that_may_be_anothers_is_not_used() {
     // By a clock that has been set back since.
     let mut ahead = snapshot(Some(Duration::from_hours(24)));
     ahead.written += 1_000_000;
-    for saved in [ended, ahead] {
+    // Of Kubernetes: it has no end by itself.
+    let mut old = snapshot(None);
+    old.written -= 2 * 86_400;
+    let mut elsewhere = snapshot(None);
+    elsewhere.place.node = Some("other".to_owned());
+    for saved in [ended, ahead, old, elsewhere] {
         let stage = stage(Some(&saved), false);
+        stage.played.place.lock().unwrap().node = Some("one".to_owned());
         let answers = stage.played.answers.clone();
         tokio::spawn(async move {
             tokio::time::sleep(PATIENCE * 10).await;
@@ -299,9 +321,46 @@ async fn another_configuration_means_another_start() {
     assert!(error.contains("configuration has changed"), "{error}");
 }
 
+/// In Kubernetes the new one is a file, and there at once: it counts when the API server answers, and not a second before, or each start
+/// would end by it.
+#[tokio::test(start_paused = true)]
+async fn a_changed_file_waits_for_the_datastore() {
+    let mut other = snapshot(None);
+    other.config =
+        NetworkConfig::parse(r#"{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap();
+    let stage = stage(Some(&other), false);
+    stage.played.kubernetes.store(true, Ordering::Relaxed);
+    let running = stage.run().await;
+    tokio::time::sleep(PATIENCE * 100).await;
+    assert!(!running.keep.is_finished(), "nobody has answered");
+    stage.played.answers.send_replace(true);
+    let error = running.keep.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("configuration has changed"), "{error}");
+}
+
+/// When the file was written says when the datastore was last heard. (The wall clock stands here: for the file it seems to be set.)
+#[tokio::test(start_paused = true)]
+async fn nobody_confirms_the_file_while_nobody_answers() {
+    let stage = stage(None, true);
+    let _running = stage.run().await;
+    while stage.saved().is_none() {
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+    stage.played.answers.send_replace(false);
+    let file = stage.folder.path().join("s.json");
+    std::fs::remove_file(&file).unwrap();
+    tokio::time::sleep(Duration::from_hours(30)).await;
+    assert!(stage.saved().is_none());
+    stage.played.answers.send_replace(true);
+    while stage.saved().is_none() {
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_followed_is_written() {
     let stage = stage(None, true);
+    stage.played.place.lock().unwrap().node = Some("one".to_owned());
     let _running = stage.run().await;
     let saved = loop {
         if let Some(saved) = stage.saved() {
@@ -311,6 +370,7 @@ async fn what_is_followed_is_written() {
     };
     assert_eq!(subnets(&saved.leases), ["10.244.9.0/24"]);
     assert_eq!(saved.own.attrs, attrs(77));
+    assert_eq!(saved.place.node.as_deref(), Some("one"));
     assert_eq!(saved.config, snapshot(None).config);
 }
 

@@ -1,10 +1,14 @@
 //! Writing the file, off the threads that do other work, and saying once that it cannot be.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::file::{self, Snapshot};
+
+/// A lease without an end counts for a day after the datastore has confirmed it, and it may be renewed for longer that nothing changes.
+const CONFIRM: Duration = Duration::from_hours(1);
 
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -22,15 +26,23 @@ impl Writer {
         }
     }
 
-    /// Writes what is not in the file yet.
+    /// Whether the file does not say it yet.
+    pub(super) fn lacks(&self, snapshot: &Snapshot) -> bool {
+        let before = self.written.as_ref();
+        before.is_none_or(|(before, _)| !before.says_the_same(snapshot))
+    }
+
+    /// Whether the file says it, but not of now.
+    pub(super) fn is_stale(&self, snapshot: &Snapshot) -> bool {
+        self.written.as_ref().is_some_and(|(before, at)| {
+            let passed = at.elapsed();
+            !before.clock_went_on_until(snapshot, passed)
+                || (snapshot.own.never_ends() && passed >= CONFIRM)
+        })
+    }
+
     pub(super) async fn write(&mut self, snapshot: Snapshot) {
         let now = Instant::now();
-        if let Some((before, at)) = &self.written
-            && before.says_the_same(&snapshot)
-            && before.clock_went_on_until(&snapshot, now.duration_since(*at))
-        {
-            return;
-        }
         let (path, saved) = (self.file.clone(), snapshot.clone());
         let outcome = tokio::task::spawn_blocking(move || file::save(&path, &saved)).await;
         match outcome.unwrap_or_else(|broken| Err(broken.into())) {

@@ -69,6 +69,7 @@ pub(super) fn cleanup(cluster: &mut Cluster) {
                 "--bpffs=/host/sys/fs/bpf",
                 "--state-dir=/host/run/flannel",
                 "--subnet-file=/host/run/flannel/subnet.env",
+                "--snapshot-dir=/host/var/lib/flannel-ebpf",
             ]);
             let pod = said
                 .split(' ')
@@ -84,6 +85,8 @@ pub(super) fn cleanup(cluster: &mut Cluster) {
             kubectl.run(&["delete", &pod, "--wait"]);
             let attached = machine.node().exec("bpftool net");
             assert!(!attached.contains("uplink"), "{attached}");
+            // A boot without the API server would begin by what is there.
+            assert!(log.contains("/host/var/lib/flannel-ebpf/"), "{log}");
         }
     });
     for ended in ended {
@@ -163,6 +166,7 @@ pub(super) fn by_the_chart(cluster: &mut Cluster) {
             "flannel",
             &chart,
             "--take-ownership",
+            "--set=ebpf.selector.k8s-app=flannel",
         ]);
         kubectl.rolled_out();
     });
@@ -188,6 +192,31 @@ pub(super) fn rollout_restart(cluster: &mut Cluster) {
         assert_eq!(ended.lost, Vec::<u32>::new());
         assert!(ended.lines.is_some(), "a connection broke: {ended:?}");
     }
+}
+
+/// As docs/kubernetes.md has it for a flannel with another selector: pods and what forwards stay, and the next DaemonSet adopts them.
+pub(super) fn another_selector(cluster: &mut Cluster) {
+    let kubectl = cluster.kubectl.clone();
+    let set = "daemonset/kube-flannel-ds";
+    let other = with_bandwidth(&ours()).replace(
+        "matchLabels: {app: flannel, k8s-app: flannel}",
+        "matchLabels: {app: flannel}",
+    );
+    assert_ne!(other, with_bandwidth(&ours()));
+    let ended = under_traffic(cluster, || {
+        for manifest in [&other, &with_bandwidth(&ours())] {
+            let refusal = kubectl.try_apply(manifest).expect_err("another selector");
+            assert!(refusal.contains("immutable"), "{refusal}");
+            kubectl.run(&[NAMESPACE, "delete", set, "--cascade=orphan"]);
+            kubectl.apply(manifest);
+            kubectl.rolled_out();
+        }
+    });
+    for ended in ended {
+        assert_eq!(ended.lost, Vec::<u32>::new());
+        assert!(ended.lines.is_some(), "a connection broke: {ended:?}");
+    }
+    later_pods(cluster);
 }
 
 /// For the demo.

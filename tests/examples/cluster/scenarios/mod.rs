@@ -41,6 +41,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("status_in_the_pod", nodes::status),
     ("sysctls_of_the_node", nodes::sysctls),
     ("rollout_restart_under_traffic", changes::rollout_restart),
+    (
+        "over_another_selector_under_traffic",
+        changes::another_selector,
+    ),
     ("pods_that_come_later", traffic::later_pods),
     ("reboot_of_a_node", nodes::reboot),
     ("node_removed_and_made_again", nodes::node_removed),

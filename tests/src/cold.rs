@@ -53,12 +53,7 @@ impl First {
 
     /// Whether nothing had to be sent again; what nobody sends again arrives.
     #[track_caller]
-    fn reaches_at_once(
-        self,
-        client: &impl Host,
-        server: &impl Host,
-        address: Ipv4Addr,
-    ) -> bool {
+    fn reaches_at_once(self, client: &impl Host, server: &impl Host, address: Ipv4Addr) -> bool {
         match self {
             Self::Ping => {
                 client.ping(address).count(1).succeeds();

@@ -4,9 +4,8 @@
 //! which monitors answer, as well as what tcx does not know (`tcx_run`).
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use aya_obj::generated::{bpf_attach_type, bpf_cmd};
 use nix::net::if_::if_nametoindex;
 use tokio::time::{Instant, sleep_until};
 
+use super::pin;
 use super::syscall::{address, bpf, zeroed};
 use super::{Attachment, DataplaneError, bpffs};
 use crate::node::net::Direction;
@@ -78,17 +78,7 @@ fn query(index: u32, direction: Direction) -> io::Result<Chain> {
 /// Takes the link that is pinned here off its hook, at once: to remove the pin does that a moment later, and the same program
 /// cannot be on a hook twice.
 pub(super) fn detach(pin: &Path) -> io::Result<()> {
-    take_off(&open(pin)?)
-}
-
-fn open(pin: &Path) -> io::Result<OwnedFd> {
-    let path = CString::new(pin.as_os_str().as_encoded_bytes())?;
-    let mut attr = zeroed();
-    attr.__bindgen_anon_4.pathname = address(path.as_ptr());
-    // SAFETY: `pathname` leads to a string that ends with a zero and lives through the call.
-    let link = unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?;
-    // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(link) })
+    take_off(&pin::open(pin)?)
 }
 
 fn take_off(link: &OwnedFd) -> io::Result<()> {
@@ -112,7 +102,7 @@ pub(super) fn succeed(link: FdLink, pin: &Path) -> Result<(), DataplaneError> {
         path: pin.to_owned(),
         error,
     };
-    let before = open(pin);
+    let before = pin::open(pin);
     let mut new = pin.as_os_str().to_owned();
     // No name that is looked for: what a killed agent leaves here is removed as a pin that nobody wants.
     new.push("_new");

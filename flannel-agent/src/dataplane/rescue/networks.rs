@@ -1,5 +1,6 @@
 //! Which network a tunnel's is, on this node: its pair, and who may send into it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use super::answer::Answer;
 use super::too_big::Misfit;
 use crate::base::options::SourceCheck;
 use crate::dataplane::Sources;
-use crate::dataplane::view::{Told, View};
+use crate::dataplane::view::{Told, View, here};
 use crate::flannel::backend::Wire;
 use crate::node::mark;
 use crate::node::net::{Link, NetError, Netlink};
@@ -48,6 +49,9 @@ struct Looker {
 
 /// What a program was told, and its id: it is never told anything else.
 type ToldOnce = (u32, Told);
+
+/// No program has this id: an agent of this process has said it.
+const NOBODY: u32 = 0;
 
 /// One network of this node.
 #[derive(Debug)]
@@ -92,12 +96,12 @@ impl Networks {
         if !here.wires.contains(&wire) {
             return None;
         }
-        if !here.known.contains_key(&wire) {
+        let known = match here.known.entry(wire) {
+            Entry::Occupied(known) => known.into_mut(),
             // Not remembered, if it fails: the next packet may be luckier.
-            let network = looker.network(wire, None).await?;
-            here.known.insert(wire, network);
-        }
-        here.known.get_mut(&wire)?.as_mut()
+            Entry::Vacant(unknown) => unknown.insert(looker.network(wire, None).await?),
+        };
+        known.as_mut()
     }
 }
 
@@ -196,6 +200,9 @@ impl Looker {
 
     /// What the programs of a network were told; those that are in their place are asked.
     async fn told(&self, name: &str, links: &[Link], before: Option<ToldOnce>) -> Option<ToldOnce> {
+        if let Some(told) = here::told(&self.bpffs, name) {
+            return Some((NOBODY, told));
+        }
         let view = View::open(&self.bpffs, Some(name)).ok()?;
         let hook = view.any_hook(&self.net, links).await.ok()??;
         let id = hook.program_id;

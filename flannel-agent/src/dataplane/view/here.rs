@@ -23,7 +23,7 @@ pub(in crate::dataplane) fn tell(bpffs: &Path, network: &str, told: Told) -> Arc
 }
 
 /// What the programs of a network were told, if that is an agent's of this process.
-pub(super) fn told(bpffs: &Path, network: &str) -> Option<Told> {
+pub(in crate::dataplane) fn told(bpffs: &Path, network: &str) -> Option<Told> {
     let here = HERE.lock().unwrap_or_else(PoisonError::into_inner);
     let told = here.get(&key(bpffs, network))?.upgrade()?;
     Some(Told::clone(&told))

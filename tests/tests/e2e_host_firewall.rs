@@ -149,10 +149,12 @@ fn without_an_agent_a_rule_still_holds(
     #[case] flags: &[&str],
     #[values(FROM_PEER, TO_PORT)] rule: &str,
 ) {
-    let mut pair = pair(mix, flags);
+    let mut pair = pair(mix, vxlan(), flags);
     let talk = talk_udp(&pair.pod1, &pair.pod2);
     talk.rounds(100);
-    let rule = rule.replace("PEER", &pair.one.node().address().to_string());
+    let rule = rule
+        .replace("PEER", &pair.one.node().address().to_string())
+        .replace("PORT", &pair.net.port.to_string());
     let node = match rule.starts_with("INPUT") {
         true => pair.two.node_arc(),
         false => pair.one.node_arc(),

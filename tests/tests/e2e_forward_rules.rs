@@ -187,8 +187,10 @@ fn a_tool_that_never_ends_holds_up_nothing_else() {
     eventually("the subnet file is written", SOON * 2, || {
         daemon.subnet_env().is_some()
     });
-    let ready = http_get(&node, daemon.health_port(), "/readyz").expect("an answer");
-    assert!(ready.contains("iptables has not answered"), "{ready}");
+    eventually("it says what it waits for", SOON, || {
+        let ready = http_get(&node, daemon.health_port(), "/readyz").unwrap_or_default();
+        ready.contains("iptables has not answered")
+    });
     assert_eq!(
         http_status(&node, daemon.health_port(), "/readyz"),
         Some(503)

@@ -14,6 +14,9 @@ pub struct Place {
     /// By its disk, for machines without the former. (Some systems make it anew at each boot.)
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) machine_id: Option<String>,
+    /// Of the machine's run since it was switched on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) boot: Option<String>,
     /// Our Node's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) node: Option<String>,
@@ -41,8 +44,14 @@ impl Place {
         Self {
             machine: read("/sys/class/dmi/id/product_uuid"),
             machine_id: read("/etc/machine-id"),
+            boot: read("/proc/sys/kernel/random/boot_id"),
             ..Self::default()
         }
+    }
+
+    /// Whether the machine has not been off since.
+    pub(super) fn is_of_this_boot(&self, here: &Self) -> bool {
+        self.boot.is_some() && self.boot == here.boot
     }
 
     /// What of `here` is another than in this one.
@@ -89,6 +98,7 @@ mod tests {
         Place {
             machine: text("m"),
             machine_id: text("i"),
+            boot: text("b"),
             node: text("n"),
             node_uid: text("u"),
             authorities: authorities.iter().map(|a| (*a).to_owned()).collect(),
@@ -105,6 +115,7 @@ mod tests {
     #[rstest]
     #[case::the_same(changed(|_| ()), None)]
     #[case::nothing_known(Place::default(), None)]
+    #[case::after_a_reboot(changed(|p| p.boot = Some("c".to_owned())), None)]
     #[case::a_machine_id_of_this_boot(changed(|p| p.machine_id = Some("j".to_owned())), None)]
     #[case::an_authority_that_is_replaced(changed(|p| { p.authorities.insert("b".to_owned()); }), None)]
     #[case::a_copied_disk(changed(|p| p.machine = Some("c".to_owned())), Some("machine"))]

@@ -159,8 +159,9 @@ impl<S: LeaseSource> Remembered<S> {
             );
             if let Some(mut snapshot) = snapshot {
                 snapshot.place = self.source.place();
-                // When it was written says when the datastore was heard.
-                if writer.lacks(&snapshot)
+                // When it was written says when the datastore was heard: what was read from the file is not written there again.
+                let is_heard = self.rests_on.borrow().is_none();
+                if is_heard && writer.lacks(&snapshot)
                     || (writer.is_stale(&snapshot) && !self.source.is_silent().await)
                 {
                     writer.write(snapshot).await;

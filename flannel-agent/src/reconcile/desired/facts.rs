@@ -66,7 +66,10 @@ impl Facts {
     ) -> Result<(), NetError> {
         let links = net.links().await?;
         self.local_ports = sysctl::local_port_range()?;
-        self.know_reserved(sought.sysctls.reserved_ports());
+        let own = mark::network_name(sought.network);
+        let others = links.iter().filter_map(mark::network_of);
+        let are_alone = others.into_iter().all(|network| network == own);
+        self.know_reserved(sought.sysctls.reserved_ports(), are_alone);
         if let Ok(established) = sysctl::read(ESTABLISHED) {
             self.established = established;
         }
@@ -139,14 +142,16 @@ impl Facts {
     }
 
     /// What cannot be read just now is most likely what it was: taken for nothing, it would give this network the ports of another.
-    fn know_reserved(&mut self, read: Result<Reserved, NetError>) {
+    /// Where none is here, there is nothing to take; that the file is damaged is said by who writes it.
+    fn know_reserved(&mut self, read: Result<Reserved, NetError>, are_alone: bool) {
         match read {
             Ok(reserved) => {
                 self.reserved = reserved;
                 self.unknown_ports = None;
                 self.knows_ports = true;
             }
-            Err(error) if self.knows_ports => {
+            Err(error) if self.knows_ports || are_alone => {
+                self.unknown_ports = None;
                 tracing::debug!("reserved ports are taken for what they were: {error}");
             }
             Err(error) => self.unknown_ports = Some(error.to_string()),
@@ -311,15 +316,17 @@ mod tests {
     fn ports_that_cannot_be_read_for_a_moment_are_what_they_were() {
         let unreadable = || Err(NetError::refused("read the file", Errno::EMFILE));
         let mut facts = Facts::default();
-        facts.know_reserved(unreadable());
+        facts.know_reserved(unreadable(), true);
+        assert_eq!(facts.unknown_ports, None, "no other network is here");
+        facts.know_reserved(unreadable(), false);
         assert!(facts.unknown_ports.as_ref().unwrap().contains("EMFILE"));
         let reserved = Reserved {
             held: (60_000..=60_999).into(),
             by_others: (49_152..=59_999).into(),
             by_networks: (49_152..=59_999).into(),
         };
-        facts.know_reserved(Ok(reserved.clone()));
-        facts.know_reserved(unreadable());
+        facts.know_reserved(Ok(reserved.clone()), false);
+        facts.know_reserved(unreadable(), false);
         assert_eq!(
             (facts.reserved, facts.unknown_ports),
             (reserved, None),

@@ -95,7 +95,7 @@ fn now() -> u64 {
 const STEP: Duration = Duration::from_mins(1);
 
 /// For so long a lease without an end is ours though nobody confirms it, as one of etcd: a Node may be deleted and made again, or the
-/// machine may have been away for months.
+/// machine may have been away for months. One that has not been off since serves it all the while.
 const LONGEST: Duration = Duration::from_hours(24);
 
 /// What has become of our lease, as far as the clock and the machine tell.
@@ -134,15 +134,19 @@ impl Snapshot {
     pub(super) fn standing(&self, here: &Place) -> Standing {
         match self.place.other(here) {
             Some(other) => Standing::Elsewhere(other),
-            None => self.standing_at(now()),
+            None => match self.standing_at(now()) {
+                Standing::Old if self.place.is_of_this_boot(here) => Standing::Holds,
+                standing => standing,
+            },
         }
     }
 
     fn standing_at(&self, now: u64) -> Standing {
         match self.own.expires {
-            _ if now < self.written => Standing::Unknown,
+            Some(_) if now < self.written => Standing::Unknown,
             Some(expires) if expires <= now => Standing::Ended,
-            None if now - self.written > LONGEST.as_secs() => Standing::Old,
+            // By a clock that is behind, as that of a machine without one of its own, it is young.
+            None if now.saturating_sub(self.written) > LONGEST.as_secs() => Standing::Old,
             _ => Standing::Holds,
         }
     }
@@ -167,10 +171,10 @@ impl Snapshot {
             public_ip,
             own,
             leases,
-            place,
+            // Who looks at files says where we are; the datastore, that what it said holds there.
+            place: _,
         } = self;
         (config, public_ip, leases) == (&other.config, &other.public_ip, &other.leases)
-            && *place == other.place
             && own.says_the_same(&other.own)
     }
 }
@@ -364,11 +368,22 @@ pub(super) mod tests {
             (written, Standing::Holds),
             (written + 24 * hour, Standing::Holds),
             (written + 25 * hour, Standing::Old),
-            (written - 1, Standing::Unknown),
-            (0, Standing::Unknown),
+            (written - 1, Standing::Holds),
+            (0, Standing::Holds),
         ] {
             assert_eq!(endless.standing_at(now), standing, "{now}");
         }
+        let here = Place::here();
+        let old = Snapshot {
+            written: written - 25 * hour,
+            ..snapshot(None)
+        };
+        assert_eq!(old.standing(&here), Standing::Old, "nobody knows of when");
+        let of_this_boot = Snapshot {
+            place: here.clone(),
+            ..old
+        };
+        assert_eq!(of_this_boot.standing(&here), Standing::Holds);
     }
 
     #[test]

@@ -32,11 +32,12 @@ impl Writer {
         before.is_none_or(|(before, _)| !before.says_the_same(snapshot))
     }
 
-    /// Whether the file says it, but not of now.
+    /// Whether the file says it, but not of now, or of another place: as long as the datastore is silent it stays as it is.
     pub(super) fn is_stale(&self, snapshot: &Snapshot) -> bool {
         self.written.as_ref().is_some_and(|(before, at)| {
             let passed = at.elapsed();
             !before.clock_went_on_until(snapshot, passed)
+                || before.place != snapshot.place
                 || (snapshot.own.never_ends() && passed >= CONFIRM)
         })
     }

@@ -301,10 +301,15 @@ fn alerts_name_their_node_and_are_documented() {
             );
         }
         if alert == "FlannelNodeNotReconciled" {
+            // What is heard now: a network or a node that was removed is none that fails.
             assert!(
-                expr.contains("by (instance, network)") && expr.ends_with("and on (instance) up"),
+                expr.contains("by (instance, network)") && !expr.contains("over_time"),
                 "{expr}"
             );
+        }
+        if alert == "FlannelAgentGone" {
+            let (was, is) = expr.split_once(" unless on (instance) ").expect(expr);
+            assert!(was.contains(&format!("({is}[")), "{expr}");
         }
         // A sum over all nodes has no node.
         for by in expr.split("sum by (").skip(1) {

@@ -16,10 +16,18 @@ pub(super) const NO_EXIST: u64 = 1;
 
 /// Whether the table in the folder of a layout, say `v3`, or of what was set aside is to be carried over: it is there, and means here
 /// what it means there.
-pub(super) fn is_carried(pins: &Pins, folder: &str) -> bool {
+///
+/// # Errors
+/// If that cannot be found out: the folder goes with what is not carried.
+pub(super) fn is_carried(pins: &Pins, folder: &str) -> Result<bool, DataplaneError> {
     let version = folder.strip_prefix('v').and_then(|v| v.parse().ok());
     let means_the_same = bpffs::is_aside(folder) || version.is_some_and(carries_snat);
-    means_the_same && pins.map_of(folder, SNAT).exists()
+    if !means_the_same {
+        return Ok(false);
+    }
+    let path = pins.map_of(folder, SNAT);
+    let is_there = path.try_exists();
+    is_there.map_err(|error| DataplaneError::Pin { path, error })
 }
 
 /// Copies what is not here yet; returns how many entries that were.

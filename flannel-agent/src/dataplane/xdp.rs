@@ -2,7 +2,9 @@
 //!
 //! Native mode only: generic XDP runs behind GRO, where taking the outer headers off gains nothing.
 
-use aya::programs::links::{FdLink, LinkType, PinnedLink};
+use std::io;
+
+use aya::programs::links::{FdLink, LinkError, LinkType, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpError, XdpMode};
 use nix::errno::Errno;
@@ -38,12 +40,32 @@ impl Refusal {
 }
 
 /// The program that our pinned link runs at `link`'s driver.
-pub(super) fn pinned_program(target: &Target<'_>, pins: &Pins, link: &Link) -> Option<u32> {
-    let pinned = PinnedLink::from_pin(pins.link(&target.pin_name())).ok()?;
-    let info = FdLink::from(pinned).info().ok()?;
-    let live =
-        info.link_type().ok()? == LinkType::Xdp && link.xdp_program == Some(info.program_id());
-    live.then(|| info.program_id())
+///
+/// # Errors
+/// If the link is there and cannot be looked at. Taken for absent it would be in its own way: a device has one program.
+pub(super) fn pinned_program(
+    target: &Target<'_>,
+    pins: &Pins,
+    link: &Link,
+) -> Result<Option<u32>, DataplaneError> {
+    let path = pins.link(&target.pin_name());
+    let unread = |error: LinkError| DataplaneError::Pin {
+        path: path.clone(),
+        error: match error {
+            LinkError::SyscallError(error) => error.io_error,
+            other => io::Error::other(error::chain(&other)),
+        },
+    };
+    let pinned = match PinnedLink::from_pin(&path) {
+        Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        pinned => pinned.map_err(unread)?,
+    };
+    let info = FdLink::from(pinned).info().map_err(unread)?;
+    let is_xdp = info.link_type().is_ok_and(|kind| kind == LinkType::Xdp);
+    let live = is_xdp && link.xdp_program == Some(info.program_id());
+    Ok(live.then(|| info.program_id()))
 }
 
 /// Puts `program` at the driver, or under the link of ours that is there.
@@ -59,7 +81,7 @@ pub(super) fn attach(
         path: path.clone(),
         error: std::io::Error::other(error),
     };
-    if pinned_program(target, pins, link).is_some() {
+    if pinned_program(target, pins, link)?.is_some() {
         let pinned = PinnedLink::from_pin(&path).map_err(|e| other(error::chain(&e)))?;
         let live = XdpLink::try_from(FdLink::from(pinned)).map_err(|e| other(error::chain(&e)))?;
         let id = program.attach_to_link(live).map_err(failed)?;

@@ -45,7 +45,7 @@ impl Bpf {
             let target = Target::new(attachment, link.index, tag);
             pins.remove(&target.pin_name());
             if attachment.program.is_xdp() {
-                if let Some(id) = xdp::pinned_program(&target, &self.pins, link) {
+                if let Some(id) = xdp::pinned_program(&target, &self.pins, link)? {
                     let generation = self.generation(attachment.program, id);
                     programs.attached.insert(attachment.clone(), generation);
                 }
@@ -101,12 +101,12 @@ impl Bpf {
 
     fn old_layouts(&self) -> Result<BTreeMap<String, bool>, DataplaneError> {
         let folders = self.pins.old_layouts()?.into_iter();
-        Ok(folders
+        folders
             .map(|folder| {
-                let carried = carry::is_carried(&self.pins, &folder);
-                (folder, carried)
+                let carried = carry::is_carried(&self.pins, &folder)?;
+                Ok((folder, carried))
             })
-            .collect())
+            .collect()
     }
 
     fn generation(&self, program: Program, id: u32) -> Generation {

@@ -5,7 +5,7 @@ use std::fmt;
 use flannel_common::snat::Times;
 use serde::ser::{SerializeMap as _, Serializer};
 
-use super::net::sysctl;
+use super::net::{NetError, sysctl};
 use super::node_sysctls::NodeSysctls;
 
 /// How long conntrack keeps an idle connection whose data is all acknowledged.
@@ -45,14 +45,35 @@ const SCTP: [&str; 3] = [
 /// Reads them. Where conntrack is not loaded, or a sysctl is out of sight or no number, the kernel's own count.
 #[must_use]
 pub fn times(shared: &NodeSysctls) -> Times {
-    times_by(|key| match key == UNACKNOWLEDGED {
-        true => shared.without_ours(key).ok().flatten(),
-        false => sysctl::read(key).ok().flatten(),
-    })
+    times_by(|key| read(shared, key).ok().flatten())
 }
 
-fn times_by(read: impl Fn(&str) -> Option<String>) -> Times {
-    let read = |name: &str| seconds(&read(&format!("net/netfilter/nf_conntrack_{name}"))?);
+/// The same for whoever knows what they were before.
+///
+/// # Errors
+/// If one cannot be read though it is in sight: then nobody knows what it is now.
+pub fn try_times(shared: &NodeSysctls) -> Result<Times, NetError> {
+    let mut failed = None;
+    let times = times_by(|key| match read(shared, key) {
+        Ok(value) => value,
+        Err(error) if error.is_denied() => None,
+        Err(error) => {
+            failed = Some(error);
+            None
+        }
+    });
+    failed.map_or(Ok(times), Err)
+}
+
+fn read(shared: &NodeSysctls, key: &str) -> Result<Option<String>, NetError> {
+    match key == UNACKNOWLEDGED {
+        true => shared.without_ours(key),
+        false => sysctl::read(key),
+    }
+}
+
+fn times_by(mut read: impl FnMut(&str) -> Option<String>) -> Times {
+    let mut read = |name: &str| seconds(&read(&format!("net/netfilter/nf_conntrack_{name}"))?);
     let mut times = Times::DEFAULT;
     for (name, field) in SYSCTLS {
         if let Some(seconds) = read(name) {

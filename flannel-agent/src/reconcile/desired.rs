@@ -122,6 +122,9 @@ pub struct Facts {
     /// Interfaces of the destinations that the kernel reaches without a gateway; `None`: not so.
     #[serde(skip)]
     pub on_link: BTreeMap<Ipv4Addr, Option<u32>>,
+    /// Another answer to the look-ups above may be true by now.
+    #[serde(skip)]
+    pub(crate) outdated: bool,
     /// What the look-ups above rest on.
     #[serde(skip)]
     pub(crate) base: Base,

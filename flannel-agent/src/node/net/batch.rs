@@ -20,6 +20,7 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
 use super::Netlink;
+use super::bound::{limit, received};
 use super::error::NetError;
 use super::route::PROTOCOL;
 
@@ -130,6 +131,7 @@ impl Routes {
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         let port = socket.bind_auto()?.port_number();
+        limit(&socket)?;
         // Not the request back with each refusal.
         socket.set_cap_ack(true)?;
         // Whose limit is lower than that, lacks the right: he is refused everything else as well.
@@ -214,7 +216,7 @@ impl Numbered {
         let mut answer = Vec::with_capacity(LONGEST);
         loop {
             answer.clear();
-            self.socket.recv(&mut answer, 0)?;
+            received(|| self.socket.recv(&mut answer, 0))?;
             let mut rest = answer.as_slice();
             while !rest.is_empty() {
                 let message: NetlinkMessage<RouteNetlinkMessage> =

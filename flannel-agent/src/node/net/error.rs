@@ -81,6 +81,33 @@ impl NetError {
             Self::Failed { .. } | Self::NoInterface(_) | Self::NoWireGuard => None,
         }
     }
+
+    /// Whether this process may not, and will not tomorrow.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        let errno = self.errno();
+        matches!(errno, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM))
+    }
+
+    /// Whether it is no answer to what was asked: something is short for now, or nobody answered. What was known before may well be
+    /// true still.
+    #[must_use]
+    pub fn is_no_answer(&self) -> bool {
+        match self.errno() {
+            Some(errno) => matches!(
+                errno,
+                Errno::EMFILE
+                    | Errno::ENFILE
+                    | Errno::ENOMEM
+                    | Errno::ENOBUFS
+                    | Errno::EAGAIN
+                    | Errno::EINTR
+                    | Errno::EBUSY
+                    | Errno::ETIMEDOUT
+            ),
+            None => matches!(self, Self::Failed { .. }),
+        }
+    }
 }
 
 /// Sorts the kernel's answer into done, exists, missing, or a real failure.
@@ -119,6 +146,8 @@ const fn hint(errno: Errno) -> &'static str {
         Errno::EOPNOTSUPP => " (this kernel is built without it)",
         Errno::ENOBUFS | Errno::ENOMEM => " (the kernel is out of memory)",
         Errno::EBUSY => " (something else holds it)",
+        // Of requests nothing else says so; see `bound`.
+        Errno::ETIMEDOUT => " (the kernel does not answer; it is asked again)",
         Errno::EADDRINUSE => " (something else on the node has the UDP port)",
         _ => open_files::hint(errno),
     }

@@ -7,6 +7,7 @@
 mod address;
 mod batch;
 mod blackhole;
+mod bound;
 mod connection;
 mod discipline;
 mod error;

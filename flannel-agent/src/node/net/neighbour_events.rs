@@ -10,6 +10,7 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, TokioSocket};
 
 use super::batch::widen;
+use super::bound::{limit, received};
 use super::message::{NLMSG_DONE, NLMSG_ERROR, attribute, dump_request, message};
 use super::{NetError, sysctl};
 
@@ -137,12 +138,13 @@ fn list_all(news: &mut Vec<News>) -> std::io::Result<()> {
 fn list(family: u8, news: &mut Vec<News>) -> std::io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
+    limit(&socket)?;
     let mut body = [0; NDMSG];
     body[0] = family;
     let request = dump_request(RTM_GETNEIGH, &body);
     socket.send_to(&request, &SocketAddr::new(0, 0), 0)?;
     loop {
-        let (answer, _) = socket.recv_from_full()?;
+        let (answer, _) = received(|| socket.recv_from_full())?;
         read(&answer, news);
         let mut rest = answer.as_slice();
         while let Some((kind, _, next)) = message(rest) {

@@ -22,6 +22,7 @@ use nix::errno::Errno;
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 use rtnetlink::sys::{Socket, SocketAddr as Port};
 
+use super::bound::{limit, received};
 use super::{NetError, Netlink, Outcome, error};
 use crate::base::key::{PrivateKey, Psk, PublicKey};
 
@@ -247,6 +248,7 @@ struct Talk(Socket);
 impl Talk {
     fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_GENERIC)?;
+        limit(&socket)?;
         socket.bind_auto()?;
         Ok(Self(socket))
     }
@@ -285,8 +287,8 @@ impl Talk {
         self.0.send_to(&bytes, &Port::new(0, 0), 0)?;
         let mut answers = Vec::new();
         loop {
-            let (received, _) = self.0.recv_from_full()?;
-            let mut rest = received.as_slice();
+            let (bytes, _) = received(|| self.0.recv_from_full())?;
+            let mut rest = bytes.as_slice();
             while !rest.is_empty() {
                 let message = NetlinkMessage::<GenlMessage<F>>::deserialize(rest);
                 let message = message.map_err(io::Error::other)?;

@@ -12,6 +12,7 @@ use rtnetlink::sys::protocols::NETLINK_XFRM;
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, TokioSocket};
 
 use super::NetError;
+use super::bound::{limit, received};
 use super::message::{NLMSG_DONE, NLMSG_ERROR, attribute, dump_request, message};
 use crate::flannel::backend::Tunnel;
 
@@ -99,11 +100,12 @@ fn open() -> Result<Option<Socket>, NetError> {
 
 fn dump(socket: &mut Socket) -> std::io::Result<Policies> {
     socket.bind_auto()?;
+    limit(socket)?;
     let request = dump_request(XFRM_MSG_GETPOLICY, &[0; ID]);
     socket.send_to(&request, &SocketAddr::new(0, 0), 0)?;
     let mut policies = Policies::default();
     loop {
-        let (answer, _) = socket.recv_from_full()?;
+        let (answer, _) = received(|| socket.recv_from_full())?;
         let mut rest = answer.as_slice();
         while let Some((kind, body, next)) = message(rest) {
             rest = next;

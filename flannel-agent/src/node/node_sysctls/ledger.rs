@@ -37,6 +37,24 @@ pub struct Reserved {
     pub by_networks: PortSet,
 }
 
+impl Reserved {
+    /// The same with what was known `before` of ports that are reserved still, if nobody says for whom: the file was removed, and each
+    /// network enters its ports anew at its next look.
+    #[must_use]
+    pub fn or_still(self, before: &Self) -> Self {
+        let forgotten = self.held.is_empty() && !before.held.is_empty();
+        if !forgotten || !before.held.minus(&self.by_others).is_empty() {
+            return self;
+        }
+        let by_networks = before.by_networks.and(&self.by_others);
+        Self {
+            held: before.held.clone(),
+            by_others: self.by_others.minus(&before.held),
+            by_networks: self.by_networks.union(&by_networks),
+        }
+    }
+}
+
 /// The file's contents.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ledger {

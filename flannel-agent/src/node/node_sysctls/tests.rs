@@ -222,6 +222,31 @@ fn what_the_kernel_lacks_is_not_missed_and_nothing_is_written() {
 }
 
 #[test]
+fn whose_ports_they_are_is_remembered_when_the_file_is_removed() {
+    let ports = |text: &str| text.parse::<PortSet>().unwrap();
+    let before = Reserved {
+        held: ports("200-299"),
+        by_others: ports("7,100-199"),
+        by_networks: ports("100-199"),
+    };
+    let forgotten = |current: &str| Ledger::default().reserved(RESERVED_PORTS, "red", current);
+    assert_eq!(forgotten("7,100-299").or_still(&before), before);
+    // One that has entered its ports again is known from there.
+    let now = Reserved {
+        by_networks: ports("100-199"),
+        ..forgotten("7,100-299")
+    };
+    assert_eq!(now.or_still(&before), before);
+    // Nobody reserves them any more: they were given back.
+    assert_eq!(forgotten("7").or_still(&before), forgotten("7"));
+    let other = Reserved {
+        held: ports("300-399"),
+        ..Reserved::default()
+    };
+    assert_eq!(other.clone().or_still(&before), other);
+}
+
+#[test]
 fn a_damaged_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(own_file()), "{").unwrap();

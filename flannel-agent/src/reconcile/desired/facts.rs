@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use nix::errno::Errno;
-
 use super::{Devices, Facts, LIBERAL, Outlets, Ports, Underlay, destinations, gro};
 use crate::base::options::{FastPath, Gro, Hook};
 use crate::dataplane::online_cpus;
@@ -73,14 +71,13 @@ impl Facts {
         if let Ok(established) = sysctl::read(ESTABLISHED) {
             self.established = established;
         }
-        self.times = conntrack::times(sought.sysctls);
-        // What failed for another reason is no answer, and is asked again.
-        let denied = |error: &NetError| {
-            let errno = error.errno();
-            matches!(errno, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM))
-        };
-        let strict = sysctl::may_be(LIBERAL, "1").err().filter(denied);
-        self.strict = strict.map(|error| error.to_string());
+        self.know_times(sought.sysctls);
+        match sysctl::may_be(LIBERAL, "1") {
+            Ok(()) => self.strict = None,
+            Err(error) if error.is_denied() => self.strict = Some(error.to_string()),
+            // No answer, and asked again.
+            Err(_) => {}
+        }
         self.cpus = online_cpus();
         let wireguard = links.iter().find(|link| link.name == wireguard::DEVICE);
         // flanneld's has no alias, and is taken over.
@@ -96,10 +93,7 @@ impl Facts {
         if moved {
             self.new_others_ways();
         }
-        if routes || moved {
-            self.ways.clear();
-            self.on_link.clear();
-        }
+        self.outdated |= routes || moved;
         self.update(net, sought).await;
         self.base = self.base_now(&links, sought.uplink);
         let uplink = sought.uplink;
@@ -146,7 +140,7 @@ impl Facts {
     fn know_reserved(&mut self, read: Result<Reserved, NetError>, are_alone: bool) {
         match read {
             Ok(reserved) => {
-                self.reserved = reserved;
+                self.reserved = reserved.or_still(&self.reserved);
                 self.unknown_ports = None;
                 self.knows_ports = true;
             }
@@ -155,6 +149,19 @@ impl Facts {
                 tracing::debug!("reserved ports are taken for what they were: {error}");
             }
             Err(error) => self.unknown_ports = Some(error.to_string()),
+        }
+    }
+
+    /// The same of how long flows live: with other times, those that live would be over.
+    fn know_times(&mut self, sysctls: &NodeSysctls) {
+        match conntrack::try_times(sysctls) {
+            Ok(times) => self.times = times,
+            Err(_) if self.times == flannel_common::snat::Times::default() => {
+                self.times = conntrack::times(sysctls);
+            }
+            Err(error) => {
+                tracing::debug!("conntrack's times are taken for what they were: {error}");
+            }
         }
     }
 
@@ -185,23 +192,28 @@ impl Facts {
     /// needs.
     pub async fn update(&mut self, net: &Netlink, sought: Sought<'_>) {
         let Sought { config, leases, .. } = sought;
-        let missing = unknown(&mut self.ways, destinations(config, leases));
+        let all = std::mem::take(&mut self.outdated);
+        let asked = unknown(&mut self.ways, destinations(config, leases), all);
         self.unreached
             .retain(|peer, _| self.ways.contains_key(peer));
-        for (peer, way) in net.ways(missing, sought.sender()).await {
-            match way {
-                Ok(way) => drop(self.ways.insert(peer, way)),
-                Err(error) => drop(self.unreached.insert(peer, error.to_string())),
+        for (peer, way) in net.ways(asked, sought.sender()).await {
+            if let Err(error) = heard(&mut self.ways, peer, way) {
+                self.outdated |= error.is_no_answer();
+                if !self.ways.contains_key(&peer) {
+                    self.unreached.insert(peer, error.to_string());
+                }
             }
         }
 
         // Pods' packets do not come from this node's address.
-        let missing = unknown(&mut self.on_link, direct::destinations(config, leases));
-        let ways = net.ways(missing, Sender::default()).await;
-        self.on_link.extend(
-            ways.into_iter()
-                .map(|(peer, way)| (peer, way.ok().and_then(|way| way.on_link()))),
-        );
+        let asked = unknown(&mut self.on_link, direct::destinations(config, leases), all);
+        for (peer, way) in net.ways(asked, Sender::default()).await {
+            match heard(&mut self.on_link, peer, way.map(|way| way.on_link())) {
+                Err(error) if error.is_no_answer() => self.outdated = true,
+                Err(_) => drop(self.on_link.insert(peer, None)),
+                Ok(()) => {}
+            }
+        }
     }
 
     fn base_now(&self, links: &[Link], uplink: &Uplink) -> Base {
@@ -234,11 +246,35 @@ fn others_udp(links: &[Link], own: &str) -> BTreeSet<String> {
     others.map(str::to_owned).collect()
 }
 
-/// Forgets what is not wanted; returns what is not known.
-fn unknown<T>(known: &mut BTreeMap<Ipv4Addr, T>, wanted: BTreeSet<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
+/// Forgets what is not wanted; returns what is to be asked: what is not known, or `all`.
+fn unknown<T>(
+    known: &mut BTreeMap<Ipv4Addr, T>,
+    wanted: BTreeSet<Ipv4Addr>,
+    all: bool,
+) -> BTreeSet<Ipv4Addr> {
     known.retain(|address, _| wanted.contains(address));
-    let unknown = |address: &Ipv4Addr| !known.contains_key(address);
+    let unknown = |address: &Ipv4Addr| all || !known.contains_key(address);
     wanted.into_iter().filter(unknown).collect()
+}
+
+/// Takes an answer in. What was known stays where there was none: as if there were no way, routes and programs would go.
+fn heard<T>(
+    known: &mut BTreeMap<Ipv4Addr, T>,
+    about: Ipv4Addr,
+    answer: Result<T, NetError>,
+) -> Result<(), NetError> {
+    match answer {
+        Ok(now) => {
+            known.insert(about, now);
+            Ok(())
+        }
+        Err(error) => {
+            if !error.is_no_answer() {
+                known.remove(&about);
+            }
+            Err(error)
+        }
+    }
 }
 
 /// Where the programs of the fast path belong: nowhere while there is no bridge.
@@ -264,6 +300,8 @@ fn take_shaped(ports: &mut Ports, ingress: &BTreeSet<u32>) -> Ports {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
     use crate::node::net::fixtures;
 
@@ -379,10 +417,27 @@ mod tests {
         let [a, b, c] = [1, 2, 3].map(|n| Ipv4Addr::new(192, 0, 2, n));
         let mut known = BTreeMap::from([(a, ()), (b, ())]);
         assert_eq!(
-            unknown(&mut known, BTreeSet::from([b, c])),
+            unknown(&mut known, BTreeSet::from([b, c]), false),
             BTreeSet::from([c])
         );
+        let both = BTreeSet::from([b, c]);
+        assert_eq!(unknown(&mut known, both.clone(), true), both);
         assert_eq!(known.into_keys().collect::<Vec<_>>(), [b]);
+    }
+
+    #[test]
+    fn a_way_stays_known_until_the_kernel_says_otherwise() {
+        let peer = Ipv4Addr::new(192, 0, 2, 1);
+        let mut known = BTreeMap::from([(peer, 1)]);
+        let failed = |errno| Err(NetError::refused("find a route", errno));
+        for no_answer in [Errno::ENOBUFS, Errno::ENOMEM, Errno::ETIMEDOUT] {
+            heard(&mut known, peer, failed(no_answer)).unwrap_err();
+            assert_eq!(known[&peer], 1, "{no_answer}");
+        }
+        heard(&mut known, peer, Ok(2)).unwrap();
+        assert_eq!(known[&peer], 2);
+        heard(&mut known, peer, failed(Errno::ENETUNREACH)).unwrap_err();
+        assert!(known.is_empty());
     }
 
     #[test]

@@ -165,7 +165,7 @@ fn make(key: &Key, whose: u32, now: u64) -> Result<(), Reason> {
     // SAFETY: an element of an array; other CPUs add to the same words.
     let too_much = LASTING
         .get_ptr(whose)
-        .is_some_and(|lasting| unsafe { (*lasting).is_too_much(places, tick) });
+        .is_some_and(|lasting| unsafe { (*lasting).is_too_much(tick) });
     if too_much {
         return Err(Reason::SnatShare);
     }

@@ -6,7 +6,7 @@ use flannel_common::Ipv4;
 use flannel_common::maps;
 use flannel_common::program::Program::{SnatOpen, SnatRoom, UplinkSnatRx, UplinkTx};
 use flannel_common::reason::Reason;
-use flannel_common::snat::{Lasting, WAY_OUT, places};
+use flannel_common::snat::{Lasting, WAY_OUT, most_of_one, places};
 use flannel_tests::packet::outside::{
     ACK, OTHER_POD, POD, Plain, SERVER, SYN, SYN_ACK, US, source,
 };
@@ -312,9 +312,10 @@ fn a_few_unanswered_flows_outlive_a_flood() {
 
 /// A server that answers everything makes the flood's connections last.
 #[rstest]
-#[case::somebody_counts(true)]
-#[case::the_agent_is_dead(false)]
-fn half_of_the_table_is_one_pods_at_most(#[case] counted: bool) {
+#[case::somebody_counts(true, 0)]
+#[case::places_count_too(true, places(ENTRIES))]
+#[case::the_agent_is_dead(false, 0)]
+fn half_of_the_table_is_one_pods_at_most(#[case] counted: bool, #[case] placed: u32) {
     let mut node = node();
     let port = connect(&mut node, OTHER_POD);
     let tick = node.tick();
@@ -323,6 +324,8 @@ fn half_of_the_table_is_one_pods_at_most(#[case] counted: bool) {
         FLOODER,
         Lasting {
             flows: 0,
+            placed,
+            most: most_of_one(places(ENTRIES)),
             at: if counted { tick } else { old },
         },
     );
@@ -348,7 +351,7 @@ fn half_of_the_table_is_one_pods_at_most(#[case] counted: bool) {
     assert_eq!(refused > 0, counted);
     if counted {
         let lasting: Lasting = node.map_value(maps::LASTING, u32::from(FLOODER[3]));
-        assert_eq!(lasting.flows, 2 * places(ENTRIES));
+        assert_eq!(lasting.flows + placed, 2 * places(ENTRIES));
         is_alive(&mut node, OTHER_POD, port);
         let new = Plain::default().from(POD, 40_000);
         node.leaves(&new.tcp(SYN));

@@ -95,7 +95,7 @@ impl SnatTable {
         let times = &times.map_or(Times::DEFAULT, |Wire(times)| times.or_default());
         entries.forget_the_killed(now)?;
         let mut swept = Swept::default();
-        let mut counts = Counts::default();
+        let mut counts = Counts::beside(shares.placed()?);
         for batch in Batches::<Key, Entry>::of(whole).map_err(unreadable)? {
             let batch = batch.map_err(unreadable)?;
             swept.entries += batch.len();

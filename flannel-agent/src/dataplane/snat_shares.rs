@@ -11,7 +11,7 @@ use flannel_common::flow::Tick;
 use flannel_common::maps::{LASTING, SHARES, YOUNG};
 use flannel_common::snat::{
     Entry, KIND_LEAVE, KIND_PAIR, Key, Lasting, Place, Seen, Share, Transport, WAY_IN, WAY_OUT,
-    is_a_pods,
+    is_a_pods, most_of_all, most_of_one,
 };
 
 use super::batch::Batches;
@@ -22,13 +22,37 @@ use super::{DataplaneError, Wire};
 /// Flows in the table, by pod and by whether they came in.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    flows: HashMap<(Ipv4, bool), u32>,
-    /// Of translated connections that the pod has ended, the in halves' keys; and all such keys of which the other side has.
-    half_closed: Vec<(Key, Ipv4)>,
+    /// The out keys that have a place.
+    places: HashSet<Key>,
+    flows: HashMap<(Ipv4, bool), Flows>,
+    /// Of translated connections that the pod has ended, the in halves' keys and their own; and all such keys of which the other side has.
+    half_closed: Vec<(Key, Key)>,
     ended_there: HashSet<Key>,
 }
 
+/// Flows of one pod, or of several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Flows {
+    /// Which have a place.
+    placed: u32,
+    others: u32,
+}
+
+impl Flows {
+    const fn all(self) -> u32 {
+        self.placed.saturating_add(self.others)
+    }
+}
+
 impl Counts {
+    /// `places`: the out keys that have one.
+    pub(super) fn beside(places: HashSet<Key>) -> Self {
+        Self {
+            places,
+            ..Self::default()
+        }
+    }
+
     /// One entry of the table, which lives. A connection that has ended only waits for its last segments.
     pub(super) fn add(&mut self, key: &Key, entry: &Entry) {
         let seen = Seen(entry.seen);
@@ -41,30 +65,61 @@ impl Counts {
             _ if tcp && seen.is_closed() => {}
             (WAY_OUT, KIND_PAIR) if ends => {
                 let back = key.reply_to(entry.target());
-                self.half_closed.push((back, key.src));
+                self.half_closed.push((back, *key));
             }
-            (WAY_OUT, KIND_PAIR) => self.one_more(key.src, false),
-            (WAY_OUT, KIND_LEAVE) => self.one_more(key.src, true),
+            (WAY_OUT, KIND_PAIR) => self.one_more(key, false),
+            (WAY_OUT, KIND_LEAVE) => self.one_more(key, true),
             _ => {}
         }
     }
 
     /// After the last entry. One side alone has ended what goes on for as long as the other likes.
     pub(super) fn complete(&mut self) {
-        for (back, pod) in std::mem::take(&mut self.half_closed) {
+        for (back, key) in std::mem::take(&mut self.half_closed) {
             if !self.ended_there.contains(&back) {
-                self.one_more(pod, false);
+                self.one_more(&key, false);
             }
         }
     }
 
-    fn one_more(&mut self, pod: Ipv4, came_in: bool) {
-        *self.flows.entry((pod, came_in)).or_default() += 1;
+    fn one_more(&mut self, key: &Key, came_in: bool) {
+        let flows = self.flows.entry((key.src, came_in)).or_default();
+        match self.places.contains(key) {
+            true => flows.placed += 1,
+            false => flows.others += 1,
+        }
     }
 
-    fn of(&self, pod: Ipv4, came_in: bool) -> u32 {
+    fn of(&self, pod: Ipv4, came_in: bool) -> Flows {
         self.flows.get(&(pod, came_in)).copied().unwrap_or_default()
     }
+
+    /// All but these pods have.
+    fn of_others(&self, pods: &HashSet<(Ipv4, bool)>, came_in: bool) -> Flows {
+        let others = self.flows.iter();
+        let others = others.filter(|(of, _)| of.1 == came_in && !pods.contains(*of));
+        others.fold(Flows::default(), |sum, (_, flows)| Flows {
+            placed: sum.placed.saturating_add(flows.placed),
+            others: sum.others.saturating_add(flows.others),
+        })
+    }
+}
+
+/// With how many flows one opens no more: with half of the table; or, when all together have more than there may be, with what would be
+/// left for him if nobody had more.
+fn most(mut held: Vec<u32>, places: u32) -> u32 {
+    let one = most_of_one(places);
+    held.sort_unstable();
+    let mut left = most_of_all(places);
+    for (n, flows) in held.iter().enumerate() {
+        let sharers = u32::try_from(held.len() - n).unwrap_or(u32::MAX);
+        let even = left / sharers;
+        if *flows > even {
+            return even.min(one);
+        }
+        left -= flows;
+    }
+    one
 }
 
 /// The pinned maps of a network.
@@ -95,39 +150,67 @@ impl Shares {
         })
     }
 
-    /// Tells the programs what each pod has besides its young flows, as of `now`.
+    /// The out keys that have a place.
+    pub(super) fn placed(&self) -> Result<HashSet<Key>, DataplaneError> {
+        let places = all::<Place>(YOUNG, &self.places)?.into_iter();
+        let keys = places.map(|(_, place)| place.key);
+        Ok(keys.filter(|key| key.way != 0).collect())
+    }
+
+    /// Tells the programs what each pod has and may have, as of `now`.
     pub(super) fn counted(&mut self, counts: &Counts, now: Tick) -> Result<(), DataplaneError> {
         let mut taken: HashMap<u32, u32> = HashMap::new();
-        for (_, place) in all::<Place>(YOUNG, &self.places)? {
+        let places = all::<Place>(YOUNG, &self.places)?;
+        let count = u32::try_from(places.len()).unwrap_or(u32::MAX);
+        for (_, place) in places {
             if place.key.way != 0 {
                 *taken.entry(place.share).or_default() += 1;
             }
         }
-        for (index, share) in all::<Share>(SHARES, &self.whole_shares)? {
-            let taken = taken.get(&index).copied().unwrap_or_default();
+        let shares = all::<Share>(SHARES, &self.whole_shares)?;
+        for (index, share) in &shares {
+            let taken = taken.get(index).copied().unwrap_or_default();
             if is_astray(share.young, taken) {
                 let young = Share {
                     young: taken,
-                    ..share
+                    ..*share
                 };
                 self.shares
-                    .set(index, Wire(young), 0)
+                    .set(*index, Wire(young), 0)
                     .map_err(|e| DataplaneError::map(SHARES, "write", e))?;
             }
-            // What shares a share is nobody's in particular, and bounded by its places alone.
-            let Some(came_in) = is_a_pods(index) else {
-                continue;
+        }
+        let held = held(&shares, counts);
+        let most = most(held.iter().map(|(_, flows)| flows.all()).collect(), count);
+        for (index, flows) in held {
+            let lasting = Lasting {
+                flows: flows.others,
+                placed: flows.placed,
+                most,
+                at: now,
             };
-            if share.pod == [0; 4] {
-                continue;
-            }
-            let flows = counts.of(share.pod, came_in).saturating_sub(taken);
             self.lasting
-                .set(index, Wire(Lasting { flows, at: now }), 0)
+                .set(index, Wire(lasting), 0)
                 .map_err(|e| DataplaneError::map(LASTING, "write", e))?;
         }
         Ok(())
     }
+}
+
+/// What each share has of which somebody ever had a place. Those that are no pod's have what is left.
+fn held(shares: &[(u32, Share)], counts: &Counts) -> Vec<(u32, Flows)> {
+    let used = shares.iter().filter(|(_, share)| share.pod != [0; 4]);
+    let pods: HashSet<(Ipv4, bool)> = used
+        .clone()
+        .filter_map(|(index, share)| Some((share.pod, is_a_pods(*index)?)))
+        .collect();
+    let flows = |index: u32, pod| match is_a_pods(index) {
+        Some(came_in) => counts.of(pod, came_in),
+        // The first of both halves.
+        None => counts.of_others(&pods, index != 0),
+    };
+    used.map(|(index, share)| (*index, flows(*index, share.pod)))
+        .collect()
 }
 
 /// Whether the programs' count of places is wrong by more than what comes and goes while they are walked over. Two CPUs that
@@ -157,6 +240,61 @@ mod tests {
 
     use super::*;
 
+    fn all(counts: &Counts, pod: Ipv4, came_in: bool) -> u32 {
+        counts.of(pod, came_in).all()
+    }
+
+    #[test]
+    fn a_place_of_a_flow_that_is_over_takes_none_away_and_others_have_the_rest() {
+        let [pod, elsewhere] = [[10, 244, 1, 5], [10, 244, 2, 7]];
+        let key = |src, n| Key::of(src, [198, 51, 100, 9], [1, n, 0, 53], 17, WAY_OUT);
+        let mut counts = Counts::beside(HashSet::from([key(pod, 1), key(pod, 200)]));
+        let to = key(pod, 1).source();
+        for key in [1, 2, 3].map(|n| key(pod, n)) {
+            counts.add(&key, &Entry::new(KIND_PAIR, to, Seen::default(), 0));
+        }
+        let note = Entry::new(KIND_LEAVE, to, Seen::default(), 0);
+        for key in [1, 2].map(|n| key(elsewhere, n)) {
+            counts.add(&key, &note);
+        }
+        let (one, two) = (
+            Flows {
+                placed: 1,
+                others: 2,
+            },
+            Flows {
+                placed: 0,
+                others: 2,
+            },
+        );
+        let share = |pod| Share {
+            pod,
+            ..Share::default()
+        };
+        let shares = [
+            (0, share(elsewhere)),
+            (5, share(pod)),
+            (6, Share::default()),
+            (2_048, share(elsewhere)),
+        ];
+        let expected = [(0, Flows::default()), (5, one), (2_048, two)];
+        assert_eq!(held(&shares, &counts), expected);
+    }
+
+    #[test]
+    fn half_of_the_table_is_the_most_and_less_where_all_have_too_much() {
+        let places = 1_000;
+        let level = |held: &[u32]| most(held.to_vec(), places);
+        assert_eq!(level(&[]), 2_000);
+        assert_eq!(level(&[2_500]), 2_000, "one alone");
+        assert_eq!(level(&[1_500, 1_500]), 2_000, "three quarters of it");
+        // Two who would have all of it.
+        assert_eq!(level(&[1_501, 1_500]), 1_500);
+        assert_eq!(level(&[2_000, 100, 1_990]), 1_450, "who has few goes on");
+        assert_eq!(level(&[1_000; 4]), 750);
+        assert_eq!(level(&[u32::MAX, u32::MAX]), 1_500);
+    }
+
     #[test]
     fn a_flow_counts_once_and_for_the_pod_that_has_it() {
         let pod = [10, 244, 1, 5];
@@ -172,8 +310,8 @@ mod tests {
         assert_eq!(key.reply_to(to).way, WAY_IN);
         counts.add(&key, &entry(KIND_LEAVE));
         counts.add(&key.reply_to(to), &entry(KIND_OWN));
-        assert_eq!((counts.of(pod, false), counts.of(pod, true)), (1, 1));
-        assert_eq!(counts.of(to.addr, false), 0);
+        assert_eq!((all(&counts, pod, false), all(&counts, pod, true)), (1, 1));
+        assert_eq!(all(&counts, to.addr, false), 0);
     }
 
     #[test]
@@ -201,7 +339,7 @@ mod tests {
                     counts.add(&key, &Entry::new(KIND_PAIR, target, seen, 0));
                 }
                 counts.complete();
-                counts.of(pod, false)
+                all(&counts, pod, false)
             };
             let [one, other] = halves;
             let counted = count(vec![one, other]);
@@ -225,7 +363,7 @@ mod tests {
             let mut counts = Counts::default();
             counts.add(&key, &Entry::new(KIND_LEAVE, key.source(), seen, 0));
             counts.complete();
-            counts.of(pod, true)
+            all(&counts, pod, true)
         };
         assert_eq!(counted(Seen::out(F).and(Seen::back(Seen::ACK))), 1);
         assert_eq!(counted(Seen::out(F).and(Seen::back(F))), 0);

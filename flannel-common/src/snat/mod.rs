@@ -33,8 +33,8 @@ pub use outbound::{Outbound, Refused, Whose, known, open, outbound, take_back, y
 pub use packet::Packet;
 pub use port::{Order, PROBES, Ports, ROUNDS};
 pub use room::{
-    ENTRIES_A_PLACE, LOOKS, Lasting, Place, SHARES, Share, Stand, end, is_a_pods, lasts, places,
-    share, stand, yields_lasting, yields_port,
+    ENTRIES_A_PLACE, LOOKS, Lasting, Place, SHARES, Share, Stand, end, is_a_pods, lasts,
+    most_of_all, most_of_one, places, share, stand, yields_lasting, yields_port,
 };
 pub use rule::{Cluster, Rule, decide};
 pub use seen::{FRAGMENT_LIFETIME, NANOS, Seen, state};

@@ -26,8 +26,11 @@ const PODS: u32 = 2_048;
 /// Entries of the table for each place: all young flows together take a quarter of it, at two entries each.
 pub const ENTRIES_A_PLACE: u32 = 8;
 
-/// Flows that last, of one pod, for each place: half of the table.
-const LASTING_A_PLACE: u32 = 2;
+/// Flows of one share for each place, those with a place among them: half of the table.
+const ONES_A_PLACE: u32 = 2;
+
+/// The same of all together: three quarters of it.
+const ALLS_A_PLACE: u32 = 3;
 
 /// How many places are looked at for one flow.
 pub const LOOKS: u32 = 8;
@@ -63,12 +66,16 @@ pub struct Share {
     pub pod: Ipv4,
 }
 
-/// What one pod has in the table besides.
+/// What one pod has in the table, as the agent has counted it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Lasting {
-    /// Flows without a place.
+    /// Flows without a place, and those that have lost theirs since because they last.
     pub flows: u32,
+    /// Flows with a place. Most places are of flows that are over, where there is no flood.
+    pub placed: u32,
+    /// With so many of both it opens no more.
+    pub most: u32,
     /// When the agent has counted them; 0: never.
     pub at: Tick,
 }
@@ -78,6 +85,19 @@ pub struct Lasting {
 pub const fn places(entries: u32) -> u32 {
     let places = entries / ENTRIES_A_PLACE;
     if places == 0 { 1 } else { places }
+}
+
+/// How many flows one share may have: half of the table.
+#[inline(always)]
+pub const fn most_of_one(places: u32) -> u32 {
+    places.saturating_mul(ONES_A_PLACE)
+}
+
+/// How many there may be before those who have more than others open no more: three quarters of the table, so that a flow in use is not
+/// among what the LRU takes.
+#[inline(always)]
+pub const fn most_of_all(places: u32) -> u32 {
+    places.saturating_mul(ALLS_A_PLACE)
 }
 
 /// Key in [`crate::maps::SHARES`] of a flow that has this out key, of a pod or to it. All that are no pods of this node have one.
@@ -195,14 +215,20 @@ pub const fn yields_lasting(proto: u8, same: bool, silent: u64) -> bool {
 }
 
 impl Lasting {
-    /// Whether the pod has as much of the table as one may.
+    /// Whether the pod has as much of the table as it may.
     #[inline(always)]
-    pub const fn is_too_much(&self, places: u32, now: Tick) -> bool {
+    pub const fn is_too_much(&self, now: Tick) -> bool {
         self.at != 0
             && now.wrapping_sub(self.at) < COUNTED
-            && self.flows >= places.saturating_mul(LASTING_A_PLACE)
+            && self.all() >= self.most
             // Went below zero: the agent counts anew.
             && self.flows < u32::MAX / 2
+    }
+
+    /// Its flows.
+    #[inline(always)]
+    pub const fn all(&self) -> u32 {
+        self.flows.saturating_add(self.placed)
     }
 }
 
@@ -303,20 +329,29 @@ mod tests {
 
     #[test]
     fn half_of_the_table_is_too_much_for_one_while_somebody_counts() {
-        let lasting = |flows| Lasting { flows, at: 100 };
         let places = places(262_144);
         assert_eq!(places, 32_768);
-        assert!(lasting(65_536).is_too_much(places, 200));
-        assert!(!lasting(65_535).is_too_much(places, 200));
-        assert!(!lasting(65_536).is_too_much(places, 100 + COUNTED));
-        // One pod alone may have as many as conntrack has for all by default on a machine with two cores (kube-proxy: 131,072).
-        let default = super::places(524_288);
-        assert!(!lasting(131_071).is_too_much(default, 200));
-        assert!(!lasting(u32::MAX - 3).is_too_much(places, 200));
+        let of_one = most_of_one(places);
+        assert_eq!(2 * 2 * of_one, 262_144, "two entries each");
+        let lasting = |flows, placed| Lasting {
+            flows,
+            placed,
+            most: of_one,
+            at: 100,
+        };
+        assert!(lasting(65_536, 0).is_too_much(200));
+        assert!(!lasting(65_535, 0).is_too_much(200));
+        assert!(lasting(32_768, 32_768).is_too_much(200), "places count");
+        assert!(!lasting(32_768, 32_767).is_too_much(200));
+        assert!(!lasting(65_536, 0).is_too_much(100 + COUNTED));
+        assert!(!lasting(u32::MAX - 3, 0).is_too_much(200));
         let never = Lasting {
             flows: 1 << 20,
-            at: 0,
+            ..Lasting::default()
         };
-        assert!(!never.is_too_much(places, 200));
+        assert!(!never.is_too_much(200));
+        // One pod alone may have as many as conntrack has for all by default on a machine with two cores (kube-proxy: 131,072).
+        assert_eq!(most_of_one(super::places(524_288)), 131_072);
+        assert_eq!(most_of_all(super::places(524_288)), 196_608);
     }
 }

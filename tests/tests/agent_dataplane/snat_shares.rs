@@ -8,6 +8,7 @@ use flannel_common::flow::tick;
 use flannel_common::maps::{LASTING, SHARES, SNAT, YOUNG};
 use flannel_common::snat::{
     Endpoint, Entry, KIND_LEAVE, KIND_PAIR, Key, Lasting, NANOS, Place, Seen, Share, WAY_OUT,
+    most_of_one,
 };
 
 use crate::rig::{Agent, NETWORK, Rig};
@@ -53,18 +54,38 @@ fn what_a_pod_has_is_counted_and_what_is_over_is_not() {
         let note = Entry::new(KIND_LEAVE, key(99).source(), Seen::back(Seen::ACK), now);
         flows.insert(Wire(key(99)), Wire(note), 0).unwrap();
 
-        // One of the flows has a place; the programs' count of places is far off.
+        // Other nodes' pods, together.
+        for (n, pod) in [
+            (1, [10, 244, 2, 5]),
+            (2, [10, 244, 2, 5]),
+            (3, [10, 244, 3, 6]),
+        ] {
+            let key = Key::of(pod, [198, 51, 100, 9], [1, n, 0, 53], UDP, WAY_OUT);
+            let us = Endpoint {
+                addr: [192, 168, 0, 1],
+                port: key.src_port,
+            };
+            let out = Entry::new(KIND_PAIR, us, Seen::out(Seen::ACK), now);
+            flows.insert(Wire(key), Wire(out), 0).unwrap();
+        }
+
+        // One of the flows has a place, and one that is over; the programs' count of places is far off.
         let (mut shares, mut young) = (array::<Share>(agent, SHARES), array::<Place>(agent, YOUNG));
         let place = Place {
             key: key(1),
             share: OUT,
         };
         young.set(7, Wire(place), 0).unwrap();
-        for index in [OUT, CAME_IN] {
+        let over = Place {
+            key: key(20),
+            share: OUT,
+        };
+        young.set(8, Wire(over), 0).unwrap();
+        for (index, pod) in [(OUT, POD), (CAME_IN, POD), (0, [10, 244, 2, 5])] {
             let share = Share {
                 young: if index == OUT { 100_000 } else { 0 },
                 ended: 3,
-                pod: POD,
+                pod,
             };
             shares.set(index, Wire(share), 0).unwrap();
         }
@@ -73,17 +94,20 @@ fn what_a_pod_has_is_counted_and_what_is_over_is_not() {
             .unwrap()
             .unwrap();
         let swept = table.sweep(now).unwrap();
-        assert_eq!((swept.entries, swept.flows), (41, 10));
+        assert_eq!((swept.entries, swept.flows), (44, 10));
         let lasting = array::<Lasting>(agent, LASTING);
         let lasting = |index| lasting.get(&index, 0).unwrap().0;
-        let counted = |flows| Lasting {
+        let counted = |flows, placed| Lasting {
             flows,
+            placed,
+            most: most_of_one(young.len()),
             at: tick(now),
         };
-        assert_eq!(lasting(OUT), counted(9), "one has a place");
-        assert_eq!(lasting(CAME_IN), counted(1));
+        assert_eq!(lasting(OUT), counted(9, 1), "one has a place");
+        assert_eq!(lasting(CAME_IN), counted(1, 0));
+        assert_eq!(lasting(0), counted(3, 0));
         assert_eq!(lasting(6), Lasting::default(), "nobody's");
         let share = shares.get(&OUT, 0).unwrap().0;
-        assert_eq!((share.young, share.ended), (1, 3), "put right");
+        assert_eq!((share.young, share.ended), (2, 3), "put right");
     });
 }

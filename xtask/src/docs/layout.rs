@@ -349,6 +349,8 @@ fn layouts() -> [Layout; 29] {
         }),
         layout!(Lasting {
             flows: u32 = "flows of the pod without a place, as the agent counted them, and those that came since",
+            placed: u32 = "its flows with a place, as the agent counted them",
+            most: u32 = "with so many of both it opens no more",
             at: u32 = "tick at which the agent did; 0: never",
         }),
         layout!(Times {

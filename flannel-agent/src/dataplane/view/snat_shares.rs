@@ -26,12 +26,12 @@ pub struct SnatShare {
     pub places: u32,
     /// Flows that were ended before they lasted, because there was no place.
     pub ended: u32,
-    /// Flows that last, as the agent counted them; 0 if it has not.
+    /// Flows without a place, which last, as the agent counted them; 0 if it has not.
     pub lasting: u32,
 }
 
 impl View {
-    /// Those who have at least a half of the places, or as many lasting flows as one may have. `now` in nanoseconds of the
+    /// Those who have at least a half of the places, or as many flows as they may have. `now` in nanoseconds of the
     /// programs' clock.
     ///
     /// # Errors
@@ -55,6 +55,7 @@ impl View {
         let lasting = self.array::<Lasting>(LASTING)?;
         for ((index, share), (_, lasting)) in self.array::<Share>(SHARES)?.into_iter().zip(lasting)
         {
+            let is_full = lasting.at != 0 && lasting.all() >= lasting.most;
             let lasting = if lasting.at == 0 { 0 } else { lasting.flows };
             let keys = taken.remove(&index).unwrap_or_default();
             let mut young = 0;
@@ -64,7 +65,7 @@ impl View {
                     young += u32::from(self.is_young(&table, &times, &key, now)?);
                 }
             }
-            if young > places / 2 || lasting >= places.saturating_mul(2) {
+            if young > places / 2 || is_full {
                 large.push(SnatShare {
                     pod: is_a_pods(index).map_or([0; 4], |_| share.pod),
                     came_in: is_a_pods(index).unwrap_or_default(),

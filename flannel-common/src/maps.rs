@@ -9,7 +9,7 @@ use crate::{Ipv4, Mac};
 
 /// Version of everything in this file; the pin folder is `v<LAYOUT_VERSION>`. The feature `next-layout` is a build
 /// with another one, for tests of upgrades.
-pub const LAYOUT_VERSION: u32 = 12 + cfg!(feature = "next-layout") as u32;
+pub const LAYOUT_VERSION: u32 = 13 + cfg!(feature = "next-layout") as u32;
 
 /// The first layout whose [`SNAT`] is understood; up to 9 its values are [`crate::snat::Former`]. Everything else in the maps
 /// follows from the leases or is proven again; translated connections would be lost.

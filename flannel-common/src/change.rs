@@ -19,7 +19,9 @@ pub struct Change {
     /// TOS byte with which it went in, and with which it came out.
     pub tos_in: u8,
     pub tos: u8,
-    pub pad: [u8; 2],
+    /// TTL with which it went in: rules may go by it (`-m ttl`).
+    pub ttl_in: u8,
+    pub pad: u8,
 }
 
 impl Change {
@@ -30,20 +32,22 @@ impl Change {
         priority: 0,
         tos_in: 0,
         tos: 0,
-        pad: [0; 2],
+        ttl_in: 0,
+        pad: 0,
     };
 
-    /// Whether a packet is like the one of which this was learnt, in all that rules or routes may go by: what they do
+    /// Whether a packet is like the one of which this was learnt, in what rules or routes mostly go by: what they do
     /// to another may be something else. `TOS` without the ECN bits, which are the network's.
     #[inline(always)]
-    pub const fn is_of(&self, tos: u8, mark: u32) -> bool {
-        self.difference(tos, mark) == 0
+    pub const fn is_of(&self, ip: &Ip, mark: u32) -> bool {
+        self.difference(ip, mark) == 0
     }
 
     /// 0 if [`Self::is_of`]; for those who have more to compare.
     #[inline(always)]
-    pub const fn difference(&self, tos: u8, mark: u32) -> u32 {
-        ((tos ^ self.tos_in) & !ecn::MASK) as u32 | (mark ^ self.mark_in)
+    pub const fn difference(&self, ip: &Ip, mark: u32) -> u32 {
+        let tos = (ip.tos ^ self.tos_in) & !ecn::MASK;
+        (tos | (ip.ttl ^ self.ttl_in)) as u32 | (mark ^ self.mark_in)
     }
 
     /// The header of such a packet behind the stack: the TTL one lower, which the caller has made sure is above 1.

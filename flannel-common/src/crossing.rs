@@ -89,7 +89,8 @@ impl Crossing {
             priority: after.priority,
             tos_in: self.seen.ip.tos,
             tos: after.ip.tos,
-            pad: [0; 2],
+            ttl_in: self.seen.ip.ttl,
+            pad: 0,
         })
     }
 

@@ -15,12 +15,12 @@ pub use setting::Setting;
 
 use crate::change::Change;
 use crate::globals::POD_HOOK_PORT;
-use crate::header::Ip;
+use crate::header::{Ip, PROTO_UDP};
 use crate::maps::Peer;
 use crate::snat::Key;
-use crate::tick::ticks;
 pub use crate::tick::{Tick, tick};
-use crate::transport::{Control, L4};
+use crate::tick::{is_later, ticks};
+use crate::transport::{Control, L4, is_answer};
 use crate::{Ipv4, Mac};
 
 /// How long one proof holds.
@@ -29,6 +29,8 @@ pub const LIFETIME: Tick = ticks(15_000);
 pub const REFRESH: Tick = ticks(5_000);
 /// At most one renewal is under way in this time; the other packets go on.
 const PROBE_GAP: Tick = ticks(1_000);
+/// A renewal that has not come out after this long was dropped, or is not what it was: those behind it take the stack, too.
+const UNANSWERED: Tick = ticks(50);
 /// A frame that shows the bridge's choice comes out of a port no later than this.
 const CROSSING: Tick = ticks(1_000);
 /// After FIN or RST nothing is proven for this long: the rest of the handshake belongs to conntrack.
@@ -95,10 +97,18 @@ pub struct Flow {
     /// What the port of `rx` is, a pod's port or the bridge ([`crate::globals::POD_HOOK`] of whoever saw the packet there):
     /// the programs of two settings run side by side while one replaces the other.
     pub hook: u8,
-    pub pad: [u8; 3],
+    /// Who sent first, as far as this node has seen: [`NOBODY`], [`POD`] or [`PEER`].
+    pub opener: u8,
+    pub pad: [u8; 2],
 }
 
+/// Values of [`Flow::opener`]: not known; the pod of this node; the other end.
+pub const NOBODY: u8 = 0;
+pub const POD: u8 = 1;
+pub const PEER: u8 = 2;
+
 /// A packet came out behind the stack: what that says of its flow.
+#[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Proof {
     /// The epoch in which it went in.
@@ -106,6 +116,25 @@ pub struct Proof {
     /// The pod's port.
     pub port: u32,
     pub change: Change,
+    /// Who sent first, if this is the first that is seen of the flow: a value of [`Flow::opener`].
+    pub opener: u32,
+}
+
+/// Who opened the flow of which this is the first packet that is proven: whoever sent it, or got an answer by it. Of a TCP flow that is
+/// found under way nobody knows.
+#[inline(always)]
+#[must_use]
+pub const fn opener(proto: u8, l4: &L4, direction: Direction) -> u32 {
+    let (sender, receiver) = match direction {
+        Direction::Tx => (POD, PEER),
+        Direction::Rx => (PEER, POD),
+    };
+    let opener = match (proto, is_answer(l4)) {
+        (PROTO_UDP, _) => sender,
+        (_, true) => receiver,
+        (_, false) => NOBODY,
+    };
+    opener as u32
 }
 
 /// Which way a packet goes.
@@ -115,6 +144,8 @@ pub enum Step {
     Fast,
     /// Through the stack, although the proof holds: time to renew it.
     Refresh,
+    /// The same way: behind such a one, which has not come out yet, or never does.
+    Behind,
     /// Through the stack.
     Stack,
 }
@@ -184,6 +215,15 @@ impl Half {
     const fn is_due(&self, now: Tick) -> bool {
         now.wrapping_sub(self.verified) >= REFRESH && now.wrapping_sub(self.probed) >= PROBE_GAP
     }
+
+    /// Whether the last renewal has not come out, and what follows goes the same way. `queues`: the stack takes it up later, and others
+    /// could overtake it.
+    #[inline(always)]
+    const fn is_awaited(&self, now: Tick, queues: bool) -> bool {
+        self.probed != 0
+            && is_later(self.probed, self.verified)
+            && (now.wrapping_sub(self.probed) >= UNANSWERED || queues && self.probed == now)
+    }
 }
 
 impl Flow {
@@ -204,7 +244,8 @@ impl Flow {
         pod_mac: [0; 6],
         gateway_mac: [0; 6],
         hook: POD_HOOK_PORT,
-        pad: [0; 3],
+        opener: NOBODY,
+        pad: [0; 2],
     };
 
     /// Decides for one packet. `both`: the other direction must be proven too (TCP, where conntrack must have
@@ -214,18 +255,34 @@ impl Flow {
         let (half, other) = self.halves(direction);
         if self.is_closing(now) || !half.holds(now, epoch) || (both && !other.holds(now, epoch)) {
             Step::Stack
-        } else if half.is_due(now) {
+        // What arrives for the stack waits until the CPU has emptied the uplink's queue (`netif_rx`).
+        } else if half.is_awaited(now, matches!(direction, Direction::Rx)) {
+            Step::Behind
+        } else if half.is_due(now) && self.may_ask(direction, now, epoch) {
             Step::Refresh
         } else {
             Step::Fast
         }
     }
 
+    /// Whether a packet of this direction may be the first that conntrack sees, should it have forgotten the flow: it takes whose packet that is
+    /// for who opened, and what a rule says of the other's then would not be asked. So whoever answers is looked at behind whoever
+    /// opened, while that one speaks.
+    #[inline(always)]
+    fn may_ask(&self, direction: Direction, now: Tick, epoch: u32) -> bool {
+        let (half, other) = self.halves(direction);
+        let answers = match direction {
+            Direction::Tx => self.opener == PEER,
+            Direction::Rx => self.opener == POD,
+        };
+        !answers || !other.holds(now, epoch) || is_later(other.verified, half.verified)
+    }
+
     /// Whether a packet from the pod is of the flow that was proven: the same port, and nothing else about it that rules
     /// may go by.
     #[inline(always)]
-    pub const fn is_from(&self, port: u32, tos: u8, mark: u32) -> bool {
-        (self.tx.port ^ port) | self.tx.change.difference(tos, mark) == 0
+    pub const fn is_from(&self, port: u32, ip: &Ip, mark: u32) -> bool {
+        (self.tx.port ^ port) | self.tx.change.difference(ip, mark) == 0
     }
 
     /// A renewal is sent through the stack.
@@ -248,21 +305,35 @@ impl Flow {
 
     /// A packet came out behind the stack. Returns whether that proves the direction.
     /// The caller has written the action before, for another CPU may act on the proof at once.
-    #[inline(always)]
     pub const fn note_passed(&mut self, direction: Direction, now: Tick, proof: &Proof) -> bool {
-        if !self.may_pass(direction, now, proof) {
-            return false;
+        let may = self.may_pass(direction, now, proof);
+        if may {
+            self.prove(direction, now, proof);
         }
-        // Whoever delivered it need not be whom programs may believe in this epoch.
-        if matches!(direction, Direction::Rx) && self.rx.epoch != proof.epoch {
-            self.rx_peer = [0; 4];
+        may
+    }
+
+    /// The same of one that [may](Self::may_pass).
+    #[inline(always)]
+    pub const fn prove(&mut self, direction: Direction, now: Tick, proof: &Proof) {
+        if self.tx.verified | self.rx.verified == 0 {
+            #[expect(clippy::cast_possible_truncation, reason = "one of three values")]
+            let opener = proof.opener as u8;
+            self.opener = opener;
+        }
+        match direction {
+            // The bridge may have sent packets for the pod to all its ports, and there was but another one.
+            Direction::Tx if self.rx.port != proof.port => self.note_flooded(),
+            Direction::Tx => {}
+            // Whoever delivered it need not be whom programs may believe in this epoch.
+            Direction::Rx if self.rx.epoch != proof.epoch => self.rx_peer = [0; 4],
+            Direction::Rx => {}
         }
         let half = self.half_mut(direction);
         half.port = proof.port;
         half.change = proof.change;
         half.epoch = proof.epoch;
         half.verified = now;
-        true
     }
 
     /// The same packet came out of a second port: the bridge does not know the MAC, and sends to all. Two ports are none.

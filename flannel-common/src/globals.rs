@@ -51,6 +51,10 @@ pub const ANCHOR: &str = "ANCHOR";
 pub const FAST_PATH: &str = "FAST_PATH";
 /// Where `pod_tx` and `pod_rx` sit: 0 on the ports of the bridge, 1 on the bridge itself (`u8`).
 pub const POD_HOOK: &str = "POD_HOOK";
+/// After how many ticks the bridge is shown the next packet of a pod's port; 0: never (`u32`).
+pub const SHOW_GAP: &str = "SHOW_GAP";
+/// The same where pods' packets go past the bridge: a tenth of a second.
+pub const SHOW_EACH: u32 = crate::tick::ticks(100);
 
 /// `--snat-ports`: bounds for translated source ports (`u16` each).
 pub const SNAT_PORT_MIN: &str = "SNAT_PORT_MIN";
@@ -65,6 +69,9 @@ pub const SNAT_BOTH_MAX: &str = "SNAT_BOTH_MAX";
 pub const SNAT_KEEP: &str = "SNAT_KEEP";
 /// Entries of [`crate::maps::YOUNG`] (`u32`).
 pub const SNAT_PLACES: &str = "SNAT_PLACES";
+
+/// Drawn anew for each load: under which port a flow leaves, nobody can tell without it, see [`crate::chance`] (`[u64; 2]`).
+pub const SNAT_SECRET: &str = "SNAT_SECRET";
 
 /// Values of [`WIRE`].
 pub const WIRE_VXLAN: u8 = 0;

@@ -9,6 +9,7 @@
 
 pub mod asked;
 pub mod budget;
+pub mod chance;
 pub mod change;
 pub mod cidr;
 pub mod count;

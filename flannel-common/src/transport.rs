@@ -80,6 +80,13 @@ pub const fn control(tcp: Option<TcpTail>) -> Control {
     }
 }
 
+/// Whether a TCP segment answers one that opened its connection.
+#[inline(always)]
+#[must_use]
+pub const fn is_answer(l4: &L4) -> bool {
+    l4[TCP_TAIL + 1] & SYN_ACK == SYN_ACK
+}
+
 /// Length of the packet, or of each segment it stands for, from the IPv4 header on, if it fits the overlay's MTU.
 ///
 /// # Errors

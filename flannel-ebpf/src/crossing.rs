@@ -1,7 +1,7 @@
 //! The note about the packet that this CPU takes through the stack; see [`flannel_common::crossing`].
 
 use flannel_common::crossing::{Change, Crossing, Seen, place};
-use flannel_common::flow::{Direction, Flow, FlowKey, Proof, Tick};
+use flannel_common::flow::{Direction, Flow, FlowKey, Proof, Tick, opener};
 use flannel_common::helper;
 use flannel_common::reason::Reason;
 
@@ -37,6 +37,7 @@ pub(crate) struct Passed {
     note: &'static mut Crossing,
     pub(crate) change: Change,
     pub(crate) now: Tick,
+    opener: u32,
 }
 
 /// What the note says about the packet at hand, if it is its.
@@ -48,7 +49,12 @@ pub(crate) fn passed(key: &FlowKey, direction: Direction, after: &Seen) -> Optio
     }
     let now = flows::now();
     let change = note.change(after, now)?;
-    Some(Passed { note, change, now })
+    Some(Passed {
+        note,
+        change,
+        now,
+        opener: opener(key.proto, &after.l4, direction),
+    })
 }
 
 impl Passed {
@@ -65,6 +71,7 @@ impl Passed {
             epoch: self.note.epoch,
             port,
             change,
+            opener: self.opener,
         })
     }
 

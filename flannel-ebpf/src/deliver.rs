@@ -6,11 +6,11 @@ use flannel_common::globals::POD_HOOK_BRIDGE;
 use flannel_common::header::Ip;
 use flannel_common::reason::Reason;
 
-use crate::crossing;
 use crate::headers::{self, Macs, Packet};
 use crate::redirect;
 use crate::skb::Skb;
 use crate::verdict::Verdict;
+use crate::{crossing, flows};
 
 /// Where the stack delivered the flow before; copied out of the table because the packet changes under it.
 #[derive(Clone, Copy)]
@@ -39,21 +39,22 @@ impl Target {
 
     /// Whether the packet is like the one that proved this.
     #[inline(always)]
-    pub(crate) fn takes(&self, tos: u8, mark: u32) -> bool {
-        self.change.is_of(tos, mark)
+    pub(crate) fn takes(&self, ip: &Ip, mark: u32) -> bool {
+        self.change.is_of(ip, mark)
     }
 
     /// Of the entry of a [pod](flannel_common::flow::FlowKey::pod), where no proof is asked for: `--fast-path=always`. The
     /// port is looked at anew as a proof is: nobody else would notice, once the agent is gone, that it is another pod's.
     #[inline(always)]
     pub(crate) fn of_pod(pod: &mut Flow, (now, epoch): (Tick, u32)) -> Result<Self, Step> {
-        let step = pod.decide(Direction::Rx, now, epoch, false);
+        let step = flows::decide(pod, Direction::Rx, now, epoch, false);
         match (step, Self::of(pod)) {
             (Step::Fast, Some(target)) => Ok(target),
             (Step::Refresh, Some(_)) => {
                 pod.note_probe(Direction::Rx, now);
                 Err(Step::Refresh)
             }
+            (Step::Behind, Some(_)) => Err(Step::Behind),
             _ => Err(Step::Stack),
         }
     }
@@ -71,8 +72,8 @@ pub(crate) fn decided(
     fast: Reason,
 ) -> Result<Verdict, Reason> {
     let mut step = Step::Stack;
-    if flow.rx.change.is_of(packet.ip.tos, skb.mark()) {
-        step = flow.decide(Direction::Rx, now, epoch, both);
+    if flow.rx.change.is_of(&packet.ip, skb.mark()) {
+        step = flows::decide(flow, Direction::Rx, now, epoch, both);
     }
     if let (Step::Fast, Some(target)) = (step, Target::of(flow)) {
         return to_pod(skb, &packet.ip, &target, fast);

@@ -28,6 +28,8 @@ pub(crate) enum At {
 pub(crate) trait Encapsulate {
     /// Whether routes lead to peers by their own addresses, as flannel makes them.
     const BY_ADDRESS: bool = false;
+    /// Whether some peers may be reached without it.
+    const HAS_DIRECT: bool = true;
 
     /// Sends an IPv4 frame to `peer`, with `ip` as its header up to the checksum, counting `reason`. `class`: with the mark and class of
     /// that, which it gets once nothing can be refused any more: what is refused takes the stack, as it came.
@@ -103,11 +105,10 @@ fn send(
         _ => route::send(
             skb,
             &Outer {
-                from: globals::uplink_ip(),
                 to: peer.public_ip,
                 proto: PROTO_UDP,
                 ports: [src_port, VXLAN_PORT.load().to_be_bytes()],
-                mark: skb.mark(),
+                by_mark: true,
             },
         )?,
     };

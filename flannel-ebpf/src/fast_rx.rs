@@ -86,7 +86,7 @@ pub(crate) fn destination(
             Destination::Stack
         }
         Control::Close => {
-            let fast = flow.decide(Direction::Rx, now, epoch, true) != Step::Stack;
+            let fast = flows::decide(flow, Direction::Rx, now, epoch, true) != Step::Stack;
             let destination = past_the_pair(fast && !flow.is_bulk(now));
             flow.close(now);
             destination
@@ -127,9 +127,9 @@ fn judge(
             return Destination::Stack;
         }
     }
-    let step = flow.decide(Direction::Rx, now, epoch, flows::needs_both(key));
+    let step = flows::decide(flow, Direction::Rx, now, epoch, flows::needs_both(key));
     if let (Step::Fast, Some(target)) = (step, Target::of(flow))
-        && target.takes(packet.inner.ip.tos, packet.mark(skb))
+        && target.takes(&packet.inner.ip, packet.mark(skb))
     {
         return Destination::Pod(target);
     }
@@ -138,7 +138,7 @@ fn judge(
     if step == Step::Refresh {
         flow.note_probe(Direction::Rx, now);
     }
-    past_the_pair(step == Step::Refresh)
+    past_the_pair(step == Step::Refresh || step == Step::Behind)
 }
 
 /// `--fast-path=always`: every packet for a pod whose port is known.
@@ -156,7 +156,7 @@ fn without_proof(skb: &Skb, packet: &Tunnelled<'_>, tcp: Option<TcpTail>) -> Des
     };
     match Target::of_pod(pod, (flows::now(), flows::epoch())) {
         Ok(target) => Destination::Pod(target),
-        Err(step) => past_the_pair(step == Step::Refresh),
+        Err(step) => past_the_pair(step != Step::Stack),
     }
 }
 

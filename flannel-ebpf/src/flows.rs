@@ -1,7 +1,7 @@
 //! The flow table and what goes with it: the clock and the epoch.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use flannel_common::flow::{self, Direction, Flow, FlowKey, Tick};
+use flannel_common::flow::{self, Direction, Flow, FlowKey, Step, Tick};
 
 use crate::clock;
 use crate::globals::{FAST_PATH, POD_HOOK};
@@ -52,6 +52,53 @@ pub(crate) fn enter(key: &FlowKey, flow: &Flow) -> Result<(), Reason> {
     match FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)) {
         Ok(()) | Err(-17) => Ok(()),
         Err(_) => Err(Reason::FlowTableFull),
+    }
+}
+
+/// Which way the next packet of a direction takes: [`Flow::decide`].
+#[inline(always)]
+pub(crate) fn decide(flow: &Flow, direction: Direction, now: Tick, epoch: u32, both: bool) -> Step {
+    let is_tx = u32::from(direction == Direction::Tx);
+    match decide_by(
+        (&raw const *flow).cast_mut(),
+        is_tx,
+        now,
+        epoch,
+        both.into(),
+    ) {
+        STACK => Step::Stack,
+        FAST => Step::Fast,
+        REFRESH => Step::Refresh,
+        _ => Step::Behind,
+    }
+}
+
+const STACK: u32 = 0;
+const FAST: u32 = 1;
+const REFRESH: u32 = 2;
+const BEHIND: u32 = 3;
+
+const fn direction(is_tx: u32) -> Direction {
+    match is_tx {
+        0 => Direction::Rx,
+        _ => Direction::Tx,
+    }
+}
+
+/// A global function, which the verifier looks at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn decide_by(flow: *mut Flow, is_tx: u32, now: u32, epoch: u32, both: u32) -> u32 {
+    if flow.is_null() {
+        return STACK;
+    }
+    // SAFETY: a value of the map, as in `get`.
+    let flow = unsafe { &*flow };
+    match flow.decide(direction(is_tx), now, epoch, both != 0) {
+        Step::Stack => STACK,
+        Step::Fast => FAST,
+        Step::Refresh => REFRESH,
+        Step::Behind => BEHIND,
     }
 }
 

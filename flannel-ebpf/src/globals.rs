@@ -42,6 +42,7 @@ globals! {
     ANCHOR: u8 = 0;
     FAST_PATH: u8 = 0;
     POD_HOOK: u8 = 0;
+    SHOW_GAP: u32 = 0;
     SNAT_PORT_MIN: u16 = 0;
     SNAT_PORT_MAX: u16 = 0;
     SNAT_MORE_MIN: u16 = 0;
@@ -50,6 +51,7 @@ globals! {
     SNAT_BOTH_MIN: u16 = 0;
     SNAT_BOTH_MAX: u16 = 0;
     SNAT_PLACES: u32 = 1;
+    SNAT_SECRET: [u64; 2] = [0; 2];
 }
 
 /// Whether pods' packets to the outside leave as the node.

@@ -55,11 +55,10 @@ impl Encapsulate for Ipip {
             _ => route::send(
                 skb,
                 &Outer {
-                    from: globals::uplink_ip(),
                     to: peer.public_ip,
                     proto: PROTO_IPIP,
                     ports: [[0; 2]; 2],
-                    mark: 0,
+                    by_mark: false,
                 },
             )?,
         };

@@ -93,6 +93,7 @@ mod route;
 #[cfg(target_arch = "bpf")]
 mod senders;
 #[cfg(target_arch = "bpf")]
+mod shown;
 mod skb;
 #[cfg(target_arch = "bpf")]
 mod snat_fragments;

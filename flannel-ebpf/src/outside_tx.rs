@@ -60,6 +60,6 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         true => way.joined(&flow.peer).into(),
         false => way.into(),
     };
-    flow.note_passed(Direction::Tx, passed.now, &proof);
+    flow.prove(Direction::Tx, passed.now, &proof);
     Err(Reason::Verified)
 }

@@ -2,6 +2,7 @@
 
 use core::mem::MaybeUninit;
 
+use flannel_common::Ipv4;
 use flannel_common::cidr;
 use flannel_common::flow::{Direction, FlowKey};
 use flannel_common::header::PROTO_UDP;
@@ -51,8 +52,12 @@ fn send<Tunnel: Encapsulate>(skb: &Skb, ask: u8) -> Result<Verdict, Reason> {
     if peer.kind == PEER_STACK {
         return Err(Reason::ByStack);
     }
-    if leased.is_some() {
-        note_passed(skb, packet, peer);
+    // At the far end it is what passed the near one.
+    if ask == asked::LOOK_OUT && leased.is_some() {
+        // An agent that is dead hears of no other way to the peer.
+        note_passed(skb, packet, peer, || {
+            route::still(skb, peer.public_ip, peer.next_hop)
+        });
     }
     // Of several datagrams in one packet nobody behind the pair knows where they end.
     let is_one = !skb.is_gso() || packet.ip.proto != PROTO_UDP;
@@ -109,9 +114,14 @@ pub(crate) fn run_last<Tunnel: Encapsulate>(skb: &Skb) -> Result<Verdict, Reason
     })
 }
 
-/// A packet of a pod of ours came out of the stack as it went in: that proves its flow.
+/// A packet of a pod of ours came out of the stack as it went in: that proves its flow. `next_hop`: to the peer.
 #[inline(always)]
-pub(crate) fn note_passed(skb: &Skb, packet: &Packet, peer: &Peer) {
+pub(crate) fn note_passed(
+    skb: &Skb,
+    packet: &Packet,
+    peer: &Peer,
+    next_hop: impl FnOnce() -> Ipv4,
+) {
     if !flows::enabled() || flows::always() {
         return;
     }
@@ -133,8 +143,9 @@ pub(crate) fn note_passed(skb: &Skb, packet: &Packet, peer: &Peer) {
         // By the tunnel, whatever the agent is about to do about routes: this is what the stack did.
         flow.peer = Peer {
             kind: PEER_VXLAN,
+            next_hop: next_hop(),
             ..*peer
         };
-        flow.note_passed(Direction::Tx, passed.now, &proof);
+        flow.prove(Direction::Tx, passed.now, &proof);
     }
 }

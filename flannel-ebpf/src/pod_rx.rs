@@ -81,7 +81,7 @@ fn arrives(
     flow.hook = hook;
     flow.pod_mac = eth.dst;
     flow.gateway_mac = eth.src;
-    flow.note_passed(Direction::Rx, passed.now, &proof);
+    flow.prove(Direction::Rx, passed.now, &proof);
     Err(Reason::Verified)
 }
 

@@ -2,11 +2,12 @@
 
 use core::mem::MaybeUninit;
 
+use flannel_common::Ipv4;
 use flannel_common::cidr;
 use flannel_common::crossing::Change;
-use flannel_common::flow::{Direction, FlowKey, Step};
+use flannel_common::flow::{Direction, FlowKey, NOBODY, Step};
 use flannel_common::globals::POD_HOOK_BRIDGE;
-use flannel_common::maps::{PEER_DIRECT, PEER_OUTSIDE, PEER_STACK, PEER_VXLAN, Peer};
+use flannel_common::maps::{PEER_DIRECT, PEER_OUTSIDE, PEER_STACK, PEER_VXLAN, Peer, ROUTED};
 use flannel_common::outside::Way;
 use flannel_common::reason::Reason;
 use flannel_common::transport::{self, Control};
@@ -17,9 +18,10 @@ use crate::globals::{
 };
 use crate::headers::{self, Packet};
 use crate::redirect;
+use crate::route::{self, Forwarded};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
-use crate::{asked, crossing, flows, forged, ours, peers};
+use crate::{asked, crossing, flows, forged, ours, peers, shown};
 
 /// `Tunnel`: by which packets for other nodes' pods go.
 #[inline(always)]
@@ -65,7 +67,7 @@ pub(crate) fn run<Tunnel: Encapsulate>(skb: &Skb) -> Result<Verdict, Reason> {
         if is_of_node(packet) {
             return Err(Reason::Unverified);
         }
-        let peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
+        let mut peer = *peers::of(packet.ip.dst).ok_or(Reason::Unverified)?;
         let asks = peer.kind == PEER_VXLAN && asked::is_turn(peer.public_ip, asked::LOOK_OUT);
         if peer.kind == PEER_STACK || asks {
             return Err(Reason::ByStack);
@@ -73,6 +75,13 @@ pub(crate) fn run<Tunnel: Encapsulate>(skb: &Skb) -> Result<Verdict, Reason> {
         if !peer.carries(len) {
             return Err(Reason::OverMtu);
         }
+        if shown::is_turn(skb.ifindex(), flows::now(), NOBODY) {
+            return Err(Reason::Refresh);
+        }
+        peer.next_hop = match peer.kind {
+            PEER_DIRECT if Tunnel::HAS_DIRECT => routed_by_uplink(skb, packet)?,
+            _ => ROUTED,
+        };
         // Nobody has shown what the stack would do to it.
         let change = Change {
             mark: skb.mark(),
@@ -103,8 +112,11 @@ pub(crate) fn run<Tunnel: Encapsulate>(skb: &Skb) -> Result<Verdict, Reason> {
         return Err(Reason::TcpControl);
     }
     let mut step = Step::Stack;
-    if flow.is_from(skb.ifindex(), packet.ip.tos, skb.mark()) {
-        step = flow.decide(Direction::Tx, now, epoch, flows::needs_both(&key));
+    if flow.is_from(skb.ifindex(), &packet.ip, skb.mark()) {
+        step = flows::decide(flow, Direction::Tx, now, epoch, flows::needs_both(&key));
+    }
+    if step == Step::Fast && shown::is_turn(skb.ifindex(), now, flow.opener) {
+        step = Step::Refresh;
     }
     if step == Step::Fast && may_skip(&flow.peer, outside, len) {
         let (peer, change) = (flow.peer, flow.tx.change);
@@ -161,6 +173,19 @@ fn may_skip(peer: &Peer, outside: bool, len: u32) -> bool {
     }
 }
 
+/// Without proof nothing shows that a route of somebody's leads elsewhere, or nowhere, with or without an agent: the kernel is asked. What it
+/// does not send by the uplink is the stack's, which says so to the pod.
+#[inline(always)]
+fn routed_by_uplink(skb: &Skb, packet: &Packet) -> Result<Ipv4, Reason> {
+    let forwarded = Forwarded {
+        src: packet.ip.src,
+        dst: packet.ip.dst,
+        tos: packet.ip.tos,
+        proto: packet.ip.proto,
+    };
+    route::next_hop_by_uplink(skb, &forwarded).ok_or(Reason::Unverified)
+}
+
 /// What br_netfilter translated on its way through the bridge, for a service, has a route at the bridge's own hook
 /// (`br_nf_pre_routing_finish`). No other packet has one ahead of the stack, and such a flow is never proven.
 #[inline(always)]
@@ -183,11 +208,9 @@ fn send<Tunnel: Encapsulate>(
             .map_err(|_| Reason::Mangled)?;
         let uplink = UPLINK_IFINDEX.load();
         skb.tell_past_stack();
-        // Without proof nothing shows that a route of somebody's leads elsewhere, with or without an agent: the kernel is asked.
-        let action = if peer.kind == PEER_DIRECT && flows::always() {
-            redirect::routed(uplink)
-        } else {
-            redirect::to_neighbour(uplink, peer.next_hop)
+        let action = match peer.kind == PEER_DIRECT && has_route() {
+            true => redirect::routed(uplink),
+            false => redirect::to_neighbour(uplink, peer.next_hop),
         };
         return Ok(Verdict::Taken(action, Reason::FastTx));
     }

@@ -8,11 +8,12 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::programs::TcContext;
 use flannel_common::flow::FlowKey;
-use flannel_common::header::Eth;
+use flannel_common::header::{Eth, PROTO_IPIP, PROTO_UDP};
+use flannel_common::maps::ROUTED;
 use flannel_common::reason::Reason;
 use flannel_common::{Ipv4, Mac};
 
-use crate::globals::{FLANNEL_IFINDEX, GRO_IFINDEX, UPLINK_IFINDEX};
+use crate::globals::{self, FLANNEL_IFINDEX, GRO_IFINDEX, UPLINK_IFINDEX, UPLINK_IP};
 use crate::redirect;
 use crate::skb::Skb;
 
@@ -26,13 +27,12 @@ const OUTPUT: u32 = 1 << 1;
 
 /// An outer packet that is to be sent.
 pub(crate) struct Outer {
-    pub(crate) from: Ipv4,
     pub(crate) to: Ipv4,
     pub(crate) proto: u8,
     /// Source first; network order. Zero without ports.
     pub(crate) ports: [[u8; 2]; 2],
-    /// netfilter's, as far as the kernel's device would route by it.
-    pub(crate) mark: u32,
+    /// Whether netfilter's mark counts: as far as the kernel's device would route by it.
+    pub(crate) by_mark: bool,
 }
 
 /// Sends an encapsulated packet the way that the kernel would route it, if it were the node's own: by whatever device.
@@ -47,23 +47,51 @@ pub(crate) struct Outer {
 /// route to for a neighbour (`ip_route_output_key_hash_rcu`).
 #[inline(always)]
 pub(crate) fn send(skb: &Skb, outer: &Outer) -> Result<i32, Reason> {
-    let [sport, dport] = outer.ports.map(u16::from_ne_bytes);
-    let mark = outer.mark;
+    let [[a, b], [c, d]] = outer.ports;
+    let (to, ports) = (
+        u32::from_ne_bytes(outer.to),
+        u32::from_ne_bytes([a, b, c, d]),
+    );
+    match send_by(
+        skb.raw(),
+        to,
+        ports,
+        outer.proto.into(),
+        outer.by_mark.into(),
+    ) {
+        NO_ROUTE => Err(Reason::NoRoute),
+        action => Ok(action),
+    }
+}
+
+/// No TC action.
+const NO_ROUTE: i32 = i32::MIN;
+
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn send_by(ctx: *mut __sk_buff, to: u32, ports: u32, proto: u32, by_mark: u32) -> i32 {
+    let skb = Skb::new(TcContext::new(ctx));
+    let mark = match by_mark {
+        0 => 0,
+        _ => skb.mark(),
+    };
+    let [a, b, c, d] = ports.to_ne_bytes();
     let [m0, m1, m2, m3] = mark.to_ne_bytes();
     let mut params = bpf_fib_lookup {
         family: AF_INET,
-        l4_protocol: outer.proto,
-        sport,
-        dport,
+        l4_protocol: proto as u8,
+        sport: u16::from_ne_bytes([a, b]),
+        dport: u16::from_ne_bytes([c, d]),
         __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 { tot_len: 0 },
         ifindex: LOOPBACK,
         // The inner TOS does not count: a kernel vxlan device without `tos inherit` passes on its ECN bits alone.
         __bindgen_anon_2: bpf_fib_lookup__bindgen_ty_2 { flowinfo: 0 },
         __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 {
-            ipv6_src: [u32::from_ne_bytes(outer.from), 0, 0, 0],
+            ipv6_src: [UPLINK_IP.load(), 0, 0, 0],
         },
         __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 {
-            ipv6_dst: [u32::from_ne_bytes(outer.to), 0, 0, 0],
+            ipv6_dst: [to, 0, 0, 0],
         },
         __bindgen_anon_5: bpf_fib_lookup__bindgen_ty_5 { tbid: 0 },
         smac: [m0, m1, m2, m3, 0, 0],
@@ -77,23 +105,23 @@ pub(crate) fn send(skb: &Skb, outer: &Outer) -> Result<i32, Reason> {
         || found == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED);
     let unresolved = found == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH);
     if (known || unresolved) && (to == FLANNEL_IFINDEX.load() || to == GRO_IFINDEX.load()) {
-        return Err(Reason::NoRoute);
+        return NO_ROUTE;
     }
     if known && params.family == AF_INET {
         // SAFETY: all of the union was written above; the helper puts the next hop in its first word.
         let next_hop = unsafe { params.__bindgen_anon_4.ipv4_dst };
-        return Ok(redirect::to_neighbour(to, next_hop.to_ne_bytes()));
+        return redirect::to_neighbour(to, next_hop.to_ne_bytes());
     }
     if known || unresolved {
-        return Ok(redirect::routed(to));
+        return redirect::routed(to);
     }
     if (i64::from(BPF_FIB_LKUP_RET_BLACKHOLE)..=i64::from(BPF_FIB_LKUP_RET_NOT_FWDED))
         .contains(&found)
     {
-        return Err(Reason::NoRoute);
+        return NO_ROUTE;
     }
     // No answer: the loopback device does not forward, the route has labels, the mark is none for an old kernel.
-    Ok(redirect::routed(UPLINK_IFINDEX.load()))
+    redirect::routed(UPLINK_IFINDEX.load())
 }
 
 /// The next hop of a packet that is on its way out of a device, forwarded by the stack: whom the routing table names.
@@ -179,7 +207,25 @@ pub(crate) fn device(skb: &Skb, packet: &Forwarded) -> u32 {
     let flags = if skb.mark() == 0 { 0 } else { LOOK_UP_MARK };
     let [src, dst] = [packet.src, packet.dst].map(u32::from_ne_bytes);
     let what = u32::from_ne_bytes([packet.tos, packet.proto, flags as u8, 0]);
-    device_by(skb.raw(), src, dst, what, came_by)
+    device_of(way_by(skb.raw(), src, dst, what, came_by))
+}
+
+/// The next hop of a packet on its way into the stack, if the node forwards it by the uplink.
+#[inline(always)]
+pub(crate) fn next_hop_by_uplink(skb: &Skb, packet: &Forwarded) -> Option<Ipv4> {
+    let flags = if skb.mark() == 0 { 0 } else { LOOK_UP_MARK };
+    let [src, dst] = [packet.src, packet.dst].map(u32::from_ne_bytes);
+    let what = u32::from_ne_bytes([packet.tos, packet.proto, flags as u8, 0]);
+    let found = way_by(skb.raw(), src, dst, what, skb.ifindex());
+    let by_uplink = device_of(found) == UPLINK_IFINDEX.load() && found as u32 != NONE;
+    by_uplink.then_some((found as u32).to_ne_bytes())
+}
+
+/// `by`, if a tunnel packet of the node's, without a mark, still goes to the peer at `to` by the uplink and that next hop; else [`ROUTED`].
+#[inline(always)]
+pub(crate) fn still(skb: &Skb, to: Ipv4, by: Ipv4) -> Ipv4 {
+    let [to, by] = [to, by].map(u32::from_ne_bytes);
+    still_by(skb.raw(), to, by).to_ne_bytes()
 }
 
 /// Whose subnet a packet for `flannel.<VNI>` is routed through: the gateway of a route by that device, which flannel's has a
@@ -210,38 +256,63 @@ pub(crate) fn is_of_a_neighbour(skb: &Skb, packet: &Forwarded) -> bool {
 /// No next hop of the device at hand.
 const NONE: u32 = 0;
 
-/// What the routing table answers; `what`: TOS, protocol and flags. Addresses as four bytes of memory.
+/// The next hop by the device that is asked for; `what`: TOS, protocol and flags. Addresses as four bytes of memory.
 ///
 /// A global function, as [`check_sender`](crate::senders::check_sender) is one.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn gateway_by(ctx: *mut __sk_buff, src: u32, dst: u32, what: u32, device: u32) -> u32 {
-    let skb = Skb::new(TcContext::new(ctx));
-    let Some(params) = ask(&skb, src, dst, what, device) else {
-        return NONE;
-    };
     let [_, _, flags, _] = what.to_ne_bytes();
     let here = match u32::from(flags) & OUTPUT {
-        0 => skb.ifindex(),
+        0 => Skb::new(TcContext::new(ctx)).ifindex(),
         _ => device,
     };
-    if params.ifindex != here {
+    let found = way_by(ctx, src, dst, what, device);
+    if device_of(found) != here {
         return NONE;
     }
-    if params.family != AF_INET {
+    match found as u32 {
         // A gateway with an IPv6 address is none to the kernel's NAT.
-        return dst;
+        NONE => dst,
+        next_hop => next_hop,
     }
-    // SAFETY: all of the union was written above; the helper puts the next hop in its first word.
-    unsafe { params.__bindgen_anon_4.ipv4_dst }
 }
 
-/// The index of the device that it leads to; 0: there is no answer. A global function like the other.
+const fn device_of(way: u64) -> u32 {
+    (way >> 32) as u32
+}
+
+/// What the routing table answers: the device, in the upper half, and the next hop, 0 if it has an IPv6 address. 0: there is no answer.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn device_by(ctx: *mut __sk_buff, src: u32, dst: u32, what: u32, came_by: u32) -> u32 {
+extern "C" fn way_by(ctx: *mut __sk_buff, src: u32, dst: u32, what: u32, device: u32) -> u64 {
     let skb = Skb::new(TcContext::new(ctx));
-    ask(&skb, src, dst, what, came_by).map_or(0, |params| params.ifindex)
+    let Some(params) = ask(&skb, src, dst, what, device) else {
+        return 0;
+    };
+    let next_hop = match params.family == AF_INET {
+        // SAFETY: all of the union was written above; the helper puts the next hop in its first word.
+        true => unsafe { params.__bindgen_anon_4.ipv4_dst },
+        false => NONE,
+    };
+    u64::from(params.ifindex) << 32 | u64::from(next_hop)
+}
+
+/// A global function like the others: see [`still`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn still_by(ctx: *mut __sk_buff, to: u32, by: u32) -> u32 {
+    let proto = match globals::is_ipip() {
+        true => PROTO_IPIP,
+        false => PROTO_UDP,
+    };
+    let what = u32::from_ne_bytes([0, proto, 0, 0]);
+    let found = way_by(ctx, UPLINK_IP.load(), to, what, LOOPBACK);
+    let known = u64::from(UPLINK_IFINDEX.load()) << 32 | u64::from(by);
+    match found == known {
+        true => by,
+        false => u32::from_ne_bytes(ROUTED),
+    }
 }
 
 #[inline(always)]

@@ -44,6 +44,8 @@ pub(crate) struct Work {
     pub(crate) worth_proof: bool,
     /// Step that opens the flow, once there is [room](crate::snat_room).
     pub(crate) after: u32,
+    /// Decides in which order ports are looked for.
+    pub(crate) chance: u64,
     /// How often a port was looked for.
     pub(crate) rounds: u32,
     /// The new source (on the way out) or destination (on the way in).

@@ -43,8 +43,6 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if work.after == CAME_IN {
         return comes_in(work);
     }
-    // Connections that were translated before go on; new ones are for whoever serves the network now.
-    ours::check(skb)?;
     let skb = &Skb::again(skb.raw(), work.missing);
     if work.elsewhere {
         if is_copy(skb, work) {
@@ -57,7 +55,12 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         Whose::Pod if is_none_of_ours(skb, &work.ip) => return leave(work),
         Whose::Pod => of_pod(skb, work)?,
         Whose::Own if work.packet.is_icmp_answer() => return leave(work),
-        Whose::Own => of_node(skb, work),
+        Whose::Own => {
+            // Where our pair is gone somebody else may serve the network. What he translates is the node's own by now; what a pod's
+            // address is still on, nobody translates but us.
+            ours::check(skb)?;
+            of_node(skb, work)
+        }
     };
     if let Some((key, share)) = wants
         && let Err(reason) = make(&key, share, work.node.now)
@@ -68,6 +71,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
             Whose::Own => leave(work),
         };
     }
+    work.chance = random::secret_number();
     skb.step(work.after);
     Err(Reason::SnatUnready)
 }

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key as Prefix;
 use flannel_common::Ipv4;
+use flannel_common::chance;
 use flannel_common::snat::{self, Claim, Entry, Key, Node, Packet, Ports, Seen, Side, Slot, Table};
 
 use crate::clock;
@@ -11,7 +12,6 @@ use crate::globals::{
     SNAT_PORT_MAX, SNAT_PORT_MIN,
 };
 use crate::maps::{ENDING, EXEMPT, SNAT, TIMES};
-use crate::random;
 use crate::skb::Skb;
 use crate::{outlets, snat_shares, snat_work};
 
@@ -126,7 +126,7 @@ impl Table for Snat {
 
     #[inline(always)]
     fn random(&self) -> u32 {
-        random::number()
+        snat_work::get().map_or(0, |work| chance::of_round(work.chance, work.rounds))
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use flannel_common::cidr;
 use flannel_common::crossing::Change;
 use flannel_common::header::{Eth, Ip, PROTO_UDP};
-use flannel_common::maps::{PEER_STACK, Peer};
+use flannel_common::maps::{PEER_STACK, Peer, ROUTED};
 use flannel_common::reason::Reason;
 use flannel_common::udp::{self, Varying};
 
@@ -35,7 +35,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         && let Some(peer) = peers::of(packet.ip.dst)
         && peer.kind != PEER_STACK
     {
-        note_passed(skb, packet, peer);
+        note_passed(skb, packet, peer, || ROUTED);
     }
     Ok(Verdict::Untouched)
 }
@@ -95,11 +95,10 @@ fn encapsulate(skb: &Skb, peer: &Peer, ip: &Ip) -> Result<Verdict, Reason> {
     skb.set_mark(NO_MARK);
     let port = VXLAN_PORT.load().to_be_bytes();
     let to = Outer {
-        from: globals::uplink_ip(),
         to: peer.public_ip,
         proto: PROTO_UDP,
         ports: [port, port],
-        mark: NO_MARK,
+        by_mark: false,
     };
     Ok(Verdict::Taken(route::send(skb, &to)?, Reason::Encap))
 }
@@ -108,6 +107,8 @@ fn encapsulate(skb: &Skb, peer: &Peer, ip: &Ip) -> Result<Verdict, Reason> {
 pub(crate) struct Udp;
 
 impl Encapsulate for Udp {
+    const HAS_DIRECT: bool = false;
+
     /// It goes where the stack would have sent it, whoever it is for.
     #[inline(always)]
     fn send(

@@ -17,8 +17,11 @@ use flannel_common::program::Program::{OverlayCatch, OverlayTx, UplinkRx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
 use flannel_tests::capture::Capture;
-use flannel_tests::fast_path::{self, gets_fast, hooked_if_ours, ours, talk_udp, to};
-use flannel_tests::pair::{Mix, Pair};
+use flannel_tests::fast_path::{
+    self, fast_udp, gets_fast, hooked_if_ours, ours, pair_of, received, talk_udp, to,
+};
+use flannel_tests::lab::Options;
+use flannel_tests::pair::{Kind, Mix, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::with_daemon::AnyDaemon;
 use flannel_tests::{talk, tcp};
@@ -200,4 +203,45 @@ fn by_the_stack_all_arrives(#[case] mix: Mix, #[case] flags: &[&str]) {
     if let (Some(before), Some(after)) = (before, by_stack(&pair.one)) {
         assert!(after > before + 50, "{before} to {after}");
     }
+}
+
+/// What is forwarded between pods' subnets, as IPsec in tunnel mode between nodes is set up: without a tunnel of ours such packets are the
+/// uplink's own.
+#[rstest]
+fn policies_about_pods_hold_without_a_tunnel(
+    #[values(
+        Some(&["--fast-path=verified"][..]),
+        Some(&["--fast-path=always"][..]),
+        None
+    )]
+    flags: Option<&'static [&'static str]>,
+    #[values("host-gw", "DirectRouting")] network: &str,
+) {
+    let net = match network {
+        "host-gw" => Network::host_gw("/coreos.com/network", "10.244.0.0/16"),
+        _ => Network::vxlan("/coreos.com/network", "10.244.0.0/16").direct_routing(),
+    };
+    let kind = flags.map_or(Kind::Flanneld, |_| Kind::Ours);
+    let pair = pair_of(kind, net, Options::default(), flags.unwrap_or_default());
+    let talk = fast_udp(&pair);
+    let (from, to) = (pair.one.subnet(), pair.two.subnet());
+    let node = pair.two.node();
+    let selector = format!("src {from} dst {to} dir fwd");
+    let template = "tmpl src 192.0.2.1 dst 192.0.2.2 proto esp mode tunnel";
+    node.exec(&format!("ip xfrm policy add {selector} {template}"));
+    stops(&talk);
+    node.exec(&format!("ip xfrm policy delete {selector}"));
+    eventually("the flow goes on", SOON, || (0..20).all(|_| talk.round()));
+    // Optional, it lets in clear packets pass: but each of them is looked at.
+    node.exec(&format!(
+        "ip xfrm policy add {selector} {template} level use"
+    ));
+    if let Some(agent) = pair.two.agent() {
+        eventually("all are by the stack", SOON, || {
+            let before = received(agent);
+            talk.rounds(20);
+            received(agent) == before
+        });
+    }
+    talk.rounds(20);
 }

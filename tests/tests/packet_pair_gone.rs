@@ -148,14 +148,14 @@ fn a_proven_flow_ends_with_the_pair() {
 }
 
 #[test]
-fn translated_connections_go_on_and_new_ones_are_not_ours() {
+fn nothing_leaves_under_a_pod_s_address_and_what_is_the_node_s_takes_no_place() {
     with_a_pair(|go, node| {
         let known = Plain {
             sport: 50_000,
             ..Plain::default()
         };
         let new = Plain {
-            sport: 50_001,
+            dport: 8443,
             ..known
         };
         node.run(UplinkTx, &known.tcp(SYN));
@@ -165,8 +165,11 @@ fn translated_connections_go_on_and_new_ones_are_not_ours() {
         let answer = node.run(UplinkSnatRx, &seen.answer().tcp(SYN_ACK));
         assert_eq!(answer.packet, known.answer().tcp(SYN_ACK));
 
-        let left = node.run(UplinkTx, &new.tcp(SYN));
-        assert_eq!((left.action, left.packet), (UNSPEC, new.tcp(SYN)));
-        assert_eq!(node.count(SnatRoom, Reason::PairGone).packets, 1);
+        let seen = new.from(US, 50_000).tcp(SYN);
+        assert_eq!(node.run(UplinkTx, &new.tcp(SYN)).packet, seen);
+        // As flanneld's rules leave it.
+        let own = known.from(US, 40_000).tcp(SYN);
+        let left = node.run(UplinkTx, &own);
+        assert_eq!((left.action, left.packet), (UNSPEC, own));
     });
 }

@@ -52,6 +52,27 @@ fn no_two_flows_leave_as_one() {
     assert_eq!(node.leaves(&elsewhere.tcp(SYN)).0, US);
 }
 
+/// A pod that knew would get what a server sends to somebody else.
+#[test]
+fn no_port_follows_from_another() {
+    let mut node = with_ports(50_000, 59_999);
+    // Each to a server of its own: no port is taken.
+    let ports: BTreeSet<u16> = (1..=64u8)
+        .map(|n| Plain {
+            dst: [198, 51, 100, n],
+            ..Plain::default()
+        })
+        .map(|flow| node.leaves(&flow.tcp(SYN)).1)
+        .collect();
+    assert!(ports.len() > 56, "{ports:?}");
+    let steps: BTreeSet<u16> = ports
+        .iter()
+        .zip(ports.iter().skip(1))
+        .map(|(a, b)| b - a)
+        .collect();
+    assert!(steps.len() > 16, "{ports:?}");
+}
+
 /// And where those are taken as well, there is no room.
 #[test]
 fn who_finds_none_free_gets_one_of_more() {

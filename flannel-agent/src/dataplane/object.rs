@@ -83,7 +83,10 @@ impl Object {
         let mut loader: EbpfLoader<'_> = loader();
         constants.set(&mut loader);
         let places = self.entries(YOUNG);
-        loader.override_global(globals::SNAT_PLACES, &places, true);
+        let secret: [u64; 2] = rand::random();
+        loader
+            .override_global(globals::SNAT_PLACES, &places, true)
+            .override_global(globals::SNAT_SECRET, &secret, true);
         let paths: Vec<(&str, PathBuf)> = self
             .maps
             .iter()
@@ -143,7 +146,10 @@ impl Object {
         let mut loader: EbpfLoader<'_> = loader();
         constants.set(&mut loader);
         let places = self.entries(YOUNG);
-        loader.override_global(globals::SNAT_PLACES, &places, true);
+        let secret: [u64; 2] = rand::random();
+        loader
+            .override_global(globals::SNAT_PLACES, &places, true)
+            .override_global(globals::SNAT_SECRET, &secret, true);
         for map in &self.maps {
             // Of a ring buffer it is bytes.
             if [FLOWS, SNAT, FRAGMENTS, YOUNG].contains(&map.name.as_str()) {
@@ -224,6 +230,7 @@ struct Constants {
     anchor: u8,
     fast_path: u8,
     pod_hook: u8,
+    show_gap: u32,
     snat_port_min: u16,
     snat_port_max: u16,
     snat_more_min: u16,
@@ -281,6 +288,11 @@ impl From<&Loaded> for Constants {
             anchor: node.anchor,
             fast_path: node.fast_path,
             pod_hook: node.pod_hook,
+            // On the bridge itself it has seen them.
+            show_gap: match node.pod_hook {
+                globals::POD_HOOK_PORT => globals::SHOW_EACH,
+                _ => 0,
+            },
             snat_port_min: node.snat_ports.map_or(0, |ports| ports.min),
             snat_port_max: node.snat_ports.map_or(0, |ports| ports.max),
             snat_more_min: node.snat_more.map_or(0, |ports| ports.min),
@@ -320,6 +332,7 @@ impl Constants {
             .override_global(globals::ANCHOR, &self.anchor, true)
             .override_global(globals::FAST_PATH, &self.fast_path, true)
             .override_global(globals::POD_HOOK, &self.pod_hook, true)
+            .override_global(globals::SHOW_GAP, &self.show_gap, true)
             .override_global(globals::SNAT_PORT_MIN, &self.snat_port_min, true)
             .override_global(globals::SNAT_PORT_MAX, &self.snat_port_max, true)
             .override_global(globals::SNAT_MORE_MIN, &self.snat_more_min, true)

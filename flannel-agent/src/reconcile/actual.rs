@@ -71,6 +71,8 @@ pub enum Device {
     /// flanneld's device; `mac` is what peers send to.
     KernelTunnel {
         mac: Option<MacAddr>,
+        /// Somebody has set it up: without, it carries nothing.
+        up: bool,
     },
     /// Somebody else's: never touched.
     Foreign {

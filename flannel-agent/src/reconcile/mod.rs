@@ -17,6 +17,7 @@ pub mod unreached;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use ipnet::Ipv4Net;
 
@@ -48,6 +49,8 @@ pub struct Dataplane {
     mirror: Option<Mirror>,
     /// Name of the device of ours that the last full reconcile left in place.
     serves: Option<String>,
+    /// Since when the kernel's device that took its place has been there, and down.
+    left_down: Option<Instant>,
     failures: Failures,
     /// Leases that were said to be ignored; the same again is no news.
     ignored: BTreeMap<Ipv4Net, String>,
@@ -96,6 +99,7 @@ impl Dataplane {
             shared: NodeSysctls::new(&options.state_dir, &options.network),
             mirror: None,
             serves: None,
+            left_down: None,
             failures: Failures::default(),
             ignored: BTreeMap::new(),
             private_key: None,

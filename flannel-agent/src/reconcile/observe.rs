@@ -99,11 +99,15 @@ fn classify<'a>(
         Kind::Vxlan { .. } if !is_ipip => {
             return Found::Other(Device::KernelTunnel {
                 mac: near.mac.map(MacAddr),
+                up: near.up,
             });
         }
         Kind::Vxlan { .. } => return foreign("it is a vxlan device: rename it".to_owned()),
         Kind::Other(kind) if is_ipip && kind == KIND_IPIP => {
-            return Found::Other(Device::KernelTunnel { mac: None });
+            return Found::Other(Device::KernelTunnel {
+                mac: None,
+                up: near.up,
+            });
         }
         Kind::Veth => {}
         Kind::Other(kind) if kind == "tun" => {

@@ -1,7 +1,7 @@
 //! Keeping the node equal to what is wanted: observe, plan, apply.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flannel_common::globals::FAST_PATH_OFF;
 
@@ -92,6 +92,9 @@ pub enum ReconcileError {
         source: DataplaneError,
     },
 }
+
+/// A flanneld that found our UDP port taken has ended, and left its device down. It is started again by then, if it is to be.
+const LEFT_DOWN: Duration = Duration::from_secs(30);
 
 fn kernel_kind(device: &str) -> &'static str {
     match device {
@@ -238,7 +241,7 @@ impl Dataplane {
 
     /// A kernel vxlan device that was there before us is to be replaced. One that took our pair's place is flanneld's, which
     /// would make it again and again.
-    fn taken_over(&self, desired: &Desired, actual: &Actual) -> Option<String> {
+    fn taken_over(&mut self, desired: &Desired, actual: &Actual) -> Option<String> {
         if let WireGuardDevice::There(state) = &actual.wireguard
             && self.serves.as_deref() == Some(wireguard::DEVICE)
             && !state.aliased
@@ -247,8 +250,16 @@ impl Dataplane {
         }
         let pair = desired.node.pair.as_ref()?;
         let ours = self.serves.as_ref() == Some(&pair.name);
-        let theirs = matches!(actual.device, Device::KernelTunnel { .. });
-        (ours && theirs).then(|| pair.name.clone())
+        let Device::KernelTunnel { up, .. } = actual.device else {
+            self.left_down = None;
+            return None;
+        };
+        if up {
+            self.left_down = None;
+        }
+        let since = self.left_down.get_or_insert_with(Instant::now);
+        let is_left = !up && since.elapsed() >= LEFT_DOWN;
+        (ours && !is_left).then(|| pair.name.clone())
     }
 
     /// Brings maps and routes up to date after a change of leases, without a look at the kernel. Anything else

@@ -56,6 +56,7 @@ fn a_forwarded_packet_is_known_again(#[values(6, 17)] proto: u8) {
     let want = Change {
         tos_in: 2,
         tos: 2,
+        ttl_in: note.seen.ip.ttl,
         ..Change::NONE
     };
     assert_eq!(change(&note, &forwarded(&note)), Some(want));
@@ -145,8 +146,18 @@ fn a_packet_like_it_is_treated_like_it() {
     (after.ip.tos, after.mark, after.priority) = (0xba, 0x10000, 0x10010);
     let learnt = change(&note, &after).expect("the same packet");
     assert_eq!((learnt.mark, learnt.priority), (0x10000, 0x10010));
-    assert!(learnt.is_of(0x02, 9) && learnt.is_of(0x03, 9));
-    assert!(!learnt.is_of(0x02, 0) && !learnt.is_of(0x22, 9));
+    let like = |tos, ttl| Ip {
+        tos,
+        ttl,
+        ..note.seen.ip
+    };
+    let ttl = note.seen.ip.ttl;
+    assert!(learnt.is_of(&like(0x02, ttl), 9) && learnt.is_of(&like(0x03, ttl), 9));
+    assert!(!learnt.is_of(&like(0x02, ttl), 0) && !learnt.is_of(&like(0x22, ttl), 9));
+    assert!(
+        !learnt.is_of(&like(0x02, ttl - 1), 9),
+        "a rule may go by it"
+    );
     let mut next = note.seen.ip;
     next.tos = 0x03;
     assert_eq!(learnt.hop(&next).tos, 0xbb, "congestion is the network's");
@@ -228,7 +239,7 @@ proptest! {
         (after.mark, after.priority) = (mark, priority);
         let learnt = note.change(&after, note.at.wrapping_add(wait));
         let learnt = learnt.expect("the same packet");
-        prop_assert!(learnt.is_of(note.seen.ip.tos, note.seen.mark));
+        prop_assert!(learnt.is_of(&note.seen.ip, note.seen.mark));
         prop_assert_eq!((learnt.mark, learnt.priority), (mark, priority));
         let repeated = learnt.hop(&note.seen.ip);
         // 0x0000 and 0xffff are the same number in ones' complement.

@@ -106,6 +106,7 @@ mod tests {
             epoch: EPOCH,
             port: 7,
             change: Change::NONE,
+            opener: super::super::NOBODY.into(),
         };
         for direction in directions {
             assert!(flow.note_passed(*direction, START, &proof));

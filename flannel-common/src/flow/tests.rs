@@ -17,8 +17,17 @@ fn at(ms: u32) -> Tick {
 /// A pod's port.
 const PORT: u32 = 7;
 
+/// A header with this TOS byte.
+fn tos(tos: u8) -> Ip {
+    Ip {
+        tos,
+        ..Ip::zeroed()
+    }
+}
+
 fn proof(epoch: u32) -> Proof {
     Proof {
+        opener: NOBODY.into(),
         epoch,
         port: PORT,
         change: Change::NONE,
@@ -81,11 +90,14 @@ fn after_five_seconds_one_packet_renews() {
 }
 
 #[test]
-fn a_renewal_that_is_dropped_is_tried_again_and_then_ends_the_flow() {
+fn behind_a_renewal_that_is_dropped_all_take_the_stack() {
     let mut flow = both_verified();
     flow.note_probe(Tx, at(5_100));
-    assert_eq!(flow.decide(Tx, at(6_200), EPOCH, true), Step::Refresh);
-    flow.note_probe(Tx, at(6_200));
+    assert_eq!(flow.decide(Tx, at(5_130), EPOCH, true), Step::Fast);
+    for later in [5_160, 6_200, 14_900] {
+        assert_eq!(flow.decide(Tx, at(later), EPOCH, true), Step::Behind);
+    }
+    assert_eq!(flow.decide(Rx, at(6_200), EPOCH, true), Step::Refresh);
     assert_eq!(
         flow.decide(Tx, at(15_100), EPOCH, true),
         Step::Stack,
@@ -155,14 +167,14 @@ fn a_flow_is_its_pod_s_whoever_else_sends_in_its_name() {
         port: PORT + 1,
         ..proof(EPOCH)
     };
-    assert!(flow.is_from(PORT, 0, 0) && !flow.is_from(PORT + 1, 0, 0));
+    assert!(flow.is_from(PORT, &tos(0), 0) && !flow.is_from(PORT + 1, &tos(0), 0));
     assert!(!flow.note_passed(Tx, at(10), &other));
-    assert!(flow.is_from(PORT, 0, 0));
+    assert!(flow.is_from(PORT, &tos(0), 0));
     assert!(
         flow.note_passed(Tx, at(15_100), &other),
         "nobody else sends"
     );
-    assert!(flow.is_from(PORT + 1, 0, 0));
+    assert!(flow.is_from(PORT + 1, &tos(0), 0));
     let moved = Proof {
         port: PORT,
         ..proof(EPOCH + 1)
@@ -217,8 +229,100 @@ fn only_packets_like_the_one_that_proved_it_are_of_the_flow() {
         ..proof(EPOCH)
     };
     assert!(flow.note_passed(Tx, START, &marked));
-    assert!(flow.is_from(PORT, 0xb8, 5) && flow.is_from(PORT, 0xbb, 5));
-    assert!(!flow.is_from(PORT, 0xb8, 0) && !flow.is_from(PORT, 0, 5));
+    assert!(flow.is_from(PORT, &tos(0xb8), 5) && flow.is_from(PORT, &tos(0xbb), 5));
+    assert!(!flow.is_from(PORT, &tos(0xb8), 0) && !flow.is_from(PORT, &tos(0), 5));
+}
+
+#[test]
+fn what_comes_right_behind_a_renewal_does_not_overtake_it() {
+    let mut flow = both_verified();
+    let late = at(5_100);
+    assert_eq!(flow.decide(Rx, late, EPOCH, true), Step::Refresh);
+    flow.note_probe(Rx, late);
+    assert_eq!(flow.decide(Rx, late, EPOCH, true), Step::Behind);
+    assert_eq!(flow.decide(Rx, at(5_110), EPOCH, true), Step::Fast);
+    // What a pod sends takes the stack in the same go.
+    flow.note_probe(Tx, late);
+    assert_eq!(flow.decide(Tx, late, EPOCH, true), Step::Fast);
+}
+
+/// Conntrack may have forgotten the flow, and takes the first that it sees for who opens it.
+#[test]
+fn who_answers_is_looked_at_behind_who_opened() {
+    for (opener, first, second) in [(POD, Tx, Rx), (PEER, Rx, Tx)] {
+        let mut flow = fresh();
+        let opened = Proof {
+            opener: opener.into(),
+            ..proof(EPOCH)
+        };
+        assert!(flow.note_passed(first, START, &opened));
+        // The answer says the contrary, and is not asked.
+        let answered = Proof {
+            opener: (POD + PEER - opener).into(),
+            ..proof(EPOCH)
+        };
+        assert!(flow.note_passed(second, at(3), &answered));
+        let late = at(5_200);
+        assert_eq!(flow.decide(second, late, EPOCH, true), Step::Fast);
+        assert_eq!(flow.decide(first, late, EPOCH, true), Step::Refresh);
+        flow.note_probe(first, late);
+        assert_eq!(flow.decide(second, at(5_400), EPOCH, true), Step::Fast);
+        assert_eq!(flow.decide(first, at(5_400), EPOCH, true), Step::Behind);
+        assert!(flow.note_passed(first, at(5_500), &answered));
+        assert_eq!(flow.decide(second, at(5_510), EPOCH, true), Step::Refresh);
+
+        // Who opened is silent.
+        let mut flow = fresh();
+        assert!(flow.note_passed(first, START, &opened));
+        assert!(flow.note_passed(second, at(9_000), &answered));
+        assert_eq!(
+            flow.decide(second, at(14_500), EPOCH, false),
+            Step::Fast,
+            "it may speak yet"
+        );
+        assert_eq!(flow.decide(second, at(15_100), EPOCH, false), Step::Refresh);
+    }
+}
+
+#[test]
+fn whose_flow_it_is_is_told_by_the_first_packet() {
+    let segment = |flags| {
+        let mut l4 = [0; 16];
+        l4[13] = flags;
+        l4
+    };
+    const TCP: u8 = crate::header::PROTO_TCP;
+    assert_eq!(opener(PROTO_UDP, &segment(0x12), Tx), POD.into());
+    assert_eq!(opener(PROTO_UDP, &segment(0), Rx), PEER.into());
+    assert_eq!(opener(TCP, &segment(0x12), Tx), PEER.into());
+    assert_eq!(opener(TCP, &segment(0x52), Rx), POD.into(), "with ECE");
+    assert_eq!(opener(TCP, &segment(0x10), Rx), NOBODY.into());
+    let mut flow = both_verified();
+    assert_eq!(flow.opener, NOBODY);
+    flow.reopen();
+    let answer = Proof {
+        opener: POD.into(),
+        ..proof(EPOCH)
+    };
+    assert!(flow.note_passed(Rx, at(9), &answer));
+    assert_eq!(flow.opener, POD, "a new connection of the same tuple");
+}
+
+/// What the bridge sends to all its ports came out of the only other one.
+#[test]
+fn what_a_pod_sends_shows_that_another_port_is_not_its() {
+    let mut flow = fresh();
+    let other = Proof {
+        port: PORT + 1,
+        ..proof(EPOCH)
+    };
+    assert!(flow.note_passed(Rx, START, &other));
+    assert_eq!(flow.decide(Rx, START, EPOCH, false), Step::Fast);
+    pass(&mut flow, Tx, at(2));
+    assert_eq!(flow.decide(Rx, at(3), EPOCH, false), Step::Stack);
+    pass(&mut flow, Rx, at(4));
+    pass(&mut flow, Tx, at(5));
+    assert_eq!(flow.decide(Rx, at(6), EPOCH, false), Step::Fast);
 }
 
 #[test]

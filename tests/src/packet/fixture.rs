@@ -51,9 +51,13 @@ pub struct Node {
     pub anchor: u8,
     pub fast_path: u8,
     pub pod_hook: u8,
+    /// `SHOW_GAP`, ticks; 0: what is fast is fast.
+    pub show_gap: u32,
     pub snat_ports: (u16, u16),
     pub snat_more: (u16, u16),
     pub snat_keep: bool,
+    /// `SNAT_SECRET`: under which ports flows leave.
+    pub snat_secret: [u64; 2],
     pub snat_entries: u32,
     pub snat_times: Times,
     pub flow_entries: u32,
@@ -79,9 +83,11 @@ impl Default for Node {
             anchor: globals::ANCHOR_NONE,
             fast_path: globals::FAST_PATH_VERIFIED,
             pod_hook: globals::POD_HOOK_PORT,
+            show_gap: 0,
             snat_ports: (50_000, 50_000),
             snat_more: (0, 0),
             snat_keep: false,
+            snat_secret: [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908],
             snat_entries: 8192,
             snat_times: Times::DEFAULT,
             flow_entries: 131_072,
@@ -194,6 +200,7 @@ impl Node {
             .override_global(globals::PAIR_MTU, &pair_mtu, true)
             .override_global(globals::BULK_LEN, &bulk_len, true)
             .override_global(globals::ANCHOR, &self.anchor, true)
+            .override_global(globals::SHOW_GAP, &self.show_gap, true)
             .override_global(globals::SNAT_PORT_MIN, &self.snat_ports.0, true)
             .override_global(globals::SNAT_PORT_MAX, &self.snat_ports.1, true)
             .override_global(globals::SNAT_MORE_MIN, &self.snat_more.0, true)
@@ -202,6 +209,7 @@ impl Node {
             .override_global(globals::SNAT_BOTH_MIN, &both.0, true)
             .override_global(globals::SNAT_BOTH_MAX, &both.1, true)
             .override_global(globals::SNAT_PLACES, &places(self.snat_entries), true)
+            .override_global(globals::SNAT_SECRET, &self.snat_secret, true)
             .map_max_entries(maps::SNAT, self.snat_entries)
             .map_max_entries(maps::FLOWS, self.flow_entries)
             .map_max_entries(maps::YOUNG, places(self.snat_entries))

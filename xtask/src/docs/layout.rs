@@ -280,7 +280,8 @@ fn layouts() -> [Layout; 29] {
             pod_mac: [u8; 6] = "destination MAC of what the stack delivered",
             gateway_mac: [u8; 6] = "source MAC of what the stack delivered",
             hook: u8 = "what the port of `rx` is: 0 a pod's port, 1 the bridge",
-            pad: [u8; 3] = "0",
+            opener: u8 = "who sent first: 0 not known, 1 the pod of this node, 2 the other end",
+            pad: [u8; 2] = "0",
         }),
         layout!(Half {
             verified: u32 = "tick at which the hook behind the stack last saw a packet come out that the one before it had noted; 0: never",
@@ -295,7 +296,8 @@ fn layouts() -> [Layout; 29] {
             priority: u32 = "traffic class with which it came out; the same",
             tos_in: u8 = "TOS byte with which it went in",
             tos: u8 = "TOS byte with which it came out",
-            pad: [u8; 2] = "0",
+            ttl_in: u8 = "TTL with which it went in",
+            pad: u8 = "0",
         }),
         layout!(Crossing {
             seen: Seen = "the packet as it went in",

@@ -88,6 +88,19 @@ impl Policies {
         };
         self.0.iter().any(concerns)
     }
+
+    /// Whether one is about packets between pods of this node and of a peer, whichever way. Without a tunnel they are the uplink's own, and
+    /// what IPsec has decrypted arrives there a second time, in clear (`xfrm_input`): a flow would be proven by what came encrypted,
+    /// and anything in clear go past the policy then.
+    #[must_use]
+    pub fn cover_pods(&self, ours: Ipv4Net, theirs: Ipv4Net) -> bool {
+        let meet = |a: Ipv4Net, b: Ipv4Net| a.contains(&b) || b.contains(&a);
+        self.0.iter().any(|policy| {
+            let (source, destination) = (policy.source, policy.destination);
+            meet(source, ours) && meet(destination, theirs)
+                || meet(source, theirs) && meet(destination, ours)
+        })
+    }
 }
 
 fn open() -> Result<Option<Socket>, NetError> {
@@ -219,6 +232,12 @@ mod tests {
         [&len.to_ne_bytes(), &kind.to_ne_bytes(), value].concat()
     }
 
+    const VXLAN: Tunnel = Tunnel {
+        wire: Wire::Vxlan { vni: 1 },
+        port: Some(8472),
+        gbp: false,
+    };
+
     fn covers(body: &[u8], peer: Ipv4Addr, port: u16) -> bool {
         covers_those(
             body,
@@ -244,6 +263,31 @@ mod tests {
             assert!(!covers(&raw(direction, 1, &[]), PEER, 4789));
             assert!(!covers(&raw(direction, 1, &[]), US, 8472));
         }
+    }
+
+    #[test]
+    fn policies_about_pods_are_about_those_of_both_nodes() {
+        let pods = |subnet: &str| subnet.parse::<Ipv4Net>().unwrap();
+        let template = attribute_of(XFRMA_TMPL, &[0; 64]);
+        // The selector is of /16 at both ends: `src 10.244.0.0/16 dst 10.244.0.0/16 dir fwd`.
+        for direction in [0, 1, 2] {
+            let mut body = raw(direction, 0, &template);
+            body[..4].copy_from_slice(&[10, 244, 0, 0]);
+            body[16..20].copy_from_slice(&[10, 244, 0, 0]);
+            (body[42], body[43]) = (16, 16);
+            let policies = Policies(policy(&body).into_iter().collect());
+            assert!(policies.cover_pods(pods("10.244.1.0/24"), pods("10.244.2.0/24")));
+            assert!(!policies.cover_pods(pods("10.244.1.0/24"), pods("10.5.2.0/24")));
+            assert!(!policies.cover([US, US], PEER, VXLAN));
+        }
+        let nodes = Policies(policy(&raw(2, 0, &template)).into_iter().collect());
+        assert!(!nodes.cover_pods(pods("10.244.1.0/24"), pods("10.244.2.0/24")));
+        let all = {
+            let mut body = raw(1, 0, &template);
+            (body[42], body[43]) = (0, 0);
+            Policies(policy(&body).into_iter().collect())
+        };
+        assert!(all.cover_pods(pods("10.244.1.0/24"), pods("10.244.2.0/24")));
     }
 
     #[test]

@@ -95,8 +95,8 @@ fn routed(inputs: &Inputs<'_>) -> Peers {
             public_ip: hop.via,
             next_hop: hop.via,
             vtep_mac: MacAddr([0; 6]),
-            direct: true,
-            by_stack: false,
+            direct: !is_for_ipsec(inputs, *subnet),
+            by_stack: is_for_ipsec(inputs, *subnet),
             mtu: None,
         };
         peers.table.insert(*subnet, peer);
@@ -114,6 +114,11 @@ fn is_for_stack(inputs: &Inputs<'_>, peer: Ipv4Addr) -> bool {
     inputs.facts.refused.contains(&peer) || inputs.facts.policies.cover(ours, peer, tunnel)
 }
 
+/// Whether a policy of IPsec is about pods' own packets between here and there.
+fn is_for_ipsec(inputs: &Inputs<'_>, subnet: Ipv4Net) -> bool {
+    inputs.facts.policies.cover_pods(inputs.subnet, subnet)
+}
+
 fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer, String> {
     inputs.config.check_peer(subnet, inputs.subnet)?;
     let vtep_mac = inputs.config.backend.vtep_mac(attrs);
@@ -124,10 +129,14 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
     // Only where the programs send is what they may send there: out of the uplink.
     let direct = inputs.direct.get(&subnet);
     let direct = direct.filter(|hop| hop.index == inputs.uplink.index);
+    let by_stack = match direct {
+        Some(_) => is_for_ipsec(inputs, subnet),
+        None => is_for_stack(inputs, public_ip),
+    };
     Ok(Peer {
         public_ip,
-        direct: direct.is_some(),
-        by_stack: direct.is_none() && is_for_stack(inputs, public_ip),
+        direct: direct.is_some() && !by_stack,
+        by_stack,
         next_hop: match direct {
             Some(_) => public_ip,
             None => way

@@ -136,7 +136,10 @@ fn a_new_process_swaps_the_programs_and_touches_nothing_else() {
 #[test]
 fn a_kernel_vxlan_device_forwards_until_its_successor_does() {
     let mut actual = empty();
-    actual.device = Device::KernelTunnel { mac: None };
+    actual.device = Device::KernelTunnel {
+        mac: None,
+        up: true,
+    };
     let words = words(&plan(&wanted(), &actual).unwrap());
     assert_eq!(words[0], "put the kernel device flannel.1 aside as flold.1");
     assert!(words[1].starts_with("create flannel.1"));

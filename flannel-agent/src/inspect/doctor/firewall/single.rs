@@ -12,7 +12,7 @@ use crate::node::net::{NetError, ip_tables, nftables};
 const TABLES: [&str; 3] = ["filter", "mangle", "raw"];
 
 /// What a rule has that does not judge all packets of a flow alike.
-const SINGLE: [&str; 20] = [
+const SINGLE: [&str; 24] = [
     "-m string ",
     "-m quota ",
     "-m limit ",
@@ -26,11 +26,15 @@ const SINGLE: [&str; 20] = [
     "-m bpf ",
     "-m nfacct ",
     "-m rateest ",
+    "-m mac ",
+    "-m ecn ",
     "-j NFQUEUE",
     "-j NFLOG",
     "-j TPROXY",
     "-j TEE",
     "-j RATEEST",
+    "-j TCPOPTSTRIP",
+    "-j ECN",
     "-j IDLETIMER",
     HELPER,
 ];
@@ -107,8 +111,18 @@ fn is_single(rule: &str) -> bool {
     rule.starts_with("-A ")
         && !["INPUT", "OUTPUT"].into_iter().any(is_own)
         && !line.contains("-j LOG ")
-        && SINGLE.iter().any(|word| line.contains(word))
+        && (SINGLE.iter().any(|word| line.contains(word)) || looks_at_flags(&line))
         && !is_for_usual_port(&line)
+}
+
+/// By other flags of TCP's than those that open or end a connection, whose segments all take the stack.
+fn looks_at_flags(line: &str) -> bool {
+    let mask = line.split_once("--tcp-flags ");
+    let mask = mask.and_then(|(_, rest)| rest.split(' ').next());
+    mask.is_some_and(|mask| {
+        mask.split(',')
+            .any(|flag| matches!(flag, "URG" | "PSH" | "ALL"))
+    })
 }
 
 /// A rule that gives a helper its usual port, whose flows are never fast.
@@ -155,6 +169,21 @@ mod tests {
     #[case("-A INPUT -m limit --limit 1/sec -j ACCEPT", false)]
     #[case("-A ufw-logging -m limit --limit 3/min -j LOG --log-prefix x", false)]
     #[case("-N NFQUEUE-of-mine", false)]
+    #[case(
+        "-A PREROUTING -s 10.244.2.0/24 -m mac ! --mac-source 02:00:00:00:00:02 -j DROP",
+        true
+    )]
+    #[case("-A POSTROUTING -p tcp -j TCPOPTSTRIP --strip-options timestamp", true)]
+    #[case("-A POSTROUTING -p tcp -j ECN --ecn-tcp-remove", true)]
+    #[case(
+        "-A FORWARD -p tcp -m tcp --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE -j DROP",
+        true
+    )]
+    #[case(
+        "-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+        false
+    )]
+    #[case("-A FORWARD -m ttl --ttl-lt 5 -j DROP", false)]
     fn rules_that_look_at_single_packets(#[case] rule: &str, #[case] single: bool) {
         assert_eq!(is_single(rule), single);
     }

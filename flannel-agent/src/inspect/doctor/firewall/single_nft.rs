@@ -10,8 +10,16 @@ const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTRO
 /// `linux/netfilter/nf_tables.h`
 const LOG_GROUP: u16 = 1;
 const PAYLOAD_BASE: u16 = 2;
+const PAYLOAD_FROM: u16 = 5;
+const LINK_HEADER: u32 = 0;
+const TRANSPORT_HEADER: u32 = 2;
 const INNER_HEADER: u32 = 3;
 const KEY: u16 = 2;
+/// `NFTA_EXTHDR_OP`.
+const EXTENSION_OF: u16 = 6;
+const OF_TCP: u32 = 1;
+/// `NFTA_EXTHDR_TYPE` of the option that only segments have that open a connection.
+const MAXIMUM_SEGMENT: u8 = 2;
 const META_LENGTH: u32 = 0;
 const META_TIMES: std::ops::RangeInclusive<u32> = 30..=32;
 const CT_COUNTERS: std::ops::RangeInclusive<u32> = 14..=16;
@@ -91,6 +99,18 @@ fn word(part: &Expression<'_>) -> Option<&'static str> {
             "meta time"
         }
         "payload" if part.number(PAYLOAD_BASE) == Some(INNER_HEADER) => "@ih",
+        "payload" if part.number(PAYLOAD_BASE) == Some(LINK_HEADER) => "ether",
+        "payload"
+            if part.number(PAYLOAD_BASE) == Some(TRANSPORT_HEADER) && part.has(PAYLOAD_FROM) =>
+        {
+            "set of a transport header"
+        }
+        "exthdr"
+            if part.number(EXTENSION_OF) == Some(OF_TCP)
+                && part.byte(KEY) != Some(MAXIMUM_SEGMENT) =>
+        {
+            "tcp option"
+        }
         "dynset" if METERS.iter().any(|meter| part.has(*meter)) => "meter",
         "objref" => match part.number(OBJECT_TYPE)? {
             OBJECT_QUOTA => "quota",

@@ -272,6 +272,12 @@ impl Expression<'_> {
         Attributes(self.data).number(attribute)
     }
 
+    /// One of its numbers of a byte.
+    #[must_use]
+    pub fn byte(&self, attribute: u16) -> Option<u8> {
+        Attributes(self.data).get(attribute)?.first().copied()
+    }
+
     /// Whether it has that attribute at all.
     #[must_use]
     pub fn has(&self, attribute: u16) -> bool {

@@ -26,7 +26,10 @@ const CREATE: &str = "create flanchor.8472, which makes GRO know UDP port 8472";
 #[test]
 fn it_comes_up_last_and_behind_its_program() {
     let mut model = Model::new(empty());
-    model.actual.device = Device::KernelTunnel { mac: None };
+    model.actual.device = Device::KernelTunnel {
+        mac: None,
+        up: true,
+    };
     let steps = steps(&anchored(), &model);
     let at = |word: &str| steps.iter().position(|step| step == word).unwrap();
     assert!(at(CREATE) < at("attach anchor_rx to ingress of flanchor.8472"));

@@ -158,7 +158,10 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
 fn device() -> impl Strategy<Value = Device> {
     prop_oneof![
         Just(Device::Absent),
-        Just(Device::KernelTunnel { mac: None }),
+        Just(Device::KernelTunnel {
+            mac: None,
+            up: true
+        }),
         Just(Device::Broken {
             device: "flgro.1".to_owned()
         }),

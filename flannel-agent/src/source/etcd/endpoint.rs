@@ -75,6 +75,10 @@ impl Endpoint {
         client.get_or_try_init(|| self.connect()).await.cloned()
     }
 
+    pub(super) fn has_login(&self) -> bool {
+        self.login.is_some()
+    }
+
     /// The next call connects anew.
     pub(super) fn forget(&self) {
         *self.held() = Arc::default();

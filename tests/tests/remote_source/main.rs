@@ -7,6 +7,7 @@ mod calls;
 mod crowd;
 mod limits;
 mod networks;
+mod old_routes;
 mod readiness;
 mod source;
 mod support;

@@ -109,6 +109,13 @@ pub fn lease_value(subnet: Ipv4Net, attrs: &LeaseAttrs, expires: Option<Moment>)
     json!({ "Subnet": subnet, "Attrs": attrs_value(attrs), "Expiration": expires })
 }
 
+/// What flannel 0.7 says of a lease that is gone, as JSON.
+#[must_use]
+pub fn gone_value(subnet: Ipv4Net) -> Value {
+    let nobody = json!({ "PublicIP": Ipv4Addr::UNSPECIFIED });
+    json!({ "Subnet": subnet, "Attrs": nobody, "Expiration": NEVER })
+}
+
 impl Lease {
     /// # Errors
     /// When it is no object with a subnet. What is wrong with the attributes is in the lease.

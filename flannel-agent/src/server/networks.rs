@@ -10,7 +10,7 @@ use super::feed::{Feed, Item, SharedFeed};
 use super::stock::Stock;
 use super::together::Together;
 use crate::base::wall::Moment;
-use crate::flannel::remote::{attrs_value, lease_value};
+use crate::flannel::remote::{attrs_value, gone_value, lease_value};
 use crate::source::etcd::registry::{Held, News, Registry, RegistryError};
 
 /// A network of which somebody wants to hear.
@@ -77,7 +77,11 @@ impl Networks {
         let mut followed = self.followed();
         let network = Arc::new(Network {
             registry,
-            leases: Arc::new(Feed::new("lease", &self.stock)),
+            leases: Arc::new(Feed::new(
+                "lease",
+                |subnet: &Ipv4Net| gone_value(*subnet).to_string(),
+                &self.stock,
+            )),
         });
         followed.networks.insert(key, Arc::clone(&network));
         let task = tokio::spawn({
@@ -97,7 +101,7 @@ impl Networks {
         if let Some(names) = &followed.names {
             return Arc::clone(names);
         }
-        let names = Arc::new(Feed::new("network", &self.stock));
+        let names = Arc::new(Feed::new("network", |it: &String| name(it), &self.stock));
         followed.names = Some(Arc::clone(&names));
         let task = tokio::spawn({
             let (registry, names) = (self.root.this(), Arc::clone(&names));
@@ -128,11 +132,14 @@ impl Drop for Networks {
 
 fn items(names: BTreeSet<String>) -> BTreeMap<String, Item> {
     let item = |name: String| {
-        let json = serde_json::Value::from(&*name).to_string();
-        let meaning = String::new();
+        let (json, meaning) = (self::name(&name), String::new());
         (name, Item { json, meaning })
     };
     names.into_iter().map(item).collect()
+}
+
+fn name(name: &str) -> String {
+    serde_json::Value::from(name).to_string()
 }
 
 fn tell(feed: &Feed<Ipv4Net>, news: News) {

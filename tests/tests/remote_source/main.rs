@@ -9,6 +9,7 @@ mod limits;
 mod networks;
 mod old_routes;
 mod readiness;
+mod scripted;
 mod source;
 mod support;
 mod tls;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::Ipv4Net;
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use super::feed::{Feed, Item, SharedFeed};
@@ -12,6 +13,9 @@ use super::together::Together;
 use crate::base::wall::Moment;
 use crate::flannel::remote::{attrs_value, gone_value, lease_value};
 use crate::source::etcd::registry::{Held, News, Registry, RegistryError};
+
+/// So many requests at a time may have a body that is not small: 8 MiB.
+const LARGE_BODIES: usize = 128;
 
 /// A network of which somebody wants to hear.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub(super) struct Networks {
     root: Registry,
     /// What is told of any of them.
     pub(super) stock: Arc<Stock>,
+    /// A place for each large body of what is said to any of them.
+    pub(super) bodies: Arc<Semaphore>,
     followed: Mutex<Followed>,
     asked: Together<Arc<RegistryError>>,
 }
@@ -42,6 +48,7 @@ impl Networks {
         Self {
             root,
             stock: Arc::default(),
+            bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
             followed: Mutex::default(),
             asked: Together::default(),
         }

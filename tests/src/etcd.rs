@@ -21,6 +21,7 @@ pub struct Etcd {
     client_port: u16,
     peer_port: u16,
     tls: Option<ServerTls>,
+    signs_tokens: bool,
     /// Part of the cluster's id.
     token: String,
 }
@@ -37,20 +38,26 @@ pub struct ServerTls {
 impl Etcd {
     /// Starts etcd and waits until it takes connections.
     pub fn start() -> Self {
-        Self::start_with(None)
+        Self::start_with(None, false)
+    }
+
+    /// One whose logins are JSON Web Tokens, which are of one revision of users and roles.
+    pub fn start_signing_tokens() -> Self {
+        Self::start_with(None, true)
     }
 
     pub fn start_tls(tls: ServerTls) -> Self {
-        Self::start_with(Some(tls))
+        Self::start_with(Some(tls), false)
     }
 
-    fn start_with(tls: Option<ServerTls>) -> Self {
+    fn start_with(tls: Option<ServerTls>, signs_tokens: bool) -> Self {
         let mut etcd = Self {
             process: None,
             folder: TempDir::with_prefix("flannel-etcd-").expect("create a folder for etcd"),
             client_port: free_port(),
             peer_port: free_port(),
             tls,
+            signs_tokens,
             token: "etcd-cluster".to_owned(),
         };
         etcd.launch();
@@ -122,6 +129,14 @@ impl Etcd {
                     .arg("--trusted-ca-file")
                     .arg(ca);
             }
+        }
+        if self.signs_tokens {
+            let secret = self.folder.path().join("secret");
+            std::fs::write(&secret, "known to etcd alone").expect("write the secret of etcd");
+            let secret = secret.display();
+            command.arg(format!(
+                "--auth-token=jwt,sign-method=HS256,priv-key={secret},ttl=1h"
+            ));
         }
         let log = self.folder.path().join("log");
         self.process = Some(Process::spawn("etcd", command, &log));

@@ -111,7 +111,8 @@ impl FromStr for Psk {
     fn from_str(text: &str) -> Result<Self, NoKey> {
         match text {
             "" => Ok(Self::default()),
-            text => decode(text).map(Self),
+            // Go's decoder skips them, and `wg genpsk` ends its line.
+            text => decode(&text.replace(['\r', '\n'], "")).map(Self),
         }
     }
 }
@@ -170,6 +171,15 @@ mod tests {
         }
         let error = "s3cret".parse::<Psk>().unwrap_err().to_string();
         assert!(!error.contains("s3cret"));
+    }
+
+    #[test]
+    fn the_end_of_a_line_is_no_part_of_what_all_share() {
+        let psk: Psk = PRIVATE.parse().unwrap();
+        for end in ["\n", "\r\n"] {
+            assert_eq!(format!("{PRIVATE}{end}").parse(), Ok(psk));
+        }
+        assert_eq!("\n".parse::<Psk>(), Err(NoKey));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub const TTL: Duration = Duration::from_hours(24);
 /// How long before expiry a lease is renewed unless told otherwise.
 pub const RENEW_MARGIN: Duration = Duration::from_mins(60);
 /// However large the margin, etcd is not written to more often.
-const SHORTEST_RENEWAL: Duration = Duration::from_secs(1);
+pub(crate) const SHORTEST_RENEWAL: Duration = Duration::from_secs(1);
 
 /// `margin`, or the largest that leaves time between two renewals.
 #[must_use]

@@ -1,11 +1,13 @@
 //! What client and server of flannel's client–server mode say to each other, as flannel 0.7 wrote it.
 
+mod parts;
 mod watched;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::lease::{LeaseAttrs, SubnetKey, ValueError};
@@ -13,6 +15,7 @@ use crate::base::excerpt::excerpt;
 use crate::base::json_fields::{FieldError, Fields};
 use crate::base::rfc3339;
 use crate::base::wall::Moment;
+use parts::Parts;
 
 pub use watched::{Event, NetworkEvent, Networks, Watched, events, snapshot};
 
@@ -109,24 +112,27 @@ pub fn lease_value(subnet: Ipv4Net, attrs: &LeaseAttrs, expires: Option<Moment>)
     json!({ "Subnet": subnet, "Attrs": attrs_value(attrs), "Expiration": expires })
 }
 
+/// What flannel 0.7 says of a lease that is gone, as JSON.
+#[must_use]
+pub fn gone_value(subnet: Ipv4Net) -> Value {
+    let nobody = json!({ "PublicIP": Ipv4Addr::UNSPECIFIED });
+    json!({ "Subnet": subnet, "Attrs": nobody, "Expiration": NEVER })
+}
+
 impl Lease {
     /// # Errors
-    /// When it is no object with a subnet. What is wrong with the attributes is in the lease.
-    pub fn from_value(value: &Value) -> Result<Self, MessageError> {
-        let fields = fields(value)?;
-        let attrs = fields.get("Attrs").cloned().unwrap_or_default();
+    /// When it is no object with a subnet. What is wrong with the attributes is in the lease, also when it is how deep they are.
+    pub fn from_json(json: &[u8]) -> Result<Self, MessageError> {
+        let parts = Parts::of(json)?;
+        let attrs = parts.get("Attrs").map_or("null", RawValue::get);
+        let read = parts.read(&["Subnet", "Expiration"])?;
+        let fields = Fields::new(&read);
         let expires = fields.str("Expiration")?.unwrap_or_default();
         Ok(Self {
             subnet: subnet(&fields)?,
-            attrs: LeaseAttrs::from_json(attrs.to_string().as_bytes()),
+            attrs: LeaseAttrs::from_json(attrs.as_bytes()),
             expires: rfc3339::parse(expires),
         })
-    }
-
-    /// # Errors
-    /// The same.
-    pub fn from_json(json: &[u8]) -> Result<Self, MessageError> {
-        Self::from_value(&serde_json::from_slice(json)?)
     }
 }
 
@@ -187,7 +193,12 @@ mod tests {
             value.to_string(),
             r#"{"Subnet":"10.3.0.0/24","Attrs":{"PublicIP":"1.1.1.1","BackendType":"host-gw"},"Expiration":"0001-01-01T00:00:00Z"}"#
         );
-        assert_eq!(Lease::from_value(&value).unwrap().expires, None);
+        assert_eq!(
+            Lease::from_json(value.to_string().as_bytes())
+                .unwrap()
+                .expires,
+            None
+        );
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Call {
     ) -> Result<(Option<String>, Self), Wrong> {
         let nothing = || Wrong::Path(path.chars().take(100).collect());
         let rest = path.strip_prefix("/v1/").ok_or_else(nothing)?;
-        // Old clients put a slash behind `leases`.
+        // Some clients end a path with a slash.
         let parts: Vec<&str> = rest.strip_suffix('/').unwrap_or(rest).split('/').collect();
         let wrong = || Wrong::Method(method.clone());
         let subnet = |text: &str| parse_segment(text).ok_or_else(|| Wrong::Subnet(text.to_owned()));
@@ -161,7 +161,7 @@ mod tests {
     #[rstest]
     #[case("GET", "/v1/_/config", Call::Config)]
     #[case("POST", "/v1/_/leases", Call::Acquire { previous: None })]
-    #[case::old_clients("POST", "/v1/_/leases/", Call::Acquire { previous: None })]
+    #[case::with_a_slash("POST", "/v1/_/leases/", Call::Acquire { previous: None })]
     #[case("POST", "/v1/_/leases?previous=10.3.0.0-24", Call::Acquire { previous: Some(subnet()) })]
     #[case("PUT", "/v1/_/leases/10.3.0.0-24", Call::Renew { subnet: subnet(), was: None })]
     #[case("PUT", "/v1/_/leases/10.3.0.0-24?was=192.0.2.1", Call::Renew { subnet: subnet(), was: Some(Ipv4Addr::new(192, 0, 2, 1)) })]

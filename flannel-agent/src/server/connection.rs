@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 use super::caller::Caller;
 use super::exchange::{Next, exchange};
 use super::networks::Networks;
-use super::room::Newcomer;
+use super::room::Guest;
 use super::tell::tell;
 use super::wire::Wire;
 use crate::base::options::Authorize;
@@ -54,33 +54,30 @@ impl Door {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        newcomer: Newcomer,
+        guest: Guest,
         networks: Arc<Networks>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let (tls, authorize) = (self.tls.clone(), self.authorize);
         // Each step in a box of its own: thousands of connections are in the one that needs least.
         async move {
             prepare(&stream);
-            let served = match tls {
-                None => {
-                    let mut first = [0];
-                    let speaks = timeout(HASTE, stream.peek(&mut first));
-                    let Some((Ok(Ok(1)), _place)) = newcomer.settle(speaks).await else {
-                        return;
-                    };
-                    serve_all(stream, Caller::new(authorize, None), networks).await
-                }
-                Some(tls) => {
-                    let encrypted = encrypted(tls.now(), stream, peer);
-                    let settled = Box::pin(newcomer.settle(encrypted)).await;
-                    let Some((Some(stream), _place)) = settled else {
-                        return;
-                    };
-                    let certificates = stream.get_ref().1.peer_certificates();
-                    let certificate = certificates.and_then(<[_]>::first);
-                    let caller = Caller::new(authorize, certificate);
-                    serve_all(stream, caller, networks).await
-                }
+            let served = guest.stay(async {
+                let Some(tls) = tls else {
+                    let caller = Caller::new(authorize, None);
+                    return serve_all(stream, caller, networks, &guest).await;
+                };
+                let Some(stream) = Box::pin(encrypted(tls.now(), stream, peer)).await else {
+                    return Ok(());
+                };
+                guest.settle();
+                let certificates = stream.get_ref().1.peer_certificates();
+                let certificate = certificates.and_then(<[_]>::first);
+                let caller = Caller::new(authorize, certificate);
+                serve_all(stream, caller, networks, &guest).await
+            });
+            let Some(served) = served.await else {
+                tracing::debug!(%peer, "connection ended: somebody else needs its place");
+                return;
             };
             if let Err(error) = served {
                 tracing::debug!(%peer, "connection ended: {error:#}");
@@ -109,7 +106,12 @@ async fn encrypted(
 }
 
 /// One request after the other.
-async fn serve_all<S>(stream: S, caller: Caller, networks: Arc<Networks>) -> anyhow::Result<()>
+async fn serve_all<S>(
+    stream: S,
+    caller: Caller,
+    networks: Arc<Networks>,
+    guest: &Guest,
+) -> anyhow::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -119,7 +121,8 @@ where
         if !begins.context("no request")?? {
             return Ok(());
         }
-        let exchanged = Box::pin(timeout(EXCHANGE, exchange(wire, &caller, &networks))).await;
+        let exchanged =
+            Box::pin(timeout(EXCHANGE, exchange(wire, &caller, &networks, guest))).await;
         wire = match exchanged.context("a request took too long")?? {
             Next::Over => return Ok(()),
             Next::Request(wire) => wire,

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::caller::Caller;
 use super::networks::Networks;
+use super::room::Guest;
 use super::service::answer;
 use super::turn::{Telling, Turn};
 use super::wire::Wire;
@@ -39,6 +40,7 @@ pub(super) async fn exchange<S>(
     wire: Wire<S>,
     caller: &Caller,
     networks: &Arc<Networks>,
+    guest: &Guest,
 ) -> Result<Next<S>, hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -46,6 +48,7 @@ where
     let turn = Arc::new(Turn::default());
     let flushed = wire.flushed();
     let service = service_fn(|request| {
+        guest.settle();
         turn.begin(&request);
         Box::pin(answer(networks, caller, request, Arc::clone(&turn)))
     });

@@ -37,6 +37,8 @@ pub(super) enum Answer {
 pub(super) struct Feed<K> {
     /// `lease` or `network`.
     noun: &'static str,
+    /// How a thing is told, as JSON, that is not there.
+    gone: fn(&K) -> String,
     stock: Arc<Stock>,
     state: Mutex<State<K>>,
     changed: watch::Sender<()>,
@@ -71,9 +73,10 @@ struct Change<K> {
 }
 
 impl<K: Ord + Clone> Feed<K> {
-    pub(super) fn new(noun: &'static str, stock: &Arc<Stock>) -> Self {
+    pub(super) fn new(noun: &'static str, gone: fn(&K) -> String, stock: &Arc<Stock>) -> Self {
         Self {
             noun,
+            gone,
             stock: Arc::clone(stock),
             state: Mutex::new(State {
                 revision: None,
@@ -163,7 +166,7 @@ impl<K: Ord + Clone> Feed<K> {
                 (None, None) => continue,
             };
             let meaning = |item: &Option<Item>| item.as_ref().map(|it| it.meaning.clone());
-            let json = format!(r#"{{"type":"{kind}","{}":{}}}"#, self.noun, told.json);
+            let json = self.told(kind, &told.json);
             state.log_bytes += json.len();
             state.log.push_back(Change {
                 revision,
@@ -193,7 +196,10 @@ impl<K: Ord + Clone> Feed<K> {
             return Answer::Wait(cursor.unwrap_or_default());
         };
         let Some(cursor) = cursor.filter(|it| *it >= state.since && epoch == state.epoch) else {
-            return Answer::Now(state.snapshot(revision, only, &self.stock));
+            return Answer::Now(match only {
+                Some(key) => self.one(&state, revision, key),
+                None => state.snapshot(revision, &self.stock),
+            });
         };
         if cursor > revision {
             return Answer::Ahead;
@@ -221,6 +227,22 @@ impl<K: Ord + Clone> Feed<K> {
         Answer::Now(told)
     }
 
+    /// This thing alone, as it is. flannel 0.7's client breaks at a snapshot without it: it takes the first event, and there is none.
+    fn one(&self, state: &State<K>, revision: i64, key: &K) -> SharedText {
+        self.stock.keep(match state.items.get(key) {
+            Some(item) => snapshot([&*item.json], revision),
+            None => {
+                let gone = self.told("removed", &(self.gone)(key));
+                events([&*gone], revision)
+            }
+        })
+    }
+
+    /// An event.
+    fn told(&self, kind: &str, json: &str) -> String {
+        format!(r#"{{"type":"{kind}","{}":{json}}}"#, self.noun)
+    }
+
     fn state(&self) -> MutexGuard<'_, State<K>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -232,11 +254,7 @@ impl<K: Ord> State<K> {
         self.recent = None;
     }
 
-    fn snapshot(&mut self, revision: i64, only: Option<&K>, stock: &Arc<Stock>) -> SharedText {
-        if let Some(key) = only {
-            let item = self.items.get(key).map(|item| &*item.json);
-            return stock.keep(snapshot(item, revision));
-        }
+    fn snapshot(&mut self, revision: i64, stock: &Arc<Stock>) -> SharedText {
         if let Some(whole) = self.whole.as_ref().filter(|whole| !whole.is_cut()) {
             return Arc::clone(whole);
         }
@@ -263,7 +281,7 @@ mod tests {
 
     /// Has 1 and 2 at revision 10.
     fn feed() -> Feed<u8> {
-        let feed = Feed::new("lease", &Arc::default());
+        let feed = Feed::new("lease", u8::to_string, &Arc::default());
         let items = [(1, item("one")), (2, item("two"))];
         feed.replace(10, items.into(), false);
         feed
@@ -360,6 +378,17 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_not_there_is_told_as_removed_also_to_a_cursor_out_of_range() {
+        let feed = feed();
+        for cursor in [None, Some(9), Some(-1)] {
+            assert_eq!(
+                told_of(&feed, cursor, Some(&7)),
+                r#"{"events":[{"type":"removed","lease":7}],"snapshot":null,"cursor":"10"}"#
+            );
+        }
+    }
+
+    #[test]
     fn a_list_after_a_compaction_is_told_as_its_differences() {
         let feed = feed();
         let items = [(2, item("two")), (3, item("three"))];
@@ -387,7 +416,7 @@ mod tests {
 
     #[test]
     fn nothing_is_told_before_the_first_list() {
-        let feed: Feed<u8> = Feed::new("lease", &Arc::default());
+        let feed: Feed<u8> = Feed::new("lease", u8::to_string, &Arc::default());
         assert!(!feed.is_ready());
         assert_eq!(told(&feed, Some(3)), "Wait(3)");
         assert_eq!(told(&feed, None), "Wait(0)");

@@ -143,11 +143,11 @@ impl Server {
             match accepted.await {
                 None => return,
                 Some(Ok((stream, peer))) => {
-                    let Some(newcomer) = self.room.enter(peer) else {
+                    let Some(guest) = self.room.enter(peer) else {
                         continue;
                     };
                     let networks = Arc::clone(&self.networks);
-                    let served = self.door.serve(stream, peer, newcomer, networks);
+                    let served = self.door.serve(stream, peer, guest, networks);
                     let cancel = cancel.clone();
                     tokio::spawn(async move {
                         cancel.run_until_cancelled_owned(served).await;

@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::Ipv4Net;
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use super::feed::{Feed, Item, SharedFeed};
 use super::stock::Stock;
 use super::together::Together;
 use crate::base::wall::Moment;
-use crate::flannel::remote::{attrs_value, lease_value};
+use crate::flannel::remote::{attrs_value, gone_value, lease_value};
 use crate::source::etcd::registry::{Held, News, Registry, RegistryError};
+
+/// So many requests at a time may have a body that is not small: 8 MiB.
+const LARGE_BODIES: usize = 128;
 
 /// A network of which somebody wants to hear.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub(super) struct Networks {
     root: Registry,
     /// What is told of any of them.
     pub(super) stock: Arc<Stock>,
+    /// A place for each large body of what is said to any of them.
+    pub(super) bodies: Arc<Semaphore>,
     followed: Mutex<Followed>,
     asked: Together<Arc<RegistryError>>,
 }
@@ -42,6 +48,7 @@ impl Networks {
         Self {
             root,
             stock: Arc::default(),
+            bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
             followed: Mutex::default(),
             asked: Together::default(),
         }
@@ -77,7 +84,11 @@ impl Networks {
         let mut followed = self.followed();
         let network = Arc::new(Network {
             registry,
-            leases: Arc::new(Feed::new("lease", &self.stock)),
+            leases: Arc::new(Feed::new(
+                "lease",
+                |subnet: &Ipv4Net| gone_value(*subnet).to_string(),
+                &self.stock,
+            )),
         });
         followed.networks.insert(key, Arc::clone(&network));
         let task = tokio::spawn({
@@ -97,7 +108,7 @@ impl Networks {
         if let Some(names) = &followed.names {
             return Arc::clone(names);
         }
-        let names = Arc::new(Feed::new("network", &self.stock));
+        let names = Arc::new(Feed::new("network", |it: &String| name(it), &self.stock));
         followed.names = Some(Arc::clone(&names));
         let task = tokio::spawn({
             let (registry, names) = (self.root.this(), Arc::clone(&names));
@@ -128,11 +139,14 @@ impl Drop for Networks {
 
 fn items(names: BTreeSet<String>) -> BTreeMap<String, Item> {
     let item = |name: String| {
-        let json = serde_json::Value::from(&*name).to_string();
-        let meaning = String::new();
+        let (json, meaning) = (self::name(&name), String::new());
         (name, Item { json, meaning })
     };
     names.into_iter().map(item).collect()
+}
+
+fn name(name: &str) -> String {
+    serde_json::Value::from(name).to_string()
 }
 
 fn tell(feed: &Feed<Ipv4Net>, news: News) {

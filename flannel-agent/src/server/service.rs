@@ -1,14 +1,16 @@
 //! From a request to its answer.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use ipnet::Ipv4Net;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::call::{Call, Wrong};
 use super::caller::Caller;
@@ -26,6 +28,8 @@ use crate::source::etcd::registry::{Registry, RegistryError, Rights};
 const LARGEST_BODY: usize = 64 << 10;
 /// So much of a body that is too large is read and thrown away: who is still sending hears no answer.
 const LARGEST_WASTE: usize = 16 << 20;
+/// So much of a body is taken of everybody, and no more of who has nothing to say by one.
+const SMALL_BODY: usize = 4 << 10;
 /// For a request's body, and for the first word of etcd.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -133,10 +137,11 @@ async fn respond(
 ) -> Result<Reply, Refusal> {
     let uri = request.uri();
     let parsed = Call::parse(request.method(), uri.path(), uri.query());
+    let takes = parsed.is_ok() && matches!(*request.method(), Method::POST | Method::PUT);
     // Also of a call that is refused: see `LARGEST_WASTE`.
-    let body = body(request).await;
+    let body = body(request, takes, &networks.bodies).await;
     let (name, call) = parsed?;
-    let body = body?;
+    let (body, _room) = body?;
     let name = name.as_deref();
     let registry = || networks.registry(name);
     let may = |holder| caller.may(holder);
@@ -226,30 +231,41 @@ async fn poll<K: Ord + Clone + Send + Sync + 'static>(
     Ok(Reply::Words(poll.words(), feed.cluster()))
 }
 
-/// The whole body, if it is not too large; else what is still on its way is taken and thrown away.
-async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+/// A body, and its share of what all may have together.
+type Whole = (Bytes, Option<OwnedSemaphorePermit>);
+
+/// The whole body, if it is not too large; else, and unless the call `takes` one, what is still on its way is taken and thrown away.
+async fn body<B>(request: Request<B>, takes: bool, room: &Arc<Semaphore>) -> Result<Whole, Refusal>
+where
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
+{
     let (head, body) = request.into_parts();
     if head.method == Method::GET && body.is_end_stream() {
-        return Ok(Bytes::new());
+        return Ok((Bytes::new(), None));
     }
-    let said = body.size_hint().lower();
-    let mut body = Limited::new(body, LARGEST_WASTE);
+    let mut too_large = body.size_hint().lower() > LARGEST_BODY as u64;
+    let mut body = pin!(Limited::new(body, LARGEST_WASTE));
     let read = async {
-        let mut whole = Vec::new();
-        let mut too_large = said > LARGEST_BODY as u64;
+        let (mut whole, mut length, mut share) = (Vec::new(), 0, None);
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Refusal::Lost(error.to_string()))?;
             let Some(data) = frame.data_ref() else {
                 continue;
             };
-            too_large |= whole.len() + data.len() > LARGEST_BODY;
-            if !too_large {
-                whole.extend_from_slice(data);
+            length += data.len();
+            too_large |= length > LARGEST_BODY;
+            if too_large || !takes {
+                whole = Vec::new();
+                continue;
             }
+            if length > SMALL_BODY && share.is_none() {
+                share = Arc::clone(room).acquire_owned().await.ok();
+            }
+            whole.extend_from_slice(data);
         }
         match too_large {
             true => Err(Refusal::TooLarge),
-            false => Ok(Bytes::from(whole)),
+            false => Ok((Bytes::from(whole), share)),
         }
     };
     match tokio::time::timeout(PATIENCE, read).await {
@@ -265,4 +281,40 @@ fn own_lease(own: &OwnLease) -> Reply {
         .unwrap_or_else(|| Instant::now() + remote::FOREVER);
     let value = lease_value(own.subnet, &own.attrs, Some(Moment::of(ends)));
     Reply::Json(value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+
+    use super::*;
+
+    async fn taken(length: usize, takes: bool, room: &Arc<Semaphore>) -> Result<Whole, Refusal> {
+        let spaces = Full::new(Bytes::from(vec![b' '; length]));
+        let request = Request::builder().method(Method::POST);
+        let request = request.body(spaces).unwrap();
+        super::body(request, takes, room).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_have_bounds_together_and_small_ones_need_not_wait() {
+        let room = Arc::new(Semaphore::new(1));
+        let (one, share) = taken(LARGEST_BODY, true, &room).await.unwrap();
+        assert_eq!((one.len(), share.is_some()), (LARGEST_BODY, true));
+        let other = taken(SMALL_BODY + 1, true, &room).await.unwrap_err();
+        assert!(matches!(other, Refusal::Lost(_)), "{other}");
+        let (small, _) = taken(SMALL_BODY, true, &room).await.unwrap();
+        assert_eq!(small.len(), SMALL_BODY);
+        drop(share);
+        assert!(taken(SMALL_BODY + 1, true, &room).await.is_ok());
+        let error = taken(LARGEST_BODY + 1, true, &room).await.unwrap_err();
+        assert!(matches!(error, Refusal::TooLarge), "{error}");
+    }
+
+    #[tokio::test]
+    async fn of_a_call_without_a_body_none_is_kept() {
+        let room = Arc::new(Semaphore::new(0));
+        let (kept, share) = taken(LARGEST_BODY, false, &room).await.unwrap();
+        assert!(kept.is_empty() && share.is_none());
+    }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use flannel_agent::source::LeaseSource;
 use flannel_agent::source::etcd::{EtcdOptions, EtcdSource, Login};
+use flannel_tests::etcd::Etcd;
 use flannel_tests::gate::Gate;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Following, Net, PREFIX, follow, public_ip, request};
+use crate::support::{Following, Net, PREFIX, attrs, eventually, follow, keep, public_ip, request};
 
 /// A port on which nobody listens, and which nobody else gets meanwhile.
 fn dead_endpoint() -> (TcpListener, String) {
@@ -168,6 +169,70 @@ async fn a_login_is_used_and_a_wrong_one_is_named() {
         .unwrap_err();
     let error = format!("{error:#}");
     assert!(error.contains("--etcd-username"), "{error}");
+}
+
+async fn enable_auth(net: &mut Net) {
+    net.client.user_add("root", "secret", None).await.unwrap();
+    net.client.user_grant_role("root", "root").await.unwrap();
+    net.client.auth_enable().await.unwrap();
+    log_in(net).await;
+}
+
+/// What looks and meddles needs a login, too.
+async fn log_in(net: &mut Net) {
+    let user = etcd_client::ConnectOptions::new().with_user("root", "secret");
+    let client = etcd_client::Client::connect([net.etcd.url()], Some(user)).await;
+    net.client = client.unwrap();
+}
+
+/// A node that has a login keeps its lease and follows the others', through what happens to etcd.
+async fn keeps_and_follows_through(net: &mut Net, happens: impl AsyncFnOnce(&mut Net)) {
+    let mut options = net.options();
+    login(&mut options, "root", "secret");
+    let source = EtcdSource::new(&options).unwrap();
+    let cancel = CancellationToken::new();
+    let own = source
+        .acquire(&net.config, &request(1, Some("10.3.1.0/24")), &cancel)
+        .await
+        .unwrap();
+    let gate = Gate::to(net.etcd.address()).await;
+    options.endpoints = vec![gate.url()];
+    let mut node = follow(EtcdSource::new(&options).unwrap(), "10.3.1.0/24");
+    node.others(&[]).await;
+    let keeping = keep(source, &net.config, own);
+
+    happens(net).await;
+
+    // What was open before goes on in any case.
+    gate.close();
+    gate.open();
+    net.put_lease("10.3.2.0-24", 2).await;
+    node.others(&[(2, 2)]).await;
+    keeping.attrs.send_replace(attrs(9));
+    let written = attrs(9).to_json().unwrap();
+    eventually("the lease is written", || async {
+        (net.value("10.3.1.0-24").await? == written).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_login_is_used_from_when_etcd_asks_for_one() {
+    let mut net = Net::new().await;
+    keeps_and_follows_through(&mut net, enable_auth).await;
+}
+
+#[tokio::test]
+async fn a_login_of_before_users_or_roles_changed_is_made_anew() {
+    let config = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    let mut net = Net::of(Etcd::start_signing_tokens(), config).await;
+    enable_auth(&mut net).await;
+    keeps_and_follows_through(&mut net, async |net| {
+        let added = net.client.user_add("somebody", "else", None).await;
+        added.unwrap();
+        log_in(net).await;
+    })
+    .await;
 }
 
 /// As when the address goes from which the connection was made: nobody answers, and nobody refuses.

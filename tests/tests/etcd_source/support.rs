@@ -34,7 +34,10 @@ impl Net {
     }
 
     pub(crate) async fn with(config: &str) -> Self {
-        let etcd = Etcd::start();
+        Self::of(Etcd::start(), config).await
+    }
+
+    pub(crate) async fn of(etcd: Etcd, config: &str) -> Self {
         let mut client = connect(&etcd).await;
         client
             .put(format!("{PREFIX}/config"), config, None)

@@ -6,7 +6,7 @@ use flannel_agent::flannel::remote::Watched;
 use flannel_tests::agent::binary;
 use flannel_tests::process::Process;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{CONFIG, Net, PREFIX, Served, call, eventually, options};
 
@@ -128,14 +128,47 @@ async fn who_connects_and_says_nothing_keeps_nobody_out() {
     options.connections = 2;
     let server = Served::start(&net.options(), options).await;
     let mut silent = Vec::new();
-    for _ in 0..5 {
-        silent.push(connected(&server, "").await);
+    // A byte is not much more.
+    for said in ["", "G", "GET /", "", "G"] {
+        silent.push(connected(&server, said).await);
+        // The server, which is on the same thread, hears of it.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
     }
     let said = rest(connected(&server, "GET /v1/_/config HTTP/1.0\r\n\r\n").await).await;
     assert!(said.ends_with(CONFIG), "{said}");
     for stream in silent.drain(..4) {
         assert_eq!(rest(stream).await, "");
     }
+}
+
+#[tokio::test]
+async fn who_has_all_places_from_one_address_keeps_no_other_out() {
+    let net = Net::new().await;
+    let mut options = options("127.0.0.1:0");
+    options.connections = 3;
+    let server = Served::start(&net.options(), options).await;
+    let cursor = server.snapshot().await.cursor;
+    let wait = format!("GET /v1/_/leases?next={cursor} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut waiting = Vec::new();
+    while waiting.len() < 3 {
+        let mut stream = connected(&server, &wait).await;
+        // It is refused as long as the one of the snapshot has not quite ended.
+        let head = stream.read(&mut [0; 12]).await;
+        if head.is_ok_and(|read| read > 0) {
+            waiting.push(stream);
+        }
+    }
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(server.address).await.unwrap();
+    let ask = "GET /v1/_/config HTTP/1.0\r\n\r\n";
+    other.write_all(ask.as_bytes()).await.unwrap();
+    let said = rest(other).await;
+    assert!(said.ends_with(CONFIG), "{said}");
+    // The one that waited longest has had to go.
+    rest(waiting.remove(0)).await;
 }
 
 #[tokio::test]

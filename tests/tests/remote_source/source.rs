@@ -79,6 +79,40 @@ async fn others_come_and_go_and_the_own_lease_is_none_of_them() {
     node.others(&[]).await;
 }
 
+/// JSON is read to 127 levels, and a list of leases has some of its own.
+#[tokio::test]
+async fn a_lease_that_is_nested_too_deep_keeps_no_other_from_anybody() {
+    let etcd = Net::new().await;
+    let data = format!("{}{}", "[".repeat(125), "]".repeat(125));
+    let deep = format!(r#"{{"PublicIP":"192.0.2.2","BackendData":{data}}}"#);
+    etcd.put("subnets/10.3.2.0-24", &deep).await;
+    etcd.put_lease(3, 3).await;
+    let server = etcd.server().await;
+    let source = server.source();
+    let cancel = CancellationToken::new();
+    let own = source
+        .acquire(&etcd.config, &request(1, None), &cancel)
+        .await
+        .unwrap();
+    let mut node = Running::start(source, own, &etcd);
+    node.others(&[(3, 3)]).await;
+    etcd.put("subnets/10.3.5.0-24", &deep).await;
+    etcd.put_lease(4, 4).await;
+    node.others(&[(3, 3), (4, 4)]).await;
+
+    let before = etcd.leases().await;
+    let lease = format!(r#"{{"Subnet":"10.3.9.0/24","Attrs":{deep}}}"#);
+    for (method, target, body) in [
+        ("POST", "/v1/_/leases", &deep),
+        ("PUT", "/v1/_/leases/10.3.9.0-24", &lease),
+    ] {
+        let (status, said) = server.call(method, target, body).await;
+        assert_eq!(status, 400, "{said}");
+        assert!(said.contains("at most 16 levels"), "{said}");
+    }
+    assert_eq!(etcd.leases().await, before);
+}
+
 #[tokio::test]
 async fn a_lease_that_was_deleted_is_taken_again_and_one_that_changed_is_rewritten() {
     let etcd = Net::new().await;

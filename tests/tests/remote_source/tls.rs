@@ -122,6 +122,10 @@ async fn a_node_may_write_the_lease_of_its_own_address_only() {
     let error = acquire(&one, &net, 2, "10.3.2.0/24").await.unwrap_err();
     assert!(error.contains("PublicIP is 192.0.2.2"), "{error}");
     acquire(&two, &net, 2, "10.3.2.0/24").await.unwrap();
+    // By which an operator keeps a subnet from everybody.
+    net.put("subnets/10.3.8.0-24", r#"{"PublicIP":"0.0.0.0"}"#)
+        .await;
+    net.put_lease(7, 7).await;
     let before = net.leases().await;
     // By each call that writes, and also by saying that the address is a new one of the same node.
     let (own, foreign) = ("10.3.1.0-24", "10.3.2.0-24");
@@ -144,6 +148,16 @@ async fn a_node_may_write_the_lease_of_its_own_address_only() {
             "POST",
             "reservations".to_owned(),
             r#"{"Subnet":"10.3.9.0/24","PublicIP":"192.0.2.2"}"#.to_owned(),
+        ),
+        (
+            "DELETE",
+            "reservations/10.3.7.0-24".to_owned(),
+            String::new(),
+        ),
+        (
+            "DELETE",
+            "reservations/10.3.8.0-24".to_owned(),
+            String::new(),
         ),
     ] {
         let said = curl(&pki, &node, &server, method, &path, &body);

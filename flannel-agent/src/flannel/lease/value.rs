@@ -24,6 +24,9 @@ pub enum ValueError {
     NoPublicIp(Ipv4Addr),
 }
 
+/// So deep may a backend's data be: JSON is read to 127 levels, and a lease is told within other JSON.
+const DEEPEST: usize = 16;
+
 /// flannel's field order; the two addresses are always there, the rest only when set.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -88,9 +91,29 @@ impl LeaseAttrs {
             public_ip,
             public_ipv6: fields.parsed("PublicIPv6", "null or an IPv6 address")?,
             backend_type: fields.str("BackendType")?.unwrap_or_default().to_owned(),
-            backend_data: fields.get("BackendData").cloned().map(Arc::new),
-            backend_v6_data: fields.get("BackendV6Data").cloned().map(Arc::new),
+            backend_data: data(fields, "BackendData")?,
+            backend_v6_data: data(fields, "BackendV6Data")?,
         })
+    }
+}
+
+fn data(fields: Fields<'_>, name: &'static str) -> Result<Option<Arc<Value>>, FieldError> {
+    let Some(value) = fields.get(name) else {
+        return Ok(None);
+    };
+    if depth(value) > DEEPEST {
+        let wanted = format!("at most {DEEPEST} levels of {{}} and []");
+        return Err(FieldError::new(name, value, wanted));
+    }
+    Ok(Some(Arc::new(value.clone())))
+}
+
+/// Calls itself no deeper than JSON was read.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
     }
 }
 
@@ -158,6 +181,26 @@ mod tests {
             error.contains(expected),
             "{error:?} does not say {expected:?}"
         );
+    }
+
+    #[rstest]
+    #[case("BackendData", 16, true)]
+    #[case("BackendData", 17, false)]
+    #[case("BackendV6Data", 17, false)]
+    #[case("Unknown", 100, true)]
+    fn what_is_nested_too_deep_cannot_be_read(
+        #[case] field: &str,
+        #[case] levels: usize,
+        #[case] readable: bool,
+    ) {
+        for (open, close) in [("[", "]"), (r#"{"x":"#, "}")] {
+            let data = format!("{}1{}", open.repeat(levels), close.repeat(levels));
+            let json = format!(r#"{{"PublicIP":"1.2.3.4","{field}":{data}}}"#);
+            let read = LeaseAttrs::from_json(json.as_bytes());
+            let error = read.err().map(|error| error.to_string());
+            assert_eq!(error.is_none(), readable, "{error:?}");
+            assert!(error.is_none_or(|it| it.contains("at most 16 levels")));
+        }
     }
 
     #[test]

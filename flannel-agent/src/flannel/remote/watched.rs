@@ -3,9 +3,10 @@
 //! flannel 0.7 looks at the events first: if there are none, the snapshot is all there is.
 
 use ipnet::Ipv4Net;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::{Lease, MessageError, fields, subnet};
+use super::{Lease, MessageError, Parts, subnet};
+use crate::base::json_fields::Fields;
 
 /// One lease's change.
 #[derive(Debug)]
@@ -72,11 +73,10 @@ impl Watched {
     /// # Errors
     /// When it is no such answer. A lease that cannot be read is in it as one that cannot be read.
     pub fn from_json(json: &[u8]) -> Result<Self, MessageError> {
-        let value = serde_json::from_slice(json)?;
-        let (events, snapshot, cursor) = parts(&value)?;
-        let leases = snapshot.iter().map(Lease::from_value);
+        let (events, snapshot, cursor) = parts(json)?;
+        let leases = snapshot.iter().map(|raw| Lease::from_json(bytes(raw)));
         Ok(Self {
-            events: events.iter().map(event).collect::<Result<_, _>>()?,
+            events: events.into_iter().map(event).collect::<Result<_, _>>()?,
             snapshot: leases.collect::<Result<_, _>>()?,
             cursor,
         })
@@ -87,45 +87,53 @@ impl Networks {
     /// # Errors
     /// When it is no such answer.
     pub fn from_json(json: &[u8]) -> Result<Self, MessageError> {
-        let value = serde_json::from_slice(json)?;
-        let (events, snapshot, cursor) = parts(&value)?;
-        let event = |event: &Value| {
-            let fields = fields(event)?;
+        let (events, snapshot, cursor) = parts(json)?;
+        let event = |event: &RawValue| {
+            let read = Parts::of(bytes(event))?.read(&["network", "type"])?;
+            let fields = Fields::new(&read);
             let network = fields.str("network")?.unwrap_or_default().to_owned();
             Ok::<_, MessageError>(match fields.str("type")? {
                 Some("removed") => NetworkEvent::Removed(network),
                 _ => NetworkEvent::Added(network),
             })
         };
-        let names = snapshot.iter().filter_map(Value::as_str);
+        let names = snapshot.iter();
+        let names = names.filter_map(|name| serde_json::from_str(name.get()).ok());
         Ok(Self {
-            events: events.iter().map(event).collect::<Result<_, _>>()?,
-            snapshot: names.map(str::to_owned).collect(),
+            events: events.into_iter().map(event).collect::<Result<_, _>>()?,
+            snapshot: names.collect(),
             cursor,
         })
     }
 }
 
-fn parts(value: &Value) -> Result<(&[Value], &[Value], String), MessageError> {
-    let fields = fields(value)?;
-    let list = |name| {
-        let list = fields.get(name).and_then(Value::as_array);
-        list.map_or(&[][..], Vec::as_slice)
-    };
-    let cursor = fields
-        .str("cursor")?
-        .ok_or(MessageError::Missing("cursor"))?;
-    Ok((list("events"), list("snapshot"), cursor.to_owned()))
+/// Events, what there is, and the cursor.
+type Told<'a> = (Vec<&'a RawValue>, Vec<&'a RawValue>, String);
+
+fn parts(json: &[u8]) -> Result<Told<'_>, MessageError> {
+    let parts = Parts::of(json)?;
+    let read = parts.read(&["cursor"])?;
+    let cursor = Fields::new(&read).str("cursor")?;
+    let cursor = cursor.ok_or(MessageError::Missing("cursor"))?.to_owned();
+    Ok((parts.list("events"), parts.list("snapshot"), cursor))
 }
 
-fn event(value: &Value) -> Result<Event, MessageError> {
-    let event = fields(value)?;
-    let lease = event.get("lease").ok_or(MessageError::Missing("lease"))?;
-    Ok(match event.str("type")? {
-        Some("added") => Event::Added(Box::new(Lease::from_value(lease)?)),
-        Some("removed") => Event::Removed(subnet(&fields(lease)?)?),
+fn event(event: &RawValue) -> Result<Event, MessageError> {
+    let event = Parts::of(bytes(event))?;
+    let lease = bytes(event.get("lease").ok_or(MessageError::Missing("lease"))?);
+    let read = event.read(&["type"])?;
+    Ok(match Fields::new(&read).str("type")? {
+        Some("added") => Event::Added(Box::new(Lease::from_json(lease)?)),
+        Some("removed") => {
+            let read = Parts::of(lease)?.read(&["Subnet"])?;
+            Event::Removed(subnet(&Fields::new(&read))?)
+        }
         _ => return Err(MessageError::Missing("type, added or removed,")),
     })
+}
+
+fn bytes(raw: &RawValue) -> &[u8] {
+    raw.get().as_bytes()
 }
 
 #[cfg(test)]
@@ -181,6 +189,34 @@ mod tests {
     #[test]
     fn blanks_in_front_are_no_part_of_it() {
         assert!(Watched::from_json(format!("   {SNAPSHOT}\n").as_bytes()).is_ok());
+    }
+
+    /// An old server tells a lease as it was written, and Go reads ten thousand levels.
+    #[test]
+    fn a_lease_of_which_nobody_can_see_the_bottom_takes_no_other_along() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        let attrs = format!(r#"{{"PublicIP":"1.1.1.1","BackendData":{deep}}}"#);
+        let deep = format!(r#"{{"Subnet":"10.3.2.0/24","Attrs":{attrs}}}"#);
+        let well = r#"{"Subnet":"10.3.1.0/24","Attrs":{"PublicIP":"1.1.1.1"}}"#;
+        let told = snapshot([&*deep, well], 7);
+        let watched = Watched::from_json(told.as_bytes()).unwrap();
+        let readable = |lease: &Lease| (lease.subnet.to_string(), lease.attrs.is_ok());
+        let expected = [
+            ("10.3.2.0/24".to_owned(), false),
+            ("10.3.1.0/24".to_owned(), true),
+        ];
+        let all: Vec<_> = watched.snapshot.iter().map(readable).collect();
+        assert_eq!(all, expected);
+        let told = [("added", &*deep), ("added", well), ("removed", &*deep)]
+            .map(|(kind, lease)| format!(r#"{{"type":"{kind}","lease":{lease}}}"#));
+        let told = events(told.iter().map(|it| &**it), 7);
+        let watched = Watched::from_json(told.as_bytes()).unwrap();
+        let [Event::Added(one), Event::Added(other), Event::Removed(gone)] = &watched.events[..]
+        else {
+            panic!("{watched:?}");
+        };
+        assert_eq!([readable(one), readable(other)], expected);
+        assert_eq!(*gone, one.subnet);
     }
 
     #[test]

@@ -14,11 +14,12 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::codegen::Service;
 
-/// A host that is gone answers nothing; its neighbour should get its turn soon.
+/// For a TCP connection, and again for its TLS. A host that is gone answers nothing; its neighbour should get its turn soon.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What tonic calls for each connection.
@@ -46,9 +47,8 @@ impl Service<Uri> for Dialer {
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
             let stream = tcp.call(uri).await.map_err(io::Error::other)?;
-            Ok(TokioIo::new(
-                connector.connect(name, stream.into_inner()).await?,
-            ))
+            let handshake = connector.connect(name, stream.into_inner());
+            Ok(TokioIo::new(timeout(CONNECT_TIMEOUT, handshake).await??))
         })
     }
 }

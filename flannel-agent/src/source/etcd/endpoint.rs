@@ -75,6 +75,10 @@ impl Endpoint {
         client.get_or_try_init(|| self.connect()).await.cloned()
     }
 
+    pub(super) fn has_login(&self) -> bool {
+        self.login.is_some()
+    }
+
     /// The next call connects anew.
     pub(super) fn forget(&self) {
         *self.held() = Arc::default();
@@ -121,10 +125,16 @@ fn transport(url: &str) -> Result<transport::Endpoint, OptionsError> {
     })?;
     // tonic leaves TLS to the dialer only where it sees none; what is said to etcd stays https.
     let dialled = url.replacen("https://", "http://", 1);
-    Ok(transport::Endpoint::from_shared(dialled)
+    let is_ours_to_dial = uri.scheme_str() == Some("https");
+    let transport = transport::Endpoint::from_shared(dialled)
         .map_err(|error| unusable(url, &error))?
-        .origin(uri)
-        .connect_timeout(CONNECT_TIMEOUT)
+        .origin(uri);
+    // Around a dialer it would bound the question to DNS, too: a dead first nameserver alone costs 5 s.
+    let transport = match is_ours_to_dial {
+        true => transport,
+        false => transport.connect_timeout(CONNECT_TIMEOUT),
+    };
+    Ok(transport
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         // etcd ends connections that ping while no call is open ("too many pings").

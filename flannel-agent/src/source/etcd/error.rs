@@ -179,6 +179,21 @@ pub(super) fn refusal(error: &etcd_client::Error) -> Option<(Code, String)> {
         .then(|| (code, format!("{}{}", status.message(), code.fix())))
 }
 
+/// `ErrGRPCUserEmpty` and `ErrGRPCAuthOldRevision` (go.etcd.io/etcd/api/v3rpc/rpctypes): etcd asks for a login since we connected, or users
+/// and roles have changed since a JWT was given.
+const LOGIN_IS_OLD: [&str; 2] = [
+    "etcdserver: user name is empty",
+    "etcdserver: revision of auth store is old",
+];
+
+/// Whether a login made now would help. For an invalid token etcd-client makes one itself.
+pub(super) fn wants_login(error: &etcd_client::Error) -> bool {
+    let etcd_client::Error::GRpcStatus(status) = error else {
+        return false;
+    };
+    LOGIN_IS_OLD.iter().any(|said| status.message() == *said)
+}
+
 /// The innermost causes of a failure; the outer ones only say "transport error".
 pub(super) fn describe(error: &etcd_client::Error) -> String {
     match error {

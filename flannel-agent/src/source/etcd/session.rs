@@ -12,7 +12,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::watch;
 
 use super::endpoint::Endpoint;
-use super::error::{EtcdError, OptionsError, describe, refusal};
+use super::error::{EtcdError, OptionsError, describe, refusal, wants_login};
 use super::options::EtcdOptions;
 
 /// etcd itself gives up on a request after 5 s and two election timeouts.
@@ -152,7 +152,16 @@ impl Session {
         let mut turns = (first..first + count).map(|turn| turn % count);
         let call = &call;
         let ask = |index: usize| async move {
-            let attempt = async { call(self.endpoints[index].client().await?).await };
+            let endpoint = &self.endpoints[index];
+            let attempt = async {
+                match call(endpoint.client().await?).await {
+                    Err(error) if endpoint.has_login() && wants_login(&error) => {
+                        endpoint.forget();
+                        call(endpoint.client().await?).await
+                    }
+                    answer => answer,
+                }
+            };
             (index, tokio::time::timeout(CALL_TIMEOUT, attempt).await)
         };
         let mut asked = FuturesUnordered::new();

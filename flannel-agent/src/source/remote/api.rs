@@ -117,7 +117,8 @@ impl Api {
         let previous = previous.map_or_else(String::new, |subnet| {
             format!("?previous={}", segment(subnet))
         });
-        let path = format!("{}/{previous}", self.leases());
+        // No slash behind `leases`: for flanneld 0.7's server that is another path, where there is nothing.
+        let path = format!("{}{previous}", self.leases());
         let ask = Ask {
             what: "give this node a lease",
             method: &Method::POST,

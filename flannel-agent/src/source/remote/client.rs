@@ -242,13 +242,14 @@ impl Client {
     ) -> Result<Answer, Broken> {
         let server = self.servers[index].server.authority.clone();
         let failed = |why: String| Broken::Failed(format!("{server}: {why}"));
-        let silence = match self.servers[index].is_old.load(Ordering::Relaxed) {
+        let silence = || match self.servers[index].is_old.load(Ordering::Relaxed) {
             true => LONG_SILENCE,
             false => self.silence,
         };
-        let unheard = format!("silent for {} s", silence.as_secs());
-        let response = timeout(silence, self.begin(index, ask, line));
-        let response = response.await.map_err(|_| failed(unheard.clone()))?;
+        let unheard = |silence: Duration| format!("silent for {} s", silence.as_secs());
+        let limit = silence();
+        let response = timeout(limit, self.begin(index, ask, line));
+        let response = response.await.map_err(|_| failed(unheard(limit)))?;
         let (head, mut body) = response.map_err(failed)?.into_parts();
         let mut whole = Vec::new();
         let ended = |reason: String| {
@@ -257,9 +258,11 @@ impl Client {
                 reason,
             })
         };
+        // By what the head says.
+        let limit = silence();
         loop {
-            let frame = timeout(silence, body.frame()).await;
-            match frame.map_err(|_| ended(unheard.clone()))? {
+            let frame = timeout(limit, body.frame()).await;
+            match frame.map_err(|_| ended(unheard(limit)))? {
                 None => break,
                 Some(Ok(frame)) => whole.extend_from_slice(frame.data_ref().map_or(&[], |it| it)),
                 Some(Err(error)) => return Err(ended(describe(&error))),
@@ -309,7 +312,11 @@ impl Client {
 }
 
 impl Peer {
+    /// What does not succeed may be the answer of somebody between us, who knows of no headers.
     fn learn(&self, response: &Response<Incoming>) {
+        if !response.status().is_success() {
+            return;
+        }
         let is_old = !response.headers().contains_key(ALIVE);
         self.is_old.store(is_old, Ordering::Relaxed);
     }

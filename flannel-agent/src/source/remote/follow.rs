@@ -32,6 +32,8 @@ pub(super) struct Follower<'a> {
     cursor: Option<String>,
     /// The etcd behind the server, if that says it.
     cluster: Option<String>,
+    /// Our own lease was not among all leases. A server that has just given it may not have heard of it yet: it is asked once more.
+    doubts: bool,
 }
 
 impl<'a> Follower<'a> {
@@ -49,6 +51,7 @@ impl<'a> Follower<'a> {
             heard: 0,
             cursor: None,
             cluster: None,
+            doubts: false,
         }
     }
 
@@ -86,6 +89,10 @@ impl<'a> Follower<'a> {
                     // Whoever has all anew for each question, a proxy that keeps answers say, would be asked without a pause.
                     let again = self.cursor.is_some() && watched.events.is_empty();
                     self.apply(watched, cluster);
+                    if self.doubts {
+                        self.cursor = None;
+                    }
+                    let again = again || self.doubts;
                     if again {
                         sleep(AGAIN.mul_f64(rand::random_range(0.9..1.1))).await;
                     }
@@ -102,12 +109,14 @@ impl<'a> Follower<'a> {
 
     fn apply(&mut self, watched: Watched, cluster: Option<String>) {
         let before = self.cursor.replace(watched.cursor);
+        let doubted = std::mem::take(&mut self.doubts);
         let is_another = cluster.is_some() && self.cluster.is_some() && cluster != self.cluster;
         self.cluster = cluster.or_else(|| self.cluster.take());
         if watched.events.is_empty() {
             let number = |cursor: &str| cursor.parse::<i64>().ok();
             let counts_less =
                 self.cursor.as_deref().and_then(number) < before.as_deref().and_then(number);
+            self.doubts = before.is_none() && !doubted && !self.has_own(&watched.snapshot);
             self.replace(watched.snapshot, is_another || counts_less);
             return;
         }
@@ -133,9 +142,15 @@ impl<'a> Follower<'a> {
         let own = self.told.own();
         let mine = all.iter().find(|lease| lease.subnet == own);
         let mine = mine.map_or(Seen::Missing, seen);
-        self.notice(own, || mine);
+        if !self.doubts {
+            self.notice(own, || mine);
+        }
         let entries = all.into_iter().map(|lease| self.entry(lease)).collect();
         self.told.list(entries, is_restored);
+    }
+
+    fn has_own(&self, all: &[Lease]) -> bool {
+        all.iter().any(|lease| lease.subnet == self.told.own())
     }
 
     fn entry(&mut self, lease: Lease) -> Entry {

@@ -28,6 +28,8 @@ pub(super) struct Keeper<'a> {
     corrects: bool,
     /// When we last did.
     corrected: Option<Instant>,
+    /// Whatever end we are told, the lease is not renewed before.
+    rests_until: Option<Instant>,
 }
 
 impl<'a> Keeper<'a> {
@@ -47,6 +49,7 @@ impl<'a> Keeper<'a> {
             considered: false,
             corrects: false,
             corrected: None,
+            rests_until: None,
         }
     }
 
@@ -74,6 +77,7 @@ impl<'a> Keeper<'a> {
             let before = |end: Instant| end.checked_sub(self.renew_margin);
             let mut at = self.own.borrow().expires;
             at = at.map(|end| before(end).unwrap_or_else(Instant::now));
+            at = at.map(|at| self.rests_until.map_or(at, |rest| at.max(rest)));
             if *self.attrs.borrow() != self.own.borrow().attrs {
                 return;
             }
@@ -131,6 +135,7 @@ impl<'a> Keeper<'a> {
             }
             written => written?,
         };
+        self.rests_until = Some(Instant::now() + lease::SHORTEST_RENEWAL);
         if std::mem::take(&mut self.corrects) {
             self.corrected = Some(Instant::now());
         }

@@ -1,8 +1,12 @@
 //! One connection to a server: HTTP/1.1, one request at a time.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -12,13 +16,18 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::base::causes;
 
+/// For a TCP connection, and again for its TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For the addresses of a name: where the first nameserver is dead, the resolver asks the next after 5 s, each time.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Who has not taken a connection by then may be dead, and the next address of the name is tried as well.
+const HEAD_START: Duration = Duration::from_millis(300);
 /// A peer that vanished without a FIN is noticed by the kernel after these, also where the server breaks no silence.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
@@ -73,21 +82,15 @@ impl Connection {
         server: &Server,
         tls: Option<&Arc<ClientConfig>>,
     ) -> Result<Self, String> {
-        let dial = async {
-            let tcp = dial(server).await?;
-            let Some(tls) = tls.filter(|_| server.https) else {
-                return start(tcp).await;
-            };
-            let name = ServerName::try_from(server.host.clone());
-            let name = name.map_err(|error| error.to_string())?;
-            let stream = TlsConnector::from(tls.clone()).connect(name, tcp).await;
-            let stream = stream.map_err(|error| causes::append("TLS".to_owned(), Some(&error)))?;
-            start(stream).await
+        let tcp = dial(server).await?;
+        let Some(tls) = tls.filter(|_| server.https) else {
+            return start(tcp).await;
         };
-        match timeout(CONNECT_TIMEOUT, dial).await {
-            Ok(connection) => connection,
-            Err(_) => Err(format!("no answer in {} s", CONNECT_TIMEOUT.as_secs())),
-        }
+        let name = ServerName::try_from(server.host.clone());
+        let name = name.map_err(|error| error.to_string())?;
+        let handshake = TlsConnector::from(tls.clone()).connect(name, tcp);
+        let stream = within(CONNECT_TIMEOUT, "no answer", handshake).await?;
+        start(stream.map_err(|error| causes::append("TLS".to_owned(), Some(&error)))?).await
     }
 
     /// Whether another request can be sent.
@@ -106,8 +109,20 @@ impl Connection {
     }
 }
 
+async fn within<T>(
+    limit: Duration,
+    lack: &str,
+    done: impl Future<Output = T>,
+) -> Result<T, String> {
+    let done = timeout(limit, done).await;
+    done.map_err(|_| format!("{lack} in {} s", limit.as_secs()))
+}
+
 async fn dial(server: &Server) -> Result<TcpStream, String> {
-    let stream = TcpStream::connect((&*server.host, server.port)).await;
+    let addresses = lookup_host((&*server.host, server.port));
+    let addresses = within(RESOLVE_TIMEOUT, "no address of that name", addresses).await?;
+    let addresses = addresses.map_err(|error| error.to_string())?.collect();
+    let stream = within(CONNECT_TIMEOUT, "no answer", connect(addresses)).await?;
     let stream = stream.map_err(|error| error.to_string())?;
     let keep_alive = TcpKeepalive::new()
         .with_time(PROBE_AFTER)
@@ -120,6 +135,26 @@ async fn dial(server: &Server) -> Result<TcpStream, String> {
         .and_then(|()| socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED)));
     set.map_err(|error| error.to_string())?;
     Ok(stream)
+}
+
+/// To the first of these that takes it. One that is dead has no more than a head start.
+async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut failed = io::Error::other("the name has no address");
+    let mut next = addresses.into_iter();
+    let mut begun = FuturesUnordered::new();
+    loop {
+        if let Some(address) = next.next() {
+            begun.push(TcpStream::connect(address));
+        }
+        tokio::select! {
+            connected = begun.next() => match connected {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => failed = error,
+                None => return Err(failed),
+            },
+            () = sleep(HEAD_START), if next.len() > 0 => {}
+        }
+    }
 }
 
 async fn start<S>(stream: S) -> Result<Connection, String>
@@ -141,6 +176,7 @@ pub(super) fn describe(error: &hyper::Error) -> String {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
+    use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
 
@@ -158,6 +194,35 @@ mod tests {
     ) {
         let server = Server::parse(text, tls).unwrap();
         assert_eq!((&*server.authority, server.https), (authority, https));
+    }
+
+    /// An address that answers nobody, as of a machine without power: its queue is full, and what else asks for a connection is dropped.
+    async fn dead() -> (TcpListener, TcpStream) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let first = TcpStream::connect(listener.local_addr().unwrap()).await;
+        (listener, first.unwrap())
+    }
+
+    #[tokio::test]
+    async fn of_the_addresses_of_a_name_one_that_is_dead_holds_up_no_other() {
+        let (dead, _first) = dead().await;
+        let dead = dead.local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let lives = listener.local_addr().unwrap();
+        let refused = "127.0.0.1:1".parse().unwrap();
+        for addresses in [
+            vec![dead, lives],
+            vec![refused, dead, lives],
+            vec![lives, dead],
+        ] {
+            let stream = connect(addresses).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), lives);
+        }
+        let error = connect(vec![refused]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(connect(Vec::new()).await.is_err());
     }
 
     #[rstest]

@@ -117,7 +117,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Asks when the etcd leases end of which that is not known. What cannot be found out counts as written now.
+    /// Asks when the etcd leases end of which that is not known.
     async fn look_up(&mut self) {
         let subnets = self.table.subnets().into_iter();
         let named: BTreeSet<i64> = subnets
@@ -145,7 +145,8 @@ impl Follower<'_> {
         let ends = |id| self.ends.get(&id).copied();
         Some(Held {
             attrs: attrs.clone(),
-            expires: etcd_lease.map(|id| ends(id).unwrap_or_else(|| Instant::now() + lease::TTL)),
+            // What could not be found out may end any time: flannel 0.7's client goes by what it is told, and renews at once.
+            expires: etcd_lease.map(|id| ends(id).unwrap_or_else(Instant::now)),
         })
     }
 
@@ -200,5 +201,43 @@ impl Follower<'_> {
             self.ends.remove(&id);
         }
         self.table.delete(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::source::etcd::options::EtcdOptions;
+    use crate::source::etcd::store::Entry;
+
+    #[test]
+    fn a_lease_whose_end_could_not_be_found_out_is_told_to_end_now() {
+        let dead = EtcdOptions::new(vec!["http://127.0.0.1:1".to_owned()], "/n");
+        let registry = Registry::new(&dead).unwrap();
+        let subnets: [Ipv4Net; 3] =
+            ["10.3.1.0/24", "10.3.2.0/24", "10.3.3.0/24"].map(|subnet| subnet.parse().unwrap());
+        let mut table = Table::new(Ipv4Net::default());
+        for (subnet, etcd_lease) in subnets.into_iter().zip([Some(1), Some(2), None]) {
+            table.put(Entry {
+                key: subnet.into(),
+                attrs: Ok(LeaseAttrs::host_gw(Ipv4Addr::new(192, 0, 2, 1))),
+                created: 1,
+                mod_revision: 1,
+                etcd_lease,
+            });
+        }
+        let known = Instant::now() + lease::TTL;
+        let follower = Follower {
+            registry: &registry,
+            table,
+            ends: [(1, known)].into(),
+            heard: None,
+            compacted: false,
+        };
+        let [first, second, third] = subnets.map(|it| follower.held(it).unwrap().expires);
+        assert_eq!((first, third), (Some(known), None));
+        assert!(second.unwrap() <= Instant::now());
     }
 }

@@ -2,7 +2,7 @@
 
 use ipnet::Ipv4Net;
 
-use super::{Hold, Registry, RegistryError, Rights, held};
+use super::{Hold, Registry, RegistryError, Rights, held, holder_or_nobody};
 use crate::flannel::lease::{LeaseAttrs, SubnetKey};
 use crate::flannel::remote::Reservation;
 use crate::source::etcd::acquire::renew;
@@ -78,13 +78,13 @@ impl Registry {
             let (_, entry) = self.store.get(key).await?;
             let entry = entry.filter(|entry| entry.etcd_lease.is_none());
             let entry = entry.ok_or(RegistryError::NoReservation(subnet))?;
+            rights.require(subnet, holder_or_nobody(&entry))?;
             let Ok(attrs) = &entry.attrs else {
                 if self.store.delete(key, entry.mod_revision).await? {
                     return Ok(());
                 }
                 continue;
             };
-            rights.require(subnet, attrs.public_ip)?;
             let written = renew(&self.store, key, entry.mod_revision, attrs).await?;
             if written.is_some() {
                 return Ok(());

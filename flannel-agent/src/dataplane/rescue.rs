@@ -251,11 +251,11 @@ impl Rescue {
         }
         let sources = match by {
             By::Network => None,
-            By::Source => Some(self.heard.all()),
+            By::Source => Some(self.heard.and(self.networks.addresses())),
         };
         // Packets without a VNI are all of one network.
         let vnis = self.wire.vni().map(|_| self.networks.vnis());
-        if let Err(error) = self.socket.only(vnis.as_ref(), sources) {
+        if let Err(error) = self.socket.only(vnis.as_ref(), sources.as_ref()) {
             tracing::debug!("no filter at the VXLAN port: {error}");
         }
     }

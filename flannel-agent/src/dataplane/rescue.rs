@@ -17,6 +17,7 @@ mod socket;
 mod too_big;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -166,6 +167,21 @@ impl Rescue {
             flood: Flood::new(Instant::now()),
             heard: Heard::default(),
         })
+    }
+
+    /// For what is sent from the port, where that is to have it as its source. To be dropped with the rest.
+    ///
+    /// # Errors
+    /// If the limit of open files is reached.
+    pub fn sender(&self) -> Result<Option<OwnedFd>, RescueError> {
+        if self.wire != Wire::Udp {
+            return Ok(None);
+        }
+        let sender = self.socket.sender().map_err(|error| RescueError::Open {
+            what: "the UDP port a second time".to_owned(),
+            error,
+        })?;
+        Ok(Some(sender))
     }
 
     /// What it did so far.

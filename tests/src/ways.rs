@@ -20,6 +20,11 @@ pub fn host_gw() -> Network {
     Network::host_gw("/coreos.com/network", "10.244.0.0/16")
 }
 
+/// With a tunnel that has no port.
+pub fn ipip() -> Network {
+    Network::ipip("/coreos.com/network", "10.244.0.0/16")
+}
+
 /// Makes `node` a member of `net`; `flags` are for an agent of ours.
 pub fn join(kind: Kind, node: Node, net: &Network, flags: &[&str]) -> AnyMember {
     match kind {

@@ -65,6 +65,22 @@ fn the_source_and_the_port_choose_the_table() {
     assert_eq!(legs(&way(&netns, Sender::default()).unwrap()), other);
 }
 
+/// Of the protocol of ipip the kernel answers no question: that there is such a rule is all that can be known.
+#[test]
+fn rules_by_protocol_are_seen() {
+    let netns = netns();
+    let seen = || {
+        netns.block_on(async || {
+            let net = Netlink::open().unwrap();
+            net.has_rules_by_protocol().await.unwrap()
+        })
+    };
+    netns.run("ip rule add from 192.168.0.2 lookup 100");
+    assert!(!seen());
+    netns.run("ip rule add ipproto ipip lookup 100");
+    assert!(seen());
+}
+
 #[test]
 fn every_path_of_a_route_is_told() {
     let netns = netns();

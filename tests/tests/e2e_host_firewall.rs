@@ -105,6 +105,41 @@ fn with_udp(
     obeys(mix, net, &[], "iptables-nft", rule);
 }
 
+/// The packets of udp have its port at both ends, also those that ask.
+#[rstest]
+fn what_asks_for_udp_comes_from_the_port(#[values(Mix::Ours, Mix::Flanneld)] mix: Mix) {
+    let net = Network::udp("/coreos.com/network", "10.244.0.0/16");
+    let pair = pair(mix, net, &[]);
+    let nodes = [&pair.one, &pair.two].map(|daemon| daemon.node());
+    for (node, chain) in nodes
+        .iter()
+        .flat_map(|node| [(node, "OUTPUT"), (node, "INPUT")])
+    {
+        for rule in [
+            "--sport 8285 --dport 8285 -j ACCEPT",
+            "--dport 8285 -j DROP",
+        ] {
+            node.exec(&format!("iptables-nft -A {chain} -p udp {rule}"));
+        }
+    }
+    let met = |node: &Node, chain: &str, number: u32| {
+        let rule = node.exec(&format!("iptables-nft -nvxL {chain} {number}"));
+        let packets = rule.split_whitespace().next().unwrap();
+        packets.parse::<u64>().unwrap()
+    };
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    talk.rounds(100);
+    eventually("each node has asked", RULE_REACHES, || {
+        talk.rounds(1);
+        nodes
+            .iter()
+            .all(|node| met(node, "OUTPUT", 1) > 2 && met(node, "INPUT", 1) > 2)
+    });
+    for node in nodes {
+        assert_eq!((met(node, "OUTPUT", 2), met(node, "INPUT", 2)), (0, 0));
+    }
+}
+
 #[rstest]
 fn with_every_kind_of_fast_path(
     #[values(

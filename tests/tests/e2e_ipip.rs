@@ -223,6 +223,54 @@ fn the_host_s_firewall_is_asked(#[case] rule: &str) {
     eventually("the flow goes on", SOON, || talk.round());
 }
 
+/// A second card that leads to the peer, and carries less: the programs wait there, and pods hold to it.
+#[test]
+fn another_card_leads_to_a_peer() {
+    let pair = pair(Mix::Ours, &[]);
+    let nodes = [pair.one.node(), pair.two.node()];
+    let far = nodes[1].netns().name().to_owned();
+    nodes[0].exec(&format!(
+        "ip link add eth1 mtu 1400 type veth peer name eth1 mtu 1400 netns {far}"
+    ));
+    let addresses = ["203.0.113.1", "203.0.113.2"];
+    for at in [0, 1] {
+        let (node, to) = (nodes[at], nodes[1 - at].address());
+        let (from, via) = (addresses[at], addresses[1 - at]);
+        node.exec(&format!("ip addr add {from}/24 dev eth1"));
+        node.exec("ip link set eth1 up");
+        node.exec(&format!(
+            "ip route add {to}/32 via {via} dev eth1 src {}",
+            node.address()
+        ));
+    }
+    for node in nodes {
+        eventually("the device's MTU is that of the card", SOON, || {
+            let device = node.exec("ip link show flannel.ipip");
+            device.contains("mtu 1380 ")
+        });
+    }
+    let agent = pair.two.agent().unwrap();
+    let taken = || {
+        let all = [Reason::DecapDirect, Reason::DecapGro];
+        all.map(|reason| count(agent, UplinkRx, reason))
+            .iter()
+            .sum::<u64>()
+    };
+    let before = taken();
+    let capture = Capture::start(nodes[1], "eth1", "ip proto 4");
+    eventually("pods reach each other by the second card", SOON, || {
+        pair.pod1.ping(pair.pod2.address()).count(1).lossless()
+            && pair.pod2.ping(pair.pod1.address()).count(1).lossless()
+    });
+    assert!(!capture.finish().is_empty());
+    eventually("the programs take them there", SOON, || {
+        pair.pod1.ping(pair.pod2.address()).count(5).lossless() && taken() >= before + 5
+    });
+    let listener = tcp::Server::on(&pair.pod2);
+    let to = SocketAddrV4::new(pair.pod2.address(), listener.port());
+    listener.exchange(&pair.pod1, to, 1 << 20);
+}
+
 /// A tunnel of the operator's between the same nodes, of which we take nothing.
 #[test]
 fn who_else_has_the_protocol_gets_its_packets() {

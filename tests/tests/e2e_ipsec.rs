@@ -39,6 +39,17 @@ struct Policy<'a> {
 
 impl<'a> Policy<'a> {
     fn add(at: &'a AnyDaemon, direction: &str, peer: &AnyDaemon, what: &str) -> Self {
+        Self::about("proto udp dport 8472", at, direction, peer, what)
+    }
+
+    /// `packets`: protocol and ports.
+    fn about(
+        packets: &str,
+        at: &'a AnyDaemon,
+        direction: &str,
+        peer: &AnyDaemon,
+        what: &str,
+    ) -> Self {
         let (here, there): (Ipv4Addr, Ipv4Addr) = (
             at.node().address().to_string().parse().unwrap(),
             peer.node().address().to_string().parse().unwrap(),
@@ -47,7 +58,7 @@ impl<'a> Policy<'a> {
             "out" => (here, there),
             _ => (there, here),
         };
-        let selector = format!("src {from} dst {to} proto udp dport 8472 dir {direction}");
+        let selector = format!("src {from} dst {to} {packets} dir {direction}");
         at.node()
             .exec(&format!("ip xfrm policy add {selector} {what}"));
         Self {
@@ -244,4 +255,87 @@ fn policies_about_pods_hold_without_a_tunnel(
         });
     }
     talk.rounds(20);
+}
+
+/// The packets of the backend udp have its port at both ends, and a policy may name either.
+#[rstest]
+fn of_udp_a_policy_may_name_both_ports(
+    #[values(Mix::Ours, Mix::Flanneld)] mix: Mix,
+    #[values("proto udp sport 8285", "proto udp sport 8285 dport 8285")] packets: &str,
+) {
+    let lab = Lab::new();
+    let net = lab.network(Network::udp("/coreos.com/network", "10.244.0.0/16"));
+    let pair = Pair::of_daemons_in(lab, net, mix, &[]);
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    talk.rounds(50);
+    let policy = Policy::about(packets, &pair.one, "out", &pair.two, FORBIDDEN);
+    stops(&talk);
+    let filter = format!("udp port 8285 and src {}", pair.one.node().address());
+    let wire = Capture::start(pair.two.node(), "eth0", &filter);
+    for _ in 0..3 {
+        assert!(!talk.round());
+        let ping = pair.pod1.ping(pair.pod2.address()).count(1).send();
+        assert_eq!(ping.received, 0);
+    }
+    assert_eq!(wire.finish().len(), 0, "tunnel packets in clear");
+    policy.remove();
+    eventually("the flow goes on", SOON, || talk.round());
+    talk.rounds(50);
+}
+
+/// A policy that lets pass, for what ipip's socket sends: IPsec makes packets longer, and nobody could tell a pod.
+#[test]
+fn what_ipip_sends_by_the_stack_may_be_fragmented() {
+    let lab = Lab::new();
+    let net = lab.network(Network::ipip("/coreos.com/network", "10.244.0.0/16"));
+    let pair = Pair::of_daemons_in(lab, net, Mix::Ours, &[]);
+    let node = pair.one.node();
+    let ping = || pair.pod1.ping(pair.pod2.address()).count(1).whole(1480);
+    let sends = |dont_fragment: bool| {
+        let filter = format!("ip proto 4 and src {}", node.address());
+        let capture = Capture::start(node, Node::UPLINK, &filter);
+        assert!(ping().lossless());
+        capture
+            .packets(1)
+            .iter()
+            .all(|packet| (packet[14 + 6] & 0x40 != 0) == dont_fragment)
+    };
+    assert!(sends(true), "as a kernel device");
+    Policy::about("proto 4", &pair.one, "out", &pair.two, OPTIONAL);
+    eventually("the agent's socket sends", SOON, || {
+        ping().lossless() && by_stack(&pair.one).is_some_and(|packets| packets > 0)
+    });
+    eventually("without DF", SOON, || sends(false));
+}
+
+/// Encrypted in earnest: full packets of pods become longer than the way carries.
+#[rstest]
+#[ignore = "needs ipip and ESP: cargo xtask test --kernel 6.12"]
+fn full_packets_of_ipip_arrive_encrypted(#[values(Mix::Ours, Mix::Flanneld)] mix: Mix) {
+    let lab = Lab::new();
+    let net = lab.network(Network::ipip("/coreos.com/network", "10.244.0.0/16"));
+    let pair = Pair::of_daemons_in(lab, net, mix, &[]);
+    let [one, two] = [&pair.one, &pair.two].map(|daemon| daemon.node().address());
+    for daemon in [&pair.one, &pair.two] {
+        for (from, to, spi) in [(one, two, "0x101"), (two, one, "0x102")] {
+            let key = "0x000102030405060708090a0b0c0d0e0f10111213";
+            daemon.node().exec(&format!(
+                "ip xfrm state add src {from} dst {to} proto esp spi {spi} mode transport aead rfc4106(gcm(aes)) {key} 128"
+            ));
+        }
+    }
+    for (at, peer) in [(&pair.one, &pair.two), (&pair.two, &pair.one)] {
+        Policy::about("proto 4", at, "out", peer, REQUIRED);
+        Policy::about("proto 4", at, "in", peer, REQUIRED);
+    }
+    let wire = Capture::start(pair.one.node(), "eth0", "ip proto 50");
+    eventually("pods reach each other", SOON, || {
+        pair.pod1.ping(pair.pod2.address()).count(1).lossless()
+    });
+    assert!(!wire.finish().is_empty(), "nothing is encrypted");
+    for way in pair.both_ways() {
+        let server = tcp::Server::on(way.server);
+        let at = to(way.server, server.port());
+        server.exchange(way.client, at, 1 << 20);
+    }
 }

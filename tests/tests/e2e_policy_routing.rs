@@ -15,7 +15,7 @@ use flannel_tests::metrics::sample;
 use flannel_tests::netns::output;
 use flannel_tests::pair::{Kind, Mix, Pair};
 use flannel_tests::prelude::*;
-use flannel_tests::ways::{carries_everything, host_gw, join, vxlan};
+use flannel_tests::ways::{carries_everything, host_gw, ipip, join, vxlan};
 use rstest::rstest;
 
 /// Two network cards: the main table's default route leads to the second, where nobody is; what comes from the node's address
@@ -201,9 +201,10 @@ fn a_peer_that_cannot_be_reached_is_named(
     #[case] repair: Option<&str>,
     #[case] state: &str,
     #[case] why: &str,
+    #[values(vxlan(), ipip())] net: Network,
 ) {
     let lab = Lab::new();
-    let net = lab.network(vxlan());
+    let net = lab.network(net);
     let one = Agent::start(lab.node("one"), &net);
     let two = Agent::start(lab.node_behind_router("two"), &net);
     let peer = two.node().address();

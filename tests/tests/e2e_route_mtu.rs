@@ -6,9 +6,9 @@ use std::net::SocketAddrV4;
 
 use flannel_tests::fast_path::{fast, gets_fast, ours, pair_of, was_fast};
 use flannel_tests::lab::Options;
-use flannel_tests::pair::{Mix, Pair};
+use flannel_tests::pair::{Kind, Mix, Pair};
 use flannel_tests::prelude::*;
-use flannel_tests::ways::vxlan;
+use flannel_tests::ways::{ipip, vxlan};
 use flannel_tests::{talk, tcp, udp};
 use rstest::rstest;
 
@@ -29,7 +29,7 @@ fn routes(pair: &Pair<AnyDaemon>, verb: &str, mtu: &str) {
 /// merged before it is seen.)
 fn longest(node: &Node, act: impl FnOnce()) -> usize {
     let filter = format!("src host {}", node.address());
-    let filter = format!("{filter} and (udp or ip[6:2] & 0x3fff != 0)");
+    let filter = format!("{filter} and (udp or ip proto 4 or ip[6:2] & 0x3fff != 0)");
     let capture = Capture::start(node, "eth0", &filter);
     act();
     let packets = capture.finish();
@@ -109,6 +109,30 @@ fn tunnel_packets_keep_to_it(#[case] flags: &[&str], #[values(Mix::Ours, Mix::Fl
         }
     }
     talk_long(&pair);
+}
+
+/// Those of ipip have the pods' "don't fragment": what is longer would be lost on the way.
+#[rstest]
+#[case::verified(&[])]
+#[case::always(&["--fast-path=always"])]
+#[case::off(&["--fast-path=off"])]
+fn so_do_those_that_must_not_be_fragmented(#[case] flags: &[&str]) {
+    let options = Options {
+        wire: Wire::Segmented,
+        ..Options::default()
+    };
+    let mut pair = pair_of(Kind::Ours, ipip(), options, flags);
+    assert!(longest(pair.one.node(), || talk_long(&pair)) > FITS);
+    routes(&pair, "add", &format!("mtu {MTU}"));
+    for daemon in [&pair.one, &pair.two] {
+        eventually("the agent follows", SOON, || {
+            daemon.node().exec("ip route").contains("mtu 1280")
+        });
+    }
+    assert!(longest(pair.one.node(), || talk_long(&pair)) <= FITS);
+    pair.one.kill();
+    pair.two.kill();
+    assert!(longest(pair.one.node(), || talk_long(&pair)) <= FITS);
 }
 
 #[test]

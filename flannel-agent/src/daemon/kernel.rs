@@ -174,6 +174,7 @@ impl Kernel {
             mac: pair.mac,
             mtu: node.globals.overlay_mtu,
             gbp: node.globals.gbp,
+            lent: self.port.lend(),
         };
         self.by_stack.keep(&options);
     }

@@ -1,8 +1,12 @@
 //! The VXLAN port: the agent's socket there, or the word of who has it.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::dataplane::by_stack::Lent;
 use crate::dataplane::rescue::{Options, Rescue, RescueError};
 use crate::node::net::Netlink;
 
@@ -10,6 +14,8 @@ use crate::node::net::Netlink;
 #[derive(Debug, Default)]
 pub(super) struct Port {
     task: Option<AbortOnDropHandle<()>>,
+    /// The task's socket, where others send by it.
+    sender: Option<Arc<OwnedFd>>,
     busy: Option<String>,
 }
 
@@ -25,6 +31,7 @@ impl Port {
         if self.task.as_ref().is_some_and(|task| !task.is_finished()) {
             return Ok(());
         }
+        self.sender = None;
         let socket = match Rescue::open(net.clone(), options).await {
             Ok(socket) => socket,
             Err(error @ RescueError::Busy { .. }) => {
@@ -36,12 +43,18 @@ impl Port {
         if self.busy.take().is_some() {
             tracing::info!("UDP port {} is ours now", options.port);
         }
+        self.sender = socket.sender()?.map(Arc::new);
         self.task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             if let Err(error) = socket.run(&CancellationToken::new()).await {
                 tracing::warn!("the socket on the VXLAN port broke: {error}");
             }
         })));
         Ok(())
+    }
+
+    /// What is sent from the port, where that has to be its source.
+    pub(super) fn lend(&self) -> Option<Lent> {
+        self.sender.as_ref().map(Lent::new)
     }
 
     pub(super) fn release(&mut self) {

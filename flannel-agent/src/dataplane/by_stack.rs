@@ -1,9 +1,10 @@
 //! Tunnel packets that the node's own stack has to send: to peers that a policy of IPsec or a rule of the host's firewall
-//! is about. The programs let them pass; behind the pair a packet socket takes them, and a UDP socket (of the backend ipip a raw
-//! one) sends them, by the routing table, OUTPUT and IPsec. Slow, and not while no agent runs.
+//! is about. The programs let them pass; behind the pair a packet socket takes them, and a UDP socket (of the backend udp the one
+//! on the port, of ipip a raw one) sends them, by the routing table, OUTPUT and IPsec. Slow, and not while no agent runs.
 
 mod allowance;
 mod marked;
+mod out;
 mod refusals;
 mod segments;
 mod unreachable;
@@ -33,6 +34,8 @@ use crate::dataplane::{DataplaneError, Peer, Sources, raw};
 use crate::flannel::backend::Wire;
 use crate::node::net::sockopt;
 use allowance::Allowance;
+pub(crate) use out::Lent;
+use out::Out;
 use refusals::Refusals;
 pub(crate) use segments::segments;
 
@@ -59,6 +62,8 @@ pub(crate) struct Options {
     pub(crate) mtu: u32,
     /// Whether the tunnel carries marks.
     pub(crate) gbp: bool,
+    /// The socket on the port, of the backend udp, while that is ours.
+    pub(crate) lent: Option<Lent>,
 }
 
 /// Why nothing is sent this way.
@@ -70,6 +75,10 @@ pub(crate) enum ByStackError {
         "cannot open a socket for packets that the stack has to send (it takes CAP_NET_RAW): {0}"
     )]
     Open(#[from] io::Error),
+    #[error(
+        "packets that the stack has to send would not come from UDP port {0}, which somebody else has"
+    )]
+    NoPort(u16),
 }
 
 /// The task that sends. Ends by being dropped.
@@ -171,7 +180,7 @@ const AT_ONCE: u32 = 64;
 
 struct Way {
     frames: AsyncFd<OwnedFd>,
-    out: OwnedFd,
+    out: Out,
     sources: Sources,
     options: Options,
     refusals: Arc<Refusals>,
@@ -186,9 +195,12 @@ impl Way {
         let frames = unsafe { AsyncFd::register(frames(options.device, options.gbp)?) };
         Ok(Self {
             frames: frames.map_err(io::Error::from)?,
-            out: match options.wire {
-                Wire::Vxlan { .. } | Wire::Udp => udp()?,
-                Wire::Ipip => raw::sending()?,
+            out: match (options.wire, &options.lent) {
+                (Wire::Vxlan { .. }, _) => Out::Own(udp()?.into()),
+                // IPsec and firewalls go by both ports, and flanneld's packets have the same.
+                (Wire::Udp, Some(lent)) => Out::Lent(lent.clone()),
+                (Wire::Udp, None) => return Err(ByStackError::NoPort(options.port)),
+                (Wire::Ipip, _) => Out::Own(raw::sending()?.into()),
             },
             refusals,
             sources,
@@ -276,11 +288,12 @@ impl Way {
         ip: &Ip,
         packet: &[u8],
     ) -> io::Result<()> {
+        let out = self.out.get()?;
         let headers = match self.options.wire {
             Wire::Vxlan { vni } => self.headers(vni, peer, mark),
             Wire::Udp => Vec::new(),
             Wire::Ipip => {
-                raw::inherit(&self.out, ip)?;
+                raw::inherit(&*out, ip)?;
                 Vec::new()
             }
         };
@@ -298,8 +311,13 @@ impl Way {
             ControlMessage::Ipv4PacketInfo(&from),
             ControlMessage::Ipv4Tos(&tos),
         ];
-        let fd = self.out.as_raw_fd();
-        sendmsg(fd, &parts, &control, MsgFlags::empty(), Some(&to))?;
+        sendmsg(
+            out.as_raw_fd(),
+            &parts,
+            &control,
+            MsgFlags::empty(),
+            Some(&to),
+        )?;
         Ok(())
     }
 }

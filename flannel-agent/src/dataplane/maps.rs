@@ -186,6 +186,16 @@ impl Sources {
         self.maps.vteps.get(&outer, 0).is_ok()
     }
 
+    /// The outer addresses that leases name: those first whose packets all take the stack.
+    pub(crate) fn addresses(&self) -> Vec<Ipv4Addr> {
+        let entries = self.maps.vteps.iter().filter_map(Result::ok);
+        let mut all: Vec<_> = entries
+            .map(|(outer, Wire(vtep))| (vtep.leases & maps::BY_STACK == 0, Ipv4Addr::from(outer)))
+            .collect();
+        all.sort_unstable();
+        all.into_iter().map(|(_, outer)| outer).collect()
+    }
+
     /// Whether any lease names this VTEP MAC.
     pub(crate) fn has_mac(&self, mac: Mac) -> bool {
         self.maps.macs.get(&mac, 0).is_ok()

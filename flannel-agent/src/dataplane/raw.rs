@@ -9,9 +9,6 @@ use nix::sys::socket::sockopt::RcvBuf;
 
 use crate::node::net::sockopt;
 
-/// "Don't fragment" in the first byte of flags and offset.
-const DF: u8 = 0x40;
-
 /// One that gets all packets of the protocol that the host's firewall lets in.
 pub(super) fn ipip() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
@@ -24,22 +21,17 @@ pub(super) fn ipip() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// One that only sends.
+/// One that only sends, never with "don't fragment": IPsec makes packets longer, and tells nobody but this socket how long they may
+/// be. A kernel ipip device tells the pod.
 pub(super) fn sending() -> io::Result<OwnedFd> {
     let fd = ipip()?;
+    sockopt::set_ip(&fd, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
     // Nobody reads.
     setsockopt(&fd, RcvBuf, &0)?;
     Ok(fd)
 }
 
-/// What it sends next has the time to live and "don't fragment" of the packet inside, as a kernel ipip device's.
+/// What it sends next has the time to live of the packet inside, as a kernel ipip device's.
 pub(super) fn inherit(socket: &impl AsRawFd, inner: &Ip) -> io::Result<()> {
-    sockopt::set_ip(socket, libc::IP_TTL, inner.ttl.max(1).into())?;
-    let [flags, _] = inner.fragment;
-    // A route's MTU does not count in either case.
-    let whole = match flags & DF {
-        0 => libc::IP_PMTUDISC_DONT,
-        _ => libc::IP_PMTUDISC_PROBE,
-    };
-    sockopt::set_ip(socket, libc::IP_MTU_DISCOVER, whole)
+    sockopt::set_ip(socket, libc::IP_TTL, inner.ttl.max(1).into())
 }

@@ -17,6 +17,7 @@ mod socket;
 mod too_big;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -168,6 +169,21 @@ impl Rescue {
         })
     }
 
+    /// For what is sent from the port, where that is to have it as its source. To be dropped with the rest.
+    ///
+    /// # Errors
+    /// If the limit of open files is reached.
+    pub fn sender(&self) -> Result<Option<OwnedFd>, RescueError> {
+        if self.wire != Wire::Udp {
+            return Ok(None);
+        }
+        let sender = self.socket.sender().map_err(|error| RescueError::Open {
+            what: "the UDP port a second time".to_owned(),
+            error,
+        })?;
+        Ok(Some(sender))
+    }
+
     /// What it did so far.
     #[must_use]
     pub fn stats(&self) -> Arc<Stats> {
@@ -251,11 +267,11 @@ impl Rescue {
         }
         let sources = match by {
             By::Network => None,
-            By::Source => Some(self.heard.all()),
+            By::Source => Some(self.heard.and(self.networks.addresses())),
         };
         // Packets without a VNI are all of one network.
         let vnis = self.wire.vni().map(|_| self.networks.vnis());
-        if let Err(error) = self.socket.only(vnis.as_ref(), sources) {
+        if let Err(error) = self.socket.only(vnis.as_ref(), sources.as_ref()) {
             tracing::debug!("no filter at the VXLAN port: {error}");
         }
     }

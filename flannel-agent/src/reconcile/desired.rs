@@ -113,6 +113,9 @@ pub struct Facts {
     /// Ways to peers, as the kernel takes them with what we send there; without those to which there is none.
     #[serde(skip)]
     pub ways: BTreeMap<Ipv4Addr, RouteTo>,
+    /// Rules may lead the tunnel's packets another way than `ways` says: the kernel answers for UDP, and not for ipip's protocol.
+    #[serde(skip)]
+    pub by_protocol: bool,
     /// Peers that cannot be reached as things are, and why.
     #[serde(skip)]
     pub unreached: BTreeMap<Ipv4Addr, String>,
@@ -232,9 +235,10 @@ impl Desired {
 /// The outer addresses whose next hop has to be known.
 #[must_use]
 pub fn destinations(config: &NetworkConfig, leases: &Leases) -> BTreeSet<Ipv4Addr> {
-    match config.backend.udp_port() {
-        Some(_) => leases.values().map(|attrs| attrs.public_ip).collect(),
+    let backend = &config.backend;
+    if backend.tunnel().is_none() && backend.wireguard().is_none() {
         // Each peer is its own next hop.
-        None => BTreeSet::new(),
+        return BTreeSet::new();
     }
+    leases.values().map(|attrs| attrs.public_ip).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, SocketAddrV4};
 
-use super::actual::WireGuardDevice;
+use super::actual::{WireGuardDevice, WireGuardState};
 use super::desired::Sealed;
 use super::plan::SealedChanges;
 use crate::base::key::PublicKey;
@@ -25,16 +25,24 @@ impl Told {
         }
     }
 
-    /// Peers that a former agent, or flanneld, told of the same.
+    /// Peers that a former agent, or flanneld, told of the same, and such as have moved since and proved it: from then on they may be
+    /// silent for as long as they like, for whatever is between may still know their way.
     pub(super) fn saw(&mut self, peers: &BTreeMap<PublicKey, Sealed>, device: &WireGuardDevice) {
         let WireGuardDevice::There(state) = device else {
             return;
         };
         for (key, peer) in peers {
-            if let Some(SocketAddr::V4(at)) = state.peers.get(key).and_then(|held| held.endpoint)
-                && peer.may_be_at(at.into())
-            {
-                self.0.entry(*key).or_insert(at);
+            let Some((at, heard)) = held_at(state, key) else {
+                continue;
+            };
+            match at {
+                SocketAddr::V4(at) if peer.may_be_at(at.into()) => {
+                    self.0.entry(*key).or_insert(at);
+                }
+                _ if heard => {
+                    self.0.entry(*key).or_insert(peer.endpoint);
+                }
+                _ => {}
             }
         }
     }
@@ -47,11 +55,17 @@ impl Told {
     }
 }
 
+/// Where a device has a peer, and whether it proved to be there a moment ago.
+fn held_at(state: &WireGuardState, key: &PublicKey) -> Option<(SocketAddr, bool)> {
+    let held = state.peers.get(key)?;
+    Some((held.endpoint?, held.heard))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::key::Psk;
-    use crate::reconcile::actual::{SealedState, WireGuardState};
+    use crate::reconcile::actual::SealedState;
     use crate::reconcile::plan::SealedPut;
 
     const PEER: PublicKey = PublicKey([2; 32]);
@@ -67,9 +81,13 @@ mod tests {
     }
 
     fn device(endpoint: &str) -> WireGuardDevice {
+        found(endpoint, false)
+    }
+
+    fn found(endpoint: &str, heard: bool) -> WireGuardDevice {
         let held = SealedState {
             endpoint: endpoint.parse().ok(),
-            heard: true,
+            heard,
             ..SealedState::default()
         };
         WireGuardDevice::There(WireGuardState {
@@ -79,7 +97,7 @@ mod tests {
     }
 
     fn seen(told: &Told, endpoint: &str) -> (Option<SocketAddr>, bool) {
-        let mut device = device(endpoint);
+        let mut device = found(endpoint, true);
         told.overlay(&mut device);
         let WireGuardDevice::There(state) = device else {
             panic!("{device:?}");
@@ -96,6 +114,16 @@ mod tests {
         told.saw(&sealed, &device(other));
         assert_eq!(seen(&told, other), (other.parse().ok(), true));
         told.saw(&sealed, &device(lease_s));
+        assert_eq!(seen(&told, other), (lease_s.parse().ok(), false));
+    }
+
+    /// Behind NAT, at the agent's start. That nothing is heard of it later is no reason to look for it elsewhere.
+    #[test]
+    fn who_had_moved_and_was_heard_stays_where_he_is() {
+        let [lease_s, other] = ["192.0.2.2:51820", "203.0.113.9:7"];
+        let sealed = [(PEER, lease(lease_s))].into();
+        let mut told = Told::default();
+        told.saw(&sealed, &found(other, true));
         assert_eq!(seen(&told, other), (lease_s.parse().ok(), false));
     }
 

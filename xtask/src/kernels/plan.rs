@@ -42,6 +42,7 @@ const SCENARIOS: &[&str] = &[
 const DEVICES: &[&str] = &[
     "e2e_backends",
     "e2e_ipip",
+    "e2e_ipsec",
     "e2e_uplink_devices",
     "e2e_wireguard",
 ];

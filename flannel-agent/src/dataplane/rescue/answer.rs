@@ -58,6 +58,11 @@ impl<T: Send + 'static> Answer<T> {
         self.known.as_mut().map(|(_, known)| known)
     }
 
+    /// The last answer, however old.
+    pub(super) fn known(&self) -> Option<&T> {
+        self.known.as_ref().map(|(_, known)| known)
+    }
+
     /// Waits for what is asked.
     async fn hear(&mut self) {
         let Some(asked) = &mut self.asked else {

@@ -40,7 +40,7 @@ pub(super) enum Turn {
 pub(super) enum By {
     /// They are of other networks.
     Network,
-    /// Some are of ours: only those from where packets were delivered before can be told from them.
+    /// Some are of ours: only those of peers, and from where packets were delivered before, can be told from them.
     Source,
 }
 
@@ -48,8 +48,10 @@ pub(super) enum By {
 #[derive(Debug, Default)]
 pub(super) struct Heard(BTreeSet<Ipv4Addr>);
 
-/// Each is two instructions at the socket. Few peers ever send fragments.
+/// Few peers ever send fragments.
 const MANY_HEARD: usize = 256;
+/// Each is two instructions at the socket, up to 24 bytes of its options, which the kernel holds to 20 KiB (`optmem_max`, before 6.9).
+const MANY_SOURCES: usize = 768;
 
 impl Heard {
     pub(super) fn add(&mut self, source: Ipv4Addr) {
@@ -58,8 +60,16 @@ impl Heard {
         }
     }
 
-    pub(super) const fn all(&self) -> &BTreeSet<Ipv4Addr> {
-        &self.0
+    /// Whom to let through: those, and as many peers as there is room for, the first first.
+    pub(super) fn and(&self, peers: impl Iterator<Item = Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
+        let mut all = self.0.clone();
+        for peer in peers {
+            if all.len() == MANY_SOURCES {
+                break;
+            }
+            all.insert(peer);
+        }
+        all
     }
 }
 
@@ -155,5 +165,17 @@ mod tests {
         let by = By::Source;
         let turn = flood.count(start, Reason::OtherVni);
         assert_eq!(turn, Turn::Shut { tell: true, by });
+    }
+    #[test]
+    fn who_was_heard_goes_before_peers_and_those_before_who_comes_behind_them() {
+        let address = Ipv4Addr::from_bits;
+        let mut heard = Heard::default();
+        heard.add(address(1));
+        let few = heard.and([2, 1, 3].map(address).into_iter());
+        assert_eq!(few, [1, 2, 3].map(address).into());
+        let many = heard.and((100..10_000).map(address));
+        assert_eq!(many.len(), MANY_SOURCES);
+        assert!(many.contains(&address(1)) && many.contains(&address(100)));
+        assert!(!many.contains(&address(9_999)));
     }
 }

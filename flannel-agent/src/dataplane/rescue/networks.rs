@@ -86,6 +86,14 @@ impl Networks {
         self.vnis.clone()
     }
 
+    /// The peers' outer addresses, of networks that packets came for.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let known = self.here.known().into_iter();
+        let networks = known.flat_map(|here| here.known.values()).flatten();
+        let sources = networks.filter_map(|network| network.sources.as_ref());
+        sources.flat_map(Sources::addresses)
+    }
+
     /// The network of a tunnel, if it is one of an agent of ours on this node.
     pub(super) async fn get(&mut self, wire: Wire) -> Option<&mut Network> {
         let Self { looker, here, vnis } = self;

@@ -57,6 +57,15 @@ impl Socket {
         Ok(socket)
     }
 
+    /// The same socket, for who sends from its port; it has to go with this one, for the kernel gives each that has the port its share.
+    pub(super) fn sender(&self) -> io::Result<OwnedFd> {
+        let fd = self.fd.get_ref().try_clone()?;
+        // As the programs send: no DF, and no checksum.
+        sockopt::set_ip(&fd, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+        sockopt::set(&fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
+        Ok(fd)
+    }
+
     /// Of all packets in IPv4.
     pub(super) fn raw() -> io::Result<Self> {
         Self::told_all(raw::ipip()?, true)

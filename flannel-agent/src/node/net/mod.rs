@@ -28,6 +28,7 @@ mod neighbour_events;
 pub mod nftables;
 mod qdisc;
 mod route;
+mod rules;
 pub(crate) mod sockopt;
 pub mod sysctl;
 mod way;

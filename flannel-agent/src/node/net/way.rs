@@ -20,7 +20,7 @@ const UDP: u8 = 17;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sender {
     pub source: Option<Ipv4Addr>,
-    /// It goes to this UDP port.
+    /// It goes to this UDP port. Of other protocols than UDP, TCP and ICMP the kernel answers no question (`rtm_getroute_parse_ip_proto`).
     pub udp_port: Option<u16>,
 }
 

@@ -14,7 +14,7 @@ use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, 
 use super::NetError;
 use super::bound::{limit, received};
 use super::message::{NLMSG_DONE, NLMSG_ERROR, attribute, dump_request, message};
-use crate::flannel::backend::Tunnel;
+use crate::flannel::backend::{Tunnel, Wire};
 
 /// `linux/xfrm.h`.
 const XFRM_MSG_NEWPOLICY: u16 = 0x13;
@@ -48,6 +48,8 @@ pub struct Policy {
     proto: u8,
     /// Port and mask; 0 as a mask: any.
     port: (u16, u16),
+    /// The source's, likewise.
+    from: (u16, u16),
 }
 
 /// All of this network namespace.
@@ -71,7 +73,7 @@ impl Policies {
     }
 
     /// Whether one is about tunnel packets between this node and a peer, one way or the other. `ours`: the addresses that they
-    /// may have here. Source ports are drawn by chance, so that any may be meant.
+    /// may have here. vxlan's source ports are drawn by chance, so that any may be meant.
     #[must_use]
     pub fn cover(&self, ours: [Ipv4Addr; 2], peer: Ipv4Addr, tunnel: Tunnel) -> bool {
         let concerns = |policy: &Policy| {
@@ -80,11 +82,17 @@ impl Policies {
                 Direction::In => (policy.destination, policy.source),
                 Direction::Forward => return false,
             };
-            let (wanted, mask) = policy.port;
+            let is = |(wanted, mask): (u16, u16), port: u16| (wanted ^ port) & mask == 0;
+            let port = tunnel.port.unwrap_or(0);
+            let is_from = match tunnel.wire {
+                Wire::Vxlan { .. } => true,
+                Wire::Udp | Wire::Ipip => is(policy.from, port),
+            };
             ours.iter().any(|address| here.contains(address))
                 && there.contains(&peer)
                 && (policy.proto == 0 || policy.proto == tunnel.wire.proto())
-                && (wanted ^ tunnel.port.unwrap_or(0)) & mask == 0
+                && is(policy.port, port)
+                && is_from
         };
         self.0.iter().any(concerns)
     }
@@ -169,6 +177,7 @@ fn policy(body: &[u8]) -> Option<Policy> {
         source: net(16, info[43])?,
         proto: info[44],
         port: (word(32), word(34)),
+        from: (word(36), word(38)),
     })
 }
 
@@ -205,7 +214,6 @@ mod tests {
     use flannel_common::header::{PROTO_IPIP, PROTO_UDP};
 
     use super::*;
-    use crate::flannel::backend::Wire;
 
     const US: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -309,6 +317,25 @@ mod tests {
         assert!(covers(&body, PEER, 4789));
         body[44] = 6;
         assert!(!covers(&body, PEER, 4789), "TCP");
+    }
+
+    #[test]
+    fn only_of_vxlan_nobody_knows_the_source_port() {
+        let udp = Tunnel {
+            wire: Wire::Udp,
+            port: Some(8285),
+            gbp: false,
+        };
+        for (direction, port) in [(0, 8285_u16), (1, 8285)] {
+            let mut body = raw(direction, 1, &[]);
+            body[32..34].copy_from_slice(&port.to_be_bytes());
+            assert!(covers_those(&body, PEER, udp));
+            body[36..40].copy_from_slice(&[0x21, 0x18, 0xff, 0xff]);
+            assert!(!covers_those(&body, PEER, udp), "from 8472");
+            assert!(covers(&body, PEER, port), "vxlan");
+            body[36..38].copy_from_slice(&port.to_be_bytes());
+            assert!(covers_those(&body, PEER, udp));
+        }
     }
 
     #[test]

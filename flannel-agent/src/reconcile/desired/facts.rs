@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use super::{Devices, Facts, LIBERAL, Outlets, Ports, Underlay, destinations, gro};
 use crate::base::options::{FastPath, Gro, Hook};
 use crate::dataplane::online_cpus;
+use crate::flannel::backend::Wire;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::Leases;
 use crate::node::conntrack::{self, ESTABLISHED};
@@ -96,6 +97,8 @@ impl Facts {
         self.outdated |= routes || moved;
         self.update(net, sought).await;
         self.base = self.base_now(&links, sought.uplink);
+        let is_ipip = (sought.config.backend.tunnel()).is_some_and(|it| it.wire == Wire::Ipip);
+        self.by_protocol = is_ipip && net.has_rules_by_protocol().await?;
         let uplink = sought.uplink;
         let routes = match uplink.is_carrier {
             true => Vec::new(),

@@ -140,6 +140,7 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
         next_hop: match direct {
             Some(_) => public_ip,
             None => way
+                .filter(|_| !inputs.facts.by_protocol)
                 .and_then(|way| way.next_hop(public_ip, inputs.uplink.index))
                 .unwrap_or(ROUTED),
         },

@@ -465,3 +465,19 @@ fn it_prints_as_json() {
         "192.168.0.2"
     );
 }
+
+/// Whatever sends to the nodes themselves needs ways to them; with host-gw each peer is its own next hop.
+#[rstest]
+#[case::vxlan(r#"{"Type":"vxlan"}"#, 1)]
+#[case::udp(r#"{"Type":"udp"}"#, 1)]
+#[case::ipip(r#"{"Type":"ipip"}"#, 1)]
+#[case::wireguard(r#"{"Type":"wireguard"}"#, 1)]
+#[case::host_gw(r#"{"Type":"host-gw"}"#, 0)]
+#[case::alloc(r#"{"Type":"alloc"}"#, 0)]
+fn ways_are_looked_up_to_whom_is_sent_to(#[case] backend: &str, #[case] asked: usize) {
+    let leases = Arc::new(BTreeMap::from([(
+        net("10.244.2.0/24"),
+        lease("192.168.0.2"),
+    )]));
+    assert_eq!(destinations(&config(backend), &leases).len(), asked);
+}

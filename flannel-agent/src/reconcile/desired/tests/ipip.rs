@@ -42,6 +42,20 @@ fn a_peer_is_known_by_its_address_alone() {
     assert!(why.contains(r#""", not "ipip""#), "{why}");
 }
 
+/// Unless a rule may lead its protocol elsewhere, of which the kernel tells nothing.
+#[test]
+fn the_way_to_a_peer_says_next_hop_and_mtu() {
+    let address = ip("192.168.0.2");
+    let mut world = world("").with("10.244.2.0/24", LeaseAttrs::ipip(address));
+    let peer = |world: &World| world.build().unwrap().peers.table[&net("10.244.2.0/24")];
+    assert_eq!((peer(&world).next_hop, peer(&world).mtu), (address, None));
+    world.facts.ways.get_mut(&address).unwrap().mtu = Some(1300);
+    assert_eq!(peer(&world).mtu, Some(1280));
+    world.facts.by_protocol = true;
+    assert_eq!(peer(&world).next_hop, ROUTED);
+    assert_eq!(peer(&world).mtu, Some(1280));
+}
+
 /// A rule of the host's firewall about its protocol.
 #[test]
 fn a_peer_that_the_firewall_refuses_is_the_stack_s() {

@@ -57,6 +57,13 @@ fn the_source_and_the_port_choose_the_table() {
     let found = way(&netns, TUNNEL).unwrap();
     assert_eq!(legs(&found), [(10, Towards::Gateway(GATEWAY))]);
     assert!(found.by_default && !found.local);
+    assert_eq!(found.in_main, None, "beside table 100 it counts nothing");
+    let main = way(&netns, Sender::default()).unwrap();
+    assert_eq!(main.in_main, Some(0));
+    netns.run("ip route add 203.0.113.0/26 via 192.168.1.1");
+    let main = way(&netns, Sender::default()).unwrap();
+    assert_eq!(main.in_main, Some(26));
+    netns.run("ip route del 203.0.113.0/26");
     let sender = Sender {
         udp_port: None,
         ..TUNNEL

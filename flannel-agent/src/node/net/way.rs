@@ -137,7 +137,8 @@ pub(super) fn question(destination: Ipv4Addr, sender: Sender) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.destination_prefix_length = 32;
-    message.header.flags = RouteFlags::FibMatch;
+    // Without the second, every route is said to be in the main table (`inet_rtm_getroute`).
+    message.header.flags = RouteFlags::FibMatch | RouteFlags::LookupTable;
     let to = RouteAttribute::Destination(RouteAddress::Inet(destination));
     message.attributes.push(to);
     if let Some(source) = sender.source {

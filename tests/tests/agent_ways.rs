@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use flannel_agent::node::net::{NetError, Netlink, RouteChange, RouteTo, Sender, Towards};
 use flannel_tests::netns::Netns;
 use flannel_tests::sweep;
+use flannel_tests::wait::{SOON, eventually};
 
 const PEER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const OURS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
@@ -57,6 +58,13 @@ fn the_source_and_the_port_choose_the_table() {
     let found = way(&netns, TUNNEL).unwrap();
     assert_eq!(legs(&found), [(10, Towards::Gateway(GATEWAY))]);
     assert!(found.by_default && !found.local);
+    assert_eq!(found.in_main, None, "beside table 100 it counts nothing");
+    let main = way(&netns, Sender::default()).unwrap();
+    assert_eq!(main.in_main, Some(0));
+    netns.run("ip route add 203.0.113.0/26 via 192.168.1.1");
+    let main = way(&netns, Sender::default()).unwrap();
+    assert_eq!(main.in_main, Some(26));
+    netns.run("ip route del 203.0.113.0/26");
     let sender = Sender {
         udp_port: None,
         ..TUNNEL
@@ -96,9 +104,12 @@ fn every_path_of_a_route_is_told() {
     );
     assert!(found.legs.iter().all(|leg| !leg.dead));
     netns.run("ip link set far11 down");
-    let found = way(&netns, TUNNEL).unwrap();
-    let dead: Vec<bool> = found.legs.iter().map(|leg| leg.dead).collect();
-    assert_eq!(dead, [false, true]);
+    // The kernel tells the other end of a pair when it comes to it.
+    eventually("the other path is dead", SOON, || {
+        let found = way(&netns, TUNNEL).unwrap();
+        let dead: Vec<bool> = found.legs.iter().map(|leg| leg.dead).collect();
+        dead == [false, true]
+    });
 }
 
 #[test]

@@ -166,6 +166,37 @@ fn flows_outlive_another_size_of_the_table() {
     }
 }
 
+/// Nobody sweeps the table of an agent that is gone.
+#[test]
+fn flows_that_are_over_are_not_carried_into_another_size_of_the_table() {
+    let mut stage = Stage::new();
+    let mirror = Mirror::on(&stage.outside, PORT);
+    let to = stage.outside.at(mirror.port());
+    let mut silent: Vec<_> = (0..20).map(|_| Client::udp(&stage.pod, 0, to)).collect();
+    for client in &mut silent {
+        client.ask(1);
+    }
+    let mut lively = Flows::open(&stage, &mirror);
+    stage.node.terminate();
+    let ports: Vec<u16> = silent.iter().map(Client::port).collect();
+    let mut table = SnatTable::of(&stage.node);
+    table.age(3_600, |key, own| key.proto == 17 && ports.contains(&own));
+    stage
+        .node
+        .restart_with(&["--ip-masq", "--snat-entries=16384"]);
+    lively.go_on();
+    let log = stage.node.log();
+    let carried = log
+        .lines()
+        .filter(|line| line.contains("carried into a table"));
+    let entries = carried.filter_map(|line| line.split_once("\"entries\":")?.1.split(',').next());
+    let entries: usize = entries
+        .map(|n| n.trim().parse::<usize>().expect("a number"))
+        .sum();
+    // Both ways of those, and what is noted of the agent's own connections.
+    assert!((12..40).contains(&entries), "{entries}");
+}
+
 /// The programs that run go on with the table that they have, and whatever comes into it meanwhile is worth as much.
 #[test]
 fn flows_outlive_a_start_with_another_size_that_fails() {

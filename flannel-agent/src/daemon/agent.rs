@@ -85,7 +85,7 @@ pub(super) struct Agent<N> {
     pub(super) ready: Ready,
     pub(super) systemd: Systemd,
     pub(super) logbook: Logbook,
-    /// The last time the node could not be brought up to date.
+    /// The last time the node could not be brought up to date, be the uplink known or not.
     pub(super) fails: bool,
     /// Held as long as the network is served.
     pub(super) _claim: Option<Claim>,
@@ -157,9 +157,17 @@ impl<N: Node> Agent<N> {
                 causes.insert(cause);
             }
             work = work.max(new);
-            // What fails costs as much with each lease that changes.
-            let is_held = self.fails && retry.at().is_some_and(|at| at > Instant::now());
-            if cause == Cause::Leases && is_held {
+            let is_to_wait = retry.at().is_some_and(|at| at > Instant::now());
+            if cause == Cause::Leases && is_to_wait {
+                // What fails costs as much with each lease that changes.
+                if self.fails {
+                    continue;
+                }
+                let begun = Instant::now();
+                if let Err(error) = self.follow_leases().await {
+                    retry.failed(&error);
+                }
+                followed = Instant::now() + begun.elapsed().min(OVERDUE);
                 continue;
             }
             if work == Work::Nothing {
@@ -227,6 +235,24 @@ impl<N: Node> Agent<N> {
         }
     }
 
+    /// Only the uplink is missing: what forwards by what is known of it still takes new leases. That is no success, of which the looks
+    /// at everything tell.
+    async fn follow_leases(&mut self) -> anyhow::Result<()> {
+        let outcome = self.node.update_peers(&self.wanted).await;
+        self.fails = outcome.is_err();
+        outcome.map(|done| self.say(&done))
+    }
+
+    fn say(&self, done: &Done) {
+        if !done.is_empty() {
+            tracing::info!(
+                actions = done.len(),
+                peers = self.wanted.leases.len(),
+                "node brought up to date"
+            );
+        }
+    }
+
     fn note_lease(&mut self) {
         counters::lease_expires(self.wanted.own.expires);
         self.logbook.lease(&self.wanted.own);
@@ -259,13 +285,7 @@ impl<N: Node> Agent<N> {
             }
             done => done?,
         };
-        if !done.is_empty() {
-            tracing::info!(
-                actions = done.len(),
-                peers = self.wanted.leases.len(),
-                "node brought up to date"
-            );
-        }
+        self.say(&done);
         let mtu = self.node.mtu(&self.wanted);
         self.subnet_file.update(&self.wanted, mtu);
         let unwritten = self.subnet_file.complaint().map(str::to_owned);

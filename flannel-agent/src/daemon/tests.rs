@@ -393,6 +393,33 @@ async fn without_uplink_leases_are_still_followed() {
     stage.end().await.unwrap();
 }
 
+/// What is missing is looked for as seldom while leases change as otherwise, and told of; they touch the peers alone.
+#[tokio::test(start_paused = true)]
+async fn leases_that_never_rest_do_not_hurry_the_look_for_an_uplink() {
+    let mut stage = started().await;
+    stage.node.lose_uplink();
+    stage.node.announce_change();
+    leases_never_rest(&stage, 25).await;
+    let calls = stage.node.so_far();
+    let looks = calls.iter().filter(|c| matches!(c, Call::Reconcile(_)));
+    let looks = looks.count() - 1;
+    assert!((4..=8).contains(&looks), "{looks}: twice as long each time");
+    let peers = calls.len() - 1 - looks;
+    assert!(peers >= 240, "{peers}: each change at once");
+    assert_eq!(stage.page().failing.unwrap().error, "no uplink");
+    stage.node.fail(1);
+    stage.source.leases(&[(7, "192.0.2.7")]);
+    let has_failed = || stage.page().failing.unwrap().error == "no uplink";
+    stage
+        .node
+        .until(|calls| matches!(calls.last(), Some(Call::Reconcile(w)) if w.leases.contains_key(&subnet(7))))
+        .await;
+    assert!(has_failed(), "the next look made it good");
+    stage.node.set_uplink(uplink("192.0.2.1"));
+    until(|| stage.page().failing.is_none()).await;
+    stage.end().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_timer_compares_everything() {
     let mut stage = started().await;

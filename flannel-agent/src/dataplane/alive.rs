@@ -7,7 +7,7 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
@@ -88,10 +88,9 @@ pub(super) fn holders(folder: &Path) -> Vec<u32> {
     };
     let has_open = |process: &Path| {
         let open = std::fs::read_dir(process.join("fd"));
-        // By its name first: to look at what else is open may take as long as a file server that is away.
+        // By its path first: to look at what else is open may take as long as a file server that is away.
         open.into_iter().flatten().flatten().any(|fd| {
-            let names = |target: PathBuf| target.file_name() == folder.file_name();
-            std::fs::read_link(fd.path()).is_ok_and(names)
+            std::fs::read_link(fd.path()).is_ok_and(|target| may_be(&target, folder))
                 && place(&fd.path()).is_ok_and(|place| place == wanted)
         })
     };
@@ -101,6 +100,15 @@ pub(super) fn holders(folder: &Path) -> Vec<u32> {
         (process != std::process::id() && has_open(&entry.path())).then_some(process)
     });
     holders.collect()
+}
+
+/// Whether another process's path may be that of a network's folder. Where the file system is mounted there, nobody knows.
+fn may_be(target: &Path, folder: &Path) -> bool {
+    let end = |path: &Path| {
+        let name = path.file_name()?.to_owned();
+        Some((path.parent()?.file_name()?.to_owned(), name))
+    };
+    end(folder).is_some_and(|of_folder| end(target) == Some(of_folder))
 }
 
 /// By anybody but `folder` itself.
@@ -166,6 +174,26 @@ mod tests {
         other.kill().unwrap();
         other.wait().unwrap();
         assert_eq!(holders(folder.path()), <[u32; 0]>::default());
+    }
+
+    #[test]
+    fn what_others_have_open_elsewhere_is_not_even_looked_at() {
+        let folder = Path::new("/sys/fs/bpf/flannel/default");
+        for here in [
+            "/sys/fs/bpf/flannel/default",
+            "/bpf/flannel/default",
+            "/flannel/default",
+        ] {
+            assert!(may_be(Path::new(here), folder), "{here}");
+        }
+        for elsewhere in [
+            "/mnt/nfs/default",
+            "/default",
+            "/sys/fs/bpf/flannel/other",
+            "socket:[7]",
+        ] {
+            assert!(!may_be(Path::new(elsewhere), folder), "{elsewhere}");
+        }
     }
 
     #[test]

@@ -219,12 +219,15 @@ impl Bpf {
                 Err(error) => return Err(error),
             }
         }
+        let maps = Maps::take(&mut ebpf)?;
+        let snat = SnatMaps::take(&mut ebpf)?;
+        // From here on nothing fails: until then it is the programs of before that others hear of, and whose maps are held.
         self.kept.keep_maps(self.object.map_names(), &self.pins);
         let here = Told::of_loaded(told);
         self.loaded = Some(Running {
             _here: here.map(|told| here::tell(&self.bpffs, &self.network, told)),
-            maps: Maps::take(&mut ebpf)?,
-            snat: SnatMaps::take(&mut ebpf)?,
+            maps,
+            snat,
             told: told.clone(),
             ids,
             ebpf,

@@ -5,16 +5,19 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::bpffs::Pins;
 use super::chain::tcx_program;
+use super::held::{self, OpenMaps};
 use super::{DataplaneError, pin};
 
 /// By the names of their pins.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     links: BTreeMap<String, Link>,
-    maps: BTreeMap<String, OwnedFd>,
+    /// For others in this process, too.
+    maps: Arc<OpenMaps>,
 }
 
 #[derive(Debug)]
@@ -28,7 +31,7 @@ impl Kept {
     /// Keeps the maps of a load from now on. One that cannot be opened cannot be pinned again, either.
     pub(super) fn keep_maps<'a>(&mut self, names: impl Iterator<Item = &'a str>, pins: &Pins) {
         let kept = |name: &str| Some((name.to_owned(), pin::open(&pins.map(name)).ok()?));
-        self.maps = names.filter_map(kept).collect();
+        self.maps = held::share(pins.root(), names.filter_map(kept).collect());
     }
 
     pub(super) fn map(&self, name: &str) -> Option<BorrowedFd<'_>> {

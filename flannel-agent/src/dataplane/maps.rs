@@ -19,7 +19,7 @@ use ipnet::Ipv4Net;
 
 use super::batch::Batches;
 use super::bpffs::Pins;
-use super::{DataplaneError, Wire};
+use super::{DataplaneError, Wire, held};
 use crate::base::clock;
 use crate::base::mac::MacAddr;
 use crate::dataplane::{Peer, PeerChanges, PeerMaps};
@@ -162,7 +162,7 @@ pub(super) fn raise(epoch: &mut Array<MapData, u32>) -> Result<(), DataplaneErro
         .map_err(|e| DataplaneError::map(EPOCH, "write", e))
 }
 
-/// Who may send into a network: its pinned maps, read one entry at a time.
+/// Who may send into a network: its maps, read one entry at a time.
 #[derive(Debug)]
 pub(crate) struct Sources {
     maps: Maps,
@@ -269,12 +269,12 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
     typed(name, map.ok_or_else(|| DataplaneError::no_map(name))?)
 }
 
-/// A map that an agent pinned.
+/// A map that an agent pinned, or one of this process has open.
 pub(super) fn pinned<T: TryFrom<Map, Error = MapError>>(
     name: &'static str,
     pins: &Pins,
 ) -> Result<T, DataplaneError> {
-    let map = MapData::from_pin(pins.map(name)).and_then(Map::from_map_data);
+    let map = held::open(name, pins).and_then(Map::from_map_data);
     typed(name, map.map_err(|e| DataplaneError::map(name, "open", e))?)
 }
 

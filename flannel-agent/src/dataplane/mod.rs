@@ -18,6 +18,7 @@ mod encap;
 mod error;
 pub(crate) mod events;
 mod globals;
+mod held;
 mod hooks;
 mod kept;
 mod loader;

@@ -17,9 +17,9 @@ use super::bpffs::Pins;
 use super::carry::NO_EXIST;
 use super::maps::{gone, is_absent, pinned};
 use super::snat_shares::{Counts, Shares};
-use super::{DataplaneError, Wire};
+use super::{DataplaneError, Wire, held};
 
-/// A network's pinned table.
+/// A network's table, be it pinned or open in this process.
 pub struct SnatTable {
     entries: Entries,
     /// The same map again: aya's typed one does not hand out what a walk needs.
@@ -53,16 +53,16 @@ impl fmt::Debug for SnatTable {
 }
 
 impl SnatTable {
-    /// Opens the table of a network; `None` if none is pinned.
+    /// Opens the table of a network; `None` if there is none.
     ///
     /// # Errors
     /// If it cannot be opened.
     pub fn open(bpffs: &Path, network: &str) -> Result<Option<Self>, DataplaneError> {
         let pins = Pins::of(bpffs, network);
-        if !pins.map(SNAT).exists() {
+        if !held::exists(SNAT, &pins) {
             return Ok(None);
         }
-        let open = || MapData::from_pin(pins.map(SNAT)).map_err(failed("open"));
+        let open = || held::open(SNAT, &pins).map_err(failed("open"));
         let map = Map::from_map_data(open()?).map_err(failed("open"))?;
         Ok(Some(Self {
             entries: Entries {
@@ -71,7 +71,7 @@ impl SnatTable {
             },
             whole: open()?,
             shares: Shares::open(&pins)?,
-            times: match pins.map(TIMES).exists() {
+            times: match held::exists(TIMES, &pins) {
                 true => Some(pinned(TIMES, &pins)?),
                 false => None,
             },

@@ -17,7 +17,7 @@ use flannel_common::snat::{
 use super::batch::Batches;
 use super::bpffs::Pins;
 use super::maps::pinned;
-use super::{DataplaneError, Wire};
+use super::{DataplaneError, Wire, held};
 
 /// Flows in the table, by pod and by whether they came in.
 #[derive(Debug, Default)]
@@ -122,7 +122,7 @@ fn most(mut held: Vec<u32>, places: u32) -> u32 {
     one
 }
 
-/// The pinned maps of a network.
+/// The maps of a network.
 pub(super) struct Shares {
     shares: Array<MapData, Wire<Share>>,
     lasting: Array<MapData, Wire<Lasting>>,
@@ -139,9 +139,7 @@ impl fmt::Debug for Shares {
 
 impl Shares {
     pub(super) fn open(pins: &Pins) -> Result<Self, DataplaneError> {
-        let data = |name| {
-            MapData::from_pin(pins.map(name)).map_err(|e| DataplaneError::map(name, "open", e))
-        };
+        let data = |name| held::open(name, pins).map_err(|e| DataplaneError::map(name, "open", e));
         Ok(Self {
             shares: pinned(SHARES, pins)?,
             lasting: pinned(LASTING, pins)?,

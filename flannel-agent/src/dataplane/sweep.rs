@@ -61,7 +61,7 @@ impl Sweeper {
         }
     }
 
-    /// Once. The pin is opened each time: the map behind it may be another one.
+    /// Once. The map is opened each time: the one behind the pin may be another.
     fn sweep(&self) -> Result<Swept, DataplaneError> {
         match SnatTable::open(&self.bpffs, &self.network)? {
             Some(mut table) => table.sweep(clock()),

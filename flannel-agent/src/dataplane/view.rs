@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use flannel_common::Ipv4;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::maps::{
@@ -28,9 +28,10 @@ use flannel_common::source::{Sender, SenderKey};
 use flannel_common::stats::{Count, Counters};
 use ipnet::Ipv4Net;
 
-use super::Wire;
 use super::batch::Batches;
+use super::bpffs::Pins;
 use super::maps::prefix;
+use super::{Wire, held};
 pub use error::ViewError;
 use error::{unreadable, unreadable_io};
 pub use hooks::{Hook, HooksError, Mode};
@@ -43,11 +44,11 @@ pub(super) use told::constants_by_name;
 /// The maps this version knows, in the order in which they are shown.
 pub const MAPS: [&str; 6] = [PEERS, VTEPS, FLOWS, SNAT, EPOCH, STATS];
 
-/// One network's pinned objects.
+/// One network's pinned objects, or the maps of it that an agent of this process has open.
 #[derive(Debug, Clone)]
 pub struct View {
     network: String,
-    root: PathBuf,
+    pins: Pins,
 }
 
 /// What the kernel says of a map.
@@ -81,6 +82,7 @@ impl View {
         let mut found = networks(bpffs)?;
         let network = match network.map(crate::node::mark::network_name) {
             Some(wanted) if found.contains(&wanted) => wanted,
+            Some(wanted) if held::has(Pins::of(bpffs, &wanted).root()) => wanted,
             _ if found.is_empty() => return Err(ViewError::Nothing(folder)),
             Some(wanted) => {
                 return Err(ViewError::NoSuchNetwork {
@@ -92,26 +94,30 @@ impl View {
             None if found.len() > 1 => return Err(ViewError::Several(found)),
             None => found.swap_remove(0),
         };
-        let root = folder.join(&network);
-        let layouts: Vec<_> = folder_names(&root)?
+        let pins = Pins::of(bpffs, &network);
+        if held::has(pins.root()) {
+            return Ok(Self { network, pins });
+        }
+        let root = pins.root();
+        let layouts: Vec<_> = folder_names(root)?
             .into_iter()
             .filter(|name| name.starts_with('v'))
             .collect();
         let ours = format!("v{LAYOUT_VERSION}");
         if layouts.is_empty() {
-            return Err(ViewError::Nothing(root));
+            return Err(ViewError::Nothing(root.to_owned()));
         }
         if !layouts.contains(&ours) {
             return Err(ViewError::OtherLayout {
-                folder: root,
+                folder: root.to_owned(),
                 found: layouts,
             });
         }
-        Ok(Self { network, root })
+        Ok(Self { network, pins })
     }
 
     pub(super) fn root(&self) -> &Path {
-        &self.root
+        self.pins.root()
     }
 
     #[must_use]
@@ -124,34 +130,33 @@ impl View {
     /// # Errors
     /// If the network's folder may not be read.
     pub fn agent_runs(&self) -> Result<bool, ViewError> {
-        super::alive::is_held(&self.root).map_err(|error| unreadable_io(&self.root, error))
+        super::alive::is_held(self.root()).map_err(|error| unreadable_io(self.root(), error))
     }
 
     /// The processes that look after the network.
     pub(crate) fn agents(&self) -> Vec<u32> {
-        super::alive::holders(&self.root)
+        super::alive::holders(self.root())
     }
 
     /// Path of a map's pin.
     #[must_use]
     pub fn map_path(&self, name: &str) -> PathBuf {
-        let layout = format!("v{LAYOUT_VERSION}");
-        self.root.join(layout).join("maps").join(name)
+        self.pins.map(name)
     }
 
     /// Path of a link's pin.
     #[must_use]
     pub fn link_path(&self, pin: &str) -> PathBuf {
-        self.root.join("links").join(pin)
+        self.pins.link(pin)
     }
 
-    /// What the kernel says of a map; `None` if it is not pinned.
+    /// What the kernel says of a map; `None` if there is none.
     ///
     /// # Errors
-    /// If the pin cannot be opened.
+    /// If it cannot be opened.
     pub fn facts(&self, name: &str) -> Result<Option<MapFacts>, ViewError> {
-        let path = self.map_path(name);
-        match MapInfo::from_pin(&path) {
+        let info = held::open(name, &self.pins).and_then(|map| map.info());
+        match info {
             Ok(info) => Ok(Some(MapFacts {
                 id: info.id(),
                 kind: info
@@ -161,7 +166,7 @@ impl View {
                 value_size: info.value_size(),
                 max_entries: info.max_entries(),
             })),
-            Err(error) => match unreadable(&path, error) {
+            Err(error) => match self.failed(name, error) {
                 ViewError::NotPinned(_) => Ok(None),
                 error => Err(error),
             },
@@ -343,7 +348,7 @@ impl View {
     }
 
     fn data(&self, name: &'static str) -> Result<MapData, ViewError> {
-        MapData::from_pin(self.map_path(name)).map_err(|e| self.failed(name, e))
+        held::open(name, &self.pins).map_err(|e| self.failed(name, e))
     }
 
     pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(

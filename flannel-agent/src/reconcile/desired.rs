@@ -6,6 +6,7 @@
 mod facts;
 mod fast_path;
 mod gro;
+mod hidden;
 mod node;
 mod outlets;
 mod peers;

@@ -1,8 +1,12 @@
 //! Where what the datastore said holds: on which machine, as which Node of which cluster. As far as that is known while nobody answers.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use serde::{Deserialize, Serialize};
+
+const MACHINE_ID: &str = "/etc/machine-id";
 
 /// What is not known is not compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,9 +45,10 @@ impl Place {
             let text = text.trim().to_owned();
             (!text.is_empty() && text != "uninitialized").then_some(text)
         };
+        let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Self {
             machine: read("/sys/class/dmi/id/product_uuid"),
-            machine_id: read("/etc/machine-id"),
+            machine_id: read(MACHINE_ID).filter(|_| is_the_machines(is_contained(), mounts)),
             boot: read("/proc/sys/kernel/random/boot_id"),
             ..Self::default()
         }
@@ -78,6 +83,26 @@ impl Place {
             None
         }
     }
+}
+
+/// Whether this is a container, whose own machine-id is its image's: one for all nodes, and another one with the next version.
+fn is_contained() -> bool {
+    // Kubernetes' and systemd's variables, Docker's and Podman's files, and what most engines have as root.
+    let is_said = |name| std::env::var_os(name).is_some();
+    let is_there = |file| Path::new(file).exists();
+    ["KUBERNETES_SERVICE_HOST", "container"]
+        .into_iter()
+        .any(is_said)
+        || ["/.dockerenv", "/run/.containerenv"]
+            .into_iter()
+            .any(is_there)
+        || statfs("/").is_ok_and(|root| root.filesystem_type() == OVERLAYFS_SUPER_MAGIC)
+}
+
+/// Whether the file with the machine-id is the machine's: in a container, one of the host's that is mounted there.
+fn is_the_machines(is_contained: bool, mountinfo: impl FnOnce() -> String) -> bool {
+    let is_mount = |line: &str| line.split(' ').nth(4) == Some(MACHINE_ID);
+    !is_contained || mountinfo().lines().any(is_mount)
 }
 
 /// Tells certificates apart (FNV-1a, 64 bits): nobody gains by making two alike.
@@ -132,6 +157,17 @@ mod tests {
                 Some(part) => assert!(said.unwrap().contains(part), "{said:?}"),
             }
         }
+    }
+
+    #[test]
+    fn in_a_container_only_a_machine_id_that_is_mounted_is_the_machines() {
+        let root = "21 1 0:40 / / rw,relatime - overlay overlay rw";
+        let file = "33 21 8:1 /etc/machine-id /etc/machine-id ro,relatime - ext4 /dev/sda1 rw";
+        let other = "34 21 8:1 /etc/hosts /etc/hosts rw,relatime - ext4 /dev/sda1 rw";
+        let with = |mounts: &[&str]| mounts.join("\n");
+        assert!(is_the_machines(true, || with(&[root, file, other])));
+        assert!(!is_the_machines(true, || with(&[root, other])));
+        assert!(is_the_machines(false, || with(&[root, other])));
     }
 
     #[test]

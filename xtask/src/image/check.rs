@@ -45,6 +45,7 @@ pub(super) fn check(archive: &Path, folder: &Path) -> Result<()> {
         );
         Ok(())
     };
+    has_no_identity(tree.path())?;
     says(entry, &["--version"], env!("CARGO_PKG_VERSION"))?;
     for (program, word) in TOOLS {
         says(program, &["--version"], word)?;
@@ -62,6 +63,18 @@ pub(super) fn check(archive: &Path, folder: &Path) -> Result<()> {
     println!(
         "image: {entry}, {} tools and the CNI plugin run in {name}",
         TOOLS.len()
+    );
+    Ok(())
+}
+
+/// One machine-id in an image would make all nodes one machine, and each version another. Of one that is empty nobody takes it.
+fn has_no_identity(root: &Path) -> Result<()> {
+    let file = root.join("etc/machine-id");
+    let id = fs::read_to_string(&file).unwrap_or_default();
+    let id = id.trim();
+    ensure!(
+        id.is_empty() || id == "uninitialized",
+        "the image has a machine-id, {id}: leave /etc/machine-id out, or empty"
     );
     Ok(())
 }
@@ -95,4 +108,26 @@ fn said(command: &mut Command) -> Result<String> {
         output.status
     );
     Ok(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_with_the_id_of_a_machine_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |id: &str| {
+            fs::create_dir_all(root.path().join("etc")).unwrap();
+            fs::write(root.path().join("etc/machine-id"), id).unwrap();
+        };
+        has_no_identity(root.path()).unwrap();
+        for nobodys in ["", "\n", "uninitialized\n"] {
+            put(nobodys);
+            has_no_identity(root.path()).unwrap();
+        }
+        put("3c1f8d7bb4f54ccfa0cb4ac2a3a96a5f\n");
+        let error = has_no_identity(root.path()).unwrap_err().to_string();
+        assert!(error.contains("3c1f8d7b"), "{error}");
+    }
 }

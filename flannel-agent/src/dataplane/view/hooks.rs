@@ -88,7 +88,7 @@ impl View {
         links: &[Link],
         concerns: impl Fn(&str) -> bool,
     ) -> Result<Vec<Hook>, ViewError> {
-        let folder = self.root.join("links");
+        let folder = self.pins.links();
         let mut hooks = Vec::new();
         for pin in folder_names(&folder)? {
             // Other files in the folder are not ours.

@@ -6,8 +6,8 @@ use flannel_common::snat::{Entry, Key, Times, WAY_IN, other_half};
 
 use super::error::unreadable_io;
 use super::{View, ViewError};
-use crate::dataplane::Wire;
 use crate::dataplane::batch::Batches;
+use crate::dataplane::{Wire, held};
 
 /// A flow as the table holds it: one of its halves, and the other where there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl View {
     /// If the map cannot be read.
     pub fn snat_times(&self) -> Result<Times, ViewError> {
         // Of an agent before it had them, whose programs go on: they have the kernel's.
-        if !self.map_path(TIMES).exists() {
+        if !held::exists(TIMES, &self.pins) {
             return Ok(Times::DEFAULT);
         }
         let map: Array<MapData, Wire<Times>> = self.typed(TIMES)?;

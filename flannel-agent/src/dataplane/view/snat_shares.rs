@@ -10,8 +10,8 @@ use flannel_common::snat::{Entry, Key, Lasting, Place, Seen, Share, Stand, Times
 
 use super::error::unreadable_io;
 use super::{View, ViewError};
-use crate::dataplane::Wire;
 use crate::dataplane::batch::Batches;
+use crate::dataplane::{Wire, held};
 
 /// What one pod has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl View {
     pub fn large_snat_shares(&self, now: u64) -> Result<Vec<SnatShare>, ViewError> {
         if [YOUNG, SHARES, LASTING]
             .iter()
-            .any(|name| !self.map_path(name).exists())
+            .any(|name| !held::exists(name, &self.pins))
         {
             return Ok(Vec::new());
         }

@@ -16,7 +16,7 @@ use netlink_packet_route::route::RouteType;
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::batch;
@@ -24,8 +24,10 @@ use super::error::NetError;
 use super::route::PROTOCOL;
 use super::xfrm;
 
-/// Between two tries to listen again.
+/// Before the first try to listen again; twice as long before each that follows.
 const AGAIN: Duration = Duration::from_secs(1);
+/// No longer than the timer's look at everything, which finds what nobody heard. What has lasted for that long was no try.
+const LONGEST: Duration = Duration::from_secs(30);
 
 type Announcements = BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
 
@@ -113,7 +115,9 @@ impl Shared {
         open: impl Fn() -> Result<Announcements, NetError>,
     ) -> Infallible {
         let mut announcements = first;
+        let mut pause = AGAIN;
         loop {
+            let since = Instant::now();
             while let Some(message) = announcements.next().await {
                 let changes = classify(&message);
                 let by = message.header.port_number;
@@ -123,17 +127,27 @@ impl Shared {
                 }
             }
             self.listens.store(false, Ordering::Relaxed);
-            tracing::error!(
-                "the netlink monitor broke: changes are found by the timer only until it listens again"
-            );
+            if since.elapsed() >= LONGEST {
+                pause = AGAIN;
+            }
+            // One that breaks again and again is said to once: it would be every time that it listens.
+            let is_news = pause == AGAIN;
+            if is_news {
+                tracing::error!(
+                    "the netlink monitor broke: changes are found by the timer until it listens again, which is tried ever more seldom"
+                );
+            }
             announcements = loop {
-                sleep(AGAIN).await;
+                sleep(pause).await;
+                pause = (2 * pause).min(LONGEST);
                 match open() {
                     Ok(again) => break again,
                     Err(error) => tracing::debug!("the netlink monitor: {error}"),
                 }
             };
-            tracing::info!("the netlink monitor listens again");
+            if is_news {
+                tracing::info!("the netlink monitor listens again");
+            }
             self.listens.store(true, Ordering::Relaxed);
             // Whatever was announced meanwhile.
             self.add(Changes::ALL);
@@ -307,6 +321,44 @@ mod tests {
         assert_eq!(*shared.changes.lock().unwrap(), Changes::ALL);
         assert!(shared.listens.load(Ordering::Relaxed));
         assert_eq!(tries.load(Ordering::Relaxed), 2);
+    }
+
+    /// Each time, everything is looked at.
+    #[tokio::test(start_paused = true)]
+    async fn a_monitor_that_breaks_each_time_is_opened_ever_more_seldom() {
+        let broken = || futures_util::stream::empty().boxed();
+        let opened = AtomicU32::new(0);
+        let open = || {
+            opened.fetch_add(1, Ordering::Relaxed);
+            Ok(broken())
+        };
+        let shared = Shared::default();
+        let minutes = Duration::from_mins(10);
+        let ended = tokio::time::timeout(minutes, shared.listen(broken(), open)).await;
+        assert!(ended.is_err(), "it never ends");
+        // 1, 2, 4, 8, 16 and 30 s.
+        let times = opened.load(Ordering::Relaxed);
+        assert!((20..=25).contains(&times), "{times}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_monitor_that_listened_for_long_is_opened_at_once() {
+        let hours = || {
+            let end = sleep(Duration::from_hours(1));
+            let nothing = futures_util::stream::once(end).filter_map(async |()| None);
+            nothing.boxed()
+        };
+        let begun = Instant::now();
+        let opened = Mutex::new(Vec::new());
+        let open = || {
+            opened.lock().unwrap().push(begun.elapsed().as_secs());
+            Ok(hours())
+        };
+        let shared = Shared::default();
+        let day = Duration::from_hours(4);
+        let ended = tokio::time::timeout(day, shared.listen(hours(), open)).await;
+        assert!(ended.is_err(), "it never ends");
+        assert_eq!(*opened.lock().unwrap(), [3601, 7202, 10803]);
     }
 
     #[test]

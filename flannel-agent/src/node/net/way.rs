@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags,
+    RouteType, RouteVia,
 };
 
 use super::Netlink;
@@ -54,6 +55,8 @@ pub struct RouteTo {
     pub local: bool,
     /// The route is one for everything.
     pub by_default: bool,
+    /// Length of its prefix; `None`: it is in another table than the agent's, or nobody asked.
+    pub in_main: Option<u8>,
     /// What the route itself says that it carries, bytes of an IPv4 packet.
     pub mtu: Option<u32>,
 }
@@ -134,7 +137,8 @@ pub(super) fn question(destination: Ipv4Addr, sender: Sender) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.destination_prefix_length = 32;
-    message.header.flags = RouteFlags::FibMatch;
+    // Without the second, every route is said to be in the main table (`inet_rtm_getroute`).
+    message.header.flags = RouteFlags::FibMatch | RouteFlags::LookupTable;
     let to = RouteAttribute::Destination(RouteAddress::Inet(destination));
     message.attributes.push(to);
     if let Some(source) = sender.source {
@@ -178,6 +182,8 @@ pub(super) fn parse(message: &RouteMessage) -> RouteTo {
         legs,
         local: message.header.kind == RouteType::Local,
         by_default: message.header.destination_prefix_length == 0,
+        in_main: (message.header.table == RouteHeader::RT_TABLE_MAIN)
+            .then_some(message.header.destination_prefix_length),
         mtu: message.attributes.iter().find_map(mtu),
     }
 }

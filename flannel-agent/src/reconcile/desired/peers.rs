@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use super::Inputs;
+use super::hidden::hidden;
 use crate::base::key::{Psk, PublicKey};
 use crate::base::mac::MacAddr;
 use crate::dataplane::{Peer, ROUTED};
@@ -67,20 +68,26 @@ pub(super) fn peers(inputs: &Inputs<'_>) -> Peers {
         }
         match peer(inputs, *subnet, attrs) {
             Ok(peer) => {
-                let vtep = peers.vteps.entry(peer.public_ip).or_default();
-                *vtep += 1;
-                if is_for_stack(inputs, peer.public_ip) {
-                    *vtep |= maps::BY_STACK;
-                }
-                // Without one a peer is known by its address alone.
-                if peer.vtep_mac != MacAddr([0; 6]) {
-                    *peers.macs.entry(peer.vtep_mac).or_default() += 1;
-                }
                 peers.table.insert(*subnet, peer);
             }
             Err(why) => {
                 peers.ignored.insert(*subnet, why);
             }
+        }
+    }
+    for (subnet, why) in hidden(inputs, &peers.table) {
+        peers.table.remove(&subnet);
+        peers.ignored.insert(subnet, why);
+    }
+    for peer in peers.table.values() {
+        let vtep = peers.vteps.entry(peer.public_ip).or_default();
+        *vtep += 1;
+        if is_for_stack(inputs, peer.public_ip) {
+            *vtep |= maps::BY_STACK;
+        }
+        // Without one a peer is known by its address alone.
+        if peer.vtep_mac != MacAddr([0; 6]) {
+            *peers.macs.entry(peer.vtep_mac).or_default() += 1;
         }
     }
     peers

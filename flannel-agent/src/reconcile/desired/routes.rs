@@ -61,6 +61,7 @@ pub(super) fn routes(inputs: &Inputs<'_>, peers: &Peers) -> Routes {
         (*subnet, way)
     });
     let direct = inputs.direct.iter();
+    let direct = direct.filter(|(subnet, _)| !peers.ignored.contains_key(subnet));
     let direct = direct.map(|(subnet, hop)| (*subnet, Way::Direct(*hop)));
     let backend = &inputs.config.backend;
     let is_udp = backend.tunnel().is_some_and(|t| t.wire == Wire::Udp);

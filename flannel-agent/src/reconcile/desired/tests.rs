@@ -2,6 +2,7 @@ mod bare;
 mod bridge;
 mod direct;
 mod gro;
+mod hidden;
 mod ipip;
 mod room;
 mod udp;

@@ -97,6 +97,15 @@ pub enum EtcdError {
 }
 
 impl EtcdError {
+    /// Whether it is put right at etcd, and ends by itself here. What else is too much of something (a message, what a proxy allows) is not.
+    pub(super) fn is_worth_waiting(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { code, reason, .. } => code.is_no_space(reason),
+            _ => false,
+        }
+    }
+
     /// Whether etcd has surely done nothing of what it was asked.
     pub(super) fn did_nothing(&self) -> bool {
         match self {
@@ -152,13 +161,17 @@ impl Code {
         )
     }
 
+    fn is_no_space(self, said: &str) -> bool {
+        self == Self::RESOURCE_EXHAUSTED && said.contains(NO_SPACE)
+    }
+
     /// What an operator can do about a refusal.
-    fn fix(self) -> &'static str {
+    fn fix(self, said: &str) -> &'static str {
         match self {
             Self::PERMISSION_DENIED | Self::UNAUTHENTICATED | Self::INVALID_ARGUMENT => {
                 ": check --etcd-username and --etcd-password, and that the user may read and write below --etcd-prefix"
             }
-            Self::RESOURCE_EXHAUSTED => ": compact and defragment etcd, or raise its quota",
+            _ if self.is_no_space(said) => ": compact and defragment etcd, or raise its quota",
             _ => "",
         }
     }
@@ -167,6 +180,8 @@ impl Code {
 /// Of `ErrGRPCTooManyRequests` (go.etcd.io/etcd/api/v3rpc/rpctypes): this member lags behind, as all do for a moment when a herd of clients
 /// is back; another may not.
 const TOO_MANY: &str = "too many requests";
+/// Of `ErrGRPCNoSpace`.
+const NO_SPACE: &str = "database space exceeded";
 
 /// The refusal in `error`, when it is one and not a failure of the endpoint.
 pub(super) fn refusal(error: &etcd_client::Error) -> Option<(Code, String)> {
@@ -174,9 +189,10 @@ pub(super) fn refusal(error: &etcd_client::Error) -> Option<(Code, String)> {
         return None;
     };
     let code = Code(status.code().into());
-    let is_busy = code == Code::RESOURCE_EXHAUSTED && status.message().contains(TOO_MANY);
+    let said = status.message();
+    let is_busy = code == Code::RESOURCE_EXHAUSTED && said.contains(TOO_MANY);
     (Code::REFUSALS.contains(&code) && !is_busy)
-        .then(|| (code, format!("{}{}", status.message(), code.fix())))
+        .then(|| (code, format!("{said}{}", code.fix(said))))
 }
 
 /// `ErrGRPCUserEmpty` and `ErrGRPCAuthOldRevision` (go.etcd.io/etcd/api/v3rpc/rpctypes): etcd asks for a login since we connected, or users
@@ -220,6 +236,30 @@ mod tests {
     fn what_another_member_may_take_is_no_refusal(#[case] said: &str, #[case] refused: bool) {
         let error = etcd_client::Error::GRpcStatus(Status::resource_exhausted(said));
         assert_eq!(refusal(&error).is_some(), refused);
+    }
+
+    #[rstest]
+    #[case::no_room(
+        Status::resource_exhausted("etcdserver: mvcc: database space exceeded"),
+        true
+    )]
+    #[case::a_large_message(
+        Status::resource_exhausted("grpc: received message larger than max (5000000 vs. 4194304)"),
+        false
+    )]
+    #[case::what_a_proxy_allows(Status::resource_exhausted("rate limited"), false)]
+    #[case::may_not(Status::permission_denied("etcdserver: permission denied"), false)]
+    fn no_room_alone_is_waited_for_and_has_its_fix(#[case] said: Status, #[case] waits: bool) {
+        let (code, reason) = refusal(&etcd_client::Error::GRpcStatus(said)).unwrap();
+        assert_eq!(reason.contains("defragment"), waits, "{reason}");
+        let error = EtcdError::Refused {
+            endpoint: "http://192.0.2.1:2379".to_owned(),
+            what: "write /a".to_owned(),
+            reason,
+            code,
+            surely: true,
+        };
+        assert_eq!(error.is_worth_waiting(), waits, "{error}");
     }
 
     #[rstest]

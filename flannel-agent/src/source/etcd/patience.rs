@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio_util::sync::CancellationToken;
 
-use super::error::{Code, EtcdError};
+use super::error::EtcdError;
 use crate::base::counters;
 use crate::source::Cancelled;
 
@@ -150,13 +150,7 @@ where
                 patience.over();
                 return Ok(value);
             }
-            Err(
-                error @ (EtcdError::Unreachable { .. }
-                | EtcdError::Refused {
-                    code: Code::RESOURCE_EXHAUSTED,
-                    ..
-                }),
-            ) => {
+            Err(error) if error.is_worth_waiting() => {
                 let wait = patience.lost(what, &error);
                 cancel.run_until_cancelled(wait).await.ok_or(Cancelled)?;
             }

@@ -18,6 +18,8 @@ pub struct Network {
     pub mtu: Option<u32>,
     /// vxlan with `GBP`.
     pub gbp: bool,
+    /// `EnableNFTables`.
+    pub nftables: bool,
 }
 
 /// flannel's backends that this project has.
@@ -64,6 +66,7 @@ impl Network {
             backend: Backend::Vxlan,
             mtu: None,
             gbp: false,
+            nftables: false,
         }
     }
 
@@ -134,6 +137,13 @@ impl Network {
         self
     }
 
+    /// With `EnableNFTables`.
+    #[must_use]
+    pub fn nftables(mut self) -> Self {
+        self.nftables = true;
+        self
+    }
+
     #[must_use]
     pub fn vni(mut self, vni: u32) -> Self {
         self.vni = vni;
@@ -194,7 +204,13 @@ impl Network {
         if self.gbp {
             backend.push_str(r#","GBP":true"#);
         }
-        format!(r#"{{"Network":"{cidr}","SubnetLen":{subnet_len},"Backend":{{{backend}}}}}"#)
+        let nftables = match self.nftables {
+            true => r#","EnableNFTables":true"#,
+            false => "",
+        };
+        format!(
+            r#"{{"Network":"{cidr}","SubnetLen":{subnet_len}{nftables},"Backend":{{{backend}}}}}"#
+        )
     }
 
     /// The key of one node's lease.

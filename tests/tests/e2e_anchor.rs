@@ -10,6 +10,7 @@ use flannel_common::maps::STATS;
 use flannel_common::program::Program::{self, AnchorRx, OverlayRx, UplinkRx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::{count, dump};
+use flannel_tests::cleanup;
 use flannel_tests::fast_path::{fast, hooked, hooked_if_ours, talk_tcp, to};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
@@ -297,19 +298,6 @@ fn a_restart_finds_the_anchor_and_leaves_it() {
     carries_everything(&pair);
 }
 
-fn cleanup(agent: &Agent) -> std::process::Command {
-    let node = agent.node();
-    let flags = [
-        "cleanup".to_owned(),
-        format!("--etcd-prefix={}", agent.net().prefix),
-        format!("--bpffs={}", node.bpffs().display()),
-        format!("--state-dir={}", node.state_dir().display()),
-        format!("--subnet-file={}", agent.subnet_file().display()),
-    ];
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    flannel_tests::agent::command(node, &flags)
-}
-
 /// The device is both networks'. It goes with the pair of the one that made it, is made again for the other, and goes with that.
 #[rstest]
 #[case::ours(Kind::Ours, true)]
@@ -344,7 +332,7 @@ fn two_networks_share_port_and_anchor(#[case] kind: Kind, #[case] tcx: bool) {
     }
     let Some(agent) = red1.agent() else { return };
     assert!(has_anchor(agent));
-    let mut clean = cleanup(agent);
+    let mut clean = cleanup::command(agent);
     assert!(red1.terminate().success());
     flannel_tests::netns::run(&mut clean);
     eventually("the other network has it again", SOON, || {
@@ -353,7 +341,7 @@ fn two_networks_share_port_and_anchor(#[case] kind: Kind, #[case] tcx: bool) {
     b1.ping(b2.address()).succeeds();
     datagrams_sent_as_one_arrive(&b2, &b1);
 
-    let mut clean = cleanup(blue1.agent().unwrap());
+    let mut clean = cleanup::command(blue1.agent().unwrap());
     assert!(blue1.terminate().success());
     flannel_tests::netns::run(&mut clean);
     assert_eq!(hosts[0].exec("ip -br link show type vxlan"), "");

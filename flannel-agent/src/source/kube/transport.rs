@@ -184,9 +184,15 @@ pub(super) fn describe(error: &hyper::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
     use rstest::rstest;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::time::Instant;
 
     use super::*;
+
+    /// How long a half-dead connection may go unnoticed.
+    const PROMISED: Duration = Duration::from_secs(30);
 
     #[rstest]
     #[case("https://192.0.2.1:6443", false, "192.0.2.1:6443", "", true)]
@@ -213,5 +219,51 @@ mod tests {
     fn bad_urls_are_named(#[case] url: &str, #[case] part: &str) {
         let error = Server::parse(url, false).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
+    }
+
+    /// What a server of HTTP/2 says to the first request: its settings, that it has ours, and status 200 with more to come.
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const SETTINGS_SEEN: &[u8] = &[0, 0, 0, 4, 1, 0, 0, 0, 0];
+    const STATUS_200: &[u8] = &[0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88];
+
+    /// Nothing that the server might send would come, and no FIN tells: half a minute is promised. In virtual time.
+    #[rstest]
+    #[case::before_it_answers(&[SETTINGS, SETTINGS_SEEN], true)]
+    #[case::in_the_middle_of_a_watch(&[SETTINGS, SETTINGS_SEEN, STATUS_200], false)]
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_falls_silent_is_given_up_within_30_s(
+        #[case] says: &[&[u8]],
+        #[case] no_answer: bool,
+    ) {
+        // Held to the end: what is sent there finds room, and nobody reads it.
+        let (ours, mut server) = tokio::io::duplex(1 << 20);
+        server.write_all(&says.concat()).await.unwrap();
+        let mut connection = many(ours).await.unwrap();
+        let silent = Instant::now();
+        let watch = Request::get("http://api/").body(Full::default()).unwrap();
+        let answer = connection.send(watch).await;
+        assert_eq!(answer.is_err(), no_answer, "{answer:?}");
+        if let Ok(mut answer) = answer {
+            let event = answer.body_mut().frame().await;
+            assert!(matches!(event, Some(Err(_))), "{event:?}");
+        }
+        assert!(silent.elapsed() <= PROMISED, "{:?}", silent.elapsed());
+        assert!(connection.share().is_none(), "nobody gets it any more");
+    }
+
+    /// Where it speaks HTTP/1.1 alone, the kernel is told to notice.
+    #[tokio::test]
+    async fn the_kernel_gives_it_up_within_30_s() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let stream = dial(&Server::parse(&url, false).unwrap()).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        let probes = socket.tcp_keepalive_retries().unwrap();
+        let idle = socket.tcp_keepalive_time().unwrap()
+            + socket.tcp_keepalive_interval().unwrap() * probes;
+        assert!(idle <= PROMISED, "{idle:?}");
+        let unacknowledged = socket.tcp_user_timeout().unwrap().unwrap();
+        assert!(unacknowledged <= PROMISED, "{unacknowledged:?}");
     }
 }

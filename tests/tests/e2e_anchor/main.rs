@@ -3,14 +3,16 @@
 
 #![cfg(test)]
 
+mod networks;
+mod others;
+
 use std::net::SocketAddrV4;
-use std::sync::Arc;
 
 use flannel_common::maps::STATS;
-use flannel_common::program::Program::{self, AnchorRx, OverlayRx, UplinkRx};
+use flannel_common::program::Program;
+use flannel_common::program::Program::{AnchorRx, OverlayRx, UplinkRx};
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::{count, dump};
-use flannel_tests::cleanup;
 use flannel_tests::fast_path::{fast, hooked, hooked_if_ours, talk_tcp, to};
 use flannel_tests::iptables::Iptables;
 use flannel_tests::kube_proxy::Service;
@@ -296,200 +298,6 @@ fn a_restart_finds_the_anchor_and_leaves_it() {
         pair.pod1.reaches(&pair.pod2);
     }
     carries_everything(&pair);
-}
-
-/// The device is both networks'. It goes with the pair of the one that made it, is made again for the other, and goes with that.
-#[rstest]
-#[case::ours(Kind::Ours, true)]
-#[case::clsact(Kind::Ours, false)]
-#[case::flanneld(Kind::Flanneld, true)]
-fn two_networks_share_port_and_anchor(#[case] kind: Kind, #[case] tcx: bool) {
-    let lab = lab(Wire::Segmented);
-    let ([red, blue], hosts) = lab.red_and_blue();
-    let start = |net: &Network| {
-        hosts.each_ref().map(|host: &Arc<Node>| match kind {
-            Kind::Ours => {
-                let wrapper = if tcx {
-                    String::new()
-                } else {
-                    no_tcx::wrapper(host)
-                };
-                Box::new(Agent::start_under(&wrapper, host.clone(), net, ANCHOR)) as AnyDaemon
-            }
-            _ => start(kind, host.clone(), net, &[]),
-        })
-    };
-    let ([mut red1, red2], [mut blue1, blue2]) = (start(&red), start(&blue));
-    let pod =
-        |agent: &AnyDaemon, name| Pod::behind(agent, name, &format!("br-{}", agent.net().vni));
-    let (r1, r2) = (pod(&red1, "r1"), pod(&red2, "r2"));
-    let (b1, b2) = (pod(&blue1, "b1"), pod(&blue2, "b2"));
-    for (one, two) in [(&r1, &r2), (&b1, &b2)] {
-        one.reaches(two);
-        datagrams_sent_as_one_arrive(one, two);
-        let listener = tcp::Server::on(two);
-        listener.exchange(one, to(two, listener.port()), 1 << 20);
-    }
-    let Some(agent) = red1.agent() else { return };
-    assert!(has_anchor(agent));
-    let mut clean = cleanup::command(agent);
-    assert!(red1.terminate().success());
-    flannel_tests::netns::run(&mut clean);
-    eventually("the other network has it again", SOON, || {
-        has_anchor(&*hosts[0])
-    });
-    b1.ping(b2.address()).succeeds();
-    datagrams_sent_as_one_arrive(&b2, &b1);
-
-    let mut clean = cleanup::command(blue1.agent().unwrap());
-    assert!(blue1.terminate().success());
-    flannel_tests::netns::run(&mut clean);
-    assert_eq!(hosts[0].exec("ip -br link show type vxlan"), "");
-    // Not there any more, and nothing else is.
-    let rest = hosts[0].exec("ip -br link show");
-    assert!(!rest.contains("flan") && !rest.contains("flgro"), "{rest}");
-}
-
-/// The kernel knows the port already, and no second device can have it.
-#[test]
-fn beside_another_vxlan_device_on_the_port() {
-    let lab = lab(Wire::Segmented);
-    let net = lab.network(vxlan());
-    let node = lab.node("one");
-    node.ip_batch(&[
-        "link add other type vxlan id 99 dstport 8472 dev eth0 nolearning".to_owned(),
-        "link set other up".to_owned(),
-    ]);
-    let one = Agent::start_with(node, &net, ANCHOR);
-    let two = Agent::start_with(lab.node("two"), &net, ANCHOR);
-    let pair = Pair::of(lab, net, one, two);
-    let log = pair.one.log();
-    assert!(
-        log.contains("held by the kernel vxlan device other"),
-        "{log}"
-    );
-    assert!(!pair.one.exec("ip -br link show").contains(DEVICE));
-    let listener = tcp::Server::on(&pair.pod1);
-    listener.exchange(&pair.pod2, to(&pair.pod1, listener.port()), 4 << 20);
-    pair.pod1.ping(pair.pod2.address()).succeeds();
-    // Once it is gone, ours comes.
-    pair.one.exec("ip link del other");
-    eventually("there is an anchor", SOON, || has_anchor(&pair.one));
-    carries_everything(&pair);
-}
-
-/// Its agent is dead, and nobody cleans up: our pair goes, and the anchor with it.
-#[rstest]
-fn flanneld_takes_the_node_over(#[values(Kind::Ours, Kind::Flanneld)] before: Kind) {
-    let lab = Lab::new();
-    let net = lab.network(vxlan());
-    let flags = if before == Kind::Ours { ANCHOR } else { &[] };
-    let mut one = start(before, lab.node("one"), &net, flags);
-    let peer = RealFlanneld::start(lab.node("two"), &net);
-    one.follow_leases();
-    let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&peer, "pod2"));
-    pod1.reaches(&pod2);
-    one.kill();
-    let back = RealFlanneld::start(one.node_arc(), &net);
-    peer.follow_leases();
-    back.follow_leases();
-    assert!(!back.exec("ip -br link show").contains(DEVICE));
-    pod1.reaches(&pod2);
-    pod2.reaches(&pod1);
-    let listener = tcp::Server::on(&pod1);
-    listener.exchange(&pod2, to(&pod1, listener.port()), 1 << 20);
-}
-
-/// The kernel's own device has the port until ours does its work.
-#[test]
-fn flanneld_s_node_becomes_ours() {
-    let lab = lab(Wire::Segmented);
-    let net = lab.network(vxlan());
-    let old = RealFlanneld::start(lab.node("one"), &net);
-    let peer = RealFlanneld::start(lab.node("two"), &net);
-    old.follow_leases();
-    let (pod1, pod2) = (Pod::on(&old, "pod1"), Pod::on(&peer, "pod2"));
-    pod1.reaches(&pod2);
-    let flow = udp::Flow::start(&pod2, &pod1, pod1.address());
-    let one = Agent::start_with(old.stop(), &net, ANCHOR);
-    assert!(has_anchor(&one));
-    pod1.ping(pod2.address()).succeeds();
-    let listener = tcp::Server::on(&pod1);
-    listener.exchange(&pod2, to(&pod1, listener.port()), 4 << 20);
-    flow.finish().assert_complete();
-}
-
-/// As `e2e_back_to_flanneld.rs` has it of an agent with a socket.
-#[test]
-fn a_running_agent_stands_back_for_flanneld() {
-    let lab = Lab::new();
-    let net = lab.network(vxlan());
-    let peer = RealFlanneld::start(lab.node("two"), &net);
-    let agent = Agent::start_with(lab.node("one"), &net, ANCHOR);
-    let (pod1, pod2) = (Pod::on(&agent, "pod1"), Pod::on(&peer, "pod2"));
-    pod1.reaches(&pod2);
-    let spawn = || RealFlanneld::spawn(agent.node_arc(), &net, &[]);
-    let mut flanneld = spawn();
-    eventually("flanneld is ready", SOON * 4, || {
-        if flanneld.process().exited().is_some() {
-            flanneld = spawn();
-        }
-        flanneld.log().contains("flannel is ready")
-    });
-    flanneld.follow_leases();
-    peer.follow_leases();
-    pod1.reaches(&pod2);
-    pod2.reaches(&pod1);
-    eventually("it is logged", SOON, || {
-        agent.log().contains("flanneld was started on this node")
-    });
-    assert!(!agent.exec("ip -br link show").contains(DEVICE));
-}
-
-/// The pair of the other VNI goes, and what goes with it.
-#[test]
-fn another_vni_makes_another_anchor_of_the_same_port() {
-    let mut pair = pair(Kind::Ours, Wire::Segmented, ANCHOR);
-    pair.lab.network(pair.net.clone().vni(7));
-    for member in [&mut pair.one, &mut pair.two] {
-        member.terminate();
-        member.restart_with(ANCHOR);
-    }
-    for member in [&pair.one, &pair.two] {
-        member.follow_leases();
-        eventually("an anchor", SOON, || has_anchor(member));
-        let link = member.exec(&format!("ip -d link show {DEVICE}"));
-        assert!(link.contains("dev flannel.7"), "{link}");
-    }
-    pair.pod1.reaches(&pair.pod2);
-    carries_everything(&pair);
-}
-
-/// Whoever starts first has the port. Who asks for something else is told, works without, and gets it once it is free.
-#[test]
-fn networks_of_one_port_need_the_same_way() {
-    let lab = lab(Wire::Segmented);
-    let ([red, blue], hosts) = lab.red_and_blue();
-    let [one, two] = &hosts;
-    let _red1 = Agent::start_with(one.clone(), &red, ANCHOR);
-    let blue1 = Agent::start_with(one.clone(), &blue, &["--gro=pair"]);
-    let said = format!("held by {DEVICE}, since another network of this node has --gro=anchor");
-    eventually("it is said", SOON, || blue1.log().contains(&said));
-
-    let mut blue2 = Agent::start(two.clone(), &blue);
-    let red2 = Agent::start_with(two.clone(), &red, ANCHOR);
-    let log = red2.log();
-    assert!(log.contains("need the same --gro"), "{log}");
-    assert!(!has_anchor(&**two));
-    let pod = |agent: &Agent, name| Pod::behind(agent, name, &format!("br-{}", agent.net().vni));
-    let (client, server) = (pod(&blue2, "b2"), pod(&blue1, "b1"));
-    client.reaches(&server);
-    let listener = tcp::Server::on(&server);
-    listener.exchange(&client, to(&server, listener.port()), 1 << 20);
-    assert!(blue2.terminate().success());
-    // The end of a socket is not announced.
-    two.exec("ip link add news type veth peer name other");
-    eventually("there is an anchor", SOON, || has_anchor(&**two));
 }
 
 /// A socket of the agent would get them one by one.

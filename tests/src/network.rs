@@ -18,6 +18,8 @@ pub struct Network {
     pub mtu: Option<u32>,
     /// vxlan with `GBP`.
     pub gbp: bool,
+    /// vxlan with `Learning`.
+    pub learning: bool,
     /// `EnableNFTables`.
     pub nftables: bool,
 }
@@ -66,6 +68,7 @@ impl Network {
             backend: Backend::Vxlan,
             mtu: None,
             gbp: false,
+            learning: false,
             nftables: false,
         }
     }
@@ -137,6 +140,13 @@ impl Network {
         self
     }
 
+    /// vxlan with `Learning`.
+    #[must_use]
+    pub fn learning(mut self) -> Self {
+        self.learning = true;
+        self
+    }
+
     /// With `EnableNFTables`.
     #[must_use]
     pub fn nftables(mut self) -> Self {
@@ -203,6 +213,9 @@ impl Network {
         }
         if self.gbp {
             backend.push_str(r#","GBP":true"#);
+        }
+        if self.learning {
+            backend.push_str(r#","Learning":true"#);
         }
         let nftables = match self.nftables {
             true => r#","EnableNFTables":true"#,

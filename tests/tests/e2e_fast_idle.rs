@@ -40,7 +40,10 @@ fn is_kept(node: &Node, port: u16) {
 fn track(node: &Node) {
     let netns = node.netns();
     netns.sysctl("net.netfilter.nf_conntrack_tcp_loose", 0);
-    netns.sysctl("net.netfilter.nf_conntrack_tcp_timeout_unacknowledged", SHORT);
+    netns.sysctl(
+        "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged",
+        SHORT,
+    );
     node.exec("iptables-nft -A FORWARD -m conntrack --ctstate INVALID -j DROP");
 }
 

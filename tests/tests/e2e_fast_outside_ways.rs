@@ -122,6 +122,9 @@ fn a_fast_flow_follows_the_gateway(
 fn a_rule_that_comes_ends_all_proofs() {
     let stage = stage();
     let before = ended(&stage.node);
+    // A look alone ends none.
+    looked_again(&stage.node);
+    assert_eq!(ended(&stage.node), before);
     stage
         .node
         .exec("ip rule add from 203.0.113.0/24 table main");

@@ -121,6 +121,8 @@ fn a_fast_flow_follows_the_gateway(
 #[test]
 fn a_rule_that_comes_ends_all_proofs() {
     let stage = stage();
+    // A new pod ends them as well, once its bridge is seen for what it is.
+    looked_again(&stage.node);
     let before = ended(&stage.node);
     // A look alone ends none.
     looked_again(&stage.node);
@@ -139,6 +141,7 @@ fn an_address_of_the_node_alone_ends_none() {
     let stage = stage();
     let steady = stage.lasting_udp();
     steady.rounds(20);
+    looked_again(&stage.node);
     let before = ended(&stage.node);
     stage.node.exec("ip addr add 10.96.0.10/32 dev lo");
     // Announcements are told in their order: it has seen the address by then.

@@ -42,60 +42,42 @@ impl Service {
     ///
     /// Traffic between pods that is no service passes only where [`crate::flannel_rules::forward`] lets it.
     pub fn install(&self, host: &(impl Host + ?Sized), iptables: Iptables, cluster: &str) {
-        iptables.restore(host, &self.nat(cluster));
-        iptables.restore(host, &filter());
+        install(&[self], host, iptables, cluster);
     }
 
-    fn nat(&self, cluster: &str) -> Vec<String> {
+    /// Who is sent to its chain.
+    fn rules(&self, number: usize) -> Vec<String> {
         let (ip, port) = (self.cluster_ip, self.port);
-        let mut lines: Vec<String> = [
-            "*nat",
-            ":KUBE-SERVICES - [0:0]",
-            ":KUBE-NODEPORTS - [0:0]",
-            ":KUBE-POSTROUTING - [0:0]",
-            ":KUBE-MARK-MASQ - [0:0]",
-            ":KUBE-SVC-TEST - [0:0]",
-            "-I PREROUTING -j KUBE-SERVICES",
-            "-I OUTPUT -j KUBE-SERVICES",
-            "-I POSTROUTING -j KUBE-POSTROUTING",
-        ]
-        .map(str::to_owned)
-        .to_vec();
-        lines.push(format!("-A KUBE-MARK-MASQ -j MARK --or-mark {MASQUERADE}"));
-        lines.push(format!(
-            "-A KUBE-POSTROUTING -m mark ! --mark {MASQUERADE}/{MASQUERADE} -j RETURN"
-        ));
-        lines.push(format!(
-            "-A KUBE-POSTROUTING -j MARK --xor-mark {MASQUERADE}"
-        ));
-        lines.push("-A KUBE-POSTROUTING -j MASQUERADE --random-fully".to_owned());
+        let chain = format!("KUBE-SVC-{number}");
+        let mut lines = Vec::new();
         for proto in ["tcp", "udp"] {
             let service = format!("-d {ip}/32 -p {proto} --dport {port}");
-            lines.push(format!(
-                "-A KUBE-SVC-TEST ! -s {cluster} {service} -j KUBE-MARK-MASQ"
-            ));
-            lines.push(format!("-A KUBE-SERVICES {service} -j KUBE-SVC-TEST"));
+            lines.push(format!("-A KUBE-SERVICES {service} -j {chain}"));
             if let Some(node_port) = self.node_port {
                 lines.push(format!(
                     "-A KUBE-NODEPORTS -p {proto} --dport {node_port} -j KUBE-MARK-MASQ"
                 ));
                 lines.push(format!(
-                    "-A KUBE-NODEPORTS -p {proto} --dport {node_port} -j KUBE-SVC-TEST"
+                    "-A KUBE-NODEPORTS -p {proto} --dport {node_port} -j {chain}"
                 ));
             }
         }
-        lines.push("-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS".to_owned());
-        lines.extend(self.endpoint_chains());
-        lines.push("COMMIT".to_owned());
         lines
     }
 
-    /// One chain per endpoint, chosen with equal probability.
-    fn endpoint_chains(&self) -> Vec<String> {
-        let mut lines = Vec::new();
+    /// Its chain, and one per endpoint, chosen with equal probability.
+    fn chains(&self, number: usize, cluster: &str) -> Vec<String> {
+        let (ip, port) = (self.cluster_ip, self.port);
+        let own = format!("KUBE-SVC-{number}");
+        let mut lines = vec![format!(":{own} - [0:0]")];
+        for proto in ["tcp", "udp"] {
+            lines.push(format!(
+                "-A {own} ! -s {cluster} -d {ip}/32 -p {proto} --dport {port} -j KUBE-MARK-MASQ"
+            ));
+        }
         let total = self.endpoints.len();
         for (n, endpoint) in self.endpoints.iter().enumerate() {
-            let chain = format!("KUBE-SEP-{n}");
+            let chain = format!("KUBE-SEP-{number}-{n}");
             lines.push(format!(":{chain} - [0:0]"));
             let ip = endpoint.ip();
             lines.push(format!("-A {chain} -s {ip}/32 -j KUBE-MARK-MASQ"));
@@ -106,16 +88,57 @@ impl Service {
             }
             let left = total - n;
             lines.push(if left == 1 {
-                format!("-A KUBE-SVC-TEST -j {chain}")
+                format!("-A {own} -j {chain}")
             } else {
                 let percent = 100 / left;
                 format!(
-                    "-A KUBE-SVC-TEST -m statistic --mode random --probability 0.{percent:02} -j {chain}"
+                    "-A {own} -m statistic --mode random --probability 0.{percent:02} -j {chain}"
                 )
             });
         }
         lines
     }
+}
+
+/// As [`Service::install`], of several: kube-proxy too writes them all at once.
+pub fn install(
+    services: &[&Service],
+    host: &(impl Host + ?Sized),
+    iptables: Iptables,
+    cluster: &str,
+) {
+    iptables.restore(host, &nat(services, cluster));
+    iptables.restore(host, &filter());
+}
+
+fn nat(services: &[&Service], cluster: &str) -> Vec<String> {
+    let mut lines: Vec<String> = [
+        "*nat",
+        ":KUBE-SERVICES - [0:0]",
+        ":KUBE-NODEPORTS - [0:0]",
+        ":KUBE-POSTROUTING - [0:0]",
+        ":KUBE-MARK-MASQ - [0:0]",
+        "-I PREROUTING -j KUBE-SERVICES",
+        "-I OUTPUT -j KUBE-SERVICES",
+        "-I POSTROUTING -j KUBE-POSTROUTING",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    lines.push(format!("-A KUBE-MARK-MASQ -j MARK --or-mark {MASQUERADE}"));
+    lines.push(format!(
+        "-A KUBE-POSTROUTING -m mark ! --mark {MASQUERADE}/{MASQUERADE} -j RETURN"
+    ));
+    lines.push(format!(
+        "-A KUBE-POSTROUTING -j MARK --xor-mark {MASQUERADE}"
+    ));
+    lines.push("-A KUBE-POSTROUTING -j MASQUERADE --random-fully".to_owned());
+    for (number, service) in services.iter().enumerate() {
+        lines.extend(service.chains(number, cluster));
+        lines.extend(service.rules(number));
+    }
+    lines.push("-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS".to_owned());
+    lines.push("COMMIT".to_owned());
+    lines
 }
 
 fn filter() -> Vec<String> {

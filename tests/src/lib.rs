@@ -41,6 +41,8 @@ mod bytes;
 pub mod cable;
 pub mod capture;
 pub mod certificate;
+pub mod cleanup;
+pub mod cluster_dns;
 pub mod cni;
 pub mod cni_plugin;
 pub mod cold;
@@ -56,6 +58,7 @@ mod flanneld;
 pub mod forger;
 pub mod free_port;
 pub mod gate;
+pub mod handshake;
 pub mod helm;
 pub mod host;
 pub mod iptables;
@@ -104,6 +107,7 @@ pub mod unprivileged;
 pub mod vxlan_frame;
 pub mod wait;
 pub mod ways;
+pub mod web;
 pub mod with_daemon;
 
 /// What a scenario needs.

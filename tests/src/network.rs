@@ -18,6 +18,10 @@ pub struct Network {
     pub mtu: Option<u32>,
     /// vxlan with `GBP`.
     pub gbp: bool,
+    /// vxlan with `Learning`.
+    pub learning: bool,
+    /// `EnableNFTables`.
+    pub nftables: bool,
 }
 
 /// flannel's backends that this project has.
@@ -64,6 +68,8 @@ impl Network {
             backend: Backend::Vxlan,
             mtu: None,
             gbp: false,
+            learning: false,
+            nftables: false,
         }
     }
 
@@ -134,6 +140,20 @@ impl Network {
         self
     }
 
+    /// vxlan with `Learning`.
+    #[must_use]
+    pub fn learning(mut self) -> Self {
+        self.learning = true;
+        self
+    }
+
+    /// With `EnableNFTables`.
+    #[must_use]
+    pub fn nftables(mut self) -> Self {
+        self.nftables = true;
+        self
+    }
+
     #[must_use]
     pub fn vni(mut self, vni: u32) -> Self {
         self.vni = vni;
@@ -194,7 +214,16 @@ impl Network {
         if self.gbp {
             backend.push_str(r#","GBP":true"#);
         }
-        format!(r#"{{"Network":"{cidr}","SubnetLen":{subnet_len},"Backend":{{{backend}}}}}"#)
+        if self.learning {
+            backend.push_str(r#","Learning":true"#);
+        }
+        let nftables = match self.nftables {
+            true => r#","EnableNFTables":true"#,
+            false => "",
+        };
+        format!(
+            r#"{{"Network":"{cidr}","SubnetLen":{subnet_len}{nftables},"Backend":{{{backend}}}}}"#
+        )
     }
 
     /// The key of one node's lease.

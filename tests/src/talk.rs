@@ -86,6 +86,15 @@ impl Tcp {
             && self.client.read_exact(&mut byte).is_ok()
     }
 
+    /// The server says something that nobody has asked for.
+    #[track_caller]
+    pub fn push(&mut self) {
+        let mut byte = [0];
+        self.server.write_all(&[7]).expect("push");
+        self.client.read_exact(&mut byte).expect("what is pushed");
+        assert_eq!(byte, [7]);
+    }
+
     /// See [`outlast`].
     #[track_caller]
     pub fn outlast(&mut self) {

@@ -113,7 +113,7 @@ fn the_agent_has_what_it_needs_and_no_more() {
 }
 
 #[test]
-fn a_real_api_server_takes_it_and_the_agent_runs_by_it() {
+fn k2_a_real_api_server_takes_it_and_the_agent_runs_by_it() {
     let lab = Lab::new();
     let api = KubeApi::start(&lab);
     let rbac = "/apis/rbac.authorization.k8s.io/v1";

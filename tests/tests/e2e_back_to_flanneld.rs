@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_tests::agent::{command, http_get, http_status};
+use flannel_tests::cleanup;
 use flannel_tests::fast_path::{gets_fast, hooked};
 use flannel_tests::kernel_vxlan::is_kernel_vxlan;
 use flannel_tests::netns::{output, run};
@@ -126,7 +127,7 @@ fn goes_back(between: Between, net: Network) {
         assert!(agent.terminate().success());
         if net.backend == Backend::Udp {
             // Who was translated goes with who translated.
-            run(&mut cleanup(&agent));
+            run(&mut cleanup::command(&agent));
         } else {
             connections.push(out);
         }
@@ -177,20 +178,6 @@ fn start_again_and_again(node: &Arc<Node>, net: &Network) -> RealFlanneld {
     });
     flanneld.follow_leases();
     flanneld
-}
-
-/// With the flags that the agent had.
-fn cleanup(agent: &Agent) -> std::process::Command {
-    let node = agent.node();
-    let flags = [
-        "cleanup".to_owned(),
-        format!("--etcd-prefix={}", agent.net().prefix),
-        format!("--bpffs={}", node.bpffs().display()),
-        format!("--subnet-file={}", agent.subnet_file().display()),
-        format!("--state-dir={}", node.state_dir().display()),
-    ];
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    command(node, &flags)
 }
 
 fn status(agent: &Agent) -> std::process::Command {

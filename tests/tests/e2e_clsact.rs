@@ -8,6 +8,7 @@ use flannel_common::program::Program::{DirectRx, UplinkRx, UplinkXdp};
 use flannel_common::reason::Reason;
 use flannel_tests::agent::command;
 use flannel_tests::bpftool::count;
+use flannel_tests::cleanup;
 use flannel_tests::fast_path::{fast_both_ways, hooked, received, to};
 use flannel_tests::netns::run;
 use flannel_tests::no_tcx;
@@ -73,19 +74,6 @@ fn filters(node: &Node) -> String {
     shown.collect()
 }
 
-fn cleanup(agent: &mut Agent) {
-    assert!(agent.terminate().success());
-    let node = agent.node();
-    let flags = [
-        "cleanup".to_owned(),
-        format!("--bpffs={}", node.bpffs().display()),
-        format!("--state-dir={}", node.state_dir().display()),
-        format!("--subnet-file={}", agent.subnet_file().display()),
-    ];
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    run(&mut command(node, &flags));
-}
-
 const TUNNEL: [&str; 7] = [
     "bridge_rx",
     "overlay_catch",
@@ -143,7 +131,8 @@ fn traffic_flows_by_filters_and_cleanup_takes_them(
     tcp.close();
 
     for agent in [&mut pair.one, &mut pair.two] {
-        cleanup(agent);
+        assert!(agent.terminate().success());
+        run(&mut cleanup::command(agent));
         assert_eq!(filters(agent.node()), "");
         let uplink = agent.exec("ip -d link show eth0");
         assert!(!uplink.contains("prog/xdp"), "{uplink}");

@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use flannel_tests::agent::command;
+use flannel_tests::cleanup;
 use flannel_tests::netns::run;
 use flannel_tests::no_tcx;
 use flannel_tests::prelude::*;
@@ -23,16 +23,7 @@ fn agent(node: Node, net: &Network) -> Agent {
 /// Ends the agent and takes its network off the node. Returns what was said.
 fn cleanup(mut agent: Agent) -> (std::sync::Arc<Node>, String) {
     assert!(agent.terminate().success());
-    let node = agent.node();
-    let flags = [
-        "cleanup".to_owned(),
-        format!("--etcd-prefix={}", agent.net().prefix),
-        format!("--bpffs={}", node.bpffs().display()),
-        format!("--state-dir={}", node.state_dir().display()),
-        format!("--subnet-file={}", agent.subnet_file().display()),
-    ];
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let said = run(&mut command(node, &flags));
+    let said = run(&mut cleanup::command(&agent));
     (agent.node_arc(), said)
 }
 

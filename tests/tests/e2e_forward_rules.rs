@@ -32,7 +32,7 @@ fn rules(host: &impl Host) -> Vec<String> {
 }
 
 #[rstest]
-fn pods_talk_where_forward_drops(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+fn k3_pods_talk_where_forward_drops(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let (lab, net) = lab();
     let one = start(kind, dropping(&lab, "one"), &net, &[]);
     let two = start(kind, dropping(&lab, "two"), &net, &[]);

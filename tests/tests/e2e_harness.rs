@@ -3,7 +3,7 @@
 use flannel_tests::lab::Options;
 use flannel_tests::pair::{Mix, Pair};
 use flannel_tests::prelude::*;
-use flannel_tests::{tcp, traceroute, udp};
+use flannel_tests::{handshake, tcp, traceroute, udp};
 use std::net::SocketAddrV4;
 
 #[test]
@@ -48,6 +48,26 @@ fn segmented_wires_carry_no_packet_above_the_mtu() {
 
 fn source_is(frame: &[u8], address: std::net::Ipv4Addr) -> bool {
     frame.get(26..30) == Some(&address.octets()[..])
+}
+
+/// The client sends it again after a second, and has its connection: by that alone nobody would notice.
+#[test]
+fn a_handshake_that_lost_its_first_segment_is_told() {
+    let lab = Lab::new();
+    let (one, two) = (lab.node("one"), lab.node("two"));
+    handshake::loses_nothing(&one, &two, two.address());
+    for (host, which) in [(&one, "--syn"), (&two, "--tcp-flags SYN,ACK SYN,ACK")] {
+        let rule = format!(
+            "OUTPUT -p tcp {which} -m statistic --mode nth --every 1000 --packet 0 -j DROP"
+        );
+        host.exec(&format!("iptables -w -A {rule}"));
+        let told = std::panic::catch_unwind(|| {
+            handshake::loses_nothing(&one, &two, two.address());
+        });
+        assert!(told.is_err(), "{which}");
+        host.exec(&format!("iptables -w -D {rule}"));
+    }
+    handshake::loses_nothing(&one, &two, two.address());
 }
 
 /// Told to end right behind the last packet, a capture has seen every one; in between tcpdump may not get a CPU.

@@ -155,6 +155,26 @@ fn with_every_kind_of_fast_path(
     obeys(Mix::Ours, vxlan(), &[flag], "iptables-nft", rule);
 }
 
+/// As docs/drop-in.md says: unless the agent is told to ask, no rule of the host's is met.
+#[rstest]
+fn nobody_asks_unless_told_to(#[values("--fast-path=verified", "--fast-path=off")] flag: &str) {
+    let lab = Lab::new();
+    let net = lab.network(vxlan());
+    let [one, two] =
+        ["one", "two"].map(|name| with_daemon::start(Kind::Ours, lab.node(name), &net, &[flag]));
+    let pair = Pair::of(lab, net, one, two);
+    let talk = talk_udp(&pair.pod1, &pair.pod2);
+    for daemon in [&pair.one, &pair.two] {
+        for rule in [INTO_PORT, TO_PORT] {
+            let rule = rule.replace("PORT", &pair.net.port.to_string());
+            daemon.node().exec(&format!("iptables-nft -I {rule}"));
+        }
+    }
+    let flows = pair.flows();
+    turns_of_asking(|| talk.rounds(1));
+    assert_nothing_lost(flows);
+}
+
 /// What was last known stays: nobody asks, and nothing is lost for it.
 #[rstest]
 #[case::ours(Mix::Ours, &[])]

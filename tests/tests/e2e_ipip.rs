@@ -65,13 +65,13 @@ fn talk(pair: &Pair<AnyDaemon>) {
 }
 
 #[test]
-fn pods_talk() {
+fn e4_pods_talk() {
     talk(&pair(Mix::Ours, &["--ip-masq"]));
 }
 
 #[rstest]
 #[ignore = "needs ipip: cargo xtask test --kernel 6.12"]
-fn pods_of_both_kinds_talk(
+fn e4_pods_of_both_kinds_talk(
     #[values(Mix::OursAndFlanneld, Mix::FlanneldAndOurs, Mix::Flanneld)] mix: Mix,
 ) {
     talk(&pair(mix, &["--ip-masq"]));

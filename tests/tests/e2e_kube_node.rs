@@ -109,7 +109,7 @@ fn a_node_without_any_annotation_gets_them() {
 
 /// Of two families IPv4 is served, and one line says so.
 #[test]
-fn of_dual_stack_ipv4_is_served() {
+fn e6_of_dual_stack_ipv4_is_served() {
     let stage = stage();
     stage.api.add_node("one", &["fd00:1::/64", "10.244.3.0/24"]);
     let config = json!({"Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00::/16", "Backend": {"Type": "vxlan"}});

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_tests::agent::command;
+use flannel_tests::cleanup;
 use flannel_tests::flannel_rules;
 use flannel_tests::host::batch;
 use flannel_tests::iptables::Iptables;
@@ -62,17 +62,12 @@ fn cni_conf_dir(node: &Node) -> std::path::PathBuf {
 
 /// `flannel-agent cleanup` with the flags that the agent had.
 fn cleanup(agent: &Agent) -> std::process::Command {
-    let node = agent.node();
-    let flags = [
-        "cleanup".to_owned(),
-        format!("--etcd-prefix={}", agent.net().prefix),
-        format!("--bpffs={}", node.bpffs().display()),
-        format!("--subnet-file={}", agent.subnet_file().display()),
-        format!("--state-dir={}", node.state_dir().display()),
-        format!("--cni-conf-dir={}", cni_conf_dir(node).display()),
-    ];
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    command(agent, &flags)
+    let mut command = cleanup::command(agent);
+    command.arg(format!(
+        "--cni-conf-dir={}",
+        cni_conf_dir(agent.node()).display()
+    ));
+    command
 }
 
 #[test]

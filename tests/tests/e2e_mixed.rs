@@ -80,6 +80,21 @@ fn pods_of_both_kinds_talk(
     assert_eq!(one, two, "pods of both kinds have one MTU");
 }
 
+/// Peers come from leases. flanneld's device learns beside them from whom it hears; ours has no table of that kind.
+#[rstest]
+fn learning_changes_nothing_for_pods(
+    #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
+) {
+    let pair = pair(vxlan().learning(), mix);
+    talk(&pair);
+    for member in [&pair.one, &pair.two] {
+        let link = member.node().exec("ip -d link show dev flannel.1");
+        // The contrary alone is told.
+        let learns = link.contains("vxlan id") && !link.contains("nolearning");
+        assert_eq!(learns, member.agent().is_none(), "{link}");
+    }
+}
+
 /// A smaller MTU in the network's config holds on both kinds.
 #[rstest]
 fn the_mtu_of_the_config_holds(

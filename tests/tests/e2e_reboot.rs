@@ -206,6 +206,9 @@ fn a_peer_that_went_meanwhile_counts_for_a_while() {
         one.log().contains("the datastore answers")
     });
     assert!(is_reached(one.node()));
+    eventually("after a minute it is forgotten", 8 * SOON, || {
+        !is_reached(one.node())
+    });
 }
 
 #[test]

@@ -15,7 +15,9 @@ use rstest::rstest;
 const PORT: u16 = 7000;
 
 #[rstest]
-fn row_5_a_pod_reaches_the_outside_as_its_node(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+fn k3_row_5_a_pod_reaches_the_outside_as_its_node(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
     let stage = Stage::on(kind);
     let server = stage.outside.address();
     assert_eq!(seen(&stage.pod, &stage.outside, server), stage.address());
@@ -26,7 +28,7 @@ fn row_5_a_pod_reaches_the_outside_as_its_node(#[values(Kind::Ours, Kind::Flanne
 }
 
 #[rstest]
-fn rows_2_and_3_pods_of_different_nodes_see_each_other(
+fn k3_rows_2_and_3_pods_of_different_nodes_see_each_other(
     #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
 ) {
     let stage = Stage::on(kind);
@@ -37,7 +39,7 @@ fn rows_2_and_3_pods_of_different_nodes_see_each_other(
 }
 
 #[rstest]
-fn row_4_a_node_reaches_its_own_pod_as_itself(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+fn k3_row_4_a_node_reaches_its_own_pod_as_itself(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let stage = Stage::on(kind);
     let bridge = stage.node.subnet().address(1);
     assert_eq!(
@@ -47,7 +49,7 @@ fn row_4_a_node_reaches_its_own_pod_as_itself(#[values(Kind::Ours, Kind::Flannel
 }
 
 #[rstest]
-fn row_4_the_outside_reaches_a_pod_of_the_node_as_itself(
+fn k3_row_4_the_outside_reaches_a_pod_of_the_node_as_itself(
     #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
 ) {
     let stage = Stage::on(kind);
@@ -65,7 +67,7 @@ fn row_4_the_outside_reaches_a_pod_of_the_node_as_itself(
 
 /// Row 6: else the answer would go from the other node straight to the outside, which knows no such connection.
 #[rstest]
-fn row_6_the_outside_reaches_a_pod_of_another_node_as_the_node_in_between(
+fn k3_row_6_the_outside_reaches_a_pod_of_another_node_as_the_node_in_between(
     #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
 ) {
     let stage = Stage::on(kind);
@@ -78,7 +80,7 @@ fn row_6_the_outside_reaches_a_pod_of_another_node_as_the_node_in_between(
 }
 
 #[rstest]
-fn row_6_a_node_reaches_a_pod_of_another_node_as_its_vtep_whatever_it_binds(
+fn k3_row_6_a_node_reaches_a_pod_of_another_node_as_its_vtep_whatever_it_binds(
     #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
 ) {
     let stage = Stage::on(kind);
@@ -94,7 +96,9 @@ fn row_6_a_node_reaches_a_pod_of_another_node_as_its_vtep_whatever_it_binds(
 }
 
 #[rstest]
-fn row_5_a_pod_reaches_another_node_as_its_own(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+fn k3_row_5_a_pod_reaches_another_node_as_its_own(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
     let stage = Stage::on(kind);
     let other = stage.neighbour();
     let there = other.node.node().address();
@@ -119,7 +123,7 @@ fn exempt_destinations_see_the_pod_and_others_do_not() {
 
 /// The bit says that the kernel masquerades: into ports of its own choice, here.
 #[rstest]
-fn row_1_what_kube_proxy_marks_is_left_to_the_kernel(
+fn k3_row_1_what_kube_proxy_marks_is_left_to_the_kernel(
     #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
 ) {
     let stage = Stage::on(kind);
@@ -139,7 +143,7 @@ fn row_1_what_kube_proxy_marks_is_left_to_the_kernel(
 
 /// And where it does not, that is not mended.
 #[rstest]
-fn row_1_a_mark_alone_keeps_the_source(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
+fn k3_row_1_a_mark_alone_keeps_the_source(#[values(Kind::Ours, Kind::Flanneld)] kind: Kind) {
     let stage = Stage::on(kind);
     let node = stage.node.node();
     node.exec("iptables-nft -t mangle -A PREROUTING -i cni0 -j MARK --or-mark 0x4000");

@@ -112,7 +112,7 @@ fn a_kernel_without_it_is_named_with_the_way_out() {
 #[case::mixed(Mix::OursAndFlanneld)]
 #[case::flanneld(Mix::Flanneld)]
 #[ignore = "needs WireGuard: cargo xtask test --kernel 6.12"]
-fn pods_of_both_kinds_talk(#[case] mix: Mix) {
+fn e4_pods_of_both_kinds_talk(#[case] mix: Mix) {
     let pair = pair(mix);
     carries_everything(&pair);
     let leases = pair.both_ways().map(

@@ -6,6 +6,7 @@ use flannel_common::program::Program::{UplinkXdp, XdpRx};
 use flannel_common::reason::Reason;
 use flannel_tests::agent::command;
 use flannel_tests::bpftool::count;
+use flannel_tests::cleanup;
 use flannel_tests::fast_path::{agents, to};
 use flannel_tests::lab::Options;
 use flannel_tests::netns::{output, run};
@@ -111,16 +112,8 @@ fn switched_off_it_is_detached_and_so_it_is_by_cleanup() {
     eventually("no pin", SOON, || pins().is_empty());
     pair.pod1.ping(pair.pod2.address()).succeeds();
 
-    let two = pair.two.node();
     assert!(pair.two.daemon().log().contains("uplink_xdp"));
-    let flags = [
-        "cleanup".to_owned(),
-        format!("--bpffs={}", two.bpffs().display()),
-        format!("--state-dir={}", two.state_dir().display()),
-        format!("--subnet-file={}", pair.two.subnet_file().display()),
-    ];
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let mut cleanup = command(two, &flags);
+    let mut cleanup = cleanup::command(&pair.two);
     let pair = pair;
     let mut agent = pair.two;
     assert!(agent.terminate().success());

@@ -108,8 +108,12 @@ fn what_nobody_has_seen_for_long_is_forgotten(#[values(Way::Tunnel, Way::Direct)
 #[case::the_overlays([10, 244, 1, 0], false)]
 #[case::the_bridges([10, 244, 1, 1], false)]
 #[case::a_pods([10, 244, 1, 5], true)]
-fn a_pod_does_not_send_as_the_node(#[case] src: [u8; 4], #[case] fast: bool) {
-    let mut node = learnt(Way::Tunnel);
+fn a_pod_does_not_send_as_the_node(
+    #[case] src: [u8; 4],
+    #[case] fast: bool,
+    #[values(Way::Tunnel, Way::Direct)] way: Way,
+) {
+    let mut node = learnt(way);
     let packet = Inner {
         src,
         ..Inner::from_pod()

@@ -4,10 +4,13 @@
 
 use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header};
 use flannel_common::Ipv4;
-use flannel_common::program::Program::{OverlayTx, PodTx, SnatRoom, UplinkRx, UplinkTx};
+use flannel_common::program::Program::{
+    OverlayRx, OverlayTx, PodRx, PodTx, SnatRoom, UplinkRx, UplinkTx,
+};
 use flannel_common::reason::Reason;
 use flannel_common::source::CHECK_OFF;
-use flannel_tests::packet::{Inner, Node, REDIRECT, SHOT, UNSPEC, patched};
+use flannel_tests::packet::flows::{change_flow, is_fast_out, through_the_stack_out};
+use flannel_tests::packet::{Inner, Node, REDIRECT, Run, SHOT, UNSPEC, patched};
 use rstest::rstest;
 
 const ETH: usize = 14;
@@ -218,4 +221,35 @@ fn what_we_have_encapsulated_is_not_translated() {
     let out = node.run(UplinkTx, &packet);
     assert_eq!((out.action, out.packet), (UNSPEC, packet));
     assert_eq!(node.counted(UplinkTx), []);
+}
+
+/// As of vxlan, `packet_fast_limits`: the kernel does not encapsulate a test run's GSO. The stack has not given it mark and class yet.
+#[test]
+fn what_is_refused_takes_the_stack_as_it_came() {
+    let mut node = Node::ipip().load();
+    node.prepare(&[PodTx, OverlayTx, UplinkRx, OverlayRx, PodRx]);
+    through_the_stack_out(&mut node, Inner::tcp);
+    let inner = inbound().tcp();
+    assert_eq!(node.run(UplinkRx, &of_peer(&inner)).action, REDIRECT);
+    assert_eq!(node.run(OverlayRx, &inner).action, UNSPEC);
+    assert_eq!(node.run(PodRx, &Inner::to_pod().tcp()).action, UNSPEC);
+    assert!(is_fast_out(&mut node));
+    change_flow(&mut node, |flow| {
+        flow.tx.change.mark = 0x77;
+        flow.tx.change.priority = 5;
+    });
+    let packet = Inner {
+        payload: 2000,
+        ..Inner::from_pod()
+    }
+    .tcp();
+    let run = Run {
+        packet: &packet,
+        gso_size: 1000,
+        ..Run::default()
+    };
+    let out = node.run_with(PodTx, &run);
+    assert_eq!((out.action, out.packet), (UNSPEC, packet));
+    assert_eq!((out.mark, out.priority), (0, 0));
+    assert_eq!(node.count(PodTx, Reason::EncapRefused).packets, 1);
 }

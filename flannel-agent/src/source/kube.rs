@@ -87,6 +87,19 @@ impl KubeSource {
     /// # Errors
     /// When flags, files and variables do not say which API server and which Node.
     pub fn new(options: &KubeOptions) -> Result<Self, AccessError> {
+        let identity = Identity::new(|name| std::env::var(name).ok())?;
+        Self::of(options, identity)
+    }
+
+    /// The same for the Node of this name, whatever the variables say.
+    ///
+    /// # Errors
+    /// When flags and files do not say which API server.
+    pub fn of_node(options: &KubeOptions, name: &str) -> Result<Self, AccessError> {
+        Self::of(options, Identity::Node(name.to_owned()))
+    }
+
+    fn of(options: &KubeOptions, identity: Identity) -> Result<Self, AccessError> {
         Ok(Self {
             api: Api {
                 client: Arc::new(Client::new(
@@ -95,7 +108,7 @@ impl KubeSource {
                 )?),
                 names: options.names.clone(),
             },
-            identity: Identity::new(|name| std::env::var(name).ok())?,
+            identity,
             name: OnceCell::new(),
             net_config: options.net_config.clone(),
             set_network_available: options.set_network_available,

@@ -6,15 +6,19 @@ mod events;
 mod fixture;
 pub mod flows;
 pub mod line;
+mod node;
 mod orders;
 pub mod outside;
+mod peers;
 mod shares;
 mod snat;
+mod tables;
 pub mod way;
 pub mod world;
 
 pub use build::{Inner, at, forwarded, outer, patched, vxlan};
-pub use fixture::{Fixture, Node, Outcome, Run};
+pub use fixture::{Fixture, Outcome, Run};
+pub use node::Node;
 
 /// TC actions as the programs return them (`linux/pkt_cls.h`).
 pub const UNSPEC: i32 = -1;

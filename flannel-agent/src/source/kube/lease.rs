@@ -128,6 +128,7 @@ mod tests {
 
     use super::*;
     use crate::base::mac::MacAddr;
+    use crate::flannel::config::NetworkConfig;
 
     fn node(cidrs: &[&str], annotations: &[(Name, &str)]) -> Node {
         let annotations = annotations.iter().map(|(n, v)| (*n, (*v).to_owned()));
@@ -166,6 +167,31 @@ mod tests {
             (Err(fault), Err(part)) => assert!(fault.to_string().contains(part), "{fault}"),
             (found, _) => panic!("{found:?}"),
         }
+    }
+
+    /// flannel's table of ranges and the Network 10.244.0.0/16: what is in it is served, and nothing else.
+    #[rstest]
+    #[case::inside("10.244.3.0/24", true)]
+    #[case::at_its_end("10.244.255.0/24", true)]
+    #[case::equal("10.244.0.0/16", true)]
+    #[case::much_longer("10.244.3.9/32", true)]
+    #[case::shorter("10.240.0.0/12", false)]
+    #[case::everything("0.0.0.0/0", false)]
+    #[case::beside("10.245.0.0/24", false)]
+    #[case::foreign("192.168.3.0/24", false)]
+    #[case::ipv6("fd00:10:244::/64", false)]
+    #[case::ipv6_of_the_same_bytes("af4:300::/24", false)]
+    #[case::mapped_ipv4("::ffff:10.244.3.0/120", false)]
+    fn ku2_what_the_network_contains(#[case] cidr: &str, #[case] contains: bool) {
+        let network = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
+        let (config, _) = NetworkConfig::parse_for_kubernetes(network).unwrap();
+        // No part of it: another fault.
+        let own = "10.243.0.0/24".parse().unwrap();
+        let is_served = subnet(&node(&[cidr], &[])).is_ok_and(|found| {
+            let checked = config.check_peer(found.unwrap(), own);
+            checked.is_ok()
+        });
+        assert_eq!(is_served, contains);
     }
 
     #[test]

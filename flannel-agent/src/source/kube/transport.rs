@@ -184,9 +184,15 @@ pub(super) fn describe(error: &hyper::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
     use rstest::rstest;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::time::Instant;
 
     use super::*;
+
+    /// How long a half-dead connection may go unnoticed.
+    const PROMISED: Duration = Duration::from_secs(30);
 
     #[rstest]
     #[case("https://192.0.2.1:6443", false, "192.0.2.1:6443", "", true)]
@@ -213,5 +219,69 @@ mod tests {
     fn bad_urls_are_named(#[case] url: &str, #[case] part: &str) {
         let error = Server::parse(url, false).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
+    }
+
+    /// What a server of HTTP/2 says: its settings, and that it has ours; then status 200 with more to come.
+    const HELLO: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0];
+    const STATUS_200: &[u8] = &[0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88];
+    const PREFACE: usize = 24;
+    const FRAME_HEADER: usize = 9;
+    /// Type of a frame that begins a request.
+    const HEADERS: u8 = 1;
+
+    /// Reads until a request has come.
+    async fn request_of(client: &mut DuplexStream) {
+        client.read_exact(&mut [0; PREFACE]).await.unwrap();
+        let mut header = [0; FRAME_HEADER];
+        while header[3] != HEADERS {
+            client.read_exact(&mut header).await.unwrap();
+            let len = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+            let mut body = vec![0; len.try_into().unwrap()];
+            client.read_exact(&mut body).await.unwrap();
+        }
+    }
+
+    /// Nothing that the server might send would come, and no FIN tells: half a minute is promised. In virtual time.
+    #[rstest]
+    #[case::before_it_answers(false)]
+    #[case::in_the_middle_of_a_watch(true)]
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_falls_silent_is_given_up_within_30_s(#[case] answers: bool) {
+        // Held to the end: what is sent there finds room, and nobody reads it.
+        let (ours, mut server) = tokio::io::duplex(1 << 20);
+        server.write_all(HELLO).await.unwrap();
+        let mut connection = many(ours).await.unwrap();
+        let silent = Instant::now();
+        let watch = Request::get("http://api/").body(Full::default()).unwrap();
+        let speak = async {
+            request_of(&mut server).await;
+            if answers {
+                server.write_all(STATUS_200).await.unwrap();
+            }
+        };
+        let (answer, ()) = tokio::join!(connection.send(watch), speak);
+        assert_eq!(answer.is_ok(), answers, "{answer:?}");
+        if let Ok(mut answer) = answer {
+            let event = answer.body_mut().frame().await;
+            assert!(matches!(event, Some(Err(_))), "{event:?}");
+        }
+        assert!(silent.elapsed() <= PROMISED, "{:?}", silent.elapsed());
+        assert!(connection.share().is_none(), "nobody gets it any more");
+    }
+
+    /// Where it speaks HTTP/1.1 alone, the kernel is told to notice.
+    #[tokio::test]
+    async fn the_kernel_gives_it_up_within_30_s() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let stream = dial(&Server::parse(&url, false).unwrap()).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        let probes = socket.tcp_keepalive_retries().unwrap();
+        let idle = socket.tcp_keepalive_time().unwrap()
+            + socket.tcp_keepalive_interval().unwrap() * probes;
+        assert!(idle <= PROMISED, "{idle:?}");
+        let unacknowledged = socket.tcp_user_timeout().unwrap().unwrap();
+        assert!(unacknowledged <= PROMISED, "{unacknowledged:?}");
     }
 }

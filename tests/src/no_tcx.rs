@@ -5,12 +5,18 @@ use std::process::Command;
 use crate::netns::run;
 use crate::node::Node;
 
-/// A wrapper for the agent: see [`crate::agent::Agent::start_under`].
+/// The first that has it.
+const SINCE: (u32, u32) = (6, 6);
+
+/// A wrapper for the agent: see [`crate::agent::Agent::start_under`]. Where the kernel has no tcx it changes nothing.
 ///
 /// # Panics
 /// Without a C compiler.
 #[track_caller]
 pub fn wrapper(node: &Node) -> String {
+    if running() < SINCE {
+        return "env".to_owned();
+    }
     let (source, library) = (
         node.folder().join("no_tcx.c"),
         node.folder().join("no_tcx.so"),
@@ -21,4 +27,28 @@ pub fn wrapper(node: &Node) -> String {
         .args([&library, &source])
         .arg("-ldl"));
     format!("env LD_PRELOAD={}", library.display())
+}
+
+fn running() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");
+    series(&release).unwrap_or_else(|| panic!("no version of a kernel: {release}"))
+}
+
+/// `6.1` of `6.1.0-57-cloud-amd64`.
+fn series(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next()?.parse().ok();
+    Some((next()?, next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_begins_with_its_series() {
+        assert_eq!(series("6.1.0-57-cloud-amd64\n"), Some((6, 1)));
+        assert_eq!(series("7.3+deb14-cloud-amd64"), Some((7, 3)));
+        assert_eq!(series("none"), None);
+    }
 }

@@ -1,5 +1,6 @@
 //! What is done to a port of the pod bridge, and what else may be one.
 
+use crate::bandwidth::passed;
 use crate::host::Host as _;
 use crate::member::Member as _;
 use crate::netns::Netns;
@@ -92,7 +93,5 @@ pub fn unfit_if_ours(daemon: &AnyDaemon, port: &str) {
 
 /// Packets that have passed the queueing discipline at the root of a pod's port.
 pub fn shaped(daemon: &AnyDaemon, pod: &Pod) -> u64 {
-    let shown = daemon.exec(&format!("tc -s -j qdisc show dev {} root", pod.port()));
-    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
-    shown[0]["packets"].as_u64().expect("a number")
+    passed(daemon, pod.port())
 }

@@ -34,6 +34,7 @@
 )]
 
 pub mod agent;
+pub mod bandwidth;
 pub mod bare;
 pub mod bpftool;
 pub mod bridge_port;

@@ -3,17 +3,15 @@
 #![cfg(test)]
 
 use flannel_tests::agent::{Daemon, http_get, http_status};
-use flannel_tests::cni::Conflist;
+use flannel_tests::bandwidth;
 use flannel_tests::fast_path::hooked;
 use flannel_tests::flannel_rules;
 use flannel_tests::iptables::Iptables;
-use flannel_tests::netns::Netns;
 use flannel_tests::no_tcx;
 use flannel_tests::pair::Kind;
 use flannel_tests::prelude::*;
 use flannel_tests::with_daemon::start;
 use rstest::rstest;
-use serde_json::{Value, json};
 
 /// An agent whose kernel has no tcx.
 fn agent(lab: &Lab, net: &Network, name: &str) -> Agent {
@@ -22,55 +20,12 @@ fn agent(lab: &Lab, net: &Network, name: &str) -> Agent {
     Agent::start_under(&wrapper, node, net, &[])
 }
 
-/// A network like flannel's, up to the pod's port.
-fn bridge(agent: &Agent) -> Value {
-    let env = agent.subnet_env();
-    json!({
-        "type": "bridge",
-        "bridge": "cni0",
-        "isGateway": true,
-        "isDefaultGateway": true,
-        "mtu": env.mtu,
-        "ipam": {
-            "type": "host-local",
-            "ranges": [[{"subnet": env.subnet().to_string()}]],
-            "routes": [{"dst": env.network}],
-        },
-    })
-}
-
-/// 10 Mb/s both ways, for a pod that `bridge` has attached.
-fn bandwidth(attached: &Value) -> Value {
-    json!({
-        "type": "bandwidth",
-        "ingressRate": 10_000_000, "ingressBurst": 1_000_000,
-        "egressRate": 10_000_000, "egressBurst": 1_000_000,
-        "prevResult": attached,
-    })
-}
-
-/// ADD of one plugin of a chain.
-fn add(agent: &Agent, plugin: &Value, pod: &Netns) -> Value {
-    let list = json!({"name": "shaped", "cniVersion": "0.3.1", "plugins": [plugin]});
-    let file = agent.node().folder().join("shaped.conflist");
-    std::fs::write(&file, list.to_string()).unwrap();
-    Conflist::read(agent.node(), &file).add(agent.node(), "shaped", pod, &[])
-}
-
 fn looks(agent: &Agent) -> u64 {
     let metrics = http_get(agent.node(), agent.daemon().health_port(), "/metrics").unwrap();
     let count = metrics
         .lines()
         .find_map(|line| line.strip_prefix("flannel_ebpf_reconcile_duration_seconds_count "));
     count.unwrap().parse().unwrap()
-}
-
-fn interface(result: &Value) -> String {
-    let all = result["interfaces"].as_array().unwrap().iter();
-    let name = all
-        .filter_map(|i| i["name"].as_str())
-        .find(|name| name.starts_with("veth"));
-    name.unwrap().to_owned()
 }
 
 /// However long the plugin takes: the agent sees the port before, and leaves it alone. And the one whose qdisc is there
@@ -83,12 +38,12 @@ fn the_plugin_comes_first_and_keeps_its_place() {
     let far = Pod::on(&two, "far");
     let pod = one.node().pod_namespace("shaped");
     let before = looks(&one);
-    let attached = add(&one, &bridge(&one), &pod);
+    let attached = bandwidth::add(&one, &bandwidth::bridge(&one), &pod);
     eventually("the agent has seen the new port", SOON, || {
         looks(&one) > before
     });
-    let port = interface(&attached);
-    add(&one, &bandwidth(&attached), &pod);
+    let port = bandwidth::port(&attached);
+    bandwidth::add(&one, &bandwidth::bandwidth(&attached), &pod);
     let qdiscs = one.exec(&format!("tc qdisc show dev {port}"));
     assert!(
         qdiscs.contains("ingress") && qdiscs.contains("tbf"),

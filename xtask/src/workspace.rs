@@ -67,12 +67,24 @@ impl Workspace {
     pub(crate) fn cargo(&self) -> Command {
         let mut command = Command::new(cargo());
         command.current_dir(&self.root);
+        let names = env::vars_os().map(|(name, _)| name);
+        for name in names.filter(|name| is_of_our_package(&name.to_string_lossy())) {
+            command.env_remove(name);
+        }
         command
     }
 
     pub(crate) fn tool(&self, name: &str) -> PathBuf {
         self.tools_dir().join("bin").join(name)
     }
+}
+
+/// What `cargo run` says of the package that it runs. Build scripts that look at it (ring's does) would be run again, with all
+/// that depends on theirs, whenever cargo is called by hand in between.
+fn is_of_our_package(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_"]
+        .iter()
+        .any(|words| variable.starts_with(words))
 }
 
 /// The cargo that runs us, so that a rustup override on the command line (`cargo +nightly`) holds.
@@ -87,4 +99,20 @@ pub(crate) fn cargo_home() -> Result<PathBuf> {
     }
     let home = env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?;
     Ok(PathBuf::from(home).join(".cargo"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_by_xtask_builds_what_cargo_by_hand_builds() {
+        let command = Workspace::locate().unwrap().cargo();
+        // A test is run by cargo as well.
+        let told = |name: &str| env::var_os(name).is_some();
+        assert!(told("CARGO_PKG_NAME") && told("CARGO_MANIFEST_DIR"));
+        let names = ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR"];
+        let removed = |name: &&str| command.get_envs().any(|it| it == (name.as_ref(), None));
+        assert!(names.iter().all(removed), "{command:?}");
+    }
 }

@@ -1,5 +1,6 @@
 //! A kernel without tcx (before 6.6), as far as one process can tell: its bpf(2) refuses tcx links, as such a kernel does.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::netns::run;
@@ -7,16 +8,27 @@ use crate::node::Node;
 
 /// The first that has it.
 const SINCE: (u32, u32) = (6, 6);
+/// In the guests of other kernels, which have no compiler.
+const BUILT: &str = "../target/no_tcx.so";
 
 /// A wrapper for the agent: see [`crate::agent::Agent::start_under`]. Where the kernel has no tcx it changes nothing.
 ///
 /// # Panics
-/// Without a C compiler.
+/// Without a C compiler, where none was built beforehand.
 #[track_caller]
 pub fn wrapper(node: &Node) -> String {
     if running() < SINCE {
         return "env".to_owned();
     }
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join(BUILT);
+    let library = match built.is_file() {
+        true => built,
+        false => compiled(node),
+    };
+    format!("env LD_PRELOAD={}", library.display())
+}
+
+fn compiled(node: &Node) -> PathBuf {
     let (source, library) = (
         node.folder().join("no_tcx.c"),
         node.folder().join("no_tcx.so"),
@@ -26,7 +38,7 @@ pub fn wrapper(node: &Node) -> String {
         .args(["-shared", "-fPIC", "-o"])
         .args([&library, &source])
         .arg("-ldl"));
-    format!("env LD_PRELOAD={}", library.display())
+    library
 }
 
 fn running() -> (u32, u32) {

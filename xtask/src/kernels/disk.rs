@@ -21,6 +21,8 @@ pub(super) const PROGRAMS: &[&str] = &[
 /// What is built outside of `target/debug`; real flanneld is the control of scenarios.
 const FILES: &[&str] = &["target/bpf/flannel-ebpf", ".cache/tools/bin/flanneld"];
 const FOLDERS: &[&str] = &["deploy", "docs"];
+/// What tests compile where there is a compiler, and where they look for it first (`tests/src/no_tcx.rs`).
+const NO_TCX: (&str, &str) = ("tests/src/no_tcx.c", "target/no_tcx.so");
 
 /// How much longer than on real hardware a test waits for what it waits for.
 const PATIENCE: u32 = 20;
@@ -108,6 +110,13 @@ pub(super) fn write(
         let target = made(&from)?;
         process::run(Command::new("cp").arg("-r").args([&from, &target]))?;
     }
+    let (source, library) = NO_TCX;
+    process::run(
+        Command::new("cc")
+            .args(["-shared", "-fPIC", "-o"])
+            .args([made(&root.join(library))?, root.join(source)])
+            .arg("-ldl"),
+    )?;
     fs::create_dir_all(tree.join("tests")).context("create the folder of the tests")?;
     fs::write(tree.join("run.sh"), script(built, runs)?).context("write what is to be run")?;
     let _ = fs::remove_file(disk);

@@ -27,6 +27,12 @@ const NO_TCX: (&str, &str) = ("tests/src/no_tcx.c", "target/no_tcx.so");
 /// How much longer than on real hardware a test waits for what it waits for.
 const PATIENCE: u32 = 20;
 
+/// Keeps the kernel from patching its own code (static keys) whenever a test starts and ends a capture or a hook: these hold the keys for
+/// packets' time stamps and for clsact. Of two emulated processors the one may run the half patched instruction once more after the
+/// other is done, and the kernel dies of an `int3` that nobody knows.
+const HOLD_KEYS: &str = "tc qdisc add dev lo clsact\n\
+     tcpdump -i lo -w /dev/null greater 65535 > /dev/null 2>&1 &\n";
+
 /// A test program that was built here.
 #[derive(Debug)]
 pub(super) struct Built {
@@ -132,7 +138,8 @@ pub(super) fn write(
 /// What the guest's PID 1 runs.
 fn script(built: &[Built], runs: &[Run]) -> Result<String> {
     let mut script = format!(
-        "export FLANNEL_TEST_PATIENCE={PATIENCE}\n\
+        "{HOLD_KEYS}\
+         export FLANNEL_TEST_PATIENCE={PATIENCE}\n\
          run() {{ name=$1; shift; echo \"@@ run $name\"; \"$@\"; echo \"@@ end $name $?\"; }}\n"
     );
     for run in runs {

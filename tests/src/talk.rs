@@ -72,20 +72,6 @@ impl Tcp {
         }
     }
 
-    /// Whether a question gets to the server within `patience`. After one that did not, the connection is good for nothing else.
-    pub fn round_within(&mut self, patience: std::time::Duration) -> bool {
-        let usual = self.server.read_timeout().expect("its time-out");
-        let mut byte = [0];
-        self.client.write_all(&byte).expect("ask");
-        let set = |time| self.server.set_read_timeout(time).expect("a time-out");
-        set(Some(patience));
-        let arrived = (&self.server).read_exact(&mut byte).is_ok();
-        set(usual);
-        arrived
-            && (&self.server).write_all(&byte).is_ok()
-            && self.client.read_exact(&mut byte).is_ok()
-    }
-
     /// The server says something that nobody has asked for.
     #[track_caller]
     pub fn push(&mut self) {

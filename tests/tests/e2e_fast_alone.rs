@@ -30,31 +30,13 @@ fn a_gateway_to_a_peer_that_ends_while_the_agent_is_dead(
         None
     )]
     flags: Flags,
-    #[values("vxlan", "host-gw")] backend: &str,
 ) {
-    let net = match backend {
-        "vxlan" => Network::vxlan("/coreos.com/network", "10.244.0.0/16"),
-        _ => Network::host_gw("/coreos.com/network", "10.244.0.0/16"),
-    };
+    let net = Network::vxlan("/coreos.com/network", "10.244.0.0/16");
     let mut pair = pair(flags, net);
     let gateway = pair.lab.other_gateway();
-    // Without a tunnel the route to the pods is what the operator changes.
-    let to = match backend {
-        "vxlan" => pair.two.node().address(),
-        _ => pair.pod2.address(),
-    };
-    let way = format!("{to}/32 via {}", gateway.address);
+    let way = format!("{}/32 via {}", pair.two.node().address(), gateway.address);
     let by_gateway = format!("ether dst {}", gateway.mac);
-    if backend == "vxlan" {
-        pair.one.exec(&format!("ip route add {way}"));
-    } else {
-        let two = pair.two.node().address();
-        let pods = pair.two.subnet();
-        pair.lab
-            .router()
-            .run(&format!("ip route add {pods} via {two}"));
-        pair.one.exec(&format!("ip route add {way}"));
-    }
+    pair.one.exec(&format!("ip route add {way}"));
     let talk = fast_udp(&pair);
     let capture = Capture::start(pair.one.node(), Node::UPLINK, &by_gateway);
     talk.rounds(50);
@@ -96,7 +78,7 @@ fn routes_are_followed_without_a_proof(
         pair.one.kill();
     }
     let pod = pair.pod2.address();
-    let told = Capture::inside(pair.one.node(), &pair.pod1, "eth0", FILTERED);
+    let told = Capture::inside(pair.one.node(), pair.pod1.netns(), "eth0", FILTERED);
     pair.one.exec(&format!("ip route add prohibit {pod}/32"));
     eventually("it is forbidden", FORGOTTEN, || {
         (0..3).all(|_| !talk.round())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::fakes::{Call, Stage, lease, subnet, uplink};
+use super::fakes::{Call, Stage, lease, subnet, until, uplink};
 use super::started;
 
 #[tokio::test(start_paused = true)]

@@ -111,6 +111,8 @@ fn cf_unset_values_take_defaults() {
 #[case::no_network(r#"{"Backend":{"Type":"vxlan"}}"#, "Network is missing")]
 #[case::empty_network(r#"{"Network":""}"#, "Network is missing")]
 #[case::bad_network(r#"{"Network":"10.3.0.0"}"#, r#"Network is "10.3.0.0""#)]
+#[case::all_addresses(r#"{"Network":"0.0.0.0/0"}"#, r#"Network is "0.0.0.0/0""#)]
+#[case::multicast(r#"{"Network":"224.0.0.0/8"}"#, r#"Network is "224.0.0.0/8""#)]
 #[case::v6_network(r#"{"Network":"fc00::/48"}"#, r#"Network is "fc00::/48""#)]
 #[case::network_number(r#"{"Network":10}"#, "Network is 10")]
 #[case::too_small(r#"{"Network":"10.3.0.0/29"}"#, "Network is 10.3.0.0/29")]

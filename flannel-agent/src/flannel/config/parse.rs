@@ -88,16 +88,11 @@ fn object(value: &Value) -> Result<Fields<'_>, ConfigError> {
 fn network(fields: &Fields<'_>) -> Result<Ipv4Net, ConfigError> {
     let network = fields.parsed::<Ipv4Net>("Network", "an address range like \"10.244.0.0/16\"")?;
     let network = network.ok_or(ConfigError::NetworkMissing)?;
-    let refuse = |wanted: &str| {
-        let value = Value::from(network.to_string());
-        Err(FieldError::new("Network", &value, wanted).into())
-    };
+    // flannel cannot tell it from a missing field.
     if network.prefix_len() == 0 {
-        return refuse("a part of all addresses, like \"10.244.0.0/16\"");
-    }
-    // From 224.0.0.0 on no address is a host's (RFC 1112 §4): the kernel refuses routes there.
-    if network.addr().octets()[0] >= 224 {
-        return refuse("a range of hosts' addresses, below 224.0.0.0");
+        let value = Value::from(network.to_string());
+        let wanted = "a part of all addresses, like \"10.244.0.0/16\"";
+        return Err(FieldError::new("Network", &value, wanted).into());
     }
     Ok(network.trunc())
 }

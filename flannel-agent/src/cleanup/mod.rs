@@ -4,6 +4,9 @@
 mod find;
 mod step;
 
+use std::fmt::Display;
+use std::io::{self, Write};
+
 use anyhow::{Context as _, bail};
 
 use crate::base::logging::describe;
@@ -93,33 +96,45 @@ async fn clean(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
     }
     let net = Netlink::open()?;
     let found = find::look(&net, config).await;
+    let (out, err) = (&mut io::stdout(), &mut io::stderr());
     let mut left = 0;
     for step in &found.steps {
         if dry_run {
-            println!("would remove {step}");
+            say(out, format_args!("would remove {step}"));
             continue;
         }
         // What one refuses is no reason to leave the rest.
         match step.perform(&net, config).await {
-            Ok(()) => println!("removed {step}"),
+            Ok(()) => say(out, format_args!("removed {step}")),
             Err(error) => {
-                eprintln!("cannot remove {step}: {}", describe(&error));
+                say(
+                    err,
+                    format_args!("cannot remove {step}: {}", describe(&error)),
+                );
                 left += 1;
             }
         }
     }
     for why in &found.unseen {
-        eprintln!("{why}");
+        say(err, why);
     }
     found.is_settled(prefix, left)?;
     Ok(match (found.steps.is_empty(), dry_run) {
         (true, _) => {
-            println!("nothing to do: nothing of {prefix} is on this node");
+            say(
+                out,
+                format_args!("nothing to do: nothing of {prefix} is on this node"),
+            );
             Outcome::NothingToDo
         }
         (false, true) => Outcome::WouldRemove,
         (false, false) => Outcome::Removed,
     })
+}
+
+/// Nobody may read it (a closed pipe), or a disk may be full: no reason to leave a node half cleaned, as `println!` would, which panics.
+fn say(out: &mut dyn Write, line: impl Display) {
+    let _ = writeln!(out, "{line}");
 }
 
 impl Found {
@@ -136,5 +151,20 @@ impl Found {
                 "{left} of {all} things of {prefix} are still there, and {unseen} places could not be looked at"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_does_not_read_stops_nothing() {
+        let mut full: &mut [u8] = &mut [0; 3];
+        say(&mut full, "removed flannel.1");
+        say(&mut full, "removed flgro.1");
+        let mut out = Vec::new();
+        say(&mut out, "removed flannel.1");
+        assert_eq!(out, b"removed flannel.1\n");
     }
 }

@@ -34,7 +34,7 @@ use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::blackhole;
 use crate::node::direct::Direct;
-use crate::node::net::{Changes, Monitor};
+use crate::node::net::{Changes, Monitor, sysctl};
 use crate::node::pod_bridge::Mismatch;
 use crate::node::uplink::{self, Memory, Uplink};
 use crate::node::wireguard;
@@ -443,6 +443,10 @@ impl Node for Kernel {
                     tracing::debug!(?changes, "the kernel announced changes");
                     self.announced.add(changes);
                     self.unjudged = changes;
+                }
+                () = self.own_ports.moved(sysctl::local_port_range), if self.snat.is_some() => {
+                    tracing::info!("the node connects from other ports: looking at everything at once");
+                    return Change::Urgent;
                 }
                 () = self.firewall.changed() => return Change::Any,
                 () = self.pod_ports.ripe() => return Change::Any,

@@ -113,7 +113,7 @@ impl Doctor {
         kernel::check(&patient, &mut report);
         report.group("datastore");
         let network = match (&config.kube, &config.remote) {
-            (Some(kube), _) => kubernetes::check(kube, &mut report).await,
+            (Some(kube), _) => kubernetes::check(kube, self.pre, &mut report).await,
             (None, Some(remote)) => remote::check(remote, &mut report).await,
             (None, None) => datastore::check(&patient, &mut report).await,
         };

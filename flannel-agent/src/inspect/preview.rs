@@ -116,7 +116,9 @@ impl Preview {
             (0, true) => "nothing to do".to_owned(),
             (0, false) => "nothing to do; no agent runs that would notice changes".to_owned(),
             (steps, true) => {
-                format!("{steps} steps to do; the agent that runs here does them within 30 s")
+                format!(
+                    "{steps} steps to do; the agent that runs here does them within 30 s, if it was started with these flags"
+                )
             }
             (steps, false) => {
                 format!("{steps} steps to do; nobody does them: no agent runs for this network")

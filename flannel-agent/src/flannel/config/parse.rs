@@ -87,7 +87,14 @@ fn object(value: &Value) -> Result<Fields<'_>, ConfigError> {
 
 fn network(fields: &Fields<'_>) -> Result<Ipv4Net, ConfigError> {
     let network = fields.parsed::<Ipv4Net>("Network", "an address range like \"10.244.0.0/16\"")?;
-    Ok(network.ok_or(ConfigError::NetworkMissing)?.trunc())
+    let network = network.ok_or(ConfigError::NetworkMissing)?;
+    // flannel cannot tell it from a missing field.
+    if network.prefix_len() == 0 {
+        let value = Value::from(network.to_string());
+        let wanted = "a part of all addresses, like \"10.244.0.0/16\"";
+        return Err(FieldError::new("Network", &value, wanted).into());
+    }
+    Ok(network.trunc())
 }
 
 fn require_ipv4(fields: &Fields<'_>) -> Result<(), ConfigError> {

@@ -111,6 +111,7 @@ fn cf_unset_values_take_defaults() {
 #[case::no_network(r#"{"Backend":{"Type":"vxlan"}}"#, "Network is missing")]
 #[case::empty_network(r#"{"Network":""}"#, "Network is missing")]
 #[case::bad_network(r#"{"Network":"10.3.0.0"}"#, r#"Network is "10.3.0.0""#)]
+#[case::all_addresses(r#"{"Network":"0.0.0.0/0"}"#, r#"Network is "0.0.0.0/0""#)]
 #[case::v6_network(r#"{"Network":"fc00::/48"}"#, r#"Network is "fc00::/48""#)]
 #[case::network_number(r#"{"Network":10}"#, "Network is 10")]
 #[case::too_small(r#"{"Network":"10.3.0.0/29"}"#, "Network is 10.3.0.0/29")]
@@ -330,7 +331,7 @@ proptest! {
     }
 
     #[test]
-    fn fz_accepted_config_has_a_range_that_it_admits(a in any::<u32>(), len in 0u8..=28, more in 2u8..=30) {
+    fn fz_accepted_config_has_a_range_that_it_admits(a in any::<u32>(), len in 1u8..=28, more in 2u8..=30) {
         let subnet_len = (len + more).min(30);
         let network = Ipv4Addr::from(a);
         let json = with(&format!(r#""Network":"{network}/{len}","SubnetLen":{subnet_len}"#));

@@ -12,7 +12,11 @@ use crate::source::kube::{Examined, KubeOptions, KubeSource};
 
 const ANSWER: Duration = Duration::from_secs(20);
 
-pub(super) async fn check(options: &KubeOptions, report: &mut Report) -> Option<NetworkConfig> {
+pub(super) async fn check(
+    options: &KubeOptions,
+    pre: bool,
+    report: &mut Report,
+) -> Option<NetworkConfig> {
     let source = match KubeSource::new(options) {
         Ok(source) => source,
         Err(error) => {
@@ -28,6 +32,7 @@ pub(super) async fn check(options: &KubeOptions, report: &mut Report) -> Option<
     match timeout(ANSWER, source.examine()).await {
         Ok(Ok(examined)) => {
             judge(&examined, report);
+            judge_annotations(&examined, pre, report);
             if is_dual {
                 judge_dual_stack(&examined, report);
             }
@@ -86,7 +91,15 @@ fn judge(examined: &Examined, report: &mut Report) {
             "kube-controller-manager assigns it: --allocate-node-cidrs=true and --cluster-cidr",
         ),
     }
+}
+
+/// `pre`: what only a running agent brings is not there yet.
+fn judge_annotations(examined: &Examined, pre: bool, report: &mut Report) {
+    let node = &examined.node;
     match &examined.public_ip {
+        None if pre => report.ok(format!(
+            "Node {node} has none of flannel's annotations yet: the agent writes them"
+        )),
         Some(ip) => report.ok(format!("Node {node} publishes {ip}")),
         None => report.warning(
             format!("Node {node} has none of flannel's annotations"),
@@ -118,6 +131,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_fresh_node_is_well_before_the_first_start() {
+        let examined = Examined::default();
+        let mark = |pre| said(|report| judge_annotations(&examined, pre, report))[0].0;
+        assert_eq!(mark(true), Mark::Ok);
+        assert_eq!(mark(false), Mark::Warning);
+    }
+
+    #[test]
     fn dual_stack_peers_with_flanneld_are_thought_of() {
         let mut examined = Examined::default();
         let judged = |examined: &Examined| {
@@ -137,7 +158,10 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let marks = |examined: &Examined| {
-            let lines = said(|report| judge(examined, report));
+            let lines = said(|report| {
+                judge(examined, report);
+                judge_annotations(examined, false, report);
+            });
             lines
                 .into_iter()
                 .map(|(mark, what, _)| (mark, what))

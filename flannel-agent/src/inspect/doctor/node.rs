@@ -9,6 +9,7 @@ use crate::node::mark::is_anchor;
 use crate::node::net::{NetError, sysctl};
 use crate::node::uplink::{Memory, Uplink};
 use crate::reconcile::desired::{Outlets, Underlay};
+use crate::reconcile::logbook::Page;
 
 use super::bound::is_bound;
 use super::{Patient, Report, ipip, offloads, reverse_path, snat_ports, snat_times, ways};
@@ -188,6 +189,10 @@ fn bridge(patient: &Patient<'_>, report: &mut Report) {
     let Some(bridge) = patient.link(name) else {
         return;
     };
+    let runs = || {
+        let view = patient.view.as_ref();
+        view.is_ok_and(|view| view.agent_runs().unwrap_or(false))
+    };
     let subnet = match crate::flannel::subnet_env::read(patient.subnet_file()) {
         Ok(previous) => previous.subnet,
         Err(error) => {
@@ -201,17 +206,49 @@ fn bridge(patient: &Patient<'_>, report: &mut Report) {
                 "{} names no subnet, but {name} exists",
                 patient.subnet_file().display()
             ),
-            match patient.view.as_ref().is_ok_and(|view| view.agent_runs().unwrap_or(false)) {
+            match runs() {
                 true => "see in the agent's log why it could not write it (no space, read-only), or name its file with --subnet-file",
                 false => "start the agent, or name its file with --subnet-file",
             },
         );
         return;
     };
+    let config = patient.config;
+    let network = mark::network_name(&config.etcd.prefix);
+    let leased = Page::read(&config.state_dir, &network).and_then(|page| page.lease);
+    let leased = leased.map(|lease| lease.subnet);
+    let file = patient.subnet_file().display().to_string();
+    let Some(subnet) = believe(&file, subnet, leased, runs(), report) else {
+        return;
+    };
     let addresses = patient.addresses.iter();
     let addresses = addresses.filter(|a| a.index == bridge.index);
     let nets: Vec<Ipv4Net> = addresses.map(|address| address.net).collect();
     judge_bridge(name, &nets, subnet, report);
+}
+
+/// The subnet that is this node's. The file is anybody's to write: pods are not to be ended for what it says alone.
+fn believe(
+    file: &str,
+    written: Ipv4Net,
+    leased: Option<Ipv4Net>,
+    agent_runs: bool,
+    report: &mut Report,
+) -> Option<Ipv4Net> {
+    let Some(leased) = leased.filter(|leased| leased.trunc() != written.trunc()) else {
+        return Some(written);
+    };
+    let what = format!("{file} names the subnet {written}, but this node's lease is {leased}");
+    if agent_runs {
+        report.warning(
+            what,
+            "find out who else writes the file; the agent writes it anew within 30 s",
+        );
+        return Some(leased);
+    }
+    // Whoever ran since may have another lease.
+    report.warning(what, "start the agent, which writes the file anew");
+    None
 }
 
 /// A bridge may have further ranges of addresses besides.
@@ -249,6 +286,38 @@ mod tests {
             bad(
                 "cni0 has the address 10.244.9.1/24, outside of this node's subnet 10.244.1.0/24",
                 "drain the node, ip link del cni0, and start its pods anew"
+            )
+        );
+    }
+
+    #[test]
+    fn the_subnet_file_is_not_believed_against_the_lease() {
+        let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+        let (file, leased) = (net("10.9.9.0/24"), net("10.244.1.0/24"));
+        let about = |leased, runs| {
+            let mut subnet = None;
+            let said = said(|report| subnet = believe("subnet.env", file, leased, runs, report));
+            (subnet, said)
+        };
+        assert_eq!(about(None, true), (Some(file), vec![]));
+        assert_eq!(about(Some(file), true), (Some(file), vec![]));
+        let what =
+            "subnet.env names the subnet 10.9.9.0/24, but this node's lease is 10.244.1.0/24";
+        assert_eq!(
+            about(Some(leased), true),
+            (
+                Some(leased),
+                odd(
+                    what,
+                    "find out who else writes the file; the agent writes it anew within 30 s"
+                )
+            )
+        );
+        assert_eq!(
+            about(Some(leased), false),
+            (
+                None,
+                odd(what, "start the agent, which writes the file anew")
             )
         );
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Report;
+use crate::flannel::backend::Backend;
 use crate::flannel::config::NetworkConfig;
 use crate::source::place::Place;
 use crate::source::remembered::{Memory, Standing, look};
@@ -29,16 +30,40 @@ pub(super) fn check(
     }
 }
 
+/// Of what was remembered from what is wanted.
+fn difference(old: &NetworkConfig, new: &NetworkConfig) -> String {
+    let range = |config: &NetworkConfig| format!("{} to {}", config.subnet_min, config.subnet_max);
+    let length = |config: &NetworkConfig| config.subnet_len.to_string();
+    let mut named = vec![
+        ("network", old.network.to_string(), new.network.to_string()),
+        ("subnet length", length(old), length(new)),
+        ("subnets", range(old), range(new)),
+        (
+            "backend",
+            old.backend.name().to_owned(),
+            new.backend.name().to_owned(),
+        ),
+    ];
+    if let (Backend::Vxlan(old), Backend::Vxlan(new)) = (&old.backend, &new.backend) {
+        named.push(("VNI", old.vni.to_string(), new.vni.to_string()));
+        named.push(("port", old.port.to_string(), new.port.to_string()));
+    }
+    named.retain(|(_, old, new)| old != new);
+    if named.is_empty() {
+        return format!("other options of the backend {}", new.backend.name());
+    }
+    let words = named.iter();
+    let words = words.map(|(what, old, new)| format!("{what} {old}, now {new}"));
+    words.collect::<Vec<_>>().join("; ")
+}
+
 fn judge(shown: &str, memory: &Memory, network: Option<&NetworkConfig>, report: &mut Report) {
     let standing = memory.standing;
     if let Some(network) = network.filter(|network| **network != memory.config) {
         return report.warning(
             format!(
-                "{shown} is of another configuration (network {}, backend {}) than the datastore's (network {}, backend {})",
-                memory.config.network,
-                memory.config.backend.name(),
-                network.network,
-                network.backend.name()
+                "{shown} is of another configuration than the datastore's: {}",
+                difference(&memory.config, network)
             ),
             "restart the agent, which takes the new configuration and writes the file",
         );
@@ -123,6 +148,22 @@ mod tests {
         assert!(
             mark == Mark::Warning && what.contains("10.244.0.0/16") && what.contains("10.1.0.0/16"),
             "{what}"
+        );
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let with = |options: &str| {
+            let text =
+                format!(r#"{{"Network":"10.244.0.0/16","Backend":{{"Type":"vxlan"{options}}}}}"#);
+            let other = NetworkConfig::parse(&text).unwrap();
+            one(|report| judge("f", &memory(Standing::Holds), Some(&other), report)).1
+        };
+        let start = "f is of another configuration than the datastore's: ";
+        assert_eq!(with(r#","VNI":7"#), format!("{start}VNI 1, now 7"));
+        assert_eq!(
+            with(r#","GBP":true"#),
+            format!("{start}other options of the backend vxlan")
         );
     }
 

@@ -94,6 +94,7 @@ mod route;
 mod senders;
 #[cfg(target_arch = "bpf")]
 mod shown;
+#[cfg(target_arch = "bpf")]
 mod skb;
 #[cfg(target_arch = "bpf")]
 mod snat_fragments;

@@ -6,8 +6,8 @@
 use flannel_common::flow::LIFETIME;
 use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF, FAST_PATH_VERIFIED};
 use flannel_common::program::Program::{
-    DirectRx, DirectTx, OverlayRx, OverlayTx, PodRx, PodTx, SnatRoom, UplinkRx, UplinkSnatRx,
-    UplinkTx, UplinkXdp,
+    DirectRx, DirectTx, OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx, UplinkSnatRx, UplinkTx,
+    UplinkXdp,
 };
 use flannel_common::reason::Reason;
 use flannel_tests::netns::Netns;

@@ -104,7 +104,7 @@ fn leaves(
         FlowKey::outbound(&ip, &l4),
         FlowKey::outbound(&after.ip, &after.l4)
     );
-    assert!(change.is_of(ip.tos, note.seen.mark));
+    assert!(change.is_of(&ip, note.seen.mark));
     let repeated = change.hop(&ip);
     assert_eq!((repeated.tos, repeated.ttl), (after.ip.tos, after.ip.ttl));
     assert_eq!(

@@ -29,8 +29,6 @@ pub const LIFETIME: Tick = ticks(15_000);
 pub const REFRESH: Tick = ticks(5_000);
 /// At most one renewal is under way in this time; the other packets go on.
 const PROBE_GAP: Tick = ticks(1_000);
-/// A renewal that has not come out after this long was dropped, or is not what it was: those behind it take the stack, too.
-const UNANSWERED: Tick = ticks(50);
 /// A frame that shows the bridge's choice comes out of a port no later than this.
 const CROSSING: Tick = ticks(1_000);
 /// After FIN or RST nothing is proven for this long: the rest of the handshake belongs to conntrack.
@@ -99,7 +97,9 @@ pub struct Flow {
     pub hook: u8,
     /// Who sent first, as far as this node has seen: [`NOBODY`], [`POD`] or [`PEER`].
     pub opener: u8,
-    pub pad: [u8; 2],
+    /// 1: who opened was looked at since who answers was; see [`Flow::may_ask`].
+    pub answer_due: u8,
+    pub pad: u8,
 }
 
 /// Values of [`Flow::opener`]: not known; the pod of this node; the other end.
@@ -216,13 +216,11 @@ impl Half {
         now.wrapping_sub(self.verified) >= REFRESH && now.wrapping_sub(self.probed) >= PROBE_GAP
     }
 
-    /// Whether the last renewal has not come out, and what follows goes the same way. `queues`: the stack takes it up later, and others
-    /// could overtake it.
+    /// Whether the last renewal has not come out, so that what follows goes the same way: it is on its way, and would be overtaken (what
+    /// arrives for the stack waits until the CPU has emptied the uplink's queue, `netif_rx`), or it was dropped, or is not what it was.
     #[inline(always)]
-    const fn is_awaited(&self, now: Tick, queues: bool) -> bool {
-        self.probed != 0
-            && is_later(self.probed, self.verified)
-            && (now.wrapping_sub(self.probed) >= UNANSWERED || queues && self.probed == now)
+    const fn is_awaited(&self) -> bool {
+        self.probed != 0 && is_later(self.probed, self.verified)
     }
 }
 
@@ -245,7 +243,8 @@ impl Flow {
         gateway_mac: [0; 6],
         hook: POD_HOOK_PORT,
         opener: NOBODY,
-        pad: [0; 2],
+        answer_due: 0,
+        pad: 0,
     };
 
     /// Decides for one packet. `both`: the other direction must be proven too (TCP, where conntrack must have
@@ -255,8 +254,7 @@ impl Flow {
         let (half, other) = self.halves(direction);
         if self.is_closing(now) || !half.holds(now, epoch) || (both && !other.holds(now, epoch)) {
             Step::Stack
-        // What arrives for the stack waits until the CPU has emptied the uplink's queue (`netif_rx`).
-        } else if half.is_awaited(now, matches!(direction, Direction::Rx)) {
+        } else if half.is_awaited() {
             Step::Behind
         } else if half.is_due(now) && self.may_ask(direction, now, epoch) {
             Step::Refresh
@@ -269,13 +267,13 @@ impl Flow {
     /// for who opened, and what a rule says of the other's then would not be asked. So whoever answers is looked at behind whoever
     /// opened, while that one speaks.
     #[inline(always)]
-    fn may_ask(&self, direction: Direction, now: Tick, epoch: u32) -> bool {
-        let (half, other) = self.halves(direction);
+    const fn may_ask(&self, direction: Direction, now: Tick, epoch: u32) -> bool {
+        let (_, other) = self.halves(direction);
         let answers = match direction {
             Direction::Tx => self.opener == PEER,
             Direction::Rx => self.opener == POD,
         };
-        !answers || !other.holds(now, epoch) || is_later(other.verified, half.verified)
+        !answers || self.answer_due != 0 || !other.holds(now, epoch)
     }
 
     /// Whether a packet from the pod is of the flow that was proven: the same port, and nothing else about it that rules
@@ -321,6 +319,13 @@ impl Flow {
             let opener = proof.opener as u8;
             self.opener = opener;
         }
+        let opener = match direction {
+            Direction::Tx => POD,
+            Direction::Rx => PEER,
+        };
+        // 1 if they are the same; a branch would be two ways on from here to the verifier.
+        let differs = self.opener ^ opener;
+        self.answer_due = 1 - ((differs | differs.wrapping_neg()) >> 7);
         match direction {
             // The bridge may have sent packets for the pod to all its ports, and there was but another one.
             Direction::Tx if self.rx.port != proof.port => self.note_flooded(),

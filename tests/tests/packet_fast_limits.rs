@@ -4,7 +4,7 @@
 
 use flannel_common::flow::REFRESH;
 use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF, FAST_PATH_VERIFIED};
-use flannel_common::program::Program::{OverlayRx, PodTx, UplinkRx};
+use flannel_common::program::Program::{OverlayRx, PodRx, PodTx, UplinkRx};
 use flannel_common::reason::Reason;
 use flannel_tests::packet::flows::{
     FIN_ACK, RST, SYN, SYN_ACK, age, change_flow, is_fast_in, through_the_stack_in,
@@ -153,6 +153,11 @@ fn bulk_is_renewed_behind_gro() {
     age(&mut node, REFRESH + 100);
     assert_eq!(node.run(OverlayRx, &full.tcp()).action, UNSPEC);
     assert_eq!(node.count(OverlayRx, Reason::Refresh).packets, 1);
+    let arrives = Inner {
+        payload: 1400,
+        ..Inner::to_pod()
+    };
+    node.run(PodRx, &arrives.tcp());
     assert_eq!(node.run(OverlayRx, &full.tcp()).action, REDIRECT);
 }
 
@@ -299,6 +304,7 @@ fn a_renewal_does_not_wait_for_gro() {
         sent(&mut node, &Inner::inbound().tcp()),
         Reason::DecapDirect
     );
+    through_the_stack_in(&mut node, Inner::tcp);
     assert!(is_fast_in(&mut node));
 }
 

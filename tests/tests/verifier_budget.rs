@@ -57,7 +57,7 @@ fn verified_instructions_stay_below_the_ceiling(#[case] program: Program, #[case
 
 /// Those that the backend udp has of its own.
 #[rstest]
-#[case(Program::OverlayTx, 750)]
+#[case(Program::OverlayTx, 800)]
 #[case(Program::OverlayCatch, 1_500)]
 #[case(Program::UplinkRx, 4_300)]
 #[case(Program::PodTx, 3_050)]

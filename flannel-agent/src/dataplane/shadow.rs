@@ -13,6 +13,7 @@ use flannel_common::program::Program;
 use super::programs::{at_driver, classifier};
 use super::rodata::constants;
 use super::verifier::patiently;
+use super::view::forget_own;
 use super::{DataplaneError, requirements};
 
 /// The programs of one object with one set of constants.
@@ -77,9 +78,13 @@ impl Likeness {
     /// Of any program in the kernel.
     pub(crate) fn of(info: &ProgramInfo) -> io::Result<Self> {
         let maps = info.map_ids().map_err(io::Error::other)?;
+        let mut constants = constants(&maps.unwrap_or_default())?;
+        if let Some(constants) = &mut constants {
+            forget_own(constants);
+        }
         Ok(Self {
             tag: info.tag(),
-            constants: constants(&maps.unwrap_or_default())?,
+            constants,
         })
     }
 }

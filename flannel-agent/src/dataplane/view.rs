@@ -39,7 +39,7 @@ pub(crate) use hooks::{in_order, program};
 pub use snat_flows::SnatFlow;
 pub use snat_shares::SnatShare;
 pub use told::Told;
-pub(super) use told::constants_by_name;
+pub(super) use told::{constants_by_name, forget_own};
 
 /// The maps this version knows, in the order in which they are shown.
 pub const MAPS: [&str; 6] = [PEERS, VTEPS, FLOWS, SNAT, EPOCH, STATS];

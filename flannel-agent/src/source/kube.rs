@@ -87,8 +87,7 @@ impl KubeSource {
     /// # Errors
     /// When flags, files and variables do not say which API server and which Node.
     pub fn new(options: &KubeOptions) -> Result<Self, AccessError> {
-        let identity = Identity::new(|name| std::env::var(name).ok())?;
-        Self::of(options, identity)
+        Self::of(options, || Identity::new(|name| std::env::var(name).ok()))
     }
 
     /// The same for the Node of this name, whatever the variables say.
@@ -96,10 +95,14 @@ impl KubeSource {
     /// # Errors
     /// When flags and files do not say which API server.
     pub fn of_node(options: &KubeOptions, name: &str) -> Result<Self, AccessError> {
-        Self::of(options, Identity::Node(name.to_owned()))
+        Self::of(options, || Ok(Identity::Node(name.to_owned())))
     }
 
-    fn of(options: &KubeOptions, identity: Identity) -> Result<Self, AccessError> {
+    /// Which API server comes first: whoever runs outside of a pod has to name that, too.
+    fn of(
+        options: &KubeOptions,
+        identity: impl FnOnce() -> Result<Identity, AccessError>,
+    ) -> Result<Self, AccessError> {
         Ok(Self {
             api: Api {
                 client: Arc::new(Client::new(
@@ -108,7 +111,7 @@ impl KubeSource {
                 )?),
                 names: options.names.clone(),
             },
-            identity,
+            identity: identity()?,
             name: OnceCell::new(),
             net_config: options.net_config.clone(),
             set_network_available: options.set_network_available,

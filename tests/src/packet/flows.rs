@@ -79,21 +79,6 @@ pub fn age(node: &mut Fixture, ticks: u32) {
     });
 }
 
-/// Whether packets skip the stack a moment after one was sent to renew the proof. Asked again, should the machine have stood still.
-pub fn goes_on(node: &mut Fixture, is_fast: impl Fn(&mut Fixture) -> bool) -> bool {
-    (0..50).any(|_| {
-        let just = node.tick().wrapping_sub(10) | 1;
-        change_flow(node, |flow| {
-            for half in [&mut flow.tx, &mut flow.rx] {
-                if half.probed.wrapping_sub(half.verified) < 1 << 31 {
-                    half.probed = just;
-                }
-            }
-        });
-        is_fast(node)
-    })
-}
-
 /// Whether the next packet from the pod skips the stack.
 pub fn is_fast_out(node: &mut Fixture) -> bool {
     let before = node.count(PodTx, Reason::FastTx).packets;

@@ -122,10 +122,11 @@ fn what_was_carried_in_part_is_carried_again() {
         size_of::<Key>(),
         size_of::<Entry>()
     ));
-    let entry = |opened| Entry {
-        addr: US.addr,
-        port: US.port,
+    let entry = |target: Endpoint, opened| Entry {
+        addr: target.addr,
+        port: target.port,
         kind: KIND_PAIR,
+        last_seen: u64::MAX / 2,
         opened,
         ..Entry::zeroed()
     };
@@ -135,9 +136,13 @@ fn what_was_carried_in_part_is_carried_again() {
     };
     let now = format!("v{LAYOUT_VERSION}");
     let back = OUT.other_half(US);
-    table(&now).insert(Wire(OUT), Wire(entry(2)), 0).unwrap();
-    for key in [OUT, back] {
-        table("was1").insert(Wire(key), Wire(entry(1)), 0).unwrap();
+    table(&now)
+        .insert(Wire(OUT), Wire(entry(US, 2)), 0)
+        .unwrap();
+    for (key, target) in [(OUT, US), (back, OUT.source())] {
+        table("was1")
+            .insert(Wire(key), Wire(entry(target, 1)), 0)
+            .unwrap();
     }
     let did = rig.agent(async |agent| agent.converge().await);
     let opened = |key| table(&now).get(&Wire(key), 0).unwrap().0.opened;

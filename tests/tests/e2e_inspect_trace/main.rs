@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use aya::maps::{Array, HashMap, Map, MapData};
 use flannel_agent::base::clock;
 use flannel_agent::dataplane::Wire;
+use flannel_common::change::Change;
 use flannel_common::flow::{Flow, FlowKey, Half, tick};
 use flannel_common::maps::{EPOCH, FLOWS, LAYOUT_VERSION, PEER_DIRECT, PEER_VXLAN, Peer};
 use flannel_common::snat::Choices;
@@ -241,6 +242,11 @@ fn proof(node: &Node, port: u32) -> Half {
         probed: now,
         epoch,
         port,
+        // As `trace` sends them.
+        change: Change {
+            ttl_in: 64,
+            ..Change::NONE
+        },
         ..Half::EMPTY
     }
 }

@@ -55,6 +55,15 @@ pub(crate) struct Proof {
 pub(crate) struct Half {
     pub(crate) proof: Option<Proof>,
     pub(crate) probed: Option<When>,
+    /// The last renewal has not come out.
+    awaited: bool,
+}
+
+/// Who sent first, as far as this node has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opener {
+    Pod,
+    Peer,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -62,6 +71,9 @@ pub(crate) struct Flow {
     pub(crate) out: Half,
     pub(crate) into: Half,
     pub(crate) closed: Option<When>,
+    opener: Option<Opener>,
+    /// Who opened was looked at since who answers was.
+    answer_due: bool,
     /// To the outside: the longest packet of what proved it, and in which epoch.
     longest: Option<(u32, usize)>,
 }
@@ -131,7 +143,10 @@ impl Model {
                         (Step::Fast, Some(proof)) if alike && carries => {
                             return Ok(Fate::Fast(proof.clone()));
                         }
-                        (Step::Refresh, _) => half.probed = Some(now),
+                        (Step::Refresh, _) => {
+                            half.probed = Some(now);
+                            half.awaited = true;
+                        }
                         _ => {}
                     }
                 }
@@ -253,11 +268,20 @@ impl Flow {
         let Some(proof) = &half.proof else {
             return Ok(Step::Stack);
         };
+        if half.awaited {
+            return Ok(Step::Stack);
+        }
         let was_probed = match half.probed {
             Some(at) => now.is_within(PROBE_GAP, at)?,
             None => false,
         };
-        Ok(match now.is_within(REFRESH, proof.at)? || was_probed {
+        let answers = match out {
+            true => self.opener == Some(Opener::Peer),
+            false => self.opener == Some(Opener::Pod),
+        };
+        let is_early = now.is_within(REFRESH, proof.at)? || was_probed;
+        let waits = answers && !self.answer_due && other.holds(now, epoch)?;
+        Ok(match is_early || waits {
             true => Step::Fast,
             false => Step::Refresh,
         })
@@ -270,6 +294,7 @@ impl Flow {
             let before = &proof.before;
             (!out || proof.port == shown.device)
                 && before.mark == shown.mark
+                && before.frame.ttl() == shown.frame.ttl()
                 && (before.frame.tos() ^ shown.frame.tos()) & DSCP == 0
         })
     }
@@ -321,8 +346,29 @@ impl Flow {
         if is_taken || self.is_closing(now)? {
             return Ok(false);
         }
+        let sender = if out { Opener::Pod } else { Opener::Peer };
+        if self.out.proof.is_none() && self.into.proof.is_none() {
+            let receiver = if out { Opener::Peer } else { Opener::Pod };
+            let frame = &proof.before.frame;
+            self.opener = match frame.control() {
+                _ if frame.tuple(out).proto != PROTO_TCP => Some(sender),
+                Control::Answer => Some(receiver),
+                _ => None,
+            };
+        }
+        self.answer_due = self.opener == Some(sender);
+        if out
+            && self
+                .into
+                .proof
+                .as_ref()
+                .is_some_and(|into| into.port != proof.port)
+        {
+            self.into.proof = None;
+        }
         let half = if out { &mut self.out } else { &mut self.into };
         half.proof = Some(proof);
+        half.awaited = false;
         Ok(true)
     }
 }

@@ -281,7 +281,8 @@ fn layouts() -> [Layout; 29] {
             gateway_mac: [u8; 6] = "source MAC of what the stack delivered",
             hook: u8 = "what the port of `rx` is: 0 a pod's port, 1 the bridge",
             opener: u8 = "who sent first: 0 not known, 1 the pod of this node, 2 the other end",
-            pad: [u8; 2] = "0",
+            answer_due: u8 = "1: who opened was looked at since who answers was",
+            pad: u8 = "0",
         }),
         layout!(Half {
             verified: u32 = "tick at which the hook behind the stack last saw a packet come out that the one before it had noted; 0: never",

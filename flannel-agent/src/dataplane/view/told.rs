@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::LazyLock;
 
 use flannel_common::flow::Setting;
 use flannel_common::{globals, source};
@@ -136,6 +137,23 @@ pub(in crate::dataplane) fn constants_by_name(rodata: &[u8]) -> Option<BTreeMap<
             Some((name.clone(), rodata.get(start..end)?))
         })
         .collect()
+}
+
+/// Takes out what says nothing about the node: what is drawn anew for each load, and what a copy of the programs that no packet reaches is not
+/// told. Of another build's constants nobody knows where that is.
+pub(in crate::dataplane) fn forget_own(rodata: &mut [u8]) {
+    static LAYOUT: LazyLock<Option<Layout>> = LazyLock::new(|| Layout::of(EMBEDDED));
+    let Some(layout) = LAYOUT.as_ref().filter(|it| it.size == rodata.len() as u64) else {
+        return;
+    };
+    for name in [globals::SNAT_SECRET, globals::SHOW_GAP] {
+        if let Some((offset, size)) = layout.symbols.get(name)
+            && let (Ok(start), Ok(end)) = (usize::try_from(*offset), usize::try_from(offset + size))
+            && let Some(own) = rodata.get_mut(start..end)
+        {
+            own.fill(0);
+        }
+    }
 }
 
 /// Where the constants lie in `.rodata`.

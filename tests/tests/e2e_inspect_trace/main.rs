@@ -247,7 +247,6 @@ fn proof(node: &Node, port: u32) -> Half {
             ttl_in: 64,
             ..Change::NONE
         },
-        ..Half::EMPTY
     }
 }
 

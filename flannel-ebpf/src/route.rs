@@ -224,9 +224,21 @@ pub(crate) fn next_hop_by_uplink(skb: &Skb, packet: &Forwarded) -> Option<Ipv4> 
 /// `by`, if a tunnel packet of the node's, without a mark, still goes to the peer at `to` by the uplink and that next hop; else [`ROUTED`].
 #[inline(always)]
 pub(crate) fn still(skb: &Skb, to: Ipv4, by: Ipv4) -> Ipv4 {
-    let [to, by] = [to, by].map(u32::from_ne_bytes);
-    still_by(skb.raw(), to, by).to_ne_bytes()
+    let proto = match globals::is_ipip() {
+        true => PROTO_IPIP,
+        false => PROTO_UDP,
+    };
+    let what = u32::from_ne_bytes([0, proto, 0, 0]);
+    let [to, hop] = [to, by].map(u32::from_ne_bytes);
+    let found = way_by(skb.raw(), UPLINK_IP.load(), to, what, LOOPBACK);
+    let known = u64::from(UPLINK_IFINDEX.load()) << 32 | u64::from(hop);
+    // Without a branch, behind which the verifier would look at all of the program once more.
+    let differs = found ^ known;
+    let differs = (differs | differs.wrapping_neg()) >> 63;
+    (hop & (differs as u32).wrapping_sub(1)).to_ne_bytes()
 }
+
+const _: () = assert!(u32::from_ne_bytes(ROUTED) == 0);
 
 /// Whose subnet a packet for `flannel.<VNI>` is routed through: the gateway of a route by that device, which flannel's has a
 /// neighbour entry for. Whom the packet is for, if the route has none.
@@ -262,20 +274,24 @@ const NONE: u32 = 0;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn gateway_by(ctx: *mut __sk_buff, src: u32, dst: u32, what: u32, device: u32) -> u32 {
+    let skb = Skb::new(TcContext::new(ctx));
+    let Some(params) = ask(&skb, src, dst, what, device) else {
+        return NONE;
+    };
     let [_, _, flags, _] = what.to_ne_bytes();
     let here = match u32::from(flags) & OUTPUT {
-        0 => Skb::new(TcContext::new(ctx)).ifindex(),
+        0 => skb.ifindex(),
         _ => device,
     };
-    let found = way_by(ctx, src, dst, what, device);
-    if device_of(found) != here {
+    if params.ifindex != here {
         return NONE;
     }
-    match found as u32 {
+    if params.family != AF_INET {
         // A gateway with an IPv6 address is none to the kernel's NAT.
-        NONE => dst,
-        next_hop => next_hop,
+        return dst;
     }
+    // SAFETY: all of the union was written above; the helper puts the next hop in its first word.
+    unsafe { params.__bindgen_anon_4.ipv4_dst }
 }
 
 const fn device_of(way: u64) -> u32 {
@@ -296,23 +312,6 @@ extern "C" fn way_by(ctx: *mut __sk_buff, src: u32, dst: u32, what: u32, device:
         false => NONE,
     };
     u64::from(params.ifindex) << 32 | u64::from(next_hop)
-}
-
-/// A global function like the others: see [`still`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn still_by(ctx: *mut __sk_buff, to: u32, by: u32) -> u32 {
-    let proto = match globals::is_ipip() {
-        true => PROTO_IPIP,
-        false => PROTO_UDP,
-    };
-    let what = u32::from_ne_bytes([0, proto, 0, 0]);
-    let found = way_by(ctx, UPLINK_IP.load(), to, what, LOOPBACK);
-    let known = u64::from(UPLINK_IFINDEX.load()) << 32 | u64::from(by);
-    match found == known {
-        true => by,
-        false => u32::from_ne_bytes(ROUTED),
-    }
 }
 
 #[inline(always)]

@@ -67,10 +67,8 @@ pub(crate) fn send(skb: &Skb, outer: &Outer) -> Result<i32, Reason> {
 /// No TC action.
 const NO_ROUTE: i32 = i32::MIN;
 
-/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn send_by(ctx: *mut __sk_buff, to: u32, ports: u32, proto: u32, by_mark: u32) -> i32 {
+#[inline(always)]
+fn send_by(ctx: *mut __sk_buff, to: u32, ports: u32, proto: u32, by_mark: u32) -> i32 {
     let skb = Skb::new(TcContext::new(ctx));
     let mark = match by_mark {
         0 => 0,
@@ -78,6 +76,8 @@ extern "C" fn send_by(ctx: *mut __sk_buff, to: u32, ports: u32, proto: u32, by_m
     };
     let [a, b, c, d] = ports.to_ne_bytes();
     let [m0, m1, m2, m3] = mark.to_ne_bytes();
+    // Only the first of four is read for IPv4. Zeros for the others would be a call of `memset`, for which kernels before 6.7 have no stack left.
+    let from = UPLINK_IP.load();
     let mut params = bpf_fib_lookup {
         family: AF_INET,
         l4_protocol: proto as u8,
@@ -88,11 +88,9 @@ extern "C" fn send_by(ctx: *mut __sk_buff, to: u32, ports: u32, proto: u32, by_m
         // The inner TOS does not count: a kernel vxlan device without `tos inherit` passes on its ECN bits alone.
         __bindgen_anon_2: bpf_fib_lookup__bindgen_ty_2 { flowinfo: 0 },
         __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 {
-            ipv6_src: [UPLINK_IP.load(), 0, 0, 0],
+            ipv6_src: [from; 4],
         },
-        __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 {
-            ipv6_dst: [to, 0, 0, 0],
-        },
+        __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 { ipv6_dst: [to; 4] },
         __bindgen_anon_5: bpf_fib_lookup__bindgen_ty_5 { tbid: 0 },
         smac: [m0, m1, m2, m3, 0, 0],
         dmac: [0; 6],

@@ -2,6 +2,7 @@
 
 use core::mem::MaybeUninit;
 
+use flannel_common::Ipv4;
 use flannel_common::cidr;
 use flannel_common::crossing::Change;
 use flannel_common::flow::{Direction, FlowKey, NOBODY, Step};
@@ -17,6 +18,7 @@ use crate::globals::{
 };
 use crate::headers::{self, Packet};
 use crate::redirect;
+use crate::route::{self, Forwarded};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
 use crate::{asked, crossing, flows, forged, ours, peers, shown};
@@ -76,7 +78,10 @@ pub(crate) fn run<Tunnel: Encapsulate>(skb: &Skb) -> Result<Verdict, Reason> {
         if shown::is_turn(skb.ifindex(), flows::now(), NOBODY) {
             return Err(Reason::Refresh);
         }
-        peer.next_hop = ROUTED;
+        peer.next_hop = match peer.kind {
+            PEER_DIRECT if Tunnel::HAS_DIRECT => routed_by_uplink(skb, packet)?,
+            _ => ROUTED,
+        };
         // Nobody has shown what the stack would do to it.
         let change = Change {
             mark: skb.mark(),
@@ -168,6 +173,19 @@ fn may_skip(peer: &Peer, outside: bool, len: u32) -> bool {
     }
 }
 
+/// Without proof nothing shows that a route of somebody's leads elsewhere, or nowhere, with or without an agent: the kernel is asked. What it
+/// does not send by the uplink is the stack's, which says so to the pod.
+#[inline(always)]
+fn routed_by_uplink(skb: &Skb, packet: &Packet) -> Result<Ipv4, Reason> {
+    let forwarded = Forwarded {
+        src: packet.ip.src,
+        dst: packet.ip.dst,
+        tos: packet.ip.tos,
+        proto: packet.ip.proto,
+    };
+    route::next_hop_by_uplink(skb, &forwarded).ok_or(Reason::Unverified)
+}
+
 /// What br_netfilter translated on its way through the bridge, for a service, has a route at the bridge's own hook
 /// (`br_nf_pre_routing_finish`). No other packet has one ahead of the stack, and such a flow is never proven.
 #[inline(always)]
@@ -190,7 +208,7 @@ fn send<Tunnel: Encapsulate>(
             .map_err(|_| Reason::Mangled)?;
         let uplink = UPLINK_IFINDEX.load();
         skb.tell_past_stack();
-        let action = match peer.kind == PEER_DIRECT && flows::always() {
+        let action = match peer.kind == PEER_DIRECT && has_route() {
             true => redirect::routed(uplink),
             false => redirect::to_neighbour(uplink, peer.next_hop),
         };

@@ -67,8 +67,10 @@ pub(crate) fn send(skb: &Skb, outer: &Outer) -> Result<i32, Reason> {
 /// No TC action.
 const NO_ROUTE: i32 = i32::MIN;
 
-#[inline(always)]
-fn send_by(ctx: *mut __sk_buff, to: u32, ports: u32, proto: u32, by_mark: u32) -> i32 {
+/// A global function, as [`check_sender`](crate::senders::check_sender) is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn send_by(ctx: *mut __sk_buff, to: u32, ports: u32, proto: u32, by_mark: u32) -> i32 {
     let skb = Skb::new(TcContext::new(ctx));
     let mark = match by_mark {
         0 => 0,
@@ -76,8 +78,8 @@ fn send_by(ctx: *mut __sk_buff, to: u32, ports: u32, proto: u32, by_mark: u32) -
     };
     let [a, b, c, d] = ports.to_ne_bytes();
     let [m0, m1, m2, m3] = mark.to_ne_bytes();
-    // Only the first of four is read for IPv4. Zeros for the others would be a call of `memset`, for which kernels before 6.7 have no stack left.
     let from = UPLINK_IP.load();
+    // See `ask`.
     let mut params = bpf_fib_lookup {
         family: AF_INET,
         l4_protocol: proto as u8,
@@ -93,7 +95,7 @@ fn send_by(ctx: *mut __sk_buff, to: u32, ports: u32, proto: u32, by_mark: u32) -
         __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 { ipv6_dst: [to; 4] },
         __bindgen_anon_5: bpf_fib_lookup__bindgen_ty_5 { tbid: 0 },
         smac: [m0, m1, m2, m3, 0, 0],
-        dmac: [0; 6],
+        dmac: [m0, m1, m2, m3, m0, m1],
     };
     let flags = if mark == 0 { 0 } else { LOOK_UP_MARK };
     let found = skb.look_up_route(&mut params, flags);
@@ -316,6 +318,8 @@ extern "C" fn way_by(ctx: *mut __sk_buff, src: u32, dst: u32, what: u32, device:
 fn ask(skb: &Skb, src: u32, dst: u32, what: u32, device: u32) -> Option<bpf_fib_lookup> {
     let [tos, proto, flags, _] = what.to_ne_bytes();
     let [m0, m1, m2, m3] = skb.mark().to_ne_bytes();
+    // Only the first of four words is read for IPv4, and no byte of `dmac`. Zeros for them would be a call of `memset`, a
+    // frame of which kernels before 6.7, whose frames are 32 bytes at least and 512 together, have no room for.
     let mut params = bpf_fib_lookup {
         family: AF_INET,
         l4_protocol: proto,
@@ -326,15 +330,11 @@ fn ask(skb: &Skb, src: u32, dst: u32, what: u32, device: u32) -> Option<bpf_fib_
         __bindgen_anon_2: bpf_fib_lookup__bindgen_ty_2 {
             flowinfo: u32::from(tos).to_le(),
         },
-        __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 {
-            ipv6_src: [src, 0, 0, 0],
-        },
-        __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 {
-            ipv6_dst: [dst, 0, 0, 0],
-        },
+        __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 { ipv6_src: [src; 4] },
+        __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 { ipv6_dst: [dst; 4] },
         __bindgen_anon_5: bpf_fib_lookup__bindgen_ty_5 { tbid: 0 },
         smac: [m0, m1, m2, m3, 0, 0],
-        dmac: [0; 6],
+        dmac: [m0, m1, m2, m3, m0, m1],
     };
     let found = skb.look_up_route(&mut params, u32::from(flags));
     let known = found == i64::from(BPF_FIB_LKUP_RET_SUCCESS)

@@ -37,12 +37,14 @@ const fn round([mut a, mut b, mut c, mut d]: [u64; 4]) -> [u64; 4] {
     [a, b, c.rotate_left(32), d]
 }
 
-/// The number for one of several tries, of one hash.
+/// The number for one of several tries, of one hash: far from that of the try before, and of each of some others. A multiple would not
+/// do: of a small hash they are all small.
 #[inline(always)]
 #[must_use]
 pub const fn of_round(hash: u64, round: u32) -> u32 {
-    let odd = (round as u64) << 1 | 1;
-    (hash.wrapping_mul(odd) >> 32) as u32
+    /// 2^64 by the golden ratio.
+    const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
+    (hash.wrapping_add(STRIDE.wrapping_mul(round as u64)) >> 32) as u32
 }
 
 #[cfg(test)]
@@ -74,5 +76,16 @@ mod tests {
         let numbers: BTreeSet<u32> = (0..8).map(|round| of_round(hash, round)).collect();
         assert_eq!(numbers.len(), 8);
         assert_eq!(u64::from(of_round(hash, 0)), hash >> 32);
+    }
+
+    /// In a range of four ports, of which one is taken.
+    #[test]
+    fn no_try_is_where_the_one_before_was() {
+        for hash in [0, 1, u64::MAX, u64::MAX / 2, siphash(SECRET, 7)] {
+            for round in 0..7 {
+                let port = |round| of_round(hash, round) >> 30;
+                assert_ne!(port(round), port(round + 1), "{hash:#x} {round}");
+            }
+        }
     }
 }

@@ -18,8 +18,8 @@ use crate::globals::POD_HOOK_PORT;
 use crate::header::{Ip, PROTO_UDP};
 use crate::maps::Peer;
 use crate::snat::Key;
+use crate::tick::ticks;
 pub use crate::tick::{Tick, tick};
-use crate::tick::{is_later, ticks};
 use crate::transport::{Control, L4, is_answer};
 use crate::{Ipv4, Mac};
 
@@ -27,8 +27,11 @@ use crate::{Ipv4, Mac};
 pub const LIFETIME: Tick = ticks(15_000);
 /// After this long the proof is renewed by sending one packet through the stack.
 pub const REFRESH: Tick = ticks(5_000);
-/// At most one renewal is under way in this time; the other packets go on.
-const PROBE_GAP: Tick = ticks(1_000);
+/// So soon behind who opened, who answers is looked at as well; or so long after it was due, where that one is silent.
+const PATIENCE: Tick = ticks(1_000);
+/// After so long a silence whoever speaks first is taken for who opens: conntrack has forgotten a flow without a handshake by then
+/// (`nf_conntrack_udp_timeout_stream`).
+const FORGOTTEN: Tick = ticks(120_000);
 /// A frame that shows the bridge's choice comes out of a port no later than this.
 const CROSSING: Tick = ticks(1_000);
 /// After FIN or RST nothing is proven for this long: the rest of the handshake belongs to conntrack.
@@ -63,7 +66,7 @@ pub struct FlowKey {
 pub struct Half {
     /// When the hook behind the stack last saw a packet come out that went in just before; 0: never.
     pub verified: Tick,
-    /// When the last renewal was sent.
+    /// When the renewal was sent that has not come out yet; 0: there is none.
     pub probed: Tick,
     /// The epoch in which that packet went in.
     pub epoch: u32,
@@ -109,7 +112,7 @@ pub const PEER: u8 = 2;
 
 /// A packet came out behind the stack: what that says of its flow.
 #[repr(C)]
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proof {
     /// The epoch in which it went in.
     pub epoch: u32,
@@ -118,6 +121,18 @@ pub struct Proof {
     pub change: Change,
     /// Who sent first, if this is the first that is seen of the flow: a value of [`Flow::opener`].
     pub opener: u32,
+}
+
+impl Proof {
+    /// Of a flow to the outside: only such are entered that a pod has opened, though the first packet that is proven may be an answer.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_outside(self) -> Self {
+        Self {
+            opener: POD as u32,
+            ..self
+        }
+    }
 }
 
 /// Who opened the flow of which this is the first packet that is proven: whoever sent it, or got an answer by it. Of a TCP flow that is
@@ -140,14 +155,14 @@ pub const fn opener(proto: u8, l4: &L4, direction: Direction) -> u32 {
 /// Which way a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// Through the stack.
+    Stack,
     /// Skip the stack.
     Fast,
     /// Through the stack, although the proof holds: time to renew it.
     Refresh,
     /// The same way: behind such a one, which has not come out yet, or never does.
     Behind,
-    /// Through the stack.
-    Stack,
 }
 
 /// A direction.
@@ -213,14 +228,19 @@ impl Half {
 
     #[inline(always)]
     const fn is_due(&self, now: Tick) -> bool {
-        now.wrapping_sub(self.verified) >= REFRESH && now.wrapping_sub(self.probed) >= PROBE_GAP
+        now.wrapping_sub(self.verified) >= REFRESH
+    }
+
+    #[inline(always)]
+    const fn is_forgotten(&self, now: Tick) -> bool {
+        self.verified == 0 || now.wrapping_sub(self.verified) >= FORGOTTEN
     }
 
     /// Whether the last renewal has not come out, so that what follows goes the same way: it is on its way, and would be overtaken (what
     /// arrives for the stack waits until the CPU has emptied the uplink's queue, `netif_rx`), or it was dropped, or is not what it was.
     #[inline(always)]
     const fn is_awaited(&self) -> bool {
-        self.probed != 0 && is_later(self.probed, self.verified)
+        self.probed != 0
     }
 }
 
@@ -265,7 +285,7 @@ impl Flow {
 
     /// Whether a packet of this direction may be the first that conntrack sees, should it have forgotten the flow: it takes whose packet that is
     /// for who opened, and what a rule says of the other's then would not be asked. So whoever answers is looked at behind whoever
-    /// opened, while that one speaks.
+    /// opened, while that one speaks. Not much later, though: conntrack's time-outs may be short.
     #[inline(always)]
     const fn may_ask(&self, direction: Direction, now: Tick, epoch: u32) -> bool {
         let (_, other) = self.halves(direction);
@@ -273,7 +293,10 @@ impl Flow {
             Direction::Tx => self.opener == PEER,
             Direction::Rx => self.opener == POD,
         };
-        !answers || self.answer_due != 0 || !other.holds(now, epoch)
+        let age = now.wrapping_sub(other.verified);
+        let is_right_behind = self.answer_due != 0 && age < PATIENCE;
+        let is_silent = !other.is_awaited() && age >= REFRESH + PATIENCE;
+        !answers || is_right_behind || is_silent || !other.holds(now, epoch)
     }
 
     /// Whether a packet from the pod is of the flow that was proven: the same port, and nothing else about it that rules
@@ -314,11 +337,25 @@ impl Flow {
     /// The same of one that [may](Self::may_pass).
     #[inline(always)]
     pub const fn prove(&mut self, direction: Direction, now: Tick, proof: &Proof) {
-        if self.tx.verified | self.rx.verified == 0 {
+        self.note_opener(now, proof.opener);
+        self.note_proof(direction, now, proof);
+    }
+
+    /// Who opened the flow, if `opener` is who speaks first. Ahead of [`Self::note_proof`].
+    #[inline(always)]
+    pub const fn note_opener(&mut self, now: Tick, opener: u32) {
+        let is_new = self.tx.is_forgotten(now) && self.rx.is_forgotten(now);
+        // In the middle of a TCP connection nobody knows better than who saw its beginning.
+        if is_new && (opener != NOBODY as u32 || self.tx.verified | self.rx.verified == 0) {
             #[expect(clippy::cast_possible_truncation, reason = "one of three values")]
-            let opener = proof.opener as u8;
+            let opener = opener as u8;
             self.opener = opener;
         }
+    }
+
+    /// What a proof says but for who opened the flow.
+    #[inline(always)]
+    pub const fn note_proof(&mut self, direction: Direction, now: Tick, proof: &Proof) {
         let opener = match direction {
             Direction::Tx => POD,
             Direction::Rx => PEER,
@@ -339,6 +376,7 @@ impl Flow {
         half.change = proof.change;
         half.epoch = proof.epoch;
         half.verified = now;
+        half.probed = 0;
     }
 
     /// The same packet came out of a second port: the bridge does not know the MAC, and sends to all. Two ports are none.

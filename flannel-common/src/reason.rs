@@ -85,7 +85,7 @@ reasons! {
     21 FastRxGro fast_rx_gro Forward "verified bulk: merged by GRO, then to the pod, past the stack" "nothing: this is the work";
     22 Verified verified Pass "the stack let it through unchanged, which proves its flow" "nothing: this is how flows become fast";
     23 Unverified unverified Pass "its flow is not proven, so the stack decides" "nothing, unless a long flow never becomes fast: then a rule translates or drops it";
-    24 Refresh refresh Pass "its flow is proven, but one packet in five seconds renews the proof, and one of each pod in a tenth of a second shows the bridge where it is" "nothing";
+    24 Refresh refresh Pass "its flow is proven, but a packet each five seconds renews the proof (with those behind it, until it has come out), and one of each pod in a tenth of a second shows the bridge where it is" "nothing";
     25 TcpControl tcp_control Pass "SYN, FIN or RST, which conntrack must see" "nothing";
     26 OtherProtocol other_protocol Pass "neither TCP nor UDP" "nothing";
     27 InnerOptions inner_options Pass "IPv4 header with options" "nothing";

@@ -8,12 +8,6 @@ pub(crate) const fn ticks(ms: u32) -> Tick {
     ms - ms / 20
 }
 
-/// Whether `a` is a later moment than `b`, of two that are not half of all ticks apart.
-#[inline(always)]
-pub(crate) const fn is_later(a: Tick, b: Tick) -> bool {
-    a.wrapping_sub(b).wrapping_sub(1) < 1 << 31
-}
-
 /// From nanoseconds of the monotonic clock. Never 0, which stands for "never".
 #[inline(always)]
 pub const fn tick(ns: u64) -> Tick {

@@ -110,6 +110,7 @@ pub fn check_size(ip: &Ip, tcp: Option<TcpTail>, gso_size: u32, mtu: u32) -> Res
 
 /// [`check_size`] of what a pod sends in a frame of `frame_len` bytes, Ethernet header and all: its IPv4 header must speak of no
 /// more than there is, nor of less than itself. `ip_rcv` drops other packets; sent past it they would be the peer's to drop.
+/// What the frame has behind the packet, which `ip_rcv` cuts off, goes along past it, and so counts as well.
 /// Of a packet that stands for many the header may say nothing (BIG TCP).
 ///
 /// # Errors
@@ -131,6 +132,12 @@ pub fn check_sent(
         if payload > frame_len.wrapping_sub(ETH + IP) {
             return Err(Reason::Truncated);
         }
+        let len = frame_len.wrapping_sub(ETH);
+        return if len > mtu {
+            Err(Reason::OverMtu)
+        } else {
+            Ok(len)
+        };
     }
     check_size(ip, tcp, gso_size, mtu)
 }
@@ -191,20 +198,22 @@ mod tests {
     }
 
     #[rstest]
-    #[case::exact(100, 114, Ok(()))]
-    #[case::padded(40, 60, Ok(()))]
-    #[case::header_alone(20, 34, Ok(()))]
+    #[case::exact(100, 114, Ok(100))]
+    #[case::padded(40, 60, Ok(46))]
+    #[case::header_alone(20, 34, Ok(20))]
+    #[case::with_as_much_behind_it_as_there_is_room(100, 1464, Ok(1450))]
+    #[case::with_more_behind_it(100, 1465, Err(Reason::OverMtu))]
     #[case::longer_than_the_frame(101, 114, Err(Reason::Truncated))]
     #[case::shorter_than_its_header(19, 114, Err(Reason::Truncated))]
     #[case::nothing(0, 114, Err(Reason::Truncated))]
-    fn lengths(#[case] len: u16, #[case] frame: u32, #[case] want: Result<(), Reason>) {
+    fn lengths(#[case] len: u16, #[case] frame: u32, #[case] want: Result<u32, Reason>) {
         let total_len = len.to_be_bytes();
         let ip = Ip {
             total_len,
             ..ip(17)
         };
         let sent = check_sent(&ip, None, 0, 1450, frame);
-        assert_eq!(sent, want.map(|()| u32::from(len)));
+        assert_eq!(sent, want);
         let many = check_sent(&ip, Some([0x50, 0x10]), 1000, 1450, frame);
         assert_eq!(many, Ok(1040), "of many its header says nothing");
     }

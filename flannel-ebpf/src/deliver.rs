@@ -7,6 +7,7 @@ use flannel_common::header::Ip;
 use flannel_common::reason::Reason;
 
 use crate::headers::{self, Macs, Packet};
+use crate::pod_tx::reason_of_step;
 use crate::redirect;
 use crate::skb::Skb;
 use crate::verdict::Verdict;
@@ -81,9 +82,8 @@ pub(crate) fn decided(
     crossing::enters(skb, packet, key, Direction::Rx, (now, epoch));
     if step == Step::Refresh {
         flow.note_probe(Direction::Rx, now);
-        return Err(Reason::Refresh);
     }
-    Err(Reason::Unverified)
+    Err(reason_of_step(step))
 }
 
 /// Rewrites a decapsulated frame as the bridge would have and hands it to the pod. `ip` is the header with which

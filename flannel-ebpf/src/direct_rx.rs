@@ -11,7 +11,7 @@ use crate::deliver::{self, Target};
 use crate::globals::OVERLAY_MTU;
 use crate::headers::{self, Packet};
 use crate::pod_rx::came_from_overlay;
-use crate::pod_tx::reason_of;
+use crate::pod_tx::{reason_of, reason_of_step};
 use crate::skb::Skb;
 use crate::verdict::Verdict;
 use crate::{crossing, flows, ours, peers};
@@ -43,10 +43,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
             Err(step) => step,
         };
         crossing::enters(skb, packet, &key, Direction::Rx, (now, epoch));
-        return Err(match step {
-            Step::Refresh => Reason::Refresh,
-            _ => Reason::Unverified,
-        });
+        return Err(reason_of_step(step));
     }
 
     let Some(flow) = flows::get(&key) else {

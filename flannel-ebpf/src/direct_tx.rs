@@ -49,6 +49,6 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Ok(Verdict::Untouched);
     }
     flow.peer = *peer;
-    flow.prove(Direction::Tx, passed.now, &proof);
+    flows::prove(flow, Direction::Tx, passed.now, &proof);
     Err(Reason::Verified)
 }

@@ -1,7 +1,7 @@
 //! The flow table and what goes with it: the clock and the epoch.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use flannel_common::flow::{self, Direction, Flow, FlowKey, Step, Tick};
+use flannel_common::flow::{self, Direction, Flow, FlowKey, Proof, Step, Tick};
 
 use crate::clock;
 use crate::globals::{FAST_PATH, POD_HOOK};
@@ -58,14 +58,12 @@ pub(crate) fn enter(key: &FlowKey, flow: &Flow) -> Result<(), Reason> {
 /// Which way the next packet of a direction takes: [`Flow::decide`].
 #[inline(always)]
 pub(crate) fn decide(flow: &Flow, direction: Direction, now: Tick, epoch: u32, both: bool) -> Step {
-    let is_tx = u32::from(direction == Direction::Tx);
-    match decide_by(
-        (&raw const *flow).cast_mut(),
-        is_tx,
-        now,
-        epoch,
-        both.into(),
-    ) {
+    let flow = (&raw const *flow).cast_mut();
+    let step = match direction {
+        Direction::Tx => decide_tx(flow, now, epoch, both.into()),
+        Direction::Rx => decide_rx(flow, now, epoch, both.into()),
+    };
+    match step {
         STACK => Step::Stack,
         FAST => Step::Fast,
         REFRESH => Step::Refresh,
@@ -78,28 +76,53 @@ const FAST: u32 = 1;
 const REFRESH: u32 = 2;
 const BEHIND: u32 = 3;
 
-const fn direction(is_tx: u32) -> Direction {
-    match is_tx {
-        0 => Direction::Rx,
-        _ => Direction::Tx,
-    }
-}
-
-/// A global function, which the verifier looks at once.
+/// A global function, which the verifier looks at once. One of each direction: no program asks about both.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn decide_by(flow: *mut Flow, is_tx: u32, now: u32, epoch: u32, both: u32) -> u32 {
+extern "C" fn decide_tx(flow: *mut Flow, now: u32, epoch: u32, both: u32) -> u32 {
+    step(flow, Direction::Tx, now, epoch, both)
+}
+
+/// A global function, as [`decide_tx`] is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn decide_rx(flow: *mut Flow, now: u32, epoch: u32, both: u32) -> u32 {
+    step(flow, Direction::Rx, now, epoch, both)
+}
+
+#[inline(always)]
+fn step(flow: *mut Flow, direction: Direction, now: Tick, epoch: u32, both: u32) -> u32 {
     if flow.is_null() {
         return STACK;
     }
     // SAFETY: a value of the map, as in `get`.
     let flow = unsafe { &*flow };
-    match flow.decide(direction(is_tx), now, epoch, both != 0) {
+    match flow.decide(direction, now, epoch, both != 0) {
         Step::Stack => STACK,
         Step::Fast => FAST,
         Step::Refresh => REFRESH,
         Step::Behind => BEHIND,
     }
+}
+
+/// What a packet proves that came out behind the stack: [`Flow::prove`].
+#[inline(always)]
+pub(crate) fn prove(flow: &mut Flow, direction: Direction, now: Tick, proof: &Proof) {
+    note_opener(&raw mut *flow, now, proof.opener);
+    flow.note_proof(direction, now, proof);
+}
+
+/// A global function, which the verifier looks at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note_opener(flow: *mut Flow, now: u32, opener: u32) -> u32 {
+    if flow.is_null() {
+        return 0;
+    }
+    // SAFETY: a value of the map, as in `get`.
+    let flow = unsafe { &mut *flow };
+    flow.note_opener(now, opener);
+    1
 }
 
 /// A pod whose port is asked for.

@@ -6,7 +6,7 @@ use core::mem::MaybeUninit;
 use bytemuck::{Pod, Zeroable};
 use flannel_common::Ipv4;
 use flannel_common::cidr;
-use flannel_common::header::{Eth, Ip, PROTO_IPIP, VERSION_IHL};
+use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip, PROTO_IPIP, VERSION_IHL};
 use flannel_common::ipip;
 use flannel_common::reason::Reason;
 
@@ -50,6 +50,11 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     if !is_ours(outer, &inner.ip) {
         return Ok(Verdict::Untouched);
     }
+    let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
+    // As in `uplink_rx`.
+    if eth.ethertype != ETHERTYPE_IPV4 {
+        return Ok(Verdict::Untouched);
+    }
     ipip::check(outer, &inner.ip, skb.len().wrapping_sub(Eth::LEN as u32))?;
     skb.untag();
     skb.set_passes(0);
@@ -71,7 +76,6 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return deliver::to_pod(skb, &ip, &target, Reason::FastRx);
     }
     let at_once = matches!(destination?, Destination::StackAtOnce);
-    let eth: Eth = skb.load(0).ok_or(Reason::Truncated)?;
     let ip = strip(skb, outer.tos, &inner.ip)?;
     decap::address_to_stack(skb, eth.src, &ip)?;
     Ok(if !at_once && is_for_pair(skb, inner) {

@@ -48,6 +48,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let Some(proof) = passed.proof(passed.device(), passed.change) else {
         return Ok(Verdict::Untouched);
     };
+    let proof = proof.of_outside();
     if !flow.may_pass(Direction::Tx, passed.now, &proof) {
         return Ok(Verdict::Untouched);
     }
@@ -60,6 +61,6 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         true => way.joined(&flow.peer).into(),
         false => way.into(),
     };
-    flow.prove(Direction::Tx, passed.now, &proof);
+    flows::prove(flow, Direction::Tx, passed.now, &proof);
     Err(Reason::Verified)
 }

@@ -146,6 +146,6 @@ pub(crate) fn note_passed(
             next_hop: next_hop(),
             ..*peer
         };
-        flow.prove(Direction::Tx, passed.now, &proof);
+        flows::prove(flow, Direction::Tx, passed.now, &proof);
     }
 }

@@ -71,9 +71,12 @@ fn arrives(
             ..passed.change
         },
     };
-    let Some(proof) = passed.proof(port, change) else {
+    let Some(mut proof) = passed.proof(port, change) else {
         return Ok(Verdict::Untouched);
     };
+    if !cidr::contains(NETWORK.load(), NETWORK_MASK.load(), packet.ip.src) {
+        proof = proof.of_outside();
+    }
     let flow = crossing::flow(key)?;
     if !flow.may_pass(Direction::Rx, passed.now, &proof) {
         return Ok(Verdict::Untouched);
@@ -81,7 +84,7 @@ fn arrives(
     flow.hook = hook;
     flow.pod_mac = eth.dst;
     flow.gateway_mac = eth.src;
-    flow.prove(Direction::Rx, passed.now, &proof);
+    flows::prove(flow, Direction::Rx, passed.now, &proof);
     Err(Reason::Verified)
 }
 

@@ -123,11 +123,21 @@ pub(crate) fn run<Tunnel: Encapsulate>(skb: &Skb) -> Result<Verdict, Reason> {
         return send::<Tunnel>(skb, &peer, packet, &change);
     }
     crossing::enters(skb, packet, &key, Direction::Tx, at);
+    let reason = reason_of_step(step);
     if step == Step::Refresh {
         flow.note_probe(Direction::Tx, now);
-        return Err(Reason::Refresh);
     }
-    Err(Reason::Unverified)
+    Err(reason)
+}
+
+/// Why a packet of a flow that is known takes the stack.
+#[inline(always)]
+pub(crate) const fn reason_of_step(step: Step) -> Reason {
+    if step as u32 >= Step::Refresh as u32 {
+        Reason::Refresh
+    } else {
+        Reason::Unverified
+    }
 }
 
 /// Why the first packet of a flow takes the stack.

@@ -9,7 +9,7 @@ use crate::globals::SHOW_GAP;
 use crate::ours::Word;
 
 /// Ports that are told apart: more share a turn.
-const PLACES: usize = 256;
+const PLACES: usize = 4096;
 
 /// When the bridge was last shown a packet of such a port.
 static SHOWN: [Word; PLACES] = [const { Word::new() }; PLACES];

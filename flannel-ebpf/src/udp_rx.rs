@@ -4,7 +4,7 @@
 use core::mem::MaybeUninit;
 
 use bytemuck::{Pod, Zeroable};
-use flannel_common::header::{Eth, PROTO_UDP, VERSION_IHL};
+use flannel_common::header::{ETHERTYPE_IPV4, Eth, PROTO_UDP, VERSION_IHL};
 use flannel_common::reason::Reason;
 use flannel_common::udp::{self, Outer};
 
@@ -36,6 +36,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let mut room = MaybeUninit::uninit();
     let (Front { eth, outer }, whole) = skb.read(0, &mut room);
     let ip = &outer.ip;
+    // As in `uplink_rx`.
+    if eth.ethertype != ETHERTYPE_IPV4 {
+        return Ok(Verdict::Untouched);
+    }
     if !whole || ip.proto != PROTO_UDP || !globals::is_vtep(ip.dst) || !ip.is_ipv4() {
         return Ok(Verdict::Untouched);
     }

@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 use flannel_common::Ipv4;
 use flannel_common::cidr;
 use flannel_common::globals::{ANCHOR_FORWARDED, ANCHOR_STACK};
-use flannel_common::header::{Eth, Ip, PROTO_UDP, Udp, VERSION_IHL};
+use flannel_common::header::{ETHERTYPE_IPV4, Eth, Ip, PROTO_UDP, Udp, VERSION_IHL};
 use flannel_common::reason::Reason;
 use flannel_common::transport;
 use flannel_common::vxlan::{self, Outer};
@@ -28,6 +28,10 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
     let mut room = MaybeUninit::uninit();
     let (front, complete) = headers::load_front(skb, &mut room);
     let Outer { ip, udp, .. } = &front.outer;
+    // What `frame_rx` has left without a frame has the sender's bytes there, and behind them what would be the outer header.
+    if front.eth.ethertype != ETHERTYPE_IPV4 {
+        return Ok(Verdict::Untouched);
+    }
     if ip.proto != PROTO_UDP || !globals::is_vtep(ip.dst) || !ip.is_ipv4() {
         return Ok(Verdict::Untouched);
     }

@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use flannel_tests::fast_path::{RULE_REACHES, fast, fast_udp, was_fast};
-use flannel_tests::pair::Pair;
+use flannel_tests::pair::{Kind, Pair};
 use flannel_tests::prelude::*;
 use flannel_tests::setups::Setup::{self, *};
+use flannel_tests::stage::Stage;
 use flannel_tests::wait::uninterrupted;
 use flannel_tests::with_daemon::AnyDaemon;
 use flannel_tests::{talk, udp};
@@ -64,6 +65,32 @@ fn a_flow_that_conntrack_forgot_is_new_to_the_policy(
     was_fast(&pair.one, before, 20);
     let [port, _] = talk.ports();
     forbids(node, &pair, "udp", port);
+    eventually("the policy stops the flow", RULE_REACHES, || {
+        (0..5).all(|_| !talk.round())
+    });
+    stays_stopped(&talk);
+}
+
+/// The same with whom it talks to outside: that one may send what it likes, and does so only when it is asked.
+#[rstest]
+fn a_flow_to_the_outside_that_conntrack_forgot_is_new_to_the_policy(
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    let stage = Stage::on(kind);
+    let node = stage.node.node();
+    node.exec("iptables-nft -I FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT");
+    let talk = stage.lasting_udp();
+    let until = std::time::Instant::now() + RENEWALS;
+    while std::time::Instant::now() < until {
+        assert!(talk.round(), "each goes on");
+    }
+    let (pod, [port, _]) = (stage.pod.address(), talk.ports());
+    node.exec(&format!(
+        "iptables-nft -I FORWARD 2 -s {pod} -p udp -m conntrack --ctstate NEW -j DROP"
+    ));
+    node.exec(&format!(
+        "conntrack -D -p udp --orig-src {pod} --orig-port-src {port}"
+    ));
     eventually("the policy stops the flow", RULE_REACHES, || {
         (0..5).all(|_| !talk.round())
     });

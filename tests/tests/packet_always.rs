@@ -69,7 +69,9 @@ fn learnt(way: Way) -> Fixture {
 fn age(node: &mut Fixture, ticks: u32) {
     let mut pod = node.flow(&POD).expect("the pod is known");
     pod.rx.verified = pod.rx.verified.wrapping_sub(ticks) | 1;
-    pod.rx.probed = pod.rx.probed.wrapping_sub(ticks);
+    if pod.rx.probed != 0 {
+        pod.rx.probed = pod.rx.probed.wrapping_sub(ticks) | 1;
+    }
     node.set_flow(&POD, &pod);
 }
 

@@ -51,6 +51,18 @@ fn a_packet_over_the_mtu_takes_the_stack() {
     assert_eq!(node.run(PodTx, &packet).action, REDIRECT);
 }
 
+/// The stack cuts it off; past it, it would go along.
+#[test]
+fn what_is_behind_a_packet_counts_against_the_mtu() {
+    let mut node = verified_tcp();
+    let mut packet = Inner::from_pod().tcp();
+    packet.resize(14 + 1450 + 1, 0);
+    assert_eq!(node.run(PodTx, &packet).action, UNSPEC);
+    assert_eq!(node.count(PodTx, Reason::OverMtu).packets, 1);
+    packet.truncate(14 + 1450);
+    assert_eq!(node.run(PodTx, &packet).action, REDIRECT);
+}
+
 /// A test run's GSO is of no kind, which the kernel does not encapsulate. The stack has not given it mark and class yet.
 #[test]
 fn what_is_refused_takes_the_stack_as_it_came() {

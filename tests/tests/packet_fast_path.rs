@@ -276,7 +276,9 @@ fn the_bridge_is_shown_a_packet_of_each_port_now_and_then() {
     through_the_stack_out(&mut node, Inner::udp);
     let udp = Inner::from_pod().udp();
     assert_eq!(node.run(PodTx, &udp).action, UNSPEC);
-    assert_eq!(node.count(PodTx, Reason::Refresh).packets, 1);
+    assert_eq!(node.run(PodTx, &udp).action, UNSPEC, "nor overtaken");
+    assert_eq!(node.count(PodTx, Reason::Refresh).packets, 2);
+    node.run(OverlayTx, &Inner::outbound().udp());
     for _ in 0..3 {
         assert_eq!(node.run(PodTx, &udp).action, REDIRECT);
     }

@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use flannel_common::flow::{LIFETIME, REFRESH};
+use flannel_common::flow::{LIFETIME, POD as POD_OPENED, REFRESH};
 use flannel_common::globals::{FAST_PATH_ALWAYS, FAST_PATH_OFF};
 use flannel_common::outside::Way;
 use flannel_common::program::Program::{
@@ -42,6 +42,25 @@ fn udp_is_fast_each_way_on_its_own() {
         assert_eq!(world.count(OutsideRx, Reason::FastRx), 1);
         let flow = world.node.flow(&key(17)).unwrap();
         assert_eq!(Way::of(&flow.peer), Some(Way::new(UPLINK, GATEWAY, 576)));
+    });
+}
+
+/// So a renewal of an answer waits for one of a question.
+#[test]
+fn the_pod_opened_it_though_an_answer_is_proven_first() {
+    here(|_, world| {
+        world.leaves(ask().udp());
+        world.lasts();
+        world.leaves(ask().udp());
+        world.back(&reply().udp());
+        let flow = world.node.flow(&key(17)).unwrap();
+        assert!(flow.rx.verified != 0 && flow.tx.verified == 0);
+        assert_eq!(flow.opener, POD_OPENED);
+        world.out(&ask().udp());
+        assert!(world.is_fast_out(&ask().udp()));
+        world.age(17, REFRESH + 100);
+        assert!(world.is_fast_back(&reply().udp()), "it waits");
+        assert!(!world.is_fast_out(&ask().udp()));
     });
 }
 

@@ -185,7 +185,7 @@ mod tests {
     fn proven(epoch: u32) -> Half {
         Half {
             verified: now().tick.wrapping_sub(1000),
-            probed: now().tick,
+            probed: 0,
             epoch,
             ..Half::EMPTY
         }

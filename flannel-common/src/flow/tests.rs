@@ -264,22 +264,73 @@ fn who_answers_is_looked_at_behind_who_opened() {
         assert_eq!(flow.decide(second, late, EPOCH, true), Step::Fast);
         assert_eq!(flow.decide(first, late, EPOCH, true), Step::Refresh);
         flow.note_probe(first, late);
-        assert_eq!(flow.decide(second, at(5_400), EPOCH, true), Step::Fast);
-        assert_eq!(flow.decide(first, at(5_400), EPOCH, true), Step::Behind);
-        assert!(flow.note_passed(first, at(5_500), &answered));
-        assert_eq!(flow.decide(second, at(5_510), EPOCH, true), Step::Refresh);
+        for later in [5_400, 7_000, 14_000] {
+            assert_eq!(flow.decide(second, at(later), EPOCH, true), Step::Fast);
+            assert_eq!(flow.decide(first, at(later), EPOCH, true), Step::Behind);
+        }
+        assert!(flow.note_passed(first, at(14_100), &answered));
+        assert_eq!(flow.decide(second, at(14_110), EPOCH, true), Step::Refresh);
+
+        // The answer was proven first, and both are due.
+        let mut flow = fresh();
+        assert!(flow.note_passed(first, START, &opened));
+        assert!(flow.note_passed(second, at(1), &answered));
+        assert!(flow.note_passed(first, at(2), &opened));
+        assert_eq!(flow.decide(second, at(5_300), EPOCH, true), Step::Fast);
+        assert_eq!(flow.decide(first, at(5_300), EPOCH, true), Step::Refresh);
 
         // Who opened is silent.
         let mut flow = fresh();
         assert!(flow.note_passed(first, START, &opened));
-        assert!(flow.note_passed(second, at(9_000), &answered));
+        assert!(flow.note_passed(second, at(300), &answered));
         assert_eq!(
-            flow.decide(second, at(14_500), EPOCH, false),
+            flow.decide(second, at(5_700), EPOCH, false),
             Step::Fast,
             "it may speak yet"
         );
-        assert_eq!(flow.decide(second, at(15_100), EPOCH, false), Step::Refresh);
+        assert_eq!(flow.decide(second, at(6_100), EPOCH, false), Step::Refresh);
     }
+}
+
+/// conntrack has forgotten it, too; not so a TCP connection, of which the middle does not tell.
+#[test]
+fn after_a_long_silence_who_speaks_first_opens() {
+    let by = |opener: u8| Proof {
+        opener: opener.into(),
+        ..proof(EPOCH)
+    };
+    let opened = || {
+        let mut flow = fresh();
+        assert!(flow.note_passed(Tx, START, &by(POD)));
+        flow
+    };
+    for (later, second, opener) in [
+        (119_000, PEER, POD),
+        (121_000, PEER, PEER),
+        (121_000, NOBODY, POD),
+    ] {
+        let mut flow = opened();
+        assert!(flow.note_passed(Rx, at(later), &by(second)));
+        assert_eq!(flow.opener, opener, "{later} {second}");
+    }
+    let mut flow = opened();
+    assert!(flow.note_passed(Rx, at(100_000), &by(PEER)));
+    assert!(flow.note_passed(Rx, at(130_000), &by(PEER)));
+    assert_eq!(flow.opener, POD, "it was not silent");
+    assert_eq!(by(PEER).of_outside(), by(POD));
+}
+
+/// After half of all ticks an old moment looks like one to come.
+#[test]
+fn what_was_renewed_long_ago_waits_for_nothing() {
+    let mut flow = both_verified();
+    flow.note_probe(Tx, at(5_100));
+    pass(&mut flow, Tx, at(5_200));
+    flow.close(at(6_000));
+    let later = at(6_000).wrapping_add(3 << 30);
+    flow.reopen();
+    pass(&mut flow, Tx, later);
+    assert_eq!(flow.decide(Tx, later, EPOCH, false), Step::Fast);
 }
 
 #[test]

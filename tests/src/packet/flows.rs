@@ -1,6 +1,6 @@
 //! A flow between pods through the tunnel, packet by packet, for tests of the fast path.
 
-use flannel_common::flow::{Flow, FlowKey};
+use flannel_common::flow::{Flow, FlowKey, Tick};
 use flannel_common::program::Program::{OverlayRx, OverlayTx, PodRx, PodTx, UplinkRx};
 use flannel_common::reason::Reason;
 
@@ -69,12 +69,20 @@ pub fn change_flow(node: &mut Fixture, change: impl FnOnce(&mut Flow)) {
     node.set_flow(&tcp_key(), &flow);
 }
 
+/// 0 stands for never.
+pub(super) fn earlier(tick: Tick, ticks: Tick) -> Tick {
+    match tick {
+        0 => 0,
+        tick => tick.wrapping_sub(ticks) | 1,
+    }
+}
+
 /// Ages it as if its last proof were `ticks` older.
 pub fn age(node: &mut Fixture, ticks: u32) {
     change_flow(node, |flow| {
         for half in [&mut flow.tx, &mut flow.rx] {
             half.verified = half.verified.wrapping_sub(ticks) | 1;
-            half.probed = half.probed.wrapping_sub(ticks);
+            half.probed = earlier(half.probed, ticks);
         }
     });
 }

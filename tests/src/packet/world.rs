@@ -6,6 +6,7 @@ use flannel_common::outside::LASTING;
 use flannel_common::program::Program::{self, PodRx, PodTx, UplinkSnatRx, UplinkTx};
 use flannel_common::reason::Reason;
 
+use super::flows::earlier;
 use super::outside::{ACK, POD, Plain, SERVER, SYN, SYN_ACK, US, assert_checksums, source};
 use super::{Fixture, Node, Outcome, REDIRECT, Run, UNSPEC, forwarded};
 use crate::netns::Netns;
@@ -234,7 +235,7 @@ impl World {
         self.change(proto, |flow| {
             for half in [&mut flow.tx, &mut flow.rx] {
                 half.verified = half.verified.wrapping_sub(ticks) | 1;
-                half.probed = half.probed.wrapping_sub(ticks);
+                half.probed = earlier(half.probed, ticks);
             }
         });
     }

@@ -239,7 +239,7 @@ fn proof(node: &Node, port: u32) -> Half {
     let now = tick(clock());
     Half {
         verified: now,
-        probed: now,
+        probed: 0,
         epoch,
         port,
         // As `trace` sends them.

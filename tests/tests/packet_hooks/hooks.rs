@@ -168,7 +168,6 @@ impl Hooks {
         };
         for (tuple, flow) in &mut self.model.flows {
             for half in [&mut flow.out, &mut flow.into] {
-                half.probed = half.probed.map(|at| at.earlier(millis));
                 if let Some(proof) = &mut half.proof {
                     proof.at = proof.at.earlier(millis);
                 }

@@ -22,7 +22,7 @@ use rstest::rstest;
 use hooks::{Hooks, Tally};
 
 /// A few seconds' worth.
-const CASES: u64 = 150;
+const CASES: u64 = 200;
 
 #[rstest]
 #[case::at_ports(POD_HOOK_PORT)]

@@ -13,7 +13,8 @@ use super::path::{Link, Path};
 const IN_THE_STACK: u64 = 1_000;
 const LIFETIME: u64 = 15_000;
 const REFRESH: u64 = 5_000;
-const PROBE_GAP: u64 = 1_000;
+const PATIENCE: u64 = 1_000;
+const FORGOTTEN: u64 = 120_000;
 const CLOSING: u64 = 15_000;
 const DSCP: u8 = 0xfc;
 const PROTO_TCP: u8 = 6;
@@ -54,7 +55,6 @@ pub(crate) struct Proof {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Half {
     pub(crate) proof: Option<Proof>,
-    pub(crate) probed: Option<When>,
     /// The last renewal has not come out.
     awaited: bool,
 }
@@ -144,7 +144,6 @@ impl Model {
                             return Ok(Fate::Fast(proof.clone()));
                         }
                         (Step::Refresh, _) => {
-                            half.probed = Some(now);
                             half.awaited = true;
                         }
                         _ => {}
@@ -231,7 +230,7 @@ impl Model {
             after: shown.clone(),
         };
         let epoch = proof.epoch;
-        let is_proven = flow.proves(path.is_out, proof, now)?;
+        let is_proven = flow.proves(path.is_out, path.link == Link::Outside, proof, now)?;
         if is_proven && path.is_out {
             flow.passed(epoch, shown.frame.len());
         }
@@ -247,6 +246,13 @@ enum Step {
 }
 
 impl Half {
+    fn is_forgotten(&self, now: When) -> Result<bool, Unclear> {
+        match &self.proof {
+            Some(proof) => Ok(!now.is_within(FORGOTTEN, proof.at)?),
+            None => Ok(true),
+        }
+    }
+
     fn holds(&self, now: When, epoch: u32) -> Result<bool, Unclear> {
         match &self.proof {
             Some(proof) if proof.epoch == epoch => now.is_within(LIFETIME, proof.at),
@@ -271,16 +277,21 @@ impl Flow {
         if half.awaited {
             return Ok(Step::Stack);
         }
-        let was_probed = match half.probed {
-            Some(at) => now.is_within(PROBE_GAP, at)?,
-            None => false,
-        };
         let answers = match out {
             true => self.opener == Some(Opener::Peer),
             false => self.opener == Some(Opener::Pod),
         };
-        let is_early = now.is_within(REFRESH, proof.at)? || was_probed;
-        let waits = answers && !self.answer_due && other.holds(now, epoch)?;
+        let is_early = now.is_within(REFRESH, proof.at)?;
+        let speaks = match &other.proof {
+            _ if other.awaited => true,
+            Some(proof) => now.is_within(REFRESH + PATIENCE, proof.at)?,
+            None => false,
+        };
+        let is_right_behind = match &other.proof {
+            Some(proof) => self.answer_due && now.is_within(PATIENCE, proof.at)?,
+            None => false,
+        };
+        let waits = answers && !is_right_behind && speaks && other.holds(now, epoch)?;
         Ok(match is_early || waits {
             true => Step::Fast,
             false => Step::Refresh,
@@ -338,7 +349,13 @@ impl Flow {
         Ok(())
     }
 
-    fn proves(&mut self, out: bool, proof: Proof, now: When) -> Result<bool, Unclear> {
+    fn proves(
+        &mut self,
+        out: bool,
+        is_to_outside: bool,
+        proof: Proof,
+        now: When,
+    ) -> Result<bool, Unclear> {
         let is_taken = match &self.out.proof {
             Some(old) => out && old.port != proof.port && self.out.holds(now, proof.epoch)?,
             None => false,
@@ -347,14 +364,19 @@ impl Flow {
             return Ok(false);
         }
         let sender = if out { Opener::Pod } else { Opener::Peer };
-        if self.out.proof.is_none() && self.into.proof.is_none() {
+        let is_first = self.out.proof.is_none() && self.into.proof.is_none();
+        if self.out.is_forgotten(now)? && self.into.is_forgotten(now)? {
             let receiver = if out { Opener::Peer } else { Opener::Pod };
             let frame = &proof.before.frame;
-            self.opener = match frame.control() {
+            let opener = match frame.control() {
+                _ if is_to_outside => Some(Opener::Pod),
                 _ if frame.tuple(out).proto != PROTO_TCP => Some(sender),
                 Control::Answer => Some(receiver),
                 _ => None,
             };
+            if is_first || opener.is_some() {
+                self.opener = opener;
+            }
         }
         self.answer_due = self.opener == Some(sender);
         if out

@@ -286,7 +286,7 @@ fn layouts() -> [Layout; 29] {
         }),
         layout!(Half {
             verified: u32 = "tick at which the hook behind the stack last saw a packet come out that the one before it had noted; 0: never",
-            probed: u32 = "tick of the last renewal",
+            probed: u32 = "tick of a renewal that has not come out yet; 0: there is none",
             epoch: u32 = "epoch in which that packet went in",
             port: u32 = "index of the interface, a pod's port or the bridge, by which packets come in (`tx`) or go out (`rx`)",
             change: Change = "what the stack did to it",

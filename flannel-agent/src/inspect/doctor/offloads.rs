@@ -1,7 +1,10 @@
 //! Offloads of the uplink that are known to bite, or to be missed.
 
+use flannel_common::program::Program;
+
 use super::{Patient, Report};
 use crate::base::options::{FastPath, Gro, Xdp};
+use crate::dataplane::view::Hook;
 use crate::node::net::{Features, Kind, Link};
 
 /// Either of them spares the CPU the sum over a packet's bytes.
@@ -36,6 +39,32 @@ pub(super) fn name_the_anchor(patient: &Patient<'_>, uplink: &str, report: &mut 
 fn would_gain(uplink: &Link, features: &Features, now: &FastPath) -> bool {
     let merges = uplink.kind != Kind::Veth && features.is_on("rx-gro") == Some(true);
     merges && now.gro == Gro::Pair && now.xdp == Xdp::Off
+}
+
+/// Cards whose driver runs our XDP program, and notes in what it passes on that the card has found the sum right: the outer UDP's, which is
+/// 0, and good. Once the program has taken the outer headers off, that counts for the packet inside, which nobody then sums up.
+pub(super) fn behind_xdp(patient: &Patient<'_>, hooks: &[Hook], report: &mut Report) {
+    let ours = hooks
+        .iter()
+        .filter(|hook| hook.attached && hook.program == Program::UplinkXdp.name());
+    for device in ours.filter_map(|hook| hook.device.as_deref()) {
+        let is_hardware = patient.link(device).is_some_and(|l| l.kind == Kind::Plain);
+        if is_hardware && let Ok(features) = Features::read(device) {
+            inner_sums(device, &features, report);
+        }
+    }
+}
+
+fn inner_sums(device: &str, features: &Features, report: &mut Report) {
+    if features.is_on("rx-checksum") == Some(true) {
+        report.warning(
+            format!(
+                "{device} sums up what arrives, and with --xdp its word may be about the outer packet: what is damaged inside is then not \
+                 noticed"
+            ),
+            format!("ethtool -K {device} rx off, or --xdp=off"),
+        );
+    }
 }
 
 fn judge(uplink: &str, is_hardware: bool, features: &Features, report: &mut Report) {
@@ -105,6 +134,18 @@ mod tests {
             assert_eq!(lines.len(), 2, "{lines:?}");
             assert!(lines[0].starts_with(merges), "{lines:?}");
         }
+    }
+
+    #[test]
+    fn a_card_s_word_about_sums_is_not_one_about_what_is_inside() {
+        let said = |on| {
+            let mut report = Report::default();
+            let features = Features::with([("rx-checksum", on)].into_iter());
+            inner_sums("eth0", &features, &mut report);
+            report.verdict()
+        };
+        assert_eq!(said(true), Verdict::Attention);
+        assert_eq!(said(false), Verdict::Fine);
     }
 
     #[test]

@@ -27,7 +27,8 @@ impl Way {
         };
         let alone = flow.decide(direction, now.tick, now.epoch, false);
         let state = match flow.step(key, direction, now.tick, now.epoch, now.setting) {
-            Step::Fast | Step::Refresh | Step::Behind => "fast",
+            Step::Fast | Step::Refresh => "fast",
+            Step::Behind => "renewing",
             Step::Stack if half.verified == 0 => "-",
             Step::Stack if half.epoch != now.epoch => "old epoch",
             Step::Stack if now.setting.fast_path == FAST_PATH_OFF => "off",

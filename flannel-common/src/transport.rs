@@ -69,14 +69,16 @@ pub const fn tcp(ip: &Ip, l4: &L4) -> Result<Option<TcpTail>, Reason> {
 /// Everything but a plain acknowledged segment is for conntrack.
 #[inline(always)]
 pub const fn control(tcp: Option<TcpTail>) -> Control {
-    match tcp {
-        None => Control::None,
-        Some([_, flags]) => match flags & (SYN | FIN | RST | ACK) {
-            ACK => Control::None,
-            SYN_ACK => Control::Answer,
-            flags if flags & SYN != 0 => Control::Open,
-            _ => Control::Close,
-        },
+    // As in `check_size`: what is no TCP has the flags of a plain segment.
+    let flags = match tcp {
+        None => ACK,
+        Some([_, flags]) => flags,
+    };
+    match flags & (SYN | FIN | RST | ACK) {
+        ACK => Control::None,
+        SYN_ACK => Control::Answer,
+        flags if flags & SYN != 0 => Control::Open,
+        _ => Control::Close,
     }
 }
 
@@ -132,12 +134,9 @@ pub fn check_sent(
         if payload > frame_len.wrapping_sub(ETH + IP) {
             return Err(Reason::Truncated);
         }
-        let len = frame_len.wrapping_sub(ETH);
-        return if len > mtu {
-            Err(Reason::OverMtu)
-        } else {
-            Ok(len)
-        };
+        if frame_len.wrapping_sub(ETH) > mtu {
+            return Err(Reason::OverMtu);
+        }
     }
     check_size(ip, tcp, gso_size, mtu)
 }
@@ -199,9 +198,9 @@ mod tests {
 
     #[rstest]
     #[case::exact(100, 114, Ok(100))]
-    #[case::padded(40, 60, Ok(46))]
+    #[case::padded(40, 60, Ok(40))]
     #[case::header_alone(20, 34, Ok(20))]
-    #[case::with_as_much_behind_it_as_there_is_room(100, 1464, Ok(1450))]
+    #[case::with_as_much_behind_it_as_there_is_room(100, 1464, Ok(100))]
     #[case::with_more_behind_it(100, 1465, Err(Reason::OverMtu))]
     #[case::longer_than_the_frame(101, 114, Err(Reason::Truncated))]
     #[case::shorter_than_its_header(19, 114, Err(Reason::Truncated))]

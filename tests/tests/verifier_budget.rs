@@ -12,7 +12,7 @@ use rstest::rstest;
 #[case(Program::UplinkRx, 4_000)]
 #[case(Program::PodTx, 3_950)]
 #[case(Program::PodRx, 1_500)]
-#[case(Program::OverlayRx, 1_400)]
+#[case(Program::OverlayRx, 1_550)]
 #[case(Program::XdpRx, 1_300)]
 #[case(Program::UplinkXdp, 2_000)]
 #[case(Program::UplinkTx, 4_690)]
@@ -60,7 +60,7 @@ fn verified_instructions_stay_below_the_ceiling(#[case] program: Program, #[case
 #[case(Program::OverlayTx, 800)]
 #[case(Program::OverlayCatch, 1_250)]
 #[case(Program::UplinkRx, 3_700)]
-#[case(Program::PodTx, 3_150)]
+#[case(Program::PodTx, 2_950)]
 fn udp_s_own_stay_below_theirs(#[case] program: Program, #[case] ceiling: u32) {
     let mut node = Node::udp().load();
     let info = node.program(program).info().unwrap();

@@ -50,6 +50,7 @@ pub mod cold;
 pub mod crowd;
 pub mod datastore;
 pub mod devices;
+pub mod doctor;
 pub mod etcd;
 pub mod fabric;
 pub mod fast_path;

@@ -10,6 +10,7 @@ pub mod mark;
 pub mod net;
 pub mod node_sysctls;
 pub mod path_mtu;
+pub mod ping;
 pub mod pod_bridge;
 pub mod snat_ports;
 pub mod uplink;

@@ -1,56 +1,27 @@
 //! Whether the ways to the peers carry the tunnel's packets whole.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use flannel_common::maps::{PEER_STACK, PEER_VXLAN};
-
 use super::Report;
-use crate::dataplane::view::{Told, View};
-use crate::flannel::backend::Wire;
-use crate::node::path_mtu::{Found, probe};
+use crate::node::path_mtu::Found;
 
-/// More are a sample.
-const ASKED: usize = 256;
 /// Of those with the same trouble.
 const NAMED: usize = 3;
 
-pub(super) fn check(view: &View, told: &Told, report: &mut Report) {
-    let Ok(peers) = view.peers() else {
-        return;
-    };
-    let tunnelled = peers
-        .values()
-        .filter(|peer| matches!(peer.kind, PEER_VXLAN | PEER_STACK));
-    let addresses: BTreeSet<Ipv4Addr> = tunnelled.map(|peer| peer.public_ip.into()).collect();
-    let asked: Vec<Ipv4Addr> = addresses.into_iter().take(ASKED).collect();
-    if asked.is_empty() {
-        return;
-    }
-    let size = told.overlay_mtu + told.wire.map_or(0, Wire::overhead);
-    judge(probe(&asked, size), size, report);
-}
-
-fn judge(found: io::Result<BTreeMap<Ipv4Addr, Found>>, size: u32, report: &mut Report) {
-    let found = match found {
-        Ok(found) => found,
-        Err(error) => {
-            let what = format!("cannot ping the peers with {size} bytes: {error}");
-            report.warning(what, "run this as root");
-            return;
-        }
-    };
+/// `found` is what became of pings as long as the tunnel's longest packets, with its headers, which are `size` bytes.
+pub(super) fn judge(found: &BTreeMap<Ipv4Addr, Found>, size: u32, report: &mut Report) {
     let mut sorted: BTreeMap<Found, Vec<Ipv4Addr>> = BTreeMap::new();
-    for (peer, outcome) in &found {
+    for (peer, outcome) in found {
         sorted.entry(*outcome).or_default().push(*peer);
     }
     for (outcome, peers) in sorted {
         match outcome {
+            // The lines of the others say for how many this is not so.
+            Found::Whole if peers.len() < found.len() => {}
             Found::Whole => report.ok(format!(
-                "tunnel packets of {size} bytes reach {} of {} peers whole",
-                peers.len(),
-                found.len()
+                "pings of {size} bytes, as long as the longest tunnel packets, reach {0} of {0} peers whole",
+                peers.len()
             )),
             // No MTU is that small: a router that does not say (RFC 1191).
             Found::Less(mtu) if mtu >= 68 => report.warning(
@@ -106,12 +77,12 @@ mod tests {
             (peer(3), Found::OnlySmall),
             (peer(4), Found::Silent),
         ]);
-        let said = said(|report| judge(Ok(found), 1500, report));
+        let said = said(|report| judge(&found, 1500, report));
         let marks: Vec<Mark> = said.iter().map(|(mark, ..)| *mark).collect();
-        assert_eq!(marks, [Mark::Ok, Mark::Warning, Mark::Warning, Mark::Ok]);
-        assert!(said[0].1.contains("1 of 4 peers"), "{said:?}");
-        assert!(said[1].1.contains("192.0.2.2 carries 1400"), "{said:?}");
-        let fix = said[1].2.as_ref().unwrap();
+        // That one is whole is no reason for a tick.
+        assert_eq!(marks, [Mark::Warning, Mark::Warning, Mark::Ok]);
+        assert!(said[0].1.contains("192.0.2.2 carries 1400"), "{said:?}");
+        let fix = said[0].2.as_ref().unwrap();
         assert!(fix.contains("\"MTU\":1400"), "{fix}");
     }
 
@@ -120,10 +91,12 @@ mod tests {
         let peers: Vec<_> = (1..=5).map(peer).collect();
         assert_eq!(named(&peers), "192.0.2.1, 192.0.2.2, 192.0.2.3 and 2 more");
         let found = peers.iter().map(|peer| (*peer, Found::Whole)).collect();
-        let said = said(|report| judge(Ok(found), 1500, report));
+        let said = said(|report| judge(&found, 1500, report));
         assert_eq!(
             said,
-            fine("tunnel packets of 1500 bytes reach 5 of 5 peers whole")
+            fine(
+                "pings of 1500 bytes, as long as the longest tunnel packets, reach 5 of 5 peers whole"
+            )
         );
     }
 }

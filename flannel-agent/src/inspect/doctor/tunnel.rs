@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use flannel_common::program::Program;
 use flannel_common::unfit::{is_of_note, words};
 
-use super::{Patient, Report, foreign, offloads as card, paths};
+use super::{Patient, Report, foreign, offloads as card, peers};
 use crate::base::options;
 use crate::base::options::Xdp;
 use crate::dataplane::unfit::Unfit;
@@ -64,7 +64,7 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
     card::behind_xdp(patient, &status.hooks, report);
     foreign::check(patient, &status.hooks, report).await;
     if let Some(told) = &status.told {
-        paths::check(view, told, report);
+        peers::check(patient, view, told, report);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What the backend wireguard needs of the kernel, and whether its peers answer.
 
 use super::bound::is_bound;
-use super::{Patient, Report};
+use super::{Patient, Report, peers as asked};
 use crate::flannel::backend::WireGuardOptions;
 use crate::node::mark;
 use crate::node::net::{NetError, wireguard};
@@ -20,10 +20,15 @@ pub(super) fn check(patient: &Patient<'_>, options: &WireGuardOptions, report: &
     let ours = patient.link(DEVICE).is_some_and(|link| {
         mark::network_of(link) == Some(&mark::network_name(&patient.config.etcd.prefix))
     });
-    let device = match ours {
+    let device = || match ours {
         true => wireguard::read(DEVICE).ok().flatten(),
         false => None,
     };
+    if let Some((link, state)) = patient.link(DEVICE).zip(device()) {
+        asked::check_sealed(patient, link.index, &state, report);
+    }
+    // Behind the questions, for which peers prove their keys.
+    let device = device();
     let table = std::fs::read_to_string("/proc/thread-self/net/udp").unwrap_or_default();
     port(
         options.port,

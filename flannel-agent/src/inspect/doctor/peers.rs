@@ -1,0 +1,141 @@
+//! The peers pinged, all at once: through the tunnel, and beside it with packets as long as its own.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::thread;
+
+use flannel_common::header::PROTO_IPIP;
+use flannel_common::maps::PEER_DIRECT;
+use ipnet::IpNet;
+
+use super::through::{Answers, End, Peer};
+use super::{Patient, Report, paths, through};
+use crate::dataplane::view::{Told, View};
+use crate::flannel::backend::Wire;
+use crate::node::net::wireguard::{PeerState, State};
+use crate::node::path_mtu::{Found, probe};
+
+/// More are a sample.
+const ASKED: usize = 256;
+
+/// Whom to ask and how.
+struct Questions {
+    end: Option<End>,
+    tunnelled: Vec<Peer>,
+    /// Reached without a tunnel.
+    direct: Vec<Peer>,
+    /// Of the tunnel's longest packets with its headers, if the ways have to carry these whole; bytes.
+    whole: Option<u32>,
+}
+
+/// Behind a tunnel of ours, or on a link with this node.
+pub(super) fn check(patient: &Patient<'_>, view: &View, told: &Told, report: &mut Report) {
+    let Ok(peers) = view.peers() else {
+        return;
+    };
+    let asked = peers.iter().take(ASKED).map(|(subnet, peer)| {
+        let node = peer.public_ip.into();
+        (peer.kind, Peer::new(*subnet, node))
+    });
+    let (direct, tunnelled): (Vec<_>, Vec<_>) = asked.partition(|(kind, _)| *kind == PEER_DIRECT);
+    let alone = |group: Vec<(u8, Peer)>| group.into_iter().map(|(_, peer)| peer).collect();
+    let questions = Questions {
+        end: End::of_device(patient, told.flannel_index),
+        // By wireguard: they are asked with its device.
+        tunnelled: told.wire.map_or_else(Vec::new, |_| alone(tunnelled)),
+        direct: alone(direct),
+        whole: told.wire.map(|wire| told.overlay_mtu + wire.overhead()),
+    };
+    let carrier = match told.wire {
+        Some(Wire::Ipip) => format!("IP protocol {PROTO_IPIP} (ipip)"),
+        _ => format!("UDP port {}", told.port),
+    };
+    questions.ask(&carrier, peers.len(), report);
+}
+
+/// Behind the kernel's WireGuard device `index`.
+pub(super) fn check_sealed(patient: &Patient<'_>, index: u32, device: &State, report: &mut Report) {
+    let peer = |peer: &PeerState| {
+        let IpAddr::V4(node) = peer.endpoint?.ip() else {
+            return None;
+        };
+        let mut subnets = peer.allowed.iter().filter_map(|net| match net {
+            IpNet::V4(subnet) => Some(*subnet),
+            IpNet::V6(_) => None,
+        });
+        Some(Peer::new(subnets.next()?, node))
+    };
+    let peers: Vec<Peer> = device.peers.values().filter_map(peer).collect();
+    let questions = Questions {
+        end: End::of_device(patient, index),
+        tunnelled: peers.iter().take(ASKED).copied().collect(),
+        direct: Vec::new(),
+        whole: None,
+    };
+    let carrier = format!("UDP port {}", device.port);
+    questions.ask(&carrier, peers.len(), report);
+}
+
+impl Questions {
+    /// All at the same time: each lot waits for those that do not answer.
+    fn ask(&self, carrier: &str, all: usize, report: &mut Report) {
+        let nodes = |group: &[Peer]| -> Vec<Ipv4Addr> {
+            let nodes: BTreeSet<Ipv4Addr> = group.iter().map(|peer| peer.node).collect();
+            nodes.into_iter().collect()
+        };
+        let (tunnelled, direct) = (nodes(&self.tunnelled), nodes(&self.direct));
+        let size = self.whole.unwrap_or(through::SIZE);
+        let (through, beside, without) = thread::scope(|scope| {
+            let through = scope.spawn(|| self.through());
+            let beside = scope.spawn(|| probe(&tunnelled, size));
+            let without = probe(&direct, through::SIZE);
+            (joined(through), joined(beside), without)
+        });
+        let (beside, without) = match (beside, without) {
+            (Ok(beside), Ok(without)) => (beside, without),
+            (Err(error), _) | (_, Err(error)) => {
+                let what = format!("cannot ping the peers: {error}");
+                return report.warning(what, "run this as root");
+            }
+        };
+        let through = through.unwrap_or_else(|error| {
+            through::unasked(&error, report);
+            Vec::new()
+        });
+        let answers = |found: Option<&Found>, through| Answers {
+            through,
+            beside: found.is_some_and(|it| *it != Found::Silent),
+        };
+        let by_tunnel = self.tunnelled.iter().zip(through);
+        let by_tunnel = by_tunnel
+            .map(|(peer, through)| (*peer, answers(beside.get(&peer.node), Some(through))));
+        let direct = self.direct.iter();
+        let direct = direct.map(|peer| (*peer, answers(without.get(&peer.node), None)));
+        let said: Vec<_> = by_tunnel.chain(direct).collect();
+        through::judge(carrier, all, &said, report);
+        if self.whole.is_some() {
+            let is_mute = |node: &Ipv4Addr| {
+                let mut of_node = said.iter().filter(|(peer, _)| peer.node == *node);
+                of_node.any(|(_, answers)| answers.is_mute())
+            };
+            // What the way to somebody carries who answers nothing is not the question.
+            let beside = beside.into_iter().filter(|(node, _)| !is_mute(node));
+            paths::judge(&beside.collect(), size, report);
+        }
+    }
+
+    fn through(&self) -> io::Result<Vec<bool>> {
+        if self.tunnelled.is_empty() {
+            return Ok(Vec::new());
+        }
+        let none = || io::Error::other("the tunnel's device has no address of its own");
+        self.end.ok_or_else(none)?.ask(&self.tunnelled)
+    }
+}
+
+fn joined<T>(asked: thread::ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T> {
+    asked
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}

@@ -131,6 +131,36 @@ fn a_bridge_of_an_earlier_lease_is_found() {
 }
 
 #[test]
+fn a_bridge_that_is_down_and_pods_with_another_mtu_are_found() {
+    let ward = Ward::new();
+    let node = ward.agent.node();
+    let pod = Pod::on(&ward.agent, "pod");
+    hooked(&ward.agent);
+    all_is_well(|| ward.findings(&[]));
+
+    node.exec("ip link set cni0 down");
+    assert_eq!(
+        ward.finds("cni0 is down: nothing reaches its 1 pods"),
+        Some(2)
+    );
+    node.exec("ip link set cni0 up");
+    all_is_well(|| ward.findings(&[]));
+
+    // As of a pod that was made before the uplink's MTU fell.
+    node.exec(&format!("ip link set {} mtu 1500", pod.port()));
+    assert_eq!(
+        ward.finds("1 of 1 ports of cni0 have a larger MTU than FLANNEL_MTU, which is 1450"),
+        Some(1)
+    );
+    node.exec(&format!("ip link set {} mtu 1450", pod.port()));
+    node.exec("ip link set cni0 mtu 1500");
+    assert_eq!(
+        ward.finds("cni0 has the MTU 1500, and ports of it have 1450"),
+        Some(1)
+    );
+}
+
+#[test]
 fn a_firewall_that_drops_is_found_unless_it_has_exceptions() {
     // Else the agent repairs it before it is found.
     let ward = Ward::with(&["--iptables-forward-rules=false"]);

@@ -2,6 +2,7 @@
 //! that repairs it. Changes nothing.
 
 mod bound;
+mod bridge;
 mod datastore;
 mod firewall;
 mod foreign;

@@ -7,6 +7,15 @@
 mod ledger;
 mod lock;
 mod ports;
+
+fn damaged(path: &Path, error: &impl ToString) -> NetError {
+    NetError::Damaged {
+        file: path.display().to_string(),
+        reason: error.to_string(),
+        lost: "the sysctls were before",
+    }
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -192,12 +201,12 @@ impl NodeSysctls {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ledger::new(boot)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(damaged(&path, &error));
+            }
             Err(error) => return Err(NetError::io(format!("read {}", path.display()), &error)),
         };
-        Ledger::parse(&text, boot).map_err(|error| NetError::Failed {
-            action: format!("read {}", path.display()),
-            reason: format!("{error}; delete it, what the sysctls were before is lost"),
-        })
+        Ledger::parse(&text, boot).map_err(|error| damaged(&path, &error))
     }
 
     /// The last one out leaves no file.

@@ -1,7 +1,7 @@
 //! The ports that pods' flows leave under, beside those that the node connects from.
 
 use crate::node::mark::network_name;
-use crate::node::net::sysctl;
+use crate::node::net::{NetError, sysctl};
 use crate::node::node_sysctls::NodeSysctls;
 use crate::node::snat_ports::{PortChoice, Room, TooFew};
 use crate::reconcile::desired::SourceNat;
@@ -30,11 +30,18 @@ pub(super) fn check(
             };
             judge(snat.ports, &room, devices, report);
         }
-        Err(error) => report.warning(
-            error.to_string(),
-            "mount /proc/sys, so that it can be looked at",
-        ),
+        Err(error) => unread(&error, report),
     }
+}
+
+fn unread(error: &NetError, report: &mut Report) {
+    let fix = match error {
+        NetError::Damaged { file, .. } => {
+            format!("rm {file}; the agent enters what it holds anew within 30 s")
+        }
+        _ => "mount /proc/sys, so that it can be looked at".to_owned(),
+    };
+    report.warning(error.to_string(), fix);
 }
 
 fn judge(choice: PortChoice, room: &Room<'_>, devices: &str, report: &mut Report) {
@@ -61,9 +68,27 @@ fn judge(choice: PortChoice, room: &Room<'_>, devices: &str, report: &mut Report
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inspect::doctor::tests::{bad, fine, said};
+    use crate::inspect::doctor::tests::{bad, fine, odd, said};
     use crate::node::node_sysctls::Reserved;
     use crate::node::snat_ports::PortRange;
+
+    #[test]
+    fn a_damaged_file_is_not_a_missing_proc() {
+        let damaged = NetError::Damaged {
+            file: "/run/flannel/sysctls-1.json".to_owned(),
+            reason: "EOF".to_owned(),
+            lost: "the sysctls were before",
+        };
+        let what = "cannot read /run/flannel/sysctls-1.json: EOF; delete it, what the sysctls were before is lost";
+        let fix = "rm /run/flannel/sysctls-1.json; the agent enters what it holds anew within 30 s";
+        assert_eq!(said(|report| unread(&damaged, report)), odd(what, fix));
+        let fix = "mount /proc/sys, so that it can be looked at";
+        let error = NetError::NoInterface("x".to_owned());
+        assert_eq!(
+            said(|report| unread(&error, report)),
+            odd("there is no network interface \"x\"", fix)
+        );
+    }
 
     #[test]
     fn a_node_needs_ports_of_its_own() {

@@ -22,6 +22,14 @@ pub enum NetError {
     /// The request did not reach the kernel, or the answer could not be read.
     #[error("cannot {action}: {reason}")]
     Failed { action: String, reason: String },
+    /// A file of ours that is not what we wrote.
+    #[error("cannot read {file}: {reason}; delete it, what {lost} is lost")]
+    Damaged {
+        file: String,
+        reason: String,
+        /// What it says and nothing else does.
+        lost: &'static str,
+    },
     /// A device that has to exist does not.
     #[error("there is no network interface {0:?}")]
     NoInterface(String),
@@ -78,7 +86,10 @@ impl NetError {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
             Self::Open(error) => error.raw_os_error().map(Errno::from_raw),
-            Self::Failed { .. } | Self::NoInterface(_) | Self::NoWireGuard => None,
+            Self::Failed { .. }
+            | Self::Damaged { .. }
+            | Self::NoInterface(_)
+            | Self::NoWireGuard => None,
         }
     }
 

@@ -249,13 +249,15 @@ fn whose_ports_they_are_is_remembered_when_the_file_is_removed() {
 #[test]
 fn a_damaged_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join(own_file()), "{").unwrap();
     let sysctls = NodeSysctls::new(folder.path(), "red");
-    let error = sysctls.difference(&Wishes::new()).unwrap_err().to_string();
-    assert!(
-        error.contains(&own_file()) && error.contains("delete it"),
-        "{error}"
-    );
+    for text in [&b"{"[..], b"\xff"] {
+        std::fs::write(folder.path().join(own_file()), text).unwrap();
+        let error = sysctls.difference(&Wishes::new()).unwrap_err().to_string();
+        assert!(
+            error.contains(&own_file()) && error.contains("delete it"),
+            "{error}"
+        );
+    }
 }
 
 fn range() -> impl Strategy<Value = String> {

@@ -2,7 +2,10 @@
 
 #![cfg(test)]
 
+use flannel_tests::agent::command;
+use flannel_tests::doctor;
 use flannel_tests::member::free_subnets;
+use flannel_tests::netns::output;
 use flannel_tests::pair::{Kind, join};
 use flannel_tests::prelude::*;
 use rstest::rstest;
@@ -87,8 +90,31 @@ fn leases_of_other_backends_are_named_and_left_alone() {
             log.contains(&subnet.to_string()) && log.contains(backend)
         });
     }
+    // By `status`, too, whose findings are doctor's.
+    for subnet in free {
+        let ignored = format!("the lease of {subnet} is ignored, and its pods are not reached");
+        eventually("doctor names it", SOON, || {
+            let said = doctor::ask(&one, &[]);
+            let named = said.trouble().iter().any(|what| what.contains(&ignored));
+            named && said.status == Some(1)
+        });
+    }
+    let bpffs = format!("--bpffs={}", one.node().bpffs().display());
+    let state = format!("--state-dir={}", one.node().state_dir().display());
+    let shown = output(&mut command(one.node(), &["peers", &bpffs, &state]));
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let first = format!("! the lease of {} is ignored: ", free[0]);
+    assert!(shown.contains(&first), "{shown}");
+
     let two = Agent::start(lab.node("two"), &net);
     let (pod1, pod2) = (Pod::on(&one, "pod1"), Pod::on(&two, "pod2"));
     pod1.reaches(&pod2);
     assert_eq!(lab.etcd().get(&keys[0]).unwrap(), udp);
+    for key in &keys {
+        lab.etcd().delete(key);
+    }
+    eventually("nothing is ignored any more", SOON, || {
+        let said = doctor::ask(&one, &[]);
+        !said.trouble().iter().any(|what| what.contains("ignored"))
+    });
 }

@@ -84,6 +84,37 @@ fn doctor_asks_for_version_clock_rights_and_pod_cidr() {
     assert_eq!(output.status.code(), Some(2), "{text}");
 }
 
+/// The others have dropped it, although it forwards as before.
+#[test]
+fn status_says_that_the_node_is_gone_from_kubernetes() {
+    let stage = stage();
+    let node = stage.ours.node();
+    let bpffs = format!("--bpffs={}", node.bpffs().display());
+    let state = format!("--state-dir={}", node.state_dir().display());
+    let status = || {
+        let output = output(&mut command(node, &["status", &bpffs, &state]));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), text)
+    };
+    let gone = "Node one is gone from Kubernetes";
+    let well = || {
+        let (code, text) = status();
+        code == Some(0) && !text.contains(gone)
+    };
+    eventually("all is well", SOON, well);
+    stage.api.delete_node("one");
+    // Written down with the next look at the node.
+    eventually("it is said", 4 * SOON, || {
+        let (code, text) = status();
+        code == Some(1) && text.contains(&format!("! {gone}"))
+    });
+    let (_, text) = status();
+    let kept = "10.244.1.0/24, this Node's podCIDR in Kubernetes; kept, although Node one is gone";
+    assert!(text.contains(kept), "{text}");
+    stage.api.add_node("one", &["10.244.1.0/24"]);
+    eventually("all is well again", 4 * SOON, well);
+}
+
 #[test]
 fn plan_says_what_a_start_would_write() {
     let mut stage = stage();

@@ -32,6 +32,7 @@ struct Done {
     lease_ends: Mutex<Option<Instant>>,
     datastore_troubles: Counter,
     silences: Mutex<BTreeMap<String, Silence>>,
+    misplaced: Mutex<Option<String>>,
     netlink_overruns: Counter,
     next_hop_lookups: Counter,
     snat_entries: Gauge,
@@ -50,6 +51,7 @@ impl Default for Done {
             lease_ends: Mutex::default(),
             datastore_troubles: Counter::default(),
             silences: Mutex::default(),
+            misplaced: Mutex::default(),
             netlink_overruns: Counter::default(),
             next_hop_lookups: Counter::default(),
             snat_entries: Gauge::default(),
@@ -166,6 +168,18 @@ pub fn silences() -> BTreeMap<String, Silence> {
     let mut all = BTreeMap::new();
     count(|done| all.clone_from(&locked(&done.silences)));
     all
+}
+
+/// What is wrong with this node's place in the cluster, as the datastore has it; `None`: nothing.
+pub fn place_is(misplaced: Option<&str>) {
+    count(|done| *locked(&done.misplaced) = misplaced.map(str::to_owned));
+}
+
+#[must_use]
+pub fn misplaced() -> Option<String> {
+    let mut misplaced = None;
+    count(|done| misplaced.clone_from(&locked(&done.misplaced)));
+    misplaced
 }
 
 /// Following leases was interrupted and begins anew.

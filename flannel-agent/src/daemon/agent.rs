@@ -224,6 +224,7 @@ impl<N: Node> Agent<N> {
             Ok(done) => {
                 let causes = causes.iter().map(|cause| cause.words().to_owned());
                 let complaint = self.complaint();
+                self.logbook.ignores(&self.node.ignored());
                 self.logbook
                     .reconciled(causes.collect(), begun.elapsed(), &done, complaint);
                 Ok(())

@@ -5,7 +5,7 @@ mod port;
 mod published;
 mod urgent;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -394,6 +394,10 @@ impl Node for Kernel {
     fn hindrance(&self) -> Option<String> {
         let untranslated = || self.untranslated.clone();
         self.firewall.hindrance().or_else(untranslated)
+    }
+
+    fn ignored(&self) -> BTreeMap<Ipv4Net, String> {
+        self.dataplane.ignored().clone()
     }
 
     fn complaint(&self) -> Option<String> {

@@ -1,7 +1,10 @@
 //! What the run loop asks of this node's kernel side. The real one is [`super::kernel`]; tests play their own.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
 
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases, OwnLease};
@@ -74,6 +77,11 @@ pub trait Node: Send + 'static {
     /// What an operator has to put right: found by the last reconcile, in one sentence.
     fn complaint(&self) -> Option<String> {
         None
+    }
+
+    /// Leases that cannot be used, and why, as of the last reconcile.
+    fn ignored(&self) -> BTreeMap<Ipv4Net, String> {
+        BTreeMap::new()
     }
 
     /// Waits until links, addresses or routes changed. Dropping the future loses nothing.

@@ -42,7 +42,7 @@ pub enum Inspect {
     /// cannot be looked at.
     Status(status::Command),
     /// The other nodes' subnets and how they are reached
-    Peers(Look),
+    Peers(peers::Command),
     /// Routes into the network, ours and others
     Routes(Look),
     /// Flows that may skip the stack, or soon will
@@ -150,7 +150,8 @@ fn repeat(inspect: &Inspect) -> anyhow::Result<Verdict> {
 impl Inspect {
     pub(crate) fn look(&self) -> &Look {
         match self {
-            Self::Peers(look) | Self::Routes(look) | Self::Stats(look) => look,
+            Self::Routes(look) | Self::Stats(look) => look,
+            Self::Peers(peers) => &peers.look,
             Self::Status(status) => &status.look,
             Self::Flows(flows) => &flows.look,
             Self::Nat(nat) => &nat.look,
@@ -165,7 +166,7 @@ impl Inspect {
 fn show(inspect: &Inspect, out: &mut dyn Write) -> anyhow::Result<Verdict> {
     match inspect {
         Inspect::Status(status) => status.show(out),
-        Inspect::Peers(look) => peers::show(look, out),
+        Inspect::Peers(peers) => peers.show(out),
         Inspect::Routes(look) => routes::show(look, out),
         Inspect::Flows(flows) => flows.show(out),
         Inspect::Nat(nat) => nat.show(out),

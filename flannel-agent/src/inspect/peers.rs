@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
+use clap::Args;
 use flannel_common::maps::{PEER_DIRECT, PEER_STACK, PEER_VXLAN, Peer, ROUTED};
 use ipnet::Ipv4Net;
 use serde::Serialize;
@@ -13,6 +15,34 @@ use super::output::{Format, json, table};
 use super::{Look, Verdict, sealed};
 use crate::base::mac::MacAddr;
 use crate::node::net::Netlink;
+use crate::reconcile::logbook::Page;
+
+/// `peers …`
+#[derive(Debug, Clone, Args)]
+pub struct Command {
+    #[command(flatten)]
+    pub look: Look,
+    /// Where the agent writes down which leases it cannot use (its --state-dir)
+    #[arg(long, value_name = "DIR", default_value = "/run/flannel")]
+    pub state_dir: PathBuf,
+}
+
+impl Command {
+    pub(super) fn show(&self, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+        let verdict = show(&self.look, out)?;
+        if self.look.output == Format::Table {
+            let page = Page::read(&self.state_dir, self.look.view()?.network());
+            let ignored = page.map(|page| page.ignored).unwrap_or_default();
+            for (subnet, why) in &ignored.leases {
+                writeln!(out, "! the lease of {subnet} is ignored: {why}")?;
+            }
+            if ignored.more > 0 {
+                writeln!(out, "! {} more leases are ignored", ignored.more)?;
+            }
+        }
+        Ok(verdict)
+    }
+}
 
 /// One peer.
 #[derive(Debug, PartialEq, Serialize)]

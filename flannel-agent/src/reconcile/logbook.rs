@@ -3,6 +3,7 @@
 //! Times are nanoseconds of `CLOCK_MONOTONIC`, which nobody sets; the boot's id beside them says which boot they
 //! belong to. Each network namespace has a file of its own, whoever shares the folder.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,9 @@ use crate::node::net::{NetError, namespace, sysctl};
 
 /// Actions that are written down in words; more are only counted.
 const IN_WORDS: usize = 20;
+
+/// Leases that are named; more are only counted.
+const IGNORED: usize = 20;
 
 /// A step of the start that takes longer is waited for.
 const WAITS: Duration = Duration::from_secs(2);
@@ -38,12 +42,32 @@ pub struct Page {
     /// What an operator has to put right, although nothing failed.
     #[serde(default)]
     pub complaint: Option<String>,
+    /// Leases of others that cannot be used, and why.
+    #[serde(default, skip_serializing_if = "Ignored::is_empty")]
+    pub(crate) ignored: Ignored,
+    /// What is wrong with this node's place in the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) misplaced: Option<String>,
     /// When the agent started, until it has looked at the node.
     #[serde(default)]
     pub(crate) starting: Option<u64>,
     /// What the datastore does not answer.
     #[serde(default)]
     pub(crate) silences: Vec<Silence>,
+}
+
+/// Leases of others that cannot be used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ignored {
+    /// The first of them, and why.
+    pub(crate) leases: BTreeMap<Ipv4Net, String>,
+    pub(crate) more: usize,
+}
+
+impl Ignored {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
 }
 
 /// Something that is asked of the datastore in vain.
@@ -190,6 +214,15 @@ impl Logbook {
         self.write();
     }
 
+    /// These leases of others cannot be used; written down with what is done next.
+    pub fn ignores(&mut self, leases: &BTreeMap<Ipv4Net, String>) {
+        let first = leases.iter().take(IGNORED);
+        self.page.ignored = Ignored {
+            leases: first.map(|(net, why)| (*net, why.clone())).collect(),
+            more: leases.len().saturating_sub(IGNORED),
+        };
+    }
+
     /// The node was compared with what is wanted, and `done` to it; it is as wanted, but for what `complaint` says.
     pub fn reconciled(
         &mut self,
@@ -237,6 +270,7 @@ impl Logbook {
 
     fn write(&mut self) {
         self.page.silences = silences();
+        self.page.misplaced = counters::misplaced();
         let text = serde_json::to_value(&self.page).unwrap_or_default();
         let written = path(&self.folder, &self.network).and_then(|path| {
             files::replace_in_new_folder(&path, format!("{text:#}\n").as_bytes())

@@ -133,6 +133,12 @@ impl Dataplane {
         self.failures.complaint()
     }
 
+    /// Leases that cannot be used, and why, as of the last round.
+    #[must_use]
+    pub const fn ignored(&self) -> &BTreeMap<Ipv4Net, String> {
+        &self.ignored
+    }
+
     /// This network's part of the sysctls that the node's agents share.
     #[must_use]
     pub fn sysctls(&self) -> &NodeSysctls {

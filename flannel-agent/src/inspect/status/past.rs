@@ -1,8 +1,10 @@
 //! What the agent wrote down: its lease, and when it last compared the node with what is wanted.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use super::stopped::is_stopped;
@@ -16,6 +18,8 @@ const OVERDUE: Duration = Duration::from_mins(2);
 const START: Duration = Duration::from_secs(15);
 /// A watch that breaks is there again within seconds, if anybody answers.
 const UNHEARD: Duration = Duration::from_mins(1);
+/// Leases that are named one by one.
+const NAMED: usize = 5;
 /// etcd refuses for a while, or is elected anew: no reason to call somebody.
 const RENEWAL_LATE: Duration = Duration::from_mins(10);
 
@@ -28,6 +32,11 @@ pub(super) struct Past {
     last_change: Option<Reconcile>,
     error: Option<Failure>,
     complaint: Option<String>,
+    /// Leases of others that cannot be used, and why; the first of them.
+    ignored: BTreeMap<Ipv4Net, String>,
+    ignored_more: usize,
+    /// What is wrong with this node's place in the cluster.
+    misplaced: Option<String>,
     /// The agent is there, and stopped.
     #[serde(rename = "agent_stopped")]
     is_stopped: bool,
@@ -119,6 +128,9 @@ impl Past {
                 since_s: ago(failing.since),
             }),
             complaint: page.complaint,
+            ignored: page.ignored.leases,
+            ignored_more: page.ignored.more,
+            misplaced: page.misplaced,
             is_stopped: is_stopped(page.pid),
             starting_s: page.starting.map(ago),
             silences: page.silences.into_iter().map(silence).collect(),
@@ -151,7 +163,11 @@ impl Past {
         let mut lines = Vec::new();
         let mut line = |label: &str, text| lines.push([label.to_owned(), text]);
         if let Some(lease) = &self.lease {
-            line("Lease", lease.text());
+            let kept = self
+                .misplaced
+                .as_ref()
+                .map(|why| format!("; kept, although {why}"));
+            line("Lease", lease.text() + &kept.unwrap_or_default());
         }
         if let Some(last) = &self.last_reconcile {
             line("Compared", last.text());
@@ -211,6 +227,14 @@ impl Past {
         if let Some(complaint) = self.complaint.as_ref().filter(|_| runs) {
             attention(complaint.clone(), "as it says; the agent notices by itself");
         }
+        if let Some(misplaced) = self.misplaced.as_ref().filter(|_| runs) {
+            attention(
+                misplaced.clone(),
+                "put the Node right (kubectl get node -o yaml): kubelet registers one that is gone when it is restarted, the controller \
+                 manager gives podCIDRs; a node that has left for good: stop the agent and run flannel-agent cleanup",
+            );
+        }
+        self.judge_ignored(attention);
         let Some(lease) = &self.lease else { return };
         let unheard = self.silences.iter().find(|silence| {
             silence.what.starts_with("following") && silence.since_s >= UNHEARD.as_secs()
@@ -261,6 +285,25 @@ impl Past {
 }
 
 impl Past {
+    /// Also while no agent runs: what is pinned goes by the same leases.
+    fn judge_ignored(&self, attention: &mut impl FnMut(String, &'static str)) {
+        for (subnet, why) in self.ignored.iter().take(NAMED) {
+            attention(
+                format!(
+                    "the lease of {subnet} is ignored, and its pods are not reached from here: {why}"
+                ),
+                "put right what its node publishes, or delete the lease if no such node is left",
+            );
+        }
+        let more = self.ignored.len().saturating_sub(NAMED) + self.ignored_more;
+        if more > 0 {
+            attention(
+                format!("{more} more leases are ignored"),
+                "begin with those above; the agent's log has all of them",
+            );
+        }
+    }
+
     fn judge_start(&self, since_s: u64, attention: &mut impl FnMut(String, &'static str)) {
         let waits = format!("the agent started {} ago and waits", duration(since_s));
         if let Some(Silence { what, error, .. }) = self.silences.first() {

@@ -13,6 +13,7 @@ use super::lease::{annotations, missing, overwrite, subnet};
 use super::names::Name;
 use super::node::Node;
 use super::patch;
+use crate::base::counters;
 use crate::base::wall::Moment;
 use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, OwnLease};
@@ -66,6 +67,7 @@ impl Keeper<'_> {
         let mut patience = Patience::growing_with("the API server");
         let mut rest = Rest::default();
         let mut complaint = None;
+        let mut seen = false;
         let mut odd = None;
         let mut v6 = BTreeMap::new();
         loop {
@@ -73,8 +75,16 @@ impl Keeper<'_> {
             let wanted = self.attrs.borrow_and_update().clone();
             let forwards = *self.forwards.borrow_and_update();
             let mut again = None;
+            match &node {
+                Some(node) => {
+                    seen = true;
+                    self.take_subnet(node, &mut complaint);
+                }
+                None if seen => self.complain(&mut complaint, self.is_gone()),
+                None => {}
+            }
+            counters::place_is(complaint.as_deref());
             if let Some(node) = &node {
-                self.take_subnet(node, &mut complaint);
                 name_odd_overwrite(node, &mut odd);
                 remember_v6(node, &mut v6);
                 match self.settle(node, (&wanted, &v6), forwards, &mut rest).await {
@@ -155,6 +165,17 @@ impl Keeper<'_> {
             Ok(None) => super::UNASSIGNED.to_owned(),
             Err(fault) => fault.to_string(),
         };
+        self.complain(complaint, problem);
+    }
+
+    fn is_gone(&self) -> String {
+        format!(
+            "Node {} is gone from Kubernetes, so other nodes have dropped this one",
+            self.name
+        )
+    }
+
+    fn complain(&self, complaint: &mut Option<String>, problem: String) {
         if complaint.as_ref() != Some(&problem) {
             let subnet = self.own.borrow().subnet;
             tracing::warn!("{problem}; keeping {subnet}");

@@ -59,6 +59,40 @@ fn what_an_operator_has_to_put_right_is_told_while_the_agent_runs() {
 }
 
 #[test]
+fn leases_that_are_ignored_are_named_whoever_runs() {
+    let ignored = |leases: u8, more| {
+        let net = |n| Ipv4Net::new_assert([10, 244, n, 0].into(), 24);
+        let leases = (0..leases).map(|n| (net(n), "no MAC".to_owned()));
+        let ignored = logbook::Ignored {
+            leases: leases.collect(),
+            more,
+        };
+        Page { ignored, ..page() }
+    };
+    for runs in [true, false] {
+        let said = findings(ignored(1, 0), runs);
+        let what =
+            "the lease of 10.244.0.0/24 is ignored, and its pods are not reached from here: no MAC";
+        assert_eq!(said, [what]);
+        let said = findings(ignored(7, 3), runs);
+        assert_eq!((said.len(), &*said[5]), (6, "5 more leases are ignored"));
+    }
+}
+
+#[test]
+fn a_node_without_a_place_in_the_cluster_is_said_to_be() {
+    let mut page = page();
+    page.misplaced = Some("Node one is gone".to_owned());
+    page.lease.as_mut().unwrap().source = "kubernetes".to_owned();
+    page.lease.as_mut().unwrap().ends = None;
+    let lease = &Past::at(page.clone(), NOW).lines()[0][1];
+    let kept = "10.244.3.0/24, this Node's podCIDR in Kubernetes; kept, although Node one is gone";
+    assert_eq!(lease, kept);
+    assert_eq!(findings(page.clone(), true), ["Node one is gone"]);
+    assert_eq!(findings(page, false), <[&str; 0]>::default());
+}
+
+#[test]
 fn what_is_late_or_fails_needs_attention() {
     let mut late = page();
     late.lease.as_mut().unwrap().renewal = Some(NOW - 601 * NANOS);

@@ -96,6 +96,14 @@ fn a_fresh_node_gets_everything_and_a_dry_run_leaves_no_trace() {
     let said = String::from_utf8(plan(&node, &[]).stdout).unwrap();
     assert!(said.ends_with("\nnothing to do\n"), "{said}");
 
+    // Which the agent that runs has not.
+    let said = String::from_utf8(plan(&node, &["--source-check=off"]).stdout).unwrap();
+    let other = "the agent that runs here was started with other values of --source-check: ";
+    assert!(
+        said.contains(other) && !said.contains("within 30 s"),
+        "{said}"
+    );
+
     // Another setting, and something broken by hand while nobody repairs it.
     agent.kill();
     let (status, planned) = steps(&node, &["--source-check=off"]);

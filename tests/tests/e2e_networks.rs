@@ -171,6 +171,23 @@ fn a_refused_network_is_said_to_be() {
     }
 }
 
+/// Its agent is there, but does nothing of the plan.
+#[test]
+fn what_a_plan_for_a_refused_network_waits_for_is_said() {
+    let lab = Lab::new();
+    lab.network(blue());
+    lab.network(Network::vxlan("/many/pink", "10.11.0.0/17").vni(8));
+    let host = Arc::new(lab.node("one"));
+    let mut several = Several::spawn(&host, PREFIX, &["--networks=blue,pink"]);
+    several.serves("blue");
+    let why = "does not get on with them: the network pink cannot be served beside blue";
+    eventually("the plan has the reason", SOON, || {
+        let (_, plan) = several.ask(&["plan"]);
+        let pink = plan.split_once("── pink ──").map(|(_, pink)| pink);
+        pink.is_some_and(|pink| pink.contains(why) && !pink.contains("within 30 s"))
+    });
+}
+
 /// With `--watch-networks` the daemon follows etcd, and takes off the node what was deleted there, but nothing because etcd is away.
 #[test]
 fn networks_come_and_go() {

@@ -74,7 +74,8 @@ impl From<&Config> for Options {
                 &mark::network_name(&config.etcd.prefix),
                 lease::usable_margin(config.etcd.renew_margin),
             )
-            .of(config.source()),
+            .of(config.source())
+            .with_settings(config.shown()),
             spokesman: Spokesman::Network,
             published: Published::default(),
             claim: None,

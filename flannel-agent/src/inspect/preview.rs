@@ -1,5 +1,6 @@
 //! `plan`: what the agent would do on this node, as the daemon finds it out, without doing any of it.
 
+mod doer;
 mod node;
 mod step;
 
@@ -30,6 +31,7 @@ use crate::source::etcd::{EtcdSource, LeasePreview};
 use crate::source::kube::{KubeOptions, KubeSource};
 use crate::source::remembered::look;
 use crate::source::remote::{RemoteOptions, RemoteSource};
+use doer::Doer;
 use step::Step;
 
 /// Long enough for a cluster that elects a leader.
@@ -49,7 +51,8 @@ pub struct Plan {
 #[derive(Debug, Serialize)]
 struct Preview {
     network: String,
-    agent_running: bool,
+    #[serde(flatten)]
+    doer: Doer,
     uplink: String,
     subnet: Ipv4Net,
     steps: Vec<Step>,
@@ -89,7 +92,7 @@ impl Preview {
             })?;
         let mut preview = Self {
             network: mark::network_name(&config.etcd.prefix),
-            agent_running: false,
+            doer: Doer::default(),
             uplink: leased.uplink.to_string(),
             subnet: leased.lease.subnet,
             steps: Step::of_lease(config.source(), &leased.lease, &leased.attrs),
@@ -112,19 +115,7 @@ impl Preview {
         for step in &self.steps {
             writeln!(out, "  • {}", step.what)?;
         }
-        let end = match (self.steps.len(), self.agent_running) {
-            (0, true) => "nothing to do".to_owned(),
-            (0, false) => "nothing to do; no agent runs that would notice changes".to_owned(),
-            (steps, true) => {
-                format!(
-                    "{steps} steps to do; the agent that runs here does them within 30 s, if it was started with these flags"
-                )
-            }
-            (steps, false) => {
-                format!("{steps} steps to do; nobody does them: no agent runs for this network")
-            }
-        };
-        writeln!(out, "{end}")?;
+        writeln!(out, "{}", self.doer.end(self.steps.len()))?;
         Ok(())
     }
 }

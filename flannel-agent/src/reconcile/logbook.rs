@@ -33,6 +33,9 @@ pub struct Page {
     pub version: String,
     /// Of the agent.
     pub pid: u32,
+    /// Its settings that the node shows, by their flags.
+    #[serde(default)]
+    pub(crate) settings: BTreeMap<String, String>,
     pub lease: Option<Lease>,
     /// The last comparison of the node with what is wanted.
     pub last: Option<Reconcile>,
@@ -159,6 +162,7 @@ impl Logbook {
                 boot: sysctl::boot_id().unwrap_or_default(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
+                settings: BTreeMap::new(),
                 // What the agent before did is still the last thing that was done.
                 ..Page::read(folder, network).unwrap_or_default()
             },
@@ -170,6 +174,13 @@ impl Logbook {
     #[must_use]
     pub fn of(self, source: &'static str) -> Self {
         Self { source, ..self }
+    }
+
+    /// The agent has these settings, by their flags.
+    #[must_use]
+    pub fn with_settings(mut self, settings: BTreeMap<String, String>) -> Self {
+        self.page.settings = settings;
+        self
     }
 
     /// Where to ask what the lease rests on.

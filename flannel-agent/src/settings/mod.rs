@@ -7,6 +7,7 @@ mod networks;
 mod of_network;
 pub mod remote;
 mod secrets;
+pub mod shown;
 mod snat;
 mod tables;
 mod values;

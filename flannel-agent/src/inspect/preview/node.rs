@@ -1,5 +1,6 @@
 //! What would be done on the node itself, in the daemon's order.
 
+use super::doer::Doer;
 use super::step::Step;
 use super::{Leased, Preview};
 use crate::dataplane::has_pins;
@@ -13,6 +14,7 @@ use crate::node::{blackhole, flanneld_masq, forward_rules, wireguard};
 use crate::reconcile;
 use crate::reconcile::desired::{Desired, Facts, Inputs, Sought};
 use crate::reconcile::inherit::{self, Heir};
+use crate::reconcile::logbook::Page;
 use crate::reconcile::plan;
 use crate::reconcile::plan::Action;
 use crate::settings::Config;
@@ -79,7 +81,8 @@ impl Preview {
     ) -> anyhow::Result<()> {
         let mut options = config.dataplane();
         let mut dataplane = reconcile::Preview::open(&options)?;
-        self.agent_running = dataplane.agent_runs();
+        let page = Page::read(&config.state_dir, &self.network);
+        self.doer = Doer::new(dataplane.agent_runs(), page.as_ref(), config);
         let heir = Heir {
             network: &self.network,
             config: &leased.network,

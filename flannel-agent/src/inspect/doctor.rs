@@ -4,6 +4,7 @@
 mod bound;
 mod bridge;
 mod datastore;
+mod end;
 mod firewall;
 mod foreign;
 mod inside;

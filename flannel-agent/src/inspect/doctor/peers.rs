@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeFrom;
 use std::thread;
 
 use flannel_common::header::PROTO_IPIP;
 use flannel_common::maps::PEER_DIRECT;
 use ipnet::IpNet;
 
-use super::through::{Answers, End, Peer};
+use super::end::{End, Peer, SIZE};
+use super::through::{Answers, Carrier};
 use super::{Patient, Report, paths, through};
 use crate::dataplane::view::{Told, View};
 use crate::flannel::backend::Wire;
@@ -18,6 +20,9 @@ use crate::node::path_mtu::{Found, probe};
 
 /// More are a sample.
 const ASKED: usize = 256;
+
+/// VNI and port as flannel demands them of networks with Windows nodes.
+const WINDOWS: (RangeFrom<u32>, u16) = (4096.., 4789);
 
 /// Whom to ask and how.
 struct Questions {
@@ -47,9 +52,13 @@ pub(super) fn check(patient: &Patient<'_>, view: &View, told: &Told, report: &mu
         direct: alone(direct),
         whole: told.wire.map(|wire| told.overlay_mtu + wire.overhead()),
     };
-    let carrier = match told.wire {
+    let name = match told.wire {
         Some(Wire::Ipip) => format!("IP protocol {PROTO_IPIP} (ipip)"),
         _ => format!("UDP port {}", told.port),
+    };
+    let carrier = Carrier {
+        name,
+        may_be_windows: WINDOWS.0.contains(&told.vni) && told.port == WINDOWS.1,
     };
     questions.ask(&carrier, peers.len(), report);
 }
@@ -73,23 +82,26 @@ pub(super) fn check_sealed(patient: &Patient<'_>, index: u32, device: &State, re
         direct: Vec::new(),
         whole: None,
     };
-    let carrier = format!("UDP port {}", device.port);
+    let carrier = Carrier {
+        name: format!("UDP port {}", device.port),
+        may_be_windows: false,
+    };
     questions.ask(&carrier, peers.len(), report);
 }
 
 impl Questions {
     /// All at the same time: each lot waits for those that do not answer.
-    fn ask(&self, carrier: &str, all: usize, report: &mut Report) {
+    fn ask(&self, carrier: &Carrier, all: usize, report: &mut Report) {
         let nodes = |group: &[Peer]| -> Vec<Ipv4Addr> {
             let nodes: BTreeSet<Ipv4Addr> = group.iter().map(|peer| peer.node).collect();
             nodes.into_iter().collect()
         };
         let (tunnelled, direct) = (nodes(&self.tunnelled), nodes(&self.direct));
-        let size = self.whole.unwrap_or(through::SIZE);
+        let size = self.whole.unwrap_or(SIZE);
         let (through, beside, without) = thread::scope(|scope| {
             let through = scope.spawn(|| self.through());
             let beside = scope.spawn(|| probe(&tunnelled, size));
-            let without = probe(&direct, through::SIZE);
+            let without = probe(&direct, SIZE);
             (joined(through), joined(beside), without)
         });
         let (beside, without) = match (beside, without) {

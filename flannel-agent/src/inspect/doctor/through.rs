@@ -1,31 +1,12 @@
 //! Whether peers answer through the tunnel, which pings of their nodes beside it do not show.
 
 use std::io;
-use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
-
-use super::{Patient, Report};
-use crate::node::ping::{Ping, Pinger};
+use super::Report;
+use super::end::Peer;
 
 /// Of those with the same trouble.
 const NAMED: usize = 3;
-/// Every way carries it (RFC 791).
-pub(super) const SIZE: u32 = 68;
-
-/// Behind the tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Peer {
-    pub subnet: Ipv4Net,
-    pub node: Ipv4Addr,
-}
-
-impl Peer {
-    pub(super) const fn new(subnet: Ipv4Net, node: Ipv4Addr) -> Self {
-        Self { subnet, node }
-    }
-}
-
 /// What became of the pings to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Answers {
@@ -41,70 +22,78 @@ impl Answers {
     }
 }
 
-/// This node's end of the tunnel.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct End {
-    index: u32,
-    /// The first address of its subnet.
-    address: Ipv4Addr,
+/// What the tunnel's packets are in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Carrier {
+    pub name: String,
+    /// VNI and port are those that Windows nodes need. These have no address that answers.
+    pub may_be_windows: bool,
 }
 
-impl End {
-    /// `None`: the device has lost its address; the agent gives it anew.
-    pub(super) fn of_device(patient: &Patient<'_>, index: u32) -> Option<Self> {
-        let mut addresses = patient.addresses.iter();
-        let address = addresses.find(|it| it.index == index && it.net.prefix_len() == 32)?;
-        let address = address.ip();
-        Some(Self { index, address })
+/// Peers that were asked alike, and what became of it.
+struct Group {
+    said: Vec<(Peer, Answers)>,
+    /// So many there are, of which not all were asked.
+    of: Option<usize>,
+}
+
+impl Group {
+    fn those(&self, through: Option<bool>, beside: bool) -> Vec<Peer> {
+        let answers = Answers { through, beside };
+        let alike = self.said.iter().filter(|(_, said)| *said == answers);
+        alike.map(|(peer, _)| *peer).collect()
     }
 
-    /// Whether each answers.
-    pub(super) fn ask(&self, peers: &[Peer]) -> io::Result<Vec<bool>> {
-        let pings: Vec<Ping> = peers.iter().flat_map(asked).collect();
-        let answers = Pinger::by_device(self.address, self.index)?.ask(&pings)?;
-        let each = answers.chunks(ADDRESSES);
-        Ok(each.map(|said| said.iter().any(Option::is_some)).collect())
+    /// "2 of 9 peers"
+    fn part(&self, count: usize) -> String {
+        let asked = self.said.len();
+        match self.of {
+            None => format!("{count} of {asked} peers"),
+            Some(all) => format!("{count} of {asked} peers asked, of {all},"),
+        }
     }
 }
 
-const ADDRESSES: usize = 2;
-
-/// The first address of its subnet, which the tunnel's device has, flanneld's as well as ours; and the bridge's, if it has one: where that
-/// came before the tunnel's device, kernels before 5.14 take the first address for the bridge's broadcast, and answer nothing.
-fn asked(peer: &Peer) -> [Ping; ADDRESSES] {
-    let first = peer.subnet.network().to_bits();
-    [first, first + 1].map(|address| Ping {
-        to: Ipv4Addr::from_bits(address),
-        size: SIZE,
-    })
-}
-
-/// `carrier` is what the tunnel's packets are in; `all`, how many peers there are, asked or not.
-pub(super) fn judge(carrier: &str, all: usize, said: &[(Peer, Answers)], report: &mut Report) {
+/// `all`: how many peers there are, asked or not.
+pub(super) fn judge(carrier: &Carrier, all: usize, said: &[(Peer, Answers)], report: &mut Report) {
     let (tunnelled, direct): (Vec<_>, Vec<_>) =
         said.iter().partition(|(_, said)| said.through.is_some());
-    let of = |group: &[(Peer, Answers)]| match said.len() < all {
-        true => format!("{} peers asked, of {all},", group.len()),
-        false => format!("{} peers", group.len()),
-    };
-    let those = |group: &[(Peer, Answers)], answers: Answers| -> Vec<Peer> {
-        let alike = group.iter().filter(|(_, said)| *said == answers);
-        alike.map(|(peer, _)| *peer).collect()
-    };
-    let answers = |through, beside| Answers { through, beside };
-    let blocked = those(&tunnelled, answers(Some(false), true));
-    let mute = those(&tunnelled, answers(Some(false), false));
-    if !tunnelled.is_empty() && blocked.is_empty() && mute.is_empty() {
-        let (count, of) = (tunnelled.len(), of(&tunnelled));
-        report.ok(format!("{count} of {of} answer pings through the tunnel"));
+    let of = (said.len() < all).then_some(all);
+    judge_tunnel(
+        carrier,
+        &Group {
+            said: tunnelled,
+            of,
+        },
+        report,
+    );
+    judge_direct(&Group { said: direct, of }, report);
+}
+
+fn judge_tunnel(carrier: &Carrier, group: &Group, report: &mut Report) {
+    let blocked = group.those(Some(false), true);
+    let mute = group.those(Some(false), false);
+    let silent = [&blocked[..], &mute].concat();
+    let answer = group.said.len() - silent.len();
+    if answer > 0 && (silent.is_empty() || carrier.may_be_windows) {
+        let others = match silent.as_slice() {
+            [] => String::new(),
+            silent => format!(
+                "; not so {}: no trouble if they run Windows, which has no address that would",
+                named(silent)
+            ),
+        };
+        let part = group.part(answer);
+        report.ok(format!("{part} answer pings through the tunnel{others}"));
+        return;
     }
+    let carrier = &carrier.name;
     if !blocked.is_empty() {
         report.warning(
             format!(
-                "{} of {} do not answer through the tunnel, though their nodes answer pings: {}: {carrier} is blocked \
-                 between the nodes, or no agent runs there",
-                blocked.len(),
-                of(&tunnelled),
+                "{} do not answer through the tunnel, though their nodes answer pings: {}: {carrier} is blocked between the \
+                 nodes, or no agent runs there",
+                group.part(blocked.len()),
                 named(&blocked)
             ),
             format!(
@@ -116,31 +105,33 @@ pub(super) fn judge(carrier: &str, all: usize, said: &[(Peer, Answers)], report:
     if !mute.is_empty() {
         report.warning(
             format!(
-                "{} of {} answer no pings, neither through the tunnel nor beside it: {}: they are down, out of reach, or \
-                 drop ICMP",
-                mute.len(),
-                of(&tunnelled),
+                "{} answer no pings, neither through the tunnel nor beside it: {}: they are down, out of reach, or drop ICMP",
+                group.part(mute.len()),
                 named(&mute)
             ),
             LOOK,
         );
     }
-    let silent = those(&direct, answers(None, false));
-    if !silent.is_empty() {
-        report.warning(
+}
+
+fn judge_direct(group: &Group, report: &mut Report) {
+    let mute = group.those(None, false);
+    if group.said.is_empty() {
+        return;
+    }
+    match mute.as_slice() {
+        [] => report.ok(format!(
+            "{} that are reached without a tunnel answer pings",
+            group.part(group.said.len())
+        )),
+        mute => report.warning(
             format!(
-                "{} of {} that are reached without a tunnel answer no pings: {}: they are down, out of reach, or drop ICMP",
-                silent.len(),
-                of(&direct),
-                named(&silent)
+                "{} that are reached without a tunnel answer no pings: {}: they are down, out of reach, or drop ICMP",
+                group.part(mute.len()),
+                named(mute)
             ),
             LOOK,
-        );
-    } else if !direct.is_empty() {
-        let (count, of) = (direct.len(), of(&direct));
-        report.ok(format!(
-            "{count} of {of} that are reached without a tunnel answer pings"
-        ));
+        ),
     }
 }
 
@@ -167,6 +158,8 @@ fn named(peers: &[Peer]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ipnet::Ipv4Net;
+
     use super::*;
     use crate::inspect::doctor::Mark;
     use crate::inspect::doctor::tests::{Said, fine, said};
@@ -204,13 +197,11 @@ mod tests {
     fn about(all: usize, answers: &[Answers]) -> Said {
         let peers = (1..).map(peer).zip(answers.iter().copied());
         let peers: Vec<_> = peers.collect();
-        said(|report| judge("UDP port 8472", all, &peers, report))
-    }
-
-    #[test]
-    fn both_addresses_that_a_peer_may_answer_from_are_asked() {
-        let to = asked(&peer(7)).map(|ping| ping.to.to_string());
-        assert_eq!(to, ["10.244.7.0", "10.244.7.1"]);
+        let carrier = Carrier {
+            name: "UDP port 8472".to_owned(),
+            may_be_windows: false,
+        };
+        said(|report| judge(&carrier, all, &peers, report))
     }
 
     #[test]
@@ -260,5 +251,22 @@ mod tests {
             what.contains("10.244.3.0/24 at 192.0.2.3 and 2 more:"),
             "{what}"
         );
+    }
+
+    #[test]
+    fn windows_nodes_are_no_trouble_where_others_answer() {
+        let carrier = Carrier {
+            name: "UDP port 4789".to_owned(),
+            may_be_windows: true,
+        };
+        let about = |answers: &[Answers]| {
+            let peers: Vec<_> = (1..).map(peer).zip(answers.iter().copied()).collect();
+            said(|report| judge(&carrier, peers.len(), &peers, report))
+        };
+        let well = "1 of 3 peers answer pings through the tunnel; not so 10.244.2.0/24 at 192.0.2.2, 10.244.3.0/24 at 192.0.2.3: no \
+                    trouble if they run Windows, which has no address that would";
+        assert_eq!(about(&[WELL, BLOCKED, MUTE]), fine(well));
+        let none = about(&[BLOCKED, MUTE]);
+        assert_eq!((none.len(), none[0].0), (2, Mark::Warning), "{none:?}");
     }
 }

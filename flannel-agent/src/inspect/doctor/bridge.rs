@@ -1,6 +1,7 @@
 //! The pods' bridge: whether it is of this node's lease.
 
 mod ports;
+mod strays;
 
 use ipnet::Ipv4Net;
 
@@ -16,6 +17,7 @@ pub(super) fn check(patient: &Patient<'_>, pods_mtu: Option<u32>, report: &mut R
         return;
     };
     ports::check(bridge, patient.links, pods_mtu, report);
+    strays::check(bridge, patient.links, report);
     subnet(patient, bridge, report);
 }
 

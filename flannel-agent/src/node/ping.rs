@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 128;
 /// What comes in is taken for so long before more are sent.
 const BREATH: Duration = Duration::from_millis(20);
-/// Room for the answers, bytes: a kernel counts a few thousand for each.
+/// Room for the answers, and for what waits for a next hop that does not answer, bytes: a kernel counts a few thousand for each.
 const ROOM: libc::c_int = 4 << 20;
 /// So many packets are looked at behind the deadline: two answers to each, and other people's.
 const LATE: usize = 2 * AT_ONCE;
@@ -75,8 +75,10 @@ impl Pinger {
 
     fn new() -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
-        // Without CAP_NET_ADMIN there is less room, and those whose answers found none are asked again.
-        let _ = sockopt::set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, ROOM);
+        for buffer in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
+            // Without CAP_NET_ADMIN there is less room, and what found none is asked again.
+            let _ = sockopt::set(&socket, libc::SOL_SOCKET, buffer, ROOM);
+        }
         Ok(Self(socket))
     }
 
@@ -129,8 +131,9 @@ impl<'a> Round<'a> {
                 // A sequence has 16 bits; nobody asks more.
                 let sequence = u16::try_from(*number).unwrap_or(u16::MAX);
                 let packet = echo(self.id, sequence, size as usize);
-                // No route, or an answer to one before it: this one stays without.
-                let _ = socket.send_to(&packet, &SocketAddrV4::new(to, 0).into());
+                let to = SocketAddrV4::new(to, 0).into();
+                // No route, no room, or an answer to one before it: this one stays without.
+                let _ = socket.send_to_with_flags(&packet, &to, libc::MSG_DONTWAIT);
             }
         }
         Ok(())

@@ -7,17 +7,23 @@
     reason = "tests panic to keep their backtraces"
 )]
 
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData};
 use flannel_agent::dataplane::Wire;
+use flannel_agent::node::net::Netlink;
 use flannel_common::Ipv4;
 use flannel_common::maps::{LAYOUT_VERSION, PEERS, Peer};
+use flannel_common::program::Program::OverlayCatch;
+use flannel_common::reason::Reason;
 use flannel_tests::agent::{command, http_get};
+use flannel_tests::bpftool::count;
 use flannel_tests::netns::run;
 use flannel_tests::pair::Pair;
 use flannel_tests::prelude::*;
+use flannel_tests::tcp;
 use serde_json::Value;
 
 /// A look at everything, and time to do what it found.
@@ -134,4 +140,33 @@ fn the_program_behind_the_bridge_comes_back_and_is_counted() {
         (&"Egress".into(), &true.into()),
         "{hook}"
     );
+}
+
+/// BIG TCP: with a kernel vxlan device such packets are cut up, here they would not fit.
+#[test]
+fn a_raised_gso_ipv4_max_size_comes_back_and_is_counted() {
+    const BIG: u32 = 180_000;
+
+    let pair = Pair::of_agents();
+    let (agent, node) = (&pair.one, pair.one.node());
+    is_settled(agent);
+    let max = |raise: bool| {
+        node.netns().block_on(async || {
+            let net = Netlink::open().unwrap();
+            let link = net.link("flannel.1").await.unwrap().unwrap();
+            if raise {
+                net.set_gso_max(link.index, BIG).await.unwrap();
+            }
+            link.gso_max
+        })
+    };
+    let before = max(true);
+    assert!(before.is_some_and(|max| max < BIG), "{before:?}");
+    eventually("it is as it was, and counted", DRIFT, || {
+        max(false) == before && repaired(agent, "set_gso_max") == 1
+    });
+    let server = tcp::Server::on(&pair.pod2);
+    let to = SocketAddrV4::new(pair.pod2.address(), server.port());
+    server.exchange(node, to, 8 << 20);
+    assert_eq!(count(node, OverlayCatch, Reason::UnhandledTx), 0);
 }

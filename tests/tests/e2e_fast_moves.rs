@@ -173,3 +173,31 @@ fn a_kernel_that_is_to_forward_nothing_stops_fast_flows(
     node.sysctl("net.ipv4.ip_forward", 1);
     eventually("the flow goes on", SOON, || talk.round());
 }
+
+/// By which packets of pods come in: through the tunnel, and from them.
+#[rstest]
+fn a_device_that_is_to_forward_nothing_stops_fast_flows(
+    #[values("flannel.1", "cni0")] device: &str,
+    #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
+) {
+    const DEVICE: &str = "net.ipv4.conf.DEVICE.forwarding of a device is 0: proofs of flows end";
+
+    let pair = pair_of(kind, vxlan(), Options::default(), &[]);
+    let talk = fast_udp(&pair);
+    let node = pair.two.node();
+    let set = |value: u8| {
+        node.exec(&format!(
+            "sysctl -qw net/ipv4/conf/{device}/forwarding={value}"
+        ));
+    };
+    let before = ended(&pair.two, DEVICE);
+    set(0);
+    if pair.two.agent().is_some() {
+        eventually("the agent knows", SOON, || {
+            ended(&pair.two, DEVICE) > before
+        });
+    }
+    assert!(!talk.round(), "nothing is forwarded");
+    set(1);
+    eventually("the flow goes on", SOON, || talk.round());
+}

@@ -95,7 +95,9 @@ impl Follower {
             let lost = news.contains(&News::Lost);
             match self.concerning(news).await {
                 // Not for pods to bring about, so they do not make it wait either.
-                Some(change @ Change::ForwardsNothing) => self.end_proofs_after(change),
+                Some(change @ (Change::ForwardsNothing | Change::DeviceForwardsNothing { .. })) => {
+                    self.end_proofs_after(change);
+                }
                 change => waiting = waiting.or(change),
             }
             sleep(if lost { RELIEF } else { PAUSE }).await;
@@ -120,14 +122,32 @@ impl Follower {
         }
         let bridge = self.netlink.link(&self.bridge).await;
         let bridge = bridge.map(|link| link.map(|link| link.index));
-        let concerns = |change: &Change| match (change, &bridge) {
-            (Change::Moved { device }, Ok(bridge)) => Some(*device) == *bridge,
-            // In doubt it does.
-            (Change::Moved { .. }, Err(_)) | (Change::ForwardsNothing | Change::Unknown, _) => true,
-        };
-        let mut changes: Vec<_> = changes.into_iter().filter(concerns).collect();
-        changes.sort_by_key(|change| *change != Change::ForwardsNothing);
-        changes.first().copied()
+        let mut concerning = Vec::new();
+        for change in changes {
+            let concerns = match (change, &bridge) {
+                (Change::Moved { device }, Ok(bridge)) => Some(device) == *bridge,
+                (Change::DeviceForwardsNothing { device }, _) => self.is_routed_from(device).await,
+                // In doubt it does.
+                (Change::Moved { .. }, Err(_)) | (Change::ForwardsNothing | Change::Unknown, _) => {
+                    true
+                }
+            };
+            if concerns {
+                concerning.push(change);
+            }
+        }
+        concerning.sort_by_key(Change::is_for_pods_to_bring_about);
+        concerning.first().copied()
+    }
+
+    /// What comes in by a port of a bridge is forwarded as the bridge's.
+    async fn is_routed_from(&self, device: u32) -> bool {
+        match self.netlink.link_by_index(device).await {
+            Ok(Some(link)) => link.controller.is_none(),
+            Ok(None) => false,
+            // In doubt it is.
+            Err(_) => true,
+        }
     }
 
     fn end_proofs(&self) -> Result<(), DataplaneError> {
@@ -167,15 +187,24 @@ enum Change {
     Moved { device: u32 },
     /// No packet is to be forwarded.
     ForwardsNothing,
+    /// None that comes in there.
+    DeviceForwardsNothing { device: u32 },
     /// Nobody knows.
     Unknown,
 }
 
 impl Change {
+    const fn is_for_pods_to_bring_about(&self) -> bool {
+        matches!(self, Self::Moved { .. } | Self::Unknown)
+    }
+
     const fn words(self) -> &'static str {
         match self {
             Self::Moved { .. } => "an address of pods has another holder",
             Self::ForwardsNothing => "net.ipv4.ip_forward was set to 0",
+            Self::DeviceForwardsNothing { .. } => {
+                "net.ipv4.conf.DEVICE.forwarding of a device is 0"
+            }
             Self::Unknown => "the kernel learnt more of its neighbours than was heard",
         }
     }
@@ -205,6 +234,9 @@ impl Known {
             } => is_another(&mut self.stations, (bridge, station), port)
                 .then_some(Change::Moved { device: bridge }),
             News::ForwardsNothing => Some(Change::ForwardsNothing),
+            News::DeviceForwardsNothing { device } => {
+                Some(Change::DeviceForwardsNothing { device })
+            }
             News::Lost => None,
             News::Unknown => Some(Change::Unknown),
         }

@@ -90,6 +90,8 @@ pub struct PairState {
     pub mac: Option<MacAddr>,
     pub mtu: u32,
     pub gro_mtu: u32,
+    /// [`Link::gso_max`](crate::node::net::Link::gso_max) of `flannel.<VNI>`.
+    pub gso_max: Option<u32>,
     /// Up, and with ARP off.
     pub up: bool,
     pub gro_up: bool,

@@ -60,6 +60,10 @@ impl Executor<'_> {
                 let index = self.index(device).await?;
                 found(device, net.set_mtu(index, *mtu).await?)?;
             }
+            Action::SetGsoMax { device, max } => {
+                let index = self.index(device).await?;
+                found(device, net.set_gso_max(index, *max).await?)?;
+            }
             Action::SetSysctl { key, value } => {
                 sysctl::set(key, value)?;
             }

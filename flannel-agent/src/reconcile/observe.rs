@@ -183,6 +183,7 @@ async fn pair(
         mac: near.mac.map(MacAddr),
         mtu: near.mtu,
         gro_mtu: far.mtu,
+        gso_max: near.gso_max,
         up: near.up && near.noarp,
         gro_up: far.up && far.noarp,
         wrong_sysctls: wrong_sysctls(&node.sysctls),

@@ -207,6 +207,10 @@ fn devices(
     Ok((PairState::created(wanted), true))
 }
 
+/// `GSO_LEGACY_MAX_SIZE`, which devices have unless told otherwise. A longer packet (BIG TCP) says nothing of its length in its IPv4 header, and the
+/// programs refuse to write one in front of it that says nothing either.
+const GSO_MAX: u32 = 65_536;
+
 impl PairState {
     /// As the kernel makes a pair: named, addressed, down, nothing else.
     fn created(wanted: &Pair) -> Self {
@@ -217,6 +221,7 @@ impl PairState {
             mac: Some(wanted.mac),
             mtu: wanted.mtu,
             gro_mtu: wanted.gro_mtu,
+            gso_max: None,
             up: false,
             gro_up: false,
             wrong_sysctls: Default::default(),
@@ -251,6 +256,12 @@ fn settings(node: &Node, wanted: &Pair, pair: &PairState, actions: &mut Vec<Acti
                 mtu,
             });
         }
+    }
+    if pair.gso_max.is_some_and(|max| max > GSO_MAX) {
+        actions.push(Action::SetGsoMax {
+            device: wanted.name.clone(),
+            max: GSO_MAX,
+        });
     }
     // A new device has to be told everything.
     let new = pair.index == 0;

@@ -24,6 +24,7 @@ pub(crate) fn link(index: u32, name: &str) -> Link {
         controller: None,
         lower: None,
         blocked: false,
+        gso_max: None,
     }
 }
 

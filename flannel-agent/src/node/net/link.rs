@@ -21,6 +21,9 @@ pub struct Link {
     /// The Ethernet address; `None` for devices whose address has another length.
     pub mac: Option<Mac>,
     pub mtu: u32,
+    /// The longest IPv4 packet, bytes, that the stack hands it to be cut into segments (`gso_ipv4_max_size`). `None`: a kernel before 6.3,
+    /// which makes none over 64 KiB.
+    pub gso_max: Option<u32>,
     /// `ip link set DEV alias …`: where our devices carry their mark.
     pub alias: Option<String>,
     /// Administratively up.
@@ -227,6 +230,21 @@ impl Netlink {
         .await
     }
 
+    /// See [`Link::gso_max`].
+    ///
+    /// # Errors
+    /// If the kernel refuses; a vanished device is [`Outcome::Missing`].
+    pub async fn set_gso_max(&self, index: u32, max: u32) -> Result<Outcome, NetError> {
+        let message = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(max))
+            .build();
+        self.change(
+            format!("set gso_ipv4_max_size of interface #{index} to {max}"),
+            message,
+        )
+        .await
+    }
+
     /// # Errors
     /// If the kernel refuses; a vanished device is [`Outcome::Missing`].
     pub async fn set_mac(&self, index: u32, mac: Mac) -> Result<Outcome, NetError> {
@@ -279,6 +297,7 @@ impl From<&LinkMessage> for Link {
             kind: Kind::Plain,
             mac: None,
             mtu: 0,
+            gso_max: None,
             alias: None,
             up: flags.contains(LinkFlags::Up),
             running: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
@@ -298,6 +317,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::GsoIpv4MaxSize(max) => link.gso_max = Some(*max),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::Link(index) => lower = Some(*index),
                 LinkAttribute::Controller(index) => link.controller = Some(*index),

@@ -54,6 +54,8 @@ pub(crate) enum News {
     },
     /// `net.ipv4.ip_forward` is 0.
     ForwardsNothing,
+    /// `net.ipv4.conf.DEVICE.forwarding` is 0: nothing that comes in there goes on. Also of a device that is new.
+    DeviceForwardsNothing { device: u32 },
     /// There were more than were read. What follows is a list of all.
     Lost,
     /// There is no list.
@@ -205,9 +207,17 @@ fn forwarding(body: &[u8]) -> Option<News> {
         let bytes = attribute(attributes, kind)?.try_into().ok()?;
         Some(i32::from_ne_bytes(bytes))
     };
-    let off =
-        number(NETCONFA_IFINDEX)? == NETCONFA_IFINDEX_ALL && number(NETCONFA_FORWARDING)? == 0;
-    off.then_some(News::ForwardsNothing)
+    let index = number(NETCONFA_IFINDEX)?;
+    if number(NETCONFA_FORWARDING)? != 0 {
+        return None;
+    }
+    match index {
+        NETCONFA_IFINDEX_ALL => Some(News::ForwardsNothing),
+        // `NETCONFA_IFINDEX_DEFAULT` is for devices to come.
+        index => u32::try_from(index)
+            .ok()
+            .map(|device| News::DeviceForwardsNothing { device }),
+    }
 }
 
 #[cfg(test)]
@@ -265,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_forwarding_is_that_of_all_devices() {
+    fn forwarding_ends_at_all_devices_or_at_one() {
         let told = |index: i32, value: i32| {
             let mut body = vec![AF_INET, 0, 0, 0];
             body.extend(attribute_of(NETCONFA_IFINDEX, &index.to_ne_bytes()));
@@ -274,6 +284,8 @@ mod tests {
         };
         assert_eq!(told(-1, 0), Some(News::ForwardsNothing));
         assert_eq!(told(-1, 1), None);
-        assert_eq!(told(7, 0), None, "a device's");
+        assert_eq!(told(7, 0), Some(News::DeviceForwardsNothing { device: 7 }));
+        assert_eq!(told(7, 1), None);
+        assert_eq!(told(-2, 0), None, "of devices to come");
     }
 }

@@ -50,6 +50,11 @@ pub enum Action {
         device: String,
         mtu: u32,
     },
+    /// The longest IPv4 packet to be cut into segments, bytes.
+    SetGsoMax {
+        device: String,
+        max: u32,
+    },
     SetSysctl {
         key: String,
         value: String,
@@ -132,6 +137,7 @@ impl Action {
             Self::SetAlias { .. } => "set_alias",
             Self::SetMac { .. } => "set_mac",
             Self::SetMtu { .. } => "set_mtu",
+            Self::SetGsoMax { .. } => "set_gso_max",
             Self::SetSysctl { .. } => "set_sysctl",
             Self::SetFeatures { .. } => "set_features",
             Self::ClaimSysctl { .. } => "claim_sysctl",
@@ -206,6 +212,9 @@ impl fmt::Display for Action {
             Self::SetAlias { device, alias } => write!(f, "set the alias of {device} to {alias}"),
             Self::SetMac { device, mac } => write!(f, "set the MAC of {device} to {mac}"),
             Self::SetMtu { device, mtu } => write!(f, "set the MTU of {device} to {mtu}"),
+            Self::SetGsoMax { device, max } => {
+                write!(f, "set gso_ipv4_max_size of {device} to {max}")
+            }
             Self::SetSysctl { key, value } => write!(f, "set the sysctl {key} to {value}"),
             Self::ClaimSysctl { key, wish } => write!(f, "set the node's sysctl {key} to {wish}"),
             Self::ReleaseSysctl { key } => write!(f, "give the node's sysctl {key} back"),

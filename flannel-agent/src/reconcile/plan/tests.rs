@@ -205,6 +205,15 @@ fn drift_is_repaired_and_no_more() {
         ["set the MTU of flannel.1 to 1450"]
     );
     assert_eq!(
+        drifted(|a| model::pair(a).gso_max = Some(180_000)),
+        ["set gso_ipv4_max_size of flannel.1 to 65536"]
+    );
+    assert_eq!(
+        drifted(|a| model::pair(a).gso_max = Some(16_384)),
+        Vec::<String>::new(),
+        "who wants less has it"
+    );
+    assert_eq!(
         drifted(|a| {
             model::pair(a).addresses.insert(net("10.244.7.0/32"));
             model::pair(a).addresses.insert(net("192.0.2.1/32"));

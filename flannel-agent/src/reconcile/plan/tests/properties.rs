@@ -113,21 +113,25 @@ fn pair_state() -> impl Strategy<Value = PairState> {
         any::<[bool; 3]>(),
         prop::option::of(mac()),
         (600..9000u32, 600..9000u32),
+        prop::option::of(60_000..200_000u32),
         prop::collection::btree_set(address, 0..3),
     )
-        .prop_map(|([aliased, up, gro_up], mac, mtus, addresses)| PairState {
-            index: 7,
-            gro_index: 8,
-            aliased,
-            mac,
-            mtu: mtus.0,
-            gro_mtu: mtus.1,
-            up,
-            gro_up,
-            wrong_sysctls: BTreeMap::from([("net/x".to_owned(), "1".to_owned())]),
-            wrong_features: BTreeMap::new(),
-            addresses,
-        })
+        .prop_map(
+            |([aliased, up, gro_up], mac, mtus, gso_max, addresses)| PairState {
+                index: 7,
+                gro_index: 8,
+                aliased,
+                mac,
+                mtu: mtus.0,
+                gro_mtu: mtus.1,
+                gso_max,
+                up,
+                gro_up,
+                wrong_sysctls: BTreeMap::from([("net/x".to_owned(), "1".to_owned())]),
+                wrong_features: BTreeMap::new(),
+                addresses,
+            },
+        )
 }
 
 /// Routes of ours into the tunnel or without one, flanneld's, and somebody else's: at most one of each kind to a

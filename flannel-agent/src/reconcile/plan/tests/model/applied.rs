@@ -114,6 +114,7 @@ impl Model {
                 pair(actual).gro_mtu = *mtu;
             }
             Action::SetMtu { mtu, .. } => pair(actual).mtu = *mtu,
+            Action::SetGsoMax { max, .. } => pair(actual).gso_max = Some(*max),
             Action::SetSysctl { key, .. } => {
                 pair(actual).wrong_sysctls.remove(key);
             }

@@ -159,12 +159,12 @@ impl ByStack {
         let now: BTreeSet<Ipv4Addr> = all.map(|peer| peer.public_ip).collect();
         for peer in now.difference(&self.named).take(NAMED) {
             tracing::warn!(
-                "tunnel packets to and from {peer} take the node's own stack, slowly: a policy of IPsec is about them (ip xfrm policy), \
+                "packets to and from {peer} take the node's own stack, slowly: a policy of IPsec is about them (ip xfrm policy), \
                  or a rule of the firewall (INPUT or OUTPUT) drops them"
             );
         }
         for peer in self.named.difference(&now).take(NAMED) {
-            tracing::info!("tunnel packets to and from {peer} are the programs' again");
+            tracing::info!("packets to and from {peer} are the programs' again");
         }
         self.named = now;
     }

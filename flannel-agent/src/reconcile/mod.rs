@@ -5,6 +5,7 @@ mod apply;
 pub mod desired;
 mod failures;
 pub(crate) mod inherit;
+mod left_down;
 pub mod logbook;
 pub mod observe;
 pub mod plan;
@@ -17,7 +18,6 @@ pub mod unreached;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Instant;
 
 use ipnet::Ipv4Net;
 
@@ -34,6 +34,7 @@ use crate::node::net::Netlink;
 use crate::node::node_sysctls::NodeSysctls;
 use crate::reconcile::actual::Actual;
 use crate::reconcile::desired::{Desired, Node, Routes, Sealed};
+use crate::reconcile::left_down::LeftDown;
 use failures::Failures;
 use told::Told;
 use turn::Turn;
@@ -49,8 +50,8 @@ pub struct Dataplane {
     mirror: Option<Mirror>,
     /// Name of the device of ours that the last full reconcile left in place.
     serves: Option<String>,
-    /// Since when the kernel's device that took its place has been there, and down.
-    left_down: Option<Instant>,
+    /// The kernel's device that took its place.
+    left_down: LeftDown,
     failures: Failures,
     /// Leases that were said to be ignored; the same again is no news.
     ignored: BTreeMap<Ipv4Net, String>,
@@ -99,7 +100,7 @@ impl Dataplane {
             shared: NodeSysctls::new(&options.state_dir, &options.network),
             mirror: None,
             serves: None,
-            left_down: None,
+            left_down: LeftDown::default(),
             failures: Failures::default(),
             ignored: BTreeMap::new(),
             private_key: None,

@@ -1,7 +1,7 @@
 //! Keeping the node equal to what is wanted: observe, plan, apply.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use flannel_common::globals::FAST_PATH_OFF;
 
@@ -92,9 +92,6 @@ pub enum ReconcileError {
         source: DataplaneError,
     },
 }
-
-/// A flanneld that found our UDP port taken has ended, and left its device down. It is started again by then, if it is to be.
-const LEFT_DOWN: Duration = Duration::from_secs(30);
 
 fn kernel_kind(device: &str) -> &'static str {
     match device {
@@ -251,14 +248,10 @@ impl Dataplane {
         let pair = desired.node.pair.as_ref()?;
         let ours = self.serves.as_ref() == Some(&pair.name);
         let Device::KernelTunnel { up, .. } = actual.device else {
-            self.left_down = None;
+            self.left_down.gone(Instant::now());
             return None;
         };
-        if up {
-            self.left_down = None;
-        }
-        let since = self.left_down.get_or_insert_with(Instant::now);
-        let is_left = !up && since.elapsed() >= LEFT_DOWN;
+        let is_left = self.left_down.there(up, Instant::now());
         (ours && !is_left).then(|| pair.name.clone())
     }
 

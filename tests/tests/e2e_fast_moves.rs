@@ -21,6 +21,10 @@ fn vxlan() -> Network {
     Network::vxlan("/coreos.com/network", "10.244.0.0/16")
 }
 
+fn host_gw() -> Network {
+    Network::host_gw("/coreos.com/network", "10.244.0.0/16")
+}
+
 /// What the new holder of an address brings along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum With {
@@ -174,15 +178,20 @@ fn a_kernel_that_is_to_forward_nothing_stops_fast_flows(
     eventually("the flow goes on", SOON, || talk.round());
 }
 
-/// By which packets of pods come in: through the tunnel, and from them.
+/// By which packets of pods come in: through the tunnel, from them, and without a tunnel.
 #[rstest]
+#[case::tunnel("flannel.1", vxlan())]
+#[case::bridge("cni0", vxlan())]
+#[case::bridge_without_tunnel("cni0", host_gw())]
+#[case::uplink(Node::UPLINK, host_gw())]
 fn a_device_that_is_to_forward_nothing_stops_fast_flows(
-    #[values("flannel.1", "cni0")] device: &str,
+    #[case] device: &str,
+    #[case] net: Network,
     #[values(Kind::Ours, Kind::Flanneld)] kind: Kind,
 ) {
     const DEVICE: &str = "net.ipv4.conf.DEVICE.forwarding of a device is 0: proofs of flows end";
 
-    let pair = pair_of(kind, vxlan(), Options::default(), &[]);
+    let pair = pair_of(kind, net, Options::default(), &[]);
     let talk = fast_udp(&pair);
     let node = pair.two.node();
     let set = |value: u8| {

@@ -168,5 +168,5 @@ fn a_raised_gso_ipv4_max_size_comes_back_and_is_counted() {
     let server = tcp::Server::on(&pair.pod2);
     let to = SocketAddrV4::new(pair.pod2.address(), server.port());
     server.exchange(node, to, 8 << 20);
-    assert_eq!(count(node, OverlayCatch, Reason::UnhandledTx), 0);
+    assert_eq!(count(agent, OverlayCatch, Reason::UnhandledTx), 0);
 }

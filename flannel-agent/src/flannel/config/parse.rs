@@ -15,8 +15,9 @@ use crate::flannel::backend::{
 
 /// The port the Linux vxlan driver uses unless told otherwise; older than the IANA's 4789.
 const KERNEL_VXLAN_PORT: u16 = 8472;
-/// A VNI has 24 bits (RFC 7348 §5).
-const VNI_MAX: u32 = (1 << 24) - 1;
+/// A VNI has 24 bits (RFC 7348 §5), but the device is `flannel.<VNI>`, and a device's name at most 15 bytes: flanneld cannot make it
+/// either.
+const VNI_MAX: u32 = 9_999_999;
 /// The least MTU of IPv4 (RFC 791), for what is inside.
 const IP_MTU_MIN: u32 = 68;
 const IP_MTU_MAX: u32 = 65_535;
@@ -25,6 +26,7 @@ pub(super) fn network_config(json: &str) -> Result<NetworkConfig, ConfigError> {
     let value: Value = serde_json::from_str(json)?;
     let fields = object(&value)?;
     require_ipv4(&fields)?;
+    nftables_or_iptables(&fields)?;
     if fields.bool("EnableIPv6")? == Some(true) {
         return Err(ConfigError::NotSupportedYet {
             field: "EnableIPv6",
@@ -65,6 +67,7 @@ pub(super) fn for_kubernetes(json: &str) -> Result<(NetworkConfig, bool), Config
     let value: Value = serde_json::from_str(json)?;
     let fields = object(&value)?;
     require_ipv4(&fields)?;
+    nftables_or_iptables(&fields)?;
     let network = network(&fields)?;
     // What kube-controller-manager makes of a range unless told otherwise; a podCIDR of any length will do.
     let subnet_len = network.prefix_len().max(24);
@@ -94,6 +97,13 @@ fn network(fields: &Fields<'_>) -> Result<Ipv4Net, ConfigError> {
         let wanted = "a part of all addresses, like \"10.244.0.0/16\"";
         return Err(FieldError::new("Network", &value, wanted).into());
     }
+    // The kernel routes neither to a device.
+    let first = network.network();
+    if first.is_multicast() || first.is_loopback() {
+        let value = Value::from(network.to_string());
+        let wanted = "addresses that pods can have, like \"10.244.0.0/16\": neither of 127.0.0.0/8 nor of 224.0.0.0/4";
+        return Err(FieldError::new("Network", &value, wanted).into());
+    }
     Ok(network.trunc())
 }
 
@@ -107,6 +117,11 @@ fn require_ipv4(fields: &Fields<'_>) -> Result<(), ConfigError> {
         });
     }
     Ok(())
+}
+
+/// There are no rules to write one way or the other; only its type is checked, as flannel does.
+fn nftables_or_iptables(fields: &Fields<'_>) -> Result<(), FieldError> {
+    fields.bool("EnableNFTables").map(|_| ())
 }
 
 fn subnet_len(fields: &Fields<'_>, network: Ipv4Net) -> Result<u8, ConfigError> {
@@ -284,6 +299,19 @@ fn wireguard(options: &Fields<'_>) -> Result<WireGuardOptions, ConfigError> {
     })
 }
 
+fn vni(options: &Fields<'_>) -> Result<u32, FieldError> {
+    match options.uint("VNI", u32::MAX)? {
+        Some(vni) if vni > VNI_MAX => Err(FieldError::new(
+            "VNI",
+            &Value::from(vni),
+            format!(
+                "{VNI_MAX} or less: a device cannot have a longer name than \"flannel.{VNI_MAX}\""
+            ),
+        )),
+        vni => Ok(vni.unwrap_or(1)),
+    }
+}
+
 fn vxlan(options: &Fields<'_>) -> Result<VxlanOptions, ConfigError> {
     // Peers come from leases alone, so learning changes nothing; only its type is checked.
     options.bool("Learning")?;
@@ -291,7 +319,7 @@ fn vxlan(options: &Fields<'_>) -> Result<VxlanOptions, ConfigError> {
     let port = options.uint("Port", u16::MAX.into())?.unwrap_or(0);
     let mtu = underlay_mtu(options, TUNNEL_OVERHEAD)?;
     Ok(VxlanOptions {
-        vni: options.uint("VNI", VNI_MAX)?.unwrap_or(1),
+        vni: vni(options)?,
         port: match u16::try_from(port) {
             Ok(port) if port != 0 => port,
             _ => KERNEL_VXLAN_PORT,

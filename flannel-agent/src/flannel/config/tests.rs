@@ -112,6 +112,15 @@ fn cf_unset_values_take_defaults() {
 #[case::empty_network(r#"{"Network":""}"#, "Network is missing")]
 #[case::bad_network(r#"{"Network":"10.3.0.0"}"#, r#"Network is "10.3.0.0""#)]
 #[case::all_addresses(r#"{"Network":"0.0.0.0/0"}"#, r#"Network is "0.0.0.0/0""#)]
+#[case::multicast(
+    r#"{"Network":"224.0.0.0/8"}"#,
+    r#"Network is "224.0.0.0/8": write addresses that pods can have"#
+)]
+#[case::loopback(r#"{"Network":"127.8.0.0/16"}"#, r#"Network is "127.8.0.0/16""#)]
+#[case::nftables_text(
+    r#"{"Network":"10.3.0.0/16","EnableNFTables":"yes"}"#,
+    r#"EnableNFTables is "yes": write true or false, without quotes"#
+)]
 #[case::v6_network(r#"{"Network":"fc00::/48"}"#, r#"Network is "fc00::/48""#)]
 #[case::network_number(r#"{"Network":10}"#, "Network is 10")]
 #[case::too_small(r#"{"Network":"10.3.0.0/29"}"#, "Network is 10.3.0.0/29")]
@@ -269,13 +278,13 @@ fn cf_extension_has_commands_and_what_is_left_out_has_a_way_out() {
 #[test]
 fn cf_vxlan_options() {
     let options = vxlan_options(
-        r#","VNI":16777215,"Port":0,"MTU":1400,"DirectRouting":true,"GBP":true,"Learning":true"#,
+        r#","VNI":9999999,"Port":0,"MTU":1400,"DirectRouting":true,"GBP":true,"Learning":true"#,
     )
     .unwrap();
     assert_eq!(
         options,
         VxlanOptions {
-            vni: 0xff_ffff,
+            vni: 9_999_999,
             port: 8472,
             mtu: Some(1400),
             direct_routing: true,
@@ -286,6 +295,8 @@ fn cf_vxlan_options() {
 
 #[rstest]
 #[case(r#","VNI":16777216"#, "VNI is 16777216")]
+#[case(r#","VNI":10000000"#, "VNI is 10000000: write 9999999 or less")]
+#[case(r#","VNI":"1""#, r#"VNI is "1""#)]
 #[case(r#","Port":65536"#, "Port is 65536")]
 #[case(r#","MTU":60"#, "MTU is 60")]
 #[case(r#","MTU":"1500""#, r#"MTU is "1500""#)]
@@ -334,6 +345,8 @@ proptest! {
     fn fz_accepted_config_has_a_range_that_it_admits(a in any::<u32>(), len in 1u8..=28, more in 2u8..=30) {
         let subnet_len = (len + more).min(30);
         let network = Ipv4Addr::from(a);
+        let begins = Ipv4Net::new(network, len).unwrap().network();
+        prop_assume!(!begins.is_loopback() && !begins.is_multicast());
         let json = with(&format!(r#""Network":"{network}/{len}","SubnetLen":{subnet_len}"#));
         let config = parse(&json).unwrap();
         for bound in [config.subnet_min, config.subnet_max] {

@@ -17,6 +17,7 @@ use super::*;
 use crate::base::mac::MacAddr;
 use crate::base::options::Mode;
 use crate::dataplane::{Attachment, Peer, ROUTED};
+use crate::flannel::backend::Backend;
 use crate::flannel::lease::LeaseAttrs;
 use crate::node::direct::Direct;
 use crate::node::net::{Branch, Direction, RouteTo, Towards};
@@ -436,16 +437,23 @@ fn the_mtu_option_lowers_but_never_raises() {
 
 #[test]
 fn what_this_node_cannot_do_is_named() {
-    let build = |json: &str| {
+    let build = |config: NetworkConfig| {
         let world = World {
-            config: NetworkConfig::parse(json).unwrap(),
+            config,
             ..World::default()
         };
         world.build().unwrap_err().to_string()
     };
-    let error = build(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","VNI":16777215}}"#);
+    let parse = |json| NetworkConfig::parse(json).unwrap();
+    let mut config = parse(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    if let Backend::Vxlan(options) = &mut config.backend {
+        options.vni = 16_777_215;
+    }
+    let error = build(config);
     assert!(error.contains("16777215"), "{error}");
-    let error = build(r#"{"Network":"10.9.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    let error = build(parse(
+        r#"{"Network":"10.9.0.0/16","Backend":{"Type":"vxlan"}}"#,
+    ));
     assert!(
         error.contains("10.244.1.0/24") && error.contains("10.9.0.0/16"),
         "{error}"

@@ -1,5 +1,8 @@
 use super::Direction::{Rx, Tx};
 use super::*;
+use crate::change::Change;
+use crate::header::PROTO_UDP;
+use crate::transport::Control;
 use proptest::prelude::*;
 
 const EPOCH: u32 = 7;

@@ -67,15 +67,42 @@ pub fn pair(net: Network, device: Device, mix: Mix, flags: &[&str]) -> Pair<AnyD
     Pair::of(lab, net, one, two)
 }
 
-/// The same with the nodes' addresses on the loopback devices; the link has others, of its own.
-pub fn pair_on_loopback(net: Network, device: Device, mix: Mix) -> Pair<AnyDaemon> {
+/// The device that has a node's address where no uplink has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Elsewhere {
+    Loopback,
+    Dummy,
+}
+
+impl Elsewhere {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Loopback => "lo",
+            Self::Dummy => "dummy0",
+        }
+    }
+
+    fn add(self, node: &Node) {
+        if self == Self::Dummy {
+            let name = self.name();
+            node.ip_batch(&[
+                format!("link add {name} type dummy"),
+                format!("link set {name} up"),
+            ]);
+        }
+    }
+}
+
+/// The same with the nodes' addresses on such a device; the link has others, of its own.
+pub fn pair_elsewhere(net: Network, device: Device, on: Elsewhere, mix: Mix) -> Pair<AnyDaemon> {
     let lab = Lab::new();
     let net = lab.network(net);
     let nodes = ["one", "two"].map(|name| lab.node(name));
     connect(&lab, device, [End::of(&nodes[0]), End::of(&nodes[1])]);
     let inner = |n: u8| Ipv4Addr::new(10, 255, 0, n);
     for (node, [own, other]) in nodes.iter().zip([[1, 2], [2, 1]]) {
-        node.exec(&format!("ip addr add {}/32 dev lo", inner(own)));
+        on.add(node);
+        node.exec(&format!("ip addr add {}/32 dev {}", inner(own), on.name()));
         node.exec(&format!(
             "ip route add {}/32 via {} dev {UPLINK} src {}",
             inner(other),
@@ -85,8 +112,8 @@ pub fn pair_on_loopback(net: Network, device: Device, mix: Mix) -> Pair<AnyDaemo
     }
     let (a, b) = mix.kinds();
     let [one, two] = nodes;
-    let [one, two] =
-        [(a, one), (b, two)].map(|(kind, node)| start(kind, node, &net, &["--iface=lo"]));
+    let iface = format!("--iface={}", on.name());
+    let [one, two] = [(a, one), (b, two)].map(|(kind, node)| start(kind, node, &net, &[&iface]));
     Pair::of(lab, net, one, two)
 }
 

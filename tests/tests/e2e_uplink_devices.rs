@@ -9,7 +9,7 @@ use flannel_common::program::Program::UplinkRx;
 use flannel_common::reason::Reason;
 use flannel_tests::bpftool::count;
 use flannel_tests::devices::{
-    CABLES, Device, IFACE, UPLINK, address, behind, pair, pair_on_loopback, set_cable,
+    CABLES, Device, Elsewhere, IFACE, UPLINK, address, behind, pair, pair_elsewhere, set_cable,
 };
 use flannel_tests::fast_path::{fast, hooked_if_ours, talk_tcp, was_fast};
 use flannel_tests::pair::{Kind, Mix};
@@ -175,13 +175,14 @@ fn a_bond_goes_over_to_its_other_cable(
 
 /// The node's address is elsewhere, and such devices lead to the others.
 #[rstest]
-#[ignore = "needs VLAN, bonding: cargo xtask test --kernel 6.12"]
-fn the_address_is_on_the_loopback_device(
+#[ignore = "needs VLAN, bonding, dummy: cargo xtask test --kernel 6.12"]
+fn the_address_is_on_another_device(
     #[values(Device::Vlan, Device::Bond, Device::TaggedBond, Device::VlanOnBond)] device: Device,
+    #[values(Elsewhere::Loopback, Elsewhere::Dummy)] on: Elsewhere,
     #[values(Mix::Ours, Mix::OursAndFlanneld, Mix::Flanneld)] mix: Mix,
 ) {
     // flanneld goes by the MTU of the device that has the address.
-    let pair = pair_on_loopback(vxlan().mtu(1500), device, mix);
+    let pair = pair_elsewhere(vxlan().mtu(1500), device, on, mix);
     carries_everything(&pair);
     let counted = [&pair.one, &pair.two].map(|daemon| daemon.agent());
     for agent in counted.into_iter().flatten() {

@@ -92,6 +92,17 @@ fn flanneld_takes_the_node_over_again_with_udp(#[case] between: Between) {
     goes_back(between, net);
 }
 
+/// flanneld refuses a device of another kind under its own one's name: `cleanup` comes between here as well.
+#[rstest]
+#[case::flanneld(Between::Flanneld)]
+#[case::ours(Between::Ours(&[]))]
+#[case::at_the_bridge(Between::Ours(&["--pod-hook=bridge"]))]
+#[ignore = "needs ipip: cargo xtask test --kernel 6.12"]
+fn flanneld_takes_the_node_over_again_with_ipip(#[case] between: Between) {
+    let net = Network::ipip("/coreos.com/network", "10.244.0.0/16");
+    goes_back(between, net);
+}
+
 #[track_caller]
 fn goes_back(between: Between, net: Network) {
     const MASQ: &[&str] = &["--ip-masq"];
@@ -125,7 +136,7 @@ fn goes_back(between: Between, net: Network) {
         let mut out = talk::Tcp::open(&server, &pod1, outside.at(server.port()));
         out.outlast();
         assert!(agent.terminate().success());
-        if net.backend == Backend::Udp {
+        if matches!(net.backend, Backend::Udp | Backend::Ipip) {
             // Who was translated goes with who translated.
             run(&mut cleanup::command(&agent));
         } else {

@@ -40,11 +40,33 @@ const SCENARIOS: &[&str] = &[
 
 /// Programs with tests that need what not every machine's kernel has, and are ignored there.
 const DEVICES: &[&str] = &[
+    "e2e_back_to_flanneld",
     "e2e_backends",
+    "e2e_esp",
     "e2e_ipip",
     "e2e_ipsec",
+    "e2e_netem",
     "e2e_uplink_devices",
     "e2e_wireguard",
+];
+
+/// Kernels before 6.6, whose hooks are filters at clsact.
+const WITHOUT_TCX: &[&str] = &["6.1"];
+
+/// What is different there, and cases of what asks most of the hooks.
+const AT_CLSACT: &[(&str, &[&str])] = &[
+    ("e2e_bandwidth_clsact", &[]),
+    ("e2e_clsact", &[]),
+    ("e2e_clsact_qdisc", &[]),
+    ("e2e_fast_ports", &["_Vxlan::", "_HostGw::", "_Flanneld::"]),
+    ("e2e_fast_rules", &["_Vxlan", "_HostGw", "_Flanneld"]),
+    ("e2e_foreign_tcx", &["what_a_filter_hides"]),
+    ("e2e_forged_tunnel", &["case_1", "case_2", "not_believed"]),
+    ("e2e_ipsec", &["case_1", "case_7"]),
+    (
+        "e2e_policy_routing",
+        &["mix_1", "mix_4", "fast_flow", "no_way"],
+    ),
 ];
 
 /// A few minutes of emulation: the two ends of the tunnel, and two nodes whose pods talk.
@@ -112,7 +134,11 @@ pub(super) fn of(
     let devices = DEVICES
         .iter()
         .map(|program| Run::new(program, &["--ignored"]));
-    Ok(everywhere.chain(devices).collect())
+    let at_clsact = AT_CLSACT
+        .iter()
+        .filter(|_| WITHOUT_TCX.contains(&kernel))
+        .map(|(program, arguments)| Run::new(program, arguments));
+    Ok(everywhere.chain(devices).chain(at_clsact).collect())
 }
 
 fn packet_programs(workspace: &Workspace) -> Result<Vec<String>> {
@@ -168,6 +194,14 @@ mod tests {
         assert!(!has("e2e_kernel_floor"));
         let devices = Run::new("e2e_uplink_devices", &["--ignored"]);
         assert!(runs.contains(&devices));
+    }
+
+    #[test]
+    fn filters_at_clsact_are_tried_where_there_is_nothing_else() {
+        let runs = |kernel| of(kernel, false, &[], &here()).unwrap();
+        let has = |kernel| runs(kernel).contains(&Run::new("e2e_clsact", &[]));
+        assert!(has("6.1"));
+        assert!(!has("6.12") && !has("newest"));
     }
 
     #[test]

@@ -27,11 +27,11 @@ const NO_TCX: (&str, &str) = ("tests/src/no_tcx.c", "target/no_tcx.so");
 /// How much longer than on real hardware a test waits for what it waits for.
 const PATIENCE: u32 = 20;
 
-/// Keeps the kernel from patching its own code (static keys) whenever a test starts and ends a capture or a hook: these hold the keys for
-/// packets' time stamps and for clsact. Of two emulated processors the one may run the half patched instruction once more after the
-/// other is done, and the kernel dies of an `int3` that nobody knows.
+/// Keeps the kernel from patching its own code (static keys) whenever a test starts and ends a ping or a hook: these hold the keys for
+/// packets' time stamps (`SO_TIMESTAMP`) and for clsact. Of two emulated processors the one may run the half patched instruction once
+/// more after the other is done, and the kernel dies of an `int3` that nobody knows.
 const HOLD_KEYS: &str = "tc qdisc add dev lo clsact\n\
-     tcpdump -i lo -w /dev/null greater 65535 > /dev/null 2>&1 &\n";
+     ping -q -i 1000 127.0.0.1 > /dev/null 2>&1 &\n";
 
 /// A test program that was built here.
 #[derive(Debug)]

@@ -42,6 +42,7 @@ const SCENARIOS: &[&str] = &[
 const DEVICES: &[&str] = &[
     "e2e_back_to_flanneld",
     "e2e_backends",
+    "e2e_doctor_peers",
     "e2e_esp",
     "e2e_ipip",
     "e2e_ipsec",

@@ -30,7 +30,8 @@ use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::base::files;
-use crate::node::net::{NetError, namespace, sysctl};
+use crate::node::conntrack::LIBERAL;
+use crate::node::net::{NetError, connections, namespace, sysctl};
 use ledger::Ledger;
 pub use ledger::{Reserved, Wish};
 use lock::Turn;
@@ -40,6 +41,19 @@ pub use ports::PortSet;
 struct Held {
     turn: Turn,
     _place: MutexGuard<'static, ()>,
+}
+
+/// Connections that were fast go on as others do, or a rule that drops what is INVALID ends them all.
+fn stay_liberal() {
+    match connections::stay_liberal() {
+        Ok(count) => tracing::info!(
+            "conntrack minds the windows of new TCP connections again, but not of the {count} that it has"
+        ),
+        Err(error) => tracing::warn!(
+            "{error}: connections that were fast may stand still where a rule drops what is INVALID; nf_conntrack_netlink is the module \
+             to load next time"
+        ),
+    }
 }
 
 /// Each network namespace has sysctls of its own, and agents in several may be given the same folder.
@@ -150,6 +164,9 @@ impl NodeSysctls {
         let current = sysctl::read(key)?.unwrap_or_default();
         let released = ledger.release(key, &self.network, &current);
         if let Some(value) = &released {
+            if key == LIBERAL && *value != current {
+                stay_liberal();
+            }
             sysctl::set(key, value)?;
             self.write(&ledger)?;
         }

@@ -155,10 +155,11 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Result<Vec<Action>, Conflict>
             .map(|device| Action::DeleteDevice { device }),
     );
     anchor::settle(node, actual, new_anchor, &mut actions);
-    let unwanted = shared.unwanted.iter().cloned();
-    actions.extend(unwanted.map(|key| Action::ReleaseSysctl { key }));
     let stale = actual.programs.stale.iter().cloned();
     actions.extend(stale.map(Action::Detach));
+    // What conntrack is to be like for their flows, it is to be until they have gone.
+    let unwanted = shared.unwanted.iter().cloned();
+    actions.extend(unwanted.map(|key| Action::ReleaseSysctl { key }));
     if runs {
         snat::retire(node, actual, &mut actions);
         snat::carry(node, actual, &mut actions);

@@ -9,6 +9,7 @@ mod batch;
 mod blackhole;
 mod bound;
 mod connection;
+pub mod connections;
 mod discipline;
 mod error;
 mod features;

@@ -7,11 +7,11 @@ use flannel_common::program::Program;
 use super::Pair;
 use crate::base::options::{FastPath, Hook, Mode, Xdp};
 use crate::dataplane::Attachment;
+pub(crate) use crate::node::conntrack::LIBERAL;
 use crate::node::conntrack::UNACKNOWLEDGED;
 use crate::node::node_sysctls::{Wish, Wishes};
 
 /// Whether conntrack minds segments outside of the windows that it has seen.
-pub(crate) const LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
 
 /// How packets get to peers.
 #[derive(Debug, Clone, Copy)]

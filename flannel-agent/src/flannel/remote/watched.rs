@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 use serde_json::value::RawValue;
 
 use super::{Lease, MessageError, Parts, subnet};
+use crate::base::excerpt::excerpt;
 use crate::base::json_fields::Fields;
 
 /// One lease's change.
@@ -19,8 +20,12 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Watched {
     pub events: Vec<Event>,
-    /// Counts only if there are no events.
+    /// Counts only if it is [`Self::of_all`].
     pub snapshot: Vec<Lease>,
+    /// There was not one event, whether it could be read or not: the snapshot is all there is.
+    pub of_all: bool,
+    /// Leases whose subnet cannot be read, and why: nobody knows whose they are.
+    pub unread: Vec<String>,
     pub cursor: String,
 }
 
@@ -71,16 +76,56 @@ fn list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
 
 impl Watched {
     /// # Errors
-    /// When it is no such answer. A lease that cannot be read is in it as one that cannot be read.
+    /// When it is no such answer, or of a whole list no lease can be read. One of which the attributes cannot be read is in it as such,
+    /// and one without a subnet takes no other along.
     pub fn from_json(json: &[u8]) -> Result<Self, MessageError> {
         let (events, snapshot, cursor) = parts(json)?;
-        let leases = snapshot.iter().map(|raw| Lease::from_json(bytes(raw)));
-        Ok(Self {
-            events: events.into_iter().map(event).collect::<Result<_, _>>()?,
-            snapshot: leases.collect::<Result<_, _>>()?,
+        let mut watched = Self {
+            events: Vec::new(),
+            snapshot: Vec::new(),
+            of_all: events.is_empty(),
+            unread: Vec::new(),
             cursor,
-        })
+        };
+        for raw in events {
+            let (kind, lease) = event(raw)?;
+            let read = match kind {
+                Kind::Added => Lease::from_json(lease).map(|lease| Event::Added(Box::new(lease))),
+                Kind::Removed => removed(lease),
+            };
+            match read {
+                Ok(event) => watched.events.push(event),
+                Err(error) => watched.unread.push(unread(lease, &error)),
+            }
+        }
+        for raw in snapshot {
+            match Lease::from_json(bytes(raw)) {
+                Ok(lease) => watched.snapshot.push(lease),
+                Err(error) => watched.unread.push(unread(bytes(raw), &error)),
+            }
+        }
+        match watched.unread.first() {
+            Some(unread) if watched.of_all && watched.snapshot.is_empty() => {
+                Err(MessageError::NoLease(unread.clone()))
+            }
+            _ => Ok(watched),
+        }
     }
+}
+
+fn unread(lease: &[u8], error: &MessageError) -> String {
+    let lease = excerpt(&String::from_utf8_lossy(lease));
+    format!("the lease {lease} is left out: {error}")
+}
+
+fn removed(lease: &[u8]) -> Result<Event, MessageError> {
+    let read = Parts::of(lease)?.read(&["Subnet"])?;
+    Ok(Event::Removed(subnet(&Fields::new(&read))?))
+}
+
+enum Kind {
+    Added,
+    Removed,
 }
 
 impl Networks {
@@ -118,18 +163,16 @@ fn parts(json: &[u8]) -> Result<Told<'_>, MessageError> {
     Ok((parts.list("events"), parts.list("snapshot"), cursor))
 }
 
-fn event(event: &RawValue) -> Result<Event, MessageError> {
+/// What became of which lease.
+fn event(event: &RawValue) -> Result<(Kind, &[u8]), MessageError> {
     let event = Parts::of(bytes(event))?;
     let lease = bytes(event.get("lease").ok_or(MessageError::Missing("lease"))?);
     let read = event.read(&["type"])?;
-    Ok(match Fields::new(&read).str("type")? {
-        Some("added") => Event::Added(Box::new(Lease::from_json(lease)?)),
-        Some("removed") => {
-            let read = Parts::of(lease)?.read(&["Subnet"])?;
-            Event::Removed(subnet(&Fields::new(&read))?)
-        }
-        _ => return Err(MessageError::Missing("type, added or removed,")),
-    })
+    match Fields::new(&read).str("type")? {
+        Some("added") => Ok((Kind::Added, lease)),
+        Some("removed") => Ok((Kind::Removed, lease)),
+        _ => Err(MessageError::Missing("type, added or removed,")),
+    }
 }
 
 fn bytes(raw: &RawValue) -> &[u8] {
@@ -217,6 +260,33 @@ mod tests {
         };
         assert_eq!([readable(one), readable(other)], expected);
         assert_eq!(*gone, one.subnet);
+    }
+
+    #[test]
+    fn a_lease_without_a_subnet_takes_no_other_along() {
+        let without = r#"{"Attrs":{"PublicIP":"1.1.1.2"}}"#;
+        let well = r#"{"Subnet":"10.3.1.0/24","Attrs":{"PublicIP":"1.1.1.1"}}"#;
+        let read = |json: String| Watched::from_json(json.as_bytes()).unwrap();
+        let all = read(snapshot([without, well], 7));
+        assert!(all.of_all && all.snapshot.len() == 1);
+        assert!(
+            all.unread[0].contains("1.1.1.2") && all.unread[0].contains("Subnet is missing"),
+            "{:?}",
+            all.unread
+        );
+        let told = |leases: &[(&str, &str)]| {
+            let events_of = leases
+                .iter()
+                .map(|(kind, lease)| format!(r#"{{"type":"{kind}","lease":{lease}}}"#));
+            let told: Vec<_> = events_of.collect();
+            read(events(told.iter().map(|it| &**it), 7))
+        };
+        let some = told(&[("added", without), ("removed", well), ("removed", "{}")]);
+        assert!(!some.of_all);
+        assert_eq!((some.events.len(), some.unread.len()), (1, 2));
+        // Taken for all there is, it would end everybody's leases.
+        let none = told(&[("added", without)]);
+        assert!(none.events.is_empty() && !none.of_all);
     }
 
     #[test]

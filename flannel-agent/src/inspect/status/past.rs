@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::stopped::is_stopped;
 use crate::base::clock;
 use crate::base::wall::Moment;
+use crate::node::direct::OWN;
 use crate::reconcile::logbook::{self, Page};
 
 /// The agent looks at everything every 30 s; after this long it hangs, or was not given time to run.
@@ -169,6 +170,14 @@ impl Past {
                 .map(|why| format!("; kept, although {why}"));
             line("Lease", lease.text() + &kept.unwrap_or_default());
         }
+        for (subnet, why) in self.formers() {
+            line(
+                "Former",
+                format!(
+                    "{subnet}, a lease that this node had: it is ignored, and ends by itself ({why})"
+                ),
+            );
+        }
         if let Some(last) = &self.last_reconcile {
             line("Compared", last.text());
         }
@@ -285,9 +294,26 @@ impl Past {
 }
 
 impl Past {
+    /// Leases that this node had until it got another subnet: nobody has to do anything about them.
+    fn formers(&self) -> impl Iterator<Item = (&Ipv4Net, &String)> {
+        let ignored = self.ignored.iter();
+        ignored.filter(|(_, why)| self.is_former(why))
+    }
+
+    /// In etcd a node takes whatever lease has its address, so that one beside its own is no other node's. In Kubernetes one that names
+    /// it is another Node.
+    fn is_former(&self, why: &str) -> bool {
+        let lease = self.lease.as_ref();
+        why.ends_with(OWN) && lease.is_some_and(|lease| lease.source != "kubernetes")
+    }
+
     /// Also while no agent runs: what is pinned goes by the same leases.
     fn judge_ignored(&self, attention: &mut impl FnMut(String, &'static str)) {
-        for (subnet, why) in self.ignored.iter().take(NAMED) {
+        let others = || {
+            let ignored = self.ignored.iter();
+            ignored.filter(|(_, why)| !self.is_former(why))
+        };
+        for (subnet, why) in others().take(NAMED) {
             attention(
                 format!(
                     "the lease of {subnet} is ignored, and its pods are not reached from here: {why}"
@@ -295,7 +321,7 @@ impl Past {
                 "put right what its node publishes, or delete the lease if no such node is left",
             );
         }
-        let more = self.ignored.len().saturating_sub(NAMED) + self.ignored_more;
+        let more = others().count().saturating_sub(NAMED) + self.ignored_more;
         if more > 0 {
             attention(
                 format!("{more} more leases are ignored"),

@@ -80,6 +80,25 @@ fn leases_that_are_ignored_are_named_whoever_runs() {
 }
 
 #[test]
+fn the_lease_that_a_node_had_before_is_shown_and_no_trouble() {
+    let mut page = page();
+    let subnet = Ipv4Net::new_assert([10, 244, 9, 0].into(), 24);
+    let why = format!("PublicIP 192.0.2.1 {OWN}");
+    page.ignored.leases = [(subnet, why)].into();
+    let is_shown = |page: &Page| {
+        let lines = Past::at(page.clone(), NOW).lines();
+        let mut formers = lines.iter().filter(|[label, _]| label == "Former");
+        formers.any(|[_, text]| text.starts_with("10.244.9.0/24"))
+    };
+    assert_eq!(findings(page.clone(), true), <[&str; 0]>::default());
+    assert!(is_shown(&page));
+    // There it is another Node's.
+    page.lease.as_mut().unwrap().source = "kubernetes".to_owned();
+    assert_eq!(findings(page.clone(), true).len(), 1);
+    assert!(!is_shown(&page));
+}
+
+#[test]
 fn a_node_without_a_place_in_the_cluster_is_said_to_be() {
     let mut page = page();
     page.misplaced = Some("Node one is gone".to_owned());

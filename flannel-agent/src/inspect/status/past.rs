@@ -1,5 +1,7 @@
 //! What the agent wrote down: its lease, and when it last compared the node with what is wanted.
 
+mod ignored;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +12,6 @@ use serde::Serialize;
 use super::stopped::is_stopped;
 use crate::base::clock;
 use crate::base::wall::Moment;
-use crate::node::direct::OWN;
 use crate::reconcile::logbook::{self, Page};
 
 /// The agent looks at everything every 30 s; after this long it hangs, or was not given time to run.
@@ -19,8 +20,6 @@ const OVERDUE: Duration = Duration::from_mins(2);
 const START: Duration = Duration::from_secs(15);
 /// A watch that breaks is there again within seconds, if anybody answers.
 const UNHEARD: Duration = Duration::from_mins(1);
-/// Leases that are named one by one.
-const NAMED: usize = 5;
 /// etcd refuses for a while, or is elected anew: no reason to call somebody.
 const RENEWAL_LATE: Duration = Duration::from_mins(10);
 
@@ -294,42 +293,6 @@ impl Past {
 }
 
 impl Past {
-    /// Leases that this node had until it got another subnet: nobody has to do anything about them.
-    fn formers(&self) -> impl Iterator<Item = (&Ipv4Net, &String)> {
-        let ignored = self.ignored.iter();
-        ignored.filter(|(_, why)| self.is_former(why))
-    }
-
-    /// In etcd a node takes whatever lease has its address, so that one beside its own is no other node's. In Kubernetes one that names
-    /// it is another Node.
-    fn is_former(&self, why: &str) -> bool {
-        let lease = self.lease.as_ref();
-        why.ends_with(OWN) && lease.is_some_and(|lease| lease.source != "kubernetes")
-    }
-
-    /// Also while no agent runs: what is pinned goes by the same leases.
-    fn judge_ignored(&self, attention: &mut impl FnMut(String, &'static str)) {
-        let others = || {
-            let ignored = self.ignored.iter();
-            ignored.filter(|(_, why)| !self.is_former(why))
-        };
-        for (subnet, why) in others().take(NAMED) {
-            attention(
-                format!(
-                    "the lease of {subnet} is ignored, and its pods are not reached from here: {why}"
-                ),
-                "put right what its node publishes, or delete the lease if no such node is left",
-            );
-        }
-        let more = others().count().saturating_sub(NAMED) + self.ignored_more;
-        if more > 0 {
-            attention(
-                format!("{more} more leases are ignored"),
-                "begin with those above; the agent's log has all of them",
-            );
-        }
-    }
-
     fn judge_start(&self, since_s: u64, attention: &mut impl FnMut(String, &'static str)) {
         let waits = format!("the agent started {} ago and waits", duration(since_s));
         if let Some(Silence { what, error, .. }) = self.silences.first() {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::node::direct::OWN;
 
 const NOW: u64 = 100_000 * NANOS;
 

@@ -100,9 +100,23 @@ impl<'a> Fields<'a> {
         };
         match text.parse() {
             Ok(parsed) => Ok(Some(parsed)),
+            // To some they are octal: Rust refuses them in an address, and Go also in a range.
+            Err(_) if has_leading_zeros(text) => {
+                let wanted = format!("{wanted}, no number with a leading 0");
+                Err(FieldError::new(name, &Value::from(text), wanted))
+            }
             Err(_) => Err(FieldError::new(name, &Value::from(text), wanted)),
         }
     }
+}
+
+/// Whether an IPv4 address, or a range of such, has them. A key in base64 may begin like one, and has no dots.
+fn has_leading_zeros(text: &str) -> bool {
+    let address = text.split('/').next().unwrap_or_default();
+    let parts: Vec<&str> = address.split('.').collect();
+    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit());
+    let has = |part: &&str| part.len() > 1 && part.starts_with('0');
+    parts.len() == 4 && parts.iter().all(is_number) && parts.iter().any(has)
 }
 
 #[cfg(test)]
@@ -127,6 +141,21 @@ mod tests {
             error.to_string(),
             r#"SubnetLen is "24": write a whole number from 0 to 30, without quotes"#
         );
+    }
+
+    #[test]
+    fn leading_zeros_of_an_address_are_named() {
+        let read = |text: &str| {
+            let object = object(&format!(r#"{{"a":{text:?}}}"#));
+            let parsed = Fields::new(&object).parsed::<std::net::Ipv4Addr>("a", "an address");
+            parsed.err().map(|error| error.to_string())
+        };
+        let expected = r#"a is "10.010.0.0": write an address, no number with a leading 0"#;
+        assert_eq!(read("10.010.0.0").as_deref(), Some(expected));
+        for others in ["10.0.0", "10.300.0.0", "fd00::08", "07/a"] {
+            let said = read(others).unwrap();
+            assert!(!said.contains("leading"), "{said}");
+        }
     }
 
     #[test]

@@ -118,6 +118,9 @@ async fn clean(config: &Config, dry_run: bool) -> anyhow::Result<Outcome> {
     for why in &found.unseen {
         say(err, why);
     }
+    if !dry_run {
+        dataplane::remove_empty_folder(&config.bpffs);
+    }
     found.is_settled(prefix, left)?;
     Ok(match (found.steps.is_empty(), dry_run) {
         (true, _) => {

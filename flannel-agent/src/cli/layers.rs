@@ -8,6 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command};
 
+use super::advice::advise;
 use super::argv::go_syntax;
 use super::file::{self, Shape};
 use crate::settings::flags::Flags;
@@ -58,7 +59,9 @@ pub(super) fn read(
 ) -> Result<(ArgMatches, Origins), clap::Error> {
     let mut command = super::command();
     let argv = go_syntax(&command, argv);
-    let typed = command.try_get_matches_from_mut(&argv)?;
+    let typed = command
+        .try_get_matches_from_mut(&argv)
+        .map_err(|error| advise(error, &argv))?;
     let mut layers = Layers::default();
     let innermost = innermost(&typed);
     for flag in Flag::all() {

@@ -1,5 +1,6 @@
 //! The command line: flanneld's flags, flanneld's environment, a config file, and what they mean.
 
+mod advice;
 mod argv;
 mod file;
 mod layers;

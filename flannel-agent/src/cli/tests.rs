@@ -320,3 +320,16 @@ fn flags_without_effect_say_so_only_when_given() {
     let notices = notices::notices(&loud.cli.flags, &loud.origins).join("\n");
     assert!(notices.contains("--ip-masq is off"), "{notices}");
 }
+
+#[rstest]
+#[case::before_the_command(
+    &["--etcd-prefix=/x", "-v", "2", "status", "--output=json"],
+    "flags come behind the command: flannel-agent status --output=json --etcd-prefix=/x --v=2"
+)]
+#[case::before_two_words(&["-etcd-prefix", "/x", "config", "show"], "flannel-agent config show --etcd-prefix=/x")]
+#[case::a_switch(&["--ip-masq", "true", "--iface=eth0"], "behind an equals sign: --ip-masq=true")]
+#[case::a_switch_of_a_command(&["config", "show", "-ip-masq", "false"], "behind an equals sign: --ip-masq=false")]
+fn who_types_it_otherwise_is_told_how(#[case] argv: &[&str], #[case] tip: &str) {
+    let error = read_with(argv, &[]).unwrap_err();
+    assert!(error.contains(tip), "{error}");
+}

@@ -21,6 +21,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::DataplaneError;
 
+/// Of all networks.
+pub(super) const FOLDER: &str = "flannel";
 const LINKS: &str = "links";
 const MAPS: &str = "maps";
 /// Of the folders of what was set aside.
@@ -45,7 +47,7 @@ impl Pins {
     /// The folder of a network, be it there or not.
     pub(super) fn of(bpffs: &Path, network: &str) -> Self {
         Self {
-            root: bpffs.join("flannel").join(network),
+            root: bpffs.join(FOLDER).join(network),
         }
     }
 

@@ -3,6 +3,7 @@
 //! on the port, of ipip a raw one) sends them, by the routing table, OUTPUT and IPsec. Slow, and not while no agent runs.
 
 mod allowance;
+mod hindrance;
 mod marked;
 mod out;
 mod refusals;
@@ -34,6 +35,7 @@ use crate::dataplane::{DataplaneError, Peer, Sources, raw};
 use crate::flannel::backend::Wire;
 use crate::node::net::sockopt;
 use allowance::Allowance;
+use hindrance::Hindrance;
 pub(crate) use out::Lent;
 use out::Out;
 use refusals::Refusals;
@@ -88,32 +90,26 @@ pub(crate) struct ByStack {
     refusals: Arc<Refusals>,
     /// Peers of which it was said.
     named: BTreeSet<Ipv4Addr>,
-    /// Why it does not run.
-    hindrance: Option<String>,
+    hindrance: Hindrance,
 }
 
 impl ByStack {
     /// Has it run with these options. What the kernel refuses is said once, and tried again with the next call.
     pub(crate) fn keep(&mut self, options: &Options) {
         let opened = self.open(options);
-        if let Some(news) = self.note(opened) {
+        self.hindrance.note(opened.err());
+        self.warn();
+    }
+
+    fn warn(&mut self) {
+        if let Some(news) = self.hindrance.news() {
             tracing::warn!("{news}");
         }
     }
 
-    /// What is to be said of that.
-    fn note(&mut self, opened: Result<(), ByStackError>) -> Option<String> {
-        let why = opened
-            .err()
-            .map(|error| format!("{error}; peers that IPsec or a rule is about get nothing"));
-        let is_news = self.hindrance != why;
-        self.hindrance.clone_from(&why);
-        why.filter(|_| is_news)
-    }
-
     /// What an operator has to put right.
     pub(crate) fn complaint(&self) -> Option<&str> {
-        self.hindrance.as_deref()
+        self.hindrance.complaint()
     }
 
     fn open(&mut self, options: &Options) -> Result<(), ByStackError> {
@@ -166,12 +162,14 @@ impl ByStack {
         for peer in self.named.difference(&now).take(NAMED) {
             tracing::info!("packets to and from {peer} are the programs' again");
         }
+        self.hindrance.matters(!now.is_empty());
         self.named = now;
+        self.warn();
     }
 
     pub(crate) fn release(&mut self) {
         self.task = None;
-        self.hindrance = None;
+        self.hindrance.note(None);
     }
 }
 
@@ -353,25 +351,4 @@ fn udp() -> io::Result<OwnedFd> {
     // Nobody answers to it, and nobody reads.
     setsockopt(&fd, RcvBuf, &0)?;
     Ok(fd)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_refused_each_time_is_said_once_and_complained_of_until_it_works() {
-        let mut by_stack = ByStack::default();
-        let refused = |kind: io::ErrorKind| Err(ByStackError::Open(kind.into()));
-        let denied = || refused(io::ErrorKind::PermissionDenied);
-        let said = by_stack.note(denied());
-        assert!(said.is_some() && said.as_deref() == by_stack.complaint());
-        assert_eq!(by_stack.note(denied()), None);
-        assert!(by_stack.complaint().is_some());
-        let other = refused(io::ErrorKind::OutOfMemory);
-        assert!(by_stack.note(other).is_some(), "that is another reason");
-        assert_eq!(by_stack.note(Ok(())), None);
-        assert_eq!(by_stack.complaint(), None);
-        assert!(by_stack.note(denied()).is_some());
-    }
 }

@@ -170,6 +170,12 @@ pub(crate) fn remove_pins(bpffs: &Path, network: &str) -> Result<(), DataplaneEr
     pins.remove_all()
 }
 
+/// Removes the folder of all networks' pins, if nothing is in it any more.
+pub(crate) fn remove_empty_folder(root: &Path) {
+    // It refuses where somebody's network is in it. An empty folder more harms nobody.
+    let _ = std::fs::remove_dir(root.join(bpffs::FOLDER));
+}
+
 /// Whether one hook of `device` has clsact filters of ours, of `vni`.
 ///
 /// # Errors

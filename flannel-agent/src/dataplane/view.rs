@@ -29,7 +29,7 @@ use flannel_common::stats::{Count, Counters};
 use ipnet::Ipv4Net;
 
 use super::batch::Batches;
-use super::bpffs::Pins;
+use super::bpffs::{FOLDER, Pins};
 use super::maps::prefix;
 use super::{Wire, held};
 pub use error::ViewError;
@@ -69,7 +69,7 @@ pub type Sums = BTreeMap<Program, BTreeMap<Reason, Count>>;
 /// # Errors
 /// If the folder may not be read.
 pub fn networks(bpffs: &Path) -> Result<Vec<String>, ViewError> {
-    folder_names(&bpffs.join("flannel"))
+    folder_names(&bpffs.join(FOLDER))
 }
 
 impl View {
@@ -78,7 +78,7 @@ impl View {
     /// # Errors
     /// Nothing pinned, several networks to choose from, another layout, or no right to look.
     pub fn open(bpffs: &Path, network: Option<&str>) -> Result<Self, ViewError> {
-        let folder = bpffs.join("flannel");
+        let folder = bpffs.join(FOLDER);
         let mut found = networks(bpffs)?;
         let network = match network.map(crate::node::mark::network_name) {
             Some(wanted) if found.contains(&wanted) => wanted,

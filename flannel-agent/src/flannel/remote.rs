@@ -46,6 +46,8 @@ pub enum MessageError {
     NotAnObject(String),
     #[error(transparent)]
     Field(#[from] FieldError),
+    #[error("it has leases, and none that can be read: {0}")]
+    NoLease(String),
     #[error("{0} is missing")]
     Missing(&'static str),
     #[error("Attrs: {0}")]

@@ -12,6 +12,7 @@ mod ipip;
 mod kernel;
 mod kubernetes;
 mod led_away;
+mod named;
 mod node;
 mod offloads;
 mod paths;

@@ -18,6 +18,9 @@ use crate::flannel::config::NetworkConfig;
 use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::uplink::Uplink;
 
+/// What is wrong with a lease of this node's own address. Of a node that got another subnet, the lease of the last one is there for a day.
+pub const OWN: &str = "is this node's own";
+
 /// One way to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Hop {
@@ -132,7 +135,7 @@ fn usable(config: &NetworkConfig, attrs: &LeaseAttrs, uplink: &Uplink) -> Result
     }
     let via = attrs.public_ip;
     if via == uplink.address || via == uplink.public_ip {
-        return Err(format!("PublicIP {via} is an address of this node"));
+        return Err(format!("PublicIP {via} {OWN}"));
     }
     if via.is_unspecified() || via.is_multicast() || via.is_broadcast() || via.is_loopback() {
         return Err(format!("PublicIP {via} is not the address of a node"));

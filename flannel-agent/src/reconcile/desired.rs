@@ -126,9 +126,9 @@ pub struct Facts {
     /// Interfaces of the destinations that the kernel reaches without a gateway; `None`: not so.
     #[serde(skip)]
     pub on_link: BTreeMap<Ipv4Addr, Option<u32>>,
-    /// Another answer to the look-ups above may be true by now.
+    /// Of whom the look-ups above got no answer: they are asked again.
     #[serde(skip)]
-    pub(crate) outdated: bool,
+    pub(crate) unanswered: BTreeSet<Ipv4Addr>,
     /// What the look-ups above rest on.
     #[serde(skip)]
     pub(crate) base: Base,

@@ -11,6 +11,7 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use ipnet::Ipv4Net;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout_at;
 
 use super::call::{Call, Wrong};
 use super::caller::Caller;
@@ -32,6 +33,9 @@ const LARGEST_WASTE: usize = 16 << 20;
 const SMALL_BODY: usize = 4 << 10;
 /// For a request's body, and for the first word of etcd.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For the rest of a large body that has its place: who stalls with one keeps out others, and before the end nobody knows whether
+/// that one may write at all.
+const HURRY: Duration = Duration::from_secs(2);
 
 /// What there is to say to a request.
 enum Reply {
@@ -246,8 +250,15 @@ where
     let mut too_large = body.size_hint().lower() > LARGEST_BODY as u64;
     let mut body = pin!(Limited::new(body, LARGEST_WASTE));
     let read = async {
-        let (mut whole, mut length, mut share) = (Vec::new(), 0, None);
-        while let Some(frame) = body.frame().await {
+        let (mut whole, mut length) = (Vec::new(), 0);
+        let (mut share, mut due) = (None, None);
+        loop {
+            let next = body.frame();
+            let frame = match due {
+                Some(due) => timeout_at(due, next).await.map_err(|_| late(HURRY))?,
+                None => next.await,
+            };
+            let Some(frame) = frame else { break };
             let frame = frame.map_err(|error| Refusal::Lost(error.to_string()))?;
             let Some(data) = frame.data_ref() else {
                 continue;
@@ -255,11 +266,12 @@ where
             length += data.len();
             too_large |= length > LARGEST_BODY;
             if too_large || !takes {
-                whole = Vec::new();
+                (whole, share, due) = (Vec::new(), None, None);
                 continue;
             }
             if length > SMALL_BODY && share.is_none() {
                 share = Arc::clone(room).acquire_owned().await.ok();
+                due = Some(tokio::time::Instant::now() + HURRY);
             }
             whole.extend_from_slice(data);
         }
@@ -270,8 +282,12 @@ where
     };
     match tokio::time::timeout(PATIENCE, read).await {
         Ok(whole) => whole,
-        Err(_) => Err(Refusal::Lost(format!("not in {} s", PATIENCE.as_secs()))),
+        Err(_) => Err(late(PATIENCE)),
     }
+}
+
+fn late(after: Duration) -> Refusal {
+    Refusal::Lost(format!("not in {} s", after.as_secs()))
 }
 
 /// A reservation has no end, and old clients renew at the end: in a year of theirs.
@@ -285,7 +301,9 @@ fn own_lease(own: &OwnLease) -> Reply {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::Full;
+    use futures_util::stream::{self, StreamExt as _};
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::Frame;
 
     use super::*;
 
@@ -309,6 +327,19 @@ mod tests {
         assert!(taken(SMALL_BODY + 1, true, &room).await.is_ok());
         let error = taken(LARGEST_BODY + 1, true, &room).await.unwrap_err();
         assert!(matches!(error, Refusal::TooLarge), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stalls_with_a_large_body_keeps_no_other_out() {
+        let room = Arc::new(Semaphore::new(1));
+        let begun = Frame::data(Bytes::from(vec![b' '; SMALL_BODY + 1]));
+        let begun = stream::iter([Ok::<_, Infallible>(begun)]).chain(stream::pending());
+        let request = Request::builder().method(Method::POST);
+        let request = request.body(StreamBody::new(begun)).unwrap();
+        let stalled = super::body(request, true, &room);
+        let (stalled, other) = tokio::join!(stalled, taken(LARGEST_BODY, true, &room));
+        assert!(matches!(stalled, Err(Refusal::Lost(_))));
+        assert_eq!(other.unwrap().0.len(), LARGEST_BODY);
     }
 
     #[tokio::test]

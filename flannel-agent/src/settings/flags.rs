@@ -438,7 +438,7 @@ pub struct InertFlags {
 }
 
 /// The spellings that Go's `strconv.ParseBool` takes.
-fn go_bool(text: &str) -> Result<bool, &'static str> {
+pub(crate) fn go_bool(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

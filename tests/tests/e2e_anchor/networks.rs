@@ -50,6 +50,8 @@ fn two_networks_share_port_and_anchor(#[case] kind: Kind, #[case] tcx: bool) {
     let mut clean = cleanup::command(agent);
     assert!(red1.terminate().success());
     flannel_tests::netns::run(&mut clean);
+    let pins = hosts[0].bpffs().join("flannel");
+    assert!(pins.exists(), "the other network's are there");
     eventually("the other network has it again", SOON, || {
         has_anchor(&*hosts[0])
     });
@@ -59,6 +61,7 @@ fn two_networks_share_port_and_anchor(#[case] kind: Kind, #[case] tcx: bool) {
     let mut clean = cleanup::command(blue1.agent().unwrap());
     assert!(blue1.terminate().success());
     flannel_tests::netns::run(&mut clean);
+    assert!(!pins.exists(), "an empty folder is left");
     assert_eq!(hosts[0].exec("ip -br link show type vxlan"), "");
     // Not there any more, and nothing else is.
     let rest = hosts[0].exec("ip -br link show");

@@ -117,6 +117,10 @@ fn cf_unset_values_take_defaults() {
     r#"Network is "224.0.0.0/8": write addresses that pods can have"#
 )]
 #[case::loopback(r#"{"Network":"127.8.0.0/16"}"#, r#"Network is "127.8.0.0/16""#)]
+#[case::leading_zeros_of_an_address(
+    r#"{"Network":"10.3.0.0/16","SubnetMin":"10.03.1.0"}"#,
+    r#"SubnetMin is "10.03.1.0": write an address like "10.244.16.0", no number with a leading 0"#
+)]
 #[case::nftables_text(
     r#"{"Network":"10.3.0.0/16","EnableNFTables":"yes"}"#,
     r#"EnableNFTables is "yes": write true or false, without quotes"#

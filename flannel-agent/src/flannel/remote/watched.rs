@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 use serde_json::value::RawValue;
 
 use super::{Lease, MessageError, Parts, subnet};
+use crate::base::excerpt::excerpt;
 use crate::base::json_fields::Fields;
 
 /// One lease's change.
@@ -19,8 +20,12 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Watched {
     pub events: Vec<Event>,
-    /// Counts only if there are no events.
+    /// Counts only if it is [`Self::of_all`].
     pub snapshot: Vec<Lease>,
+    /// There was not one event, whether it could be read or not: the snapshot is all there is.
+    pub of_all: bool,
+    /// Leases whose subnet cannot be read, and why: nobody knows whose they are.
+    pub unread: Vec<String>,
     pub cursor: String,
 }
 
@@ -71,16 +76,56 @@ fn list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
 
 impl Watched {
     /// # Errors
-    /// When it is no such answer. A lease that cannot be read is in it as one that cannot be read.
+    /// When it is no such answer, or of a whole list no lease can be read. One of which the attributes cannot be read is in it as such,
+    /// and one without a subnet takes no other along.
     pub fn from_json(json: &[u8]) -> Result<Self, MessageError> {
         let (events, snapshot, cursor) = parts(json)?;
-        let leases = snapshot.iter().map(|raw| Lease::from_json(bytes(raw)));
-        Ok(Self {
-            events: events.into_iter().map(event).collect::<Result<_, _>>()?,
-            snapshot: leases.collect::<Result<_, _>>()?,
+        let mut watched = Self {
+            events: Vec::new(),
+            snapshot: Vec::new(),
+            of_all: events.is_empty(),
+            unread: Vec::new(),
             cursor,
-        })
+        };
+        for raw in events {
+            let (kind, lease) = event(raw)?;
+            let read = match kind {
+                Kind::Added => Lease::from_json(lease).map(|lease| Event::Added(Box::new(lease))),
+                Kind::Removed => removed(lease),
+            };
+            match read {
+                Ok(event) => watched.events.push(event),
+                Err(error) => watched.unread.push(unread(lease, &error)),
+            }
+        }
+        for raw in snapshot {
+            match Lease::from_json(bytes(raw)) {
+                Ok(lease) => watched.snapshot.push(lease),
+                Err(error) => watched.unread.push(unread(bytes(raw), &error)),
+            }
+        }
+        match watched.unread.first() {
+            Some(unread) if watched.of_all && watched.snapshot.is_empty() => {
+                Err(MessageError::NoLease(unread.clone()))
+            }
+            _ => Ok(watched),
+        }
     }
+}
+
+fn unread(lease: &[u8], error: &MessageError) -> String {
+    let lease = excerpt(&String::from_utf8_lossy(lease));
+    format!("the lease {lease} is left out: {error}")
+}
+
+fn removed(lease: &[u8]) -> Result<Event, MessageError> {
+    let read = Parts::of(lease)?.read(&["Subnet"])?;
+    Ok(Event::Removed(subnet(&Fields::new(&read))?))
+}
+
+enum Kind {
+    Added,
+    Removed,
 }
 
 impl Networks {
@@ -118,18 +163,16 @@ fn parts(json: &[u8]) -> Result<Told<'_>, MessageError> {
     Ok((parts.list("events"), parts.list("snapshot"), cursor))
 }
 
-fn event(event: &RawValue) -> Result<Event, MessageError> {
+/// What became of which lease.
+fn event(event: &RawValue) -> Result<(Kind, &[u8]), MessageError> {
     let event = Parts::of(bytes(event))?;
     let lease = bytes(event.get("lease").ok_or(MessageError::Missing("lease"))?);
     let read = event.read(&["type"])?;
-    Ok(match Fields::new(&read).str("type")? {
-        Some("added") => Event::Added(Box::new(Lease::from_json(lease)?)),
-        Some("removed") => {
-            let read = Parts::of(lease)?.read(&["Subnet"])?;
-            Event::Removed(subnet(&Fields::new(&read))?)
-        }
-        _ => return Err(MessageError::Missing("type, added or removed,")),
-    })
+    match Fields::new(&read).str("type")? {
+        Some("added") => Ok((Kind::Added, lease)),
+        Some("removed") => Ok((Kind::Removed, lease)),
+        _ => Err(MessageError::Missing("type, added or removed,")),
+    }
 }
 
 fn bytes(raw: &RawValue) -> &[u8] {
@@ -137,115 +180,4 @@ fn bytes(raw: &RawValue) -> &[u8] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As flannel 0.7 wrote it; the one that is removed has no attributes.
-    const EVENTS: &str = r#"{"events":[{"type":"added","lease":{"Subnet":"10.3.1.0/24","Attrs":{"PublicIP":"1.1.1.1"},"Expiration":"2016-02-04T10:11:12.5Z"}},{"type":"removed","lease":{"Subnet":"10.3.2.0/24","Attrs":{"PublicIP":"0.0.0.0"},"Expiration":"0001-01-01T00:00:00Z"}}],"snapshot":null,"cursor":"12"}"#;
-    const SNAPSHOT: &str = r#"{"events":null,"snapshot":[{"Subnet":"10.3.1.0/24","Attrs":{"PublicIP":"1.1.1.1"},"Expiration":"2016-02-04T10:11:12Z"}],"cursor":"7"}"#;
-
-    #[test]
-    fn events_as_the_old_server_wrote_them() {
-        let watched = Watched::from_json(EVENTS.as_bytes()).unwrap();
-        assert_eq!(watched.cursor, "12");
-        assert!(watched.snapshot.is_empty());
-        let [Event::Added(added), Event::Removed(removed)] = &watched.events[..] else {
-            panic!("{watched:?}");
-        };
-        assert_eq!(added.subnet.to_string(), "10.3.1.0/24");
-        assert!(added.attrs.is_ok());
-        assert_eq!(removed.to_string(), "10.3.2.0/24");
-    }
-
-    #[test]
-    fn a_snapshot_as_the_old_server_wrote_it() {
-        let watched = Watched::from_json(SNAPSHOT.as_bytes()).unwrap();
-        assert!(watched.events.is_empty());
-        assert_eq!((watched.snapshot.len(), &*watched.cursor), (1, "7"));
-        let empty = r#"{"events":[],"snapshot":[],"cursor":"7"}"#;
-        assert!(
-            Watched::from_json(empty.as_bytes())
-                .unwrap()
-                .snapshot
-                .is_empty()
-        );
-    }
-
-    #[test]
-    fn what_we_write_is_the_same_to_the_byte() {
-        let lease = &SNAPSHOT[SNAPSHOT.find("[{").unwrap() + 1..SNAPSHOT.find("],").unwrap()];
-        assert_eq!(snapshot([lease], 7), SNAPSHOT);
-        let start = r#"{"events":["#.len();
-        let two = &EVENTS[start..EVENTS.find("],").unwrap()];
-        let (one, other) = two.split_once("},{\"type").unwrap();
-        let (one, other) = (format!("{one}}}"), format!("{{\"type{other}"));
-        assert_eq!(events([&*one, &*other], 12), EVENTS);
-        assert_eq!(
-            snapshot([], 1),
-            r#"{"events":null,"snapshot":[],"cursor":"1"}"#
-        );
-    }
-
-    #[test]
-    fn blanks_in_front_are_no_part_of_it() {
-        assert!(Watched::from_json(format!("   {SNAPSHOT}\n").as_bytes()).is_ok());
-    }
-
-    /// An old server tells a lease as it was written, and Go reads ten thousand levels.
-    #[test]
-    fn a_lease_of_which_nobody_can_see_the_bottom_takes_no_other_along() {
-        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
-        let attrs = format!(r#"{{"PublicIP":"1.1.1.1","BackendData":{deep}}}"#);
-        let deep = format!(r#"{{"Subnet":"10.3.2.0/24","Attrs":{attrs}}}"#);
-        let well = r#"{"Subnet":"10.3.1.0/24","Attrs":{"PublicIP":"1.1.1.1"}}"#;
-        let told = snapshot([&*deep, well], 7);
-        let watched = Watched::from_json(told.as_bytes()).unwrap();
-        let readable = |lease: &Lease| (lease.subnet.to_string(), lease.attrs.is_ok());
-        let expected = [
-            ("10.3.2.0/24".to_owned(), false),
-            ("10.3.1.0/24".to_owned(), true),
-        ];
-        let all: Vec<_> = watched.snapshot.iter().map(readable).collect();
-        assert_eq!(all, expected);
-        let told = [("added", &*deep), ("added", well), ("removed", &*deep)]
-            .map(|(kind, lease)| format!(r#"{{"type":"{kind}","lease":{lease}}}"#));
-        let told = events(told.iter().map(|it| &**it), 7);
-        let watched = Watched::from_json(told.as_bytes()).unwrap();
-        let [Event::Added(one), Event::Added(other), Event::Removed(gone)] = &watched.events[..]
-        else {
-            panic!("{watched:?}");
-        };
-        assert_eq!([readable(one), readable(other)], expected);
-        assert_eq!(*gone, one.subnet);
-    }
-
-    #[test]
-    fn networks_come_and_go() {
-        let json = r#"{"events":[{"type":"added","network":"blue"},{"type":"removed","network":"red"}],"snapshot":null,"cursor":"3"}"#;
-        let networks = Networks::from_json(json.as_bytes()).unwrap();
-        let expected = [
-            NetworkEvent::Added("blue".to_owned()),
-            NetworkEvent::Removed("red".to_owned()),
-        ];
-        assert_eq!(networks.events, expected);
-        let json = r#"{"events":[],"snapshot":["blue"],"cursor":"3"}"#;
-        assert_eq!(
-            Networks::from_json(json.as_bytes()).unwrap().snapshot,
-            ["blue"]
-        );
-    }
-
-    #[test]
-    fn an_answer_that_says_nothing_is_refused() {
-        for json in [
-            "",
-            "7",
-            r#"{"events":[]}"#,
-            r#"{"events":[{"type":"added"}],"cursor":"1"}"#,
-            r#"{"events":[{"type":"moved","lease":{"Subnet":"10.3.2.0/24"}}],"cursor":"1"}"#,
-            r#"{"snapshot":[{}],"cursor":"1"}"#,
-        ] {
-            assert!(Watched::from_json(json.as_bytes()).is_err(), "{json}");
-        }
-    }
-}
+mod tests;

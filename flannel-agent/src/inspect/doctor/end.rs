@@ -1,5 +1,6 @@
 //! This node's end of the tunnel, from which those of the peers are asked.
 
+use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
 
@@ -16,6 +17,12 @@ pub(super) const SIZE: u32 = 68;
 pub(super) struct Peer {
     pub subnet: Ipv4Net,
     pub node: Ipv4Addr,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.subnet, self.node)
+    }
 }
 
 impl Peer {

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::Report;
+use super::named::named;
 use crate::node::path_mtu::Found;
-
-/// Of those with the same trouble.
-const NAMED: usize = 3;
 
 /// `found` is what became of pings as long as the tunnel's longest packets, with its headers, which are `size` bytes.
 pub(super) fn judge(found: &BTreeMap<Ipv4Addr, Found>, size: u32, report: &mut Report) {
@@ -47,15 +45,6 @@ pub(super) fn judge(found: &BTreeMap<Ipv4Addr, Found>, size: u32, report: &mut R
                 named(&peers)
             )),
         }
-    }
-}
-
-fn named(peers: &[Ipv4Addr]) -> String {
-    let first: Vec<String> = peers.iter().take(NAMED).map(ToString::to_string).collect();
-    let first = first.join(", ");
-    match peers.len().saturating_sub(NAMED) {
-        0 => first,
-        more => format!("{first} and {more} more"),
     }
 }
 

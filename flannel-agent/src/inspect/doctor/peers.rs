@@ -7,8 +7,8 @@ use std::ops::RangeFrom;
 use std::thread;
 
 use flannel_common::header::PROTO_IPIP;
-use flannel_common::maps::PEER_DIRECT;
-use ipnet::IpNet;
+use flannel_common::maps::{PEER_DIRECT, PEER_STACK, Peer as Entry};
+use ipnet::{IpNet, Ipv4Net};
 
 use super::end::{End, Peer, SIZE};
 use super::through::{Answers, Carrier};
@@ -16,7 +16,9 @@ use super::{Patient, Report, paths, through};
 use crate::dataplane::view::{Told, View};
 use crate::flannel::backend::Wire;
 use crate::node::net::wireguard::{PeerState, State};
+use crate::node::net::{PROTOCOL, Route};
 use crate::node::path_mtu::{Found, probe};
+use crate::reconcile::desired::TUNNEL;
 
 /// More are a sample.
 const ASKED: usize = 256;
@@ -35,21 +37,17 @@ struct Questions {
 }
 
 /// Behind a tunnel of ours, or on a link with this node.
-pub(super) fn check(patient: &Patient<'_>, view: &View, told: &Told, report: &mut Report) {
+pub(super) async fn check(patient: &Patient<'_>, view: &View, told: &Told, report: &mut Report) {
     let Ok(peers) = view.peers() else {
         return;
     };
-    let asked = peers.iter().take(ASKED).map(|(subnet, peer)| {
-        let node = peer.public_ip.into();
-        (peer.kind, Peer::new(*subnet, node))
-    });
-    let (direct, tunnelled): (Vec<_>, Vec<_>) = asked.partition(|(kind, _)| *kind == PEER_DIRECT);
-    let alone = |group: Vec<(u8, Peer)>| group.into_iter().map(|(_, peer)| peer).collect();
+    let routes = patient.net.routes().await.unwrap_or_default();
+    let beside = beside_the_tunnel(&routes);
+    let (direct, tunnelled) = by_way(peers.iter().take(ASKED), told.wire.is_some(), &beside);
     let questions = Questions {
         end: End::of_device(patient, told.flannel_index),
-        // By wireguard: they are asked with its device.
-        tunnelled: told.wire.map_or_else(Vec::new, |_| alone(tunnelled)),
-        direct: alone(direct),
+        tunnelled,
+        direct,
         whole: told.wire.map(|wire| told.overlay_mtu + wire.overhead()),
     };
     let name = match told.wire {
@@ -61,6 +59,37 @@ pub(super) fn check(patient: &Patient<'_>, view: &View, told: &Told, report: &mu
         may_be_windows: WINDOWS.0.contains(&told.vni) && told.port == WINDOWS.1,
     };
     questions.ask(&carrier, peers.len(), report);
+}
+
+/// Whither our routes lead by a peer's own address.
+fn beside_the_tunnel(routes: &[Route]) -> BTreeSet<Ipv4Net> {
+    let ours = routes.iter().filter(|route| route.protocol == PROTOCOL);
+    let direct = ours.filter(|route| {
+        let mut gateways = route.paths.iter().filter_map(|path| path.gateway);
+        gateways.any(|via| via != TUNNEL)
+    });
+    direct.map(|route| route.destination).collect()
+}
+
+/// Those without a tunnel, and those behind it. A peer that is the stack's is one or the other, which the maps do not say; without a
+/// `tunnel` there are none behind it.
+fn by_way<'a>(
+    peers: impl Iterator<Item = (&'a Ipv4Net, &'a Entry)>,
+    tunnel: bool,
+    beside: &BTreeSet<Ipv4Net>,
+) -> (Vec<Peer>, Vec<Peer>) {
+    let (mut direct, mut tunnelled) = (Vec::new(), Vec::new());
+    for (subnet, entry) in peers {
+        let peer = Peer::new(*subnet, entry.public_ip.into());
+        match entry.kind {
+            PEER_DIRECT => direct.push(peer),
+            PEER_STACK if !tunnel || beside.contains(subnet) => direct.push(peer),
+            _ if tunnel => tunnelled.push(peer),
+            // By wireguard: they are asked with its device.
+            _ => {}
+        }
+    }
+    (direct, tunnelled)
 }
 
 /// Behind the kernel's WireGuard device `index`.
@@ -150,4 +179,67 @@ fn joined<T>(asked: thread::ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T
     asked
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+    use flannel_common::maps::PEER_VXLAN;
+
+    use super::*;
+    use crate::node::net::Path;
+
+    fn subnet(third: u8) -> Ipv4Net {
+        Ipv4Net::new_assert([10, 244, third, 0].into(), 24)
+    }
+
+    fn route(third: u8, gateway: Ipv4Addr, protocol: u8) -> Route {
+        let path = Path {
+            index: 2,
+            gateway: Some(gateway),
+            dead: false,
+        };
+        Route {
+            destination: subnet(third),
+            paths: vec![path],
+            source: None,
+            metric: 0,
+            protocol,
+            mtu: None,
+        }
+    }
+
+    #[test]
+    fn peers_that_are_the_stacks_are_asked_by_their_way() {
+        let node = Ipv4Addr::new(192, 0, 2, 9);
+        let entry = |kind| Entry {
+            public_ip: node.octets(),
+            kind,
+            ..Entry::zeroed()
+        };
+        let kinds = [PEER_VXLAN, PEER_DIRECT, PEER_STACK, PEER_STACK, PEER_STACK];
+        let peers: Vec<_> = (1..)
+            .map(subnet)
+            .zip(kinds.iter().map(|kind| entry(*kind)))
+            .collect();
+        let routes = [
+            route(1, TUNNEL, PROTOCOL),
+            route(2, node, PROTOCOL),
+            route(3, TUNNEL, PROTOCOL),
+            route(4, node, PROTOCOL),
+            route(5, node, 3),
+        ];
+        let beside = beside_the_tunnel(&routes);
+        let third = |group: Vec<Peer>| -> Vec<u8> {
+            let subnets = group.iter().map(|peer| peer.subnet.network().octets()[2]);
+            subnets.collect()
+        };
+        let asked = |tunnel| {
+            let peers = peers.iter().map(|(subnet, entry)| (subnet, entry));
+            let (direct, tunnelled) = by_way(peers, tunnel, &beside);
+            (third(direct), third(tunnelled))
+        };
+        assert_eq!(asked(true), (vec![2, 4], vec![1, 3, 5]));
+        assert_eq!(asked(false), (vec![2, 3, 4, 5], vec![]));
+    }
 }

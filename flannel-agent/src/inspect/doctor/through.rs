@@ -4,9 +4,8 @@ use std::io;
 
 use super::Report;
 use super::end::Peer;
+use super::named::named;
 
-/// Of those with the same trouble.
-const NAMED: usize = 3;
 /// What became of the pings to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Answers {
@@ -144,16 +143,6 @@ pub(super) fn unasked(error: &io::Error, report: &mut Report) {
         format!("cannot ping the peers through the tunnel: {error}"),
         "run this as root, in the node's network namespace; the agent gives its device an address within 30 s",
     );
-}
-
-fn named(peers: &[Peer]) -> String {
-    let name = |peer: &Peer| format!("{} at {}", peer.subnet, peer.node);
-    let first: Vec<String> = peers.iter().take(NAMED).map(name).collect();
-    let first = first.join(", ");
-    match peers.len().saturating_sub(NAMED) {
-        0 => first,
-        more => format!("{first} and {more} more"),
-    }
 }
 
 #[cfg(test)]

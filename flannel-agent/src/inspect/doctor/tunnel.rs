@@ -64,7 +64,7 @@ pub(super) async fn check(patient: &Patient<'_>, report: &mut Report) -> anyhow:
     card::behind_xdp(patient, &status.hooks, report);
     foreign::check(patient, &status.hooks, report).await;
     if let Some(told) = &status.told {
-        peers::check(patient, view, told, report);
+        peers::check(patient, view, told, report).await;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! What the agent wrote down: its lease, and when it last compared the node with what is wanted.
 
+mod ignored;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,8 +20,6 @@ const OVERDUE: Duration = Duration::from_mins(2);
 const START: Duration = Duration::from_secs(15);
 /// A watch that breaks is there again within seconds, if anybody answers.
 const UNHEARD: Duration = Duration::from_mins(1);
-/// Leases that are named one by one.
-const NAMED: usize = 5;
 /// etcd refuses for a while, or is elected anew: no reason to call somebody.
 const RENEWAL_LATE: Duration = Duration::from_mins(10);
 
@@ -169,6 +169,14 @@ impl Past {
                 .map(|why| format!("; kept, although {why}"));
             line("Lease", lease.text() + &kept.unwrap_or_default());
         }
+        for (subnet, why) in self.formers() {
+            line(
+                "Former",
+                format!(
+                    "{subnet}, a lease that this node had: it is ignored, and ends by itself ({why})"
+                ),
+            );
+        }
         if let Some(last) = &self.last_reconcile {
             line("Compared", last.text());
         }
@@ -285,25 +293,6 @@ impl Past {
 }
 
 impl Past {
-    /// Also while no agent runs: what is pinned goes by the same leases.
-    fn judge_ignored(&self, attention: &mut impl FnMut(String, &'static str)) {
-        for (subnet, why) in self.ignored.iter().take(NAMED) {
-            attention(
-                format!(
-                    "the lease of {subnet} is ignored, and its pods are not reached from here: {why}"
-                ),
-                "put right what its node publishes, or delete the lease if no such node is left",
-            );
-        }
-        let more = self.ignored.len().saturating_sub(NAMED) + self.ignored_more;
-        if more > 0 {
-            attention(
-                format!("{more} more leases are ignored"),
-                "begin with those above; the agent's log has all of them",
-            );
-        }
-    }
-
     fn judge_start(&self, since_s: u64, attention: &mut impl FnMut(String, &'static str)) {
         let waits = format!("the agent started {} ago and waits", duration(since_s));
         if let Some(Silence { what, error, .. }) = self.silences.first() {

@@ -13,7 +13,7 @@ use netlink_packet_route::route::{
 use super::Netlink;
 use super::error::NetError;
 use super::metrics::mtu;
-use super::route::{UNUSABLE, ipv4};
+use super::route::{PROTOCOL, UNUSABLE, ipv4};
 
 const UDP: u8 = 17;
 
@@ -57,6 +57,8 @@ pub struct RouteTo {
     pub by_default: bool,
     /// Length of its prefix; `None`: it is in another table than the agent's, or nobody asked.
     pub in_main: Option<u8>,
+    /// It is one of ours.
+    pub ours: bool,
     /// What the route itself says that it carries, bytes of an IPv4 packet.
     pub mtu: Option<u32>,
 }
@@ -184,6 +186,7 @@ pub(super) fn parse(message: &RouteMessage) -> RouteTo {
         by_default: message.header.destination_prefix_length == 0,
         in_main: (message.header.table == RouteHeader::RT_TABLE_MAIN)
             .then_some(message.header.destination_prefix_length),
+        ours: u8::from(message.header.protocol) == PROTOCOL,
         mtu: message.attributes.iter().find_map(mtu),
     }
 }

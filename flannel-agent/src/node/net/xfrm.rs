@@ -22,6 +22,7 @@ const XFRM_MSG_GETPOLICY: u16 = 0x15;
 const XFRMNLGRP_POLICY: u32 = 4;
 const XFRM_POLICY_ALLOW: u8 = 0;
 const XFRMA_TMPL: u16 = 5;
+const XFRMA_MARK: u16 = 21;
 const XFRMA_IF_ID: u16 = 31;
 /// `struct xfrm_userpolicy_id`.
 const ID: usize = 64;
@@ -50,6 +51,8 @@ pub struct Policy {
     port: (u16, u16),
     /// The source's, likewise.
     from: (u16, u16),
+    /// It is about marked packets alone, as those of VTI devices (`ip xfrm policy … mark KEY`).
+    marked: bool,
 }
 
 /// All of this network namespace.
@@ -73,7 +76,8 @@ impl Policies {
     }
 
     /// Whether one is about tunnel packets between this node and a peer, one way or the other. `ours`: the addresses that they
-    /// may have here. vxlan's source ports are drawn by chance, so that any may be meant.
+    /// may have here. vxlan's source ports are drawn by chance, so that any may be meant. Its outer packets have the marks of the inner
+    /// ones (`vxlan_xmit`); only with GBP are these anybody's on purpose.
     #[must_use]
     pub fn cover(&self, ours: [Ipv4Addr; 2], peer: Ipv4Addr, tunnel: Tunnel) -> bool {
         let concerns = |policy: &Policy| {
@@ -88,7 +92,8 @@ impl Policies {
                 Wire::Vxlan { .. } => true,
                 Wire::Udp | Wire::Ipip => is(policy.from, port),
             };
-            ours.iter().any(|address| here.contains(address))
+            (!policy.marked || tunnel.gbp)
+                && ours.iter().any(|address| here.contains(address))
                 && there.contains(&peer)
                 && (policy.proto == 0 || policy.proto == tunnel.wire.proto())
                 && is(policy.port, port)
@@ -105,8 +110,9 @@ impl Policies {
         let meet = |a: Ipv4Net, b: Ipv4Net| a.contains(&b) || b.contains(&a);
         self.0.iter().any(|policy| {
             let (source, destination) = (policy.source, policy.destination);
-            meet(source, ours) && meet(destination, theirs)
-                || meet(source, theirs) && meet(destination, ours)
+            !policy.marked
+                && (meet(source, ours) && meet(destination, theirs)
+                    || meet(source, theirs) && meet(destination, ours))
         })
     }
 }
@@ -178,7 +184,13 @@ fn policy(body: &[u8]) -> Option<Policy> {
         proto: info[44],
         port: (word(32), word(34)),
         from: (word(36), word(38)),
+        marked: attribute(attributes, XFRMA_MARK).is_some_and(leaves_unmarked_out),
     })
+}
+
+/// `struct xfrm_mark`: a value, and a mask for the packet's (`xfrm_policy_match`).
+fn leaves_unmarked_out(mark: &[u8]) -> bool {
+    mark.get(..4).is_some_and(|value| value != [0; 4])
 }
 
 /// The kernel's word that policies changed.
@@ -307,6 +319,31 @@ mod tests {
         let device = attribute_of(XFRMA_IF_ID, &7_u32.to_ne_bytes());
         let both = [template, device].concat();
         assert!(!covers(&raw(1, 0, &both), PEER, 8472));
+    }
+
+    /// As `ip xfrm policy add … mark 42` of a VTI device makes it: `src 0.0.0.0/0 dst 0.0.0.0/0`.
+    #[test]
+    fn what_is_about_marked_packets_alone_is_not_about_unmarked_ones() {
+        let template = attribute_of(XFRMA_TMPL, &[0; 64]);
+        let pods = |subnet: &str| subnet.parse::<Ipv4Net>().unwrap();
+        let gbp = Tunnel { gbp: true, ..VXLAN };
+        for (value, mask, unmarked) in [
+            (42_u32, u32::MAX, false),
+            (42, 0, false),
+            (0, u32::MAX, true),
+            (0, 0, true),
+        ] {
+            let mark = [value.to_ne_bytes(), mask.to_ne_bytes()].concat();
+            let attributes = [template.clone(), attribute_of(XFRMA_MARK, &mark)].concat();
+            let mut body = raw(1, 0, &attributes);
+            body[32..36].fill(0);
+            (body[42], body[43], body[44]) = (0, 0, 0);
+            assert_eq!(covers(&body, PEER, 8472), unmarked, "{value}/{mask}");
+            assert!(covers_those(&body, PEER, gbp), "marks are carried");
+            let policies = Policies(policy(&body).into_iter().collect());
+            let between = policies.cover_pods(pods("10.244.1.0/24"), pods("10.244.2.0/24"));
+            assert_eq!(between, unmarked, "{value}/{mask}");
+        }
     }
 
     #[test]

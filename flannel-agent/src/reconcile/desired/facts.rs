@@ -94,8 +94,7 @@ impl Facts {
         if moved {
             self.new_others_ways();
         }
-        self.outdated |= routes || moved;
-        self.update(net, sought).await;
+        self.look_up(net, sought, routes || moved).await;
         self.base = self.base_now(&links, sought.uplink);
         let is_ipip = (sought.config.backend.tunnel()).is_some_and(|it| it.wire == Wire::Ipip);
         self.by_protocol = is_ipip && net.has_rules_by_protocol().await?;
@@ -194,25 +193,42 @@ impl Facts {
     /// After a change of leases: looks up ways that are not known yet and forgets those nobody
     /// needs.
     pub async fn update(&mut self, net: &Netlink, sought: Sought<'_>) {
+        self.look_up(net, sought, false).await;
+    }
+
+    /// `all`: what is known may not be true any more.
+    async fn look_up(&mut self, net: &Netlink, sought: Sought<'_>, all: bool) {
         let Sought { config, leases, .. } = sought;
-        let all = std::mem::take(&mut self.outdated);
-        let asked = unknown(&mut self.ways, destinations(config, leases), all);
+        let silent = std::mem::take(&mut self.unanswered);
+        let again = |peer: &Ipv4Addr| all || silent.contains(peer);
+        let asked = unknown(&mut self.ways, destinations(config, leases), again);
         self.unreached
             .retain(|peer, _| self.ways.contains_key(peer));
-        for (peer, way) in net.ways(asked, sought.sender()).await {
+        self.hear_ways(net.ways(asked, sought.sender()).await);
+
+        // Pods' packets do not come from this node's address.
+        let asked = direct::destinations(config, leases);
+        let asked = unknown(&mut self.on_link, asked, again);
+        self.hear_on_link(net.ways(asked, Sender::default()).await);
+    }
+
+    fn hear_ways(&mut self, answers: Answers) {
+        for (peer, way) in answers {
             if let Err(error) = heard(&mut self.ways, peer, way) {
-                self.outdated |= error.is_no_answer();
+                if error.is_no_answer() {
+                    self.unanswered.insert(peer);
+                }
                 if !self.ways.contains_key(&peer) {
                     self.unreached.insert(peer, error.to_string());
                 }
             }
         }
+    }
 
-        // Pods' packets do not come from this node's address.
-        let asked = unknown(&mut self.on_link, direct::destinations(config, leases), all);
-        for (peer, way) in net.ways(asked, Sender::default()).await {
+    fn hear_on_link(&mut self, answers: Answers) {
+        for (peer, way) in answers {
             match heard(&mut self.on_link, peer, way.map(|way| way.on_link())) {
-                Err(error) if error.is_no_answer() => self.outdated = true,
+                Err(error) if error.is_no_answer() => drop(self.unanswered.insert(peer)),
                 Err(_) => drop(self.on_link.insert(peer, None)),
                 Ok(()) => {}
             }
@@ -249,14 +265,17 @@ fn others_udp(links: &[Link], own: &str) -> BTreeSet<String> {
     others.map(str::to_owned).collect()
 }
 
-/// Forgets what is not wanted; returns what is to be asked: what is not known, or `all`.
+/// Of look-ups, by destination.
+type Answers = Vec<(Ipv4Addr, Result<RouteTo, NetError>)>;
+
+/// Forgets what is not wanted; returns what is to be asked: what is not known, and what is asked `again`.
 fn unknown<T>(
     known: &mut BTreeMap<Ipv4Addr, T>,
     wanted: BTreeSet<Ipv4Addr>,
-    all: bool,
+    again: impl Fn(&Ipv4Addr) -> bool,
 ) -> BTreeSet<Ipv4Addr> {
     known.retain(|address, _| wanted.contains(address));
-    let unknown = |address: &Ipv4Addr| all || !known.contains_key(address);
+    let unknown = |address: &Ipv4Addr| again(address) || !known.contains_key(address);
     wanted.into_iter().filter(unknown).collect()
 }
 
@@ -420,12 +439,33 @@ mod tests {
         let [a, b, c] = [1, 2, 3].map(|n| Ipv4Addr::new(192, 0, 2, n));
         let mut known = BTreeMap::from([(a, ()), (b, ())]);
         assert_eq!(
-            unknown(&mut known, BTreeSet::from([b, c]), false),
+            unknown(&mut known, BTreeSet::from([b, c]), |_| false),
             BTreeSet::from([c])
         );
         let both = BTreeSet::from([b, c]);
-        assert_eq!(unknown(&mut known, both.clone(), true), both);
+        assert_eq!(unknown(&mut known, both.clone(), |_| true), both);
         assert_eq!(known.into_keys().collect::<Vec<_>>(), [b]);
+    }
+
+    /// All others would be asked with it, at each change of a lease.
+    #[test]
+    fn one_that_gives_no_answer_is_asked_again_alone() {
+        let [a, b] = [1, 2].map(|n| Ipv4Addr::new(192, 0, 2, n));
+        let answers = || {
+            let silence = NetError::refused("find a route", Errno::ENOBUFS);
+            vec![(a, Ok(RouteTo::default())), (b, Err(silence))]
+        };
+        let mut facts = Facts::default();
+        facts.ways.insert(b, RouteTo::default());
+        facts.hear_ways(answers());
+        let silent = std::mem::take(&mut facts.unanswered);
+        assert_eq!(silent, BTreeSet::from([b]));
+        let again = |peer: &Ipv4Addr| silent.contains(peer);
+        let both = BTreeSet::from([a, b]);
+        assert_eq!(unknown(&mut facts.ways, both, again), BTreeSet::from([b]));
+        facts.hear_on_link(answers());
+        assert_eq!(facts.unanswered, BTreeSet::from([b]));
+        assert_eq!(facts.on_link.into_keys().collect::<Vec<_>>(), [a]);
     }
 
     #[test]

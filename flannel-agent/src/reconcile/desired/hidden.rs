@@ -7,10 +7,9 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::Inputs;
-use super::routes::TUNNEL;
 use crate::dataplane::Peer;
 use crate::flannel::backend::Wire;
-use crate::node::net::{RouteTo, Towards};
+use crate::node::net::RouteTo;
 
 /// By subnet, why. What the routing table has from us does not count, only what it has besides and what all of `table` would have: two
 /// that hide each other stay out, and do not come and go.
@@ -45,8 +44,7 @@ pub(super) fn hidden(
 /// Of the prefix of the route that would be there without ours; `None` if ours are not asked before it.
 fn length(way: Option<&RouteTo>) -> Option<u8> {
     let Some(way) = way else { return Some(0) };
-    let is_ours = |towards| towards == Towards::Gateway(TUNNEL);
-    match way.legs.iter().any(|leg| is_ours(leg.towards)) {
+    match way.ours {
         true => Some(0),
         false => way.in_main,
     }

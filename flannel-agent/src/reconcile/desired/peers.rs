@@ -13,6 +13,7 @@ use crate::base::key::{Psk, PublicKey};
 use crate::base::mac::MacAddr;
 use crate::dataplane::{Peer, ROUTED};
 use crate::flannel::lease::LeaseAttrs;
+use crate::node::direct::OWN;
 use crate::node::net::RouteTo;
 
 /// All peers, as the maps hold them.
@@ -159,10 +160,10 @@ fn peer(inputs: &Inputs<'_>, subnet: Ipv4Net, attrs: &LeaseAttrs) -> Result<Peer
 /// Whether another node may have the address.
 pub(super) fn check_address(inputs: &Inputs<'_>, public_ip: Ipv4Addr) -> Result<(), String> {
     let way = inputs.facts.ways.get(&public_ip);
-    let own = public_ip == inputs.uplink.address
-        || public_ip == inputs.uplink.public_ip
-        || way.is_some_and(|way| way.local);
-    if own {
+    if public_ip == inputs.uplink.address || public_ip == inputs.uplink.public_ip {
+        return Err(format!("PublicIP {public_ip} {OWN}"));
+    }
+    if way.is_some_and(|way| way.local) {
         return Err(format!("PublicIP {public_ip} is an address of this node"));
     }
     if public_ip.is_unspecified() || public_ip.is_multicast() || public_ip.is_broadcast() {

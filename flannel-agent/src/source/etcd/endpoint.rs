@@ -29,6 +29,9 @@ pub(super) struct Endpoint {
     client: Mutex<Arc<OnceCell<Client>>>,
 }
 
+/// One of those that an endpoint had.
+pub(super) struct Connection(Arc<OnceCell<Client>>);
+
 impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Endpoint").field(&self.url).finish()
@@ -69,10 +72,11 @@ impl Endpoint {
         &self.url
     }
 
-    /// A handle to the connection. Only a login needs the network here.
-    pub(super) async fn client(&self) -> Result<Client, etcd_client::Error> {
-        let client = self.held().clone();
-        client.get_or_try_init(|| self.connect()).await.cloned()
+    /// A handle to the connection, and which that is. Only a login needs the network here.
+    pub(super) async fn client(&self) -> Result<(Client, Connection), etcd_client::Error> {
+        let held = self.held().clone();
+        let client = held.get_or_try_init(|| self.connect()).await.cloned()?;
+        Ok((client, Connection(held)))
     }
 
     pub(super) fn has_login(&self) -> bool {
@@ -82,6 +86,14 @@ impl Endpoint {
     /// The next call connects anew.
     pub(super) fn forget(&self) {
         *self.held() = Arc::default();
+    }
+
+    /// The next call connects anew, unless somebody has done so since: calls at the same time would throw away each other's login.
+    pub(super) fn forget_that(&self, used: &Connection) {
+        let mut held = self.held();
+        if Arc::ptr_eq(&held, &used.0) {
+            *held = Arc::default();
+        }
     }
 
     fn held(&self) -> MutexGuard<'_, Arc<OnceCell<Client>>> {
@@ -205,6 +217,19 @@ mod tests {
             error.contains(&format!("{endpoint:?}: {expected}")),
             "{error}"
         );
+    }
+
+    #[tokio::test]
+    async fn of_connections_only_the_one_that_failed_is_given_up() {
+        let options = EtcdOptions::new(vec!["http://127.0.0.1:2379".to_owned()], "/n");
+        let endpoint = &Endpoint::all(&options).unwrap()[0];
+        let connection = async || endpoint.client().await.unwrap().1;
+        let (one, other) = (connection().await, connection().await);
+        endpoint.forget_that(&one);
+        let new = connection().await;
+        assert!(!Arc::ptr_eq(&one.0, &new.0));
+        endpoint.forget_that(&other);
+        assert!(Arc::ptr_eq(&connection().await.0, &new.0));
     }
 
     #[test]

@@ -154,10 +154,11 @@ impl Session {
         let ask = |index: usize| async move {
             let endpoint = &self.endpoints[index];
             let attempt = async {
-                match call(endpoint.client().await?).await {
+                let (client, used) = endpoint.client().await?;
+                match call(client).await {
                     Err(error) if endpoint.has_login() && wants_login(&error) => {
-                        endpoint.forget();
-                        call(endpoint.client().await?).await
+                        endpoint.forget_that(&used);
+                        call(endpoint.client().await?.0).await
                     }
                     answer => answer,
                 }

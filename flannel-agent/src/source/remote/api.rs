@@ -173,7 +173,12 @@ fn networks(answer: &Answer) -> Result<Networks, RemoteError> {
 }
 
 fn watched(answer: &Answer) -> Result<Watched, RemoteError> {
-    Watched::from_json(&answer.body).map_err(|error| unreadable(answer, error.to_string()))
+    let watched =
+        Watched::from_json(&answer.body).map_err(|error| unreadable(answer, error.to_string()))?;
+    for why in &watched.unread {
+        tracing::warn!(server = answer.server, "{why}");
+    }
+    Ok(watched)
 }
 
 fn unreadable(answer: &Answer, reason: String) -> RemoteError {

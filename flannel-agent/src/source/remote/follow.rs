@@ -87,7 +87,7 @@ impl<'a> Follower<'a> {
                 Some((watched, cluster)) => {
                     patience.over();
                     // Whoever has all anew for each question, a proxy that keeps answers say, would be asked without a pause.
-                    let again = self.cursor.is_some() && watched.events.is_empty();
+                    let again = self.cursor.is_some() && watched.of_all;
                     self.apply(watched, cluster);
                     if self.doubts {
                         self.cursor = None;
@@ -112,7 +112,7 @@ impl<'a> Follower<'a> {
         let doubted = std::mem::take(&mut self.doubts);
         let is_another = cluster.is_some() && self.cluster.is_some() && cluster != self.cluster;
         self.cluster = cluster.or_else(|| self.cluster.take());
-        if watched.events.is_empty() {
+        if watched.of_all {
             let number = |cursor: &str| cursor.parse::<i64>().ok();
             let counts_less =
                 self.cursor.as_deref().and_then(number) < before.as_deref().and_then(number);

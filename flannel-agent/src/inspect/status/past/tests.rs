@@ -1,4 +1,5 @@
 use super::*;
+use crate::node::direct::OWN;
 
 const NOW: u64 = 100_000 * NANOS;
 
@@ -77,6 +78,25 @@ fn leases_that_are_ignored_are_named_whoever_runs() {
         let said = findings(ignored(7, 3), runs);
         assert_eq!((said.len(), &*said[5]), (6, "5 more leases are ignored"));
     }
+}
+
+#[test]
+fn the_lease_that_a_node_had_before_is_shown_and_no_trouble() {
+    let mut page = page();
+    let subnet = Ipv4Net::new_assert([10, 244, 9, 0].into(), 24);
+    let why = format!("PublicIP 192.0.2.1 {OWN}");
+    page.ignored.leases = [(subnet, why)].into();
+    let is_shown = |page: &Page| {
+        let lines = Past::at(page.clone(), NOW).lines();
+        let mut formers = lines.iter().filter(|[label, _]| label == "Former");
+        formers.any(|[_, text]| text.starts_with("10.244.9.0/24"))
+    };
+    assert_eq!(findings(page.clone(), true), <[&str; 0]>::default());
+    assert!(is_shown(&page));
+    // There it is another Node's.
+    page.lease.as_mut().unwrap().source = "kubernetes".to_owned();
+    assert_eq!(findings(page.clone(), true).len(), 1);
+    assert!(!is_shown(&page));
 }
 
 #[test]

@@ -69,6 +69,7 @@ fn it_is_the_same_before_and_behind_our_routes() {
     let ours = RouteTo {
         legs: leg(Towards::Gateway(TUNNEL)),
         in_main: Some(24),
+        ours: true,
         ..RouteTo::default()
     };
     world.facts.ways.insert(ip("10.244.2.7"), ours);
@@ -125,6 +126,30 @@ fn a_neighbour_that_is_hidden_has_no_route_either() {
     by(&mut world, "10.244.2.7", Some(16));
     assert_eq!(world.direct.len(), 2);
     assert_eq!(served(&world).0, [B]);
+}
+
+/// The same, where that route is by the neighbour's own address.
+#[test]
+fn a_direct_route_of_ours_does_not_let_in_who_was_left_out() {
+    let json = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#;
+    let mut world = World {
+        config: NetworkConfig::parse(json).unwrap(),
+        ..World::default()
+    }
+    .with(B, lease("192.168.0.2"))
+    .with(C, lease("10.244.2.7"));
+    world = world.routed();
+    world.direct.remove(&net(C));
+    let way = |ours| RouteTo {
+        legs: leg(Towards::Gateway(ip("192.168.0.2"))),
+        in_main: Some(24),
+        ours,
+        ..RouteTo::default()
+    };
+    world.facts.ways.insert(ip("10.244.2.7"), way(true));
+    assert_eq!(served(&world).0, [B]);
+    world.facts.ways.insert(ip("10.244.2.7"), way(false));
+    assert_eq!(served(&world).0, [B, C], "somebody else's");
 }
 
 /// Its route for the whole Network leads there what nobody leases.

@@ -124,7 +124,7 @@ fn goes_on_as_it_is(net: Network, mix: Mix) {
         address(1)
     ));
     let listener = RawIp::open(one, OTHER);
-    send(two, &[lookalike.clone()]);
+    send(two, std::slice::from_ref(&lookalike));
     assert!(listener.receive() == lookalike[Ip::LEN..]);
     // And nothing but the 14 bytes makes the difference.
     send(two, &[packet]);

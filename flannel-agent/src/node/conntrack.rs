@@ -14,9 +14,6 @@ pub(crate) const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_est
 /// How long it keeps a connection whose data nobody has acknowledged. The fast path has a wish for it.
 pub(crate) const UNACKNOWLEDGED: &str = "net/netfilter/nf_conntrack_tcp_timeout_unacknowledged";
 
-/// Not to mind TCP's windows; what the fast path wishes as well.
-pub(crate) const LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
-
 type Field = fn(&mut Times) -> &mut u32;
 
 /// Sysctls, without what their names begin with, and what each decides.

@@ -19,7 +19,7 @@ use crate::flannel::lease::{LeaseAttrs, Leases};
 use crate::node::uplink::Uplink;
 
 /// What is wrong with a lease of this node's own address. Of a node that got another subnet, the lease of the last one is there for a day.
-pub const OWN: &str = "is this node's own";
+pub const OWN: &str = "is an address of this node, its own";
 
 /// One way to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

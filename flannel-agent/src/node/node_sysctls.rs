@@ -30,7 +30,6 @@ use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::base::files;
-use crate::node::conntrack::LIBERAL;
 use crate::node::net::{NetError, connections, namespace, sysctl};
 use ledger::Ledger;
 pub use ledger::{Reserved, Wish};
@@ -66,6 +65,9 @@ pub type Wishes = BTreeMap<String, Wish>;
 
 /// `net.ipv4.ip_local_reserved_ports`: ports that the kernel gives to nobody who does not ask for them by number.
 pub const RESERVED_PORTS: &str = "net/ipv4/ip_local_reserved_ports";
+
+/// 0: conntrack minds segments outside of the windows of TCP that it has seen.
+pub const LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
 
 /// What is to be done about a network's wishes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

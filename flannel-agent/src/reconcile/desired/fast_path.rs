@@ -7,11 +7,9 @@ use flannel_common::program::Program;
 use super::Pair;
 use crate::base::options::{FastPath, Hook, Mode, Xdp};
 use crate::dataplane::Attachment;
-pub(crate) use crate::node::conntrack::LIBERAL;
 use crate::node::conntrack::UNACKNOWLEDGED;
+pub(crate) use crate::node::node_sysctls::LIBERAL;
 use crate::node::node_sysctls::{Wish, Wishes};
-
-/// Whether conntrack minds segments outside of the windows that it has seen.
 
 /// How packets get to peers.
 #[derive(Debug, Clone, Copy)]

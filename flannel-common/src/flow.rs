@@ -35,6 +35,9 @@ use crate::{Ipv4, Mac};
 pub const LIFETIME: Tick = ticks(15_000);
 /// After this long the proof is renewed by sending one packet through the stack.
 pub const REFRESH: Tick = ticks(5_000);
+/// After this long, where nothing has shown yet that it is the pod which is at the port: one that sends frames with its MAC has what the
+/// bridge sends until the pod is heard again.
+const UNANSWERED: Tick = ticks(500);
 /// A TCP flow that sent a full-size segment in this time is bulk.
 const BULK: Tick = ticks(1_000);
 
@@ -119,10 +122,21 @@ impl Flow {
             Step::Stack
         } else if half.is_awaited() {
             Step::Behind
-        } else if half.is_due(now) && self.may_ask(direction, now, epoch) {
+        } else if half.is_due(now, self.lasts(direction, now, epoch))
+            && self.may_ask(direction, now, epoch)
+        {
             Step::Refresh
         } else {
             Step::Fast
+        }
+    }
+
+    /// After how long a proof of the direction is renewed.
+    #[inline(always)]
+    const fn lasts(&self, direction: Direction, now: Tick, epoch: u32) -> Tick {
+        match direction {
+            Direction::Rx if !self.tx.holds(now, epoch) => UNANSWERED,
+            _ => REFRESH,
         }
     }
 

@@ -45,7 +45,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Err(Reason::Unverified);
     }
     let flow = crossing::flow(&key)?;
-    if !flow.may_pass(Direction::Tx, passed.now, &proof) {
+    if !flow.may_pass(passed.now, &proof) {
         return Ok(Verdict::Untouched);
     }
     flow.peer = *peer;

@@ -49,7 +49,7 @@ pub(crate) fn run(skb: &Skb) -> Result<Verdict, Reason> {
         return Ok(Verdict::Untouched);
     };
     let proof = proof.of_outside();
-    if !flow.may_pass(Direction::Tx, passed.now, &proof) {
+    if !flow.may_pass(passed.now, &proof) {
         return Ok(Verdict::Untouched);
     }
     let tcp = transport::tcp(&packet.ip, &packet.l4)?;

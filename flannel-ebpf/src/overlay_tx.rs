@@ -139,7 +139,7 @@ pub(crate) fn note_passed(
     let Ok(flow) = crossing::flow(&key) else {
         return;
     };
-    if flow.may_pass(Direction::Tx, passed.now, &proof) {
+    if flow.may_pass(passed.now, &proof) {
         // By the tunnel, whatever the agent is about to do about routes: this is what the stack did.
         flow.peer = Peer {
             kind: PEER_VXLAN,

@@ -78,7 +78,7 @@ fn arrives(
         proof = proof.of_outside();
     }
     let flow = crossing::flow(key)?;
-    if !flow.may_pass(Direction::Rx, passed.now, &proof) {
+    if !flow.may_pass(passed.now, &proof) {
         return Ok(Verdict::Untouched);
     }
     flow.hook = hook;

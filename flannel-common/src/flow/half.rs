@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::LIFETIME;
 use super::opener::FORGOTTEN;
-use super::{LIFETIME, REFRESH};
 use crate::change::Change;
 use crate::tick::Tick;
 
@@ -39,8 +39,8 @@ impl Half {
     }
 
     #[inline(always)]
-    pub(super) const fn is_due(&self, now: Tick) -> bool {
-        now.wrapping_sub(self.verified) >= REFRESH
+    pub(super) const fn is_due(&self, now: Tick, lasts: Tick) -> bool {
+        now.wrapping_sub(self.verified) >= lasts
     }
 
     #[inline(always)]

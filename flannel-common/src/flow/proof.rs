@@ -32,21 +32,18 @@ impl Proof {
 
 impl Flow {
     /// Whether a packet that came out behind the stack proves the direction now. While what a pod sends by one port is
-    /// proven, nobody else's packets are: a pod that makes frames in another's name cannot take the flow over.
+    /// proven, nobody else's packets are: a pod that makes frames in another's name cannot take the flow over. Nor is what comes out
+    /// of another port, where the bridge sends what is for the pod whose MAC somebody else's frame had last.
     #[inline(always)]
-    pub const fn may_pass(&self, direction: Direction, now: Tick, proof: &Proof) -> bool {
-        let is_taken = match direction {
-            Direction::Tx => self.tx.port != proof.port && self.tx.holds(now, proof.epoch),
-            // There the bridge decides, and the last time counts.
-            Direction::Rx => false,
-        };
+    pub const fn may_pass(&self, now: Tick, proof: &Proof) -> bool {
+        let is_taken = self.tx.port != proof.port && self.tx.holds(now, proof.epoch);
         !self.is_closing(now) && !is_taken
     }
 
     /// A packet came out behind the stack. Returns whether that proves the direction.
     /// The caller has written the action before, for another CPU may act on the proof at once.
     pub const fn note_passed(&mut self, direction: Direction, now: Tick, proof: &Proof) -> bool {
-        let may = self.may_pass(direction, now, proof);
+        let may = self.may_pass(now, proof);
         if may {
             self.prove(direction, now, proof);
         }

@@ -211,12 +211,37 @@ fn the_bridge_says_where_a_flow_goes() {
         port: PORT + 1,
         ..proof(EPOCH)
     };
-    assert!(flow.note_passed(Rx, at(10), &other));
+    assert!(
+        !flow.note_passed(Rx, at(10), &other),
+        "while it is heard by its own"
+    );
+    assert_eq!(flow.rx.port, PORT);
+    let then = at(16_000);
+    assert!(flow.note_passed(Rx, then, &other));
     assert_eq!(flow.rx.port, PORT + 1);
+    pass(&mut flow, Tx, then);
+    assert_eq!(flow.rx.port, 0, "another's");
+    assert_eq!(flow.decide(Rx, then, EPOCH, false), Step::Stack);
+    assert_eq!(flow.decide(Tx, then, EPOCH, false), Step::Fast);
+    pass(&mut flow, Rx, then);
+    assert_eq!(flow.decide(Rx, then, EPOCH, false), Step::Fast);
     flow.note_flooded();
     assert_eq!(flow.rx.port, 0);
-    assert_eq!(flow.decide(Rx, at(11), EPOCH, false), Step::Stack);
-    assert_eq!(flow.decide(Tx, at(11), EPOCH, false), Step::Fast);
+    assert_eq!(flow.decide(Rx, then, EPOCH, false), Step::Stack);
+    assert_eq!(flow.decide(Tx, then, EPOCH, false), Step::Fast);
+}
+
+#[test]
+fn what_arrives_for_a_pod_that_is_not_heard_is_looked_at_often() {
+    let mut flow = fresh();
+    pass(&mut flow, Rx, START);
+    assert_eq!(flow.decide(Rx, at(490), EPOCH, false), Step::Fast);
+    assert_eq!(flow.decide(Rx, at(510), EPOCH, false), Step::Refresh);
+    pass(&mut flow, Tx, at(520));
+    assert_eq!(flow.decide(Rx, at(530), EPOCH, false), Step::Fast);
+    let mut sends = fresh();
+    pass(&mut sends, Tx, START);
+    assert_eq!(sends.decide(Tx, at(4_000), EPOCH, false), Step::Fast);
 }
 
 #[test]

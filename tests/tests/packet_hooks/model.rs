@@ -13,6 +13,8 @@ use super::path::{Link, Path};
 const IN_THE_STACK: u64 = 1_000;
 const LIFETIME: u64 = 15_000;
 const REFRESH: u64 = 5_000;
+/// Of what arrives for a pod that has not been heard by its port.
+const UNANSWERED: u64 = 500;
 const PATIENCE: u64 = 1_000;
 const FORGOTTEN: u64 = 120_000;
 const CLOSING: u64 = 15_000;
@@ -281,7 +283,11 @@ impl Flow {
             true => self.opener == Some(Opener::Peer),
             false => self.opener == Some(Opener::Pod),
         };
-        let is_early = now.is_within(REFRESH, proof.at)?;
+        let lasts = match out || self.out.holds(now, epoch)? {
+            true => REFRESH,
+            false => UNANSWERED,
+        };
+        let is_early = now.is_within(lasts, proof.at)?;
         let speaks = match &other.proof {
             _ if other.awaited => true,
             Some(proof) => now.is_within(REFRESH + PATIENCE, proof.at)?,
@@ -357,7 +363,7 @@ impl Flow {
         now: When,
     ) -> Result<bool, Unclear> {
         let is_taken = match &self.out.proof {
-            Some(old) => out && old.port != proof.port && self.out.holds(now, proof.epoch)?,
+            Some(old) => old.port != proof.port && self.out.holds(now, proof.epoch)?,
             None => false,
         };
         if is_taken || self.is_closing(now)? {

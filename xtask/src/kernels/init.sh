@@ -15,7 +15,7 @@ exec < /dev/null > /dev/ttyS1 2>&1
 echo "@@ up"
 ip link set lo up
 # Nothing asks the kernel for these by name; all else loads itself when it is used.
-modprobe -a virtio_pci virtio_blk br_netfilter
+modprobe -a virtio_pci virtio_blk br_netfilter tun
 for word in $(< /proc/cmdline); do
     case "$word" in workspace=*) workspace=${word#workspace=} ;; esac
 done
